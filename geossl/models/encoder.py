@@ -1,0 +1,122 @@
+"""What an encoder is: a specification that travels with the weights, and the interface maps rely on."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+Images = Mapping[str, Float[Tensor, "b _ h w"]]  # sensor name -> pixels in physical units, NaN = not usable
+Kept = Mapping[str, Bool[Tensor, "b gh gw"]]  # sensor name -> True where the patch is fed to the encoder
+
+
+@dataclass(frozen=True)
+class SensorSpec:
+    """The input an encoder expects of one sensor.
+
+    Args:
+        bands: ESA band names in the order the first layer was trained on.
+        unit: ``reflectance`` (0 to 1) or ``dB``.
+        level: Processing level, e.g. ``L2A`` or ``GRD sigma0``.
+        mean: Per band, in ``unit``, frozen at training time.
+        std: Per band, in ``unit``, all positive.
+    """
+
+    bands: tuple[str, ...]
+    unit: str
+    level: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        """Check that statistics and bands match."""
+        if not len(self.bands) == len(self.mean) == len(self.std):
+            raise ValueError(f"{len(self.bands)} bands, {len(self.mean)} means, {len(self.std)} stds; need one each")
+        if min(self.std) <= 0:
+            raise ValueError(f"std must be positive for every band, got {list(self.std)}")
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """All a map needs to know of an encoder; stored beside its weights.
+
+    Args:
+        name: Short name, e.g. ``croma_tiny``.
+        architecture: Key of ``geossl.models.files.ARCHITECTURES``.
+        arguments: Keyword arguments of the architecture's constructor.
+        sensors: Input by sensor name (``s1``, ``s2``).
+        dim: Length of an embedding.
+        patch_px: Side of a patch in pixels.
+        gsd_m: Ground sampling distance of a pixel in metres.
+        window_px: Side of the square the encoder sees in map inference.
+        margin_px: Pixels of a window's rim whose embeddings are thrown away.
+        source: Paper, URL or run the weights come from.
+        licence: SPDX identifier of the weights.
+    """
+
+    name: str
+    architecture: str
+    arguments: Mapping[str, Any]
+    sensors: Mapping[str, SensorSpec]
+    dim: int
+    patch_px: int
+    gsd_m: float
+    window_px: int
+    margin_px: int
+    source: str
+    licence: str
+
+    def __post_init__(self) -> None:
+        """Check that the window geometry is whole patches and leaves something to keep."""
+        if self.window_px % self.patch_px or self.margin_px % self.patch_px:
+            raise ValueError(
+                f"window_px={self.window_px} and margin_px={self.margin_px} must be multiples of patch_px={self.patch_px}"
+            )
+        if not 0 <= 2 * self.margin_px < self.window_px:
+            raise ValueError(f"margin_px={self.margin_px} leaves nothing of window_px={self.window_px}")
+
+    @property
+    def patch_m(self) -> float:
+        """Side of a patch on the ground in metres: the cell size of an embedding map."""
+        return self.patch_px * self.gsd_m
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values; ``from_dict`` is the inverse."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "EncoderSpec":
+        """Build a spec from ``to_dict`` output, lists turned back into tuples."""
+        sensors = {
+            name: SensorSpec(**{key: tuple(v) if isinstance(v, list) else v for key, v in sensor.items()})
+            for name, sensor in values["sensors"].items()
+        }
+        return cls(**{**values, "sensors": sensors})
+
+
+class DenseEncoder(nn.Module, ABC):
+    """An encoder that gives one vector per patch; what ``embed`` maps and ``evaluate`` probes.
+
+    Any non-empty subset of ``spec.sensors`` may be given, and of each sensor any subset of patches.
+    """
+
+    spec: EncoderSpec
+
+    @abstractmethod
+    def tokens(self, images: Images, kept: Kept | None = None) -> Float[Tensor, "b gh gw d"]:
+        """Embed every patch.
+
+        Args:
+            images: Pixels in the spec's physical units and band order; height and width are multiples
+                of the patch, the same for all sensors. NaN pixels are filled with the band mean.
+            kept: Patches that are fed; all where None. The others cost nothing and influence nothing.
+
+        Returns:
+            One vector per patch; NaN where the output has no token (nothing was fed there).
+        """
+
+    @abstractmethod
+    def pooled(self, images: Images, kept: Kept | None = None) -> Float[Tensor, "b d"]:
+        """Embed every image as one vector; NaN where an image has no fed patch."""

@@ -1,0 +1,44 @@
+"""Self-supervised learning for Sentinel-1/2: pretrain encoders, map embeddings.
+
+Names load on first use, so that ``import geossl`` and ``geossl --help`` do not wait for torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from geossl.api.maps import cube as cube
+    from geossl.api.maps import embed as embed
+    from geossl.api.maps import embed_map as embed_map
+    from geossl.api.pretraining import pretrain as pretrain
+    from geossl.inference.quicklook import quicklook as quicklook
+    from geossl.inference.raster import open_map as open
+    from geossl.models.files import load_encoder as load_encoder
+
+__version__ = "0.1.0"
+
+PUBLIC = {
+    "cube": "geossl.api.maps:cube",
+    "embed": "geossl.api.maps:embed",
+    "embed_map": "geossl.api.maps:embed_map",
+    "load_encoder": "geossl.models.files:load_encoder",
+    "open": "geossl.inference.raster:open_map",
+    "pretrain": "geossl.api.pretraining:pretrain",
+    "quicklook": "geossl.inference.quicklook:quicklook",
+}
+__all__ = [*PUBLIC]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name on first use (PEP 562)."""
+    if name not in PUBLIC:
+        raise AttributeError(f"module 'geossl' has no attribute {name!r}; public: {', '.join(PUBLIC)}")
+    module, attribute = PUBLIC[name].split(":")
+    value = getattr(import_module(module), attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Public names, for completion."""
+    return sorted([*PUBLIC, "__version__"])

@@ -1,0 +1,140 @@
+"""Embedding maps: from an area of interest and rasters to a georeferenced raster, and back into xarray."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import xarray as xr
+
+from geossl import grid
+from geossl.data.rasters import LocalRasters
+from geossl.errors import InputError
+from geossl.inference import lazy, raster, run
+from geossl.inference.quicklook import quicklook
+from geossl.models.download import encoder_path
+from geossl.models.encoder import DenseEncoder
+from geossl.models.files import load_encoder
+
+Paths = str | Path | list[str | Path]
+
+
+def embed(cube: xr.Dataset, encoder: str | Path | DenseEncoder = "croma_base", **settings: Any) -> xr.DataArray:
+    """Embed an aligned Sentinel-1/2 cube, one vector per patch; lazily if the cube is a Dask array.
+
+    Args:
+        cube: ``s1 (s1_band, y, x)`` in dB and/or ``s2 (s2_band, y, x)`` in reflectance 0 to 1, on one UTM grid of
+            the encoder's pixel size; NaN = not usable. ``geossl.cube`` makes one from raster files.
+        encoder: Name, file or loaded encoder.
+        settings: ``batch_size``, ``precision`` (``fp32`` or ``bf16``), ``valid_share``.
+
+    Returns:
+        ``(embedding, y, x)`` float32 on the map lattice; NaN where a patch has no valid pixels. Chunks and batch
+        size set memory and speed, never a value; the same bits as ``embed_map``.
+
+    Raises:
+        BandError: If a band the encoder needs is missing.
+        GridError: If the cube's grid is not georeferenced or does not fit the encoder.
+    """
+    return lazy.embed(cube, as_encoder(encoder), **settings)
+
+
+def embed_map(
+    aoi: str | Path | gpd.GeoDataFrame,
+    *,
+    s1: Paths | None = None,
+    s2: Paths | None = None,
+    encoder: str | Path = "croma_base",
+    out: str | Path = "embedding.zarr",
+    dtype: str | None = None,
+    s2_offset: int | None = None,
+    crs: int | None = None,
+    scheduler: str = "sync",
+    batch_size: int = 8,
+    shard_cells: int = 10,
+    precision: str = "fp32",
+    overwrite: bool = False,
+    picture: bool = True,
+    progress: Callable[[int, int, float], None] | None = None,
+) -> Path:
+    """Embed a region from raster files into a Zarr store or a COG; can be killed and run again.
+
+    Args:
+        aoi: Polygons: GeoJSON in lon/lat, any vector file with a CRS, or a GeoDataFrame.
+        s1: Sentinel-1 rasters, VV and VH in dB: a file, VRT, folder or list; optional.
+        s2: Sentinel-2 rasters, 12 bands: a file, VRT, folder or list; optional. Give s1, s2 or both.
+        encoder: Name of a released encoder, or a weight file.
+        out: ``.zarr`` (sharded, resumable) or ``.tif`` (COG).
+        dtype: ``int8`` with a scale per patch (default for ``.zarr``), ``float16`` or ``float32``.
+        s2_offset: DN added to Sentinel-2 (-1000 from processing baseline 04.00 on), for files that do not say.
+        crs: EPSG code of the map; the UTM zone of the region by default.
+        scheduler: ``sync``, ``processes``, ``processes:N`` or the ``tcp://host:port`` of a Dask cluster.
+        batch_size: Windows per forward pass.
+        shard_cells: Side of a shard (one task, one file) in lattice cells; sets memory, never a value.
+        precision: ``fp32`` or ``bf16``.
+        overwrite: Replace an existing output made from another plan.
+        picture: Also write a PCA false-colour picture beside the output.
+        progress: Called with (shards done, shards in all, square kilometres done).
+
+    Returns:
+        The path written; ``geossl.open`` reads it.
+
+    Raises:
+        InputError: If region, rasters, encoder or output do not fit; nothing was written.
+    """
+    if s1 is None and s2 is None:
+        raise InputError("no rasters given; name Sentinel-1 with --s1, Sentinel-2 with --s2, or both")
+    region = grid.read_aoi(aoi)
+    source = LocalRasters(as_paths(s1), as_paths(s2), s2_offset)
+    source.check()
+    written = run.embed_map(
+        region,
+        source,
+        encoder_path(encoder),
+        Path(out),
+        dtype=dtype,
+        scheduler=scheduler,
+        batch_size=batch_size,
+        shard_cells=shard_cells,
+        crs=crs,
+        precision=precision,
+        overwrite=overwrite,
+        progress=progress,
+    )
+    if picture:
+        quicklook(raster.open_map(written), picture_path(written))
+    return written
+
+
+def cube(geobox_like: Any, *, s1: Paths | None = None, s2: Paths | None = None, s2_offset: int | None = None) -> xr.Dataset:
+    """Read raster files onto one grid, in physical units.
+
+    Args:
+        geobox_like: An ``odc.geo.geobox.GeoBox``, or anything with ``.odc.geobox``.
+        s1: Sentinel-1 rasters, as in ``embed_map``.
+        s2: Sentinel-2 rasters, as in ``embed_map``.
+        s2_offset: As in ``embed_map``.
+
+    Returns:
+        ``s1 (s1_band, y, x)`` in dB and ``s2 (s2_band, y, x)`` in reflectance, NaN where not usable.
+    """
+    source = LocalRasters(as_paths(s1), as_paths(s2), s2_offset)
+    source.check()
+    return source.load(geobox_like.odc.geobox if hasattr(geobox_like, "odc") else geobox_like)
+
+
+def picture_path(out: Path) -> Path:
+    """Where the picture of a map goes: the same name, ``.png``."""
+    return out.with_suffix(".png")
+
+
+def as_paths(paths: Paths | None) -> list[Path] | None:
+    """One path or many, as a list."""
+    if paths is None:
+        return None
+    return [Path(p) for p in (paths if isinstance(paths, list | tuple) else [paths])]
+
+
+def as_encoder(encoder: str | Path | DenseEncoder) -> DenseEncoder:
+    """A loaded encoder, whatever was given."""
+    return encoder if isinstance(encoder, DenseEncoder) else load_encoder(encoder)

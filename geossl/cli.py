@@ -1,0 +1,118 @@
+"""The command line: parse, call ``geossl.api``, print. Torch is imported by the verbs that need it, never by --help."""
+
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from geossl import __version__, recipe
+from geossl.errors import GeosslError, InputError
+
+
+class Verbs(click.Group):
+    """Verbs in the order a project uses them; errors of ours are one line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Keep the order of definition."""
+        return list(self.commands)
+
+    def main(self, *args: Any, **settings: Any) -> Any:
+        """Exit with 2 on bad input, 1 on failed work, 130 when interrupted; one line on stderr, no traceback."""
+        try:
+            return super().main(*args, **{**settings, "standalone_mode": False})
+        except click.ClickException as error:
+            fail(error.format_message(), error.exit_code)
+        except InputError as error:
+            fail(str(error), 2)
+        except GeosslError as error:
+            fail(str(error), 1)
+        except (KeyboardInterrupt, click.Abort) as stop:
+            fail(str(stop) or "interrupted; finished work is kept, run the same command again", 130)
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """Print one line and leave."""
+    click.echo(f"geossl: {' '.join(message.split())}", err=True)
+    sys.exit(code)
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def main() -> None:
+    """Learn from Sentinel-1/2 without labels, and map what was learned.
+
+    \b
+    geossl pretrain croma                      pretrain on the bundled scenes
+    geossl embed --aoi region.geojson \\
+        --s1 S1.tif --s2 S2.tif --encoder runs/croma/encoder.safetensors
+    geossl list                                recipes, methods, encoders
+    """
+
+
+@main.command()
+@click.argument("recipe_name", metavar="RECIPE")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--print", "show", is_flag=True, help="Print the resolved recipe and stop.")
+def pretrain(recipe_name: str, overrides: tuple[str, ...], show: bool) -> None:
+    """Pretrain an encoder as RECIPE says (a file, or a name such as croma).
+
+    KEY=VALUE changes a recipe value: train.max_steps=10 data.source=/my/scenes out=runs/mine. A stopped or killed run
+    goes on with resume=true.
+    """
+    resolved = recipe.load(recipe_name, overrides)
+    if show:
+        click.echo(recipe.dump(resolved), nl=False)
+        return
+    from geossl.api import pretraining  # lazy: a mistake in a recipe answers before torch is imported
+
+    folder = pretraining.pretrain(resolved)
+    click.echo(f"run      {folder}\nencoder  {folder / 'encoder.safetensors'}")
+
+
+@main.command()
+@click.option("--aoi", required=True, help="Region: GeoJSON polygons in lon/lat, or any vector file with a CRS.")
+@click.option("--s1", multiple=True, help="Sentinel-1 VV, VH in dB: file, VRT or folder; may be repeated.")
+@click.option("--s2", multiple=True, help="Sentinel-2, 12 bands: file, VRT or folder; may be repeated.")
+@click.option("--encoder", default="croma_base", show_default=True, help="Released encoder or weight file.")
+@click.option("--out", default="embedding.zarr", show_default=True, help=".zarr (sharded, resumable) or .tif (COG).")
+@click.option("--dtype", type=click.Choice(["int8", "float16", "float32"]), help="[default: int8 .zarr, float32 .tif]")
+@click.option("--s2-offset", type=click.Choice(["0", "-1000"]), help="DN offset of Sentinel-2 files that do not say.")
+@click.option("--crs", type=int, help="EPSG code of the map. [default: UTM zone of the region]")
+@click.option("--scheduler", default="sync", show_default=True, help="sync, processes[:N], or tcp://host:port of Dask.")
+@click.option("--batch-size", default=8, show_default=True, type=click.IntRange(1), help="Windows per forward pass.")
+@click.option("--shard-cells", default=10, show_default=True, type=click.IntRange(1), help="Shard side; sets memory.")
+@click.option("--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "bf16"]))
+@click.option("--overwrite", is_flag=True, help="Replace an output that was made from another plan.")
+def embed(aoi: str, s1: tuple[str, ...], s2: tuple[str, ...], s2_offset: str | None, **options: object) -> None:
+    """Embed a region and write a georeferenced raster, one vector per 80 m patch.
+
+    Killed or interrupted, the same command goes on where it stopped.
+    """
+    from geossl.api import maps  # lazy: `geossl --help` must not import torch
+
+    with click.progressbar(length=1000, label="embed", file=sys.stderr, show_pos=False) as bar:
+
+        def progress(done: int, total: int, km2: float) -> None:
+            bar.label = f"embed  {done}/{total} shards  {km2:.0f} km2"
+            bar.update(int(1000 * done / total) - bar.pos)
+
+        out = maps.embed_map(
+            aoi,
+            s1=list(s1) or None,
+            s2=list(s2) or None,
+            s2_offset=None if s2_offset is None else int(s2_offset),
+            progress=progress,
+            **options,  # type: ignore[arg-type]
+        )
+    click.echo(f"embedding  {out}\npicture    {maps.picture_path(Path(out))}")
+
+
+@main.command("list")
+def list_names() -> None:
+    """List recipes, methods and released encoders."""
+    from geossl.models.download import ENCODERS  # lazy: imports torch
+
+    click.echo(f"recipes   {' '.join(recipe.names())}")
+    click.echo(f"methods   {' '.join(recipe.RECIPES)}")
+    click.echo(f"encoders  {' '.join(ENCODERS)}")

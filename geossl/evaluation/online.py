@@ -1,0 +1,75 @@
+"""Follow a kNN read-out on labelled patches while an encoder is pretrained."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from geossl.evaluation.probe import knn_accuracy
+from geossl.models.encoder import DenseEncoder
+
+
+@dataclass(frozen=True)
+class LabelledChips:
+    """Chips with a class per patch.
+
+    Args:
+        images: Pixels in physical units by sensor, one row per chip.
+        labels: Class per patch; 0 = not labelled.
+    """
+
+    images: Mapping[str, Float[Tensor, "n _ h w"]]
+    labels: UInt8[Tensor, "n gh gw"]
+
+
+@torch.inference_mode()
+def labelled_embeddings(
+    encoder: DenseEncoder, chips: LabelledChips, batch_size: int = 64
+) -> tuple[Float[np.ndarray, "m d"], Int[np.ndarray, " m"]]:
+    """Embeddings and classes of all labelled patches that have an embedding."""
+    was_training = encoder.training
+    device = next(encoder.parameters()).device
+    encoder.eval()
+    rows = []
+    for start in range(0, len(chips.labels), batch_size):
+        batch = {name: x[start : start + batch_size].to(device) for name, x in chips.images.items()}
+        rows.append(encoder.tokens(batch).float().cpu())
+    encoder.train(was_training)
+    x, y = torch.cat(rows).flatten(0, 2).numpy(), chips.labels.flatten().numpy().astype(np.int64)
+    usable = (y > 0) & np.isfinite(x).all(axis=1)
+    return x[usable], y[usable]
+
+
+class OnlineProbe(L.Callback):
+    """Print and write kNN balanced accuracy every few steps.
+
+    Args:
+        train: Labelled chips that vote; from the part the encoder is trained on.
+        test: Labelled chips that are judged; from the part that is held out.
+        path: CSV file, one row per read-out.
+        every: Steps between two read-outs.
+        neighbours: Votes per patch.
+    """
+
+    def __init__(self, train: LabelledChips, test: LabelledChips, path: Path, every: int, neighbours: int) -> None:
+        self.train, self.test, self.path = train, test, path
+        self.every, self.neighbours = every, neighbours
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: object) -> None:
+        """Read out when due and at the end."""
+        step = trainer.global_step
+        if not trainer.is_global_zero or (step % self.every and step != trainer.max_steps):
+            return
+        encoder = module.encoder
+        score = knn_accuracy(
+            *labelled_embeddings(encoder, self.train), *labelled_embeddings(encoder, self.test), self.neighbours
+        )
+        rows = self.path.read_text().splitlines() if self.path.exists() else ["step,knn_balanced_accuracy"]
+        rows = [rows[0], *(row for row in rows[1:] if int(row.split(",")[0]) < step), f"{step},{score!r}"]
+        self.path.write_text("\n".join(rows) + "\n")
+        trainer.progress_bar_metrics["knn"] = score

@@ -1,0 +1,59 @@
+"""Read-outs on frozen embeddings: how much a simple classifier finds in them."""
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy import ndarray
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+
+def knn_accuracy(
+    train_x: Float[ndarray, "n d"],
+    train_y: Int[ndarray, " n"],
+    test_x: Float[ndarray, "m d"],
+    test_y: Int[ndarray, " m"],
+    neighbours: int = 20,
+) -> float:
+    """Balanced accuracy of cosine kNN, every neighbour weighted by its closeness.
+
+    Args:
+        train_x: Embeddings that vote.
+        train_y: Their classes.
+        test_x: Embeddings that are judged.
+        test_y: Their classes.
+        neighbours: Votes per judged embedding; at most as many as there are.
+
+    Source: the kNN protocol of self-supervised image models (Wu et al., CVPR 2018), with distance weights.
+    """
+    head = KNeighborsClassifier(min(neighbours, len(train_x)), metric="cosine", weights="distance")
+    return float(balanced_accuracy_score(test_y, head.fit(train_x, train_y).predict(test_x)))
+
+
+def linear_accuracy(
+    train_x: Float[ndarray, "n d"],
+    train_y: Int[ndarray, " n"],
+    test_x: Float[ndarray, "m d"],
+    test_y: Int[ndarray, " m"],
+    c: float = 1.0,
+) -> float:
+    """Balanced accuracy of logistic regression on features standardised by the training part.
+
+    Args:
+        train_x: Embeddings the regression is fitted on.
+        train_y: Their classes.
+        test_x: Embeddings that are judged.
+        test_y: Their classes.
+        c: Inverse L2 penalty of scikit-learn.
+    """
+    head = make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=2000))
+    return float(balanced_accuracy_score(test_y, head.fit(train_x, train_y).predict(test_x)))
+
+
+def retrieval_top1(query: Float[ndarray, "n d"], key: Float[ndarray, "n d"]) -> float:
+    """Share of queries whose nearest key, by cosine, is their own partner (the same row)."""
+    unit_q = query / np.linalg.norm(query, axis=1, keepdims=True)
+    unit_k = key / np.linalg.norm(key, axis=1, keepdims=True)
+    return float(((unit_q @ unit_k.T).argmax(axis=1) == np.arange(len(query))).mean())

@@ -1,0 +1,87 @@
+"""What every self-supervised method shares: the step, the optimiser, the schedule. Nothing else."""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from geossl.models.encoder import DenseEncoder
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Optimiser and schedule of a run; keys as in the recipe's ``train`` section.
+
+    ``adam`` couples weight decay to the gradient (L2), ``adamw`` decouples it.
+    """
+
+    optimizer: str
+    lr: float
+    betas: tuple[float, float]
+    weight_decay: float
+    schedule: str
+    warmup_steps: int
+    max_steps: int
+
+    def rate(self, step: int) -> float:
+        """Share of ``lr`` at a step: linear warm-up, then cosine to zero or constant."""
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        if self.schedule == "constant":
+            return 1.0
+        done = (step - self.warmup_steps) / max(1, self.max_steps - self.warmup_steps)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+    def build(self, module: nn.Module) -> torch.optim.Optimizer:
+        """Optimiser over trainable parameters; biases, norms and scalars are not decayed."""
+        trained = [p for p in module.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p.ndim >= 2], "weight_decay": self.weight_decay},
+            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        if self.optimizer == "sgd":
+            return torch.optim.SGD(groups, lr=self.lr, momentum=self.betas[0])
+        kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[self.optimizer]
+        return kind(groups, lr=self.lr, betas=self.betas)
+
+
+class SSLMethod(L.LightningModule, ABC):
+    """A method implements ``__init__`` and ``losses``; ``encoder`` is what gets exported.
+
+    Args:
+        encoder: The part that is kept after pretraining.
+        optim: Optimiser and schedule.
+        seed: Seeds ``rng``, from which a method draws masks and views.
+    """
+
+    def __init__(self, encoder: DenseEncoder, optim: OptimConfig, seed: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.optim = optim
+        self.seed = seed
+        self.readings: dict[str, Tensor] = {}  # what a method wants followed besides its losses
+
+    @abstractmethod
+    def losses(self, batch: Any) -> dict[str, Float[Tensor, ""]]:
+        """Named terms, already weighted; their sum is minimised."""
+
+    def rng(self) -> torch.Generator:
+        """Random numbers that depend on seed, step and rank only, so a resumed run draws the same."""
+        generator = torch.Generator(device=self.device)
+        return generator.manual_seed(hash((self.seed, self.global_step, self.global_rank)) % 2**63)
+
+    def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        """Sum the losses; Lightning hands the dictionary to the callbacks that write metrics."""
+        terms = self.losses(batch)
+        return {"loss": torch.stack(list(terms.values())).sum(), **{name: t.detach() for name, t in terms.items()}}
+
+    def configure_optimizers(self) -> Any:
+        """AdamW, Adam or SGD with warm-up and cosine or constant rate, stepped once per update."""
+        optimizer = self.optim.build(self)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.optim.rate)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

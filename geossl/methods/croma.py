@@ -1,0 +1,203 @@
+"""CROMA: contrast radar with optical images, and rebuild both from their visible patches.
+
+Paper: Fuller, Millard, Green, NeurIPS 2023, arXiv:2311.00566.
+Batch: ``{"s1": b 2 h w dB, "s2": b 12 h w reflectance, "valid": b h w}`` from geossl.data.
+Differs from the published pretraining file: joint self-attention is biased by radar positions (there, by optical
+ones), gathered embeddings carry gradient, and patches with unusable pixels are not asked for.
+"""
+
+import math
+from collections.abc import Mapping
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from geossl.methods.base import OptimConfig, SSLMethod
+from geossl.models.croma import CROMAEncoder
+from geossl.models.masking import random_kept_ids
+from geossl.models.patches import patchify, sincos_positions
+from geossl.models.transformer import Block
+
+
+class GatherRows(torch.autograd.Function):
+    """Concatenate equal batches of all ranks; the backward sums every rank's gradient of this rank's rows."""
+
+    @staticmethod
+    def forward(ctx: object, rows: Tensor) -> Tensor:
+        """Return rows of rank 0, 1, ... in order."""
+        parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: object, grad: Tensor) -> Tensor:
+        """Return this rank's slice of the summed gradient."""
+        grad = grad.contiguous()
+        dist.all_reduce(grad)
+        return grad.chunk(dist.get_world_size())[dist.get_rank()]
+
+
+def gather(rows: Float[Tensor, "b d"]) -> Float[Tensor, "all d"]:
+    """Rows of all ranks, differentiable; without a process group, the rows themselves."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return rows
+    return GatherRows.apply(rows)
+
+
+def contrastive_loss(
+    z1: Float[Tensor, "b d"], z2: Float[Tensor, "b d"], logit_scale: Float[Tensor, ""]
+) -> Float[Tensor, ""]:
+    """Symmetric InfoNCE of unit vectors; candidates come from all ranks. Source: the paper's L_Con.
+
+    Args:
+        z1: Radar, one unit row per sample.
+        z2: Optical, same samples in the same order.
+        logit_scale: Factor on the cosine (inverse temperature).
+    """
+    rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+    label = torch.arange(len(z1), device=z1.device) + rank * len(z1)
+    to_s2 = F.cross_entropy(logit_scale * z1 @ gather(z2).T, label)
+    to_s1 = F.cross_entropy(logit_scale * z2 @ gather(z1).T, label)
+    return (to_s2 + to_s1) / 2
+
+
+def normalized_patches(
+    s1: Float[Tensor, "b n p1"], s2: Float[Tensor, "b n p2"], separate: bool
+) -> tuple[Float[Tensor, "b n p1"], Float[Tensor, "b n p2"]]:
+    """Targets with zero mean and unit variance per patch.
+
+    Args:
+        s1: Radar patches, scaled to 0..1.
+        s2: Optical patches, scaled to 0..1.
+        separate: Normalise each sensor by itself; the paper's code takes one mean and variance over both.
+    """
+
+    def standardize(x: Tensor, over: Tensor) -> Tensor:
+        var, mean = torch.var_mean(over, dim=-1, keepdim=True)
+        return (x - mean) / (var + 1e-6).sqrt()
+
+    both = torch.cat([s2, s1], dim=-1)
+    return standardize(s1, s1 if separate else both), standardize(s2, s2 if separate else both)
+
+
+def masked_mse(
+    rebuilt: Float[Tensor, "b n p"], target: Float[Tensor, "b n p"], asked: Bool[Tensor, "b n"]
+) -> Float[Tensor, ""]:
+    """Mean squared error over the asked patches of the whole batch; 0 if none is asked."""
+    error = (rebuilt - target).square().mean(dim=-1)
+    return (error * asked).sum() / asked.sum().clamp(min=1)
+
+
+class Decoder(nn.Module):
+    """Predict all 14 channels of every patch from the joint tokens of the visible radar patches.
+
+    Args:
+        encoder_dim: Width of the joint tokens.
+        dim: Width of the decoder; a multiple of 4.
+        depth: Number of blocks.
+        heads: Attention heads per block.
+        out_dim: Numbers per patch, optical ones first.
+    """
+
+    def __init__(self, encoder_dim: int, dim: int, depth: int, heads: int, out_dim: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(encoder_dim, dim)
+        self.mask_token = nn.Parameter(torch.randn(dim) * 0.02)
+        self.blocks = nn.ModuleList(Block(dim, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim)
+        self.to_pixels = nn.Linear(dim, out_dim)
+
+    def forward(
+        self, tokens: Float[Tensor, "b k d"], ids: Int[Tensor, "b k"], grid: tuple[int, int]
+    ) -> Float[Tensor, "b n p"]:
+        """Put tokens back to their positions, mask tokens elsewhere, add positions, decode."""
+        x = self.project(tokens)
+        full = self.mask_token.to(x.dtype).expand(len(x), grid[0] * grid[1], -1)
+        x = full.scatter(1, ids[..., None].expand_as(x), x)
+        x = x + sincos_positions(*grid, x.shape[-1]).to(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.to_pixels(self.norm(x))
+
+
+class CROMA(SSLMethod):
+    """Contrastive radar-optical masked autoencoder.
+
+    Args:
+        encoder: Radar, optical and joint encoders.
+        optim: Optimiser and schedule.
+        mask_ratio: Share of patches hidden, drawn independently per sensor and sample.
+        decoder_dim: Width of the decoder; a multiple of 64, its head width.
+        decoder_depth: Blocks in the decoder.
+        contrast_weight: Factor on the contrastive loss.
+        reconstruct_weight: Factor on both reconstruction losses.
+        separate_targets: Normalise radar and optical targets separately.
+        max_logit_scale: Ceiling of the learned inverse temperature; None = no ceiling, as published.
+        seed: Seeds the masks.
+    """
+
+    def __init__(
+        self,
+        encoder: CROMAEncoder,
+        optim: OptimConfig,
+        mask_ratio: float = 0.75,
+        decoder_dim: int = 512,
+        decoder_depth: int = 1,
+        contrast_weight: float = 1.0,
+        reconstruct_weight: float = 1.0,
+        separate_targets: bool = False,
+        max_logit_scale: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(encoder, optim, seed)
+        spec = encoder.spec
+        self.patch_px = spec.patch_px
+        self.s1_dim = len(spec.sensors["s1"].bands) * spec.patch_px**2
+        s2_dim = len(spec.sensors["s2"].bands) * spec.patch_px**2
+        self.decoder = Decoder(spec.dim, decoder_dim, decoder_depth, max(1, decoder_dim // 64), s2_dim + self.s1_dim)
+        self.project_s1 = nn.Linear(spec.dim, spec.dim)
+        self.project_s2 = nn.Linear(spec.dim, spec.dim)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.mask_ratio, self.max_logit_scale, self.separate_targets = mask_ratio, max_logit_scale, separate_targets
+        self.contrast_weight, self.reconstruct_weight = contrast_weight, reconstruct_weight
+
+    def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Float[Tensor, ""]]:
+        """Contrast of pooled visible patches, and rebuilding of the masked ones, per sensor."""
+        images = self.encoder.normalize({"s1": batch["s1"], "s2": batch["s2"]})
+        b, _, h, w = images["s1"].shape
+        n = (h // self.patch_px) * (w // self.patch_px)
+        keep = max(1, int(n * (1 - self.mask_ratio)))
+        noise = torch.rand(2, b, n, generator=self.rng(), device=self.device)
+        ids1, ids2 = random_kept_ids(noise[0], keep), random_kept_ids(noise[1], keep)
+        valid = -F.max_pool2d(-batch["valid"][:, None].float(), self.patch_px)
+        return self.losses_of(images["s1"], images["s2"], ids1, ids2, valid.flatten(1) > 0)
+
+    def losses_of(
+        self,
+        s1: Float[Tensor, "b c1 h w"],
+        s2: Float[Tensor, "b c2 h w"],
+        ids1: Int[Tensor, "b k1"],
+        ids2: Int[Tensor, "b k2"],
+        valid: Bool[Tensor, "b n"],
+    ) -> dict[str, Float[Tensor, ""]]:
+        """The same for given visible patches; images are scaled to 0..1, ``valid`` marks fully usable patches."""
+        out = self.encoder(s1, s2, ids1, ids2)
+        z1 = F.normalize(self.project_s1(out.s1_gap), dim=-1)
+        z2 = F.normalize(self.project_s2(out.s2_gap), dim=-1)
+        scale = self.log_scale.exp().clamp(max=self.max_logit_scale or math.inf)
+        self.readings["logit_scale"] = scale.detach()
+
+        grid = (s1.shape[-2] // self.patch_px, s1.shape[-1] // self.patch_px)
+        rebuilt = self.decoder(out.joint_tokens, ids1, grid)
+        rebuilt2, rebuilt1 = rebuilt[..., : -self.s1_dim], rebuilt[..., -self.s1_dim :]
+        target1, target2 = normalized_patches(
+            patchify(s1, self.patch_px), patchify(s2, self.patch_px), self.separate_targets
+        )
+        return {
+            "contrast": self.contrast_weight * contrastive_loss(z1, z2, scale),
+            "rebuild_s1": self.reconstruct_weight * masked_mse(rebuilt1, target1, valid.scatter(1, ids1, False)),
+            "rebuild_s2": self.reconstruct_weight * masked_mse(rebuilt2, target2, valid.scatter(1, ids2, False)),
+        }

@@ -1,0 +1,87 @@
+"""Numbers of a run: ``metrics.csv`` and TensorBoard."""
+
+import csv
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from geossl.errors import RunError
+from geossl.methods.base import SSLMethod
+
+
+class StepTable:
+    """A CSV file with one row per step, continued where a resumed run goes on.
+
+    Args:
+        path: The file.
+        last_step: Rows after this step are dropped: a killed run wrote them after its last checkpoint.
+    """
+
+    def __init__(self, path: Path, last_step: int) -> None:
+        self.path = path
+        self.columns: list[str] = []
+        if not path.exists():
+            return
+        with path.open(newline="") as file:
+            reader = csv.DictReader(file)
+            self.columns = list(reader.fieldnames or [])
+            rows = [row for row in reader if row["step"].isdigit() and int(row["step"]) <= last_step]
+        temporary = path.with_suffix(".tmp")
+        with temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self.columns)
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(temporary, path)
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        """Append a row; every row has the same columns."""
+        with self.path.open("a", newline="") as file:
+            if not self.columns:
+                self.columns = ["step", *values]
+                csv.writer(file).writerow(self.columns)
+            csv.DictWriter(file, self.columns).writerow({"step": step, **{k: repr(v) for k, v in values.items()}})
+
+
+class Metrics(L.Callback):
+    """Write every loss term, reading and the rate.
+
+    Args:
+        folder: The run folder; gets ``metrics.csv`` and TensorBoard event files.
+        every: Steps between two rows.
+    """
+
+    def __init__(self, folder: Path, every: int) -> None:
+        self.folder = folder
+        self.every = every
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Open both, cut back to the checkpoint."""
+        self.table = StepTable(self.folder / "metrics.csv", trainer.global_step)
+        self.board = SummaryWriter(str(self.folder), purge_step=trainer.global_step + 1)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: SSLMethod, outputs: dict[str, Tensor], batch: object, index: int
+    ) -> None:
+        """Add a row when due; a loss that is not finite ends the run before it is saved."""
+        step = trainer.global_step
+        if step % self.every and step != trainer.max_steps:
+            return
+        if not torch.isfinite(outputs["loss"]):
+            terms = ", ".join(f"{name} {float(value):.3g}" for name, value in outputs.items())
+            raise RunError(f"the loss is not finite at step {step} ({terms}); lower train.lr or set train.clip_norm")
+        if not trainer.is_global_zero:
+            return
+        values = {name: float(value) for name, value in (outputs | module.readings).items()}
+        values["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
+        self.table.add(step, values)
+        for name, value in values.items():
+            self.board.add_scalar(name, value, step)
+
+    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Close TensorBoard's file."""
+        self.board.close()

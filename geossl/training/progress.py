@@ -1,0 +1,54 @@
+"""Progress of a pretraining run: a live bar on a terminal, a line now and then in a log."""
+
+import time
+
+import lightning as L
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+
+class TrainProgress(L.Callback):
+    """Show step, each named loss, images per second and time left.
+
+    Args:
+        batch_size: Images per step over all devices.
+    """
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self.console = Console(stderr=True)
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Start the clock and, on a terminal, the bar."""
+        self.first, self.started, self.told = trainer.global_step, time.monotonic(), time.monotonic()
+        columns = (TextColumn("pretrain"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+        show = self.console.is_terminal and trainer.is_global_zero
+        self.bar = Progress(*columns, TimeRemainingColumn(), console=self.console, disable=not show)
+        self.task = self.bar.add_task("", total=trainer.max_steps, completed=trainer.global_step)
+        self.bar.start()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: L.LightningModule, outputs: dict[str, Tensor], batch: object, index: int
+    ) -> None:
+        """Update; without a terminal print about every ten seconds and at the end."""
+        step, now = trainer.global_step, time.monotonic()
+        if not self.console.is_terminal and now - self.told < 10 and step != trainer.max_steps:
+            return
+        rate = (step - self.first) / max(now - self.started, 1e-6)
+        left = (trainer.max_steps - step) / max(rate, 1e-6)
+        terms = "  ".join(f"{name} {float(value):.3f}" for name, value in outputs.items() if name != "loss")
+        text = f"{terms}  {rate * self.batch_size:.0f} images/s"
+        self.bar.update(self.task, completed=step, description=text)
+        if not self.console.is_terminal and trainer.is_global_zero:
+            self.told = now
+            self.console.print(f"step {step}/{trainer.max_steps}  {text}  {left:.0f} s left", soft_wrap=True)
+
+    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Stop the bar."""
+        self.bar.stop()
+
+    def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
+        """Leave the terminal clean."""
+        if hasattr(self, "bar"):
+            self.bar.stop()

@@ -1,0 +1,93 @@
+"""A pretraining run on disk: resolved recipe, versions, metrics, checkpoints; what makes a run resumable."""
+
+import json
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from geossl import recipe as recipes
+from geossl.errors import InputError
+
+FREE_KEYS = {"out", "resume", "probe", "data.workers", "train.devices", "train.log_every", "train.checkpoint_every"}
+
+
+class RunFolder:
+    """Paths of a run, and the rules for starting or resuming it.
+
+    Args:
+        path: The folder; made by ``open``.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.recipe = self.path / "recipe.yaml"
+        self.versions = self.path / "versions.json"
+        self.metrics = self.path / "metrics.csv"
+        self.checkpoint = self.path / "checkpoints" / "last.ckpt"
+        self.encoder = self.path / "encoder.safetensors"
+
+    def check(self, recipe: recipes.Recipe) -> None:
+        """Refuse to overwrite a run, or to resume one with another recipe; writes nothing.
+
+        Raises:
+            InputError: Names the first differing key, or says how to resume.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"out={str(self.path)!r} is a file; give a folder for the run")
+        parent = next(p for p in (self.path, *self.path.absolute().parents) if p.exists())
+        if not os.access(parent, os.W_OK):
+            raise InputError(f"out={str(self.path)!r} cannot be written ({parent} is read-only); choose another out=")
+        if not self.recipe.exists():
+            return
+        if not recipe.resume:
+            raise InputError(f"{self.path} already holds a run; add resume=true to go on with it, or choose another out=")
+        before, now = flatten(recipes.load(self.recipe).model_dump()), flatten(recipe.model_dump())
+        for key in now:
+            if before.get(key) != now[key] and key not in FREE_KEYS and key.split(".")[0] not in FREE_KEYS:
+                raise InputError(
+                    f"{self.path} was started with {key}={before.get(key)!r}, not {now[key]!r}; "
+                    "resume with the same value or choose another out="
+                )
+
+    def open(self, recipe: recipes.Recipe) -> Path | None:
+        """Make the folder, write recipe and versions; return the checkpoint to go on from, if any."""
+        self.check(recipe)
+        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.recipe, recipes.dump(recipe))
+        write_atomically(self.versions, json.dumps(versions(), indent=1))
+        return self.checkpoint if self.checkpoint.exists() else None
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionary to ``{"a.b": value}``."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a small text file so that a reader sees all of it or the old one."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    found = {"python": platform.python_version(), "cpu": torch.backends.cpu.get_cpu_capability()}
+    for package in ("geossl", "torch", "torchgeo", "lightning", "rasterio", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "unknown"
+    git = subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
+    found["git"] = git.stdout.strip() or "unknown"
+    return found

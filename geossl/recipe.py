@@ -64,20 +64,13 @@ class Train(Section):
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: Weight = 0.01
     schedule: Literal["cosine", "constant"] = "cosine"
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     devices: Positive = 1
     seed: int = 0
     log_every: Positive = 10
     checkpoint_every: Positive = 100
-
-    @model_validator(mode="after")
-    def warmup_fits(self) -> "Train":
-        """Refuse a warm-up that never ends."""
-        if self.warmup_steps >= self.max_steps:
-            raise ValueError(f"warmup_steps={self.warmup_steps} must be less than max_steps={self.max_steps}")
-        return self
 
 
 class Probe(Section):
@@ -205,7 +198,8 @@ def explain(
     error: ValidationError, path: Path, node: yaml.Node, origin: dict[tuple[str, ...], str], model: type[Section]
 ) -> str:
     """One line for the first validation error: where, key, what was expected, nearest valid key."""
-    first = error.errors()[0]
+    found = error.errors()  # a misspelt key also makes the right one missing: tell the misspelling
+    first = next((e for e in found if e["type"] == "extra_forbidden"), found[0])
     loc = tuple(str(part) for part in first["loc"])
     override = next((text for key, text in origin.items() if key[: len(loc)] == loc or loc[: len(key)] == key), None)
     where = f"override {override!r}" if override else f"{path}{line_of(node, loc)}"

@@ -1,7 +1,5 @@
 """Pretrain a method from a recipe."""
 
-import logging
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -102,8 +100,11 @@ def build(recipe: recipes.Recipe, data: SentinelChips) -> SSLMethod:
         licence="see the data's licence",
         **(measured_sensors(settings, data) if settings.statistics == "data" else {}),
     )
-    fields = ("optimizer", "lr", "betas", "weight_decay", "schedule", "warmup_steps", "max_steps")
-    optim = OptimConfig(**{name: getattr(recipe.train, name) for name in fields})
+    fields = ("optimizer", "lr", "betas", "weight_decay", "schedule", "max_steps")
+    optim = OptimConfig(
+        **{name: getattr(recipe.train, name) for name in fields},
+        warmup_steps=int(recipe.train.warmup_share * recipe.train.max_steps),
+    )
     return method(recipe.method)(CROMAEncoder(spec), optim, seed=recipe.train.seed, **recipe.objective.model_dump())
 
 

@@ -1,0 +1,54 @@
+from unittest.mock import Mock
+
+import lightning as L
+import numpy as np
+import torch
+from torch import nn
+
+from geossl.evaluation.online import LabelledChips, OnlineProbe, labelled_embeddings
+from geossl.models.encoder import DenseEncoder
+
+
+class MeanEncoder(DenseEncoder):
+    """Mean of each 8 px patch; NaN where a patch holds NaN."""
+
+    def __init__(self):
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(1))
+
+    def tokens(self, images, kept=None):
+        return torch.nn.functional.avg_pool2d(images["s1"], 8).permute(0, 2, 3, 1)
+
+    def pooled(self, images, kept=None):
+        return self.tokens(images).mean((1, 2))
+
+
+def chips(value):
+    images = {"s1": torch.full((3, 2, 16, 16), value)}
+    images["s1"][:, 1, 8:] = -value
+    labels = torch.tensor([[1, 1], [2, 2]], dtype=torch.uint8).repeat(3, 1, 1)
+    return LabelledChips(images, labels)
+
+
+def test_unlabelled_and_empty_patches_are_left_out():
+    data = chips(1.0)
+    data.labels[0, 0, 0] = 0
+    data.images["s1"][1, :, :8, :8] = torch.nan
+    x, y = labelled_embeddings(MeanEncoder(), data, batch_size=2)
+    assert x.shape == (10, 2)
+    assert np.bincount(y).tolist() == [0, 4, 6]
+
+
+def test_reading_out_leaves_the_encoder_in_training_mode():
+    encoder = MeanEncoder().train()
+    labelled_embeddings(encoder, chips(1.0))
+    assert encoder.training
+
+
+def test_rows_after_a_resumed_step_are_replaced(tmp_path):
+    trainer = Mock(spec=L.Trainer, is_global_zero=True, max_steps=9, global_step=4, progress_bar_metrics={})
+    module = Mock(spec=L.LightningModule, encoder=MeanEncoder())
+    path = tmp_path / "probe.csv"
+    path.write_text("step,knn_balanced_accuracy\n2,0.5\n4,0.1\n6,0.1\n")
+    OnlineProbe(chips(1.0), chips(2.0), path, 2, 3).on_train_batch_end(trainer, module)
+    assert path.read_text() == "step,knn_balanced_accuracy\n2,0.5\n4,1.0\n"

@@ -1,0 +1,250 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+import torch.nn.functional as F
+
+from geossl.methods.base import OptimConfig
+from geossl.methods.croma import CROMA, Decoder, contrastive_loss, masked_mse, normalized_patches
+from geossl.models.croma import CROMAEncoder, croma_spec
+from geossl.models.files import to_layout
+
+OPTIM = OptimConfig("adamw", 1e-3, (0.9, 0.95), 0.01, "cosine", 2, 40)
+
+
+def fill(state, rng):
+    """The spec's scaling rule: matrices / sqrt(columns); norm weights 1 + 0.1 t; the rest 0.1 t."""
+    for name, tensor in state:
+        t = rng.standard_normal(tuple(tensor.shape))
+        if tensor.ndim == 2:
+            t = t / math.sqrt(tensor.shape[1])
+        elif name.endswith("weight"):
+            t = 1 + 0.1 * t
+        else:
+            t = 0.1 * t
+        tensor.data.copy_(torch.from_numpy(t))
+
+
+def toy_encoder():
+    """Width 64, depth 4, 16 heads, filled as in the golden numbers, through torchgeo's key order."""
+    spec = croma_spec("tiny", window_px=120, margin_px=24, dim=64, depth=4, heads=16)
+    encoder = CROMAEncoder(spec).double()
+    flat = to_layout(encoder, "torchgeo")
+    rng = np.random.RandomState(0)
+    fill(((key, flat[key]) for key in sorted(flat) if key != "attn_bias"), rng)
+    return encoder, flat
+
+
+@pytest.fixture(scope="module")
+def toy():
+    from geossl.models.files import from_layout
+
+    encoder, flat = toy_encoder()
+    encoder = from_layout(flat, heads=16).double()
+    method = CROMA(encoder, OPTIM, decoder_dim=64)
+    method.decoder = Decoder(64, 32, 1, 8, 896)
+    method = method.double()
+    d, block = method.decoder, method.decoder.blocks[0]
+    a, f = block.attention, block.feed_forward
+    ordered = [
+        ("weight2", d.project.weight), ("bias", d.project.bias), ("bias", d.mask_token),
+        ("weight", a.norm.weight), ("bias", a.norm.bias), ("w", a.to_qkv.weight), ("w", a.to_out.weight),
+        ("bias", a.to_out.bias), ("weight", f.norm.weight), ("bias", f.norm.bias),
+        ("w", f.expand.weight), ("bias", f.expand.bias), ("w", f.contract.weight), ("bias", f.contract.bias),
+        ("weight", d.norm.weight), ("bias", d.norm.bias), ("w", d.to_pixels.weight), ("bias", d.to_pixels.bias),
+        ("w", method.project_s1.weight), ("bias", method.project_s1.bias),
+        ("w", method.project_s2.weight), ("bias", method.project_s2.bias),
+    ]  # fmt: skip
+    fill(ordered, np.random.RandomState(7))
+    images = torch.from_numpy(np.random.RandomState(1).random_sample((4, 14, 120, 120)))
+    ids = [torch.from_numpy(np.random.RandomState(s).random_sample((4, 225))).argsort(1)[:, :56] for s in (2, 3)]
+    return method, images[:, 12:], images[:, :12], ids
+
+
+def norm_of_gradients(loss, module):
+    grads = torch.autograd.grad(loss, list(module.parameters()), retain_graph=True, allow_unused=True)
+    return math.sqrt(sum(float(g.square().sum()) for g in grads if g is not None))
+
+
+def test_losses_and_gradients_equal_the_published_toy_case(toy):
+    method, s1, s2, (ids1, ids2) = toy
+    assert ids1[0, :6].tolist() == [203, 188, 126, 77, 189, 81]
+    losses = method.losses_of(s1, s2, ids1, ids2, torch.ones(4, 225, dtype=torch.bool))
+    assert float(losses["contrast"]) == pytest.approx(1.3764768273, abs=1e-7)
+    assert float(losses["rebuild_s2"]) == pytest.approx(2.1992773166, abs=1e-7)
+    assert float(losses["rebuild_s1"]) == pytest.approx(2.1212065447, abs=1e-7)
+    encoder = method.encoder
+    assert norm_of_gradients(losses["contrast"], encoder.radar) == pytest.approx(0.3574628411, rel=1e-6)
+    assert norm_of_gradients(losses["contrast"], encoder.optical) == pytest.approx(0.8377841288, rel=1e-6)
+    rebuild = losses["rebuild_s1"] + losses["rebuild_s2"]
+    assert norm_of_gradients(rebuild, encoder.radar_gap) == 0
+    assert norm_of_gradients(rebuild, encoder.radar) > 1
+
+
+def test_order_of_visible_patches_does_not_matter(toy):
+    method, s1, s2, (ids1, ids2) = toy
+    everywhere = torch.ones(4, 225, dtype=torch.bool)
+    mixed = torch.randperm(56, generator=torch.Generator().manual_seed(0))
+    one = method.losses_of(s1, s2, ids1, ids2, everywhere)
+    two = method.losses_of(s1, s2, ids1[:, mixed], ids2[:, mixed.flip(0)], everywhere)
+    for name in one:
+        assert float(one[name]) == pytest.approx(float(two[name]), abs=1e-12)
+
+
+def test_pixels_hidden_from_both_sensors_do_not_reach_the_contrast(toy):
+    method, s1, s2, (ids1, ids2) = toy
+    hidden = torch.ones(4, 225, dtype=torch.bool).scatter(1, ids1, False).scatter(1, ids2, False)
+    pixels = hidden.view(4, 1, 15, 15).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    everywhere = torch.ones(4, 225, dtype=torch.bool)
+    before = method.losses_of(s1, s2, ids1, ids2, everywhere)["contrast"]
+    after = method.losses_of(s1 + pixels * 0.3, s2 + pixels * 0.3, ids1, ids2, everywhere)["contrast"]
+    assert torch.equal(before, after)
+
+
+def test_patches_with_unusable_pixels_are_not_asked_for(toy):
+    method, s1, s2, (ids1, ids2) = toy
+    valid = torch.ones(4, 225, dtype=torch.bool)
+    masked = torch.ones_like(valid).scatter(1, ids2, False)
+    patch = int(masked[0].nonzero()[0])
+    valid[0, patch] = False
+    with_it = method.losses_of(s1, s2, ids1, ids2, torch.ones_like(valid))["rebuild_s2"]
+    without = method.losses_of(s1, s2, ids1, ids2, valid)["rebuild_s2"]
+    total, count = float(with_it) * masked.sum(), masked.sum()
+    dropped = total - float(without) * (count - 1)
+    assert with_it != without
+    assert 0 < dropped < 10  # one patch's error, of the size of the others
+
+
+def test_contrast_is_log_of_batch_size_when_nothing_is_known():
+    z = torch.ones(8, 4) / 2
+    assert float(contrastive_loss(z, z, torch.tensor(10.0))) == pytest.approx(math.log(8), abs=1e-6)
+
+
+def test_contrast_is_zero_when_partners_are_found_without_doubt():
+    z = torch.eye(8)
+    assert float(contrastive_loss(z, z, torch.tensor(100.0))) < 1e-6
+
+
+def test_separate_targets_standardise_each_sensor_and_joint_targets_do_not():
+    g = torch.Generator().manual_seed(0)
+    s1, s2 = torch.rand(2, 3, 128, generator=g) * 0.1, torch.rand(2, 3, 768, generator=g) + 5
+    own1, own2 = normalized_patches(s1, s2, separate=True)
+    assert own1.mean(-1).abs().max() < 1e-3
+    assert own2.var(-1).sub(1).abs().max() < 1e-3
+    joint1, _ = normalized_patches(s1, s2, separate=False)
+    assert joint1.mean() < -1
+
+
+def test_masked_error_counts_asked_patches_only():
+    rebuilt, target = torch.zeros(1, 2, 4), torch.tensor([[[2.0] * 4, [9.0] * 4]])
+    assert float(masked_mse(rebuilt, target, torch.tensor([[True, False]]))) == 4.0
+    assert float(masked_mse(rebuilt, target, torch.tensor([[False, False]]))) == 0.0
+
+
+def small_method(seed=0, **objective):
+    torch.manual_seed(seed)
+    encoder = CROMAEncoder(croma_spec("tiny", window_px=48, margin_px=8, dim=32, depth=2, heads=8))
+    return CROMA(encoder, OPTIM, decoder_dim=64, seed=seed, **objective)
+
+
+def small_batch():
+    g = torch.Generator().manual_seed(1)
+    return {
+        "s1": torch.randn(6, 2, 48, 48, generator=g) * 4 - 14,
+        "s2": torch.rand(6, 12, 48, 48, generator=g) * 0.4,
+        "valid": torch.ones(6, 48, 48, dtype=torch.bool),
+    }
+
+
+def test_thirty_steps_on_one_batch_halve_the_contrast():
+    method, batch = small_method(), small_batch()
+    optimizer = method.optim.build(method)
+    first = None
+    for _ in range(30):
+        losses = method.losses(batch)
+        first = first or float(losses["contrast"])
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
+    assert float(losses["contrast"]) < 0.5 * first
+
+
+def test_same_seed_same_loss_and_other_seed_other_masks():
+    batch = small_batch()
+    method = small_method()
+    one, two = method.losses(batch), method.losses(batch)
+    assert all(torch.equal(one[k], two[k]) for k in one)
+    method.seed = 1
+    assert not torch.equal(method.losses(batch)["rebuild_s2"], one["rebuild_s2"])
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "term"),
+    [
+        ("mask_ratio", 0.5, "rebuild_s2"),
+        ("contrast_weight", 2.0, "contrast"),
+        ("reconstruct_weight", 3.0, "rebuild_s1"),
+        ("separate_targets", True, "rebuild_s1"),
+        ("max_logit_scale", 1.0, "contrast"),
+        ("decoder_depth", 2, "rebuild_s2"),
+    ],
+)
+def test_every_setting_changes_the_loss(setting, value, term):
+    plain, changed = small_method().losses(small_batch()), small_method(**{setting: value}).losses(small_batch())
+    assert not torch.equal(plain[term], changed[term])
+
+
+def test_gradient_reaches_every_parameter():
+    method = small_method()
+    sum(method.losses(small_batch()).values()).backward()
+    assert [n for n, p in method.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+
+
+def test_rate_warms_up_and_ends_at_zero():
+    rates = [OPTIM.rate(s) for s in range(41)]
+    assert rates[0] == 0.5
+    assert max(rates) == rates[2] == 1.0
+    assert rates[40] == pytest.approx(0, abs=1e-9)
+    assert OptimConfig("sgd", 1, (0.9, 0.9), 0, "constant", 0, 10).rate(9) == 1.0
+
+
+def test_biases_norms_and_temperature_are_not_decayed():
+    method = small_method()
+    decayed, plain = method.optim.build(method).param_groups
+    assert decayed["weight_decay"] == 0.01
+    assert plain["weight_decay"] == 0
+    ids = {id(p) for p in plain["params"]}
+    assert id(method.log_scale) in ids
+    assert id(method.decoder.mask_token) in ids
+
+
+def ranked(rank, port, z1, z2, result):
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    w = torch.eye(3, dtype=torch.float64, requires_grad=True)
+    a, b = (F.normalize(z.chunk(2)[rank] @ w, dim=-1) for z in (z1, z2))
+    loss = contrastive_loss(a, b, torch.tensor(5.0, dtype=torch.float64))
+    loss.backward()
+    result.put((rank, float(loss), w.grad.tolist()))
+    dist.destroy_process_group()
+
+
+def test_two_ranks_give_the_loss_and_the_gradient_of_one(unused_tcp_port):
+    g = torch.Generator().manual_seed(0)
+    z1, z2 = torch.randn(2, 4, 3, generator=g, dtype=torch.float64)
+    w = torch.eye(3, dtype=torch.float64, requires_grad=True)
+    whole = contrastive_loss(F.normalize(z1 @ w, dim=-1), F.normalize(z2 @ w, dim=-1), torch.tensor(5.0).double())
+    whole.backward()
+    context = mp.get_context("spawn")
+    queue = context.Queue()
+    workers = [context.Process(target=ranked, args=(r, unused_tcp_port, z1, z2, queue)) for r in (0, 1)]
+    for worker in workers:
+        worker.start()
+    parts = [queue.get(timeout=60) for _ in workers]
+    for worker in workers:
+        worker.join()
+    assert np.mean([loss for _, loss, _ in parts]) == pytest.approx(float(whole), abs=1e-9)
+    mean_grad = torch.tensor([grad for *_, grad in parts], dtype=torch.float64).mean(0)
+    torch.testing.assert_close(mean_grad, w.grad, atol=1e-9, rtol=0)

@@ -1,0 +1,100 @@
+import ast
+import re
+from pathlib import Path
+from statistics import median
+
+import pytest
+import yaml
+
+from geossl import recipe
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted((ROOT / "geossl").rglob("*.py"))
+MAY_IMPORT = {  # layer -> geossl layers below it
+    "errors": set(),
+    "recipe": {"errors"},
+    "grid": {"errors"},
+    "models": {"errors"},
+    "methods": {"models", "errors"},
+    "evaluation": {"models", "errors"},
+    "inference": {"models", "grid", "errors"},
+    "data": {"grid", "errors"},
+    "training": {"methods", "recipe", "errors"},
+    "api": {"training", "methods", "evaluation", "inference", "data", "models", "recipe", "grid", "errors"},
+    "cli": {"api", "recipe", "errors", "models", "__init__"},
+    "__init__": {"api", "inference", "models"},
+}
+
+
+def layer(path):
+    return path.relative_to(ROOT / "geossl").parts[0].removesuffix(".py")
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "geossl":
+            parts = [node.module, *(f"{node.module}.{a.name}" for a in node.names)] if node.module == "geossl" else [node.module]
+            yield from parts
+        elif isinstance(node, ast.Import):
+            yield from (a.name for a in node.names if a.name.split(".")[0] == "geossl")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_file_imports_only_the_layers_below_it(path):
+    used = {name.split(".")[1] for name in imports(path) if "." in name}
+    used = {u for u in used if (ROOT / "geossl" / u).exists() or (ROOT / "geossl" / f"{u}.py").exists()}
+    assert used - {layer(path)} <= MAY_IMPORT[layer(path)]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_and_functions_keep_their_budget(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= 350
+    assert text.isascii()
+    assert path.stem not in {"utils", "helpers", "common", "misc", "core"}
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            lines = body[-1].end_lineno - body[0].lineno + 1 if body else 0
+            assert lines <= 60, f"{node.name} has {lines} lines"
+            if node.name == "__init__":
+                assert len(node.args.args) + len(node.args.kwonlyargs) - 1 <= 12
+
+
+def test_files_are_short_on_the_whole():
+    assert median(len(p.read_text().splitlines()) for p in FILES if p.name != "__init__.py") <= 160
+
+
+def test_tests_weigh_enough():
+    code = sum(len(p.read_text().splitlines()) for p in FILES)
+    tests = sum(len(p.read_text().splitlines()) for p in (ROOT / "tests").rglob("*.py"))
+    assert tests >= 0.7 * code
+
+
+@pytest.mark.parametrize("name", sorted(recipe.RECIPES))
+def test_a_method_has_a_page_a_recipe_and_a_test(name):
+    for path in (f"geossl/methods/{name}.py", f"recipes/{name}.yaml", f"tests/methods/test_{name}.py"):
+        assert (ROOT / path).is_file(), path
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "data_cards").glob("*.md")), ids=lambda p: p.stem)
+def test_a_data_card_states_what_it_must(path):
+    front = yaml.safe_load(path.read_text().split("---")[1])
+    assert set(front) == {"name", "version", "licence", "size_gb", "doi", "loader"}
+    headings = re.findall(r"^## (.+)$", path.read_text(), flags=re.M)
+    assert headings == [
+        "What it is",
+        "Bands",
+        "Where and when",
+        "Processing level and baseline",
+        "Splits and spatial leakage",
+        "Get it",
+        "Known defects",
+        "Whom it misses or may harm",
+        "Cite",
+        "Used by",
+    ]
+
+
+def test_every_data_set_of_a_recipe_has_a_card():
+    assert {p.stem for p in (ROOT / "data_cards").glob("*.md")} >= {"sample_scenes", "ssl4eo_s12"}

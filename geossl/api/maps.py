@@ -14,7 +14,7 @@ from geossl.inference import lazy, raster, run
 from geossl.inference.quicklook import quicklook
 from geossl.models.download import encoder_path
 from geossl.models.encoder import DenseEncoder
-from geossl.models.files import load_encoder
+from geossl.models.files import encoder_path, load_encoder
 
 Paths = str | Path | list[str | Path]
 

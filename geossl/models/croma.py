@@ -1,0 +1,271 @@
+"""CROMA: radar, optical and joint encoders with 2D-ALiBi and X-ALiBi.
+
+Paper: Fuller, Millard, Green, NeurIPS 2023, arXiv:2311.00566.
+Any grid of 8 px patches, either sensor or both, any subset of patches: positions enter through distances only.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from geossl.errors import BandError, GridError
+from geossl.models.alibi import alibi_slopes, grid_coordinates
+from geossl.models.attention import Positions
+from geossl.models.encoder import DenseEncoder, EncoderSpec, Images, Kept, SensorSpec
+from geossl.models.masking import take
+from geossl.models.normalize import ClippedRange
+from geossl.models.patches import patchify, sincos_positions
+from geossl.models.transformer import Block, CrossBlock, FeedForward, mean_tokens
+
+PATCH_PX = 8
+SIZES: dict[str, dict[str, int]] = {
+    "tiny": {"dim": 192, "depth": 4, "heads": 8},
+    "small": {"dim": 384, "depth": 12, "heads": 8},
+    "base": {"dim": 768, "depth": 12, "heads": 16},
+    "large": {"dim": 1024, "depth": 24, "heads": 16},
+}
+S1 = SensorSpec(("VV", "VH"), "dB", "GRD sigma0 or gamma0", (-12.548, -20.192), (5.257, 5.912))
+S2 = SensorSpec(  # SSL4EO-S12 L2A statistics, reflectance
+    ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12"),
+    "reflectance",
+    "L2A",
+    (0.07524, 0.08843, 0.114416, 0.129747, 0.162491, 0.219464, 0.242221, 0.251776, 0.258165, 0.264552, 0.236851, 0.180507),
+    (0.110803, 0.115515, 0.118363, 0.136811, 0.137027, 0.135555, 0.141651, 0.147479, 0.143931, 0.158228, 0.145552, 0.134348),
+)
+
+
+def croma_spec(
+    size: str = "base",
+    *,
+    window_px: int = 120,
+    margin_px: int = 24,
+    position: str = "alibi",
+    s1: SensorSpec = S1,
+    s2: SensorSpec = S2,
+    name: str | None = None,
+    source: str = "not stated",
+    licence: str = "not stated",
+    **shape: int,
+) -> EncoderSpec:
+    """Spec of a CROMA encoder; ``shape`` (dim, depth, heads) overrides the size's."""
+    arguments = {**SIZES[size], **shape, "position": position}
+    return EncoderSpec(
+        name=name or f"croma_{size}",
+        architecture="croma",
+        arguments=arguments,
+        sensors={"s1": s1, "s2": s2},
+        dim=int(arguments["dim"]),
+        patch_px=PATCH_PX,
+        gsd_m=10.0,
+        window_px=window_px,
+        margin_px=margin_px,
+        source=source,
+        licence=licence,
+    )
+
+
+@dataclass
+class CROMAOutput:
+    """Tokens and pooled vectors; None where the sensor was not given. Joint tokens sit on the radar patches."""
+
+    s1_tokens: Float[Tensor, "b k1 d"] | None = None
+    s1_gap: Float[Tensor, "b d"] | None = None
+    s2_tokens: Float[Tensor, "b k2 d"] | None = None
+    s2_gap: Float[Tensor, "b d"] | None = None
+    joint_tokens: Float[Tensor, "b k1 d"] | None = None
+    joint_gap: Float[Tensor, "b d"] | None = None
+
+    def best(self) -> tuple[Tensor, Tensor]:
+        """Tokens and pooled vector of the joint encoder, or of the only sensor."""
+        for tokens, gap in (
+            (self.joint_tokens, self.joint_gap),
+            (self.s1_tokens, self.s1_gap),
+            (self.s2_tokens, self.s2_gap),
+        ):
+            if tokens is not None and gap is not None:
+                return tokens, gap
+        raise AssertionError("forward refuses to run without a sensor")
+
+
+class SensorEncoder(nn.Module):
+    """Patch embedding, blocks, final norm: one sensor by itself."""
+
+    def __init__(self, patch_dim: int, dim: int, depth: int, heads: int) -> None:
+        super().__init__()
+        self.embed = nn.Linear(patch_dim, dim)
+        self.blocks = nn.ModuleList(Block(dim, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(
+        self, patches: Float[Tensor, "b k p"], table: Float[Tensor, "*b k d"] | None, positions: Positions | None
+    ) -> Float[Tensor, "b k d"]:
+        """Encode patches; ``table`` is added after embedding where positions are absolute."""
+        x = self.embed(patches)
+        x = x if table is None else x + table
+        for block in self.blocks:
+            x = block(x, positions)
+        return self.norm(x)
+
+
+class JointEncoder(nn.Module):
+    """Radar tokens attend to each other and to the optical tokens."""
+
+    def __init__(self, dim: int, depth: int, heads: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(CrossBlock(dim, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(
+        self, x: Float[Tensor, "b k1 d"], context: Float[Tensor, "b k2 d"], own: Positions | None, across: Positions | None
+    ) -> Float[Tensor, "b k1 d"]:
+        """Fuse; the optical tokens are the same context in every block."""
+        for block in self.blocks:
+            x = block(x, context, own, across)
+        return self.norm(x)
+
+
+class CROMAEncoder(DenseEncoder):
+    """The three encoders and two pooling networks that remain after pretraining.
+
+    Args:
+        spec: From ``croma_spec``. ``arguments["position"]`` is ``alibi``, or ``sincos`` for comparison.
+    """
+
+    def __init__(self, spec: EncoderSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        dim, depth, heads = (int(spec.arguments[name]) for name in ("dim", "depth", "heads"))
+        self.is_alibi = spec.arguments.get("position", "alibi") == "alibi"
+        self.slopes = alibi_slopes(heads)
+        self.ranges = nn.ModuleDict({name: ClippedRange(s.mean, s.std) for name, s in spec.sensors.items()})
+        self.radar = SensorEncoder(len(spec.sensors["s1"].bands) * PATCH_PX**2, dim, depth // 2, heads)
+        self.radar_gap = FeedForward(dim)
+        self.optical = SensorEncoder(len(spec.sensors["s2"].bands) * PATCH_PX**2, dim, depth, heads)
+        self.optical_gap = FeedForward(dim)
+        self.joint = JointEncoder(dim, depth // 2, heads)
+
+    def normalize(self, images: Images) -> dict[str, Tensor]:
+        """Scale physical units to 0..1 with the spec's fixed statistics; NaN takes the band mean."""
+        return {name: self.ranges[name](x) for name, x in images.items()}
+
+    def forward(
+        self,
+        s1: Float[Tensor, "b c1 h w"] | None = None,
+        s2: Float[Tensor, "b c2 h w"] | None = None,
+        s1_ids: Int[Tensor, "b k1"] | None = None,
+        s2_ids: Int[Tensor, "b k2"] | None = None,
+    ) -> CROMAOutput:
+        """Encode images scaled to 0..1.
+
+        Args:
+            s1: Radar (VV, VH); None = not there.
+            s2: Optical, in the spec's band order; None = not there.
+            s1_ids: Patches of ``s1`` that are fed, row-major ids; None = all.
+            s2_ids: Likewise for ``s2``; the two may differ in number and place.
+
+        Raises:
+            GridError: If no image is given, sizes are not whole patches, or the two grids differ.
+            BandError: If the number of bands is not the spec's.
+        """
+        grid = self.check(s1, s2)
+        out = CROMAOutput()
+        if s1 is not None:
+            where1 = self.coordinates(grid, s1_ids, s1.device)
+            own = self.positions(where1, where1)
+            out.s1_tokens = self.radar(self.patches(s1, s1_ids), self.table(grid, s1_ids, s1), own)
+            out.s1_gap = self.radar_gap(mean_tokens(out.s1_tokens))
+        if s2 is not None:
+            where2 = self.coordinates(grid, s2_ids, s2.device)
+            same = s1 is not None and s1_ids is None and s2_ids is None
+            theirs = own if same else self.positions(where2, where2)
+            out.s2_tokens = self.optical(self.patches(s2, s2_ids), self.table(grid, s2_ids, s2), theirs)
+            out.s2_gap = self.optical_gap(mean_tokens(out.s2_tokens))
+        if out.s1_tokens is not None and out.s2_tokens is not None:
+            across = own if same else self.positions(where1, where2)
+            out.joint_tokens = self.joint(out.s1_tokens, out.s2_tokens, own, across)
+            out.joint_gap = mean_tokens(out.joint_tokens)
+        return out
+
+    def check(self, s1: Tensor | None, s2: Tensor | None) -> tuple[int, int]:
+        """Patch grid of the images that are there."""
+        images = {name: x for name, x in (("s1", s1), ("s2", s2)) if x is not None}
+        if not images:
+            raise GridError("no image given; CROMA needs s1 (radar), s2 (optical) or both")
+        sizes = {name: tuple(x.shape[-2:]) for name, x in images.items()}
+        if len(set(sizes.values())) > 1:
+            raise GridError(f"s1 is {sizes['s1']} px and s2 is {sizes['s2']} px; resample them to one grid")
+        h, w = next(iter(sizes.values()))
+        if h % PATCH_PX or w % PATCH_PX or not h or not w:
+            raise GridError(f"images are {h} x {w} px; height and width must be multiples of the {PATCH_PX} px patch")
+        for name, x in images.items():
+            bands = self.spec.sensors[name].bands
+            if x.shape[1] != len(bands):
+                raise BandError(f"{name} has {x.shape[1]} bands; this encoder needs {len(bands)}: {', '.join(bands)}")
+        return h // PATCH_PX, w // PATCH_PX
+
+    def patches(self, x: Float[Tensor, "b c h w"], ids: Int[Tensor, "b k"] | None) -> Float[Tensor, "b k p"]:
+        """Fed patches only, so that the others cost nothing."""
+        patches = patchify(x, PATCH_PX)
+        return patches if ids is None else take(patches, ids)
+
+    def coordinates(self, grid: tuple[int, int], ids: Tensor | None, device: torch.device) -> Int[Tensor, "*b k 2"]:
+        """Row and column of the fed patches."""
+        where = grid_coordinates(*grid).to(device)
+        return where if ids is None else where[ids]
+
+    def positions(self, query: Tensor, key: Tensor) -> Positions | None:
+        """Bias by distance; one sample's coordinates are given a batch axis if the other's have one."""
+        if not self.is_alibi:
+            return None
+        if query.ndim != key.ndim:
+            query, key = (c if c.ndim == 3 else c.expand(max(len(query), len(key)), -1, -1) for c in (query, key))
+        return Positions(query, key, self.slopes)
+
+    def table(self, grid: tuple[int, int], ids: Tensor | None, like: Tensor) -> Tensor | None:
+        """Absolute positions of the fed patches, for ``position="sincos"`` only."""
+        if self.is_alibi:
+            return None
+        table = sincos_positions(*grid, self.spec.dim).to(like)
+        return table if ids is None else table[ids]
+
+    def tokens(self, images: Images, kept: Kept | None = None) -> Float[Tensor, "b gh gw d"]:
+        """See DenseEncoder; joint tokens if both sensors are given, on the radar patches."""
+        return self.encode(images, kept)[0]
+
+    def pooled(self, images: Images, kept: Kept | None = None) -> Float[Tensor, "b d"]:
+        """See DenseEncoder; joint vector if both sensors are given."""
+        return self.encode(images, kept)[1]
+
+    def encode(self, images: Images, kept: Kept | None = None) -> tuple[Tensor, Tensor]:
+        """Tokens on the grid and pooled vectors; full samples in one batch, partly fed ones each alone.
+
+        A partly fed sample runs with exactly its own patches, so its result cannot depend on the rest of the batch.
+        """
+        if not images:
+            raise GridError("no image given; CROMA needs s1 (radar), s2 (optical) or both")
+        unknown = set(images) - set(self.spec.sensors)
+        if unknown:
+            raise BandError(f"unknown sensor {sorted(unknown)}; this encoder knows {', '.join(self.spec.sensors)}")
+        scaled = self.normalize(images)
+        first = next(iter(scaled.values()))
+        grid = self.check(scaled.get("s1"), scaled.get("s2"))
+        kept = kept or {}
+        fed = {
+            name: kept[name].flatten(1) if name in kept else first.new_ones(len(first), grid[0] * grid[1]).bool()
+            for name in scaled
+        }
+        tokens = first.new_full((len(first), grid[0] * grid[1], self.spec.dim), torch.nan)
+        pooled = first.new_full((len(first), self.spec.dim), torch.nan)
+        whole = torch.stack([f.all(1) for f in fed.values()]).all(0)
+        some = torch.stack([f.any(1) for f in fed.values()]).all(0)
+        if whole.any():
+            out, gap = self(**{name: x[whole] for name, x in scaled.items()}).best()
+            tokens[whole], pooled[whole] = out.to(tokens), gap.to(pooled)
+        for i in torch.nonzero(some & ~whole).flatten().tolist():
+            ids = {f"{name}_ids": f[i].nonzero().T for name, f in fed.items()}
+            out, gap = self(**{name: x[i : i + 1] for name, x in scaled.items()}, **ids).best()
+            tokens[i, ids["s1_ids" if "s1" in scaled else "s2_ids"][0]] = out[0].to(tokens)
+            pooled[i] = gap[0].to(pooled)
+        return tokens.unflatten(1, grid), pooled

@@ -1,0 +1,22 @@
+"""Which patches an encoder sees."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+def random_kept_ids(noise: Float[Tensor, "b n"], keep: int) -> Int[Tensor, "b keep"]:
+    """Ids of the ``keep`` patches with the least noise per sample, least first.
+
+    Args:
+        noise: Uniform numbers, one per patch.
+        keep: Visible patches; at least one, and at least one stays hidden.
+    """
+    if not 1 <= keep < noise.shape[1]:
+        raise ValueError(f"keep={keep} of {noise.shape[1]} patches leaves none visible or none hidden")
+    return noise.argsort(dim=1)[:, :keep]
+
+
+def take(x: Float[Tensor, "b n d"], ids: Int[Tensor, "b k"]) -> Float[Tensor, "b k d"]:
+    """Rows of ``x`` by id, per sample."""
+    return torch.gather(x, 1, ids[..., None].expand(-1, -1, x.shape[-1]))

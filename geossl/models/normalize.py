@@ -1,0 +1,30 @@
+"""Physical units to the range an encoder was trained on."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class ClippedRange(nn.Module):
+    """Map mean -+ 2 std to 0..1 and clip; pixels that are NaN take the band mean, 0.5.
+
+    Nothing is measured on the batch: a pixel is scaled the same wherever and with whatever it is encoded.
+
+    Args:
+        mean: Per band, in the band's physical unit.
+        std: Per band, same unit, all positive.
+
+    Source: the published README of CROMA, there with statistics of the batch.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        mean_, std_ = (torch.tensor(v, dtype=torch.float32).view(-1, 1, 1) for v in (mean, std))
+        self.register_buffer("low", mean_ - 2 * std_, persistent=False)
+        self.register_buffer("width", 4 * std_, persistent=False)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Return values in 0..1, without NaN."""
+        return ((x - self.low) / self.width).clamp(0, 1).nan_to_num(nan=0.5)

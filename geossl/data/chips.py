@@ -1,0 +1,97 @@
+"""Chips for training: read, redrawn if mostly unusable, turned and flipped alike for both sensors."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from geossl.data.samplers import Chip, RandomChips
+from geossl.data.sentinel import AlignedScenes
+
+ATTEMPTS = 20
+VALID_SHARE = 0.5
+
+
+class ChipSource(Protocol):
+    """Anything that gives ``s1``, ``s2``, ``valid`` for a draw number; a higher attempt gives other pixels."""
+
+    def read(self, number: int, attempt: int) -> dict[str, Any]:
+        """The pixels of a draw, square, any size."""
+
+
+class SceneChips:
+    """Chips cut from aligned scenes.
+
+    Args:
+        scenes: Datasets, one per CRS.
+        sampler: Says where draw ``i`` lies.
+    """
+
+    def __init__(self, scenes: Sequence[AlignedScenes], sampler: RandomChips) -> None:
+        self.scenes, self.sampler = scenes, sampler
+
+    def read(self, number: int, attempt: int) -> dict[str, Any]:
+        """The pixels of a draw."""
+        return read(self.scenes, self.sampler.draw(number, attempt))
+
+
+def read(scenes: Sequence[AlignedScenes], chip: Chip) -> dict[str, Any]:
+    """Pixels of a chip."""
+    return scenes[chip.scene].chip(chip.row, chip.top, chip.left, chip.size)
+
+
+class ChipDataset(Dataset[dict[str, Tensor]]):
+    """Draw number -> ``s1`` (2 h w), ``s2`` (12 h w), ``valid`` (h w); NaN where not usable.
+
+    Everything random is a function of seed and draw number, so workers, ranks and restarts change nothing.
+
+    Args:
+        source: Where pixels come from.
+        chip_px: Side of the chips given out; larger or smaller crops are resized.
+        seed: Seeds turns and flips.
+        augment: Whether to turn and flip.
+    """
+
+    def __init__(self, source: ChipSource, chip_px: int, seed: int = 0, augment: bool = True) -> None:
+        self.source, self.chip_px, self.seed, self.augment = source, chip_px, seed, augment
+
+    def __getitem__(self, number: int) -> dict[str, Tensor]:
+        """The chip of a draw; of up to 20 attempts the first that is half usable, else the most usable one."""
+        best: dict[str, Any] = {}
+        for attempt in range(ATTEMPTS):
+            chip = self.source.read(number, attempt)
+            if not best or chip["valid"].sum() > best["valid"].sum():
+                best = chip
+            if best["valid"].float().mean() >= VALID_SHARE:
+                break
+        chip = resized({key: best[key] for key in ("s1", "s2")}, self.chip_px)
+        if self.augment:
+            rng = np.random.default_rng((self.seed, number, ATTEMPTS))
+            chip = turned(chip, int(rng.integers(4)), bool(rng.integers(2)))
+        valid = torch.isfinite(chip["s1"]).all(0) & torch.isfinite(chip["s2"]).all(0)
+        return {**{key: x.contiguous() for key, x in chip.items()}, "valid": valid}
+
+
+def resized(chip: Mapping[str, Tensor], size: int) -> dict[str, Tensor]:
+    """Bilinear, antialiased; a new pixel is NaN where an unusable one was nearest."""
+    out = {}
+    for key, x in chip.items():
+        if x.shape[-1] != size:
+            lost = F.interpolate(torch.isnan(x)[None].float(), (size, size), mode="nearest-exact")[0] > 0
+            mean = torch.nanmean(x, dim=(1, 2), keepdim=True).nan_to_num(0)
+            filled = torch.where(torch.isnan(x), mean, x)[None]
+            x = F.interpolate(filled, (size, size), mode="bilinear", antialias=True)[0].masked_fill(lost, torch.nan)
+        out[key] = x
+    return out
+
+
+def turned(chip: Mapping[str, Tensor], quarters: int, flip: bool) -> dict[str, Tensor]:
+    """Turn by quarters and flip, all sensors alike."""
+    return {
+        key: torch.rot90(x.flip(-1) if flip else x, quarters, dims=(-2, -1))
+        for key, x in chip.items()
+    }

@@ -1,0 +1,126 @@
+"""Batches of aligned Sentinel-1/2 chips for pretraining."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from affine import Affine
+from jaxtyping import Float, UInt8
+from odc.geo.geobox import GeoBox
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from geossl.data.chips import ChipDataset, ChipSource, SceneChips, read
+from geossl.data.labels import majority, read_labels
+from geossl.data.samplers import GridChips, RandomChips, split
+from geossl.data.sentinel import SAMPLE, AlignedScenes, aligned_scenes
+from geossl.data.ssl4eo import SSL4EO
+from geossl.errors import InputError
+
+PATCH_PX = 8
+Labelled = tuple[dict[str, Float[Tensor, "n _ h w"]], UInt8[Tensor, "n gh gw"]]
+
+
+class SentinelChips(L.LightningDataModule):
+    """``{"s1": b 2 h w, "s2": b 12 h w, "valid": b h w}`` in dB and reflectance, NaN where not usable.
+
+    Args:
+        root: ``sample``, a folder with ``s1/`` and ``s2/`` (and ``labels/``), or an SSL4EO-S12 folder.
+        chip_px: Side of a chip.
+        batch_size: Chips per batch and rank.
+        steps: Batches in all; a resumed run gets those from ``start_step`` on.
+        seed: Seeds places, turns and flips.
+        holdout: Eastern share of every scene that is left out.
+        crop_px: Least and greatest side of a crop before it is resized to ``chip_px``; None = ``chip_px``.
+        s2_offset: Stated offset of Sentinel-2 numbers.
+        workers: Loader processes.
+
+    Raises:
+        InputError: If the data cannot be used; says which file or value.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        chip_px: int,
+        batch_size: int,
+        steps: int,
+        *,
+        seed: int = 0,
+        holdout: float = 0.0,
+        crop_px: tuple[int, int] | None = None,
+        s2_offset: int | None = None,
+        workers: int = 0,
+    ) -> None:
+        super().__init__()
+        self.root, self.chip_px, self.batch_size, self.steps = root, chip_px, batch_size, steps
+        self.seed, self.workers, self.start_step = seed, workers, 0
+        sizes = crop_px or (chip_px, chip_px)
+        self.source: ChipSource
+        self.scenes: list[AlignedScenes] = []
+        if SSL4EO.is_layout(root):
+            if holdout:
+                raise InputError(f"data.holdout={holdout} needs scenes; SSL4EO-S12 places are chips already, use 0")
+            self.source = SSL4EO(root, sizes, seed)
+        else:
+            self.scenes = aligned_scenes(root, s2_offset)
+            self.train_roi, self.held_roi = split(self.scenes, holdout)
+            self.source = SceneChips(self.scenes, RandomChips(self.scenes, sizes, 2**62, seed, roi=self.train_roi))
+
+    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        """Batches from ``start_step`` on; every rank its own draws."""
+        trainer = self.trainer
+        rank, ranks = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        dataset = ChipDataset(self.source, self.chip_px, self.seed)
+        per_step = self.batch_size * ranks
+        draws = [
+            range(step * per_step + rank * self.batch_size, step * per_step + (rank + 1) * self.batch_size)
+            for step in range(self.start_step, self.steps)
+        ]
+        keep = {"multiprocessing_context": "spawn", "persistent_workers": True} if self.workers else {}
+        return DataLoader(dataset, batch_sampler=draws, num_workers=self.workers, **keep)  # type: ignore[arg-type]
+
+    def survey(self, chips: int = 2000) -> Iterator[dict[str, Tensor]]:
+        """Chips to take statistics from: a regular grid over the training part, or random ones."""
+        if self.scenes:
+            for chip in GridChips(self.scenes, self.chip_px, self.chip_px, roi=self.train_roi):
+                yield read(self.scenes, chip)
+        else:
+            plain = ChipDataset(self.source, self.chip_px, self.seed, augment=False)
+            yield from (plain[i] for i in range(chips))
+
+    def labelled_chips(self) -> tuple[Labelled, Labelled]:
+        """Training and held-out chips with a class per patch; half-overlapping, never across the two parts."""
+        return self.labelled(self.train_roi), self.labelled(self.held_roi)
+
+    def labelled(self, roi: list[list[Any]]) -> Labelled:
+        """All chips of a part, on a grid of half a chip, with the majority class of every patch (0 = none)."""
+        folder = (SAMPLE if str(self.root) == "sample" else Path(self.root)) / "labels"
+        stride = max(PATCH_PX, self.chip_px // 2 // PATCH_PX * PATCH_PX)
+        images: dict[str, list[Tensor]] = {"s1": [], "s2": []}
+        labels = []
+        for chip in GridChips(self.scenes, self.chip_px, stride, roi=roi):
+            scene = self.scenes[chip.scene]
+            t = scene.index.iloc[chip.row].affine
+            box = GeoBox((chip.size, chip.size), t * Affine.translation(chip.left, chip.top), scene.wkt)
+            pixels = read(self.scenes, chip)
+            labels.append(torch.from_numpy(majority(read_labels(folder, box), PATCH_PX)))
+            for sensor, found in images.items():
+                found.append(pixels[sensor])
+        if not labels:
+            side = self.chip_px // PATCH_PX
+            return {}, torch.zeros((0, side, side), dtype=torch.uint8)
+        return {sensor: torch.stack(found) for sensor, found in images.items()}, torch.stack(labels)
+
+    def describe(self) -> dict[str, Any]:
+        """What was trained on, for an encoder's provenance."""
+        if not self.scenes:
+            return {"source": str(self.root), "layout": "SSL4EO-S12"}
+        files = [row.s2 for scene in self.scenes for row in scene.index.itertuples()]
+        return {
+            "source": str(self.root),
+            "scenes": len(files),
+            "s2_offsets": {Path(f.path).name: [f.offset, f.reason] for f in files},
+        }

@@ -12,7 +12,6 @@ from geossl.data.rasters import LocalRasters
 from geossl.errors import InputError
 from geossl.inference import lazy, raster, run
 from geossl.inference.quicklook import quicklook
-from geossl.models.download import encoder_path
 from geossl.models.encoder import DenseEncoder
 from geossl.models.files import encoder_path, load_encoder
 
@@ -86,7 +85,6 @@ def embed_map(
         raise InputError("no rasters given; name Sentinel-1 with --s1, Sentinel-2 with --s2, or both")
     region = grid.read_aoi(aoi)
     source = LocalRasters(as_paths(s1), as_paths(s2), s2_offset)
-    source.check()
     written = run.embed_map(
         region,
         source,
@@ -119,7 +117,6 @@ def cube(geobox_like: Any, *, s1: Paths | None = None, s2: Paths | None = None, 
         ``s1 (s1_band, y, x)`` in dB and ``s2 (s2_band, y, x)`` in reflectance, NaN where not usable.
     """
     source = LocalRasters(as_paths(s1), as_paths(s2), s2_offset)
-    source.check()
     return source.load(geobox_like.odc.geobox if hasattr(geobox_like, "odc") else geobox_like)
 
 

@@ -1,5 +1,7 @@
 """Pretrain a method from a recipe."""
 
+import logging
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from geossl import recipe as recipes
 from geossl.data.datamodule import SentinelChips
 from geossl.data.statistics import streaming_statistics
 from geossl.errors import InputError
-from geossl.evaluation.online import OnlineProbe
+from geossl.evaluation.online import LabelledChips, OnlineProbe
 from geossl.methods import method
 from geossl.methods.base import OptimConfig, SSLMethod
 from geossl.models.croma import CROMAEncoder, croma_spec
@@ -49,6 +51,7 @@ def pretrain(recipe: str | Path | recipes.Recipe, **overrides: Any) -> Path:
     if checkpoint is not None:
         data.start_step = torch.load(checkpoint, weights_only=True, map_location="cpu", mmap=True)["global_step"]
     stop = StopOnSignal()
+    quiet()
     trainer = L.Trainer(
         max_steps=recipe.train.max_steps,
         devices=recipe.train.devices,
@@ -70,6 +73,13 @@ def pretrain(recipe: str | Path | recipes.Recipe, **overrides: Any) -> Path:
         raise KeyboardInterrupt(f"stopped at step {trainer.global_step}; the same command with resume=true goes on")
     save_encoder(folder.encoder, module.encoder.cpu(), provenance(recipe, data))
     return folder.path
+
+
+def quiet() -> None:
+    """Lightning's banners and its advice on workers and precision are noise beside our progress."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
 
 
 def chips(recipe: recipes.Recipe) -> SentinelChips:
@@ -122,8 +132,8 @@ def callbacks(recipe: recipes.Recipe, folder: RunFolder, data: SentinelChips, st
     """Order matters: a loss is judged before it is saved, a stop is seen before the checkpoint."""
     chain: list[L.Callback] = [stop, Metrics(folder.path, recipe.train.log_every)]
     if recipe.probe.every_steps:
-        train, test = data.labelled_chips()
-        if not len(train.labels) or not len(test.labels):
+        train, test = (LabelledChips(*part) for part in data.labelled_chips())
+        if not (train.labels > 0).any() or not (test.labels > 0).any():
             raise InputError(
                 f"probe.every_steps={recipe.probe.every_steps} needs labels/*.tif beside s1 and s2 and data.holdout > 0"
             )

@@ -1,0 +1,179 @@
+"""Where a map lies: the region asked for, and the lattice every map of a zone shares. Integers and outlines, no pixels."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import geopandas as gpd
+import shapely
+from affine import Affine
+from odc.geo.geobox import GeoBox
+from pyproj import CRS, Transformer
+from shapely.validation import explain_validity
+
+from geossl.errors import GridError, MissingFileError
+
+ZONE_SLACK_DEGREES = 1.5  # how far a region may reach beyond its UTM zone
+
+
+@dataclass(frozen=True)
+class Aoi:
+    """A region in longitude and latitude.
+
+    Args:
+        geometry: Polygon or multipolygon, WGS 84.
+        name: Where it came from, for messages.
+    """
+
+    geometry: shapely.Geometry
+    name: str
+
+    def to_crs(self, crs: str | int) -> shapely.Geometry:
+        """The region in another CRS; long edges are followed, not cut short."""
+        transformer = Transformer.from_crs(4326, crs, always_xy=True)
+        return shapely.transform(shapely.segmentize(self.geometry, 0.01), transformer.transform, interleaved=False)
+
+
+def read_aoi(aoi: str | Path | gpd.GeoDataFrame) -> Aoi:
+    """Read and check a region.
+
+    Args:
+        aoi: GeoJSON in longitude and latitude, any vector file with a CRS, or a GeoDataFrame.
+
+    Raises:
+        MissingFileError: If there is no such file.
+        GridError: If it holds no valid polygon in a known CRS; says what is wrong and how to mend it.
+    """
+    if isinstance(aoi, gpd.GeoDataFrame):
+        return from_frame(aoi, "the GeoDataFrame")
+    path = Path(aoi)
+    if not path.is_file():
+        raise MissingFileError(f"--aoi file {str(path)!r} does not exist")
+    if path.suffix.lower() in {".geojson", ".json"}:
+        check_geojson(path)
+    try:
+        frame = gpd.read_file(path)
+    except Exception as error:  # pyogrio raises many kinds
+        raise GridError(f"--aoi {path} cannot be read as vector data ({' '.join(str(error).split())[:120]})") from None
+    if not isinstance(frame, gpd.GeoDataFrame):
+        raise GridError(f"--aoi {path} holds no geometry; it needs polygons")
+    return from_frame(frame, f"--aoi {path}")
+
+
+def check_geojson(path: Path) -> None:
+    """GeoJSON is longitude and latitude by its standard; refuse a file that says otherwise, or is empty."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError):
+        raise GridError(f"--aoi {path} is not JSON; expected GeoJSON polygons in longitude and latitude") from None
+    if not isinstance(values, dict) or "type" not in values:
+        raise GridError(f"--aoi {path} is JSON but not GeoJSON (no 'type')")
+    if values["type"] == "FeatureCollection" and not values.get("features"):
+        raise GridError(f"--aoi {path} holds no feature; expected at least one polygon")
+    name = str(((values.get("crs") or {}).get("properties") or {}).get("name", "CRS84"))
+    try:
+        geographic = name.upper().endswith("CRS84") or CRS.from_user_input(name) == CRS.from_epsg(4326)
+    except Exception:  # noqa: BLE001  (pyproj: an unknown name is not WGS 84)
+        geographic = False
+    if not geographic:
+        raise GridError(
+            f"--aoi {path} is in {name}; GeoJSON must be in longitude and latitude (EPSG:4326): "
+            f"ogr2ogr -t_srs EPSG:4326 region.geojson {path.name}"
+        )
+
+
+def from_frame(frame: gpd.GeoDataFrame, name: str) -> Aoi:
+    """Check the geometries of a table and join them."""
+    if frame.crs is None:
+        raise GridError(f"{name} has no CRS; set it, e.g. frame.set_crs(4326)")
+    geometries = [g for g in frame.geometry if g is not None and not g.is_empty]
+    if not geometries:
+        raise GridError(f"{name} holds no geometry; expected at least one polygon")
+    kinds = {g.geom_type for g in geometries} - {"Polygon", "MultiPolygon"}
+    if kinds:
+        raise GridError(f"{name} holds {', '.join(sorted(kinds))}; expected polygons only (buffer points and lines first)")
+    for geometry in geometries:
+        if not shapely.is_valid(geometry):
+            raise GridError(f"{name} is not a valid polygon: {explain_validity(geometry)}; mend it with shapely.make_valid")
+    if frame.crs.is_geographic:
+        west, south, east, north = shapely.total_bounds(geometries)
+        if not (-180 <= west <= east <= 180 and -90 <= south <= north <= 90):
+            raise GridError(
+                f"{name} has coordinates from ({west:.6g}, {south:.6g}) to ({east:.6g}, {north:.6g}), which are no "
+                "longitude and latitude; reproject it to EPSG:4326"
+            )
+    joined = gpd.GeoSeries(geometries, crs=frame.crs).to_crs(4326).union_all()
+    if joined.area == 0:
+        raise GridError(f"{name} has no area")
+    return Aoi(joined, name)
+
+
+def utm_epsg(aoi: Aoi) -> int:
+    """EPSG code of the UTM zone of a region's centre; north or south by the centre.
+
+    Raises:
+        GridError: If the region reaches more than 1.5 degrees beyond that zone.
+    """
+    centre = aoi.geometry.centroid
+    zone = min(60, int((centre.x + 180) // 6) + 1)
+    west, _, east, _ = aoi.geometry.bounds
+    low, high = (zone - 1) * 6 - 180 - ZONE_SLACK_DEGREES, zone * 6 - 180 + ZONE_SLACK_DEGREES
+    if west < low or east > high:
+        raise GridError(
+            f"{aoi.name} spans longitudes {west:.2f} to {east:.2f}, more than UTM zone {zone} with {ZONE_SLACK_DEGREES} "
+            "degrees on either side; split it by zone (at the antimeridian, too)"
+        )
+    return (32600 if centre.y >= 0 else 32700) + zone
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """Cells of whole patches, anchored at the CRS origin: the same patch in whatever map it is computed.
+
+    Cell ``(row, column)`` has its upper left corner at ``x = column * cell_m``, ``y = -row * cell_m``; rows count
+    southwards, so northern cells are negative.
+
+    Args:
+        epsg: Projected CRS in metres.
+        patch_px: Side of a patch in pixels.
+        gsd_m: Side of a pixel in metres.
+        cell_patches: Side of a cell in patches: what one window keeps.
+    """
+
+    epsg: int
+    patch_px: int
+    gsd_m: float
+    cell_patches: int
+
+    @property
+    def cell_m(self) -> float:
+        """Side of a cell in metres."""
+        return self.cell_patches * self.patch_px * self.gsd_m
+
+    def touched(self, area: shapely.Geometry) -> list[tuple[int, int]]:
+        """Cells that share area with a region in this CRS, row by row."""
+        left, bottom, right, top = area.bounds
+        rows = range(math.floor(-top / self.cell_m), math.ceil(-bottom / self.cell_m))
+        columns = range(math.floor(left / self.cell_m), math.ceil(right / self.cell_m))
+        shapely.prepare(area)
+        cells = [(r, c) for r in rows for c in columns]
+        return [cell for cell in cells if area.intersects(self.box(*cell)) and not area.touches(self.box(*cell))]
+
+    def box(self, row: int, column: int) -> shapely.Geometry:
+        """Outline of a cell."""
+        side = self.cell_m
+        return shapely.box(column * side, -(row + 1) * side, (column + 1) * side, -row * side)
+
+    def pixels(self, row: int, column: int, rows: int, columns: int, margin_px: int) -> GeoBox:
+        """Pixel grid of a block of cells, with a margin on every side."""
+        side = self.cell_patches * self.patch_px
+        y, x = -(row * side - margin_px) * self.gsd_m, (column * side - margin_px) * self.gsd_m
+        shape = (rows * side + 2 * margin_px, columns * side + 2 * margin_px)
+        return GeoBox(shape, Affine(self.gsd_m, 0, x, 0, -self.gsd_m, y), f"EPSG:{self.epsg}")
+
+    def patches(self, row: int, column: int, rows: int, columns: int) -> GeoBox:
+        """Patch grid of a block of cells: the grid of its embeddings."""
+        side, step = self.cell_patches, self.patch_px * self.gsd_m
+        transform = Affine(step, 0, column * side * step, 0, -step, -row * side * step)
+        return GeoBox((rows * side, columns * side), transform, f"EPSG:{self.epsg}")

@@ -1,0 +1,102 @@
+"""Embed an xarray cube: in memory, or lazily for a Dask cube."""
+
+import math
+from itertools import pairwise
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+import odc.geo.xr  # noqa: F401  (adds the .odc accessor)
+import xarray as xr
+from affine import Affine
+from odc.geo.geobox import GeoBox
+from odc.geo.xr import xr_coords
+
+from geossl.errors import GridError
+from geossl.inference.encode import EncodeConfig, encode_block
+from geossl.inference.source import check_sensors, images
+from geossl.models.encoder import DenseEncoder, EncoderSpec
+
+BLOCK_CELLS = 8  # side of a lazy output block; sets memory, never a value
+
+
+def embed(cube: xr.Dataset, encoder: DenseEncoder, **settings: Any) -> xr.DataArray:
+    """Embed every patch that lies wholly inside a cube; see ``geossl.embed``."""
+    spec, config = encoder.spec, EncodeConfig(**settings)
+    geobox = check_grid(cube, spec)
+    arrays = images(cube, spec)
+    check_sensors(tuple(arrays), spec)
+    is_lazy = any(isinstance(a, da.Array) for a in arrays.values())
+    cell = spec.window_px - 2 * spec.margin_px
+    top, left = round(-geobox.transform.f / spec.gsd_m), round(geobox.transform.c / spec.gsd_m)
+    rows, columns = span(top, geobox.height, cell), span(left, geobox.width, cell)
+    pads = [(0, 0), *(around(*where, cell, spec.margin_px) for where in ((top, geobox.height), (left, geobox.width)))]
+    pad = da.pad if is_lazy else np.pad
+    padded = {name: pad(a, pads, constant_values=np.nan) for name, a in arrays.items()}
+
+    def block(r: int, r_end: int, c: int, c_end: int) -> Any:
+        y, x = (np.s_[a * cell : b * cell + 2 * spec.margin_px] for a, b in ((r, r_end), (c, c_end)))
+        part = {name: a[:, y, x] for name, a in padded.items()}
+        if not is_lazy:
+            return encode_block(part, encoder, config)[0]
+        shape = (spec.dim, (r_end - r) * cell // spec.patch_px, (c_end - c) * cell // spec.patch_px)
+        return da.from_delayed(dask.delayed(encode_block, nout=2)(part, encoder, config)[0], shape, np.float32)
+
+    cuts = [cut(n, BLOCK_CELLS if is_lazy else n) for n in (rows, columns)]
+    parts = [[block(*r, *c) for c in pairwise(cuts[1])] for r in pairwise(cuts[0])]
+    data = (da.block if is_lazy else np.block)(parts)
+    y, x = (
+        slice(first := (before - spec.margin_px) // spec.patch_px, first + length // spec.patch_px)
+        for (before, _), length in zip(pads[1:], geobox.shape, strict=True)
+    )
+    return labelled(data[:, y, x], geobox, spec)
+
+
+def check_grid(cube: xr.Dataset, spec: EncoderSpec) -> GeoBox:
+    """The cube's grid, if it fits the encoder and the map lattice.
+
+    Raises:
+        GridError: Says which grid is needed.
+    """
+    geobox = cube.odc.geobox
+    if geobox is None or geobox.crs is None:
+        raise GridError("the cube has no CRS or no regular x and y; make it with geossl.cube or add one with .odc.assign_crs")
+    if not geobox.crs.projected:
+        raise GridError(f"the cube is in {geobox.crs}, which is in degrees; resample it to UTM (cube.odc.reproject)")
+    t, patch_m = geobox.transform, spec.patch_px * spec.gsd_m
+    if not np.allclose([t.a, t.e, t.b, t.d], [spec.gsd_m, -spec.gsd_m, 0, 0], atol=1e-6):
+        raise GridError(f"the cube's pixels are {t.a:g} x {-t.e:g} m; encoder {spec.name} needs {spec.gsd_m:g} m, north up")
+    if any(abs(v / patch_m - round(v / patch_m)) > 1e-6 for v in (t.c, t.f)):
+        raise GridError(
+            f"the cube's corner ({t.c:.2f}, {t.f:.2f}) is not on the {patch_m:g} m lattice that lets maps join; "
+            "read it with geossl.cube onto a grid whose corner is a multiple of that"
+        )
+    if min(geobox.shape) < spec.patch_px:
+        raise GridError(f"the cube is {geobox.height} x {geobox.width} px, less than one {spec.patch_px} px patch")
+    return geobox
+
+
+def span(start: int, length: int, cell: int) -> int:
+    """Number of lattice cells that a row of pixels touches."""
+    return math.ceil((start + length) / cell) - start // cell
+
+
+def around(start: int, length: int, cell: int, margin: int) -> tuple[int, int]:
+    """Pixels missing before and after, to whole cells and a margin."""
+    end = start + length
+    return start % cell + margin, -end % cell + margin
+
+
+def cut(cells: int, step: int) -> list[int]:
+    """Block borders: 0, step, ..., cells."""
+    return [*range(0, cells, step), cells]
+
+
+def labelled(data: Any, pixels: GeoBox, spec: EncoderSpec) -> xr.DataArray:
+    """Embeddings with their grid: the pixels' grid, zoomed out by the patch."""
+    patch = spec.patch_px
+    box = GeoBox((pixels.height // patch, pixels.width // patch), pixels.transform * Affine.scale(patch), pixels.crs)
+    coords = {"embedding": np.arange(spec.dim), **xr_coords(box)}
+    attrs = {"long_name": f"{spec.name} embedding", "grid_mapping": "spatial_ref"}
+    return xr.DataArray(data, dims=("embedding", *box.dimensions), coords=coords, attrs=attrs, name="embeddings")

@@ -1,0 +1,49 @@
+"""A picture of a map: its three strongest components as red, green and blue."""
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import xarray as xr
+from jaxtyping import Float, UInt8
+from sklearn.decomposition import PCA
+
+matplotlib.use("Agg")
+from matplotlib import image  # noqa: E402  (the backend must be chosen first)
+
+LONGEST_PX = 2000
+FIT_PATCHES = 20_000
+
+
+def quicklook(embeddings: xr.DataArray, path: str | Path, *, seed: int = 0) -> Path:
+    """Write a PCA false-colour picture; nodata is transparent.
+
+    Colours have no meaning beyond "alike is alike" and differ between maps, as the components are the map's own.
+
+    Args:
+        embeddings: ``(embedding, y, x)``; thinned out beyond 2000 px.
+        path: The ``.png`` to write.
+        seed: Seeds the sample of patches the components are fitted on.
+    """
+    step = max(1, -(-max(embeddings.shape[1:]) // LONGEST_PX))
+    data = embeddings[:, ::step, ::step].values
+    zoom = max(1, min(8, 800 // max(data.shape[1:])))
+    picture = np.kron(false_colour(data, seed), np.ones((zoom, zoom, 1), dtype=np.uint8))
+    image.imsave(str(path), picture)
+    return Path(path)
+
+
+def false_colour(data: Float[np.ndarray, "d h w"], seed: int) -> UInt8[np.ndarray, "h w 4"]:
+    """First three principal components, stretched between their 2nd and 98th percentile, with transparency."""
+    rows = data.reshape(len(data), -1).T
+    valid = np.isfinite(rows).all(axis=1)
+    picture = np.zeros((len(rows), 4), dtype=np.uint8)
+    if valid.sum() > 3:
+        usable = rows[valid].astype(np.float64)
+        sample = np.random.default_rng(seed).permutation(len(usable))[:FIT_PATCHES]
+        parts = PCA(min(3, usable.shape[1]), svd_solver="full").fit(usable[sample]).transform(usable)
+        parts = np.pad(parts, ((0, 0), (0, 3 - parts.shape[1])))
+        low, high = np.percentile(parts, [2, 98], axis=0)
+        scaled = np.clip((parts - low) / np.maximum(high - low, 1e-12), 0, 1)
+        picture[valid] = np.column_stack([np.rint(255 * scaled), np.full(len(scaled), 255)])
+    return picture.reshape(*data.shape[1:], 4)

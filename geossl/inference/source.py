@@ -1,0 +1,53 @@
+"""Where pixels come from: the seam between the map engine and files, catalogues or memory."""
+
+from typing import Any, Protocol
+
+import numpy as np
+import shapely
+import xarray as xr
+from odc.geo.geobox import GeoBox
+
+from geossl.errors import BandError
+from geossl.models.encoder import EncoderSpec
+
+
+class Source(Protocol):
+    """Gives aligned pixels of any place; a plain value that can be sent to a worker."""
+
+    @property
+    def sensors(self) -> tuple[str, ...]:
+        """Sensors it has, e.g. ``("s1", "s2")``."""
+
+    def describe(self) -> dict[str, Any]:
+        """JSON values that change when the pixels do."""
+
+    def footprint(self, crs: str | int) -> shapely.Geometry:
+        """Area it may have pixels in."""
+
+    def load(self, geobox: GeoBox) -> xr.Dataset:
+        """``s1 (s1_band, y, x)`` dB and ``s2 (s2_band, y, x)`` reflectance, float32, NaN = not usable."""
+
+
+def check_sensors(sensors: tuple[str, ...], spec: EncoderSpec) -> None:
+    """Refuse sensors an encoder does not know."""
+    unknown = [name for name in sensors if name not in spec.sensors]
+    if unknown or not sensors:
+        raise BandError(f"encoder {spec.name} takes {', '.join(spec.sensors)}, not {', '.join(unknown) or 'nothing'}")
+
+
+def images(cube: xr.Dataset, spec: EncoderSpec) -> dict[str, np.ndarray]:
+    """Arrays by sensor in the encoder's band order, which is found by name, never by position.
+
+    Raises:
+        BandError: If a band is missing.
+    """
+    found = {}
+    for name in [n for n in spec.sensors if n in cube]:
+        array, bands = cube[name], list(spec.sensors[name].bands)
+        axis = f"{name}_band"
+        have = [str(b) for b in array[axis].values] if axis in array.coords else []
+        missing = [b for b in bands if b not in have]
+        if missing:
+            raise BandError(f"{name} lacks {', '.join(missing)} for encoder {spec.name}; coordinate {axis} has {', '.join(have)}")
+        found[name] = array.sel({axis: bands}).transpose(axis, ...).data.astype(np.float32)
+    return found

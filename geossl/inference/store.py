@@ -1,0 +1,87 @@
+"""The Zarr v3 store of a map: one object per shard, plain enough for xarray, rioxarray and GDAL."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from odc.geo.xr import xr_coords
+from zarr.codecs import BloscCodec, ZstdCodec
+
+from geossl.inference.plan import Plan
+from geossl.inference.quantize import NODATA, quantize
+from geossl.models.encoder import EncoderSpec
+
+
+def create(path: Path, plan: Plan, spec: EncoderSpec) -> None:
+    """Make an empty store: ``embeddings (embedding, y, x)``, ``valid (y, x)``, for int8 ``scales (y, x)``, coordinates."""
+    geobox = plan.lattice.patches(plan.top, plan.left, plan.rows, plan.columns)
+    group = zarr.open_group(str(path), mode="w", zarr_format=3)
+    cell, shard = plan.lattice.cell_patches, plan.shard_cells * plan.lattice.cell_patches
+    is_int8 = plan.dtype == "int8"
+    codec = ZstdCodec(level=3) if is_int8 else BloscCodec(cname="zstd", clevel=3, shuffle="shuffle")
+
+    def add(name: str, dims: tuple[str, ...], dtype: str, fill: Any, compressor: Any, **attributes: Any) -> None:
+        lead = () if dims[0] == "y" else (spec.dim,)
+        group.create_array(
+            name,
+            shape=(*lead, *geobox.shape),
+            chunks=(*lead, cell, cell),
+            shards=(*lead, shard, shard),
+            dtype=dtype,
+            fill_value=fill,
+            compressors=compressor,
+            dimension_names=dims,
+            attributes={"grid_mapping": "spatial_ref", **attributes},
+        )
+
+    quantized = {"quantization": "x = embeddings * scales; nodata where embeddings = -128 and scales = NaN"}
+    add("embeddings", ("embedding", "y", "x"), plan.dtype, NODATA if is_int8 else np.nan, codec, **(quantized if is_int8 else {}))
+    add("valid", ("y", "x"), "uint8", 0, ZstdCodec(level=3), long_name="usable input pixels", units="percent")
+    if is_int8:
+        add("scales", ("y", "x"), "float32", np.nan, BloscCodec(cname="zstd", clevel=3, shuffle="shuffle"))
+    for name, coord in xr_coords(geobox).items():
+        data = np.asarray(coord.values)
+        array = group.create_array(str(name), shape=data.shape, dtype=data.dtype, dimension_names=coord.dims)
+        array[...] = data
+        array.attrs.update({k: v for k, v in coord.attrs.items()})
+    numbers = group.create_array("embedding", shape=(spec.dim,), dtype="int32", dimension_names=("embedding",))
+    numbers[:] = np.arange(spec.dim)
+    group.attrs.update(attributes(plan, spec))
+
+
+def attributes(plan: Plan, spec: EncoderSpec) -> dict[str, Any]:
+    """What a reader may want to know of a map."""
+    geobox = plan.lattice.patches(plan.top, plan.left, plan.rows, plan.columns)
+    return {
+        "proj:code": f"EPSG:{plan.lattice.epsg}",
+        "spatial:dimensions": ["y", "x"],
+        "spatial:transform": list(geobox.transform)[:6],
+        "spatial:shape": list(geobox.shape),
+        "geossl:encoder": spec.name,
+        "geossl:encoder_sha256": plan.facts["encoder_sha256"],
+        "geossl:sensors": plan.facts["sensors"],
+        "geossl:lattice": {"origin": [0, 0], "patch_m": spec.patch_m, "cell_patches": plan.lattice.cell_patches},
+        "geossl:window_px": spec.window_px,
+        "geossl:margin_px": spec.margin_px,
+        "geossl:plan_sha256": plan.sha256,
+    }
+
+
+def write_shard(path: Path, plan: Plan, shard: tuple[int, int], embeddings: np.ndarray, valid: np.ndarray) -> None:
+    """Write one shard: every array once, whole, embeddings last. A shard is one file that appears in one rename."""
+    row, column, rows, columns = plan.block(shard)
+    cell = plan.lattice.cell_patches
+    top, left = (row - plan.top) * cell, (column - plan.left) * cell
+    where = np.s_[top : top + rows * cell, left : left + columns * cell]
+    group = zarr.open_group(str(path), mode="r+")
+    group["valid"][where] = valid
+    if plan.dtype == "int8":
+        embeddings, scales = quantize(embeddings)
+        group["scales"][where] = scales
+    group["embeddings"][(slice(None), *where)] = embeddings.astype(plan.dtype)
+
+
+def finish(path: Path) -> None:
+    """Gather all metadata in one place, once, at the end."""
+    zarr.consolidate_metadata(str(path))

@@ -16,10 +16,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from odc.geo.geobox import GeoBox
 from sklearn.model_selection import StratifiedKFold
 
 from geossl import recipe as recipes
 from geossl.api import pretraining
+from geossl.data.labels import majority, read_labels
+from geossl.data.sentinel import SAMPLE
+from geossl.evaluation.online import LabelledChips
 from geossl.evaluation.probe import knn_accuracy, linear_accuracy, retrieval_top1
 from geossl.methods.croma import masked_mse, normalized_patches
 from geossl.models.masking import random_kept_ids
@@ -34,7 +38,6 @@ def band_means(images):
     return F.avg_pool2d(stacked, 8).permute(0, 2, 3, 1)
 
 
-@torch.inference_mode()
 def trained_method(recipe, folder, steps):
     """Pretrain, or with steps=0 only initialise; the whole method, so that the losses can be asked for, too."""
     data = pretraining.chips(recipe)
@@ -44,6 +47,18 @@ def trained_method(recipe, folder, steps):
         state = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
         module.load_state_dict(state)
     return module.eval(), data
+
+
+def whole_scene(data):
+    """All pixels of the scene with five classes, and the class of every patch."""
+    for scenes in data.scenes:
+        for row in range(len(scenes.index)):
+            if SCENE in scenes.index.iloc[row].s2.path:
+                pixels = scenes.chip(row, 0, 0, 224)
+                box = GeoBox((224, 224), scenes.index.iloc[row].affine, scenes.wkt)
+                labels = majority(read_labels(SAMPLE / "labels", box), 8)
+                return LabelledChips({k: pixels[k][None] for k in ("s1", "s2")}, torch.from_numpy(labels)[None])
+    raise SystemExit(f"scene {SCENE} is not among the bundled ones")
 
 
 def land_cover(features, labels):
@@ -99,22 +114,22 @@ def held_out(module, chips):
         "retrieval chance": 1 / b,
         "rebuild S1 error": float(losses["rebuild_s1"]),
         "rebuild S1 error, predicting the patch mean": float(masked_mse(zero.expand_as(target1), target1, asked1)),
-        "rebuild S1 error, knowing each band's patch mean": float(masked_mse(mean1, target1, asked1)),
+        "rebuild S1 error, knowing each band's true patch mean": float(masked_mse(mean1, target1, asked1)),
         "rebuild S2 error": float(losses["rebuild_s2"]),
         "rebuild S2 error, predicting the patch mean": float(masked_mse(zero.expand_as(target2), target2, asked2)),
-        "rebuild S2 error, knowing each band's patch mean": float(masked_mse(mean2, target2, asked2)),
+        "rebuild S2 error, knowing each band's true patch mean": float(masked_mse(mean2, target2, asked2)),
     }
 
 
-def one_seed(recipe, eurosat):
+def one_seed(recipe, eurosat, run=None):
     """All numbers of one seed."""
     rows = {}
     with tempfile.TemporaryDirectory() as folder:
         recipe = recipe.model_copy(update={"out": f"{folder}/run"})
-        run = pretraining.pretrain(recipe)
+        run = run or pretraining.pretrain(recipe)
         for name, steps in (("random", 0), ("pretrained", 1)):
             module, data = trained_method(recipe, Path(run), steps)
-            scene = data.labelled_scene(SCENE)
+            scene = whole_scene(data)
             with torch.inference_mode():
                 tokens = module.encoder.tokens(scene.images)[0].numpy()
                 rows[f"land cover, {name}"] = land_cover(tokens, scene.labels[0].numpy())
@@ -124,7 +139,7 @@ def one_seed(recipe, eurosat):
         rows["land cover, band means"] = land_cover(band_means(scene.images)[0].numpy(), scene.labels[0].numpy())
         if eurosat:
             rows["EuroSAT, band means"] = cross_validated(images["s2"].mean((2, 3)).numpy(), labels)
-        return rows, held_out(module, data.labelled_chips()[1])
+        return rows, held_out(module, LabelledChips(*data.labelled_chips()[1]))
 
 
 def main():

@@ -1,7 +1,7 @@
 """Chips for training: read, redrawn if mostly unusable, turned and flipped alike for both sensors."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ ATTEMPTS = 20
 VALID_SHARE = 0.5
 
 
+@runtime_checkable
 class ChipSource(Protocol):
     """Anything that gives ``s1``, ``s2``, ``valid`` for a draw number; a higher attempt gives other pixels."""
 

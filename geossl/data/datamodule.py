@@ -104,7 +104,7 @@ class SentinelChips(L.LightningDataModule):
         for chip in GridChips(self.scenes, self.chip_px, stride, roi=roi):
             scene = self.scenes[chip.scene]
             t = scene.index.iloc[chip.row].affine
-            box = GeoBox((chip.size, chip.size), t * Affine.translation(chip.left, chip.top), scene.wkt)
+            box = GeoBox((chip.size, chip.size), t @ Affine.translation(chip.left, chip.top), scene.wkt)
             pixels = read(self.scenes, chip)
             labels.append(torch.from_numpy(majority(read_labels(folder, box), PATCH_PX)))
             for sensor, found in images.items():

@@ -140,7 +140,7 @@ def warp(file: RasterFile, geobox: GeoBox) -> np.ndarray:
     """Numbers of a file on a grid, float32, NaN where there is none."""
     try:
         with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"), rasterio.open(file.path) as source:
-            shift = ~source.transform * geobox.transform
+            shift = ~source.transform @ geobox.transform
             same_crs = source.crs == rasterio.crs.CRS.from_wkt(geobox.crs.to_wkt())
             if same_crs and is_whole_shift(shift):
                 numbers = copy(source, file.bands, round(shift.c), round(shift.f), geobox.shape)

@@ -42,8 +42,8 @@ def places(scenes: Sequence[AlignedScenes], roi: Sequence[Any] | None) -> list[t
         for r, row in enumerate(scene.index.itertuples()):
             area = row.geometry if roi is None else row.geometry.intersection(roi[s][r])
             if not area.is_empty:
-                to_pixels = ~row.affine
-                pixels = shapely.transform(area, lambda xy, t=to_pixels: np.column_stack(t * xy.T))
+                t = row.affine
+                pixels = shapely.transform(area, lambda xy, t=t: (xy - [t.c, t.f]) / [t.a, t.e])
                 found.append((s, r, row.affine, pixels.buffer(1e-3)))  # a footprint's own edge belongs to it
     return found
 

@@ -62,7 +62,7 @@ def encode_block(
     out = np.full((spec.dim, rows * keep, columns * keep), np.nan, dtype=np.float32)
     cells = np.ones((rows, columns), dtype=bool) if cells is None else cells
     whole, partly = [], []
-    for r, c in np.argwhere(cells):
+    for r, c in np.argwhere(cells).tolist():
         seen = np.s_[r * keep : r * keep + window // patch, c * keep : c * keep + window // patch]
         kept = {name: share[seen] >= config.valid_share for name, share in shares.items()}
         if all(k.all() for k in kept.values()):

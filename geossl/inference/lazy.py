@@ -96,7 +96,7 @@ def cut(cells: int, step: int) -> list[int]:
 def labelled(data: Any, pixels: GeoBox, spec: EncoderSpec) -> xr.DataArray:
     """Embeddings with their grid: the pixels' grid, zoomed out by the patch."""
     patch = spec.patch_px
-    box = GeoBox((pixels.height // patch, pixels.width // patch), pixels.transform * Affine.scale(patch), pixels.crs)
+    box = GeoBox((pixels.height // patch, pixels.width // patch), pixels.transform @ Affine.scale(patch), pixels.crs)
     coords = {"embedding": np.arange(spec.dim), **xr_coords(box)}
     attrs = {"long_name": f"{spec.name} embedding", "grid_mapping": "spatial_ref"}
     return xr.DataArray(data, dims=("embedding", *box.dimensions), coords=coords, attrs=attrs, name="embeddings")

@@ -7,13 +7,11 @@ NODATA = -128
 
 
 def quantize(x: Float[np.ndarray, "d h w"]) -> tuple[Int8[np.ndarray, "d h w"], Float[np.ndarray, "h w"]]:
-    """``q = clip(round_half_even(x / s), -127, 127)`` with ``s = max|x| / 127`` per patch; nodata is -128 and NaN."""
+    """``q = clip(round_half_even(x / s), -127, 127)`` with ``s = max|x| / 127`` per patch; nodata is -128 and NaN.
+
+    The inverse is ``x = q * s``; ``geossl.open`` applies it.
+    """
     scale = (np.abs(x).max(axis=0) / 127).astype(np.float32)
     safe = np.where(scale > 0, scale, 1)
     numbers = np.clip(np.rint(x / safe), -127, 127)
     return np.where(np.isnan(scale), NODATA, numbers).astype(np.int8), scale
-
-
-def dequantize(q: Int8[np.ndarray, "d h w"], scale: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "d h w"]:
-    """``x = q * s``; NaN where there is no data."""
-    return q.astype(np.float32) * scale

@@ -13,9 +13,9 @@ from rasterio.shutil import copy as translate
 from rasterio.windows import Window
 
 from geossl.errors import InputError, MissingFileError
-from geossl.inference.quantize import dequantize
 
 BLOCK = 128
+CHUNKS = {"embedding": -1, "y": "auto", "x": "auto"}
 STRIP_BYTES = 2**28  # of embeddings held at once while exporting
 
 
@@ -66,19 +66,12 @@ def open_map(path: str | Path) -> xr.DataArray:
         array = rioxarray.open_rasterio(path, chunks={"band": -1, "x": 512, "y": 512}).rename(band="embedding")
         return array.assign_coords(embedding=np.arange(array.sizes["embedding"])).drop_attrs(deep=False).rename("embeddings")
     try:
-        data = xr.open_zarr(path, consolidated=None, decode_coords="all", mask_and_scale=False)
+        data = xr.open_zarr(path, chunks=CHUNKS, decode_coords="all", mask_and_scale=False)
         embeddings = data["embeddings"]
     except (KeyError, FileNotFoundError, ValueError, zarr.errors.GroupNotFoundError):
         raise InputError(f"{path} is no embedding map (no 'embeddings' array in it)") from None
     if embeddings.dtype == np.int8:
-        embeddings = xr.apply_ufunc(
-            dequantize,
-            embeddings,
-            data["scales"],
-            input_core_dims=[["embedding", "y", "x"], ["y", "x"]],
-            output_core_dims=[["embedding", "y", "x"]],
-            dask="allowed",
-        )
+        embeddings = embeddings.astype(np.float32) * data["scales"]  # a nodata patch has scale NaN
     return embeddings.astype(np.float32).rename("embeddings")
 
 

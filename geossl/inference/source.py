@@ -1,6 +1,6 @@
 """Where pixels come from: the seam between the map engine and files, catalogues or memory."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import shapely
@@ -11,6 +11,7 @@ from geossl.errors import BandError
 from geossl.models.encoder import EncoderSpec
 
 
+@runtime_checkable
 class Source(Protocol):
     """Gives aligned pixels of any place; a plain value that can be sent to a worker."""
 
@@ -35,8 +36,8 @@ def check_sensors(sensors: tuple[str, ...], spec: EncoderSpec) -> None:
         raise BandError(f"encoder {spec.name} takes {', '.join(spec.sensors)}, not {', '.join(unknown) or 'nothing'}")
 
 
-def images(cube: xr.Dataset, spec: EncoderSpec) -> dict[str, np.ndarray]:
-    """Arrays by sensor in the encoder's band order, which is found by name, never by position.
+def images(cube: xr.Dataset, spec: EncoderSpec) -> dict[str, Any]:
+    """Arrays (NumPy or Dask) by sensor in the encoder's band order, which is found by name, never by position.
 
     Raises:
         BandError: If a band is missing.

@@ -107,15 +107,18 @@ def attend_flex(q: Tensor, k: Tensor, v: Tensor, positions: Positions, compiled:
     """FlexAttention: the bias is computed from coordinates inside the kernel and never stored."""
     from torch.nn.attention.flex_attention import flex_attention  # lazy: pulls in the compiler
 
-    query, key = (c.expand(len(q), -1, -1).to(q.device).float() for c in (positions.query, positions.key))
+    (qy, qx), (ky, kx) = (
+        c.expand(len(q), -1, -1).to(q.device).float().unbind(-1) for c in (positions.query, positions.key)
+    )
     slopes = positions.slopes.to(q.device)
-
-    def score(value: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        dy, dx = query[b, i, 0] - key[b, j, 0], query[b, i, 1] - key[b, j, 1]
-        return value - slopes[h] * torch.sqrt(dy * dy + dx * dx)
-
     run = torch.compile(flex_attention) if compiled else flex_attention
-    return run(q, k, v, score_mod=score)
+    return run(
+        q,
+        k,
+        v,
+        score_mod=lambda score, b, h, i, j: score
+        - slopes[h] * torch.sqrt((qy[b, i] - ky[b, j]) ** 2 + (qx[b, i] - kx[b, j]) ** 2),
+    )
 
 
 PATHS: dict[str, Callable[[Tensor, Tensor, Tensor, Positions], Tensor]] = {

@@ -21,7 +21,7 @@ from geossl.models.transformer import Block, CrossBlock, FeedForward, mean_token
 
 PATCH_PX = 8
 SIZES: dict[str, dict[str, int]] = {
-    "tiny": {"dim": 192, "depth": 4, "heads": 8},
+    "tiny": {"dim": 128, "depth": 4, "heads": 8},
     "small": {"dim": 384, "depth": 12, "heads": 8},
     "base": {"dim": 768, "depth": 12, "heads": 16},
     "large": {"dim": 1024, "depth": 24, "heads": 16},
@@ -152,8 +152,8 @@ class CROMAEncoder(DenseEncoder):
 
     def forward(
         self,
-        s1: Float[Tensor, "b c1 h w"] | None = None,
-        s2: Float[Tensor, "b c2 h w"] | None = None,
+        s1: Float[Tensor, "b c1 h1 w1"] | None = None,
+        s2: Float[Tensor, "b c2 h2 w2"] | None = None,
         s1_ids: Int[Tensor, "b k1"] | None = None,
         s2_ids: Int[Tensor, "b k2"] | None = None,
     ) -> CROMAOutput:

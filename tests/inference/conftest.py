@@ -1,0 +1,101 @@
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import shapely
+import torch
+import xarray as xr
+from odc.geo.xr import xr_coords
+from pyproj import CRS
+
+from geossl.grid import Aoi
+from geossl.models import files
+from geossl.models.croma import S1, S2, CROMAEncoder, croma_spec
+from geossl.models.encoder import DenseEncoder, EncoderSpec
+from geossl.models.patches import patchify
+
+ORIGIN = 500_000, 4_600_000  # of the scene's upper left corner, UTM 31N; on no lattice corner
+SHAPE = 260, 310  # pixels, no multiple of anything
+
+
+class Identity(DenseEncoder):
+    """The token of a patch is its own pixels, all bands."""
+
+    def __init__(self, spec):
+        super().__init__()
+        self.spec = spec
+
+    def tokens(self, images, kept=None):
+        h, w = (n // 8 for n in images["s1"].shape[-2:])
+        return torch.cat([patchify(images[n], 8) for n in ("s1", "s2")], -1).unflatten(1, (h, w))
+
+    def pooled(self, images, kept=None):
+        return self.tokens(images).mean((1, 2))
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A scene whose pixels are a function of their coordinates; NaN outside, and in a cloud."""
+
+    cloud: bool = False
+    sensors: tuple = ("s1", "s2")
+
+    def describe(self):
+        return {"memory": self.cloud}
+
+    def footprint(self, crs):
+        (x, y), (h, w) = ORIGIN, SHAPE
+        assert CRS.from_user_input(crs).to_epsg() == 32631
+        return shapely.box(x, y - 10 * h, x + 10 * w, y)
+
+    def load(self, geobox):
+        coords = xr_coords(geobox)
+        x, y = np.meshgrid(coords["x"].values, coords["y"].values)
+        column, row = (x - ORIGIN[0]) / 10 - 0.5, (ORIGIN[1] - y) / 10 - 0.5
+        inside = (column >= 0) & (column < SHAPE[1]) & (row >= 0) & (row < SHAPE[0])
+        s1 = np.stack([-12 + 3 * np.sin(column / (7 + b)) + np.cos(row / 5) for b in range(2)])
+        s2 = np.stack([0.2 + 0.1 * np.sin(column * row / (900 + 50 * b)) for b in range(12)])
+        s2[:, ~inside], s1[:, ~inside] = np.nan, np.nan
+        if self.cloud:
+            s2[:, (np.hypot(column - 150, row - 130) < 50)] = np.nan
+        dims = {"s1": ("s1_band", "y", "x"), "s2": ("s2_band", "y", "x")}
+        bands = {"s1_band": list(S1.bands), "s2_band": list(S2.bands)}
+        data = {n: (dims[n], a.astype(np.float32)) for n, a in (("s1", s1), ("s2", s2))}
+        return xr.Dataset(data, coords={**bands, **coords})
+
+
+@pytest.fixture
+def region():
+    import pyproj
+
+    (x, y), (h, w) = ORIGIN, SHAPE
+    corners = shapely.box(x + 50, y - 10 * h + 50, x + 10 * w - 50, y - 50)
+    back = pyproj.Transformer.from_crs(32631, 4326, always_xy=True)
+    return Aoi(shapely.transform(corners, back.transform, interleaved=False), "the region")
+
+
+@pytest.fixture(scope="session")
+def croma_file(tmp_path_factory):
+    torch.manual_seed(0)
+    spec = croma_spec("tiny", window_px=64, margin_px=16, dim=32, depth=2, heads=8)
+    path = tmp_path_factory.mktemp("encoder") / "croma.safetensors"
+    files.save_encoder(path, CROMAEncoder(spec).eval(), {})
+    return path
+
+
+@pytest.fixture
+def identity_file(tmp_path, monkeypatch):
+    spec = EncoderSpec("identity", "identity", {}, {"s1": S1, "s2": S2}, 14 * 64, 8, 10.0, 64, 16, "test", "MIT")
+    monkeypatch.setitem(files.ARCHITECTURES, "identity", Identity)
+    encoder = Identity(spec)
+    encoder.register_buffer("any", torch.zeros(1))
+    path = tmp_path / "identity.safetensors"
+    monkeypatch.setattr(Identity, "__init__", lambda self, spec: _init(self, spec))
+    files.save_encoder(path, encoder, {})
+    return path
+
+
+def _init(self, spec):
+    DenseEncoder.__init__(self)
+    self.spec = spec
+    self.register_buffer("any", torch.zeros(1))

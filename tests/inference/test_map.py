@@ -1,0 +1,273 @@
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import rioxarray
+import shapely
+import xarray as xr
+from rio_cogeo.cogeo import cog_validate
+from tests.inference.conftest import ORIGIN, SHAPE, Memory
+
+from geossl.errors import GridError, InputError
+from geossl.grid import Aoi, Lattice
+from geossl.inference.lazy import embed
+from geossl.inference.quantize import quantize
+from geossl.inference.quicklook import quicklook
+from geossl.inference.raster import open_map
+from geossl.inference.run import embed_map
+from geossl.models.files import read_encoder
+from geossl.models.patches import unpatchify
+
+
+def tree(path):
+    """One hash over all files of a store."""
+    total = hashlib.sha256()
+    for file in sorted(p for p in Path(path).rglob("*") if p.is_file()):
+        total.update(str(file.relative_to(path)).encode() + file.read_bytes())
+    return total.hexdigest()
+
+
+def make(out, region, encoder, **settings):
+    return open_map(embed_map(region, settings.pop("source", Memory()), encoder, out, dtype="float32", **settings))
+
+
+def assert_same_where_both(one, two):
+    """Equal bits on the patches that both maps hold; and there are such."""
+    a, b = xr.align(one, two, join="inner")
+    assert a.size
+    np.testing.assert_array_equal(a.values, b.values)
+
+
+def scene(pad=0):
+    return Memory().load(Lattice(32631, 8, 10.0, 1).pixels(-ORIGIN[1] // 80 - pad, ORIGIN[0] // 80 - pad, 40, 40, 0))
+
+
+def test_identity_gives_the_input_back_to_the_last_corner(region, identity_file, tmp_path):
+    found = make(tmp_path / "a.zarr", region, identity_file, shard_cells=3)
+    pixels = found.odc.geobox.zoom_out(1 / 8)
+    cube = Memory().load(pixels)
+    for name, bands in (("s1", slice(0, 128)), ("s2", slice(128, 896))):
+        data = found.values[bands].transpose(1, 2, 0).reshape(1, -1, bands.stop - bands.start)
+        picture = unpatchify(_tensor(data), 8, found.shape[1:])[0].numpy()
+        inside = ~np.isnan(picture[0])
+        np.testing.assert_array_equal(picture[:, inside], cube[name].values[:, inside])
+        whole = np.isfinite(cube[name].values[0]).reshape(*[n for s in found.shape[1:] for n in (s, 8)]).all((1, 3))
+        assert np.isfinite(found.values[0])[whole].all()
+        assert whole.sum() > 1100
+
+
+def _tensor(x):
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(x))
+
+
+@pytest.fixture(scope="module")
+def whole_map(croma_file, tmp_path_factory):
+    import pyproj
+
+    (x, y), (h, w) = ORIGIN, SHAPE
+    back = pyproj.Transformer.from_crs(32631, 4326, always_xy=True)
+    area = shapely.transform(shapely.box(x, y - 10 * h, x + 10 * w, y), back.transform, interleaved=False)
+    return make(tmp_path_factory.mktemp("whole") / "w.zarr", Aoi(area, "all"), croma_file)
+
+
+@pytest.mark.parametrize("settings", [{"shard_cells": 1}, {"shard_cells": 3}, {"batch_size": 1}, {"batch_size": 4}, {"batch_size": 7}])
+def test_shards_batches_and_region_do_not_change_a_bit(region, croma_file, whole_map, tmp_path, settings):
+    assert_same_where_both(make(tmp_path / "m.zarr", region, croma_file, **settings), whole_map)
+
+
+def test_overlapping_regions_agree_to_the_bit(region, croma_file, whole_map, tmp_path):
+    west, south, east, north = region.geometry.bounds
+    small = Aoi(shapely.box(west + 0.4 * (east - west), south, east, (north + south) / 2), "part")
+    part = make(tmp_path / "p.zarr", small, croma_file)
+    assert part.size < whole_map.size
+    assert_same_where_both(part, whole_map)
+
+
+@pytest.mark.parametrize("chunk", [None, 80, 96, 150])
+def test_the_cube_gives_the_bits_of_the_store_for_any_chunks(croma_file, whole_map, chunk):
+    cube = scene() if chunk is None else scene().chunk(x=chunk, y=chunk)
+    out = embed(cube, read_encoder(croma_file), batch_size=3)
+    assert (out.chunks is not None) == (chunk is not None)
+    assert_same_where_both(out, whole_map)
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_worker_processes_give_the_same_store(region, croma_file, tmp_path, workers):
+    embed_map(region, Memory(), croma_file, tmp_path / "sync.zarr", shard_cells=2)
+    embed_map(region, Memory(), croma_file, tmp_path / "dask.zarr", shard_cells=2, scheduler=f"processes:{workers}")
+    assert tree(tmp_path / "sync.zarr") == tree(tmp_path / "dask.zarr")
+
+
+KILLED = """
+import sys, time
+from geossl.inference import run
+from tests.inference.conftest import Memory
+from geossl.grid import Aoi
+import shapely
+from pathlib import Path
+done = run.run_shard
+def slow(*a):
+    time.sleep(0.15)
+    return done(*a)
+run.run_shard = slow
+aoi = Aoi(shapely.from_wkt(sys.argv[1]), "the region")
+run.embed_map(aoi, Memory(), Path(sys.argv[2]), Path(sys.argv[3]), shard_cells=1)
+"""
+
+
+def test_a_killed_map_is_finished_by_the_same_call_to_the_same_bytes(region, croma_file, tmp_path):
+    out = tmp_path / "k.zarr"
+    arguments = [sys.executable, "-c", KILLED, region.geometry.wkt, str(croma_file), str(out)]
+    process = subprocess.Popen(arguments, cwd=Path(__file__).parents[2])
+    receipts = Path(f"{out}.build/receipts")
+    while len(list(receipts.glob("*.json"))) < 4:
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    before = len(list(receipts.glob("*.json")))
+    embed_map(region, Memory(), croma_file, out, shard_cells=1)
+    assert 4 <= before < len(list(receipts.glob("*.json")))
+    embed_map(region, Memory(), croma_file, tmp_path / "u.zarr", shard_cells=1)
+    assert tree(out) == tree(tmp_path / "u.zarr")
+
+
+def test_a_finished_map_is_not_made_again(region, croma_file, tmp_path, monkeypatch):
+    embed_map(region, Memory(), croma_file, tmp_path / "a.zarr")
+    monkeypatch.setattr(Memory, "load", lambda self, box: pytest.fail("read again"))
+    embed_map(region, Memory(), croma_file, tmp_path / "a.zarr")
+
+
+def test_another_plan_is_refused_by_the_differing_key(region, croma_file, tmp_path):
+    embed_map(region, Memory(), croma_file, tmp_path / "a.zarr")
+    before = tree(tmp_path)
+    with pytest.raises(InputError, match="was begun with another precision; choose another --out, or --overwrite"):
+        embed_map(region, Memory(), croma_file, tmp_path / "a.zarr", precision="bf16")
+    assert tree(tmp_path) == before
+    embed_map(region, Memory(), croma_file, tmp_path / "a.zarr", precision="bf16", overwrite=True)
+
+
+def test_somebody_elses_file_is_not_overwritten(region, croma_file, tmp_path):
+    (tmp_path / "a.tif").write_text("mine")
+    with pytest.raises(InputError, match="exists and is not an unfinished map"):
+        embed_map(region, Memory(), croma_file, tmp_path / "a.tif")
+    assert (tmp_path / "a.tif").read_text() == "mine"
+
+
+@pytest.mark.parametrize(("name", "settings"), [("a.png", {}), ("a.tif", {"dtype": "int8"}), ("a.zarr", {"scheduler": "slurm"})])
+def test_impossible_outputs_and_schedulers_are_refused(region, croma_file, tmp_path, name, settings):
+    with pytest.raises(InputError, match=r"must end in|is not possible|is not known"):
+        embed_map(region, Memory(), croma_file, tmp_path / name, **settings)
+
+
+def test_a_region_outside_the_rasters_is_refused_before_anything_is_written(croma_file, tmp_path):
+    with pytest.raises(GridError, match="lies outside the rasters, whose common part spans"):
+        embed_map(Aoi(shapely.box(4, 40, 4.01, 40.01), "far"), Memory(), croma_file, tmp_path / "a.zarr")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_region_without_a_usable_pixel_leaves_nothing_behind(region, croma_file, tmp_path, monkeypatch):
+    empty = Memory().load
+    monkeypatch.setattr(Memory, "load", lambda self, box: empty(box) * np.nan)
+    with pytest.raises(InputError, match="holds no usable pixel"):
+        embed_map(region, Memory(), croma_file, tmp_path / "a.zarr")
+    assert not list(tmp_path.iterdir())
+
+
+def test_patches_under_a_cloud_are_still_seen_by_radar_and_say_so(region, croma_file, tmp_path):
+    out = embed_map(region, Memory(cloud=True), croma_file, tmp_path / "c.zarr")
+    valid = xr.open_zarr(out)["valid"].values
+    assert (valid == 0).sum() > 50
+    clear = make(tmp_path / "d.zarr", region, croma_file).values
+    cloudy = open_map(out).values
+    assert np.isfinite(cloudy[0]).sum() == np.isfinite(clear[0]).sum()
+
+
+def test_int8_keeps_direction_and_nodata():
+    x = np.random.default_rng(0).normal(size=(64, 5, 5)).astype(np.float32)
+    x[:, 0, 0], x[:, 1, 1] = np.nan, 0
+    q, scale = quantize(x)
+    back = q * scale
+    assert q.min() == -128
+    assert (q[:, 0, 0] == -128).all()
+    assert np.isnan(back[:, 0, 0]).all()
+    assert (back[:, 1, 1] == 0).all()
+    cosine = (x * back).sum(0) / (np.linalg.norm(x, axis=0) * np.linalg.norm(back, axis=0) + 1e-12)
+    assert np.nanmin(np.delete(cosine.ravel(), 6)) > 0.9998
+    assert np.nanmax(np.abs(back - x) - scale / 2) < 1e-6
+
+
+def test_zarr_opens_everywhere_with_its_place(region, croma_file, tmp_path):
+    path = embed_map(region, Memory(), croma_file, tmp_path / "a.zarr")
+    plain = xr.open_zarr(path, decode_coords="all")
+    assert plain["embeddings"].dtype == np.int8
+    assert plain["embeddings"].rio.crs.to_epsg() == 32631
+    found = open_map(path)
+    assert found.odc.geobox.transform == plain["embeddings"].rio.transform()
+    assert found.dtype == np.float32
+    assert plain.attrs["proj:code"] == "EPSG:32631"
+    exact = make(tmp_path / "b.zarr", region, croma_file).values
+    np.testing.assert_allclose(found.values, exact, atol=np.nanmax(np.abs(exact)) / 127)
+
+
+def test_cog_is_valid_and_holds_the_values_of_the_store(region, croma_file, tmp_path):
+    path = embed_map(region, Memory(), croma_file, tmp_path / "a.tif")
+    assert cog_validate(path, quiet=True)[0]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.tif", "a.tif.build"]
+    store = make(tmp_path / "b.zarr", region, croma_file)
+    with rasterio.open(path) as file:
+        assert file.descriptions[:2] == ("e000", "e001")
+        assert np.isnan(file.nodata)
+        assert file.transform == store.odc.geobox.transform
+        np.testing.assert_array_equal(file.read(), store.values)
+    np.testing.assert_array_equal(open_map(path).values, store.values)
+    assert rioxarray.open_rasterio(path).rio.crs.to_epsg() == 32631
+
+
+def test_the_picture_shows_alike_as_alike_and_nodata_as_nothing(tmp_path):
+    import matplotlib.image
+
+    data = np.zeros((4, 10, 10), dtype=np.float32)
+    data[:, :, 5:] = np.random.default_rng(0).normal(size=(4, 1, 1))
+    data += 0.01 * np.random.default_rng(1).normal(size=data.shape)
+    data[:, 0] = np.nan
+    found = xr.DataArray(data, dims=("embedding", "y", "x"))
+    one = matplotlib.image.imread(quicklook(found, tmp_path / "a.png"))
+    two = matplotlib.image.imread(quicklook(found, tmp_path / "b.png"))
+    assert np.array_equal(one, two)
+    assert one.shape == (80, 80, 4)
+    assert (one[:8, :, 3] == 0).all()
+    left, right = one[40:, :40, 0].mean(), one[40:, 40:, 0].mean()
+    assert abs(left - right) > 0.5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.drop_vars("spatial_ref"), "has no CRS"),
+        (lambda c: c.isel(x=slice(3, None)), "is not on the 80 m lattice"),
+        (lambda c: c.isel(x=slice(None, None, 2), y=slice(None, None, 2)), "pixels are 20 x 20 m; encoder .* needs 10 m"),
+        (lambda c: c.isel(s2_band=slice(0, 11)), "s2 lacks B12"),
+        (lambda c: c.isel(x=slice(0, 4)), "less than one 8 px patch"),
+    ],
+)
+def test_a_cube_that_does_not_fit_says_what_would(croma_file, change, message):
+    with pytest.raises(InputError, match=message):
+        embed(change(scene()), read_encoder(croma_file))
+
+
+def test_band_order_of_a_cube_is_by_name(croma_file):
+    encoder = read_encoder(croma_file)
+    mixed = scene().isel(s2_band=slice(None, None, -1))
+    np.testing.assert_array_equal(embed(mixed, encoder).values, embed(scene(), encoder).values)
+
+

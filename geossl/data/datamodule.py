@@ -10,7 +10,7 @@ from affine import Affine
 from jaxtyping import Float, UInt8
 from odc.geo.geobox import GeoBox
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
 from geossl.data.chips import ChipDataset, ChipSource, SceneChips, read
 from geossl.data.labels import majority, read_labels
@@ -20,7 +20,34 @@ from geossl.data.ssl4eo import SSL4EO
 from geossl.errors import InputError
 
 PATCH_PX = 8
-Labelled = tuple[dict[str, Float[Tensor, "n _ h w"]], UInt8[Tensor, "n gh gw"]]
+Labelled = tuple[dict[str, Float[Tensor, "_ _ _ _"]], UInt8[Tensor, "_ _ _"]]  # pixels by sensor, class per patch
+
+
+class StepBatches(Sampler[list[int]]):
+    """Draw numbers of every step: a rank's share of the step's draws.
+
+    Its length is that of the whole run wherever it starts, since Lightning counts a resumed run's steps from 0.
+
+    Args:
+        batch_size: Draws per step and rank.
+        start: First step.
+        steps: Steps in all.
+        rank: This process.
+        ranks: Number of processes.
+    """
+
+    def __init__(self, batch_size: int, start: int, steps: int, rank: int, ranks: int) -> None:
+        self.batch_size, self.start, self.steps, self.rank, self.ranks = batch_size, start, steps, rank, ranks
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Yield the batches from ``start`` on."""
+        for step in range(self.start, self.steps):
+            first = (step * self.ranks + self.rank) * self.batch_size
+            yield list(range(first, first + self.batch_size))
+
+    def __len__(self) -> int:
+        """Steps in all."""
+        return self.steps
 
 
 class SentinelChips(L.LightningDataModule):
@@ -74,11 +101,7 @@ class SentinelChips(L.LightningDataModule):
         trainer = self.trainer
         rank, ranks = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         dataset = ChipDataset(self.source, self.chip_px, self.seed)
-        per_step = self.batch_size * ranks
-        draws = [
-            range(step * per_step + rank * self.batch_size, step * per_step + (rank + 1) * self.batch_size)
-            for step in range(self.start_step, self.steps)
-        ]
+        draws = StepBatches(self.batch_size, self.start_step, self.steps, rank, ranks)
         keep = {"multiprocessing_context": "spawn", "persistent_workers": True} if self.workers else {}
         return DataLoader(dataset, batch_sampler=draws, num_workers=self.workers, **keep)  # type: ignore[arg-type]
 

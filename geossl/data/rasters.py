@@ -143,7 +143,7 @@ def warp(file: RasterFile, geobox: GeoBox) -> np.ndarray:
             shift = ~source.transform @ geobox.transform
             same_crs = source.crs == rasterio.crs.CRS.from_wkt(geobox.crs.to_wkt())
             if same_crs and is_whole_shift(shift):
-                numbers = copy(source, file.bands, round(shift.c), round(shift.f), geobox.shape)
+                numbers = copy(source, file.bands, round(shift.c), round(shift.f), (geobox.height, geobox.width))
             else:
                 numbers = resample(source, file.bands, geobox)
             is_integer = not source.dtypes[0].startswith("float")

@@ -86,7 +86,7 @@ class AlignedScenes(GeoDataset):
         return self[x : x + size * t.a, y + size * t.e : y]
 
     @cached_property
-    def memory(self) -> list[tuple[Float[np.ndarray, "c h w"], Float[np.ndarray, "c h w"]]] | None:
+    def memory(self) -> list[tuple[Float[np.ndarray, "2 _ _"], Float[np.ndarray, "12 _ _"]]] | None:
         """Both sensors of every row, if all rows fit into memory."""
         shapes = []
         for row in self.index.itertuples():

@@ -87,9 +87,6 @@ class BuildFolder:
         Raises:
             InputError: Names the differing keys, or what stands in the way.
         """
-        parent = next(p for p in self.out.absolute().parents if p.exists())
-        if not parent.is_dir() or not os.access(parent, os.W_OK):
-            raise InputError(f"--out {self.out} cannot be written: {parent} is not a writable folder")
         if overwrite:
             return
         if not self.plan.exists():
@@ -107,7 +104,10 @@ class BuildFolder:
         if overwrite or not self.plan.exists():
             remove(self.out)
             remove(self.path)
-        self.receipts.mkdir(parents=True, exist_ok=True)
+        try:
+            self.receipts.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"--out {self.out} cannot be written ({error.strerror}); choose another place") from None
         return self.plan.exists()
 
     def done(self) -> dict[Shard, dict[str, Any]]:

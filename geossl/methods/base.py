@@ -83,5 +83,6 @@ class SSLMethod(L.LightningModule, ABC):
     def configure_optimizers(self) -> Any:
         """AdamW, Adam or SGD with warm-up and cosine or constant rate, stepped once per update."""
         optimizer = self.optim.build(self)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.optim.rate)
+        # a plain function is left out of the checkpoint, which therefore loads without unpickling code
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.optim.rate(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -39,9 +39,6 @@ class RunFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"out={str(self.path)!r} is a file; give a folder for the run")
-        parent = next(p for p in (self.path, *self.path.absolute().parents) if p.exists())
-        if not os.access(parent, os.W_OK):
-            raise InputError(f"out={str(self.path)!r} cannot be written ({parent} is read-only); choose another out=")
         if not self.recipe.exists():
             return
         if not recipe.resume:
@@ -57,7 +54,10 @@ class RunFolder:
     def open(self, recipe: recipes.Recipe) -> Path | None:
         """Make the folder, write recipe and versions; return the checkpoint to go on from, if any."""
         self.check(recipe)
-        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"out={str(self.path)!r} cannot be written ({error.strerror}); choose another out=") from None
         write_atomically(self.recipe, recipes.dump(recipe))
         write_atomically(self.versions, json.dumps(versions(), indent=1))
         return self.checkpoint if self.checkpoint.exists() else None

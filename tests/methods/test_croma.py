@@ -208,7 +208,7 @@ def test_rate_warms_up_and_ends_at_zero():
     assert rates[0] == 0.5
     assert max(rates) == rates[2] == 1.0
     assert rates[40] == pytest.approx(0, abs=1e-9)
-    assert OptimConfig("sgd", 1, (0.9, 0.9), 0, "constant", 0, 10).rate(9) == 1.0
+    assert OptimConfig("sgd", 1.0, (0.9, 0.9), 0.0, "constant", 0, 10).rate(9) == 1.0
 
 
 def test_biases_norms_and_temperature_are_not_decayed():

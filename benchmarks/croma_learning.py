@@ -21,6 +21,7 @@ from sklearn.model_selection import StratifiedKFold
 
 from geossl import recipe as recipes
 from geossl.api import pretraining
+from geossl.data.bands import S2_BANDS
 from geossl.data.labels import majority, read_labels
 from geossl.data.sentinel import SAMPLE
 from geossl.evaluation.online import LabelledChips
@@ -78,7 +79,7 @@ def land_cover(features, labels):
 def eurosat_images(path):
     """Reflectance in the encoder's band order; L1C here, where the encoder learned on L2A."""
     file = np.load(path)
-    order = [list(file["bands"]).index(b) for b in "B01 B02 B03 B04 B05 B06 B07 B08 B8A B09 B11 B12".split()]
+    order = [list(file["bands"]).index(band) for band in S2_BANDS]
     return {"s2": torch.from_numpy(file["x"][:, order].astype(np.float32) / 10000)}, file["y"].astype(int)
 
 

@@ -120,7 +120,10 @@ def main():
             if repeat:
                 times[name].append(elapsed)
     base = statistics.median(times["einsum fp32"])
-    print(f"CROMA {args.size}, batch {args.batch}, 120 px, 75 % masked, {torch.get_num_threads()} threads, forward + backward\n")
+    print(
+        f"CROMA {args.size}, batch {args.batch}, 120 px, 75 % masked, {torch.get_num_threads()} threads, "
+        "forward + backward\n"
+    )
     print("| step | loss | ms | einsum time / this time |\n|---|---|---|---|")
     for name, seconds in times.items():
         median = statistics.median(seconds)

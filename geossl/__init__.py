@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from geossl.api.maps import embed_map as embed_map
     from geossl.api.pretraining import pretrain as pretrain
     from geossl.inference.quicklook import quicklook as quicklook
-    from geossl.inference.raster import open_map as open
+    from geossl.inference.raster import open_map as open  # noqa: F401
     from geossl.models.files import load_encoder as load_encoder
 
 __version__ = "0.1.0"
@@ -26,7 +26,7 @@ PUBLIC = {
     "pretrain": "geossl.api.pretraining:pretrain",
     "quicklook": "geossl.inference.quicklook:quicklook",
 }
-__all__ = [*PUBLIC]  # noqa: PLE0604
+__all__ = [*PUBLIC]
 
 
 def __getattr__(name: str) -> Any:

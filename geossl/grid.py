@@ -1,4 +1,4 @@
-"""Where a map lies: the region asked for, and the lattice every map of a zone shares. Integers and outlines, no pixels."""
+"""Where a map lies: the region asked for, and the lattice every map of a zone shares. Outlines, no pixels."""
 
 import json
 import math
@@ -74,7 +74,7 @@ def check_geojson(path: Path) -> None:
     name = str(((values.get("crs") or {}).get("properties") or {}).get("name", "CRS84"))
     try:
         geographic = name.upper().endswith("CRS84") or CRS.from_user_input(name) == CRS.from_epsg(4326)
-    except Exception:  # noqa: BLE001  (pyproj: an unknown name is not WGS 84)
+    except Exception:
         geographic = False
     if not geographic:
         raise GridError(
@@ -92,10 +92,14 @@ def from_frame(frame: gpd.GeoDataFrame, name: str) -> Aoi:
         raise GridError(f"{name} holds no geometry; expected at least one polygon")
     kinds = {g.geom_type for g in geometries} - {"Polygon", "MultiPolygon"}
     if kinds:
-        raise GridError(f"{name} holds {', '.join(sorted(kinds))}; expected polygons only (buffer points and lines first)")
+        raise GridError(
+            f"{name} holds {', '.join(sorted(kinds))}; expected polygons only (buffer points and lines first)"
+        )
     for geometry in geometries:
         if not shapely.is_valid(geometry):
-            raise GridError(f"{name} is not a valid polygon: {explain_validity(geometry)}; mend it with shapely.make_valid")
+            raise GridError(
+                f"{name} is not a valid polygon: {explain_validity(geometry)}; mend it with shapely.make_valid"
+            )
     if frame.crs.is_geographic:
         west, south, east, north = shapely.total_bounds(geometries)
         if not (-180 <= west <= east <= 180 and -90 <= south <= north <= 90):
@@ -121,8 +125,8 @@ def utm_epsg(aoi: Aoi) -> int:
     low, high = (zone - 1) * 6 - 180 - ZONE_SLACK_DEGREES, zone * 6 - 180 + ZONE_SLACK_DEGREES
     if west < low or east > high:
         raise GridError(
-            f"{aoi.name} spans longitudes {west:.2f} to {east:.2f}, more than UTM zone {zone} with {ZONE_SLACK_DEGREES} "
-            "degrees on either side; split it by zone (at the antimeridian, too)"
+            f"{aoi.name} spans longitudes {west:.2f} to {east:.2f}, more than UTM zone {zone} "
+            f"with {ZONE_SLACK_DEGREES} degrees on either side; split it by zone (at the antimeridian, too)"
         )
     return (32600 if centre.y >= 0 else 32700) + zone
 

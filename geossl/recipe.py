@@ -106,7 +106,8 @@ class CromaRecipe(Section):
             raise ValueError(f"data.chip_px={self.data.chip_px} is less than two patches; use at least 16")
         if 2 * self.encoder.margin_px >= self.encoder.window_px:
             raise ValueError(
-                f"encoder.margin_px={self.encoder.margin_px} leaves nothing of encoder.window_px={self.encoder.window_px}"
+                f"encoder.margin_px={self.encoder.margin_px} leaves nothing of "
+                f"encoder.window_px={self.encoder.window_px}"
             )
         return self
 
@@ -195,7 +196,7 @@ def apply_override(values: dict[str, Any], override: str) -> tuple[str, ...]:
 
 
 def explain(
-    error: ValidationError, path: Path, node: yaml.Node, origin: dict[tuple[str, ...], str], model: type[Section]
+    error: ValidationError, path: Path, node: yaml.Node | None, origin: dict[tuple[str, ...], str], model: type[Section]
 ) -> str:
     """One line for the first validation error: where, key, what was expected, nearest valid key."""
     found = error.errors()  # a misspelt key also makes the right one missing: tell the misspelling

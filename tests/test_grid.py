@@ -62,7 +62,9 @@ def test_a_missing_file_and_a_frame_without_crs_are_refused(tmp_path):
         read_aoi(gpd.GeoDataFrame(geometry=[SQUARE]))
 
 
-@pytest.mark.parametrize(("place", "epsg"), [(box(2, 42, 3, 43), 32631), (box(-73, -39, -72, -38), 32718), (box(5, 1, 7.4, 2), 32632)])
+@pytest.mark.parametrize(
+    ("place", "epsg"), [(box(2, 42, 3, 43), 32631), (box(-73, -39, -72, -38), 32718), (box(5, 1, 7.4, 2), 32632)]
+)
 def test_the_zone_is_that_of_the_centre(place, epsg):
     assert utm_epsg(Aoi(place, "x")) == epsg
 

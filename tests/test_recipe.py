@@ -40,7 +40,9 @@ def test_overrides_change_values_and_keep_types(page):
 
 def test_an_unknown_key_names_file_line_and_nearest_key(page):
     page.write_text(PAGE.replace("batch_size", "batchsize"))
-    with pytest.raises(RecipeError, match=r"mine.yaml line 6: unknown key 'data.batchsize'; did you mean 'batch_size'\?"):
+    with pytest.raises(
+        RecipeError, match=r"mine.yaml line 6: unknown key 'data.batchsize'; did you mean 'batch_size'\?"
+    ):
         recipe.load(page)
 
 
@@ -51,7 +53,9 @@ def test_an_unknown_override_names_the_override(page):
 
 def test_a_wrong_type_names_line_key_value_and_expectation(page):
     page.write_text(PAGE.replace("max_steps: 5", "max_steps: many"))
-    with pytest.raises(RecipeError, match=r"line 8: train.max_steps = 'many' is wrong; input should be a valid integer"):
+    with pytest.raises(
+        RecipeError, match=r"line 8: train.max_steps = 'many' is wrong; input should be a valid integer"
+    ):
         recipe.load(page)
 
 

@@ -33,7 +33,11 @@ def layer(path):
 def imports(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "geossl":
-            parts = [node.module, *(f"{node.module}.{a.name}" for a in node.names)] if node.module == "geossl" else [node.module]
+            parts = (
+                [node.module, *(f"{node.module}.{a.name}" for a in node.names)]
+                if node.module == "geossl"
+                else [node.module]
+            )
             yield from parts
         elif isinstance(node, ast.Import):
             yield from (a.name for a in node.names if a.name.split(".")[0] == "geossl")

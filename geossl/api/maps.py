@@ -104,7 +104,9 @@ def embed_map(
     return written
 
 
-def cube(geobox_like: Any, *, s1: Paths | None = None, s2: Paths | None = None, s2_offset: int | None = None) -> xr.Dataset:
+def cube(
+    geobox_like: Any, *, s1: Paths | None = None, s2: Paths | None = None, s2_offset: int | None = None
+) -> xr.Dataset:
     """Read raster files onto one grid, in physical units.
 
     Args:

@@ -2,7 +2,6 @@
 
 import logging
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +117,7 @@ def build(recipe: recipes.Recipe, data: SentinelChips) -> SSLMethod:
     return method(recipe.method)(CROMAEncoder(spec), optim, seed=recipe.train.seed, **recipe.objective.model_dump())
 
 
-def measured_sensors(settings: recipes.CromaEncoder, data: SentinelChips) -> Mapping[str, SensorSpec]:
+def measured_sensors(settings: recipes.CromaEncoder, data: SentinelChips) -> dict[str, Any]:
     """Sensor specs with the statistics of the user's own data, in one streaming pass."""
     default = croma_spec(settings.size, window_px=settings.window_px, margin_px=settings.margin_px).sensors
     measured = streaming_statistics(data.survey())
@@ -139,7 +138,11 @@ def callbacks(recipe: recipes.Recipe, folder: RunFolder, data: SentinelChips, st
             )
         path = folder.path / "probe.csv"
         chain.append(OnlineProbe(train, test, path, recipe.probe.every_steps, recipe.probe.neighbours))
-    return [*chain, TrainProgress(recipe.data.batch_size), Checkpoints(folder.checkpoint, recipe.train.checkpoint_every)]
+    return [
+        *chain,
+        TrainProgress(recipe.data.batch_size),
+        Checkpoints(folder.checkpoint, recipe.train.checkpoint_every),
+    ]
 
 
 def provenance(recipe: recipes.Recipe, data: SentinelChips) -> dict[str, Any]:

@@ -57,7 +57,9 @@ def inspect(path: str | Path, sensor: str, s2_offset: int | None = None) -> Rast
     try:
         with rasterio.open(path) as file:
             if file.crs is None:
-                raise GridError(f"{path} has no CRS, so its place is unknown; assign one, e.g. gdal_edit.py -a_srs EPSG:32631")
+                raise GridError(
+                    f"{path} has no CRS, so its place is unknown; assign one, e.g. gdal_edit.py -a_srs EPSG:32631"
+                )
             bands = band_numbers(file, sensor)
             sample = sample_of(file, bands)
             if sensor == "s1":
@@ -66,7 +68,9 @@ def inspect(path: str | Path, sensor: str, s2_offset: int | None = None) -> Rast
             if file.dtypes[0].startswith("float") and np.nanmax(sample, initial=0) <= 3:
                 return RasterFile(str(path), sensor, bands, 0.0, 1.0, "already reflectance")
             if np.nanmax(sample, initial=1) < 0 or np.nanmax(sample, initial=1) > 2**16:
-                raise BandError(f"{path}: Sentinel-2 numbers up to {np.nanmax(sample):.0f}; expected reflectance x 10000")
+                raise BandError(
+                    f"{path}: Sentinel-2 numbers up to {np.nanmax(sample):.0f}; expected reflectance x 10000"
+                )
             offset, reason = s2_offset_of(file, Path(path), s2_offset)
             return RasterFile(str(path), sensor, bands, offset, 10000.0, reason)
     except rasterio.errors.RasterioIOError as error:
@@ -116,7 +120,9 @@ def check_decibel(path: str | Path, sample: np.ndarray) -> None:
             "convert linear power with 10*log10"
         )
     if vh > vv:
-        raise BandError(f"{path}: band 1 (VV, median {vv:.1f} dB) is darker than band 2 (VH, {vh:.1f} dB); swap or name them")
+        raise BandError(
+            f"{path}: band 1 (VV, median {vv:.1f} dB) is darker than band 2 (VH, {vh:.1f} dB); swap or name them"
+        )
 
 
 def s2_offset_of(file: DatasetReader, path: Path, stated: int | None) -> tuple[float, str]:
@@ -136,10 +142,16 @@ def s2_offset_of(file: DatasetReader, path: Path, stated: int | None) -> tuple[f
         metadata = folder / "MTD_MSIL2A.xml"
         if metadata.is_file():
             found = {e.text for e in ElementTree.parse(metadata).iter() if e.tag.endswith("BOA_ADD_OFFSET")}
-            return (float(found.pop() or 0), "MTD_MSIL2A.xml") if len(found) == 1 else (0.0, "MTD_MSIL2A.xml without offset")
+            return (
+                (float(found.pop() or 0), "MTD_MSIL2A.xml")
+                if len(found) == 1
+                else (0.0, "MTD_MSIL2A.xml without offset")
+            )
         if match := re.search(r"S2[ABCD]_MSIL2A_\d{8}T\d+_N(\d{2})(\d{2})_", str(folder.name) + "/" + path.name):
             return baseline_offset(float(f"{match[1]}.{match[2]}")), f"baseline N{match[1]}{match[2]} in the name"
-    raise BandError(f"{path}: whether Sentinel-2 numbers carry the +1000 of processing baseline 04.00 is not known; {STATE_IT}")
+    raise BandError(
+        f"{path}: whether Sentinel-2 numbers carry the +1000 of processing baseline 04.00 is not known; {STATE_IT}"
+    )
 
 
 def baseline_offset(baseline: float) -> float:

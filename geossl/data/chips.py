@@ -92,7 +92,4 @@ def resized(chip: Mapping[str, Tensor], size: int) -> dict[str, Tensor]:
 
 def turned(chip: Mapping[str, Tensor], quarters: int, flip: bool) -> dict[str, Tensor]:
     """Turn by quarters and flip, all sensors alike."""
-    return {
-        key: torch.rot90(x.flip(-1) if flip else x, quarters, dims=(-2, -1))
-        for key, x in chip.items()
-    }
+    return {key: torch.rot90(x.flip(-1) if flip else x, quarters, dims=(-2, -1)) for key, x in chip.items()}

@@ -11,7 +11,7 @@ from odc.geo.geobox import GeoBox
 from rasterio.enums import Resampling
 from rasterio.vrt import WarpedVRT
 
-from geossl.data.rasters import outline
+from geossl.data.rasters import outline, wkt_of
 
 
 def majority(labels: UInt8[np.ndarray, "h w"], patch_px: int) -> UInt8[np.ndarray, "gh gw"]:
@@ -28,9 +28,9 @@ def read_labels(folder: Path, geobox: GeoBox) -> UInt8[np.ndarray, "h w"]:
     """Label rasters of a folder on a grid, nearest neighbour; 0 where there is none."""
     out = np.zeros(geobox.shape, dtype=np.uint8)
     for path in sorted(folder.glob("*.tif")):
-        if not shapely.intersects(outline(str(path), geobox.crs.to_wkt()), geobox.extent.geom):
+        if not shapely.intersects(outline(str(path), wkt_of(geobox)), geobox.extent.geom):
             continue
-        settings = {"crs": geobox.crs.to_wkt(), "transform": geobox.transform, "resampling": Resampling.nearest}
+        settings = {"crs": wkt_of(geobox), "transform": geobox.transform, "resampling": Resampling.nearest}
         with rasterio.open(path) as file, WarpedVRT(file, width=geobox.width, height=geobox.height, **settings) as vrt:
             part = vrt.read(1, masked=True).filled(0)
         out = np.where(out == 0, part, out).astype(np.uint8)

@@ -108,11 +108,17 @@ class LocalRasters:
         y, x = geobox.dimensions
         arrays = {}
         for sensor, files in self.files.items():
-            touched = [f for f in files if shapely.intersects(outline(f.path, geobox.crs.to_wkt()), geobox.extent.geom)]
+            touched = [f for f in files if shapely.intersects(outline(f.path, wkt_of(geobox)), geobox.extent.geom)]
             data = mosaic(touched, sensor, geobox)
             dims = (f"{sensor}_band", y, x)
             arrays[sensor] = xr.DataArray(data, dims=dims, coords={f"{sensor}_band": list(BANDS[sensor]), **coords})
         return xr.Dataset(arrays)
+
+
+def wkt_of(geobox: GeoBox) -> str:
+    """CRS of a grid that has one."""
+    assert geobox.crs is not None
+    return str(geobox.crs.to_wkt())
 
 
 def mosaic(files: Sequence[RasterFile], sensor: str, geobox: GeoBox) -> Float[np.ndarray, "c h w"]:
@@ -141,7 +147,7 @@ def warp(file: RasterFile, geobox: GeoBox) -> np.ndarray:
     try:
         with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"), rasterio.open(file.path) as source:
             shift = ~source.transform @ geobox.transform
-            same_crs = source.crs == rasterio.crs.CRS.from_wkt(geobox.crs.to_wkt())
+            same_crs = source.crs == rasterio.crs.CRS.from_wkt(wkt_of(geobox))
             if same_crs and is_whole_shift(shift):
                 numbers = copy(source, file.bands, round(shift.c), round(shift.f), (geobox.height, geobox.width))
             else:
@@ -161,7 +167,9 @@ def is_whole_shift(shift: Affine) -> bool:
     return square and max(abs(shift.c - round(shift.c)), abs(shift.f - round(shift.f))) < ALIGNED
 
 
-def copy(source: rasterio.DatasetReader, bands: Sequence[int], column: int, row: int, shape: tuple[int, int]) -> np.ndarray:
+def copy(
+    source: rasterio.DatasetReader, bands: Sequence[int], column: int, row: int, shape: tuple[int, int]
+) -> np.ndarray:
     """Pixels as they are; NaN outside the file."""
     height, width = shape
     top, left = max(row, 0), max(column, 0)
@@ -189,7 +197,12 @@ def resample(source: rasterio.DatasetReader, bands: Sequence[int], geobox: GeoBo
     right, bottom = np.minimum(left + 1, source.width - 1), np.minimum(top + 1, source.height - 1)
     wx, wy = (x - left), (y - top)
     window = Window(left.min(), top.min(), right.max() - left.min() + 1, bottom.max() - top.min() + 1)
-    left, right, top, bottom = left - window.col_off, right - window.col_off, top - window.row_off, bottom - window.row_off
+    left, right, top, bottom = (
+        left - window.col_off,
+        right - window.col_off,
+        top - window.row_off,
+        bottom - window.row_off,
+    )
     for i, band in enumerate(bands):
         data = source.read(band, window=window, masked=True).astype(np.float64).filled(np.nan)
         upper = between(data[top, left], data[top, right], wx)
@@ -208,8 +221,9 @@ def source_coordinates(source: rasterio.DatasetReader, geobox: GeoBox) -> tuple[
     rows, columns = np.mgrid[: geobox.height, : geobox.width] + 0.5
     t = geobox.transform
     xs, ys = t.a * columns + t.b * rows + t.c, t.d * columns + t.e * rows + t.f
-    if source.crs != rasterio.crs.CRS.from_wkt(geobox.crs.to_wkt()):
-        transformer = Transformer.from_crs(geobox.crs.to_wkt(), source.crs.to_wkt(), always_xy=True)
+    wkt = wkt_of(geobox)
+    if source.crs != rasterio.crs.CRS.from_wkt(wkt):
+        transformer = Transformer.from_crs(wkt, source.crs.to_wkt(), always_xy=True)
         xs, ys = transformer.transform(xs, ys)
     t = ~source.transform
     return t.a * xs + t.b * ys + t.c - 0.5, t.d * xs + t.e * ys + t.f - 0.5

@@ -84,7 +84,9 @@ class RandomChips(GeoSampler):
         self.draws, self.seed, self.start, self.rank, self.world_size = draws, seed, start, rank, world_size
         self.places = [p for p in places(scenes, roi) if fits(p[3], self.high)]
         if not self.places:
-            sides = max((min(np.ptp(p[3].bounds[0::2]), np.ptp(p[3].bounds[1::2])) for p in places(scenes, roi)), default=0)
+            sides = max(
+                (min(np.ptp(p[3].bounds[0::2]), np.ptp(p[3].bounds[1::2])) for p in places(scenes, roi)), default=0
+            )
             raise InputError(
                 f"no scene holds a chip of {self.high} px: the largest usable part is {sides:.0f} px across; "
                 "lower data.chip_px or data.crop_px, or data.holdout"
@@ -112,7 +114,9 @@ class RandomChips(GeoSampler):
             y = int(rng.integers(np.ceil(top), max(np.ceil(top), np.floor(bottom) - size) + 1))
             if polygon.covers(shapely.box(x, y, x + size, y + size)):
                 return Chip(scene, row, y, x, size, number)
-        raise InputError(f"found no place for a chip of {size} px in {TRIES} tries; the region is too thin for data.chip_px")
+        raise InputError(
+            f"found no place for a chip of {size} px in {TRIES} tries; the region is too thin for data.chip_px"
+        )
 
 
 class GridChips(GeoSampler):
@@ -128,7 +132,7 @@ class GridChips(GeoSampler):
     def __init__(
         self, scenes: Sequence[AlignedScenes], size_px: int, stride_px: int, *, roi: Sequence[Any] | None = None
     ) -> None:
-        self.chips = []
+        self.chips: list[Chip] = []
         for scene, row, _, polygon in places(scenes, roi):
             left, top, right, bottom = (int(np.ceil(v - 1e-2)) for v in polygon.bounds)
             for y in range(top, bottom - size_px + 1, stride_px):

@@ -1,8 +1,8 @@
 """Aligned Sentinel-1/2 scenes as TorchGeo datasets: what chips are cut from.
 
-TorchGeo gives the index and the query protocol. Reading, warping and validity are ours (geossl.data.rasters): no cached
-file handles (they break in forked workers), bilinear instead of nearest, NaN instead of 0 outside a file, and a pair may
-differ in date.
+TorchGeo gives the index and the query protocol. Reading, warping and validity are ours (geossl.data.rasters): no
+cached file handles (they break in forked workers), bilinear instead of nearest, NaN instead of 0 outside a file, and a
+pair may differ in date.
 """
 
 from collections import defaultdict

@@ -1,7 +1,8 @@
 """SSL4EO-S12: 251,079 places, four seasons, 264 px pairs of Sentinel-1 GRD and Sentinel-2 L2A.
 
 Layout: ``s1/<place>/<scene>/{VV,VH}.tif`` (dB) and ``s2a/<place>/<scene>/{B1, ..., B12}.tif`` (bands at their own
-resolution). Paper: Wang et al., GRSM 2023, arXiv:2211.07044. The collection predates processing baseline 04.00, so no offset.
+resolution). Paper: Wang et al., GRSM 2023, arXiv:2211.07044. The collection predates processing
+baseline 04.00, so no offset.
 """
 
 from pathlib import Path
@@ -38,9 +39,13 @@ class SSL4EO:
 
     def __init__(self, root: str | Path, crop_px: tuple[int, int], seed: int = 0) -> None:
         self.root, self.crop_px, self.seed = Path(root), crop_px, seed
-        self.places = sorted(p.name for p in (self.root / "s2a").iterdir() if p.is_dir()) if self.is_layout(root) else []
+        self.places = (
+            sorted(p.name for p in (self.root / "s2a").iterdir() if p.is_dir()) if self.is_layout(root) else []
+        )
         if not self.places:
-            raise MissingFileError(f"data.source={str(root)!r} is no SSL4EO-S12 folder; it needs s1/<place>/ and s2a/<place>/")
+            raise MissingFileError(
+                f"data.source={str(root)!r} is no SSL4EO-S12 folder; it needs s1/<place>/ and s2a/<place>/"
+            )
         self.scenes(self.places[0])
 
     @staticmethod
@@ -52,7 +57,9 @@ class SSL4EO:
         """Pairs of scene folders, by season."""
         s1, s2 = (sorted(p for p in (self.root / sensor / place).glob("*") if p.is_dir()) for sensor in ("s1", "s2a"))
         if not s1 or len(s1) != len(s2):
-            raise InputError(f"{self.root}: place {place} has {len(s1)} Sentinel-1 and {len(s2)} Sentinel-2 scenes; expected pairs")
+            raise InputError(
+                f"{self.root}: place {place} has {len(s1)} Sentinel-1 and {len(s2)} Sentinel-2 scenes; expected pairs"
+            )
         return list(zip(s1, s2, strict=True))
 
     def read(self, number: int, attempt: int) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import lightning as L
 import numpy as np
@@ -65,7 +66,7 @@ class OnlineProbe(L.Callback):
         step = trainer.global_step
         if not trainer.is_global_zero or (step % self.every and step != trainer.max_steps):
             return
-        encoder = module.encoder
+        encoder = cast(DenseEncoder, module.encoder)
         score = knn_accuracy(
             *labelled_embeddings(encoder, self.train), *labelled_embeddings(encoder, self.test), self.neighbours
         )

@@ -4,12 +4,12 @@ import math
 from itertools import pairwise
 from typing import Any
 
-import dask
 import dask.array as da
 import numpy as np
 import odc.geo.xr  # noqa: F401  (adds the .odc accessor)
 import xarray as xr
 from affine import Affine
+from dask.delayed import delayed
 from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
 
@@ -41,7 +41,7 @@ def embed(cube: xr.Dataset, encoder: DenseEncoder, **settings: Any) -> xr.DataAr
         if not is_lazy:
             return encode_block(part, encoder, config)[0]
         shape = (spec.dim, (r_end - r) * cell // spec.patch_px, (c_end - c) * cell // spec.patch_px)
-        return da.from_delayed(dask.delayed(encode_block, nout=2)(part, encoder, config)[0], shape, np.float32)
+        return da.from_delayed(delayed(encode_block, nout=2)(part, encoder, config)[0], shape, np.float32)
 
     cuts = [cut(n, BLOCK_CELLS if is_lazy else n) for n in (rows, columns)]
     parts = [[block(*r, *c) for c in pairwise(cuts[1])] for r in pairwise(cuts[0])]
@@ -61,12 +61,16 @@ def check_grid(cube: xr.Dataset, spec: EncoderSpec) -> GeoBox:
     """
     geobox = cube.odc.geobox
     if geobox is None or geobox.crs is None:
-        raise GridError("the cube has no CRS or no regular x and y; make it with geossl.cube or add one with .odc.assign_crs")
+        raise GridError(
+            "the cube has no CRS or no regular x and y; make it with geossl.cube or add one with .odc.assign_crs"
+        )
     if not geobox.crs.projected:
         raise GridError(f"the cube is in {geobox.crs}, which is in degrees; resample it to UTM (cube.odc.reproject)")
     t, patch_m = geobox.transform, spec.patch_px * spec.gsd_m
     if not np.allclose([t.a, t.e, t.b, t.d], [spec.gsd_m, -spec.gsd_m, 0, 0], atol=1e-6):
-        raise GridError(f"the cube's pixels are {t.a:g} x {-t.e:g} m; encoder {spec.name} needs {spec.gsd_m:g} m, north up")
+        raise GridError(
+            f"the cube's pixels are {t.a:g} x {-t.e:g} m; encoder {spec.name} needs {spec.gsd_m:g} m, north up"
+        )
     if any(abs(v / patch_m - round(v / patch_m)) > 1e-6 for v in (t.c, t.f)):
         raise GridError(
             f"the cube's corner ({t.c:.2f}, {t.f:.2f}) is not on the {patch_m:g} m lattice that lets maps join; "

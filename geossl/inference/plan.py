@@ -57,8 +57,18 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """Flat values to compare and to keep."""
-        area = {"epsg": self.lattice.epsg, "cell_patches": self.lattice.cell_patches, "patch_px": self.lattice.patch_px}
-        area |= {"gsd_m": self.lattice.gsd_m, "top": self.top, "left": self.left, "rows": self.rows, "columns": self.columns}
+        area: dict[str, Any] = {
+            "epsg": self.lattice.epsg,
+            "cell_patches": self.lattice.cell_patches,
+            "patch_px": self.lattice.patch_px,
+        }
+        area |= {
+            "gsd_m": self.lattice.gsd_m,
+            "top": self.top,
+            "left": self.left,
+            "rows": self.rows,
+            "columns": self.columns,
+        }
         layout = {"shard_cells": self.shard_cells, "dtype": self.dtype}
         return json.loads(json.dumps({**area, **layout, "cells": self.cells, **self.facts}))
 
@@ -91,7 +101,9 @@ class BuildFolder:
             return
         if not self.plan.exists():
             if self.out.exists():
-                raise InputError(f"--out {self.out} exists and is not an unfinished map; choose another name, or --overwrite")
+                raise InputError(
+                    f"--out {self.out} exists and is not an unfinished map; choose another name, or --overwrite"
+                )
             return
         before, now = json.loads(self.plan.read_text()), plan.to_json()
         if differing := [key for key in now | before if before.get(key) != now.get(key)]:
@@ -135,7 +147,9 @@ class BuildFolder:
         mine = f"{socket.gethostname()} {os.getpid()}"
         if path.exists():
             host, _, pid = path.read_text().partition(" ")
-            if host != socket.gethostname() or (pid.isdigit() and Path(f"/proc/{pid}").exists() and int(pid) != os.getpid()):
+            if host != socket.gethostname() or (
+                pid.isdigit() and Path(f"/proc/{pid}").exists() and int(pid) != os.getpid()
+            ):
                 raise RunError(f"{self.out} is being written by process {pid} on {host}; wait for it, or delete {path}")
         path.write_text(mine)
         try:

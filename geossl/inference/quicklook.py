@@ -9,7 +9,7 @@ from jaxtyping import Float, UInt8
 from sklearn.decomposition import PCA
 
 matplotlib.use("Agg")
-from matplotlib import image  # noqa: E402  (the backend must be chosen first)
+from matplotlib import image
 
 LONGEST_PX = 2000
 FIT_PATCHES = 20_000

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import odc.geo.xr  # noqa: F401  (adds the .odc accessor)
@@ -22,7 +23,8 @@ STRIP_BYTES = 2**28  # of embeddings held at once while exporting
 def write_cog(store: Path, out: Path) -> None:
     """Export a float32 store as a Cloud-Optimised GeoTIFF; streamed, and renamed into place when whole."""
     group = zarr.open_group(str(store), mode="r")
-    embeddings, geobox = group["embeddings"], open_map(store).odc.geobox
+    embeddings: Any = group["embeddings"]
+    geobox = open_map(store).odc.geobox
     dim, height, width = embeddings.shape
     flat, cog = out.with_suffix(".flat.tmp.tif"), out.with_suffix(".tmp.tif")
     profile = {"driver": "GTiff", "dtype": "float32", "count": dim, "height": height, "width": width, "nodata": np.nan}
@@ -63,15 +65,18 @@ def open_map(path: str | Path) -> xr.DataArray:
     if not path.exists():
         raise MissingFileError(f"map {str(path)!r} does not exist")
     if path.suffix == ".tif":
-        array = rioxarray.open_rasterio(path, chunks={"band": -1, "x": 512, "y": 512}).rename(band="embedding")
-        return array.assign_coords(embedding=np.arange(array.sizes["embedding"])).drop_attrs(deep=False).rename("embeddings")
+        array: Any = rioxarray.open_rasterio(path, chunks={"band": -1, "x": 512, "y": 512})
+        array = array.rename(band="embedding")
+        return (
+            array.assign_coords(embedding=np.arange(array.sizes["embedding"]))
+            .drop_attrs(deep=False)
+            .rename("embeddings")
+        )
     try:
-        data = xr.open_zarr(path, chunks=CHUNKS, decode_coords="all", mask_and_scale=False)
+        data: Any = xr.open_zarr(path, chunks=CHUNKS, decode_coords="all", mask_and_scale=False)
         embeddings = data["embeddings"]
     except (KeyError, FileNotFoundError, ValueError, zarr.errors.GroupNotFoundError):
         raise InputError(f"{path} is no embedding map (no 'embeddings' array in it)") from None
     if embeddings.dtype == np.int8:
         embeddings = embeddings.astype(np.float32) * data["scales"]  # a nodata patch has scale NaN
     return embeddings.astype(np.float32).rename("embeddings")
-
-

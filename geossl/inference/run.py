@@ -64,8 +64,15 @@ def embed_map(
         report = progress or (lambda done, total, km2: None)
         try:
             compute(plan, missing, source, encoder, data, build, config, scheduler, report)
+        except InputError:  # nothing is done yet: leave nothing behind
+            if not build.done():
+                remove(out)
+                remove(build.path)
+            raise
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"{len(build.done())} of {len(plan.shards)} shards are done; run again to go on") from None
+            raise KeyboardInterrupt(
+                f"{len(build.done())} of {len(plan.shards)} shards are done; run again to go on"
+            ) from None
         if all(receipt["patches"] == 0 for receipt in build.done().values()):
             remove(out)
             raise_empty(aoi, build)
@@ -102,7 +109,9 @@ def make_plan(
         raise InputError(f"--out {out} must end in .zarr or .tif")
     dtype = dtype or ("float32" if out.suffix == ".tif" else "int8")
     if dtype not in DTYPES or (out.suffix == ".tif" and dtype != "float32"):
-        raise InputError(f"--dtype {dtype} is not possible in {out.suffix}; use {', '.join(DTYPES)} (.tif: float32 only)")
+        raise InputError(
+            f"--dtype {dtype} is not possible in {out.suffix}; use {', '.join(DTYPES)} (.tif: float32 only)"
+        )
     spec = read_encoder(encoder).spec
     check_sensors(source.sensors, spec)
     epsg = crs or grid.utm_epsg(aoi)
@@ -111,7 +120,9 @@ def make_plan(
     covered = source.footprint(epsg)
     if covered.is_empty or not covered.intersects(area):
         where = " has no area that all sensors cover" if covered.is_empty else f" spans {bounds_text(covered, epsg)}"
-        raise GridError(f"{aoi.name} lies outside the rasters, whose common part{where}; the region is {bounds_text(area, epsg)}")
+        raise GridError(
+            f"{aoi.name} lies outside the rasters, whose common part{where}; the region is {bounds_text(area, epsg)}"
+        )
     cells = lattice.touched(area.intersection(covered))
     if not cells:
         raise GridError(f"{aoi.name} only touches the edge of the rasters; nothing to embed")
@@ -143,7 +154,14 @@ def bounds_text(area: Any, epsg: int) -> str:
 
 
 def run_shard(
-    plan: Plan, shard: Shard, source: Source, encoder: str, data: Path, build: BuildFolder, config: EncodeConfig, threads: int
+    threads: int,
+    plan: Plan,
+    shard: Shard,
+    source: Source,
+    encoder: str,
+    data: Path,
+    build: BuildFolder,
+    config: EncodeConfig,
 ) -> Shard:
     """Read, embed and write one shard, then leave a receipt; the one function behind every scheduler."""
     if threads:
@@ -154,7 +172,9 @@ def run_shard(
     embeddings, valid = encode_block(images(cube, model.spec), model, config, touched(plan, shard))
     store.write_shard(data, plan, shard, embeddings, valid)
     patches = int(np.isfinite(embeddings[0]).sum())
-    build.write(build.receipts / f"{shard[0]}_{shard[1]}.json", {"patches": patches, "valid_percent": float(valid.mean())})
+    build.write(
+        build.receipts / f"{shard[0]}_{shard[1]}.json", {"patches": patches, "valid_percent": float(valid.mean())}
+    )
     return shard
 
 
@@ -190,7 +210,7 @@ def results(plan: Plan, shards: list[Shard], arguments: tuple[Any, ...], schedul
     """Finished shards as they come."""
     if scheduler == "sync":
         for shard in shards:
-            yield run_shard(plan, shard, *arguments, 0)
+            yield run_shard(0, plan, shard, *arguments)
         return
     if not shards:
         return
@@ -201,7 +221,7 @@ def results(plan: Plan, shards: list[Shard], arguments: tuple[Any, ...], schedul
         queue = iter(shards)
 
         def submit(shard: Shard) -> Any:
-            return cluster.submit(run_shard, plan, shard, *arguments, threads, retries=2, pure=False)
+            return cluster.submit(run_shard, threads, plan, shard, *arguments, retries=2, pure=False)
 
         running = as_completed([submit(s) for s in islice(queue, 2 * workers)])
         for future in running:
@@ -209,8 +229,8 @@ def results(plan: Plan, shards: list[Shard], arguments: tuple[Any, ...], schedul
                 yield future.result()
             except Exception as error:
                 raise RunError(f"a worker failed: {error}; finished shards are kept, run again to go on") from error
-            if (shard := next(queue, None)) is not None:
-                running.add(submit(shard))
+            if (following := next(queue, None)) is not None:
+                running.add(submit(following))
 
 
 @contextmanager

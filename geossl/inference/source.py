@@ -49,6 +49,8 @@ def images(cube: xr.Dataset, spec: EncoderSpec) -> dict[str, Any]:
         have = [str(b) for b in array[axis].values] if axis in array.coords else []
         missing = [b for b in bands if b not in have]
         if missing:
-            raise BandError(f"{name} lacks {', '.join(missing)} for encoder {spec.name}; coordinate {axis} has {', '.join(have)}")
+            raise BandError(
+                f"{name} lacks {', '.join(missing)} for encoder {spec.name}; coordinate {axis} has {', '.join(have)}"
+            )
         found[name] = array.sel({axis: bands}).transpose(axis, ...).data.astype(np.float32)
     return found

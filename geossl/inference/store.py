@@ -14,7 +14,7 @@ from geossl.models.encoder import EncoderSpec
 
 
 def create(path: Path, plan: Plan, spec: EncoderSpec) -> None:
-    """Make an empty store: ``embeddings (embedding, y, x)``, ``valid (y, x)``, for int8 ``scales (y, x)``, coordinates."""
+    """Make an empty store: ``embeddings (embedding, y, x)``, ``valid (y, x)``, for int8 ``scales``, and coordinates."""
     geobox = plan.lattice.patches(plan.top, plan.left, plan.rows, plan.columns)
     group = zarr.open_group(str(path), mode="w", zarr_format=3)
     cell, shard = plan.lattice.cell_patches, plan.shard_cells * plan.lattice.cell_patches
@@ -36,15 +36,24 @@ def create(path: Path, plan: Plan, spec: EncoderSpec) -> None:
         )
 
     quantized = {"quantization": "x = embeddings * scales; nodata where embeddings = -128 and scales = NaN"}
-    add("embeddings", ("embedding", "y", "x"), plan.dtype, NODATA if is_int8 else np.nan, codec, **(quantized if is_int8 else {}))
+    add(
+        "embeddings",
+        ("embedding", "y", "x"),
+        plan.dtype,
+        NODATA if is_int8 else np.nan,
+        codec,
+        **(quantized if is_int8 else {}),
+    )
     add("valid", ("y", "x"), "uint8", 0, ZstdCodec(level=3), long_name="usable input pixels", units="percent")
     if is_int8:
         add("scales", ("y", "x"), "float32", np.nan, BloscCodec(cname="zstd", clevel=3, shuffle="shuffle"))
     for name, coord in xr_coords(geobox).items():
         data = np.asarray(coord.values)
-        array = group.create_array(str(name), shape=data.shape, dtype=data.dtype, dimension_names=coord.dims)
+        array = group.create_array(
+            str(name), shape=data.shape, dtype=data.dtype, dimension_names=[str(d) for d in coord.dims]
+        )
         array[...] = data
-        array.attrs.update({k: v for k, v in coord.attrs.items()})
+        array.attrs.update(dict(coord.attrs))
     numbers = group.create_array("embedding", shape=(spec.dim,), dtype="int32", dimension_names=("embedding",))
     numbers[:] = np.arange(spec.dim)
     group.attrs.update(attributes(plan, spec))
@@ -74,7 +83,7 @@ def write_shard(path: Path, plan: Plan, shard: tuple[int, int], embeddings: np.n
     cell = plan.lattice.cell_patches
     top, left = (row - plan.top) * cell, (column - plan.left) * cell
     where = np.s_[top : top + rows * cell, left : left + columns * cell]
-    group = zarr.open_group(str(path), mode="r+")
+    group: Any = zarr.open_group(str(path), mode="r+")
     group["valid"][where] = valid
     if plan.dtype == "int8":
         embeddings, scales = quantize(embeddings)

@@ -153,6 +153,7 @@ class CROMA(SSLMethod):
         seed: int = 0,
     ) -> None:
         super().__init__(encoder, optim, seed)
+        self.encoder: CROMAEncoder
         spec = encoder.spec
         self.patch_px = spec.patch_px
         self.s1_dim = len(spec.sensors["s1"].bands) * spec.patch_px**2

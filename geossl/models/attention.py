@@ -116,8 +116,9 @@ def attend_flex(q: Tensor, k: Tensor, v: Tensor, positions: Positions, compiled:
         q,
         k,
         v,
-        score_mod=lambda score, b, h, i, j: score
-        - slopes[h] * torch.sqrt((qy[b, i] - ky[b, j]) ** 2 + (qx[b, i] - kx[b, j]) ** 2),
+        score_mod=lambda score, b, h, i, j: (
+            score - slopes[h] * torch.sqrt((qy[b, i] - ky[b, j]) ** 2 + (qx[b, i] - kx[b, j]) ** 2)
+        ),
     )
 
 

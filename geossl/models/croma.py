@@ -5,6 +5,7 @@ Any grid of 8 px patches, either sensor or both, any subset of patches: position
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -31,8 +32,34 @@ S2 = SensorSpec(  # SSL4EO-S12 L2A statistics, reflectance
     ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12"),
     "reflectance",
     "L2A",
-    (0.07524, 0.08843, 0.114416, 0.129747, 0.162491, 0.219464, 0.242221, 0.251776, 0.258165, 0.264552, 0.236851, 0.180507),
-    (0.110803, 0.115515, 0.118363, 0.136811, 0.137027, 0.135555, 0.141651, 0.147479, 0.143931, 0.158228, 0.145552, 0.134348),
+    (
+        0.07524,
+        0.08843,
+        0.114416,
+        0.129747,
+        0.162491,
+        0.219464,
+        0.242221,
+        0.251776,
+        0.258165,
+        0.264552,
+        0.236851,
+        0.180507,
+    ),
+    (
+        0.110803,
+        0.115515,
+        0.118363,
+        0.136811,
+        0.137027,
+        0.135555,
+        0.141651,
+        0.147479,
+        0.143931,
+        0.158228,
+        0.145552,
+        0.134348,
+    ),
 )
 
 
@@ -50,7 +77,7 @@ def croma_spec(
     **shape: int,
 ) -> EncoderSpec:
     """Spec of a CROMA encoder; ``shape`` (dim, depth, heads) overrides the size's."""
-    arguments = {**SIZES[size], **shape, "position": position}
+    arguments: dict[str, Any] = {**SIZES[size], **shape, "position": position}
     return EncoderSpec(
         name=name or f"croma_{size}",
         architecture="croma",
@@ -118,7 +145,11 @@ class JointEncoder(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(
-        self, x: Float[Tensor, "b k1 d"], context: Float[Tensor, "b k2 d"], own: Positions | None, across: Positions | None
+        self,
+        x: Float[Tensor, "b k1 d"],
+        context: Float[Tensor, "b k2 d"],
+        own: Positions | None,
+        across: Positions | None,
     ) -> Float[Tensor, "b k1 d"]:
         """Fuse; the optical tokens are the same context in every block."""
         for block in self.blocks:

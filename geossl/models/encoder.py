@@ -72,7 +72,8 @@ class EncoderSpec:
         """Check that the window geometry is whole patches and leaves something to keep."""
         if self.window_px % self.patch_px or self.margin_px % self.patch_px:
             raise ValueError(
-                f"window_px={self.window_px} and margin_px={self.margin_px} must be multiples of patch_px={self.patch_px}"
+                f"window_px={self.window_px} and margin_px={self.margin_px} must be "
+                f"multiples of patch_px={self.patch_px}"
             )
         if not 0 <= 2 * self.margin_px < self.window_px:
             raise ValueError(f"margin_px={self.margin_px} leaves nothing of window_px={self.window_px}")
@@ -89,8 +90,8 @@ class EncoderSpec:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "EncoderSpec":
         """Build a spec from ``to_dict`` output, lists turned back into tuples."""
-        sensors = {
-            name: SensorSpec(**{key: tuple(v) if isinstance(v, list) else v for key, v in sensor.items()})
+        sensors: dict[str, SensorSpec] = {
+            name: SensorSpec(**dict[str, Any]((k, tuple(v) if isinstance(v, list) else v) for k, v in sensor.items()))
             for name, sensor in values["sensors"].items()
         }
         return cls(**{**values, "sensors": sensors})

@@ -139,7 +139,9 @@ def read_safetensors(path: Path) -> DenseEncoder:
         return from_layout(state, path=path)
     spec = EncoderSpec.from_dict(note["spec"])
     if spec.architecture not in ARCHITECTURES:
-        raise WeightsError(f"{path} needs architecture {spec.architecture!r}; this geossl knows {', '.join(ARCHITECTURES)}")
+        raise WeightsError(
+            f"{path} needs architecture {spec.architecture!r}; this geossl knows {', '.join(ARCHITECTURES)}"
+        )
     encoder = ARCHITECTURES[spec.architecture](spec)
     load_strictly(encoder, state, path)
     return encoder.eval()
@@ -179,12 +181,15 @@ def from_layout(values: Any, *, heads: int = 16, path: Path | str = "weights") -
     norm = flat.get("s2_encoder.transformer.norm_out.weight")
     if not layers or norm is None:
         raise WeightsError(f"{path} is no CROMA weight file: 's2_encoder.transformer' is not in it")
-    shape = {"dim": len(norm), "depth": max(layers) + 1, "heads": heads}
+    shape: dict[str, Any] = {"dim": len(norm), "depth": max(layers) + 1, "heads": heads}
     size = next((name for name, known in SIZES.items() if known == shape), "custom")
     spec = croma_spec(name=f"croma_{size}", source=str(Path(path).name), licence="MIT", **shape)
     encoder = CROMAEncoder(spec).to(norm.dtype)
-    load_strictly(encoder, {ours: flat.pop(theirs) for ours, theirs in released_keys(encoder).items() if theirs in flat}
-                  | flat, path)  # what is left of flat is unexpected, and named
+    load_strictly(
+        encoder,
+        {ours: flat.pop(theirs) for ours, theirs in released_keys(encoder).items() if theirs in flat} | flat,
+        path,
+    )  # what is left of flat is unexpected, and named
     return encoder.eval()
 
 
@@ -209,5 +214,7 @@ def load_strictly(encoder: DenseEncoder, state: Mapping[str, Tensor], path: Path
     wrong = sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape)
     for problem, keys in (("lacks", missing), ("has unexpected", extra), ("has wrongly shaped", wrong)):
         if keys:
-            raise WeightsError(f"{path} {problem} {len(keys)} tensors, first {keys[0]!r}; it is of another model or layout")
+            raise WeightsError(
+                f"{path} {problem} {len(keys)} tensors, first {keys[0]!r}; it is of another model or layout"
+            )
     encoder.load_state_dict(dict(state))

@@ -19,6 +19,9 @@ class ClippedRange(nn.Module):
     Source: the published README of CROMA, there with statistics of the batch.
     """
 
+    low: Tensor
+    width: Tensor
+
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         mean_, std_ = (torch.tensor(v, dtype=torch.float32).view(-1, 1, 1) for v in (mean, std))

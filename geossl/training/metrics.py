@@ -4,10 +4,10 @@ import csv
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import lightning as L
 import torch
-from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from geossl.errors import RunError
@@ -65,7 +65,7 @@ class Metrics(L.Callback):
         self.board = SummaryWriter(str(self.folder), purge_step=trainer.global_step + 1)
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, module: SSLMethod, outputs: dict[str, Tensor], batch: object, index: int
+        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, index: int
     ) -> None:
         """Add a row when due; a loss that is not finite ends the run before it is saved."""
         step = trainer.global_step
@@ -76,7 +76,7 @@ class Metrics(L.Callback):
             raise RunError(f"the loss is not finite at step {step} ({terms}); lower train.lr or set train.clip_norm")
         if not trainer.is_global_zero:
             return
-        values = {name: float(value) for name, value in (outputs | module.readings).items()}
+        values = {name: float(value) for name, value in (outputs | cast(SSLMethod, module).readings).items()}
         values["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
         self.table.add(step, values)
         for name, value in values.items():

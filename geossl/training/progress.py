@@ -1,11 +1,11 @@
 """Progress of a pretraining run: a live bar on a terminal, a line now and then in a log."""
 
 import time
+from typing import Any
 
 import lightning as L
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
 
 
 class TrainProgress(L.Callback):
@@ -29,7 +29,7 @@ class TrainProgress(L.Callback):
         self.bar.start()
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, module: L.LightningModule, outputs: dict[str, Tensor], batch: object, index: int
+        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, index: int
     ) -> None:
         """Update; without a terminal print about every ten seconds and at the end."""
         step, now = trainer.global_step, time.monotonic()

@@ -42,7 +42,9 @@ class RunFolder:
         if not self.recipe.exists():
             return
         if not recipe.resume:
-            raise InputError(f"{self.path} already holds a run; add resume=true to go on with it, or choose another out=")
+            raise InputError(
+                f"{self.path} already holds a run; add resume=true to go on with it, or choose another out="
+            )
         before, now = flatten(recipes.load(self.recipe).model_dump()), flatten(recipe.model_dump())
         for key in now:
             if before.get(key) != now[key] and key not in FREE_KEYS and key.split(".")[0] not in FREE_KEYS:
@@ -57,7 +59,9 @@ class RunFolder:
         try:
             self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"out={str(self.path)!r} cannot be written ({error.strerror}); choose another out=") from None
+            raise InputError(
+                f"out={str(self.path)!r} cannot be written ({error.strerror}); choose another out="
+            ) from None
         write_atomically(self.recipe, recipes.dump(recipe))
         write_atomically(self.versions, json.dumps(versions(), indent=1))
         return self.checkpoint if self.checkpoint.exists() else None

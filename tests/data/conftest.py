@@ -9,8 +9,16 @@ from geossl.data.bands import S2_BANDS
 def write_raster(path, data, *, epsg=32631, left=500_000.0, top=4_600_000.0, gsd=10.0, names=None, nodata=None, **tags):
     path.parent.mkdir(parents=True, exist_ok=True)
     crs = None if epsg is None else f"EPSG:{epsg}"
-    profile = {"driver": "GTiff", "count": len(data), "height": data.shape[1], "width": data.shape[2], "dtype": data.dtype}
-    with rasterio.open(path, "w", crs=crs, transform=Affine(gsd, 0, left, 0, -gsd, top), nodata=nodata, **profile) as file:
+    profile = {
+        "driver": "GTiff",
+        "count": len(data),
+        "height": data.shape[1],
+        "width": data.shape[2],
+        "dtype": data.dtype,
+    }
+    with rasterio.open(
+        path, "w", crs=crs, transform=Affine(gsd, 0, left, 0, -gsd, top), nodata=nodata, **profile
+    ) as file:
         file.write(data)
         if names:
             file.descriptions = names

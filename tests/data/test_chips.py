@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import shapely
 import torch
-from tests.data.conftest import optical, radar, write_raster
 
 from geossl.data import sentinel
 from geossl.data.bands import S2_BANDS
@@ -16,6 +15,7 @@ from geossl.data.sentinel import SAMPLE, aligned_scenes
 from geossl.data.ssl4eo import SSL4EO
 from geossl.data.statistics import BandStatistics, streaming_statistics
 from geossl.errors import GridError, InputError, MissingFileError
+from tests.data.conftest import optical, radar, write_raster
 
 TAGGED = {"names": S2_BANDS, "BOA_ADD_OFFSET": "0"}
 

@@ -3,12 +3,12 @@ import pytest
 import rasterio
 from affine import Affine
 from odc.geo.geobox import GeoBox
-from tests.data.conftest import optical, radar, write_raster
 
 from geossl.data.bands import S2_BANDS, inspect
 from geossl.data.rasters import LocalRasters
 from geossl.data.sentinel import SAMPLE
 from geossl.errors import BandError, GridError, InputError, MissingFileError, RunError
+from tests.data.conftest import optical, radar, write_raster
 
 TAGGED = {"names": S2_BANDS, "BOA_ADD_OFFSET": "0"}
 

@@ -38,7 +38,9 @@ def test_linear_probe_uses_training_statistics_only(clouds):
 def test_knn_ignores_the_length_of_embeddings(clouds):
     x, y = clouds
     stretched = x * np.linspace(0.1, 9, len(x))[:, None]
-    assert knn_accuracy(stretched[::2], y[::2], stretched[1::2], y[1::2]) == knn_accuracy(x[::2], y[::2], x[1::2], y[1::2])
+    assert knn_accuracy(stretched[::2], y[::2], stretched[1::2], y[1::2]) == knn_accuracy(
+        x[::2], y[::2], x[1::2], y[1::2]
+    )
 
 
 def test_accuracy_is_balanced_over_classes():

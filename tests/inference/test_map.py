@@ -13,7 +13,6 @@ import rioxarray
 import shapely
 import xarray as xr
 from rio_cogeo.cogeo import cog_validate
-from tests.inference.conftest import ORIGIN, SHAPE, Memory
 
 from geossl.errors import GridError, InputError
 from geossl.grid import Aoi, Lattice
@@ -24,6 +23,7 @@ from geossl.inference.raster import open_map
 from geossl.inference.run import embed_map
 from geossl.models.files import read_encoder
 from geossl.models.patches import unpatchify
+from tests.inference.conftest import ORIGIN, SHAPE, Memory
 
 
 def tree(path):
@@ -79,7 +79,9 @@ def whole_map(croma_file, tmp_path_factory):
     return make(tmp_path_factory.mktemp("whole") / "w.zarr", Aoi(area, "all"), croma_file)
 
 
-@pytest.mark.parametrize("settings", [{"shard_cells": 1}, {"shard_cells": 3}, {"batch_size": 1}, {"batch_size": 4}, {"batch_size": 7}])
+@pytest.mark.parametrize(
+    "settings", [{"shard_cells": 1}, {"shard_cells": 3}, {"batch_size": 1}, {"batch_size": 4}, {"batch_size": 7}]
+)
 def test_shards_batches_and_region_do_not_change_a_bit(region, croma_file, whole_map, tmp_path, settings):
     assert_same_where_both(make(tmp_path / "m.zarr", region, croma_file, **settings), whole_map)
 
@@ -163,7 +165,9 @@ def test_somebody_elses_file_is_not_overwritten(region, croma_file, tmp_path):
     assert (tmp_path / "a.tif").read_text() == "mine"
 
 
-@pytest.mark.parametrize(("name", "settings"), [("a.png", {}), ("a.tif", {"dtype": "int8"}), ("a.zarr", {"scheduler": "slurm"})])
+@pytest.mark.parametrize(
+    ("name", "settings"), [("a.png", {}), ("a.tif", {"dtype": "int8"}), ("a.zarr", {"scheduler": "slurm"})]
+)
 def test_impossible_outputs_and_schedulers_are_refused(region, croma_file, tmp_path, name, settings):
     with pytest.raises(InputError, match=r"must end in|is not possible|is not known"):
         embed_map(region, Memory(), croma_file, tmp_path / name, **settings)
@@ -255,7 +259,10 @@ def test_the_picture_shows_alike_as_alike_and_nodata_as_nothing(tmp_path):
     [
         (lambda c: c.drop_vars(["spatial_ref", "x", "y"]), "has no CRS"),
         (lambda c: c.isel(x=slice(3, None)), "is not on the 80 m lattice"),
-        (lambda c: c.isel(x=slice(None, None, 2), y=slice(None, None, 2)), "pixels are 20 x 20 m; encoder .* needs 10 m"),
+        (
+            lambda c: c.isel(x=slice(None, None, 2), y=slice(None, None, 2)),
+            "pixels are 20 x 20 m; encoder .* needs 10 m",
+        ),
         (lambda c: c.isel(s2_band=slice(0, 11)), "s2 lacks B12"),
         (lambda c: c.isel(x=slice(0, 4)), "less than one 8 px patch"),
     ],
@@ -269,5 +276,3 @@ def test_band_order_of_a_cube_is_by_name(croma_file):
     encoder = read_encoder(croma_file)
     mixed = scene().isel(s2_band=slice(None, None, -1))
     np.testing.assert_array_equal(embed(mixed, encoder).values, embed(scene(), encoder).values)
-
-

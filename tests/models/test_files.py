@@ -74,7 +74,9 @@ def test_every_published_layout_is_read(encoder, tmp_path, layout):
         "released": to_layout(encoder, "released"),
         "torchgeo": flat,
         "torchgeo with bias": flat | {"attn_bias": torch.zeros(1, 16, 4, 4)},
-        "inference": renamed(flat, [("s1_GAP_FFN", "GAP_FFN_s1"), ("s2_GAP_FFN", "GAP_FFN_s2"), ("joint_enc", "cross_enc")]),
+        "inference": renamed(
+            flat, [("s1_GAP_FFN", "GAP_FFN_s1"), ("s2_GAP_FFN", "GAP_FFN_s2"), ("joint_enc", "cross_enc")]
+        ),
         "pretraining": pretraining_layout(flat),
     }[layout]
     torch.save(values, tmp_path / "CROMA.pt")

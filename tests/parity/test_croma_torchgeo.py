@@ -84,7 +84,9 @@ def test_bias_of_an_oblong_grid():
 @pytest.mark.parametrize("image_size", [48, 120])
 def test_small_model_equals_torchgeo(dtype, atol, image_size):
     theirs = reference(dtype=dtype, image_size=image_size)
-    assert_same(theirs, from_layout(theirs.state_dict()), *inputs(2, image_size, image_size, 1, dtype), atol=atol, rtol=0)
+    assert_same(
+        theirs, from_layout(theirs.state_dict()), *inputs(2, image_size, image_size, 1, dtype), atol=atol, rtol=0
+    )
 
 
 GOLDEN = {

@@ -19,8 +19,20 @@ from geossl.models.files import provenance
 from geossl.training.metrics import StepTable
 from geossl.training.run_folder import RunFolder
 
-SMALL = ["data.batch_size=4", "data.chip_px=32", "objective.decoder_dim=64", "encoder.window_px=32", "encoder.margin_px=8"]
-SMALL += ["train.max_steps=12", "train.log_every=1", "train.checkpoint_every=4", "probe.every_steps=0", "encoder.statistics=ssl4eo"]
+SMALL = [
+    "data.batch_size=4",
+    "data.chip_px=32",
+    "objective.decoder_dim=64",
+    "encoder.window_px=32",
+    "encoder.margin_px=8",
+]
+SMALL += [
+    "train.max_steps=12",
+    "train.log_every=1",
+    "train.checkpoint_every=4",
+    "probe.every_steps=0",
+    "encoder.statistics=ssl4eo",
+]
 
 
 def rows(folder):

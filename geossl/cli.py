@@ -1,6 +1,7 @@
 """The command line: parse, call ``geossl.api``, print. Torch is imported by the verbs that need it, never by --help."""
 
 import sys
+import time
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -91,20 +92,22 @@ def embed(aoi: str, s1: tuple[str, ...], s2: tuple[str, ...], s2_offset: str | N
     """
     from geossl.api import maps  # lazy: `geossl --help` must not import torch
 
-    with click.progressbar(length=1000, label="embed", file=sys.stderr, show_pos=False) as bar:
+    started = time.monotonic()
 
-        def progress(done: int, total: int, km2: float) -> None:
-            bar.label = f"embed  {done}/{total} shards  {km2:.0f} km2"
-            bar.update(int(1000 * done / total) - bar.pos)
+    def progress(done: int, total: int, km2: float) -> None:
+        """One line, rewritten on a terminal."""
+        left = (total - done) * (time.monotonic() - started) / max(1, done)
+        end = "\r" if sys.stderr.isatty() and done < total else "\n"
+        click.echo(f"embed  {done}/{total} shards  {km2:.1f} km2  {left:.0f} s left   {end}", nl=False, err=True)
 
-        out = maps.embed_map(
-            aoi,
-            s1=list(s1) or None,
-            s2=list(s2) or None,
-            s2_offset=None if s2_offset is None else int(s2_offset),
-            progress=progress,
-            **options,  # type: ignore[arg-type]
-        )
+    out = maps.embed_map(
+        aoi,
+        s1=list(s1) or None,
+        s2=list(s2) or None,
+        s2_offset=None if s2_offset is None else int(s2_offset),
+        progress=progress,
+        **options,  # type: ignore[arg-type]
+    )
     click.echo(f"embedding  {out}\npicture    {maps.picture_path(Path(out))}")
 
 

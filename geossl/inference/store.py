@@ -1,5 +1,6 @@
 """The Zarr v3 store of a map: one object per shard, plain enough for xarray, rioxarray and GDAL."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -93,4 +94,6 @@ def write_shard(path: Path, plan: Plan, shard: tuple[int, int], embeddings: np.n
 
 def finish(path: Path) -> None:
     """Gather all metadata in one place, once, at the end."""
-    zarr.consolidate_metadata(str(path))
+    with warnings.catch_warnings():  # zarr warns that other software may not know consolidated metadata; it is optional
+        warnings.simplefilter("ignore")
+        zarr.consolidate_metadata(str(path))

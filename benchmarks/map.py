@@ -1,8 +1,8 @@
 """Seams and memory of a map.
 
 Seam step ratio: mean 1 - cosine between neighbouring patches across window borders, over the same inside windows; 1
-means that borders cannot be told from anything else. Memory: peak of a process that maps a region, and one of four times
-its area.
+means that borders cannot be told from anything else. Memory: peak of a process that maps a region, and one of four
+times its area.
 
 Run: python benchmarks/map.py --encoder demo/run/encoder.safetensors
 """

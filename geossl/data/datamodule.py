@@ -107,9 +107,9 @@ class SentinelChips(L.LightningDataModule):
 
     def survey(self, chips: int = 2000) -> Iterator[dict[str, Tensor]]:
         """Chips to take statistics from: a regular grid over the training part, or random ones."""
-        grid = GridChips(self.scenes, self.chip_px, self.chip_px, roi=self.train_roi) if self.scenes else []
+        grid = list(GridChips(self.scenes, self.chip_px, self.chip_px, roi=self.train_roi)) if self.scenes else []
         yield from (read(self.scenes, chip) for chip in grid)
-        if not len(grid):
+        if not grid:
             plain = ChipDataset(self.source, self.chip_px, self.seed, augment=False)
             yield from (plain[i] for i in range(chips))
 

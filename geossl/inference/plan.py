@@ -8,6 +8,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,11 @@ class Plan:
         """Shards that hold a cell to compute, row by row."""
         s = self.shard_cells
         return sorted({((r - self.top) // s, (c - self.left) // s) for r, c in self.cells})
+
+    @cached_property
+    def cell_set(self) -> frozenset[tuple[int, int]]:
+        """The cells, for look-up."""
+        return frozenset(self.cells)
 
     def block(self, shard: Shard) -> tuple[int, int, int, int]:
         """First cell row and column of a shard, and how many of each it has."""

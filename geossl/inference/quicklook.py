@@ -12,6 +12,7 @@ matplotlib.use("Agg")
 from matplotlib import image
 
 LONGEST_PX = 2000
+PICTURE_PX = 800
 FIT_PATCHES = 20_000
 
 
@@ -27,7 +28,7 @@ def quicklook(embeddings: xr.DataArray, path: str | Path, *, seed: int = 0) -> P
     """
     step = max(1, -(-max(embeddings.shape[1:]) // LONGEST_PX))
     data = embeddings[:, ::step, ::step].values
-    zoom = max(1, min(8, 800 // max(data.shape[1:])))
+    zoom = max(1, PICTURE_PX // max(data.shape[1:]))  # so that the patches of a small map can be seen
     picture = np.kron(false_colour(data, seed), np.ones((zoom, zoom, 1), dtype=np.uint8))
     image.imsave(str(path), picture)
     return Path(path)

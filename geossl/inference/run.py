@@ -21,6 +21,7 @@ from geossl.models.encoder import DenseEncoder
 from geossl.models.files import read_encoder
 
 Progress = Callable[[int, int, float], None]
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = ("int8", "float16", "float32")
 
 
@@ -52,10 +53,9 @@ def embed_map(
     build.check(plan, overwrite)
     is_tif = out.suffix == ".tif"
     data = build.path / "store.zarr" if is_tif else out
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    config = EncodeConfig(batch_size, precision, valid_share, device)
+    config = EncodeConfig(batch_size, precision, valid_share, DEVICE)
     if not build.begin(plan, overwrite):
-        store.create(data, plan, loaded(str(encoder), plan.facts["encoder_sha256"], device).spec)
+        store.create(data, plan, loaded(str(Path(encoder).absolute()), plan.facts["encoder_sha256"], DEVICE).spec)
         build.write(build.plan, plan.to_json())
     with build.lock():
         if is_tif and out.exists():
@@ -112,7 +112,8 @@ def make_plan(
         raise InputError(
             f"--dtype {dtype} is not possible in {out.suffix}; use {', '.join(DTYPES)} (.tif: float32 only)"
         )
-    spec = read_encoder(encoder).spec
+    sha256 = sha256_of(encoder)
+    spec = loaded(str(Path(encoder).absolute()), sha256, DEVICE).spec
     check_sensors(source.sensors, spec)
     epsg = crs or grid.utm_epsg(aoi)
     lattice = grid.Lattice(epsg, spec.patch_px, spec.gsd_m, (spec.window_px - 2 * spec.margin_px) // spec.patch_px)
@@ -137,7 +138,7 @@ def make_plan(
         shard_cells=shard_cells,
         dtype=dtype,
         facts={
-            "encoder_sha256": sha256_of(encoder),
+            "encoder_sha256": sha256,
             "window_px": spec.window_px,
             "margin_px": spec.margin_px,
             "sensors": list(source.sensors),
@@ -181,8 +182,7 @@ def run_shard(
 def touched(plan: Plan, shard: Shard) -> np.ndarray:
     """Which cells of a shard the region touches."""
     row, column, rows, columns = plan.block(shard)
-    cells = set(plan.cells)
-    return np.array([[(row + r, column + c) in cells for c in range(columns)] for r in range(rows)])
+    return np.array([[(row + r, column + c) in plan.cell_set for c in range(columns)] for r in range(rows)])
 
 
 def compute(
@@ -198,12 +198,10 @@ def compute(
 ) -> None:
     """Run the missing shards here, on worker processes, or on a Dask cluster."""
     cell_km2 = (plan.lattice.cell_m / 1000) ** 2
-    done, total = len(plan.shards) - len(shards), len(plan.shards)
+    total = len(plan.shards)
     arguments = (source, str(Path(encoder).absolute()), data.absolute(), BuildFolder(build.out.absolute()), config)
-    for shard in results(plan, shards, arguments, scheduler):
-        done += 1
+    for done, _ in enumerate(results(plan, shards, arguments, scheduler), start=total - len(shards) + 1):
         report(done, total, cell_km2 * len(plan.cells) * done / total)
-        assert shard in plan.shards
 
 
 def results(plan: Plan, shards: list[Shard], arguments: tuple[Any, ...], scheduler: str) -> Iterator[Shard]:

@@ -248,9 +248,9 @@ def test_the_picture_shows_alike_as_alike_and_nodata_as_nothing(tmp_path):
     one = matplotlib.image.imread(quicklook(found, tmp_path / "a.png"))
     two = matplotlib.image.imread(quicklook(found, tmp_path / "b.png"))
     assert np.array_equal(one, two)
-    assert one.shape == (80, 80, 4)
-    assert (one[:8, :, 3] == 0).all()
-    left, right = one[40:, :40, 0].mean(), one[40:, 40:, 0].mean()
+    assert one.shape == (800, 800, 4)
+    assert (one[:80, :, 3] == 0).all()
+    left, right = one[400:, :400, 0].mean(), one[400:, 400:, 0].mean()
     assert abs(left - right) > 0.5
 
 

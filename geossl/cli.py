@@ -2,6 +2,7 @@
 
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,6 +21,9 @@ class Verbs(click.Group):
 
     def main(self, *args: Any, **settings: Any) -> Any:
         """Exit with 2 on bad input, 1 on failed work, 130 when interrupted; one line on stderr, no traceback."""
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("always", module="geossl")
+        warnings.showwarning = lambda message, *_: click.echo(f"geossl: note: {message}", err=True)
         try:
             return super().main(*args, **{**settings, "standalone_mode": False})
         except click.ClickException as error:

@@ -1,5 +1,6 @@
 """Pretrain a method from a recipe."""
 
+import json
 import logging
 import warnings
 from pathlib import Path
@@ -40,7 +41,8 @@ def pretrain(recipe: str | Path | recipes.Recipe, **overrides: Any) -> Path:
         KeyboardInterrupt: If the run was stopped; the state was saved and ``resume=True`` goes on.
     """
     if not isinstance(recipe, recipes.Section):
-        recipe = recipes.load(recipe, [f"{key.replace('__', '.')}={value}" for key, value in overrides.items()])
+        changes = {key.replace("__", "."): json.dumps(value, default=str) for key, value in overrides.items()}
+        recipe = recipes.load(recipe, [f"{key}={value}" for key, value in changes.items()])
     folder = RunFolder(recipe.out)
     folder.check(recipe)
     data = chips(recipe)
@@ -130,6 +132,7 @@ def measured_sensors(settings: recipes.CromaEncoder, data: SentinelChips) -> dic
 def callbacks(recipe: recipes.Recipe, folder: RunFolder, data: SentinelChips, stop: StopOnSignal) -> list[L.Callback]:
     """Order matters: a loss is judged before it is saved, a stop is seen before the checkpoint."""
     chain: list[L.Callback] = [stop, Metrics(folder.path, recipe.train.log_every)]
+    also: dict[str, float] = {}
     if recipe.probe.every_steps:
         train, test = (LabelledChips(*part) for part in data.labelled_chips())
         if not (train.labels > 0).any() or not (test.labels > 0).any():
@@ -137,10 +140,11 @@ def callbacks(recipe: recipes.Recipe, folder: RunFolder, data: SentinelChips, st
                 f"probe.every_steps={recipe.probe.every_steps} needs labels/*.tif beside s1 and s2 and data.holdout > 0"
             )
         path = folder.path / "probe.csv"
-        chain.append(OnlineProbe(train, test, path, recipe.probe.every_steps, recipe.probe.neighbours))
+        probe = OnlineProbe(train, test, path, recipe.probe.every_steps, recipe.probe.neighbours)
+        chain, also = [*chain, probe], probe.latest
     return [
         *chain,
-        TrainProgress(recipe.data.batch_size),
+        TrainProgress(recipe.data.batch_size * recipe.train.devices, also),
         Checkpoints(folder.checkpoint, recipe.train.checkpoint_every),
     ]
 

@@ -1,5 +1,6 @@
 """Make a map: plan, one task per shard, any number of workers, resumed where it was left."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -22,6 +23,7 @@ from geossl.models.files import read_encoder
 
 Progress = Callable[[int, int, float], None]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+WHOLE = 0.999  # share of a region that counts as all of it
 DTYPES = ("int8", "float16", "float32")
 
 
@@ -124,6 +126,9 @@ def make_plan(
         raise GridError(
             f"{aoi.name} lies outside the rasters, whose common part{where}; the region is {bounds_text(area, epsg)}"
         )
+    share = area.intersection(covered).area / area.area
+    if share < WHOLE:
+        warnings.warn(f"the rasters cover {100 * share:.0f} % of {aoi.name}; the rest stays empty", stacklevel=3)
     cells = lattice.touched(area.intersection(covered))
     if not cells:
         raise GridError(f"{aoi.name} only touches the edge of the rasters; nothing to embed")

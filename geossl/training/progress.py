@@ -1,6 +1,7 @@
 """Progress of a pretraining run: a live bar on a terminal, a line now and then in a log."""
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
@@ -13,10 +14,11 @@ class TrainProgress(L.Callback):
 
     Args:
         batch_size: Images per step over all devices.
+        also: Other numbers to show, kept up to date by somebody else.
     """
 
-    def __init__(self, batch_size: int) -> None:
-        self.batch_size = batch_size
+    def __init__(self, batch_size: int, also: Mapping[str, float]) -> None:
+        self.batch_size, self.also = batch_size, also
         self.console = Console(stderr=True)
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -37,7 +39,8 @@ class TrainProgress(L.Callback):
             return
         rate = (step - self.first) / max(now - self.started, 1e-6)
         left = (trainer.max_steps - step) / max(rate, 1e-6)
-        terms = "  ".join(f"{name} {float(value):.3f}" for name, value in outputs.items() if name != "loss")
+        shown = {name: float(value) for name, value in outputs.items() if name != "loss"} | dict(self.also)
+        terms = "  ".join(f"{name} {value:.3f}" for name, value in shown.items())
         text = f"{terms}  {rate * self.batch_size:.0f} images/s"
         self.bar.update(self.task, completed=step, description=text)
         if not self.console.is_terminal and trainer.is_global_zero:

@@ -46,9 +46,11 @@ def test_reading_out_leaves_the_encoder_in_training_mode():
 
 
 def test_rows_after_a_resumed_step_are_replaced(tmp_path):
-    trainer = Mock(spec=L.Trainer, is_global_zero=True, max_steps=9, global_step=4, progress_bar_metrics={})
+    trainer = Mock(spec=L.Trainer, is_global_zero=True, max_steps=9, global_step=4)
     module = Mock(spec=L.LightningModule, encoder=MeanEncoder())
     path = tmp_path / "probe.csv"
     path.write_text("step,knn_balanced_accuracy\n2,0.5\n4,0.1\n6,0.1\n")
-    OnlineProbe(chips(1.0), chips(2.0), path, 2, 3).on_train_batch_end(trainer, module)
+    probe = OnlineProbe(chips(1.0), chips(2.0), path, 2, 3)
+    probe.on_train_batch_end(trainer, module)
+    assert probe.latest == {"knn": 1.0}
     assert path.read_text() == "step,knn_balanced_accuracy\n2,0.5\n4,1.0\n"

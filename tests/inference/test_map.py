@@ -179,6 +179,14 @@ def test_a_region_outside_the_rasters_is_refused_before_anything_is_written(crom
     assert not list(tmp_path.iterdir())
 
 
+def test_a_region_partly_outside_is_mapped_where_there_are_pixels_and_says_so(region, croma_file, tmp_path):
+    west, south, east, north = region.geometry.bounds
+    wide = Aoi(shapely.box(west, south, east + (east - west), north), "wide")
+    with pytest.warns(UserWarning, match=r"the rasters cover 5\d % of wide; the rest stays empty"):
+        found = make(tmp_path / "a.zarr", wide, croma_file)
+    assert np.isfinite(found.values[0]).sum() > 900
+
+
 def test_a_region_without_a_usable_pixel_leaves_nothing_behind(region, croma_file, tmp_path, monkeypatch):
     empty = Memory().load
     monkeypatch.setattr(Memory, "load", lambda self, box: empty(box) * np.nan)

@@ -48,17 +48,18 @@ def pretrain(recipe: str | Path | recipes.Recipe, **overrides: Any) -> Path:
     data = chips(recipe)
     L.seed_everything(recipe.train.seed, verbose=False)  # initial weights; everything else draws from its own seed
     module = build(recipe, data)
+    stop = StopOnSignal()
+    chain = callbacks(recipe, folder, data, stop)
     checkpoint = folder.open(recipe)
     if checkpoint is not None:
         data.start_step = torch.load(checkpoint, weights_only=True, map_location="cpu", mmap=True)["global_step"]
-    stop = StopOnSignal()
     quiet()
     trainer = L.Trainer(
         max_steps=recipe.train.max_steps,
         devices=recipe.train.devices,
         precision=recipe.train.precision,
         gradient_clip_val=recipe.train.clip_norm,
-        callbacks=callbacks(recipe, folder, data, stop),
+        callbacks=chain,
         default_root_dir=folder.path,
         logger=False,
         enable_checkpointing=False,

@@ -6,9 +6,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from affine import Affine
 from jaxtyping import Float, UInt8
-from odc.geo.geobox import GeoBox
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
@@ -122,13 +120,14 @@ class SentinelChips(L.LightningDataModule):
         folder = (SAMPLE if str(self.root) == "sample" else Path(self.root)) / "labels"
         stride = max(PATCH_PX, self.chip_px // 2 // PATCH_PX * PATCH_PX)
         images: dict[str, list[Tensor]] = {"s1": [], "s2": []}
-        labels = []
+        labels, whole = [], {}
         for chip in GridChips(self.scenes, self.chip_px, stride, roi=roi):
-            scene = self.scenes[chip.scene]
-            t = scene.index.iloc[chip.row].affine
-            box = GeoBox((chip.size, chip.size), t @ Affine.translation(chip.left, chip.top), scene.wkt)
+            scene, place = self.scenes[chip.scene], (chip.scene, chip.row)
+            if place not in whole:
+                whole[place] = read_labels(folder, scene.pixel_grid(chip.row))
+            part = whole[place][chip.top : chip.top + chip.size, chip.left : chip.left + chip.size]
+            labels.append(torch.from_numpy(majority(part, PATCH_PX)))
             pixels = read(self.scenes, chip)
-            labels.append(torch.from_numpy(majority(read_labels(folder, box), PATCH_PX)))
             for sensor, found in images.items():
                 found.append(pixels[sensor])
         if not labels:

@@ -131,15 +131,22 @@ def mosaic(files: Sequence[RasterFile], sensor: str, geobox: GeoBox) -> Float[np
 
 
 def outline(path: str, crs: str | int) -> shapely.Geometry:
-    """Footprint of a file in another CRS, its edges followed in 21 points each."""
-    with rasterio.open(path) as file:
-        steps = np.linspace(0, 1, 21)
-        u = np.concatenate([steps, np.ones(21), steps[::-1], np.zeros(21)]) * file.width
-        v = np.concatenate([np.zeros(21), steps, np.ones(21), steps[::-1]]) * file.height
-        t = file.transform
-        transformer = Transformer.from_crs(file.crs.to_wkt(), crs, always_xy=True)
-        edge = transformer.transform(t.a * u + t.b * v + t.c, t.d * u + t.e * v + t.f)
-        return shapely.Polygon(np.column_stack(edge))
+    """Footprint of a file in another CRS, its edges followed in 21 points each.
+
+    Raises:
+        RunError: If the file cannot be read.
+    """
+    try:
+        with rasterio.open(path) as file:
+            t, width, height, own = file.transform, file.width, file.height, file.crs.to_wkt()
+    except rasterio.errors.RasterioError as error:
+        raise RunError(f"{path} cannot be read ({' '.join(str(error).split())})") from None
+    steps = np.linspace(0, 1, 21)
+    u = np.concatenate([steps, np.ones(21), steps[::-1], np.zeros(21)]) * width
+    v = np.concatenate([np.zeros(21), steps, np.ones(21), steps[::-1]]) * height
+    transformer = Transformer.from_crs(own, crs, always_xy=True)
+    edge = transformer.transform(t.a * u + t.b * v + t.c, t.d * u + t.e * v + t.f)
+    return shapely.Polygon(np.column_stack(edge))
 
 
 def warp(file: RasterFile, geobox: GeoBox) -> np.ndarray:

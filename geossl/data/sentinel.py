@@ -85,13 +85,15 @@ class AlignedScenes(GeoDataset):
         x, y = t.c + left * t.a, t.f + top * t.e
         return self[x : x + size * t.a, y + size * t.e : y]
 
+    def pixel_grid(self, row: int) -> GeoBox:
+        """The grid of a row's Sentinel-2 file."""
+        with rasterio.open(self.index.iloc[row].s2.path) as file:
+            return GeoBox(file.shape, file.transform, self.wkt)
+
     @cached_property
     def memory(self) -> list[tuple[Float[np.ndarray, "2 _ _"], Float[np.ndarray, "12 _ _"]]] | None:
         """Both sensors of every row, if all rows fit into memory."""
-        shapes = []
-        for row in self.index.itertuples():
-            with rasterio.open(row.s2.path) as file:
-                shapes.append(GeoBox(file.shape, file.transform, self.wkt))
+        shapes = [self.pixel_grid(row) for row in range(len(self.index))]
         if sum(14 * 4 * box.shape[0] * box.shape[1] for box in shapes) > IN_MEMORY_BYTES:
             return None
         rows = zip(self.index.itertuples(), shapes, strict=True)

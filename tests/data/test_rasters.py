@@ -46,7 +46,7 @@ def test_a_value_does_not_depend_on_how_much_is_read(tmp_path, case):
     data[:, 40:44, 50:60] = np.nan
     source = LocalRasters([write_raster(tmp_path / "a.tif", data, **place)], None)
     whole = source.load(box(4_600_000, 500_000, 80, 100))["s1"].values
-    assert 0.3 < np.isfinite(whole).mean() < 1
+    assert np.isfinite(whole).mean() > 0.3
     for top, left, height, width in ((0, 0, 17, 100), (13, 29, 40, 41), (79, 99, 1, 1)):
         part = source.load(box(4_600_000 - 10 * top, 500_000 + 10 * left, height, width))["s1"].values
         np.testing.assert_array_equal(part, whole[:, top : top + height, left : left + width])

@@ -1,8 +1,8 @@
 """Local raster files as one aligned source: files, VRTs and folders; any CRS, resolution and extent."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -52,30 +52,23 @@ class LocalRasters:
     s1: Sequence[str | Path] | None
     s2: Sequence[str | Path] | None
     s2_offset: int | None = None
+    files: dict[str, tuple[RasterFile, ...]] = field(default_factory=dict, init=False, repr=False)
 
-    def check(self) -> None:
-        """Look at every file once; reading does so, too, if nobody did before.
+    def __post_init__(self) -> None:
+        """Look at every file once, before any work starts.
 
         Raises:
             MissingFileError, BandError, GridError: What is wrong with which file, and what to do.
         """
+        for sensor, paths in (("s1", self.s1), ("s2", self.s2)):
+            if found := expand(paths, sensor):
+                self.files[sensor] = tuple(inspect(path, sensor, self.s2_offset) for path in found)
         if not self.files:
             raise InputError("no rasters given; name Sentinel-1 with --s1, Sentinel-2 with --s2, or both")
-
-    @cached_property
-    def files(self) -> dict[str, tuple[RasterFile, ...]]:
-        """The files of every sensor there is, and how each is read."""
-        found = {sensor: expand(paths, sensor) for sensor, paths in (("s1", self.s1), ("s2", self.s2))}
-        return {
-            sensor: tuple(inspect(path, sensor, self.s2_offset) for path in paths)
-            for sensor, paths in found.items()
-            if paths
-        }
 
     @property
     def sensors(self) -> tuple[str, ...]:
         """The sensors there are files of."""
-        self.check()
         return tuple(self.files)
 
     def describe(self) -> dict[str, Any]:
@@ -99,7 +92,6 @@ class LocalRasters:
 
     def footprint(self, crs: str | int) -> shapely.Geometry:
         """Area where every sensor has a file, in ``crs``; nodata inside a file is not looked at."""
-        self.check()
         areas = [shapely.union_all([outline(f.geobox, CRS(crs)) for f in files]) for files in self.files.values()]
         return shapely.intersection_all(areas)
 
@@ -115,7 +107,6 @@ class LocalRasters:
         Raises:
             RunError: If a file cannot be read; a failed read is never taken for missing data.
         """
-        self.check()
         coords = xr_coords(geobox)
         y, x = geobox.dimensions
         arrays = {}

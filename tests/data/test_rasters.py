@@ -102,26 +102,25 @@ def test_the_chilean_scene_is_bright_by_a_thousand_unless_its_tag_is_read(tmp_pa
 def test_swapped_sensors_are_noticed(tmp_path):
     s1, s2 = write_raster(tmp_path / "a.tif", radar()), write_raster(tmp_path / "b.tif", optical(), **TAGGED)
     with pytest.raises(BandError):
-        LocalRasters([s2], [s1]).check()
+        LocalRasters([s2], [s1])
 
 
 def test_missing_empty_and_broken_files_are_named(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.tif").write_text("no raster")
     with pytest.raises(MissingFileError, match=r"--s1 file '.*none.tif' does not exist"):
-        LocalRasters([tmp_path / "none.tif"], None).check()
+        LocalRasters([tmp_path / "none.tif"], None)
     with pytest.raises(MissingFileError, match="holds no .jp2, .tif"):
-        LocalRasters(None, [tmp_path / "empty"]).check()
+        LocalRasters(None, [tmp_path / "empty"])
     with pytest.raises(BandError, match=r"text.tif cannot be read as a raster"):
-        LocalRasters([tmp_path / "text.tif"], None).check()
+        LocalRasters([tmp_path / "text.tif"], None)
     with pytest.raises(InputError, match="no rasters given"):
-        LocalRasters(None, None).check()
+        LocalRasters(None, None)
 
 
 def test_a_failed_read_is_an_error_not_nodata(tmp_path):
     path = write_raster(tmp_path / "a.tif", radar((600, 600)))
     source = LocalRasters([path], None)
-    source.check()
     content = path.read_bytes()
     path.write_bytes(content[:1_000_000])
     with pytest.raises(RunError, match="cannot be read"):
@@ -181,7 +180,6 @@ def test_minus_infinity_is_not_a_backscatter(tmp_path):
 
 def test_a_source_is_a_plain_value_that_other_processes_can_use(tmp_path):
     source = LocalRasters([write_raster(tmp_path / "a.tif", radar())], None)
-    source.check()
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         there = pool.submit(pickle.loads(pickle.dumps(source)).load, box(4_600_000, 500_000, 20, 20)).result()
     np.testing.assert_array_equal(there["s1"].values, radar()[:, :20, :20])

@@ -1,16 +1,17 @@
 """Chips for training: read, redrawn if mostly unusable, turned and flipped alike for both sensors."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from geossl.data.samplers import Chip, RandomChips
-from geossl.data.sentinel import AlignedScenes
+from geossl.data.sentinel import AlignedSentinel
 
 ATTEMPTS = 20
 VALID_SHARE = 0.5
@@ -20,7 +21,7 @@ VALID_SHARE = 0.5
 class ChipSource(Protocol):
     """Anything that gives ``s1``, ``s2``, ``valid`` for a draw number; a higher attempt gives other pixels."""
 
-    def read(self, number: int, attempt: int) -> dict[str, Any]:
+    def read(self, number: int, attempt: int) -> dict[str, Tensor]:
         """The pixels of a draw, square, any size."""
 
 
@@ -32,15 +33,15 @@ class SceneChips:
         sampler: Says where draw ``i`` lies.
     """
 
-    def __init__(self, scenes: Sequence[AlignedScenes], sampler: RandomChips) -> None:
+    def __init__(self, scenes: Sequence[AlignedSentinel], sampler: RandomChips) -> None:
         self.scenes, self.sampler = scenes, sampler
 
-    def read(self, number: int, attempt: int) -> dict[str, Any]:
+    def read(self, number: int, attempt: int) -> dict[str, Tensor]:
         """The pixels of a draw."""
         return read(self.scenes, self.sampler.draw(number, attempt))
 
 
-def read(scenes: Sequence[AlignedScenes], chip: Chip) -> dict[str, Any]:
+def read(scenes: Sequence[AlignedSentinel], chip: Chip) -> dict[str, Tensor]:
     """Pixels of a chip."""
     return scenes[chip.scene].chip(chip.row, chip.top, chip.left, chip.size)
 
@@ -62,7 +63,7 @@ class ChipDataset(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, number: int) -> dict[str, Tensor]:
         """The chip of a draw; of up to 20 attempts the first that is half usable, else the most usable one."""
-        best: dict[str, Any] = {}
+        best: dict[str, Tensor] = {}
         for attempt in range(ATTEMPTS):
             chip = self.source.read(number, attempt)
             if not best or chip["valid"].sum() > best["valid"].sum():
@@ -77,15 +78,17 @@ class ChipDataset(Dataset[dict[str, Tensor]]):
         return {**{key: x.contiguous() for key, x in chip.items()}, "valid": valid}
 
 
-def resized(chip: Mapping[str, Tensor], size: int) -> dict[str, Tensor]:
-    """Bilinear, antialiased; a new pixel is NaN where an unusable one was nearest."""
+def resized(chip: Mapping[str, Float[Tensor, "_ h w"]], size: int) -> dict[str, Float[Tensor, "_ s s"]]:
+    """Bilinear and antialiased over the usable pixels; NaN where they carry less than half of the weight."""
     out = {}
     for key, x in chip.items():
         if x.shape[-1] != size:
-            lost = F.interpolate(torch.isnan(x)[None].float(), (size, size), mode="nearest-exact")[0] > 0
-            mean = torch.nanmean(x, dim=(1, 2), keepdim=True).nan_to_num(0)
-            filled = torch.where(torch.isnan(x), mean, x)[None]
-            x = F.interpolate(filled, (size, size), mode="bilinear", antialias=True)[0].masked_fill(lost, torch.nan)
+            usable = torch.isfinite(x)
+            total, weight = (
+                F.interpolate(layer[None], (size, size), mode="bilinear", antialias=True)[0]
+                for layer in (x.nan_to_num(0), usable.to(x.dtype))
+            )
+            x = torch.where(weight >= 0.5, total / weight, torch.nan)
         out[key] = x
     return out
 

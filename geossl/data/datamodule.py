@@ -6,19 +6,19 @@ from typing import Any
 
 import lightning as L
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
+from numpy import ndarray
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from geossl.data.chips import ChipDataset, ChipSource, SceneChips, read
-from geossl.data.labels import majority, read_labels
-from geossl.data.samplers import GridChips, RandomChips, split
-from geossl.data.sentinel import SAMPLE, AlignedScenes, aligned_scenes
+from geossl.data.labels import LabelledChips, majority, read_labels
+from geossl.data.samplers import GridChips, RandomChips, Rois, split_scenes
+from geossl.data.sentinel import SAMPLE, AlignedSentinel, aligned_scenes
 from geossl.data.ssl4eo import SSL4EO
 from geossl.errors import InputError
 
 PATCH_PX = 8
-Labelled = tuple[dict[str, Float[Tensor, "_ _ _ _"]], UInt8[Tensor, "_ _ _"]]  # pixels by sensor, class per patch
 
 
 class StepBatches(Sampler[list[int]]):
@@ -84,14 +84,14 @@ class SentinelChips(L.LightningDataModule):
         self.seed, self.workers, self.start_step = seed, workers, 0
         sizes = crop_px or (chip_px, chip_px)
         self.source: ChipSource
-        self.scenes: list[AlignedScenes] = []
+        self.scenes: list[AlignedSentinel] = []
         if SSL4EO.is_layout(root):
             if holdout:
                 raise InputError(f"data.holdout={holdout} needs scenes; SSL4EO-S12 places are chips already, use 0")
             self.source = SSL4EO(root, sizes, seed)
         else:
             self.scenes = aligned_scenes(root, s2_offset)
-            self.train_roi, self.held_roi = split(self.scenes, holdout)
+            self.train_roi, self.held_roi = split_scenes(self.scenes, holdout)
             self.source = SceneChips(self.scenes, RandomChips(self.scenes, sizes, 2**62, seed, roi=self.train_roi))
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
@@ -111,20 +111,21 @@ class SentinelChips(L.LightningDataModule):
             plain = ChipDataset(self.source, self.chip_px, self.seed, augment=False)
             yield from (plain[i] for i in range(chips))
 
-    def labelled_chips(self) -> tuple[Labelled, Labelled]:
+    def labelled_chips(self) -> tuple[LabelledChips, LabelledChips]:
         """Training and held-out chips with a class per patch; half-overlapping, never across the two parts."""
         return self.labelled(self.train_roi), self.labelled(self.held_roi)
 
-    def labelled(self, roi: list[list[Any]]) -> Labelled:
+    def labelled(self, roi: Rois) -> LabelledChips:
         """All chips of a part, on a grid of half a chip, with the majority class of every patch (0 = none)."""
         folder = (SAMPLE if str(self.root) == "sample" else Path(self.root)) / "labels"
         stride = max(PATCH_PX, self.chip_px // 2 // PATCH_PX * PATCH_PX)
         images: dict[str, list[Tensor]] = {"s1": [], "s2": []}
-        labels, whole = [], {}
+        labels: list[Tensor] = []
+        whole: dict[tuple[int, int], UInt8[ndarray, "_ _"]] = {}
         for chip in GridChips(self.scenes, self.chip_px, stride, roi=roi):
-            scene, place = self.scenes[chip.scene], (chip.scene, chip.row)
+            place = (chip.scene, chip.row)
             if place not in whole:
-                whole[place] = read_labels(folder, scene.pixel_grid(chip.row))
+                whole[place] = read_labels(folder, self.scenes[chip.scene].index.iloc[chip.row].s2.geobox)
             part = whole[place][chip.top : chip.top + chip.size, chip.left : chip.left + chip.size]
             labels.append(torch.from_numpy(majority(part, PATCH_PX)))
             pixels = read(self.scenes, chip)
@@ -132,16 +133,19 @@ class SentinelChips(L.LightningDataModule):
                 found.append(pixels[sensor])
         if not labels:
             side = self.chip_px // PATCH_PX
-            return {}, torch.zeros((0, side, side), dtype=torch.uint8)
-        return {sensor: torch.stack(found) for sensor, found in images.items()}, torch.stack(labels)
+            return LabelledChips({}, torch.zeros((0, side, side), dtype=torch.uint8))
+        return LabelledChips({sensor: torch.stack(found) for sensor, found in images.items()}, torch.stack(labels))
 
     def describe(self) -> dict[str, Any]:
         """What was trained on, for an encoder's provenance."""
         if not self.scenes:
             return {"source": str(self.root), "layout": "SSL4EO-S12"}
-        files = [row.s2 for scene in self.scenes for row in scene.index.itertuples()]
+        rows = [row for scene in self.scenes for row in scene.index.itertuples()]
+        radar = {f.path: f for row in rows for f in row.s1}.values()
         return {
             "source": str(self.root),
-            "scenes": len(files),
-            "s2_offsets": {Path(f.path).name: [f.offset, f.reason] for f in files},
+            "scenes": len(rows),
+            "s2_offsets": {Path(row.s2.path).name: [row.s2.offset, row.s2.reason] for row in rows},
+            "s2_levels": {Path(row.s2.path).name: row.s2.level for row in rows},
+            "s1_kinds": {Path(f.path).name: f.level for f in radar},
         }

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,18 @@ import shapely
 import xarray as xr
 from affine import Affine
 from jaxtyping import Float
+from numpy import ndarray
+from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
-from pyproj import Transformer
 from rasterio.windows import Window
 
-from geossl.data.bands import BANDS, RasterFile, inspect, to_physical
+from geossl.data.bands import BANDS, RasterFile, inspect
 from geossl.errors import InputError, MissingFileError, RunError
 
 SUFFIXES = {".tif", ".tiff", ".vrt", ".jp2"}
 ALIGNED = 1e-3  # of a pixel: grids that agree this well are copied, not resampled
+EDGE_POINTS = 21  # an outline in another CRS is followed in this many points per edge
 
 
 def expand(paths: Sequence[str | Path] | None, sensor: str) -> list[Path]:
@@ -38,7 +41,7 @@ def expand(paths: Sequence[str | Path] | None, sensor: str) -> list[Path]:
 class LocalRasters:
     """Sentinel-1 and/or Sentinel-2 files; a plain value that workers can open for themselves.
 
-    Where files of one sensor overlap, the first valid pixel in order of name wins.
+    Where files of one sensor overlap, the first valid pixel wins, in the order given and by name within a folder.
 
     Args:
         s1: Files or folders, VV and VH in dB; None = no radar.
@@ -49,17 +52,16 @@ class LocalRasters:
     s1: Sequence[str | Path] | None
     s2: Sequence[str | Path] | None
     s2_offset: int | None = None
-    files: dict[str, tuple[RasterFile, ...]] = field(default_factory=dict, init=False)
+    files: dict[str, tuple[RasterFile, ...]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Look at every file once.
+        """Look at every file once, before any work starts.
 
         Raises:
             MissingFileError, BandError, GridError: What is wrong with which file, and what to do.
         """
         for sensor, paths in (("s1", self.s1), ("s2", self.s2)):
-            found = expand(paths, sensor)
-            if found:
+            if found := expand(paths, sensor):
                 self.files[sensor] = tuple(inspect(path, sensor, self.s2_offset) for path in found)
         if not self.files:
             raise InputError("no rasters given; name Sentinel-1 with --s1, Sentinel-2 with --s2, or both")
@@ -78,6 +80,7 @@ class LocalRasters:
                     "bytes": Path(f.path).stat().st_size,
                     "changed_ns": Path(f.path).stat().st_mtime_ns,
                     "bands": list(f.bands),
+                    "level": f.level,
                     "offset": f.offset,
                     "scale": f.scale,
                     "decided_by": f.reason,
@@ -89,14 +92,14 @@ class LocalRasters:
 
     def footprint(self, crs: str | int) -> shapely.Geometry:
         """Area where every sensor has a file, in ``crs``; nodata inside a file is not looked at."""
-        areas = [shapely.union_all([outline(f.path, crs) for f in files]) for files in self.files.values()]
+        areas = [shapely.union_all([outline(f.geobox, CRS(crs)) for f in files]) for files in self.files.values()]
         return shapely.intersection_all(areas)
 
     def load(self, geobox: GeoBox) -> xr.Dataset:
         """Read all sensors onto a grid, in dB and reflectance.
 
         Files on this very grid are copied; others are resampled bilinearly, pixel by pixel from the file, so that a
-        value does not depend on how much is read at once.
+        value does not depend on how much is read at once. Radar is averaged in dB, as encoders take it.
 
         Returns:
             ``s1 (s1_band, y, x)`` and ``s2 (s2_band, y, x)`` float32; NaN outside files and where there is no data.
@@ -108,129 +111,110 @@ class LocalRasters:
         y, x = geobox.dimensions
         arrays = {}
         for sensor, files in self.files.items():
-            touched = [f for f in files if shapely.intersects(outline(f.path, wkt_of(geobox)), geobox.extent.geom)]
-            data = mosaic(touched, sensor, geobox)
             dims = (f"{sensor}_band", y, x)
-            arrays[sensor] = xr.DataArray(data, dims=dims, coords={f"{sensor}_band": list(BANDS[sensor]), **coords})
+            names = {f"{sensor}_band": list(BANDS[sensor])}
+            arrays[sensor] = xr.DataArray(mosaic(files, sensor, geobox), dims=dims, coords={**names, **coords})
         return xr.Dataset(arrays)
 
 
-def wkt_of(geobox: GeoBox) -> str:
-    """CRS of a grid that has one."""
-    assert geobox.crs is not None
-    return str(geobox.crs.to_wkt())
+@lru_cache(maxsize=65536)
+def outline(grid: GeoBox, crs: CRS | None) -> shapely.Geometry:
+    """Footprint of a pixel grid in another CRS; empty if it lies beyond the reach of that projection."""
+    steps, ones = np.linspace(0, 1, EDGE_POINTS), np.ones(EDGE_POINTS)
+    u = np.concatenate([steps, ones, steps[::-1], 0 * ones]) * grid.width
+    v = np.concatenate([0 * ones, steps, ones, steps[::-1]]) * grid.height
+    edge = np.column_stack(to_crs(grid, crs, *apply(grid.transform, u, v)))
+    return shapely.Polygon(edge) if np.isfinite(edge).all() else shapely.Polygon()
 
 
-def mosaic(files: Sequence[RasterFile], sensor: str, geobox: GeoBox) -> Float[np.ndarray, "c h w"]:
+def to_crs(grid: GeoBox, crs: CRS | None, x: ndarray, y: ndarray) -> tuple[ndarray, ndarray]:
+    """Map coordinates of a grid in another CRS; unchanged to the bit if it is the same one."""
+    assert grid.crs is not None
+    assert crs is not None
+    return (x, y) if grid.crs == crs else grid.crs.transformer_to_crs(crs)(x, y)
+
+
+def apply(t: Affine, x: ndarray, y: ndarray) -> tuple[ndarray, ndarray]:
+    """Affine transform of arrays of coordinates."""
+    return t.a * x + t.b * y + t.c, t.d * x + t.e * y + t.f
+
+
+def mosaic(files: Sequence[RasterFile], sensor: str, geobox: GeoBox) -> Float[ndarray, "c h w"]:
     """Files of one sensor on a grid, in physical units; the first valid pixel wins, NaN where there is none."""
     data = np.full((len(BANDS[sensor]), *geobox.shape), np.nan, dtype=np.float32)
     for file in files:
-        part = to_physical(warp(file, geobox), file)
-        data = np.where(np.isnan(data), part, data)
+        if shapely.intersects(outline(file.geobox, geobox.crs), geobox.extent.geom):
+            missing = np.isnan(data[0])
+            data[:, missing] = file.physical(warp(file, geobox))[:, missing]
     return data
 
 
-def outline(path: str, crs: str | int) -> shapely.Geometry:
-    """Footprint of a file in another CRS, its edges followed in 21 points each.
-
-    Raises:
-        RunError: If the file cannot be read.
-    """
-    try:
-        with rasterio.open(path) as file:
-            t, width, height, own = file.transform, file.width, file.height, file.crs.to_wkt()
-    except rasterio.errors.RasterioError as error:
-        raise RunError(f"{path} cannot be read ({' '.join(str(error).split())})") from None
-    steps = np.linspace(0, 1, 21)
-    u = np.concatenate([steps, np.ones(21), steps[::-1], np.zeros(21)]) * width
-    v = np.concatenate([np.zeros(21), steps, np.ones(21), steps[::-1]]) * height
-    transformer = Transformer.from_crs(own, crs, always_xy=True)
-    edge = transformer.transform(t.a * u + t.b * v + t.c, t.d * u + t.e * v + t.f)
-    return shapely.Polygon(np.column_stack(edge))
-
-
-def warp(file: RasterFile, geobox: GeoBox) -> np.ndarray:
-    """Numbers of a file on a grid, float32, NaN where there is none."""
+def warp(file: RasterFile, geobox: GeoBox) -> Float[ndarray, "c h w"]:
+    """Numbers of a file on a grid; NaN where there is none. The file is open no longer than this takes."""
     try:
         with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"), rasterio.open(file.path) as source:
-            shift = ~source.transform @ geobox.transform
-            same_crs = source.crs == rasterio.crs.CRS.from_wkt(wkt_of(geobox))
-            if same_crs and is_whole_shift(shift):
-                numbers = copy(source, file.bands, round(shift.c), round(shift.f), (geobox.height, geobox.width))
-            else:
-                numbers = resample(source, file.bands, geobox)
-            is_integer = not source.dtypes[0].startswith("float")
+            shift = ~file.geobox.transform @ geobox.transform
+            if file.crs == geobox.crs and is_whole_shift(shift):
+                return copy(file, source, round(shift.c), round(shift.f), (geobox.height, geobox.width))
+            return resample(file, source, geobox)
     except rasterio.errors.RasterioError as error:
         raise RunError(f"{file.path} cannot be read ({' '.join(str(error).split())})") from None
-    numbers[:, np.isnan(numbers).any(axis=0)] = np.nan
-    if file.sensor == "s2" and is_integer:
-        numbers[:, (numbers == 0).all(axis=0)] = np.nan
-    return numbers
 
 
 def is_whole_shift(shift: Affine) -> bool:
     """Whether one grid is the other one moved by whole pixels."""
-    square = np.allclose([shift.a, shift.b, shift.d, shift.e], [1, 0, 0, 1], atol=1e-6)
-    return square and max(abs(shift.c - round(shift.c)), abs(shift.f - round(shift.f))) < ALIGNED
+    square = np.allclose([shift.a, shift.b, shift.d, shift.e], [1, 0, 0, 1], rtol=0, atol=1e-6)
+    return bool(square and max(abs(shift.c - round(shift.c)), abs(shift.f - round(shift.f))) < ALIGNED)
 
 
 def copy(
-    source: rasterio.DatasetReader, bands: Sequence[int], column: int, row: int, shape: tuple[int, int]
-) -> np.ndarray:
+    file: RasterFile, source: rasterio.DatasetReader, column: int, row: int, shape: tuple[int, int]
+) -> Float[ndarray, "c h w"]:
     """Pixels as they are; NaN outside the file."""
-    height, width = shape
-    top, left = max(row, 0), max(column, 0)
-    bottom, right = min(row + height, source.height), min(column + width, source.width)
-    out = np.full((len(bands), height, width), np.nan, dtype=np.float32)
+    (height, width), (rows, columns) = shape, file.geobox.shape
+    top, left, bottom, right = max(row, 0), max(column, 0), min(row + height, rows), min(column + width, columns)
+    out = np.full((len(file.bands), height, width), np.nan, dtype=np.float32)
     if top < bottom and left < right:
         window = Window(left, top, right - left, bottom - top)
-        data = source.read(list(bands), window=window, masked=True).astype(np.float32).filled(np.nan)
-        out[:, top - row : bottom - row, left - column : right - column] = data
+        numbers = file.read(source, window, (bottom - top, right - left))
+        out[:, top - row : bottom - row, left - column : right - column] = numbers
     return out
 
 
-def resample(source: rasterio.DatasetReader, bands: Sequence[int], geobox: GeoBox) -> np.ndarray:
+def resample(file: RasterFile, source: rasterio.DatasetReader, geobox: GeoBox) -> Float[ndarray, "c h w"]:
     """Bilinear between pixel centres; NaN outside the file and beside pixels without data.
 
     GDAL's warper is not used: its weights depend, in the last bits, on the block that is asked for.
     """
-    column, row = source_coordinates(source, geobox)
-    inside = (column >= -0.5) & (column <= source.width - 0.5) & (row >= -0.5) & (row <= source.height - 0.5)
-    out = np.full((len(bands), *geobox.shape), np.nan, dtype=np.float32)
+    x, y = source_coordinates(file.geobox, geobox)
+    rows, columns = file.geobox.shape
+    inside = (x >= -0.5) & (x <= columns - 0.5) & (y >= -0.5) & (y <= rows - 0.5)
+    out = np.full((len(file.bands), *geobox.shape), np.nan, dtype=np.float32)
     if not inside.any():
         return out
-    x, y = np.clip(column[inside], 0, source.width - 1), np.clip(row[inside], 0, source.height - 1)
+    x, y = (
+        np.clip(x[inside], 0, columns - 1),
+        np.clip(y[inside], 0, rows - 1),
+    )  # half a pixel of rim: its centre's value
     left, top = np.floor(x).astype(int), np.floor(y).astype(int)
-    right, bottom = np.minimum(left + 1, source.width - 1), np.minimum(top + 1, source.height - 1)
-    wx, wy = (x - left), (y - top)
-    window = Window(left.min(), top.min(), right.max() - left.min() + 1, bottom.max() - top.min() + 1)
-    left, right, top, bottom = (
-        left - window.col_off,
-        right - window.col_off,
-        top - window.row_off,
-        bottom - window.row_off,
-    )
-    for i, band in enumerate(bands):
-        data = source.read(band, window=window, masked=True).astype(np.float64).filled(np.nan)
-        upper = between(data[top, left], data[top, right], wx)
-        lower = between(data[bottom, left], data[bottom, right], wx)
-        out[i, inside] = between(upper, lower, wy)
+    right, bottom = np.minimum(left + 1, columns - 1), np.minimum(top + 1, rows - 1)
+    x0, y0 = int(left.min()), int(top.min())
+    shape = (int(bottom.max()) - y0 + 1, int(right.max()) - x0 + 1)
+    data = file.read(source, Window(x0, y0, shape[1], shape[0]), shape).astype(np.float64)
+    upper = between(data[:, top - y0, left - x0], data[:, top - y0, right - x0], x - left)
+    lower = between(data[:, bottom - y0, left - x0], data[:, bottom - y0, right - x0], x - left)
+    out[:, inside] = between(upper, lower, y - top)
     return out
 
 
-def between(a: np.ndarray, b: np.ndarray, weight: np.ndarray) -> np.ndarray:
+def between(a: Float[ndarray, "c n"], b: Float[ndarray, "c n"], weight: Float[ndarray, " n"]) -> Float[ndarray, "c n"]:
     """Linear interpolation; a neighbour of weight 0 is not looked at, so its NaN does not spread."""
     return np.where(weight == 0, a, a + weight * (b - a))
 
 
-def source_coordinates(source: rasterio.DatasetReader, geobox: GeoBox) -> tuple[np.ndarray, np.ndarray]:
-    """Column and row in the file, 0 = centre of the first pixel, of every pixel centre of the grid."""
+def source_coordinates(source: GeoBox, geobox: GeoBox) -> tuple[ndarray, ndarray]:
+    """Column and row in a source grid, 0 = centre of its first pixel, of every pixel centre of a grid."""
     rows, columns = np.mgrid[: geobox.height, : geobox.width] + 0.5
-    t = geobox.transform
-    xs, ys = t.a * columns + t.b * rows + t.c, t.d * columns + t.e * rows + t.f
-    wkt = wkt_of(geobox)
-    if source.crs != rasterio.crs.CRS.from_wkt(wkt):
-        transformer = Transformer.from_crs(wkt, source.crs.to_wkt(), always_xy=True)
-        xs, ys = transformer.transform(xs, ys)
-    t = ~source.transform
-    return t.a * xs + t.b * ys + t.c - 0.5, t.d * xs + t.e * ys + t.f - 0.5
+    x, y = to_crs(geobox, source.crs, *apply(geobox.transform, columns, rows))
+    x, y = apply(~source.transform, x, y)
+    return x - 0.5, y - 0.5

@@ -1,22 +1,27 @@
 """Where chips lie: random and regular places, reproducible whatever the number of ranks, workers and restarts."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
+import geopandas as gpd
 import numpy as np
 import shapely
+from affine import Affine
 from torchgeo.samplers import GeoSampler
 
-from geossl.data.sentinel import AlignedScenes
+from geossl.data.rasters import apply
+from geossl.data.sentinel import AlignedSentinel
 from geossl.errors import InputError
 
 TRIES = 200
+Rois = Sequence[Sequence[shapely.Geometry]]  # a polygon per scene and row, in the scene's CRS
 
 
 @dataclass(frozen=True)
 class Chip:
-    """A square of one scene.
+    """A square of one scene, on the pixel grid of its Sentinel-2 file.
 
     Args:
         scene: Which dataset of the list.
@@ -34,17 +39,49 @@ class Chip:
     size: int
     number: int
 
+    def query(self, scenes: Sequence[AlignedSentinel]) -> tuple[slice, slice, slice]:
+        """The chip as TorchGeo slices, so that any dataset in the scene's CRS can be asked for the same place."""
+        scene = scenes[self.scene]
+        west, south, east, north = scene.geobox(self.row, self.top, self.left, self.size).boundingbox.bbox
+        time = scene.index.index[self.row]
+        return slice(west, east, scene.res[0]), slice(south, north, scene.res[1]), slice(time.left, time.right, 1)
 
-def places(scenes: Sequence[AlignedScenes], roi: Sequence[Any] | None) -> list[tuple[int, int, Any, shapely.Geometry]]:
-    """(scene, row, transform, polygon in pixels) of all rows; polygons are clipped to ``roi``, one list per scene."""
+
+@dataclass(frozen=True)
+class Place:
+    """Where chips of one index row may lie: a polygon in pixels of its Sentinel-2 file."""
+
+    scene: int
+    row: int
+    polygon: shapely.Geometry
+
+    def corners(self, size: int) -> tuple[int, int, int, int]:
+        """Least and greatest column and row a chip may begin at, going by the bounding box."""
+        left, top, right, bottom = self.polygon.bounds
+        return int(np.ceil(left)), int(np.floor(right)) - size, int(np.ceil(top)), int(np.floor(bottom)) - size
+
+    def random_corner(self, size: int, rng: np.random.Generator) -> tuple[int, int] | None:
+        """Column and row of one uniformly drawn chip; None if it is not wholly inside."""
+        first_x, last_x, first_y, last_y = self.corners(size)
+        if first_x > last_x or first_y > last_y:
+            return None
+        x, y = int(rng.integers(first_x, last_x + 1)), int(rng.integers(first_y, last_y + 1))
+        return (x, y) if self.holds(x, y, size) else None
+
+    def holds(self, x: int, y: int, size: int) -> bool:
+        """Whether a chip lies wholly inside."""
+        return bool(self.polygon.covers(shapely.box(x, y, x + size, y + size)))
+
+
+def places(scenes: Sequence[AlignedSentinel], roi: Rois | None) -> list[Place]:
+    """Footprints of all rows, clipped to ``roi``."""
     found = []
     for s, scene in enumerate(scenes):
         for r, row in enumerate(scene.index.itertuples()):
             area = row.geometry if roi is None else row.geometry.intersection(roi[s][r])
             if not area.is_empty:
-                t = row.affine
-                pixels = shapely.transform(area, lambda xy, t=t: (xy - [t.c, t.f]) / [t.a, t.e])
-                found.append((s, r, row.affine, pixels.buffer(1e-3)))  # a footprint's own edge belongs to it
+                pixels = shapely.transform(area, partial(apply, ~row.affine), interleaved=False)
+                found.append(Place(s, r, pixels.buffer(1e-3)))  # a footprint's own edge belongs to it
     return found
 
 
@@ -52,7 +89,7 @@ class RandomChips(GeoSampler):
     """Chips drawn uniformly over all footprints, wholly inside footprint and region of interest.
 
     Draw number ``i`` is a function of ``seed`` and ``i`` alone. Rank ``r`` of ``n`` takes the draws r, r + n, ...; a
-    resumed run begins at ``start``.
+    resumed run, or another epoch, begins at ``start``.
 
     Args:
         scenes: Datasets, one per CRS.
@@ -65,33 +102,36 @@ class RandomChips(GeoSampler):
         world_size: Number of processes.
 
     Raises:
-        InputError: If no scene can hold a chip.
+        InputError: If no scene can hold a chip; scenes that cannot are left out with a warning if others can.
     """
 
     def __init__(
         self,
-        scenes: Sequence[AlignedScenes],
+        scenes: Sequence[AlignedSentinel],
         size_px: int | tuple[int, int],
         draws: int,
         seed: int = 0,
         *,
-        roi: Sequence[Any] | None = None,
+        roi: Rois | None = None,
         start: int = 0,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
         self.low, self.high = (size_px, size_px) if isinstance(size_px, int) else size_px
         self.draws, self.seed, self.start, self.rank, self.world_size = draws, seed, start, rank, world_size
-        self.places = [p for p in places(scenes, roi) if fits(p[3], self.high)]
+        everywhere = places(scenes, roi)
+        self.places = [p for p in everywhere if has_room(p, self.high)]
         if not self.places:
-            sides = max(
-                (min(np.ptp(p[3].bounds[0::2]), np.ptp(p[3].bounds[1::2])) for p in places(scenes, roi)), default=0
-            )
+            sides = [min(np.ptp(p.polygon.bounds[0::2]), np.ptp(p.polygon.bounds[1::2])) for p in everywhere]
             raise InputError(
-                f"no scene holds a chip of {self.high} px: the largest usable part is {sides:.0f} px across; "
-                "lower data.chip_px or data.crop_px, or data.holdout"
+                f"no scene holds a chip of {self.high} px: the largest usable part is {max(sides, default=0):.0f} px "
+                "across; lower data.chip_px or data.crop_px, or data.holdout"
             )
-        areas = np.array([p[3].area for p in self.places])
+        if small := len(everywhere) - len(self.places):
+            warnings.warn(
+                f"{small} of {len(everywhere)} scenes hold no chip of {self.high} px and are left out", stacklevel=2
+            )
+        areas = np.array([p.polygon.area for p in self.places])
         self.share = np.cumsum(areas) / areas.sum()
 
     def __iter__(self) -> Iterator[Chip]:  # type: ignore[override]
@@ -107,16 +147,10 @@ class RandomChips(GeoSampler):
         """The chip of a draw; a higher ``attempt`` gives another one in its stead."""
         rng = np.random.default_rng((self.seed, number, attempt))
         size = int(rng.integers(self.low, self.high + 1))
-        for _ in range(TRIES):
-            scene, row, _, polygon = self.places[int(np.searchsorted(self.share, rng.random(), side="right"))]
-            left, top, right, bottom = polygon.bounds
-            x = int(rng.integers(np.ceil(left), max(np.ceil(left), np.floor(right) - size) + 1))
-            y = int(rng.integers(np.ceil(top), max(np.ceil(top), np.floor(bottom) - size) + 1))
-            if polygon.covers(shapely.box(x, y, x + size, y + size)):
-                return Chip(scene, row, y, x, size, number)
-        raise InputError(
-            f"found no place for a chip of {size} px in {TRIES} tries; the region is too thin for data.chip_px"
-        )
+        while True:  # ends: every place kept has been seen to hold the largest chip
+            place = self.places[int(np.searchsorted(self.share, rng.random(), side="right"))]
+            if corner := place.random_corner(size, rng):
+                return Chip(place.scene, place.row, corner[1], corner[0], size, number)
 
 
 class GridChips(GeoSampler):
@@ -130,15 +164,15 @@ class GridChips(GeoSampler):
     """
 
     def __init__(
-        self, scenes: Sequence[AlignedScenes], size_px: int, stride_px: int, *, roi: Sequence[Any] | None = None
+        self, scenes: Sequence[AlignedSentinel], size_px: int, stride_px: int, *, roi: Rois | None = None
     ) -> None:
         self.chips: list[Chip] = []
-        for scene, row, _, polygon in places(scenes, roi):
-            left, top, right, bottom = (int(np.ceil(v - 1e-2)) for v in polygon.bounds)
-            for y in range(top, bottom - size_px + 1, stride_px):
-                for x in range(left, right - size_px + 1, stride_px):
-                    if polygon.covers(shapely.box(x, y, x + size_px, y + size_px)):
-                        self.chips.append(Chip(scene, row, y, x, size_px, len(self.chips)))
+        for place in places(scenes, roi):
+            first_x, last_x, first_y, last_y = place.corners(size_px)
+            for y in range(first_y, last_y + 1, stride_px):
+                for x in range(first_x, last_x + 1, stride_px):
+                    if place.holds(x, y, size_px):
+                        self.chips.append(Chip(place.scene, place.row, y, x, size_px, len(self.chips)))
 
     def __iter__(self) -> Iterator[Chip]:  # type: ignore[override]
         """Yield the chips, row by row."""
@@ -149,25 +183,36 @@ class GridChips(GeoSampler):
         return len(self.chips)
 
 
-def fits(polygon: shapely.Geometry, size: int) -> bool:
-    """Whether the bounding box could hold a chip."""
-    left, top, right, bottom = polygon.bounds
-    return bool(np.floor(right) - np.ceil(left) >= size and np.floor(bottom) - np.ceil(top) >= size)
+def has_room(place: Place, size: int) -> bool:
+    """Whether a chip was found to fit, in 200 tries."""
+    rng = np.random.default_rng(0)
+    return any(place.random_corner(size, rng) for _ in range(TRIES))
 
 
-def split(scenes: Sequence[AlignedScenes], holdout: float) -> tuple[list[list[Any]], list[list[Any]]]:
+def split_scenes(scenes: Sequence[AlignedSentinel], holdout: float) -> tuple[Rois, Rois]:
     """Training and held-out part of every row: the eastern ``holdout`` share of its width is kept out.
 
-    Blocks, not random chips: neighbouring pixels are alike, and a random split would leak.
+    Blocks, not random chips: neighbouring pixels are alike, and a random split would leak. Where rows overlap, what
+    one of them holds out is held out of all.
     """
-    train, held = [], []
+    west, east = [], []
     for scene in scenes:
-        parts = []
-        for row in scene.index.itertuples():
-            x0, y0, x1, y1 = row.geometry.bounds
-            pixels = round((x1 - x0) / row.affine.a * (1 - holdout))
-            cut = x0 + pixels * row.affine.a
-            parts.append((shapely.box(x0, y0, cut, y1), shapely.box(cut, y0, x1, y1)))
-        train.append([a for a, _ in parts])
-        held.append([b for _, b in parts])
-    return train, held
+        halves = [halve(row.geometry, row.affine, holdout) for row in scene.index.itertuples()]
+        west.append([w for w, _ in halves])
+        east.append(gpd.GeoSeries([e for _, e in halves], crs=scene.crs))
+    train = []
+    for scene, own, parts in zip(scenes, east, west, strict=True):
+        held = [own.union_all()]
+        for other in east:
+            if other is not own:  # another zone: one pixel of room for the reprojection
+                held.append(other[~other.is_empty].to_crs(scene.crs).union_all().buffer(max(scene.res)))
+        taken = shapely.union_all([h for h in held if np.isfinite(h.bounds).all()])
+        train.append([part.difference(taken) for part in parts])
+    return train, [list(series) for series in east]
+
+
+def halve(area: shapely.Geometry, t: Affine, holdout: float) -> tuple[shapely.Geometry, shapely.Geometry]:
+    """West and east of a cut along pixel borders."""
+    x0, y0, x1, y1 = area.bounds
+    cut = t.c + round(((x0 + (x1 - x0) * (1 - holdout)) - t.c) / t.a) * t.a
+    return area.intersection(shapely.box(x0, y0, cut, y1)), area.intersection(shapely.box(cut, y0, x1, y1))

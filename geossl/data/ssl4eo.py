@@ -5,12 +5,14 @@ resolution). Paper: Wang et al., GRSM 2023, arXiv:2211.07044. The collection pre
 baseline 04.00, so no offset.
 """
 
+import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import rasterio
 import torch
+from jaxtyping import Float
+from numpy import ndarray
 from rasterio.enums import Resampling
 
 from geossl.data.bands import S1_BANDS, S2_BANDS
@@ -25,7 +27,7 @@ def file_name(band: str) -> str:
 class SSL4EO:
     """Random place, season and crop per draw.
 
-    The n-th scene of a place by name (that is, by date) is the same season for both sensors.
+    The n-th scene of a place by date is the same season for both sensors. Names would not do: S1A comes before S1B.
 
     Args:
         root: Folder with ``s1/`` and ``s2a/``.
@@ -55,45 +57,59 @@ class SSL4EO:
 
     def scenes(self, place: str) -> list[tuple[Path, Path]]:
         """Pairs of scene folders, by season."""
-        s1, s2 = (sorted(p for p in (self.root / sensor / place).glob("*") if p.is_dir()) for sensor in ("s1", "s2a"))
+        s1, s2 = (
+            sorted((p for p in (self.root / sensor / place).glob("*") if p.is_dir()), key=moment)
+            for sensor in ("s1", "s2a")
+        )
         if not s1 or len(s1) != len(s2):
             raise InputError(
                 f"{self.root}: place {place} has {len(s1)} Sentinel-1 and {len(s2)} Sentinel-2 scenes; expected pairs"
             )
         return list(zip(s1, s2, strict=True))
 
-    def read(self, number: int, attempt: int) -> dict[str, Any]:
+    def read(self, number: int, attempt: int) -> dict[str, torch.Tensor]:
         """The pixels of a draw."""
         rng = np.random.default_rng((self.seed, number, attempt))
         scenes = self.scenes(self.places[int(rng.integers(len(self.places)))])
         folder1, folder2 = scenes[int(rng.integers(len(scenes)))]
-        with opened(folder2 / file_name("B02")) as file:
-            side = min(file.shape)
+        side = side_of(folder2 / file_name("B02"))
         size = int(rng.integers(self.crop_px[0], self.crop_px[1] + 1))
         if size > side:
             raise RunError(f"{folder2} is {side} px wide, smaller than a crop of {size} px; lower data.crop_px")
         top, left = (int(rng.integers(0, side - size + 1)) for _ in range(2))
         crop = (slice(None), slice(top, top + size), slice(left, left + size))
-        s1 = stack(folder1, S1_BANDS, side)[crop]
-        s2 = stack(folder2, S2_BANDS, side)[crop] / 10000
-        s1[:, (s1 == 0).all(axis=0)] = np.nan
-        s2[:, (s2 == 0).all(axis=0)] = np.nan
+        s1 = np.ascontiguousarray(stack(folder1, S1_BANDS, side)[crop])
+        s2 = stack(folder2, S2_BANDS, side)[crop] / np.float32(10000)
         valid = np.isfinite(s1).all(axis=0) & np.isfinite(s2).all(axis=0)
         return {"s1": torch.from_numpy(s1), "s2": torch.from_numpy(s2), "valid": torch.from_numpy(valid)}
 
 
-def stack(folder: Path, bands: tuple[str, ...], side: int) -> np.ndarray:
-    """Bands of one scene on its 10 m grid, bilinear where coarser."""
+def moment(folder: Path) -> str:
+    """When a scene was taken, from its name: ``YYYYMMDD`` and, where there is one, the time of day."""
+    found = re.search(r"20\d{6}(T\d{6})?", folder.name)
+    if not found:
+        raise InputError(f"{folder} has no date in its name, such as 20200607T054109; seasons are paired by date")
+    return found[0]
+
+
+def stack(folder: Path, bands: tuple[str, ...], side: int) -> Float[ndarray, "c side side"]:
+    """Bands of one scene on its 10 m grid, bilinear where coarser; NaN where no band has data."""
     layers = []
-    for band in bands:
-        with opened(folder / file_name(band)) as file:
-            layers.append(file.read(1, out_shape=(side, side), resampling=Resampling.bilinear).astype(np.float32))
-    return np.stack(layers)
+    for path in (folder / file_name(band) for band in bands):
+        try:
+            with rasterio.open(path) as file:
+                layers.append(file.read(1, out_shape=(side, side), resampling=Resampling.bilinear).astype(np.float32))
+        except rasterio.errors.RasterioIOError as error:
+            raise RunError(f"{path} cannot be read ({' '.join(str(error).split())})") from None
+    data = np.stack(layers)
+    data[:, (data == 0).all(axis=0) | ~np.isfinite(data).all(axis=0)] = np.nan
+    return data
 
 
-def opened(path: Path) -> rasterio.DatasetReader:
-    """The file, or one line on why not."""
+def side_of(path: Path) -> int:
+    """Shorter side of an image in pixels."""
     try:
-        return rasterio.open(path)
+        with rasterio.open(path) as file:
+            return min(file.shape)
     except rasterio.errors.RasterioIOError as error:
         raise RunError(f"{path} cannot be read ({' '.join(str(error).split())})") from None

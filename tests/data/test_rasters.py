@@ -1,3 +1,9 @@
+import multiprocessing
+import pickle
+import subprocess
+import sys
+from concurrent.futures import ProcessPoolExecutor
+
 import numpy as np
 import pytest
 import rasterio
@@ -7,7 +13,7 @@ from odc.geo.geobox import GeoBox
 from geossl.data.bands import S2_BANDS, inspect
 from geossl.data.rasters import LocalRasters
 from geossl.data.sentinel import SAMPLE
-from geossl.errors import BandError, GridError, InputError, MissingFileError, RunError
+from geossl.errors import BandError, InputError, MissingFileError, RunError
 from tests.data.conftest import optical, radar, write_raster
 
 TAGGED = {"names": S2_BANDS, "BOA_ADD_OFFSET": "0"}
@@ -40,7 +46,7 @@ def test_a_value_does_not_depend_on_how_much_is_read(tmp_path, case):
     place = {
         "half pixel": {"left": 500_005.0, "top": 4_599_995.0},
         "other CRS": {"epsg": 4326, "left": 3.0, "top": 41.549, "gsd": 1e-4},
-        "other resolution": {"gsd": 23.7},
+        "other resolution": {"gsd": 23.7, "left": 499_000.0, "top": 4_601_000.0},
     }[case]
     data = radar((90, 130))
     data[:, 40:44, 50:60] = np.nan
@@ -78,29 +84,6 @@ def test_band_order_is_by_name(tmp_path):
     np.testing.assert_array_equal(*both)
 
 
-@pytest.mark.parametrize(
-    ("tags", "stated", "name", "offset"),
-    [
-        ({"BOA_ADD_OFFSET": "-1000"}, None, "a.tif", -1000),
-        ({"BOA_ADD_OFFSET": "-1000"}, 0, "a.tif", 0),
-        ({"PROCESSING_BASELINE": "05.09"}, None, "a.tif", -1000),
-        ({"PROCESSING_BASELINE": "03.01"}, None, "a.tif", 0),
-        ({}, None, "S2A_MSIL2A_20230610T074621_N0509_R135_T36MXC_20230610T1.tif", -1000),
-        ({}, None, "S2A_MSIL2A_20170610T074621_N0205_R135_T36MXC_20170610T1.tif", 0),
-        ({}, -1000, "a.tif", -1000),
-    ],
-)
-def test_the_offset_is_stated_tagged_or_in_the_name(tmp_path, tags, stated, name, offset):
-    assert inspect(write_raster(tmp_path / name, optical(), **tags), "s2", stated).offset == offset
-
-
-def test_the_offset_is_found_in_the_products_metadata(tmp_path):
-    path = write_raster(tmp_path / "P.SAFE/IMG/a.tif", optical())
-    text = "<a><BOA_ADD_OFFSET band_id='0'>-1000</BOA_ADD_OFFSET><BOA_ADD_OFFSET band_id='1'>-1000</BOA_ADD_OFFSET></a>"
-    (tmp_path / "P.SAFE/MTD_MSIL2A.xml").write_text(text)
-    assert inspect(path, "s2").offset == -1000
-
-
 def test_the_chilean_scene_is_bright_by_a_thousand_unless_its_tag_is_read(tmp_path):
     chile, denmark = (next((SAMPLE / "s2").glob(f"{name}*")) for name in ("433D", "637U"))
     with rasterio.open(chile) as file:
@@ -114,28 +97,6 @@ def test_the_chilean_scene_is_bright_by_a_thousand_unless_its_tag_is_read(tmp_pa
     with pytest.raises(BandError, match="is not known; state it with --s2-offset"):
         inspect(bare, "s2")
     assert inspect(denmark, "s2").offset == 0
-
-
-def test_float_reflectance_is_taken_as_it_is(tmp_path):
-    path = write_raster(tmp_path / "a.tif", (optical() / 10000).astype(np.float32), names=S2_BANDS)
-    assert inspect(path, "s2").reason == "already reflectance"
-
-
-@pytest.mark.parametrize(
-    ("data", "sensor", "settings", "error", "message"),
-    [
-        (radar() * 0 + 0.02, "s1", {}, BandError, "no backscatter in dB .* convert linear power with 10\\*log10"),
-        (radar()[::-1], "s1", {}, BandError, "VV, median -19.* darker than band 2"),
-        (radar()[:1], "s1", {}, BandError, "has 1 bands without names; s1 needs 2: VV, VH"),
-        (optical()[:10], "s2", {}, BandError, "has 10 bands without names; s2 needs 12"),
-        (optical()[:11], "s2", {"names": S2_BANDS[:11]}, BandError, "lacks B12 for s2"),
-        (radar(), "s1", {"epsg": None}, GridError, "has no CRS"),
-    ],
-)
-def test_files_that_cannot_be_meant_are_refused(tmp_path, data, sensor, settings, error, message):
-    path = write_raster(tmp_path / "bad.tif", data, **settings)
-    with pytest.raises(error, match=message):
-        inspect(path, sensor)
 
 
 def test_swapped_sensors_are_noticed(tmp_path):
@@ -171,3 +132,66 @@ def test_a_source_says_what_it_reads(tmp_path):
     facts = LocalRasters(None, [path]).describe()["s2"][0]
     assert (facts["path"], facts["offset"], facts["decided_by"]) == (str(path), 0, "tag BOA_ADD_OFFSET")
     assert LocalRasters(None, [path]).footprint(32631).bounds == (500_000, 4_600_000 - 960, 501_200, 4_600_000)
+
+
+@pytest.mark.parametrize("epsg", [32718, 32719])  # the scene's own zone, half pixels off; and the neighbouring one
+def test_values_on_the_map_lattice_do_not_depend_on_the_window_on_real_scenes(epsg):
+    source = LocalRasters(sorted((SAMPLE / "s1").glob("433D*")), sorted((SAMPLE / "s2").glob("433D*")))
+    west, south, east, north = (round(v / 80) * 80 for v in source.footprint(epsg).bounds)
+    whole = source.load(box(north, west, (north - south) // 10, (east - west) // 10, epsg))
+    for top, left in ((0, 0), (37, 51), (120, 8)):
+        part = source.load(box(north - 10 * top, west + 10 * left, 90, 101, epsg))
+        for sensor in ("s1", "s2"):
+            window = whole[sensor].values[:, top : top + 90, left : left + 101]
+            assert np.isfinite(window).mean() > 0.6
+            np.testing.assert_array_equal(part[sensor].values, window)
+
+
+def test_a_hole_does_not_bleed_into_its_neighbours(tmp_path):
+    data = optical()
+    data[:, 20:30, 20:30] = 0  # not declared as nodata
+    source = LocalRasters(None, [write_raster(tmp_path / "a.tif", data, left=500_003.0, **TAGGED)])
+    values = source.load(box(4_600_000, 500_000, 60, 60))["s2"].values
+    finite = np.isfinite(values[0])
+    assert not finite[20:30, 20:31].any()
+    assert finite[19, 1:].all()
+    assert np.nanmin(values[0]) > optical()[0].min() / 10000 - 1e-6
+
+
+def test_a_dark_band_is_not_taken_for_nodata(tmp_path):
+    data = optical()
+    data[11, :10] = 0
+    data[:, :, :5] = 0
+    path = write_raster(tmp_path / "a.tif", data, nodata=0, **TAGGED)
+    values = LocalRasters(None, [path]).load(box(4_600_000, 500_000, 20, 20))["s2"].values
+    assert np.isnan(values[:, :, :5]).all()
+    assert (values[11, :10, 5:] == 0).all()
+
+
+def test_minus_infinity_is_not_a_backscatter(tmp_path):
+    data = radar()
+    data[1, 3, 4] = -np.inf
+    values = (
+        LocalRasters([write_raster(tmp_path / "a.tif", data)], None).load(box(4_600_000, 500_000, 9, 9))["s1"].values
+    )
+    assert np.isnan(values[:, 3, 4]).all()
+    assert np.isfinite(values).sum() == 2 * 80
+
+
+def test_a_source_is_a_plain_value_that_other_processes_can_use(tmp_path):
+    source = LocalRasters([write_raster(tmp_path / "a.tif", radar())], None)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        there = pool.submit(pickle.loads(pickle.dumps(source)).load, box(4_600_000, 500_000, 20, 20)).result()
+    np.testing.assert_array_equal(there["s1"].values, radar()[:, :20, :20])
+
+
+def test_reading_rasters_needs_neither_torch_nor_torchgeo():
+    code = "import sys, geossl.data.rasters; print({'torch', 'torchgeo', 'lightning'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_the_footprint_is_where_every_sensor_has_a_file(tmp_path):
+    s1 = [write_raster(tmp_path / f"{i}.tif", radar(), left=500_000.0 + 600 * i) for i in (0, 1)]
+    s2 = [write_raster(tmp_path / "o.tif", optical(), left=501_000.0, **TAGGED)]
+    assert LocalRasters(s1, s2).footprint(32631).bounds == (501_000, 4_600_000 - 960, 501_800, 4_600_000)
+    assert LocalRasters(s1, s2).sensors == ("s1", "s2")

@@ -1,7 +1,7 @@
 """CROMA's encoder: ours and torchgeo's side by side, same random weights, same threads, one run.
 
-Every measurement has a process of its own, so that peak memory is its own; times are medians, ours and torchgeo's taken
-in turn. Run: python benchmarks/croma_encoder.py [--sizes 120 240 504] [--repeats 5] [--threads 2]
+Times are medians of calls taken in turn in one process; construction and peak memory are of a process with that model
+alone. Run: python benchmarks/croma_encoder.py [--sizes 120 240 504] [--repeats 7] [--threads 2]
 """
 
 import argparse
@@ -14,90 +14,82 @@ import time
 
 import torch
 
+ROWS = [("torchgeo", "fp32"), ("geossl", "fp32"), ("geossl", "bf16")]
+
 
 def build(who, side):
     """A base model with seeded weights, and the seconds its construction took."""
-    torch.manual_seed(0)
-    start = time.perf_counter()
-    if who == "torchgeo":
-        from torchgeo.models.croma import croma_base
+    from torchgeo.models.croma import croma_base
 
-        start = time.perf_counter()
-        return croma_base(image_size=side).eval(), time.perf_counter() - start
     from geossl.models.croma import CROMAEncoder, croma_spec
 
+    torch.manual_seed(0)
     start = time.perf_counter()
-    return CROMAEncoder(croma_spec("base")).eval(), time.perf_counter() - start
+    model = croma_base(image_size=side) if who == "torchgeo" else CROMAEncoder(croma_spec("base"))
+    return model.eval(), time.perf_counter() - start
 
 
 @torch.inference_mode()
-def measure(who, precision, side, repeats, threads):
-    """Construction, time per image and peak memory of one model in this process."""
-    torch.set_num_threads(threads)
+def cost(who, precision, side):
+    """Construction seconds and peak memory of one model, alone in this process."""
     model, construction = build(who, side)
-    images = torch.rand(1, 2, side, side), torch.rand(1, 12, side, side)
-    times = []
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-        for _ in range(repeats + 1):
-            start = time.perf_counter()
-            model(*images)
-            times.append(time.perf_counter() - start)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"construction": construction, "ms": 1000 * statistics.median(times[1:]), "peak_mb": peak}
+        model(torch.rand(1, 2, side, side), torch.rand(1, 12, side, side))
+    return {"construction": construction, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 
 @torch.inference_mode()
-def agreement(side):
-    """Least cosine of joint tokens, ours in fp32 and bf16 against torchgeo's fp32, with its weights."""
+def speed(side, repeats):
+    """Milliseconds per image of the three, taken in turn, and the least cosine of their joint tokens."""
     from geossl.models.files import from_layout
 
     theirs, _ = build("torchgeo", side)
     ours = from_layout(theirs.state_dict())
     images = torch.rand(1, 2, side, side), torch.rand(1, 12, side, side)
-    expected, found = theirs(*images)["joint_encodings"], {"fp32": ours(*images).joint_tokens}
-    with torch.autocast("cpu", torch.bfloat16):
-        found["bf16"] = ours(*images).joint_tokens.float()
-    return {name: float(torch.cosine_similarity(expected, x, dim=-1).min()) for name, x in found.items()}
+    times, tokens = {row: [] for row in ROWS}, {}
+    for _ in range(repeats + 1):
+        for who, precision in ROWS:
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+                start = time.perf_counter()
+                found = theirs(*images)["joint_encodings"] if who == "torchgeo" else ours(*images).joint_tokens
+                times[who, precision].append(1000 * (time.perf_counter() - start))
+            tokens[who, precision] = found.float()
+    likeness = {row: torch.cosine_similarity(tokens[ROWS[0]], tokens[row], dim=-1).min() for row in ROWS}
+    return [[statistics.median(times[row][1:]), float(likeness[row])] for row in ROWS]
 
 
 def child(*arguments):
     """Run this file in a process of its own and read its last line."""
-    out = subprocess.run(
-        [sys.executable, __file__, "--child", *map(str, arguments)], capture_output=True, text=True, check=True
-    )
+    out = subprocess.run([sys.executable, __file__, *map(str, arguments)], capture_output=True, text=True, check=True)
     return json.loads(out.stdout.splitlines()[-1])
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[120, 240, 504])
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--child", nargs="*", help=argparse.SUPPRESS)
+    parser.add_argument("--speed", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--cost", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.child:
-        who, precision, side, repeats, threads = args.child
-        both = (
-            agreement(int(side))
-            if who == "agreement"
-            else measure(who, precision, int(side), int(repeats), int(threads))
-        )
-        print(json.dumps(both))
+    torch.set_num_threads(args.threads)
+    if args.speed:
+        print(json.dumps(speed(args.speed, args.repeats)))
+        return
+    if args.cost:
+        who, precision, side = args.cost
+        print(json.dumps(cost(who, precision, int(side))))
         return
     print(f"CROMA base, radar + optical, one image, {args.threads} threads, medians of {args.repeats}\n")
-    print("| side px | model | construction s | ms per image | peak MB | torchgeo fp32 ms / ms | token cosine |")
+    print("| side px | model | construction s | ms per image | peak MB | torchgeo fp32 ms / ms | least token cosine |")
     print("|---|---|---|---|---|---|---|")
     for side in args.sizes:
-        repeats = args.repeats if side < 500 else 2
-        cosine = child("agreement", "", side, 0, args.threads) if side < 500 else {}
-        rows = [("torchgeo", "fp32"), ("geossl", "fp32"), ("geossl", "bf16")]
-        found = {row: child(*row, side, repeats, args.threads) for row in rows}
-        reference = found["torchgeo", "fp32"]["ms"]
-        for (who, precision), m in found.items():
-            like = f"{cosine[precision]:.6f}" if who == "geossl" and cosine else ""
+        times = child("--threads", args.threads, "--repeats", args.repeats, "--speed", side)
+        for (who, precision), (ms, likeness) in zip(ROWS, times, strict=True):
+            c = child("--threads", args.threads, "--cost", who, precision, side)
             print(
-                f"| {side} | {who} {precision} | {m['construction']:.2f} | {m['ms']:.0f} | {m['peak_mb']:.0f} "
-                f"| {reference / m['ms']:.2f} | {like} |",
+                f"| {side} | {who} {precision} | {c['construction']:.2f} | {ms:.0f} | {c['peak_mb']:.0f} "
+                f"| {times[0][0] / ms:.2f} | {likeness:.6f} |",
                 flush=True,
             )
 

@@ -4,7 +4,7 @@ Both encoders are trained by the demo recipe, alike but for the positions. A bun
 96 and 200 px (no margin); land cover is read out linearly per patch: fitted at the training size on the western half of
 the windows' area, judged at every size on the eastern half. Optical tokens, which know positions best.
 
-Run: python benchmarks/croma_extrapolation.py [--out runs/extrapolation] [--alibi RUN] [--seeds 1] [--set ...]
+Run: python benchmarks/croma_extrapolation.py [--out runs/extrapolation] [--alibi RUN] [--set ...]
 """
 
 import argparse

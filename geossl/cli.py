@@ -3,7 +3,7 @@
 import sys
 import time
 import warnings
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import click
@@ -82,37 +82,47 @@ def pretrain(recipe_name: str, overrides: tuple[str, ...], show: bool) -> None:
 @click.option("--encoder", default="croma_base", show_default=True, help="Released encoder or weight file.")
 @click.option("--out", default="embedding.zarr", show_default=True, help=".zarr (sharded, resumable) or .tif (COG).")
 @click.option("--dtype", type=click.Choice(["int8", "float16", "float32"]), help="[default: int8 .zarr, float32 .tif]")
+@click.option("--gsd", "gsd_m", type=float, help="Cell of the map in metres: 40 or 20 cost 4 or 16 times as much.")
 @click.option("--s2-offset", type=click.Choice(["0", "-1000"]), help="DN offset of Sentinel-2 files that do not say.")
 @click.option("--crs", type=int, help="EPSG code of the map. [default: UTM zone of the region]")
-@click.option("--scheduler", default="sync", show_default=True, help="sync, processes[:N], or tcp://host:port of Dask.")
+@click.option("--scheduler", default="sync", show_default=True, help="sync, processes[:N], tcp://HOST:PORT, file:JSON.")
 @click.option("--batch-size", default=8, show_default=True, type=click.IntRange(1), help="Windows per forward pass.")
 @click.option("--shard-cells", default=10, show_default=True, type=click.IntRange(1), help="Shard side; sets memory.")
 @click.option("--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "bf16"]))
+@click.option("--dry-run", is_flag=True, help="Say what it would take, and stop.")
 @click.option("--overwrite", is_flag=True, help="Replace an output that was made from another plan.")
-def embed(aoi: str, s1: tuple[str, ...], s2: tuple[str, ...], s2_offset: str | None, **options: object) -> None:
+def embed(s1: tuple[str, ...], s2: tuple[str, ...], s2_offset: str | None, dry_run: bool, **options: Any) -> None:
     """Embed a region and write a georeferenced raster, one vector per 80 m patch.
 
-    Killed or interrupted, the same command goes on where it stopped.
+    Killed or interrupted, the same command goes on where it stopped. Memory depends on --shard-cells and --batch-size,
+    never on the region; --dry-run tells it.
     """
     from geossl.api import maps  # lazy: `geossl --help` must not import torch
 
-    started = time.monotonic()
+    options |= {"s1": list(s1) or None, "s2": list(s2) or None}
+    options["s2_offset"] = None if s2_offset is None else int(s2_offset)
+    if dry_run:
+        for _, row in maps.plan_map(**options).iterrows():
+            click.echo("\n".join(f"{key:<22}{value}" for key, value in row.items()))
+        return
+    out = maps.embed_map(progress=progress_line(), **options)
+    click.echo(f"embedding  {out}\npicture    {maps.picture_path(out)}")
 
-    def progress(done: int, total: int, km2: float) -> None:
-        """One line, rewritten on a terminal."""
-        left = (total - done) * (time.monotonic() - started) / max(1, done)
+
+def progress_line() -> Callable[[int, int, float], None]:
+    """Prints shards, area, speed and time left; one line, rewritten on a terminal."""
+    started, first = time.monotonic(), []
+
+    def show(done: int, total: int, km2: float) -> None:
+        first.append(done)
+        seconds = time.monotonic() - started
+        left = (total - done) * seconds / (done - first[0] + 1)
         end = "\r" if sys.stderr.isatty() and done < total else "\n"
-        click.echo(f"embed  {done}/{total} shards  {km2:.1f} km2  {left:.0f} s left   {end}", nl=False, err=True)
+        text = f"embed  {done}/{total} shards  {km2:.1f} km2  {km2 / seconds:.2f} km2/s  {left:.0f} s left   "
+        click.echo(text, nl=False, err=True)
+        click.echo(end, nl=False, err=True)
 
-    out = maps.embed_map(
-        aoi,
-        s1=list(s1) or None,
-        s2=list(s2) or None,
-        s2_offset=None if s2_offset is None else int(s2_offset),
-        progress=progress,
-        **options,  # type: ignore[arg-type]
-    )
-    click.echo(f"embedding  {out}\npicture    {maps.picture_path(Path(out))}")
+    return show
 
 
 @main.command("list")

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import geopandas as gpd
+import numpy as np
 import shapely
 from affine import Affine
+from jaxtyping import Bool
 from odc.geo.geobox import GeoBox
 from pyproj import CRS, Transformer
 from shapely.validation import explain_validity
@@ -102,33 +104,66 @@ def from_frame(frame: gpd.GeoDataFrame, name: str) -> Aoi:
             )
     if frame.crs.is_geographic:
         west, south, east, north = shapely.total_bounds(geometries)
-        if not (-180 <= west <= east <= 180 and -90 <= south <= north <= 90):
+        if not (-180 <= west <= east <= 360 and -90 <= south <= north <= 90):
             raise GridError(
                 f"{name} has coordinates from ({west:.6g}, {south:.6g}) to ({east:.6g}, {north:.6g}), which are no "
                 "longitude and latitude; reproject it to EPSG:4326"
             )
-    joined = gpd.GeoSeries(geometries, crs=frame.crs).to_crs(4326).union_all()
+    degrees = gpd.GeoSeries(geometries, crs=frame.crs).to_crs(4326)
+    joined = shapely.union_all([cut_at_antimeridian(geometry) for geometry in degrees])
     if joined.area == 0:
         raise GridError(f"{name} has no area")
     return Aoi(joined, name)
 
 
-def utm_epsg(aoi: Aoi) -> int:
-    """EPSG code of the UTM zone of a region's centre; north or south by the centre.
+def cut_at_antimeridian(geometry: shapely.Geometry) -> shapely.Geometry:
+    """Longitudes within -180 to 180; a polygon across 180 degrees becomes two.
 
-    Raises:
-        GridError: If the region reaches more than 1.5 degrees beyond that zone.
+    A polygon crosses if it reaches beyond 180, or if an edge spans more than half the globe (from 179 to -179).
+    """
+    steps = [np.diff(ring.xy[0]) for part in polygons(geometry) for ring in (part.exterior, *part.interiors)]
+    if any(np.abs(step).max() > 180 for step in steps):
+        geometry = shapely.transform(geometry, lambda xy: np.column_stack([xy[:, 0] % 360, xy[:, 1]]))
+    if geometry.bounds[2] <= 180:
+        return geometry
+    east = shapely.transform(geometry & shapely.box(180, -90, 360, 90), lambda xy: xy - [360, 0])
+    return shapely.union(geometry & shapely.box(-180, -90, 180, 90), east)
+
+
+def polygons(geometry: shapely.Geometry) -> list[shapely.Polygon]:
+    """The polygons of a geometry; lines and points, which cutting may leave, have no area and are dropped."""
+    return [part for part in shapely.get_parts(geometry) if part.geom_type == "Polygon" and part.area]
+
+
+def by_zone(aoi: Aoi) -> dict[int, Aoi]:
+    """A region by EPSG code of its UTM zones, north or south by the centre of each part.
+
+    A region that reaches no more than 1.5 degrees beyond the zone of its centre stays whole; others are cut at the
+    zones' meridians.
     """
     centre = aoi.geometry.centroid
-    zone = min(60, int((centre.x + 180) // 6) + 1)
     west, _, east, _ = aoi.geometry.bounds
-    low, high = (zone - 1) * 6 - 180 - ZONE_SLACK_DEGREES, zone * 6 - 180 + ZONE_SLACK_DEGREES
-    if west < low or east > high:
-        raise GridError(
-            f"{aoi.name} spans longitudes {west:.2f} to {east:.2f}, more than UTM zone {zone} "
-            f"with {ZONE_SLACK_DEGREES} degrees on either side; split it by zone (at the antimeridian, too)"
-        )
-    return (32600 if centre.y >= 0 else 32700) + zone
+    zone = zone_of(centre.x)
+    low, high = 6 * zone - 186 - ZONE_SLACK_DEGREES, 6 * zone - 180 + ZONE_SLACK_DEGREES
+    if low <= west and east <= high:
+        return {epsg_of(zone, centre.y): aoi}
+    found = {}
+    for number in range(zone_of(west), zone_of(east) + 1):
+        band = shapely.box(6 * number - 186, -90, 6 * number - 180, 90)
+        if parts := polygons(aoi.geometry & band):
+            part = shapely.union_all(parts)
+            found[epsg_of(number, part.centroid.y)] = Aoi(part, f"{aoi.name}, zone {number}")
+    return found
+
+
+def zone_of(longitude: float) -> int:
+    """Number of the UTM zone, 1 to 60."""
+    return min(60, int((longitude + 180) // 6) + 1)
+
+
+def epsg_of(zone: int, latitude: float) -> int:
+    """EPSG code of a zone, north or south."""
+    return (32600 if latitude >= 0 else 32700) + zone
 
 
 @dataclass(frozen=True)
@@ -155,14 +190,21 @@ class Lattice:
         """Side of a cell in metres."""
         return self.cell_patches * self.patch_px * self.gsd_m
 
-    def touched(self, area: shapely.Geometry) -> list[tuple[int, int]]:
-        """Cells that share area with a region in this CRS, row by row."""
-        left, bottom, right, top = area.bounds
-        rows = range(math.floor(-top / self.cell_m), math.ceil(-bottom / self.cell_m))
-        columns = range(math.floor(left / self.cell_m), math.ceil(right / self.cell_m))
+    def around(self, area: shapely.Geometry) -> tuple[int, int, int, int]:
+        """First row and column of the cells around a region in this CRS, and how many of each there are."""
+        left, bottom, right, top = (v / self.cell_m for v in area.bounds)
+        row, column = math.floor(-top), math.floor(left)
+        return row, column, math.ceil(-bottom) - row, math.ceil(right) - column
+
+    def touched(
+        self, area: shapely.Geometry, row: int, column: int, rows: int, columns: int, step: int = 1
+    ) -> Bool[np.ndarray, "_ _"]:
+        """Which cells of a block share area with a region in this CRS; of squares of ``step`` x ``step`` cells."""
         shapely.prepare(area)
-        cells = [(r, c) for r in rows for c in columns]
-        return [cell for cell in cells if area.intersects(self.box(*cell)) and not area.touches(self.box(*cell))]
+        top, left = np.meshgrid(row + np.arange(0, rows, step), column + np.arange(0, columns, step), indexing="ij")
+        low, right = np.minimum(top + step, row + rows), np.minimum(left + step, column + columns)
+        boxes = shapely.box(*(self.cell_m * v for v in (left, -low, right, -top)))
+        return shapely.intersects(area, boxes) & ~shapely.touches(area, boxes)
 
     def box(self, row: int, column: int) -> shapely.Geometry:
         """Outline of a cell."""
@@ -176,8 +218,8 @@ class Lattice:
         shape = (rows * side + 2 * margin_px, columns * side + 2 * margin_px)
         return GeoBox(shape, Affine(self.gsd_m, 0, x, 0, -self.gsd_m, y), f"EPSG:{self.epsg}")
 
-    def patches(self, row: int, column: int, rows: int, columns: int) -> GeoBox:
-        """Patch grid of a block of cells: the grid of its embeddings."""
-        side, step = self.cell_patches, self.patch_px * self.gsd_m
+    def patches(self, row: int, column: int, rows: int, columns: int, phases: int = 1) -> GeoBox:
+        """Patch grid of a block of cells, the grid of its embeddings; ``phases`` times as fine."""
+        side, step = self.cell_patches * phases, self.patch_px * self.gsd_m / phases
         transform = Affine(step, 0, column * side * step, 0, -step, -row * side * step)
         return GeoBox((rows * side, columns * side), transform, f"EPSG:{self.epsg}")

@@ -7,7 +7,7 @@ import shapely
 from shapely.geometry import Point, Polygon, box, mapping
 
 from geossl.errors import GridError, MissingFileError
-from geossl.grid import Aoi, Lattice, read_aoi, utm_epsg
+from geossl.grid import Aoi, Lattice, by_zone, read_aoi
 
 SQUARE = box(2.0, 42.0, 2.1, 42.1)
 
@@ -65,14 +65,32 @@ def test_a_missing_file_and_a_frame_without_crs_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("place", "epsg"), [(box(2, 42, 3, 43), 32631), (box(-73, -39, -72, -38), 32718), (box(5, 1, 7.4, 2), 32632)]
 )
-def test_the_zone_is_that_of_the_centre(place, epsg):
-    assert utm_epsg(Aoi(place, "x")) == epsg
+def test_a_region_within_reach_of_a_zone_is_not_cut(place, epsg):
+    assert by_zone(Aoi(place, "x")) == {epsg: Aoi(place, "x")}
 
 
-@pytest.mark.parametrize("place", [box(0, 40, 12, 41), box(-179.9, 0, 179.9, 1)])
-def test_a_region_wider_than_a_zone_is_refused(place):
-    with pytest.raises(GridError, match="split it by zone"):
-        utm_epsg(Aoi(place, "x"))
+def test_a_wide_region_is_cut_at_the_meridians_and_loses_nothing():
+    place = shapely.union(box(0.5, 40, 13, 41), box(11, -3, 12, -2))
+    parts = by_zone(Aoi(place, "x"))
+    assert set(parts) == {32631, 32632, 32633}
+    assert sum(p.geometry.area for p in parts.values()) == pytest.approx(place.area)
+    assert parts[32633].geometry.bounds == (12, 40, 13, 41)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        box(179.5, -17, 180.5, -16),
+        Polygon([(179.5, -17), (-179.5, -17), (-179.5, -16), (179.5, -16)]),
+        shapely.MultiPolygon([box(179.5, -17, 180, -16), box(-180, -17, -179.5, -16)]),
+    ],
+)
+def test_a_region_across_the_antimeridian_becomes_two_however_it_is_written(tmp_path, place):
+    parts = by_zone(read_aoi(write(tmp_path / "fiji.geojson", place)))
+    assert {epsg: part.geometry.bounds for epsg, part in parts.items()} == {
+        32760: (179.5, -17, 180, -16),
+        32701: (-180, -17, -179.5, -16),
+    }
 
 
 LATTICE = Lattice(32631, 8, 10.0, 9)
@@ -96,13 +114,34 @@ def test_pixels_without_margin_zoom_out_to_patches(seed):
     assert wide == pixels.pad(24)
 
 
-def test_only_touched_cells_are_listed_and_shared_edges_do_not_count():
+def cells(area, lattice=LATTICE):
+    """Row and column of every touched cell."""
+    row, column, rows, columns = lattice.around(area)
+    touched = lattice.touched(area, row, column, rows, columns)
+    return [(row + r, column + c) for r, c in np.argwhere(touched).tolist()]
+
+
+def test_only_touched_cells_count_and_shared_edges_do_not():
     corner = Polygon([(0, 0), (1440, 0), (0, 1440)])
-    assert LATTICE.touched(corner) == [(-2, 0), (-1, 0), (-1, 1)]
-    assert LATTICE.touched(box(0, 0, 720, 720)) == [(-1, 0)]
+    assert cells(corner) == [(-2, 0), (-1, 0), (-1, 1)]
+    assert cells(box(0, 0, 720, 720)) == [(-1, 0)]
+
+
+def test_holes_that_hold_whole_cells_are_left_out():
+    ring = box(0, 0, 3600, 3600) - box(700, 700, 2900, 2900)
+    assert len(cells(ring)) == 25 - 9
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_squares_of_cells_are_touched_if_one_of_theirs_is(seed):
+    rng = np.random.default_rng(seed)
+    blob = shapely.union_all([shapely.Point(*rng.uniform(0, 20000, 2)).buffer(rng.uniform(50, 2000)) for _ in range(6)])
+    extent = LATTICE.around(blob)
+    fine, coarse = LATTICE.touched(blob, *extent), LATTICE.touched(blob, *extent, step=3)
+    fine = np.pad(fine, [(0, -n % 3) for n in fine.shape])
+    assert (fine.reshape(coarse.shape[0], 3, coarse.shape[1], 3).any((1, 3)) == coarse).all()
 
 
 def test_overlapping_regions_share_cells():
-    one = set(LATTICE.touched(box(100, 100, 3000, 3000)))
-    two = set(LATTICE.touched(box(1500, 900, 5000, 2000)))
+    one, two = set(cells(box(100, 100, 3000, 3000))), set(cells(box(1500, 900, 5000, 2000)))
     assert one & two == {(r, c) for r in (-3, -2) for c in (2, 3, 4)}

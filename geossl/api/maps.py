@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import geopandas as gpd
+import pandas as pd
 import xarray as xr
 
 from geossl import grid
@@ -45,16 +46,10 @@ def embed_map(
     s2: Paths | None = None,
     encoder: str | Path = "croma_base",
     out: str | Path = "embedding.zarr",
-    dtype: str | None = None,
     s2_offset: int | None = None,
-    crs: int | None = None,
-    scheduler: str = "sync",
-    batch_size: int = 8,
-    shard_cells: int = 10,
-    precision: str = "fp32",
-    overwrite: bool = False,
     picture: bool = True,
     progress: Callable[[int, int, float], None] | None = None,
+    **settings: Any,
 ) -> Path:
     """Embed a region from raster files into a Zarr store or a COG; can be killed and run again.
 
@@ -64,44 +59,55 @@ def embed_map(
         s2: Sentinel-2 rasters, 12 bands: a file, VRT, folder or list; optional. Give s1, s2 or both.
         encoder: Name of a released encoder, or a weight file.
         out: ``.zarr`` (sharded, resumable) or ``.tif`` (COG).
-        dtype: ``int8`` with a scale per patch (default for ``.zarr``), ``float16`` or ``float32``.
         s2_offset: DN added to Sentinel-2 (-1000 from processing baseline 04.00 on), for files that do not say.
-        crs: EPSG code of the map; the UTM zone of the region by default.
-        scheduler: ``sync``, ``processes``, ``processes:N`` or the ``tcp://host:port`` of a Dask cluster.
-        batch_size: Windows per forward pass.
-        shard_cells: Side of a shard (one task, one file) in lattice cells; sets memory, never a value.
-        precision: ``fp32`` or ``bf16``.
-        overwrite: Replace an existing output made from another plan.
         picture: Also write a PCA false-colour picture beside the output.
-        progress: Called with (shards done, shards in all, square kilometres done).
+        progress: Called with (shards done, shards in all, square kilometres done in this run).
+        settings: ``dtype`` (``int8`` with a scale per patch, the default for ``.zarr``; ``float16``; ``float32``),
+            ``scheduler`` (``sync``, ``processes[:N]``, ``tcp://host:port``, ``file:scheduler.json``), ``batch_size``
+            (windows per forward pass), ``shard_cells`` (side of a shard, which is one task and one file; sets memory,
+            never a value), ``crs`` (EPSG code; by default the region's UTM zone or zones), ``gsd_m`` (40 or 20 for a
+            map finer than the encoder's 80 m patches, at 4 or 16 times the cost), ``precision`` (``fp32``,
+            ``bf16``), ``valid_share`` (of a patch's pixels, from which it is fed), ``overwrite``.
 
     Returns:
-        The path written; ``geossl.open`` reads it.
+        The path written, which ``geossl.open`` reads; for a region wider than a UTM zone the folder with one map per
+        zone.
 
     Raises:
         InputError: If region, rasters, encoder or output do not fit; nothing was written.
     """
+    region, source = grid.read_aoi(aoi), source_of(s1, s2, s2_offset)
+    written = run.embed_map(region, source, encoder_path(encoder), Path(out), progress, **settings)
+    for path in written:
+        if picture and not picture_path(path).exists():
+            quicklook(raster.open_map(path), picture_path(path))
+    return written[0] if written == [Path(out)] else written[0].parent
+
+
+def plan_map(
+    aoi: str | Path | gpd.GeoDataFrame,
+    *,
+    s1: Paths | None = None,
+    s2: Paths | None = None,
+    encoder: str | Path = "croma_base",
+    out: str | Path = "embedding.zarr",
+    s2_offset: int | None = None,
+    **settings: Any,
+) -> pd.DataFrame:
+    """What ``embed_map`` would do with the same arguments: area, shards, bytes, memory, time; writes nothing.
+
+    Returns:
+        One row per map, that is per UTM zone.
+    """
+    region, source = grid.read_aoi(aoi), source_of(s1, s2, s2_offset)
+    return pd.DataFrame(run.dry_run(region, source, encoder_path(encoder), Path(out), **settings))
+
+
+def source_of(s1: Paths | None, s2: Paths | None, s2_offset: int | None) -> LocalRasters:
+    """Where pixels come from."""
     if s1 is None and s2 is None:
         raise InputError("no rasters given; name Sentinel-1 with --s1, Sentinel-2 with --s2, or both")
-    region = grid.read_aoi(aoi)
-    source = LocalRasters(as_paths(s1), as_paths(s2), s2_offset)
-    written = run.embed_map(
-        region,
-        source,
-        encoder_path(encoder),
-        Path(out),
-        dtype=dtype,
-        scheduler=scheduler,
-        batch_size=batch_size,
-        shard_cells=shard_cells,
-        crs=crs,
-        precision=precision,
-        overwrite=overwrite,
-        progress=progress,
-    )
-    if picture:
-        quicklook(raster.open_map(written), picture_path(written))
-    return written
+    return LocalRasters(as_paths(s1), as_paths(s2), s2_offset)
 
 
 def cube(

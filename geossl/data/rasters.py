@@ -71,6 +71,11 @@ class LocalRasters:
         """The sensors there are files of."""
         return tuple(self.files)
 
+    @property
+    def dated(self) -> bool:
+        """False: files may hold composites."""
+        return False
+
     def describe(self) -> dict[str, Any]:
         """JSON values that pin what is read: file, size, time of change, bands, offset and why."""
         return {
@@ -90,10 +95,12 @@ class LocalRasters:
             for sensor, files in self.files.items()
         }
 
-    def footprint(self, crs: str | int) -> shapely.Geometry:
-        """Area where every sensor has a file, in ``crs``; nodata inside a file is not looked at."""
-        areas = [shapely.union_all([outline(f.geobox, CRS(crs)) for f in files]) for files in self.files.values()]
-        return shapely.intersection_all(areas)
+    def footprints(self, crs: str | int) -> dict[str, shapely.Geometry]:
+        """Area each sensor has a file of, in ``crs``; nodata inside a file is not looked at."""
+        return {
+            sensor: shapely.union_all([outline(f.geobox, CRS(crs)) for f in files])
+            for sensor, files in self.files.items()
+        }
 
     def load(self, geobox: GeoBox) -> xr.Dataset:
         """Read all sensors onto a grid, in dB and reflectance.

@@ -14,16 +14,18 @@ from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
 
 from geossl.errors import GridError
-from geossl.inference.encode import EncodeConfig, encode_block
+from geossl.inference.encode import EncodeConfig, encode_block, phases_of, rim_px
 from geossl.inference.source import check_sensors, images
 from geossl.models.encoder import DenseEncoder, EncoderSpec
 
 BLOCK_CELLS = 8  # side of a lazy output block; sets memory, never a value
 
 
-def embed(cube: xr.Dataset, encoder: DenseEncoder, **settings: Any) -> xr.DataArray:
+def embed(cube: xr.Dataset, encoder: DenseEncoder, gsd_m: float | None = None, **settings: Any) -> xr.DataArray:
     """Embed every patch that lies wholly inside a cube; see ``geossl.embed``."""
     spec, config = encoder.spec, EncodeConfig(**settings)
+    phases = phases_of(spec, gsd_m)
+    rim = rim_px(spec, phases)
     geobox = check_grid(cube, spec)
     arrays = images(cube, spec)
     check_sensors(tuple(arrays), spec)
@@ -31,26 +33,26 @@ def embed(cube: xr.Dataset, encoder: DenseEncoder, **settings: Any) -> xr.DataAr
     cell = spec.window_px - 2 * spec.margin_px
     top, left = round(-geobox.transform.f / spec.gsd_m), round(geobox.transform.c / spec.gsd_m)
     rows, columns = span(top, geobox.height, cell), span(left, geobox.width, cell)
-    pads = [(0, 0), *(around(*where, cell, spec.margin_px) for where in ((top, geobox.height), (left, geobox.width)))]
+    pads = [(0, 0), *(around(*where, cell, rim) for where in ((top, geobox.height), (left, geobox.width)))]
     pad = da.pad if is_lazy else np.pad
     padded = {name: pad(a, pads, constant_values=np.nan) for name, a in arrays.items()}
 
     def block(r: int, r_end: int, c: int, c_end: int) -> Any:
-        y, x = (np.s_[a * cell : b * cell + 2 * spec.margin_px] for a, b in ((r, r_end), (c, c_end)))
+        y, x = (np.s_[a * cell : b * cell + 2 * rim] for a, b in ((r, r_end), (c, c_end)))
         part = {name: a[:, y, x] for name, a in padded.items()}
         if not is_lazy:
-            return encode_block(part, encoder, config)[0]
-        shape = (spec.dim, (r_end - r) * cell // spec.patch_px, (c_end - c) * cell // spec.patch_px)
-        return da.from_delayed(delayed(encode_block, nout=2)(part, encoder, config)[0], shape, np.float32)
+            return encode_block(part, encoder, config, None, phases)[0]
+        shape = (spec.dim, *((b - a) * cell * phases // spec.patch_px for a, b in ((r, r_end), (c, c_end))))
+        return da.from_delayed(delayed(encode_block, nout=3)(part, encoder, config, None, phases)[0], shape, np.float32)
 
     cuts = [cut(n, BLOCK_CELLS if is_lazy else n) for n in (rows, columns)]
     parts = [[block(*r, *c) for c in pairwise(cuts[1])] for r in pairwise(cuts[0])]
     data = (da.block if is_lazy else np.block)(parts)
     y, x = (
-        slice(first := (before - spec.margin_px) // spec.patch_px, first + length // spec.patch_px)
+        slice(phases * (first := (before - rim) // spec.patch_px), phases * (first + length // spec.patch_px))
         for (before, _), length in zip(pads[1:], geobox.shape, strict=True)
     )
-    return labelled(data[:, y, x], geobox, spec)
+    return labelled(data[:, y, x], geobox, spec, phases)
 
 
 def check_grid(cube: xr.Dataset, spec: EncoderSpec) -> GeoBox:
@@ -97,10 +99,10 @@ def cut(cells: int, step: int) -> list[int]:
     return [*range(0, cells, step), cells]
 
 
-def labelled(data: Any, pixels: GeoBox, spec: EncoderSpec) -> xr.DataArray:
-    """Embeddings with their grid: the pixels' grid, zoomed out by the patch."""
-    patch = spec.patch_px
-    box = GeoBox((pixels.height // patch, pixels.width // patch), pixels.transform @ Affine.scale(patch), pixels.crs)
+def labelled(data: Any, pixels: GeoBox, spec: EncoderSpec, phases: int) -> xr.DataArray:
+    """Embeddings with their grid: the pixels' grid, zoomed out."""
+    h, w = (n // spec.patch_px * phases for n in pixels.shape)
+    box = GeoBox((h, w), pixels.transform @ Affine.scale(spec.patch_px / phases), pixels.crs)
     coords = {"embedding": np.arange(spec.dim), **xr_coords(box)}
     attrs = {"long_name": f"{spec.name} embedding", "grid_mapping": "spatial_ref"}
     return xr.DataArray(data, dims=("embedding", *box.dimensions), coords=coords, attrs=attrs, name="embeddings")

@@ -7,10 +7,15 @@ import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import shapely
+from jaxtyping import Bool
+from odc.geo.geobox import GeoBox
 
 from geossl.errors import InputError, RunError
 from geossl.grid import Lattice
@@ -24,59 +29,60 @@ class Plan:
 
     Args:
         lattice: Where cells lie.
-        top: First row of cells of the map.
-        left: First column of cells of the map.
-        rows: Rows of cells.
-        columns: Columns of cells.
-        cells: The cells that are computed: those the region touches.
+        area: What is mapped, in the lattice's CRS: the cells it touches are computed, whole.
         shard_cells: Side of a shard in cells.
+        phases: Embeddings per patch and axis; 1, or more for a finer map.
         dtype: Of the stored numbers.
-        facts: Region, source, encoder, settings: JSON values.
+        facts: Source, encoder, settings: JSON values.
     """
 
     lattice: Lattice
-    top: int
-    left: int
-    rows: int
-    columns: int
-    cells: tuple[tuple[int, int], ...]
+    area: shapely.Geometry
     shard_cells: int
+    phases: int
     dtype: str
     facts: dict[str, Any]
 
-    @property
-    def shards(self) -> list[Shard]:
-        """Shards that hold a cell to compute, row by row."""
-        s = self.shard_cells
-        return sorted({((r - self.top) // s, (c - self.left) // s) for r, c in self.cells})
+    @cached_property
+    def extent(self) -> tuple[int, int, int, int]:
+        """First row and column of the map's cells, and how many of each there are."""
+        return self.lattice.around(self.area)
 
     @cached_property
-    def cell_set(self) -> frozenset[tuple[int, int]]:
-        """The cells, for look-up."""
-        return frozenset(self.cells)
+    def shards(self) -> list[Shard]:
+        """Shards that hold a cell to compute, row by row."""
+        touched = self.lattice.touched(self.area, *self.extent, step=self.shard_cells)
+        return [(int(r), int(c)) for r, c in np.argwhere(touched)]
 
     def block(self, shard: Shard) -> tuple[int, int, int, int]:
         """First cell row and column of a shard, and how many of each it has."""
-        s = self.shard_cells
+        (top, left, rows, columns), s = self.extent, self.shard_cells
         row, column = shard[0] * s, shard[1] * s
-        return self.top + row, self.left + column, min(s, self.rows - row), min(s, self.columns - column)
+        return top + row, left + column, min(s, rows - row), min(s, columns - column)
+
+    def cells(self, shard: Shard) -> Bool[np.ndarray, "rows columns"]:
+        """Which cells of a shard are computed."""
+        return self.lattice.touched(self.area, *self.block(shard))
+
+    def km2(self, shard: Shard) -> float:
+        """Square kilometres of a shard that are computed."""
+        return float(self.cells(shard).sum()) * (self.lattice.cell_m / 1000) ** 2
+
+    @property
+    def cell_side(self) -> int:
+        """Embeddings along the side of a cell."""
+        return self.lattice.cell_patches * self.phases
+
+    @property
+    def geobox(self) -> GeoBox:
+        """Grid of the map's embeddings."""
+        return self.lattice.patches(*self.extent, self.phases)
 
     def to_json(self) -> dict[str, Any]:
         """Flat values to compare and to keep."""
-        area: dict[str, Any] = {
-            "epsg": self.lattice.epsg,
-            "cell_patches": self.lattice.cell_patches,
-            "patch_px": self.lattice.patch_px,
-        }
-        area |= {
-            "gsd_m": self.lattice.gsd_m,
-            "top": self.top,
-            "left": self.left,
-            "rows": self.rows,
-            "columns": self.columns,
-        }
-        layout = {"shard_cells": self.shard_cells, "dtype": self.dtype}
-        return json.loads(json.dumps({**area, **layout, "cells": self.cells, **self.facts}))
+        layout = {"shard_cells": self.shard_cells, "phases": self.phases, "dtype": self.dtype}
+        area = {"area": shapely.to_wkb(self.area, hex=True)}
+        return json.loads(json.dumps({**asdict(self.lattice), **area, **layout, **self.facts}))
 
     @property
     def sha256(self) -> str:
@@ -96,6 +102,7 @@ class BuildFolder:
         self.path = out.with_name(out.name + ".build")
         self.plan = self.path / "plan.json"
         self.receipts = self.path / "receipts"
+        self.finished = self.path / "finished"
 
     def check(self, plan: Plan, overwrite: bool) -> None:
         """Refuse to mix two plans in one output; writes nothing.

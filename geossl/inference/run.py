@@ -1,20 +1,22 @@
 """Make a map: plan, one task per shard, any number of workers, resumed where it was left."""
 
+import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+import shapely
+import xarray as xr
 
 from geossl import grid
 from geossl.errors import GridError, InputError, RunError
-from geossl.inference import raster, store
-from geossl.inference.encode import EncodeConfig, encode_block
+from geossl.inference import estimate, raster, store, workers
+from geossl.inference.encode import EncodeConfig, encode_block, phases_of, rim_px
 from geossl.inference.plan import BuildFolder, Plan, Shard, remove
 from geossl.inference.source import Source, check_sensors, images
 from geossl.models.download import sha256_of
@@ -22,50 +24,185 @@ from geossl.models.encoder import DenseEncoder
 from geossl.models.files import read_encoder
 
 Progress = Callable[[int, int, float], None]
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 WHOLE = 0.999  # share of a region that counts as all of it
 DTYPES = ("int8", "float16", "float32")
+ENCODING = threading.Lock()  # of a process: one shard is encoded while others are read and written
 
 
-@lru_cache(maxsize=1)
+@dataclass(frozen=True)
+class MapConfig:
+    """How a map is made; see ``geossl.embed_map``."""
+
+    dtype: str | None = None
+    scheduler: str = "sync"
+    batch_size: int = 8
+    shard_cells: int = 10
+    crs: int | None = None
+    gsd_m: float | None = None
+    precision: str = "fp32"
+    valid_share: float = 0.5
+    overwrite: bool = False
+
+    def encoding(self) -> EncodeConfig:
+        """The part that windows need."""
+        return EncodeConfig(self.batch_size, self.precision, self.valid_share, workers.device())
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a worker needs to make any shard of a map; weights travel as a path."""
+
+    plan: Plan
+    source: Source
+    encoder: str
+    data: Path
+    build: BuildFolder
+    config: EncodeConfig
+
+    def model(self) -> DenseEncoder:
+        """The encoder, loaded once per process."""
+        return loaded(self.encoder, self.plan.facts["encoder_sha256"], workers.device())
+
+
+@lru_cache(maxsize=2)
 def loaded(path: str, sha256: str, device: str) -> DenseEncoder:
-    """The encoder of a process, loaded once; weights travel to workers as a path."""
+    """The encoder of a process on a device."""
     return read_encoder(path).to(device)
 
 
 def embed_map(
-    aoi: grid.Aoi,
+    aoi: grid.Aoi, source: Source, encoder: Path, out: Path, progress: Progress | None = None, **settings: Any
+) -> list[Path]:
+    """Embed a region; see ``geossl.embed_map``. Killed at any time, the same call goes on with the missing shards.
+
+    Returns:
+        The map, or one per UTM zone for a region wider than a zone.
+    """
+    config = MapConfig(**settings)
+    planned = plans(aoi, source, encoder, out, config)
+    for path, plan in planned.items():
+        BuildFolder(path).check(plan, config.overwrite)
+        workload = loaded(str(encoder.absolute()), plan.facts["encoder_sha256"], workers.device())
+        estimate.check_memory(plan, workload, config.batch_size, workers.local_count(config.scheduler))
+    shards = sum(len(plan.shards) for plan in planned.values())
+    before = 0
+    for path, plan in planned.items():
+
+        def report(done: int, km2: float, before: int = before) -> None:
+            if progress:
+                progress(before + done, shards, km2)
+
+        make(plan, aoi.name, source, encoder, path, config, report)
+        before += len(plan.shards)
+    return list(planned)
+
+
+def dry_run(aoi: grid.Aoi, source: Source, encoder: Path, out: Path, **settings: Any) -> list[dict[str, Any]]:
+    """What ``embed_map`` would do, per UTM zone; nothing is written."""
+    config = MapConfig(**settings)
+    found = []
+    for path, plan in plans(aoi, source, encoder, out, config).items():
+        model = loaded(str(encoder.absolute()), plan.facts["encoder_sha256"], workers.device())
+        count = workers.local_count(config.scheduler)
+        found.append(estimate.estimate(plan, model, config.encoding(), count, path))
+    return found
+
+
+def plans(aoi: grid.Aoi, source: Source, encoder: Path, out: Path, config: MapConfig) -> dict[Path, Plan]:
+    """Check everything and decide everything; nothing is written.
+
+    Raises:
+        InputError: What does not fit, and how to mend it.
+    """
+    if out.suffix not in (".zarr", ".tif"):
+        raise InputError(f"--out {out} must end in .zarr or .tif")
+    dtype = config.dtype or ("float32" if out.suffix == ".tif" else "int8")
+    if dtype not in DTYPES or (out.suffix == ".tif" and dtype != "float32"):
+        raise InputError(
+            f"--dtype {dtype} is not possible in {out.suffix}; use {', '.join(DTYPES)} (.tif: float32 only)"
+        )
+    sha256 = sha256_of(encoder)
+    spec = loaded(str(encoder.absolute()), sha256, workers.device()).spec
+    check_sensors(source.sensors, spec)
+    facts = {
+        "encoder_sha256": sha256,
+        "window_px": spec.window_px,
+        "margin_px": spec.margin_px,
+        "sensors": list(source.sensors),
+        "dated": source.dated,
+        "source": source.describe(),
+        "precision": config.precision,
+        "valid_share": config.valid_share,
+    }
+    zones = {config.crs: aoi} if config.crs else grid.by_zone(aoi)
+    found = {}
+    for epsg, part in zones.items():
+        lattice = grid.Lattice(epsg, spec.patch_px, spec.gsd_m, (spec.window_px - 2 * spec.margin_px) // spec.patch_px)
+        area = covered(part, source, epsg)
+        path = (
+            out if len(zones) == 1 else out.with_suffix("") / f"utm{epsg % 100:02d}{'ns'[epsg // 100 % 2]}{out.suffix}"
+        )
+        if area.is_empty or area.area == 0:
+            continue
+        found[path] = Plan(lattice, area, config.shard_cells, phases_of(spec, config.gsd_m), dtype, facts)
+    if not found:
+        raise GridError(outside(aoi, source, next(iter(zones))))
+    return found
+
+
+def covered(aoi: grid.Aoi, source: Source, epsg: int) -> Any:
+    """The part of a region in which some sensor may have pixels; warns of what is missing."""
+    area = aoi.to_crs(epsg)
+    parts = {name: area.intersection(footprint) for name, footprint in source.footprints(epsg).items()}
+    whole = shapely.union_all(list(parts.values()))
+    if whole.area and whole.area / area.area < WHOLE:
+        share = 100 * whole.area / area.area
+        warnings.warn(f"the rasters cover {share:.0f} % of {aoi.name}; the rest stays empty", stacklevel=3)
+    for name, part in parts.items():
+        if whole.area and part.area / whole.area < WHOLE:
+            share = 100 * part.area / whole.area
+            warnings.warn(
+                f"{name} covers {share:.0f} % of what is mapped; elsewhere embeddings come from the other sensor alone "
+                "and are not comparable (layer 'sensors' says where)",
+                stacklevel=3,
+            )
+    return whole
+
+
+def outside(aoi: grid.Aoi, source: Source, epsg: int) -> str:
+    """Says where the region and the rasters are."""
+    reach = shapely.union_all(list(source.footprints(epsg).values()))
+    spans = f"span {bounds_text(reach, epsg)}" if not reach.is_empty else "cover nothing there"
+    return f"{aoi.name} lies outside the rasters, which {spans}; the region is {bounds_text(aoi.to_crs(epsg), epsg)}"
+
+
+def bounds_text(area: Any, epsg: int) -> str:
+    """Bounds in metres, for messages."""
+    return "({:.0f}, {:.0f}) to ({:.0f}, {:.0f}) in EPSG:".format(*area.bounds) + str(epsg)
+
+
+def make(
+    plan: Plan,
+    name: str,
     source: Source,
     encoder: Path,
     out: Path,
-    *,
-    dtype: str | None = None,
-    scheduler: str = "sync",
-    batch_size: int = 8,
-    shard_cells: int = 10,
-    crs: int | None = None,
-    precision: str = "fp32",
-    valid_share: float = 0.5,
-    overwrite: bool = False,
-    progress: Progress | None = None,
-) -> Path:
-    """Embed a region; see ``geossl.embed_map``. Killed at any time, the same call goes on with the missing shards."""
-    plan = make_plan(aoi, source, encoder, out, dtype, shard_cells, crs, precision, valid_share)
-    build = BuildFolder(out)
-    build.check(plan, overwrite)
+    config: MapConfig,
+    report: Callable[[int, float], None],
+) -> None:
+    """Carry out a plan, or what is missing of it."""
+    build = BuildFolder(out.absolute())
     is_tif = out.suffix == ".tif"
-    data = build.path / "store.zarr" if is_tif else out
-    config = EncodeConfig(batch_size, precision, valid_share, DEVICE)
-    if not build.begin(plan, overwrite):
-        store.create(data, plan, loaded(str(Path(encoder).absolute()), plan.facts["encoder_sha256"], DEVICE).spec)
+    data = build.path / "store.zarr" if is_tif else out.absolute()
+    work = Work(plan, source, str(encoder.absolute()), data, build, config.encoding())
+    if not build.begin(plan, config.overwrite):
+        store.create(data, plan, work.model().spec)
         build.write(build.plan, plan.to_json())
     with build.lock():
-        if is_tif and out.exists():
-            return out
-        missing = [shard for shard in plan.shards if shard not in build.done()]
-        report = progress or (lambda done, total, km2: None)
+        if build.finished.exists() and out.exists():
+            return
         try:
-            compute(plan, missing, source, encoder, data, build, config, scheduler, report)
+            compute(work, config.scheduler, report)
         except InputError:  # nothing is done yet: leave nothing behind
             if not build.done():
                 remove(out)
@@ -77,189 +214,112 @@ def embed_map(
             ) from None
         if all(receipt["patches"] == 0 for receipt in build.done().values()):
             remove(out)
-            raise_empty(aoi, build)
+            remove(build.path)
+            raise InputError(
+                f"{name} holds no usable pixel in the rasters (all nodata); choose another region or scene"
+            )
         store.finish(data)
         if is_tif:
             raster.write_cog(data, out)
             remove(data)
-    return out
+        build.write(build.finished, {"shards": len(plan.shards)})
 
 
-def raise_empty(aoi: grid.Aoi, build: BuildFolder) -> None:
-    """Leave nothing behind of a map without a single embedding."""
-    remove(build.path)
-    raise InputError(f"{aoi.name} holds no usable pixel in the rasters (all nodata); choose another region or scene")
-
-
-def make_plan(
-    aoi: grid.Aoi,
-    source: Source,
-    encoder: Path,
-    out: Path,
-    dtype: str | None,
-    shard_cells: int,
-    crs: int | None,
-    precision: str,
-    valid_share: float,
-) -> Plan:
-    """Check everything and decide everything; nothing is written.
+def compute(work: Work, scheduler: str, report: Callable[[int, float], None]) -> None:
+    """Run the missing shards; those that fail are told at the end, the others are kept.
 
     Raises:
-        InputError: What does not fit, and how to mend it.
+        RunError: Lists the shards that failed.
     """
-    if out.suffix not in (".zarr", ".tif"):
-        raise InputError(f"--out {out} must end in .zarr or .tif")
-    dtype = dtype or ("float32" if out.suffix == ".tif" else "int8")
-    if dtype not in DTYPES or (out.suffix == ".tif" and dtype != "float32"):
-        raise InputError(
-            f"--dtype {dtype} is not possible in {out.suffix}; use {', '.join(DTYPES)} (.tif: float32 only)"
+    finished = work.build.done()
+    missing = [shard for shard in work.plan.shards if shard not in finished]
+    done, km2, failed = len(finished), 0.0, {}
+    results = here(work, missing) if scheduler == "sync" else workers.results(scheduler, run_shard, work, missing)
+    for shard, error in results:
+        if isinstance(error, InputError):
+            raise error
+        if error:
+            failed[shard] = str(error)
+            continue
+        done, km2 = done + 1, km2 + work.plan.km2(shard)
+        report(done, km2)
+    if failed:
+        (row, column), message = next(iter(failed.items()))
+        raise RunError(
+            f"{len(failed)} of {len(work.plan.shards)} shards failed (first: shard {row}, {column}: {message}); "
+            "the others are kept, run again to try these once more"
         )
-    sha256 = sha256_of(encoder)
-    spec = loaded(str(Path(encoder).absolute()), sha256, DEVICE).spec
-    check_sensors(source.sensors, spec)
-    epsg = crs or grid.utm_epsg(aoi)
-    lattice = grid.Lattice(epsg, spec.patch_px, spec.gsd_m, (spec.window_px - 2 * spec.margin_px) // spec.patch_px)
-    area = aoi.to_crs(epsg)
-    covered = source.footprint(epsg)
-    if covered.is_empty or not covered.intersects(area):
-        where = " has no area that all sensors cover" if covered.is_empty else f" spans {bounds_text(covered, epsg)}"
-        raise GridError(
-            f"{aoi.name} lies outside the rasters, whose common part{where}; the region is {bounds_text(area, epsg)}"
-        )
-    share = area.intersection(covered).area / area.area
-    if share < WHOLE:
-        warnings.warn(f"the rasters cover {100 * share:.0f} % of {aoi.name}; the rest stays empty", stacklevel=3)
-    cells = lattice.touched(area.intersection(covered))
-    if not cells:
-        raise GridError(f"{aoi.name} only touches the edge of the rasters; nothing to embed")
-    rows, columns = zip(*cells, strict=True)
-    return Plan(
-        lattice=lattice,
-        top=min(rows),
-        left=min(columns),
-        rows=max(rows) - min(rows) + 1,
-        columns=max(columns) - min(columns) + 1,
-        cells=tuple(cells),
-        shard_cells=shard_cells,
-        dtype=dtype,
-        facts={
-            "encoder_sha256": sha256,
-            "window_px": spec.window_px,
-            "margin_px": spec.margin_px,
-            "sensors": list(source.sensors),
-            "source": source.describe(),
-            "precision": precision,
-            "valid_share": valid_share,
-        },
-    )
 
 
-def bounds_text(area: Any, epsg: int) -> str:
-    """Bounds in metres, for messages."""
-    return "({:.0f}, {:.0f}) to ({:.0f}, {:.0f}) in EPSG:".format(*area.bounds) + str(epsg)
+def here(work: Work, shards: list[Shard]) -> Iterator[tuple[Shard, Exception | None]]:
+    """Shards one after the other in this process; the next one is read while one is encoded."""
+    from concurrent.futures import ThreadPoolExecutor  # lazy: sync only
+
+    queue = iter(shards)
+    reader = ThreadPoolExecutor(1)
+
+    def read_next() -> Any:
+        shard = next(queue, None)
+        return None if shard is None else (shard, reader.submit(read, work, shard))
+
+    try:
+        reading = read_next()
+        while reading:
+            shard, future = reading
+            try:
+                cube = future.result()
+                reading = read_next()
+                finish(work, shard, cube)
+            except Exception as error:
+                reading = read_next() if reading[0] == shard else reading
+                yield shard, error
+            else:
+                yield shard, None
+    finally:
+        reader.shutdown(wait=False, cancel_futures=True)
 
 
-def run_shard(
-    threads: int,
-    plan: Plan,
-    shard: Shard,
-    source: Source,
-    encoder: str,
-    data: Path,
-    build: BuildFolder,
-    config: EncodeConfig,
-) -> Shard:
-    """Read, embed and write one shard, then leave a receipt; the one function behind every scheduler."""
-    if threads:
-        torch.set_num_threads(threads)
-    model = loaded(encoder, plan.facts["encoder_sha256"], config.device)
-    row, column, rows, columns = plan.block(shard)
-    cube = source.load(plan.lattice.pixels(row, column, rows, columns, model.spec.margin_px))
-    embeddings, valid = encode_block(images(cube, model.spec), model, config, touched(plan, shard))
-    store.write_shard(data, plan, shard, embeddings, valid)
-    patches = int(np.isfinite(embeddings[0]).sum())
-    build.write(
-        build.receipts / f"{shard[0]}_{shard[1]}.json", {"patches": patches, "valid_percent": float(valid.mean())}
-    )
+def run_shard(work: Work, shard: Shard) -> Shard:
+    """Read, embed and write one shard: the task of a worker."""
+    finish(work, shard, read(work, shard))
     return shard
 
 
-def touched(plan: Plan, shard: Shard) -> np.ndarray:
-    """Which cells of a shard the region touches."""
-    row, column, rows, columns = plan.block(shard)
-    return np.array([[(row + r, column + c) in plan.cell_set for c in range(columns)] for r in range(rows)])
+def read(work: Work, shard: Shard) -> xr.Dataset:
+    """Pixels of a shard and what its windows see around it."""
+    rim = rim_px(work.model().spec, work.plan.phases)
+    started = time.monotonic()
+    cube = work.source.load(work.plan.lattice.pixels(*work.plan.block(shard), rim))
+    return cube.assign_attrs(read_seconds=round(time.monotonic() - started, 3))
 
 
-def compute(
-    plan: Plan,
-    shards: list[Shard],
-    source: Source,
-    encoder: Path,
-    data: Path,
-    build: BuildFolder,
-    config: EncodeConfig,
-    scheduler: str,
-    report: Progress,
-) -> None:
-    """Run the missing shards here, on worker processes, or on a Dask cluster."""
-    cell_km2 = (plan.lattice.cell_m / 1000) ** 2
-    total = len(plan.shards)
-    arguments = (source, str(Path(encoder).absolute()), data.absolute(), BuildFolder(build.out.absolute()), config)
-    for done, _ in enumerate(results(plan, shards, arguments, scheduler), start=total - len(shards) + 1):
-        report(done, total, cell_km2 * len(plan.cells) * done / total)
+def finish(work: Work, shard: Shard, cube: xr.Dataset) -> None:
+    """Embed and write a shard, then leave a receipt."""
+    model, plan, started = work.model(), work.plan, time.monotonic()
+    config = replace(work.config, device=workers.device())
+    with ENCODING:
+        found = encode_block(images(cube, model.spec), model, config, plan.cells(shard), plan.phases)
+    encoded = time.monotonic()
+    dates = patch_dates(cube, found.sensors, rim_px(model.spec, plan.phases), model.spec.patch_px // plan.phases)
+    store.write_shard(work.data, plan, shard, *found, dates)
+    receipt = {
+        "patches": int((found.sensors > 0).sum()),
+        "valid_percent": round(float(found.valid.mean()), 2),
+        "read_seconds": cube.attrs["read_seconds"],
+        "encode_seconds": round(encoded - started, 3),
+        "write_seconds": round(time.monotonic() - encoded, 3),
+    }
+    work.build.write(work.build.receipts / f"{shard[0]}_{shard[1]}.json", receipt)
 
 
-def results(plan: Plan, shards: list[Shard], arguments: tuple[Any, ...], scheduler: str) -> Iterator[Shard]:
-    """Finished shards as they come."""
-    if scheduler == "sync":
-        for shard in shards:
-            yield run_shard(0, plan, shard, *arguments)
-        return
-    if not shards:
-        return
-    from distributed import as_completed  # lazy: a run without workers does not need it
-
-    with client(scheduler) as (cluster, threads):
-        workers = max(1, len(cluster.scheduler_info()["workers"]))
-        queue = iter(shards)
-
-        def submit(shard: Shard) -> Any:
-            return cluster.submit(run_shard, threads, plan, shard, *arguments, retries=2, pure=False)
-
-        running = as_completed([submit(s) for s in islice(queue, 2 * workers)])
-        for future in running:
-            try:
-                yield future.result()
-            except Exception as error:
-                raise RunError(f"a worker failed: {error}; finished shards are kept, run again to go on") from error
-            if (following := next(queue, None)) is not None:
-                running.add(submit(following))
-
-
-@contextmanager
-def client(scheduler: str) -> Iterator[tuple[Any, int]]:
-    """A Dask client and the torch threads of a worker (0 = leave them).
-
-    Args:
-        scheduler: ``processes``, ``processes:N`` (spawned here) or the address of a running scheduler.
-    """
-    from distributed import Client, LocalCluster  # lazy: see above
-
-    kind, _, count = scheduler.partition(":")
-    if kind == "processes" and (not count or (count.isdigit() and int(count))):
-        cores = torch.get_num_threads()
-        workers = int(count or max(1, cores // 2))
-        with (
-            LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
-            Client(cluster) as connected,
-        ):
-            yield connected, max(1, cores // workers)
-    elif kind in ("tcp", "tls", "ucx"):
-        try:
-            connected = Client(scheduler, timeout="10s")
-        except OSError:
-            raise InputError(f"--scheduler {scheduler} does not answer; start one with `dask scheduler`") from None
-        with connected:
-            yield connected, 0
-    else:
-        raise InputError(f"--scheduler {scheduler!r} is not known; use sync, processes, processes:N or tcp://host:port")
+def patch_dates(cube: xr.Dataset, sensors: np.ndarray, rim: int, side: int) -> np.ndarray | None:
+    """The day most pixels of a patch were taken on, where optical pixels were fed; None if the source has no dates."""
+    if "date" not in cube:
+        return None
+    days = cube["date"].values[rim:-rim, rim:-rim] if rim else cube["date"].values
+    h, w = sensors.shape
+    patches = days.reshape(h, side, w, side).swapaxes(1, 2).reshape(h, w, -1)
+    known = np.unique(patches)
+    counts = np.stack([(patches == day).sum(-1) for day in known])
+    counts[known == 0] = 0  # no date loses against any
+    return np.where(sensors & 2, known[counts.argmax(0)], 0).astype(np.uint16)

@@ -19,14 +19,21 @@ class Source(Protocol):
     def sensors(self) -> tuple[str, ...]:
         """Sensors it has, e.g. ``("s1", "s2")``."""
 
+    @property
+    def dated(self) -> bool:
+        """Whether ``load`` gives ``date``, too."""
+
     def describe(self) -> dict[str, Any]:
         """JSON values that change when the pixels do."""
 
-    def footprint(self, crs: str | int) -> shapely.Geometry:
-        """Area it may have pixels in."""
+    def footprints(self, crs: str | int) -> dict[str, shapely.Geometry]:
+        """Area each sensor may have pixels in."""
 
     def load(self, geobox: GeoBox) -> xr.Dataset:
-        """``s1 (s1_band, y, x)`` dB and ``s2 (s2_band, y, x)`` reflectance, float32, NaN = not usable."""
+        """``s1 (s1_band, y, x)`` dB and ``s2 (s2_band, y, x)`` reflectance, float32, NaN = not usable.
+
+        A composite of several dates adds ``date (y, x)`` uint16: days since 2000-01-01, 0 = none.
+        """
 
 
 def check_sensors(sensors: tuple[str, ...], spec: EncoderSpec) -> None:

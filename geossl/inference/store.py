@@ -13,12 +13,19 @@ from geossl.inference.plan import Plan
 from geossl.inference.quantize import NODATA, quantize
 from geossl.models.encoder import EncoderSpec
 
+SENSORS = {
+    "long_name": "sensors an embedding was made from",
+    "flag_masks": [1, 2, 4],
+    "flag_meanings": "radar_fed optical_fed joint_encoder",
+}
+DAYS = {"units": "days since 2000-01-01", "calendar": "standard"}
+
 
 def create(path: Path, plan: Plan, spec: EncoderSpec) -> None:
     """Make an empty store: ``embeddings (embedding, y, x)``, ``valid (y, x)``, for int8 ``scales``, and coordinates."""
-    geobox = plan.lattice.patches(plan.top, plan.left, plan.rows, plan.columns)
+    geobox = plan.geobox
     group = zarr.open_group(str(path), mode="w", zarr_format=3)
-    cell, shard = plan.lattice.cell_patches, plan.shard_cells * plan.lattice.cell_patches
+    cell, shard = plan.cell_side, plan.shard_cells * plan.cell_side
     is_int8 = plan.dtype == "int8"
     codec = ZstdCodec(level=3) if is_int8 else BloscCodec(cname="zstd", clevel=3, shuffle="shuffle")
 
@@ -46,6 +53,9 @@ def create(path: Path, plan: Plan, spec: EncoderSpec) -> None:
         **(quantized if is_int8 else {}),
     )
     add("valid", ("y", "x"), "uint8", 0, ZstdCodec(level=3), long_name="usable input pixels", units="percent")
+    add("sensors", ("y", "x"), "uint8", 0, ZstdCodec(level=3), **SENSORS)
+    if plan.facts["dated"]:
+        add("date", ("y", "x"), "uint16", 0, ZstdCodec(level=3), long_name="day of Sentinel-2 scene, 0 = none", **DAYS)
     if is_int8:
         add("scales", ("y", "x"), "float32", np.nan, BloscCodec(cname="zstd", clevel=3, shuffle="shuffle"))
     for name, coord in xr_coords(geobox).items():
@@ -62,7 +72,7 @@ def create(path: Path, plan: Plan, spec: EncoderSpec) -> None:
 
 def attributes(plan: Plan, spec: EncoderSpec) -> dict[str, Any]:
     """What a reader may want to know of a map."""
-    geobox = plan.lattice.patches(plan.top, plan.left, plan.rows, plan.columns)
+    geobox = plan.geobox
     return {
         "proj:code": f"EPSG:{plan.lattice.epsg}",
         "spatial:dimensions": ["y", "x"],
@@ -78,14 +88,25 @@ def attributes(plan: Plan, spec: EncoderSpec) -> dict[str, Any]:
     }
 
 
-def write_shard(path: Path, plan: Plan, shard: tuple[int, int], embeddings: np.ndarray, valid: np.ndarray) -> None:
+def write_shard(
+    path: Path,
+    plan: Plan,
+    shard: tuple[int, int],
+    embeddings: np.ndarray,
+    valid: np.ndarray,
+    sensors: np.ndarray,
+    date: np.ndarray | None = None,
+) -> None:
     """Write one shard: every array once, whole, embeddings last. A shard is one file that appears in one rename."""
-    row, column, rows, columns = plan.block(shard)
-    cell = plan.lattice.cell_patches
-    top, left = (row - plan.top) * cell, (column - plan.left) * cell
+    (row, column, rows, columns), (first_row, first_column, *_) = plan.block(shard), plan.extent
+    cell = plan.cell_side
+    top, left = (row - first_row) * cell, (column - first_column) * cell
     where = np.s_[top : top + rows * cell, left : left + columns * cell]
     group: Any = zarr.open_group(str(path), mode="r+")
     group["valid"][where] = valid
+    group["sensors"][where] = sensors
+    if date is not None:
+        group["date"][where] = date
     if plan.dtype == "int8":
         embeddings, scales = quantize(embeddings)
         group["scales"][where] = scales

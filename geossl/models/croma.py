@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from geossl.errors import BandError, GridError
@@ -262,41 +262,54 @@ class CROMAEncoder(DenseEncoder):
         return table if ids is None else table[ids]
 
     def tokens(self, images: Images, kept: Kept | None = None) -> Float[Tensor, "b gh gw d"]:
-        """See DenseEncoder; joint tokens if both sensors are given, on the radar patches."""
+        """See DenseEncoder; joint tokens on the radar patches if both sensors are fed, optical ones on the others."""
         return self.encode(images, kept)[0]
 
     def pooled(self, images: Images, kept: Kept | None = None) -> Float[Tensor, "b d"]:
-        """See DenseEncoder; joint vector if both sensors are given."""
+        """See DenseEncoder; joint vector if both sensors are fed."""
         return self.encode(images, kept)[1]
 
     def encode(self, images: Images, kept: Kept | None = None) -> tuple[Tensor, Tensor]:
-        """Tokens on the grid and pooled vectors; full samples in one batch, partly fed ones each alone.
+        """Tokens on the grid and pooled vectors; whole samples in one batch, partly fed ones each alone.
 
-        A partly fed sample runs with exactly its own patches, so its result cannot depend on the rest of the batch.
+        A sample runs through the encoders of the sensors it has patches of. A partly fed one runs with exactly its own
+        patches, so its result cannot depend on the rest of the batch.
         """
         if not images:
             raise GridError("no image given; CROMA needs s1 (radar), s2 (optical) or both")
         unknown = set(images) - set(self.spec.sensors)
         if unknown:
             raise BandError(f"unknown sensor {sorted(unknown)}; this encoder knows {', '.join(self.spec.sensors)}")
-        scaled = self.normalize(images)
+        scaled, kept = self.normalize(images), kept or {}
         first = next(iter(scaled.values()))
         grid = self.check(scaled.get("s1"), scaled.get("s2"))
-        kept = kept or {}
-        fed = {
-            name: kept[name].flatten(1) if name in kept else first.new_ones(len(first), grid[0] * grid[1]).bool()
-            for name in scaled
-        }
+        everything = first.new_ones(len(first), grid[0] * grid[1]).bool()
+        fed = {name: kept[name].flatten(1) if name in kept else everything for name in scaled}
         tokens = first.new_full((len(first), grid[0] * grid[1], self.spec.dim), torch.nan)
         pooled = first.new_full((len(first), self.spec.dim), torch.nan)
-        whole = torch.stack([f.all(1) for f in fed.values()]).all(0)
-        some = torch.stack([f.any(1) for f in fed.values()]).all(0)
-        if whole.any():
-            out, gap = self(**{name: x[whole] for name, x in scaled.items()}).best()
-            tokens[whole], pooled[whole] = out.to(tokens), gap.to(pooled)
-        for i in torch.nonzero(some & ~whole).flatten().tolist():
-            ids = {f"{name}_ids": f[i].nonzero().T for name, f in fed.items()}
-            out, gap = self(**{name: x[i : i + 1] for name, x in scaled.items()}, **ids).best()
-            tokens[i, ids["s1_ids" if "s1" in scaled else "s2_ids"][0]] = out[0].to(tokens)
-            pooled[i] = gap[0].to(pooled)
+        for names, is_whole, rows in alike(fed):
+            ids = {name: fed[name][rows].nonzero()[:, 1][None] for name in names if not is_whole}
+            pixels = {name: scaled[name][rows] for name in names}
+            out = self(**pixels, **{f"{name}_ids": where for name, where in ids.items()})
+            best, gap = out.best()
+            pooled[rows] = gap.to(pooled)
+            for name, found in ((names[-1], out.s2_tokens), (names[0], best)):  # joint tokens go over optical ones
+                if found is not None:
+                    where = ids.get(name, torch.arange(found.shape[1])[None])
+                    tokens[torch.tensor(rows)[:, None], where] = found.to(tokens)
         return tokens.unflatten(1, grid), pooled
+
+
+def alike(fed: dict[str, Bool[Tensor, "b n"]]) -> list[tuple[tuple[str, ...], bool, list[int]]]:
+    """Samples that can run together: sensors with a fed patch, whether those are fed whole, and rows of the batch.
+
+    Partly fed samples are alone; samples without a fed patch are left out.
+    """
+    groups: dict[tuple[tuple[str, ...], int], list[int]] = {}
+    some, whole = ({name: f(x, 1).tolist() for name, x in fed.items()} for f in (torch.any, torch.all))
+    for row in range(len(next(iter(fed.values())))):
+        names = tuple(sorted(name for name in fed if some[name][row]))
+        if names:
+            alone = -1 if all(whole[name][row] for name in names) else row
+            groups.setdefault((names, alone), []).append(row)
+    return [(names, alone < 0, rows) for (names, alone), rows in groups.items()]

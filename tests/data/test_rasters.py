@@ -131,13 +131,13 @@ def test_a_source_says_what_it_reads(tmp_path):
     path = write_raster(tmp_path / "a.tif", optical(), **TAGGED)
     facts = LocalRasters(None, [path]).describe()["s2"][0]
     assert (facts["path"], facts["offset"], facts["decided_by"]) == (str(path), 0, "tag BOA_ADD_OFFSET")
-    assert LocalRasters(None, [path]).footprint(32631).bounds == (500_000, 4_600_000 - 960, 501_200, 4_600_000)
+    assert LocalRasters(None, [path]).footprints(32631)["s2"].bounds == (500_000, 4_600_000 - 960, 501_200, 4_600_000)
 
 
 @pytest.mark.parametrize("epsg", [32718, 32719])  # the scene's own zone, half pixels off; and the neighbouring one
 def test_values_on_the_map_lattice_do_not_depend_on_the_window_on_real_scenes(epsg):
     source = LocalRasters(sorted((SAMPLE / "s1").glob("433D*")), sorted((SAMPLE / "s2").glob("433D*")))
-    west, south, east, north = (round(v / 80) * 80 for v in source.footprint(epsg).bounds)
+    west, south, east, north = (round(v / 80) * 80 for v in source.footprints(epsg)["s1"].bounds)
     whole = source.load(box(north, west, (north - south) // 10, (east - west) // 10, epsg))
     for top, left in ((0, 0), (37, 51), (120, 8)):
         part = source.load(box(north - 10 * top, west + 10 * left, 90, 101, epsg))
@@ -190,8 +190,10 @@ def test_reading_rasters_needs_neither_torch_nor_torchgeo():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
-def test_the_footprint_is_where_every_sensor_has_a_file(tmp_path):
+def test_the_footprints_are_where_a_sensor_has_a_file(tmp_path):
     s1 = [write_raster(tmp_path / f"{i}.tif", radar(), left=500_000.0 + 600 * i) for i in (0, 1)]
     s2 = [write_raster(tmp_path / "o.tif", optical(), left=501_000.0, **TAGGED)]
-    assert LocalRasters(s1, s2).footprint(32631).bounds == (501_000, 4_600_000 - 960, 501_800, 4_600_000)
+    areas = LocalRasters(s1, s2).footprints(32631)
+    assert areas["s1"].bounds == (500_000, 4_600_000 - 960, 501_800, 4_600_000)
+    assert areas["s2"].bounds == (501_000, 4_600_000 - 960, 502_200, 4_600_000)
     assert LocalRasters(s1, s2).sensors == ("s1", "s2")

@@ -40,13 +40,17 @@ class Memory:
     cloud: bool = False
     sensors: tuple = ("s1", "s2")
 
+    @property
+    def dated(self):
+        return False
+
     def describe(self):
         return {"memory": self.cloud}
 
-    def footprint(self, crs):
+    def footprints(self, crs):
         (x, y), (h, w) = ORIGIN, SHAPE
         assert CRS.from_user_input(crs).to_epsg() == 32631
-        return shapely.box(x, y - 10 * h, x + 10 * w, y)
+        return {name: shapely.box(x, y - 10 * h, x + 10 * w, y) for name in self.sensors}
 
     def load(self, geobox):
         coords = xr_coords(geobox)
@@ -61,7 +65,7 @@ class Memory:
         dims = {"s1": ("s1_band", "y", "x"), "s2": ("s2_band", "y", "x")}
         bands = {"s1_band": list(S1.bands), "s2_band": list(S2.bands)}
         data = {n: (dims[n], a.astype(np.float32)) for n, a in (("s1", s1), ("s2", s2))}
-        return xr.Dataset(data, coords={**bands, **coords})
+        return xr.Dataset(data, coords={**bands, **coords})[list(self.sensors)]
 
 
 @pytest.fixture

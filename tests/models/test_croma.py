@@ -95,7 +95,7 @@ def test_patches_that_are_not_fed_cost_nothing_and_influence_nothing():
     unseen = {n: ~k.repeat_interleave(8, 1).repeat_interleave(8, 2)[:, None] for n, k in kept.items()}
     changed = {n: torch.where(unseen[n], torch.nan, x) for n, x in images.items()}
     assert torch.equal(tokens.nan_to_num(7), encoder.tokens(changed, kept).nan_to_num(7))
-    assert torch.equal(torch.isnan(tokens[..., 0]), ~kept["s1"])
+    assert torch.equal(torch.isnan(tokens[..., 0]), ~(kept["s1"] | kept["s2"]))
 
 
 @torch.inference_mode()
@@ -105,7 +105,10 @@ def test_feeding_a_subset_equals_the_masked_forward_of_pretraining():
     for i in range(2):
         ids = {f"{n}_ids": kept[n][i].flatten().nonzero().T for n in SENSORS}
         out = encoder(scaled["s1"][i : i + 1], scaled["s2"][i : i + 1], **ids)
-        assert torch.equal(tokens[i].flatten(0, 1)[ids["s1_ids"][0]], out.joint_tokens[0])
+        flat = tokens[i].flatten(0, 1)
+        assert torch.equal(flat[ids["s1_ids"][0]], out.joint_tokens[0])
+        optical_only = (kept["s2"][i] & ~kept["s1"][i]).flatten()
+        assert torch.equal(flat[optical_only], out.s2_tokens[0][~torch.isin(ids["s2_ids"][0], ids["s1_ids"][0])])
 
 
 @torch.inference_mode()
@@ -151,9 +154,20 @@ def test_one_sensor_gives_tokens_of_that_sensor():
 
 
 @torch.inference_mode()
+def test_a_sample_without_a_sensor_takes_the_other_sensors_branch():
+    encoder, images, kept = tiny(), scene(3), some_kept(3)
+    kept["s2"][0], kept["s1"][1] = False, False
+    tokens, pooled = encoder.tokens(images, kept), encoder.pooled(images, kept)
+    for row, name in ((0, "s1"), (1, "s2")):
+        one = {name: images[name][row : row + 1]}, {name: kept[name][row : row + 1]}
+        assert torch.equal(tokens[row].nan_to_num(7), encoder.tokens(*one)[0].nan_to_num(7))
+        assert torch.equal(pooled[row], encoder.pooled(*one)[0])
+
+
+@torch.inference_mode()
 def test_a_sample_without_any_fed_patch_is_nan():
     encoder, images, kept = tiny(), scene(), some_kept()
-    kept["s2"][1] = False
+    kept["s1"][1] = kept["s2"][1] = False
     tokens, pooled = encoder.tokens(images, kept), encoder.pooled(images, kept)
     assert torch.isnan(tokens[1]).all()
     assert torch.isnan(pooled[1]).all()

@@ -1,0 +1,126 @@
+"""Where shards are computed: worker processes of this machine, or any Dask cluster."""
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from geossl.errors import InputError
+
+KNOWN = "sync, processes, processes:N, tcp://host:port or file:scheduler.json"
+AHEAD = 2  # shards per worker: one is encoded while the next is read
+
+
+def device() -> str:
+    """Where this process computes: its GPU, one per worker, or the CPU."""
+    if not torch.cuda.is_available():
+        return "cpu"
+    name = "0"
+    if "distributed" in sys.modules:
+        from distributed import get_worker  # lazy: a run without workers does not need it
+
+        try:
+            name = str(get_worker().name)
+        except ValueError:  # not in a worker
+            name = "0"
+    return f"cuda:{int(name) % torch.cuda.device_count() if name.isdigit() else 0}"
+
+
+def local_count(scheduler: str) -> int:
+    """Worker processes a scheduler setting starts on this machine; 1 for those elsewhere.
+
+    Raises:
+        InputError: If the setting is not known.
+    """
+    kind, _, rest = scheduler.partition(":")
+    if scheduler == "sync" or (kind in ("tcp", "tls", "ucx", "file") and rest):
+        return 1
+    if scheduler == "processes":
+        return torch.cuda.device_count() or max(1, torch.get_num_threads() // 2)
+    if kind == "processes" and rest.isdigit() and int(rest):
+        return int(rest)
+    raise InputError(f"--scheduler {scheduler!r} is not known; use {KNOWN}")
+
+
+def results(
+    scheduler: str, task: Callable[[Any, Any], Any], work: Any, shards: list[Any]
+) -> Iterator[tuple[Any, Exception | None]]:
+    """Finished shards as they come, with the error of those that failed; few are under way at a time.
+
+    A worker that dies is replaced, and its shards are computed again.
+    """
+    if not shards:
+        return
+    from distributed import as_completed  # lazy: see above
+
+    with client(scheduler) as (cluster, threads):
+        count = max(1, len(cluster.scheduler_info(n_workers=-1)["workers"]))
+        sent = cluster.scatter(work, broadcast=True, hash=False)
+        queue, shard_of = iter(shards), {}
+
+        def submit(shard: Any) -> Any:
+            future = cluster.submit(on_worker, threads, task, sent, shard, retries=2, pure=False)
+            shard_of[future.key] = shard
+            return future
+
+        running = as_completed([submit(s) for s in islice(queue, AHEAD * count)])
+        for future in running:
+            yield shard_of.pop(future.key), future.exception()
+            if (following := next(queue, None)) is not None:
+                running.add(submit(following))
+
+
+def on_worker(threads: int, task: Callable[[Any, Any], Any], work: Any, shard: Any) -> Any:
+    """Run a task with its share of cores; Dask's own setting would be one."""
+    if threads:
+        torch.set_num_threads(threads)
+    return task(work, shard)
+
+
+@contextmanager
+def client(scheduler: str) -> Iterator[tuple[Any, int]]:
+    """A Dask client and the torch threads of a worker (0 = leave them).
+
+    Args:
+        scheduler: ``processes``, ``processes:N`` (spawned here), the address of a running scheduler, or ``file:`` and
+            the scheduler file that ``dask scheduler``, SLURM or Kubernetes set-ups write.
+    """
+    from distributed import Client, LocalCluster  # lazy: see above
+
+    if scheduler.startswith("processes"):
+        cores, count = torch.get_num_threads(), local_count(scheduler)
+        with (
+            LocalCluster(
+                n_workers=count, threads_per_worker=AHEAD, processes=True, dashboard_address=None, memory_limit=0
+            ) as cluster,
+            Client(cluster) as connected,
+        ):
+            connected.run(end_with, os.getpid())
+            yield connected, max(1, cores // count)
+        return
+    file = scheduler.removeprefix("file:")
+    where: dict[str, Any] = {"scheduler_file": file} if file != scheduler else {"address": scheduler}
+    if file != scheduler and not Path(file).is_file():
+        raise InputError(f"--scheduler file {file!r} does not exist; `dask scheduler --scheduler-file {file}` makes it")
+    try:
+        connected = Client(**where, timeout="10s")
+    except (OSError, ValueError):
+        raise InputError(f"--scheduler {scheduler} does not answer; start one with `dask scheduler`") from None
+    with connected:
+        connected.wait_for_workers(1, timeout=60)
+        yield connected, 0
+
+
+def end_with(parent: int) -> None:
+    """Let this worker process be killed when its parent is (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,221 @@
+"""The engine around the encoder: which sensors answered, finer maps, zones, plans, memory, failures, clusters."""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import shapely
+import xarray as xr
+
+from geossl.errors import GridError, InputError, RunError
+from geossl.grid import Aoi
+from geossl.inference import estimate
+from geossl.inference.lazy import embed
+from geossl.inference.raster import open_map
+from geossl.inference.run import dry_run, embed_map
+from geossl.models.files import read_encoder
+from tests.inference.conftest import ORIGIN, SHAPE, Memory
+from tests.inference.test_map import make, scene, tree
+
+
+@dataclass(frozen=True)
+class Holes(Memory):
+    """Radar in the west half only, optical in the east three quarters only."""
+
+    def load(self, geobox):
+        cube = super().load(geobox)
+        column = (cube["x"].values - ORIGIN[0]) / 10
+        cube["s1"].values[..., column > SHAPE[1] / 2] = np.nan
+        cube["s2"].values[..., column < SHAPE[1] / 4] = np.nan
+        return cube
+
+
+@dataclass(frozen=True)
+class Dated(Memory):
+    """Two dates: one west of the middle, one east of it."""
+
+    @property
+    def dated(self):
+        return True
+
+    def load(self, geobox):
+        cube = super().load(geobox)
+        east = np.broadcast_to(cube["x"].values > ORIGIN[0] + 1605, cube["s1"].shape[1:])
+        return cube.assign(date=(("y", "x"), np.where(east, 7000, 6000).astype(np.uint16)))
+
+
+@dataclass(frozen=True)
+class Broken(Memory):
+    """Cannot read what lies east of a line, as long as the mark is there."""
+
+    mark: str = ""
+
+    def load(self, geobox):
+        if Path(self.mark).exists() and geobox.extent.boundingbox.right > ORIGIN[0] + 2000:
+            raise RunError("the disk is gone")
+        return super().load(geobox)
+
+
+def test_sensors_may_be_missing_anywhere_and_the_map_says_which_answered(region, croma_file, tmp_path):
+    (out,) = embed_map(region, Holes(), croma_file, tmp_path / "h.zarr", dtype="float32")
+    flags = xr.open_zarr(out)["sensors"].values
+    found = open_map(out).values
+    assert set(np.unique(flags)) == {0, 1, 2, 5, 7}  # radar alone, optical alone, joint without and with optical
+    assert ((flags > 0) == np.isfinite(found[0])).all()
+    radar, optical = (
+        make(tmp_path / f"{s}.zarr", region, croma_file, source=Memory(sensors=(s,))).values for s in ("s1", "s2")
+    )
+    far_west, far_east = (flags == 1)[:, :4].nonzero(), (flags == 2)[:, -6:].nonzero()
+    np.testing.assert_array_equal(found[:, :, :4][:, *far_west], radar[:, :, :4][:, *far_west])
+    np.testing.assert_array_equal(found[:, :, -6:][:, *far_east], optical[:, :, -6:][:, *far_east])
+    assert min(len(far_west[0]), len(far_east[0])) > 50
+
+
+def test_dates_are_those_of_most_pixels(region, croma_file, tmp_path):
+    (out,) = embed_map(region, Dated(), croma_file, tmp_path / "d.zarr")
+    days = xr.open_zarr(out)["date"]
+    west = days["x"].values < ORIGIN[0] + 1600
+    assert str(days.values[10, west][5])[:10] == "2016-06-05"  # day 6000
+    assert str(days.values[10, ~west][5])[:10] == "2019-03-02"
+
+
+@pytest.mark.parametrize(("gsd_m", "shifts"), [(40.0, (-2, 2)), (20.0, (-3, -1, 1, 3))])
+def test_a_cell_of_a_finer_map_encodes_the_patch_around_its_own_centre(region, identity_file, tmp_path, gsd_m, shifts):
+    found = make(tmp_path / "f.zarr", region, identity_file, gsd_m=gsd_m)
+    n = len(shifts)
+    assert found.odc.geobox.resolution.x == gsd_m
+    pixels = found.odc.geobox.zoom_out(10 / gsd_m)
+    for i, j in ((0, 0), (n - 1, 0), (1, n - 1)):
+        cube = Memory().load(pixels.translate_pix(shifts[j], shifts[i]))
+        expected = np.concatenate([patches(cube[name].values) for name in ("s1", "s2")])
+        own, usable = found.values[:, i::n, j::n], np.isfinite(expected).all(0)
+        assert usable.sum() > 900
+        np.testing.assert_array_equal(own[:, usable], expected[:, usable])
+
+
+def patches(x):
+    """Pixels of every 8 px patch, as the identity encoder orders them."""
+    c, h, w = x.shape
+    return x.reshape(c, h // 8, 8, w // 8, 8).transpose(0, 2, 4, 1, 3).reshape(-1, h // 8, w // 8)
+
+
+def test_a_finer_cube_gives_the_bits_of_the_store(region, croma_file, tmp_path):
+    stored = make(tmp_path / "f.zarr", region, croma_file, gsd_m=40.0, shard_cells=2)
+    lazily = embed(scene().chunk(x=96, y=80), read_encoder(croma_file), gsd_m=40.0)
+    one, two = xr.align(stored, lazily, join="inner")
+    both = np.isfinite(one.values[0]) & np.isfinite(two.values[0])
+    assert both.sum() > 3600
+    np.testing.assert_array_equal(one.values[:, both], two.values[:, both])
+
+
+def test_impossible_cells_are_refused(region, croma_file, tmp_path):
+    with pytest.raises(GridError, match="cannot have cells of 30 m; possible are 80, 40, 20 m"):
+        embed_map(region, Memory(), croma_file, tmp_path / "a.zarr", gsd_m=30.0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_says_what_it_takes_and_writes_nothing(region, croma_file, tmp_path):
+    (found,) = dry_run(region, Memory(), croma_file, tmp_path / "a.zarr", shard_cells=3, scheduler="processes:2")
+    assert not list(tmp_path.iterdir())
+    embed_map(region, Memory(), croma_file, tmp_path / "a.zarr", shard_cells=3)
+    receipts = [json.loads(p.read_text()) for p in (tmp_path / "a.zarr.build/receipts").iterdir()]
+    assert found["shards"] == len(receipts)
+    assert found["computed_km2"] == pytest.approx(found["windows"] * 0.32**2, abs=0.1)
+    assert sum(r["patches"] for r in receipts) <= 16 * found["windows"]
+    assert found["area_km2"] == pytest.approx(7.5, abs=0.5)
+    assert (found["workers"], found["sensors"], found["crs"]) == (2, ["s1", "s2"], "EPSG:32631")
+
+
+def test_a_map_that_cannot_fit_is_refused_with_what_would(region, croma_file, tmp_path, monkeypatch):
+    memory = estimate.psutil.virtual_memory()._replace(available=620_000_000)
+    monkeypatch.setattr(estimate.psutil, "virtual_memory", lambda: memory)
+    with pytest.raises(
+        InputError, match=r"1 worker\(s\) would need .* GB each.*--shard-cells \d+ --batch-size 1 would fit"
+    ):
+        embed_map(region, Memory(), croma_file, tmp_path / "a.zarr", shard_cells=10, batch_size=64)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_polygon_costs_what_it_touches(region, croma_file, tmp_path):
+    west, south, east, north = region.geometry.bounds
+    diagonal = shapely.LineString([(west, south), (east, north)]).buffer(0.0012)
+    whole, sparse = (
+        dry_run(Aoi(g, "a"), Memory(), croma_file, tmp_path / "a.zarr")[0] for g in (region.geometry, diagonal)
+    )
+    assert sparse["windows"] < 0.6 * whole["windows"]
+
+
+@pytest.mark.parametrize("scheduler", ["sync", "processes:1"])
+def test_what_fails_is_told_the_rest_is_kept_and_the_next_run_ends_it(region, croma_file, tmp_path, scheduler):
+    mark = tmp_path / "mark"
+    mark.touch()
+    out = tmp_path / "b.zarr"
+    with pytest.raises(RunError, match=r"\d+ of 12 shards failed \(first: shard 0, \d: .*the disk is gone"):
+        embed_map(region, Broken(mark=str(mark)), croma_file, out, shard_cells=3, scheduler=scheduler)
+    kept = len(list((tmp_path / "b.zarr.build/receipts").iterdir()))
+    assert 0 < kept < 12
+    mark.unlink()
+    embed_map(region, Broken(mark=str(mark)), croma_file, out, shard_cells=3)
+    embed_map(region, Broken(mark=str(mark)), croma_file, tmp_path / "c.zarr", shard_cells=3)
+    assert tree(out) == tree(tmp_path / "c.zarr")
+
+
+def test_a_region_over_two_zones_becomes_a_folder_with_one_map_per_zone(croma_file, tmp_path):
+    wide = Aoi(shapely.box(2.999, 41.54, 2.9991, 41.541) | shapely.box(3.02, 41.54, 3.03, 41.545), "x")
+    assert [p.name for p in embed_map(wide, Everywhere(), croma_file, tmp_path / "one.zarr")] == ["one.zarr"]
+    wider = Aoi(shapely.box(2.9, 41.54, 2.903, 41.543) | shapely.box(8.0, 41.54, 8.003, 41.543), "x")
+    paths = embed_map(wider, Everywhere(), croma_file, tmp_path / "two.zarr")
+    assert [str(p.relative_to(tmp_path)) for p in paths] == ["two/utm31n.zarr", "two/utm32n.zarr"]
+    assert [open_map(p).odc.geobox.crs.to_epsg() for p in paths] == [32631, 32632]
+
+
+@dataclass(frozen=True)
+class Everywhere(Memory):
+    """Pixels at any place, of any zone."""
+
+    def footprints(self, crs):
+        return {name: shapely.box(-1e7, -1e7, 1e7, 1e7) for name in self.sensors}
+
+    def load(self, geobox):
+        cube = super().load(geobox)
+        return cube.map(lambda x: x.fillna(0.1 if "s2_band" in x.dims else -10.0))
+
+
+@pytest.mark.parametrize("way", ["address", "file"])
+def test_a_running_cluster_gives_the_same_store(region, croma_file, tmp_path, way):
+    code = """
+import sys
+from distributed import LocalCluster
+if __name__ == "__main__":
+    with LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=None) as cluster:
+        print(cluster.scheduler_address, flush=True)
+        sys.stdin.read()
+"""
+    cluster = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+    address = cluster.stdout.readline().strip()
+    if way == "file":
+        (tmp_path / "scheduler.json").write_text(
+            json.dumps({"address": address, "type": "Scheduler", "id": "x", "workers": {}})
+        )
+    scheduler = address if way == "address" else f"file:{tmp_path}/scheduler.json"
+    embed_map(region, Memory(), croma_file, tmp_path / "d.zarr", shard_cells=3, scheduler=scheduler)
+    cluster.communicate("")
+    embed_map(region, Memory(), croma_file, tmp_path / "s.zarr", shard_cells=3)
+    assert tree(tmp_path / "d.zarr") == tree(tmp_path / "s.zarr")
+
+
+@pytest.mark.parametrize("scheduler", ["slurm", "processes:0", "processes:x", "file:none.json", "tcp://127.0.0.1:9"])
+def test_schedulers_that_are_not_there_are_refused_and_nothing_is_left(region, croma_file, tmp_path, scheduler):
+    with pytest.raises(InputError, match=r"--scheduler .*(is not known|does not exist|does not answer)"):
+        embed_map(region, Memory(), croma_file, tmp_path / "a.zarr", scheduler=scheduler)
+    assert not list(tmp_path.iterdir())

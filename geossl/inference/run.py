@@ -16,7 +16,7 @@ import xarray as xr
 from geossl import grid
 from geossl.errors import GridError, InputError, RunError
 from geossl.inference import estimate, raster, store, workers
-from geossl.inference.encode import EncodeConfig, encode_block, phases_of, rim_px
+from geossl.inference.encode import SENSOR_FLAGS, EncodeConfig, encode_block, phases_of, rim_px
 from geossl.inference.plan import BuildFolder, Plan, Shard, remove
 from geossl.inference.source import Source, check_sensors, images
 from geossl.models.download import sha256_of
@@ -212,12 +212,16 @@ def make(
             raise KeyboardInterrupt(
                 f"{len(build.done())} of {len(plan.shards)} shards are done; run again to go on"
             ) from None
-        if all(receipt["patches"] == 0 for receipt in build.done().values()):
+        receipts = build.done().values()
+        if not any(receipt["patches"] for receipt in receipts):
             remove(out)
             remove(build.path)
             raise InputError(
                 f"{name} holds no usable pixel in the rasters (all nodata); choose another region or scene"
             )
+        for sensor in plan.facts["sensors"]:
+            if not any(receipt["fed"][sensor] for receipt in receipts):
+                warnings.warn(f"{sensor} has no usable pixel in {name}; the other sensor answers alone", stacklevel=3)
         store.finish(data)
         if is_tif:
             raster.write_cog(data, out)
@@ -304,6 +308,7 @@ def finish(work: Work, shard: Shard, cube: xr.Dataset) -> None:
     store.write_shard(work.data, plan, shard, *found, dates)
     receipt = {
         "patches": int((found.sensors > 0).sum()),
+        "fed": {name: int((found.sensors & SENSOR_FLAGS[name] > 0).sum()) for name in plan.facts["sensors"]},
         "valid_percent": round(float(found.valid.mean()), 2),
         "read_seconds": cube.attrs["read_seconds"],
         "encode_seconds": round(encoded - started, 3),

@@ -137,6 +137,11 @@ def raster(name, data, **settings):
     return change
 
 
+def all_nodata(place):
+    write_raster(place / "s2.tif", optical() * 0, **TAGGED)
+    return {"s1": None}
+
+
 def text(name, content):
     def change(place):
         (place / name).write_bytes(content)
@@ -168,7 +173,7 @@ def text(name, content):
         (raster("s2.tif", lambda: optical()[:4], BOA_ADD_OFFSET="0"), ["has 4 bands", "needs 12"]),
         (raster("s1.tif", lambda: radar()[::-1]), ["darker than band 2", "swap"]),
         (raster("s2.tif", optical, names=S2_BANDS), ["+1000", "--s2-offset"]),
-        (raster("s2.tif", lambda: optical() * 0, **TAGGED), ["holds no usable pixel"]),
+        (all_nodata, ["holds no usable pixel"]),
         (text("w.pt", b"PK\x03\x04 cut"), ["w.pt is damaged"]),
         (text("w.safetensors", b"\x00" * 30), ["w.safetensors is damaged"]),
         (text("w.pt", b"cos\nsystem\n(S'touch hacked'\ntR."), ["it was not run"]),
@@ -178,6 +183,22 @@ def test_embed_refuses_bad_input_and_writes_nothing(place, encoder, change, word
     changes = change(place)
     before = sorted(os.listdir(place))
     refused(embed(place, encoder, **changes), *words)
+    assert sorted(os.listdir(place)) == before
+
+
+def test_a_sensor_without_a_usable_pixel_is_left_out_and_named(place, encoder):
+    write_raster(place / "s2.tif", optical() * 0, **TAGGED)
+    with pytest.warns(UserWarning, match=r"s2 has no usable pixel in --aoi aoi.geojson; the other sensor answers alone"):
+        assert embed(place, encoder).exit_code == 0
+
+
+def test_a_dry_run_prints_and_writes_nothing(place, encoder):
+    before = sorted(os.listdir(place))
+    arguments = ["--aoi", "aoi.geojson", "--s1", "s1.tif", "--s2", "s2.tif", "--encoder", encoder, "--out", "o.zarr"]
+    done = geossl("embed", *arguments, "--dry-run", cwd=place)
+    assert done.exit_code == 0, done.stderr
+    keys = [line.split()[0] for line in done.stdout.splitlines()]
+    assert {"area_km2", "shards", "read_mb", "write_mb", "memory_per_worker_gb", "encode_seconds"} <= set(keys)
     assert sorted(os.listdir(place)) == before
 
 

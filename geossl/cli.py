@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import click
 
 from geossl import __version__, recipe
-from geossl.errors import GeosslError, InputError
+from geossl.errors import GeosslError, InputError, Note
 
 
 class Verbs(click.Group):
@@ -22,7 +22,7 @@ class Verbs(click.Group):
     def main(self, *args: Any, **settings: Any) -> Any:
         """Exit with 2 on bad input, 1 on failed work, 130 when interrupted; one line on stderr, no traceback."""
         warnings.simplefilter("ignore")
-        warnings.filterwarnings("always", module="geossl")
+        warnings.simplefilter("always", Note)
         warnings.showwarning = lambda message, *_: click.echo(f"geossl: note: {message}", err=True)
         try:
             return super().main(*args, **{**settings, "standalone_mode": False})

@@ -8,6 +8,10 @@ class GeosslError(Exception):
     """Base of every error geossl raises on purpose; the CLI prints it as one line."""
 
 
+class Note(UserWarning):
+    """Something the user should know of a result; the CLI prints it as one line."""
+
+
 class InputError(GeosslError, ValueError):
     """A value the user gave is wrong; nothing was written. Exit code 2."""
 

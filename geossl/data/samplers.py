@@ -13,7 +13,7 @@ from torchgeo.samplers import GeoSampler
 
 from geossl.data.rasters import apply
 from geossl.data.sentinel import AlignedSentinel
-from geossl.errors import InputError
+from geossl.errors import InputError, Note
 
 TRIES = 200
 Rois = Sequence[Sequence[shapely.Geometry]]  # a polygon per scene and row, in the scene's CRS
@@ -128,9 +128,8 @@ class RandomChips(GeoSampler):
                 "across; lower data.chip_px or data.crop_px, or data.holdout"
             )
         if small := len(everywhere) - len(self.places):
-            warnings.warn(
-                f"{small} of {len(everywhere)} scenes hold no chip of {self.high} px and are left out", stacklevel=2
-            )
+            text = f"{small} of {len(everywhere)} scenes hold no chip of {self.high} px and are left out"
+            warnings.warn(text, Note, stacklevel=2)
         areas = np.array([p.polygon.area for p in self.places])
         self.share = np.cumsum(areas) / areas.sum()
 

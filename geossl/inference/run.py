@@ -14,7 +14,7 @@ import shapely
 import xarray as xr
 
 from geossl import grid
-from geossl.errors import GridError, InputError, RunError
+from geossl.errors import GridError, InputError, Note, RunError
 from geossl.inference import estimate, raster, store, workers
 from geossl.inference.encode import SENSOR_FLAGS, EncodeConfig, encode_block, phases_of, rim_px
 from geossl.inference.plan import BuildFolder, Plan, Shard, remove
@@ -157,13 +157,14 @@ def covered(aoi: grid.Aoi, source: Source, epsg: int) -> Any:
     whole = shapely.union_all(list(parts.values()))
     if whole.area and whole.area / area.area < WHOLE:
         share = 100 * whole.area / area.area
-        warnings.warn(f"the rasters cover {share:.0f} % of {aoi.name}; the rest stays empty", stacklevel=3)
+        warnings.warn(f"the rasters cover {share:.0f} % of {aoi.name}; the rest stays empty", Note, stacklevel=3)
     for name, part in parts.items():
         if whole.area and part.area / whole.area < WHOLE:
             share = 100 * part.area / whole.area
             warnings.warn(
                 f"{name} covers {share:.0f} % of what is mapped; elsewhere embeddings come from the other sensor alone "
                 "and are not comparable (layer 'sensors' says where)",
+                Note,
                 stacklevel=3,
             )
     return whole
@@ -221,7 +222,8 @@ def make(
             )
         for sensor in plan.facts["sensors"]:
             if not any(receipt["fed"][sensor] for receipt in receipts):
-                warnings.warn(f"{sensor} has no usable pixel in {name}; the other sensor answers alone", stacklevel=3)
+                text = f"{sensor} has no usable pixel in {name}; the other sensor answers alone"
+                warnings.warn(text, Note, stacklevel=3)
         store.finish(data)
         if is_tif:
             raster.write_cog(data, out)

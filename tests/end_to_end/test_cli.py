@@ -50,7 +50,7 @@ def encoder(tmp_path_factory):
 def place(tmp_path):
     write_raster(tmp_path / "s1.tif", radar())
     write_raster(tmp_path / "s2.tif", optical(), **TAGGED)
-    write(tmp_path / "aoi.geojson", box(3.001, 41.5455, 3.012, 41.552))
+    write(tmp_path / "aoi.geojson", box(3.001, 41.5455, 3.012, 41.5515))
     return tmp_path
 
 

@@ -86,14 +86,15 @@ def places(scenes: Sequence[AlignedSentinel], roi: Rois | None) -> list[Place]:
 
 
 class RandomChips(GeoSampler):
-    """Chips drawn uniformly over all footprints, wholly inside footprint and region of interest.
+    """Chips drawn over all footprints, larger ones more often, wholly inside footprint and region of interest.
 
     Draw number ``i`` is a function of ``seed`` and ``i`` alone. Rank ``r`` of ``n`` takes the draws r, r + n, ...; a
     resumed run, or another epoch, begins at ``start``.
 
     Args:
         scenes: Datasets, one per CRS.
-        size_px: Side of a chip, or the least and greatest side to draw from.
+        size_px: Side of a chip, or the least and greatest side to draw from; a scene too small for the greatest gives
+            chips up to what it holds.
         draws: Draws in all, over all ranks.
         seed: Seed.
         roi: Polygon per scene and row, in the scene's CRS; None = everywhere.
@@ -117,19 +118,20 @@ class RandomChips(GeoSampler):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.low, self.high = (size_px, size_px) if isinstance(size_px, int) else size_px
+        self.low, high = (size_px, size_px) if isinstance(size_px, int) else size_px
         self.draws, self.seed, self.start, self.rank, self.world_size = draws, seed, start, rank, world_size
         everywhere = places(scenes, roi)
-        self.places = [p for p in everywhere if has_room(p, self.high)]
+        self.places = [p for p in everywhere if has_room(p, self.low)]
         if not self.places:
             sides = [min(np.ptp(p.polygon.bounds[0::2]), np.ptp(p.polygon.bounds[1::2])) for p in everywhere]
             raise InputError(
-                f"no scene holds a chip of {self.high} px: the largest usable part is {max(sides, default=0):.0f} px "
+                f"no scene holds a chip of {self.low} px: the largest usable part is {max(sides, default=0):.0f} px "
                 "across; lower data.chip_px or data.crop_px, or data.holdout"
             )
         if small := len(everywhere) - len(self.places):
-            text = f"{small} of {len(everywhere)} scenes hold no chip of {self.high} px and are left out"
+            text = f"{small} of {len(everywhere)} scenes hold no chip of {self.low} px and are left out"
             warnings.warn(text, Note, stacklevel=2)
+        self.largest = [largest_with_room(p, self.low, high) for p in self.places]
         areas = np.array([p.polygon.area for p in self.places])
         self.share = np.cumsum(areas) / areas.sum()
 
@@ -145,9 +147,9 @@ class RandomChips(GeoSampler):
     def draw(self, number: int, attempt: int = 0) -> Chip:
         """The chip of a draw; a higher ``attempt`` gives another one in its stead."""
         rng = np.random.default_rng((self.seed, number, attempt))
-        size = int(rng.integers(self.low, self.high + 1))
-        while True:  # ends: every place kept has been seen to hold the largest chip
-            place = self.places[int(np.searchsorted(self.share, rng.random(), side="right"))]
+        which = int(np.searchsorted(self.share, rng.random(), side="right"))
+        place, size = self.places[which], int(rng.integers(self.low, self.largest[which] + 1))
+        while True:  # ends: the place has been seen to hold a chip of its largest size
             if corner := place.random_corner(size, rng):
                 return Chip(place.scene, place.row, corner[1], corner[0], size, number)
 
@@ -186,6 +188,16 @@ def has_room(place: Place, size: int) -> bool:
     """Whether a chip was found to fit, in 200 tries."""
     rng = np.random.default_rng(0)
     return any(place.random_corner(size, rng) for _ in range(TRIES))
+
+
+def largest_with_room(place: Place, low: int, high: int) -> int:
+    """Side of the largest chip up to ``high`` that fits; ``low`` does."""
+    if has_room(place, high):
+        return high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if has_room(place, middle) else (low, middle)
+    return low
 
 
 def split_scenes(scenes: Sequence[AlignedSentinel], holdout: float) -> tuple[Rois, Rois]:

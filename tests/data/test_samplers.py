@@ -90,6 +90,17 @@ def test_scenes_too_small_for_a_chip_are_left_out_with_a_warning(folder):
     assert {c.row for c in sampler} == {0}
 
 
+def test_a_small_scene_gives_chips_up_to_what_it_holds(folder):
+    write_raster(folder / "s1/b.tif", radar((40, 50)), left=600_000.0)
+    write_raster(folder / "s2/b.tif", optical((40, 50)), left=600_000.0, **TAGGED)
+    chips = list(RandomChips(aligned_scenes(folder), (24, 60), 600))
+    sizes = [{c.size for c in chips if c.row == row} for row in (0, 1)]
+        row: {c.size for c in RandomChips(aligned_scenes(folder), (24, 60), 600) if c.row == row} for row in (0, 1)
+    }
+    assert (min(sizes[0]), max(sizes[0])) == (24, 60)
+    assert (min(sizes[1]), max(sizes[1])) == (24, 40)
+
+
 def test_what_one_scene_holds_out_is_held_out_of_overlapping_ones(folder):
     write_raster(folder / "s1/b.tif", radar(), left=500_400.0)
     write_raster(folder / "s2/b.tif", optical(), left=500_400.0, **TAGGED)

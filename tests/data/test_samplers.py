@@ -95,8 +95,6 @@ def test_a_small_scene_gives_chips_up_to_what_it_holds(folder):
     write_raster(folder / "s2/b.tif", optical((40, 50)), left=600_000.0, **TAGGED)
     chips = list(RandomChips(aligned_scenes(folder), (24, 60), 600))
     sizes = [{c.size for c in chips if c.row == row} for row in (0, 1)]
-        row: {c.size for c in RandomChips(aligned_scenes(folder), (24, 60), 600) if c.row == row} for row in (0, 1)
-    }
     assert (min(sizes[0]), max(sizes[0])) == (24, 60)
     assert (min(sizes[1]), max(sizes[1])) == (24, 40)
 

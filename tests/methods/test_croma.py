@@ -84,6 +84,31 @@ def test_losses_and_gradients_equal_the_published_toy_case(toy):
     assert norm_of_gradients(rebuild, encoder.radar) > 1
 
 
+def test_the_published_bias_of_the_joint_encoder_gives_the_published_number(toy, monkeypatch):
+    """Published code hands the joint self-attention the bias of radar queries to optical keys."""
+    method, s1, s2, (ids1, ids2) = toy
+    fuse = method.encoder.joint.forward
+    monkeypatch.setattr(
+        method.encoder.joint, "forward", lambda x, context, own, across: fuse(x, context, across, across)
+    )
+    losses = method.losses_of(s1, s2, ids1, ids2, torch.ones(4, 225, dtype=torch.bool))
+    assert float(losses["rebuild_s2"]) == pytest.approx(2.1993601036, abs=1e-7)
+    assert float(losses["rebuild_s1"]) == pytest.approx(2.1211167009, abs=1e-7)
+    rebuild, encoder = losses["rebuild_s1"] + losses["rebuild_s2"], method.encoder
+    expected = ((encoder.radar, 1.2824194472), (encoder.optical, 1.6869465946), (encoder.joint, 0.9995436007))
+    for module, norm in expected:
+        assert norm_of_gradients(rebuild, module) == pytest.approx(norm, rel=1e-6)
+
+
+def test_the_published_gather_without_gradient_gives_the_published_gradients(toy, monkeypatch):
+    method, s1, s2, (ids1, ids2) = toy
+    monkeypatch.setattr("geossl.methods.croma.gather", lambda z: z.detach())
+    loss = method.losses_of(s1, s2, ids1, ids2, torch.ones(4, 225, dtype=torch.bool))["contrast"]
+    assert float(loss) == pytest.approx(1.3764768273, abs=1e-7)
+    assert norm_of_gradients(loss, method.encoder.radar) == pytest.approx(0.1518325341, rel=1e-6)
+    assert norm_of_gradients(loss, method.encoder.optical) == pytest.approx(0.6238646641, rel=1e-6)
+
+
 def test_order_of_visible_patches_does_not_matter(toy):
     method, s1, s2, (ids1, ids2) = toy
     everywhere = torch.ones(4, 225, dtype=torch.bool)

@@ -6,11 +6,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from torchgeo.models.croma import CROMA, croma_base, croma_large, get_2dalibi
+from torchgeo.models.croma import CROMA, CROMABase_Weights, croma_base, croma_large, get_2dalibi
 
 from geossl.models.alibi import alibi_bias, alibi_slopes, grid_coordinates
 from geossl.models.croma import CROMAEncoder, croma_spec
-from geossl.models.files import from_layout, to_layout
+from geossl.models.files import from_layout, load_encoder, to_layout
 
 PAIRS = {
     "sar_encodings": "s1_tokens",
@@ -141,6 +141,14 @@ def test_base_equals_torchgeo_and_its_golden_numbers_also_in_bfloat16():
 def test_large_equals_torchgeo():
     theirs = croma_large().eval()
     assert_same(theirs, from_layout(theirs.state_dict()), *inputs(1, 120, 120, 1), atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.online
+@pytest.mark.slow
+@torch.inference_mode()
+def test_released_weights_equal_torchgeos_port():
+    theirs = croma_base(weights=CROMABase_Weights.CROMA_VIT).eval()
+    assert_same(theirs, load_encoder("croma_base"), *inputs(1, 120, 120, 1), atol=1e-4, rtol=0)
 
 
 @torch.inference_mode()

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from geossl.api.maps import cube as cube
     from geossl.api.maps import embed as embed
     from geossl.api.maps import embed_map as embed_map
+    from geossl.api.maps import plan_map as plan_map
     from geossl.api.pretraining import pretrain as pretrain
     from geossl.inference.quicklook import quicklook as quicklook
     from geossl.inference.raster import open_map as open  # noqa: F401
@@ -23,6 +24,7 @@ PUBLIC = {
     "embed_map": "geossl.api.maps:embed_map",
     "load_encoder": "geossl.models.files:load_encoder",
     "open": "geossl.inference.raster:open_map",
+    "plan_map": "geossl.api.maps:plan_map",
     "pretrain": "geossl.api.pretraining:pretrain",
     "quicklook": "geossl.inference.quicklook:quicklook",
 }

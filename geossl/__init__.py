@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from geossl.api.maps import embed_map as embed_map
     from geossl.api.maps import plan_map as plan_map
     from geossl.api.pretraining import pretrain as pretrain
+    from geossl.api.similarity import similar as similar
+    from geossl.api.similarity import similar_map as similar_map
+    from geossl.api.similarity import view as view
     from geossl.inference.quicklook import quicklook as quicklook
     from geossl.inference.raster import open_map as open  # noqa: F401
     from geossl.models.files import load_encoder as load_encoder
@@ -27,6 +30,9 @@ PUBLIC = {
     "plan_map": "geossl.api.maps:plan_map",
     "pretrain": "geossl.api.pretraining:pretrain",
     "quicklook": "geossl.inference.quicklook:quicklook",
+    "similar": "geossl.api.similarity:similar",
+    "similar_map": "geossl.api.similarity:similar_map",
+    "view": "geossl.api.similarity:view",
 }
 __all__ = [*PUBLIC]
 

@@ -51,6 +51,8 @@ def main() -> None:
     geossl pretrain croma                      pretrain on the bundled scenes
     geossl embed --aoi region.geojson \\
         --s1 S1.tif --s2 S2.tif --encoder runs/croma/encoder.safetensors
+    geossl similar map.zarr --to 3.01,41.55    where else does it look like this?
+    geossl view map.zarr                       look at a map in the browser
     geossl list                                recipes, methods, encoders
     """
 
@@ -123,6 +125,34 @@ def progress_line() -> Callable[[int, int, float], None]:
         click.echo(end, nl=False, err=True)
 
     return show
+
+
+@main.command()
+@click.argument("map_path", metavar="MAP")
+@click.option("--to", required=True, help="A point lon,lat, or a vector file of points and polygons.")
+@click.option("--top", default=10, show_default=True, type=click.IntRange(1), help="Places to list.")
+@click.option("--out", default="similarity.tif", show_default=True, help="COG; places go beside it as .geojson.")
+def similar(map_path: str, to: str, top: int, out: str) -> None:
+    """Find where MAP looks like a place: a similarity raster and the best places.
+
+    Files named like the outputs are replaced.
+    """
+    from geossl.api import similarity  # lazy: see embed
+
+    written = similarity.similar_map(map_path, to, top=top, out=out)
+    click.echo(f"similarity  {written}\nplaces      {written.with_suffix('.geojson')}")
+
+
+@main.command()
+@click.argument("map_path", metavar="MAP")
+@click.option("--layer", "layers", multiple=True, help="Raster to show on top (.tif): classes, similarity, picture.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
+@click.option("--no-browser", is_flag=True, help="Only print the address.")
+def view(map_path: str, layers: tuple[str, ...], port: int, no_browser: bool) -> None:
+    """Show MAP in a web page on this machine; a click finds similar places. Ctrl-C stops."""
+    from geossl.api import similarity  # lazy: see embed
+
+    similarity.view(map_path, layers=list(layers), port=port, browser=not no_browser, report=click.echo)
 
 
 @main.command("list")

@@ -18,9 +18,10 @@ MAY_IMPORT = {  # layer -> geossl layers below it
     "methods": {"models", "errors"},
     "evaluation": {"models", "errors"},
     "inference": {"models", "grid", "errors"},
+    "viewer": {"inference", "errors"},
     "data": {"grid", "errors"},
     "training": {"methods", "recipe", "errors"},
-    "api": {"training", "methods", "evaluation", "inference", "data", "models", "recipe", "grid", "errors"},
+    "api": {"training", "methods", "evaluation", "viewer", "inference", "data", "models", "recipe", "grid", "errors"},
     "cli": {"api", "recipe", "errors", "models", "__init__"},
     "__init__": {"api", "inference", "models"},
 }

@@ -36,15 +36,34 @@ def quicklook(embeddings: xr.DataArray, path: str | Path, *, seed: int = 0) -> P
 
 def false_colour(data: Float[np.ndarray, "d h w"], seed: int) -> UInt8[np.ndarray, "h w 4"]:
     """First three principal components, stretched between their 2nd and 98th percentile, with transparency."""
-    rows = data.reshape(len(data), -1).T
-    valid = np.isfinite(rows).all(axis=1)
-    picture = np.zeros((len(rows), 4), dtype=np.uint8)
-    if valid.sum() > 3:
-        usable = rows[valid].astype(np.float64)
-        sample = np.random.default_rng(seed).permutation(len(usable))[:FIT_PATCHES]
-        parts = PCA(min(3, usable.shape[1]), svd_solver="full").fit(usable[sample]).transform(usable)
-        parts = np.pad(parts, ((0, 0), (0, 3 - parts.shape[1])))
-        low, high = np.percentile(parts, [2, 98], axis=0)
-        scaled = np.clip((parts - low) / np.maximum(high - low, 1e-12), 0, 1)
-        picture[valid] = np.column_stack([np.rint(255 * scaled), np.full(len(scaled), 255)])
-    return picture.reshape(*data.shape[1:], 4)
+    return FalseColour(data, seed).paint(data)
+
+
+class FalseColour:
+    """Colours from principal components: fitted once, so that a map can be painted part by part.
+
+    Args:
+        data: Patches to fit on, NaN = nodata.
+        seed: Seeds the choice of patches if there are too many.
+    """
+
+    def __init__(self, data: Float[np.ndarray, "d h w"], seed: int) -> None:
+        rows = data.reshape(len(data), -1).T
+        usable = rows[np.isfinite(rows).all(axis=1)].astype(np.float64)
+        self.pca: PCA | None = None
+        if len(usable) > 3:
+            sample = np.random.default_rng(seed).permutation(len(usable))[:FIT_PATCHES]
+            self.pca = PCA(min(3, usable.shape[1]), svd_solver="full").fit(usable[sample])
+            self.low, self.high = np.percentile(self.pca.transform(usable), [2, 98], axis=0)
+
+    def paint(self, data: Float[np.ndarray, "d h w"]) -> UInt8[np.ndarray, "h w 4"]:
+        """Red, green, blue and opacity; nodata is transparent."""
+        rows = data.reshape(len(data), -1).T
+        valid = np.isfinite(rows).all(axis=1)
+        picture = np.zeros((len(rows), 4), dtype=np.uint8)
+        if self.pca is not None and valid.any():
+            parts = self.pca.transform(rows[valid].astype(np.float64))
+            scaled = np.clip((parts - self.low) / np.maximum(self.high - self.low, 1e-12), 0, 1)
+            colours = np.pad(scaled, ((0, 0), (0, 3 - scaled.shape[1])))
+            picture[valid] = np.column_stack([np.rint(255 * colours), np.full(len(colours), 255)])
+        return picture.reshape(*data.shape[1:], 4)

@@ -1,0 +1,74 @@
+"""Look around in a map: similarity to an example, best places, and a local web page."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import xarray as xr
+
+from geossl.inference import similar as inference
+from geossl.inference.example import To, mean_vector, read_example
+from geossl.viewer import server
+
+
+def similar(map: str | Path, to: To) -> xr.DataArray:
+    """Cosine similarity of every patch of a map to an example.
+
+    Args:
+        map: ``.zarr`` or ``.tif`` written by ``geossl embed``.
+        to: ``(lon, lat)``, the text ``"lon,lat"``, a vector file or a GeoDataFrame of points and polygons. Several
+            patches are averaged: a polygon weighs by the area it covers, a point as one whole patch.
+
+    Returns:
+        ``(y, x)`` float32 in -1 to 1, lazy, on the map's patch grid with its CRS; NaN = nodata. Chunks never change
+        a value.
+
+    Raises:
+        MissingFileError: If map or vector file do not exist.
+        GridError: If the example lies outside the map, or has no CRS.
+        InputError: If the map is no embedding map, or the example lies on nodata.
+    """
+    embeddings = inference.open_embeddings(map)
+    example = read_example(to, str(embeddings.odc.crs))
+    return inference.similarity(embeddings, mean_vector(embeddings, example))
+
+
+def similar_map(map: str | Path, to: To, *, top: int = 10, out: str | Path = "similarity.tif") -> Path:
+    """Write the similarity raster of a map and its best places; memory does not grow with the map.
+
+    Args:
+        map: As in ``geossl.similar``.
+        to: As in ``geossl.similar``.
+        top: Places wanted: the best patches, each at least five patches from the others and from the example.
+        out: Cloud-Optimised GeoTIFF, float32, NaN = nodata. Beside it, ``.geojson``: the places as points in
+            longitude and latitude with ``rank`` and ``score``. Both replace files of that name.
+
+    Returns:
+        The raster written.
+
+    Raises:
+        InputError: As in ``geossl.similar``, or if ``top`` or ``out`` are not possible; nothing was written.
+    """
+    return inference.similar_map(map, to, top=top, out=Path(out))
+
+
+def view(
+    map: str | Path,
+    *,
+    layers: list[str | Path] | None = None,
+    port: int = 8000,
+    browser: bool = True,
+    report: Callable[[str], None] = print,
+) -> None:
+    """Serve a page on this machine that shows a map, and on click what is similar; returns on Ctrl-C.
+
+    Args:
+        map: As in ``geossl.similar``.
+        layers: Rasters to show on top: classes, similarity or pictures (``.tif``).
+        port: Of 127.0.0.1; 0 takes a free one.
+        browser: Open the page.
+        report: Gets the address once the page is ready.
+
+    Raises:
+        InputError: If map, layers or port cannot be used.
+    """
+    server.view(Path(map), [Path(p) for p in layers or []], port, browser, report)

@@ -1,0 +1,166 @@
+"""A small web server for one user on this machine: fixed files, tiles and searches; GET only."""
+
+import json
+import math
+import re
+import sys
+import tempfile
+import traceback
+import webbrowser
+from collections.abc import Callable
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from geossl.errors import InputError
+from geossl.viewer.session import Session
+
+HOST = "127.0.0.1"
+MAX_TOP = 100
+STATIC = {  # route -> file and type; nothing else on disk can be asked for
+    "/": ("index.html", "text/html; charset=utf-8"),
+    "/view.css": ("view.css", "text/css; charset=utf-8"),
+    "/view.js": ("view.js", "text/javascript; charset=utf-8"),
+    "/leaflet.css": ("leaflet/leaflet.css", "text/css; charset=utf-8"),
+    "/leaflet.js": ("leaflet/leaflet.js", "text/javascript; charset=utf-8"),
+}
+TILE = re.compile(r"/tiles/([a-z0-9-]{1,60})/(\d{1,2})/(\d{1,7})/(\d{1,7})\.png")
+MAX_ZOOM = 22
+HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+}
+
+
+class NotFoundError(Exception):
+    """No such route."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answer one request."""
+
+    server: "Server"
+    protocol_version = "HTTP/1.1"
+    server_version, sys_version = "geossl", ""
+    timeout = 60
+
+    def do_GET(self) -> None:
+        """Route a request; mistakes of the caller are 4xx with a reason in JSON."""
+        try:
+            if not self.is_local():
+                self.error(HTTPStatus.FORBIDDEN, "this page is for this machine only; open the address geossl printed")
+                return
+            self.answer(*self.find())
+        except NotFoundError:
+            self.error(HTTPStatus.NOT_FOUND, "no such page")
+        except InputError as error:
+            self.error(HTTPStatus.BAD_REQUEST, str(error))
+        except ConnectionError:
+            self.close_connection = True  # the browser moved on
+        except Exception:
+            traceback.print_exc()
+            self.error(HTTPStatus.INTERNAL_SERVER_ERROR, "geossl failed; see the terminal it was started in")
+
+    def is_local(self) -> bool:
+        """Whether the page was asked for by its own name: keeps other web sites from reading it (DNS rebinding)."""
+        port = self.server.server_address[1]
+        return self.headers.get("Host") in (f"{HOST}:{port}", f"localhost:{port}")
+
+    def find(self) -> tuple[bytes, str]:
+        """Body and type of what was asked for."""
+        url = urlsplit(self.path)
+        session = self.server.session
+        if url.path in STATIC:
+            name, kind = STATIC[url.path]
+            return files("geossl.viewer").joinpath("static", *name.split("/")).read_bytes(), kind
+        if url.path == "/map.json":
+            return as_json(session.describe())
+        if url.path == "/similar.json":
+            return as_json(session.similar(*search(url.query)))
+        if tile := TILE.fullmatch(url.path):
+            layer = session.layers.get(tile[1])
+            zoom, x, y = (int(n) for n in tile.groups()[1:])
+            if layer is not None and zoom <= MAX_ZOOM and x < 2**zoom and y < 2**zoom:
+                return layer.tile(zoom, x, y), "image/png"
+        raise NotFoundError
+
+    def answer(self, body: bytes, kind: str, status: HTTPStatus = HTTPStatus.OK) -> None:
+        """Send a response."""
+        self.send_response(status)
+        for name, value in {**HEADERS, "Content-Type": kind, "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def error(self, status: HTTPStatus, reason: str) -> None:
+        """Send a reason."""
+        body, kind = as_json({"error": reason})
+        self.answer(body, kind, status)
+
+    def log_message(self, *_: Any) -> None:
+        """Stay quiet: the terminal shows the address."""
+
+
+class Server(ThreadingHTTPServer):
+    """Bound to this machine only."""
+
+    daemon_threads = True
+
+    def __init__(self, port: int) -> None:
+        try:
+            super().__init__((HOST, port), Handler)
+        except OSError as error:
+            raise InputError(
+                f"--port {port} cannot be used ({error.strerror}); choose another, or 0 for a free one"
+            ) from None
+        self.session: Session
+
+    @property
+    def url(self) -> str:
+        """Where the page is."""
+        return f"http://{HOST}:{self.server_address[1]}/"
+
+    def handle_error(self, *_: Any) -> None:
+        """A connection that breaks off is no news; anything else is shown."""
+        if not isinstance(sys.exc_info()[1], ConnectionError | TimeoutError):
+            traceback.print_exc()
+
+
+def search(query: str) -> tuple[float, float, int]:
+    """Longitude, latitude and number of places of a query such as ``lon=3.01&lat=41.55&top=10``."""
+    values = parse_qs(query, keep_blank_values=True)
+    try:
+        if set(values) - {"top"} != {"lon", "lat"} or any(len(v) != 1 for v in values.values()):
+            raise ValueError
+        lon, lat, top = float(values["lon"][0]), float(values["lat"][0]), int(values.get("top", ["10"])[0])
+    except ValueError:
+        raise InputError("expected numbers lon=..&lat=.., and perhaps top=..") from None
+    if not (math.isfinite(lon) and abs(lon) <= 180 and math.isfinite(lat) and abs(lat) <= 90):
+        raise InputError("lon must be in -180 to 180 and lat in -90 to 90")
+    if not 1 <= top <= MAX_TOP:
+        raise InputError(f"top must be in 1 to {MAX_TOP}")
+    return lon, lat, top
+
+
+def as_json(values: dict[str, Any]) -> tuple[bytes, str]:
+    """Body and type of a JSON response."""
+    return json.dumps(values, allow_nan=False).encode(), "application/json"
+
+
+def view(map_path: Path, layers: list[Path], port: int, browser: bool, report: Callable[[str], None]) -> None:
+    """Serve the page until Ctrl-C; see ``geossl.view``."""
+    with Server(port) as server, tempfile.TemporaryDirectory(prefix="geossl-view-") as folder:
+        try:
+            server.session = Session(map_path, layers, Path(folder))
+            report(f"view  {server.url}  (Ctrl-C stops)")
+            if browser:
+                webbrowser.open(server.url)
+            server.serve_forever()
+        except KeyboardInterrupt:
+            report("stopped")

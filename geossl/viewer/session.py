@@ -1,0 +1,112 @@
+"""What one ``geossl view`` holds: the map, its layers, and the searches made so far."""
+
+from collections import OrderedDict
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import odc.geo.xr  # noqa: F401  (adds the .odc accessor)
+import shapely
+import xarray as xr
+from pyproj import Transformer
+
+from geossl.inference.blocks import blocks, write_blocks
+from geossl.inference.example import Example
+from geossl.inference.places import features
+from geossl.inference.quicklook import FalseColour
+from geossl.inference.similar import open_embeddings, scan
+from geossl.viewer.layers import Layer, open_layer
+
+KEPT = 16  # searches whose rasters stay on disk
+FIT_SIDE = 150  # the false colours are fitted on a grid of about this many patches a side
+
+
+class Session:
+    """A map and what is shown on it; safe to use from several threads.
+
+    Args:
+        map_path: ``.zarr`` or ``.tif`` written by ``geossl embed``.
+        layer_paths: Further rasters.
+        folder: Holds the pictures made on the way; the caller removes it.
+
+    Raises:
+        InputError: If the map or a layer cannot be used.
+    """
+
+    def __init__(self, map_path: Path, layer_paths: list[Path], folder: Path) -> None:
+        self.name, self.folder = map_path.name, folder
+        self.embeddings = open_embeddings(map_path)
+        self.geobox = self.embeddings.odc.geobox
+        extra = [open_layer(path) for path in layer_paths]
+        picture = paint(self.embeddings, folder / "quicklook.tif")
+        shown = [open_layer(picture, "false colour"), *extra]
+        self.layers: dict[str, Layer] = {str(i): layer for i, layer in enumerate(shown)}
+        self.searches: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self.lock = Lock()
+
+    def describe(self) -> dict[str, Any]:
+        """The map and its layers, lowest first, as JSON values."""
+        shown = [{"id": i, **layer.describe()} for i, layer in self.layers.items() if not i.startswith("similar")]
+        return {
+            "name": self.name,
+            "crs": f"EPSG:{self.geobox.crs.epsg}" if self.geobox.crs.epsg else "custom CRS",
+            "patch_m": abs(self.geobox.resolution.x),
+            "dimensions": self.embeddings.sizes["embedding"],
+            "shape": list(self.geobox.shape),
+            "bounds": shown[0]["bounds"],
+            "layers": shown,
+        }
+
+    def similar(self, lon: float, lat: float, top: int) -> dict[str, Any]:
+        """Compare the whole map with the patch at a point; a repeated question is answered from memory.
+
+        Returns:
+            ``layer`` (for the tiles), ``places`` (GeoJSON) and ``patch`` (its outline, longitude and latitude).
+
+        Raises:
+            InputError: If the point lies outside the map or on nodata.
+        """
+        x, y = Transformer.from_crs(4326, str(self.geobox.crs), always_xy=True).transform(lon, lat)
+        example = Example(np.array([[x, y]]), shapely.Polygon(), f"{lon:.5f}, {lat:.5f}")
+        columns, rows = ~self.geobox.transform @ (x, y)
+        if not np.isfinite([columns, rows]).all():
+            columns, rows = -1.0, -1.0
+        row, column = int(np.floor(rows)), int(np.floor(columns))
+        key = f"similar-{row}-{column}-{top}"
+        with self.lock:  # one search at a time: each may read the whole map
+            if key not in self.searches:
+                path = self.folder / f"{key}.tif"
+                places = scan(self.embeddings, example, top, path)
+                layer = open_layer(path, "similarity")
+                self.layers = {**self.layers, key: layer}
+                self.searches[key] = {
+                    "layer": {"id": key, **layer.describe()},
+                    "places": features(places),
+                    "patch": self.outline(row, column),
+                }
+                self.forget()
+            self.searches.move_to_end(key)
+            return self.searches[key]
+
+    def outline(self, row: int, column: int) -> list[list[float]]:
+        """Corners of a patch as latitude, longitude."""
+        ring = self.geobox[row : row + 1, column : column + 1].extent.to_crs(4326).exterior.coords
+        return [[lat, lon] for lon, lat in ring]
+
+    def forget(self) -> None:
+        """Drop the oldest searches."""
+        while len(self.searches) > KEPT:
+            key, _ = self.searches.popitem(last=False)
+            path = self.layers[key].path
+            self.layers = {name: layer for name, layer in self.layers.items() if name != key}
+            path.unlink(missing_ok=True)
+
+
+def paint(embeddings: xr.DataArray, out: Path) -> Path:
+    """Write the false-colour picture of a map as RGBA raster, chunk by chunk."""
+    step = max(1, -(-max(embeddings.shape[1:]) // FIT_SIDE))
+    colours = FalseColour(embeddings[:, ::step, ::step].values, seed=0)
+    parts = ((where, np.moveaxis(colours.paint(values), -1, 0)) for where, values in blocks(embeddings))
+    write_blocks(out, embeddings.odc.geobox, parts, count=4, dtype="uint8", nodata=None)
+    return out

@@ -27,7 +27,7 @@ def blocks(array: xr.DataArray) -> Iterator[Block]:
 
 
 def write_blocks(
-    out: Path, geobox: GeoBox, parts: Iterable[Block], *, count: int, dtype: str, nodata: float | None, **tags: str
+    out: Path, geobox: GeoBox, parts: Iterable[Block], *, count: int, dtype: str, nodata: float | None
 ) -> None:
     """Write blocks ``(c, h, w)`` as a Cloud-Optimised GeoTIFF with overviews; renamed into place when whole."""
     flat, cog = out.with_suffix(".flat.tmp.tif"), out.with_suffix(".tmp.tif")
@@ -43,7 +43,6 @@ def write_blocks(
             for (rows, columns), values in parts:
                 window = Window(columns.start, rows.start, values.shape[2], values.shape[1])
                 file.write(values, window=window)
-            file.update_tags(**tags)
         predictor = "3" if dtype == "float32" else "2"
         translate(flat, cog, driver="COG", COMPRESS="DEFLATE", PREDICTOR=predictor, OVERVIEW_RESAMPLING="AVERAGE")
         os.replace(cog, out)

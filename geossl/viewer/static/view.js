@@ -3,7 +3,7 @@
 const byId = (id) => document.getElementById(id);
 const map = L.map("map", { maxZoom: 19, minZoom: 2, boxZoom: false });
 map.attributionControl.setPrefix('<a href="https://leafletjs.com">Leaflet</a>');
-L.control.scale().addTo(map);
+L.control.scale({ imperial: false }).addTo(map);
 
 const found = L.layerGroup().addTo(map); // outline of the example and numbered places
 let shown = null; // the similarity layer
@@ -74,6 +74,7 @@ async function search(lat, lon) {
     const result = await ask(`similar.json?lon=${lon.toFixed(7)}&lat=${lat.toFixed(7)}&top=10`, mine.signal);
     show(result);
     say(`Most similar to ${degrees(lat, lon)}:`);
+    if (matchMedia("(max-width: 640px)").matches) byId("status").scrollIntoView();
   } catch (error) {
     if (error.name !== "AbortError") say(error.message, true);
   }
@@ -116,6 +117,9 @@ function tell({ lat, lng }) {
 map.on("mousemove", (event) => tell(event.latlng));
 map.on("moveend", () => tell(map.getCenter()));
 map.on("click", (event) => search(event.latlng.lat, event.latlng.lng));
+// The cross marks the centre for those who search with the keyboard.
+document.addEventListener("keydown", () => document.body.classList.add("keys"));
+document.addEventListener("pointerdown", () => document.body.classList.remove("keys"));
 map.getContainer().addEventListener("keydown", (event) => {
   if (event.key === "Enter" && event.target === map.getContainer()) search(map.getCenter().lat, map.getCenter().lng);
 });

@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import dask
 import dask.array as da
 import geopandas as gpd
 import numpy as np
@@ -17,6 +18,8 @@ from geossl.inference.blocks import Block, blocks, write_blocks
 from geossl.inference.example import Example, To, mean_vector, read_example
 from geossl.inference.places import BestPlaces, places_path, write_places
 from geossl.inference.raster import open_map
+
+CHUNK = "32MiB"  # of stored embeddings read at once; four times that when decoded from int8
 
 
 def cosine(block: Float[np.ndarray, "d h w"], vector: Float[np.ndarray, " d"]) -> Float[np.ndarray, "h w"]:
@@ -59,7 +62,8 @@ def open_embeddings(path: str | Path) -> xr.DataArray:
         InputError: If it is no georeferenced embedding map.
     """
     try:
-        embeddings = open_map(path)
+        with dask.config.set({"array.chunk-size": CHUNK}):
+            embeddings = open_map(path)
     except RasterioError as error:
         raise InputError(f"{path} is no embedding map ({' '.join(str(error).split())[:120]})") from None
     if embeddings.odc.crs is None or embeddings.sizes["embedding"] < 2:

@@ -81,7 +81,7 @@ async function search(lat, lon) {
 }
 
 function show({ layer, places, patch }) {
-  const opacity = shown ? Number(shown.slider.value) : 0.85;
+  const opacity = shown ? Number(shown.slider.value) : 1; // opaque, so that colours match the bar
   if (shown) {
     shown.tiles.remove();
     shown.item.remove();

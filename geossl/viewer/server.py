@@ -68,9 +68,10 @@ class Handler(BaseHTTPRequestHandler):
             self.error(HTTPStatus.INTERNAL_SERVER_ERROR, "geossl failed; see the terminal it was started in")
 
     def is_local(self) -> bool:
-        """Whether the page was asked for by its own name: keeps other web sites from reading it (DNS rebinding)."""
+        """Whether the page was asked for by its own name and not by another web site (DNS rebinding, forgery)."""
         port = self.server.server_address[1]
-        return self.headers.get("Host") in (f"{HOST}:{port}", f"localhost:{port}")
+        own_name = self.headers.get("Host") in (f"{HOST}:{port}", f"localhost:{port}")
+        return own_name and self.headers.get("Sec-Fetch-Site") != "cross-site"
 
     def find(self) -> tuple[bytes, str]:
         """Body and type of what was asked for."""
@@ -157,6 +158,7 @@ def view(map_path: Path, layers: list[Path], port: int, browser: bool, report: C
     """Serve the page until Ctrl-C; see ``geossl.view``."""
     with Server(port) as server, tempfile.TemporaryDirectory(prefix="geossl-view-") as folder:
         try:
+            report(f"view  reading {map_path}")
             server.session = Session(map_path, layers, Path(folder))
             report(f"view  {server.url}  (Ctrl-C stops)")
             if browser:

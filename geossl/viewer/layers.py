@@ -34,11 +34,11 @@ class Layer:
         name: For the page.
         path: Any georeferenced raster GDAL reads.
         kind: ``picture`` (colours as they are), ``classes`` (one colour per number) or ``values`` (a colour bar).
+        bounds: West, south, east, north in degrees.
         table: Red, green, blue and opacity by class, or along the colour bar.
         low: Value of the lower end of the colour bar.
         high: Value of the upper end.
         names: Class names by number.
-        bounds: West, south, east, north in degrees.
     """
 
     name: str
@@ -122,18 +122,30 @@ def described(file: Any, path: Path, name: str) -> Layer:
         return Layer(name, path, "picture", bounds, np.zeros((256, 4), np.uint8))
     if file.count != 1:
         raise InputError(f"--layer {path} has {file.count} bands of {file.dtypes[0]}; expected one, or RGB in 8 bits")
-    names = json.loads(file.tags(1).get("CLASS_NAMES") or file.tags().get("CLASS_NAMES") or "null")
+    names = class_names(file, path)
     table = colour_table(file)
     small = max(1, *(n // OVERVIEW_PX for n in file.shape))
     sample = file.read(1, masked=True, out_shape=tuple(-(-n // small) for n in file.shape))
     present = sample.compressed()
     if file.dtypes[0] == "uint8" and (names or table is not None):
-        items = enumerate(names) if isinstance(names, list) else (names or {}).items()
-        known = {int(i): str(n) for i, n in items} or {int(i): f"class {i}" for i in np.unique(present)}
+        known = names or {int(i): f"class {i}" for i in np.unique(present)}
         return Layer(name, path, "classes", bounds, palette() if table is None else table, names=known)
     present = present[np.isfinite(present)]
     low, high = np.percentile(present, [2, 100]).tolist() if len(present) else (0.0, 1.0)
     return Layer(name, path, "values", bounds, colours(COLOUR_BAR, 256), float(low), float(high))
+
+
+def class_names(file: Any, path: Path) -> dict[int, str]:
+    """Names by class number from the ``CLASS_NAMES`` tag of the band or the file; empty if there is none."""
+    text = file.tags(1).get("CLASS_NAMES") or file.tags().get("CLASS_NAMES") or "{}"
+    try:
+        found = json.loads(text)
+        names = {int(i): str(n) for i, n in (enumerate(found) if isinstance(found, list) else found.items())}
+    except (ValueError, AttributeError):
+        names = {-1: ""}
+    if any(not 0 <= i <= 255 for i in names):
+        raise InputError(f'--layer {path} has a broken CLASS_NAMES tag; expected JSON such as {{"0": "water"}}')
+    return names
 
 
 def colour_table(file: Any) -> UInt8[np.ndarray, "256 4"] | None:

@@ -231,6 +231,7 @@ def test_layers_say_what_they_are(tmp_path):
     plain = open_layer(write_classes(tmp_path / "plain.tif"))
     assert plain.kind == "classes"
     assert plain.names == {0: "class 0", 1: "class 1", 2: "class 2"}
+    assert open_layer(write_classes(tmp_path / "l.tif", CLASS_NAMES='["a", "b", "c"]')).names[2] == "c"
     with rasterio.open(tmp_path / "v.tif", "w", "GTiff", 9, 9, 1, "EPSG:32631", GRID.transform, "float32") as file:
         file.write(np.linspace(0, 1, 81, dtype=np.float32).reshape(1, 9, 9))
     values = open_layer(tmp_path / "v.tif")
@@ -246,6 +247,9 @@ def test_layers_that_cannot_be_shown_are_refused(tmp_path):
     (tmp_path / "text.tif").write_text("no")
     with pytest.raises(InputError, match="cannot be read as a raster"):
         open_layer(tmp_path / "text.tif")
+    for names in ("{", "3", '{"a": "b"}', '{"256": "b"}'):
+        with pytest.raises(InputError, match="broken CLASS_NAMES tag"):
+            open_layer(write_classes(tmp_path / "c.tif", CLASS_NAMES=names))
     with rasterio.open(tmp_path / "bands.tif", "w", "GTiff", 9, 9, 2, "EPSG:32631", GRID.transform, "float32"):
         pass
     with pytest.raises(InputError, match="has 2 bands of float32"):

@@ -1,5 +1,6 @@
 """The command line: parse, call ``geossl.api``, print. Torch is imported by the verbs that need it, never by --help."""
 
+import signal
 import sys
 import time
 import warnings
@@ -152,6 +153,8 @@ def view(map_path: str, layers: tuple[str, ...], port: int, no_browser: bool) ->
     """Show MAP in a web page on this machine; a click finds similar places. Ctrl-C stops."""
     from geossl.api import similarity  # lazy: see embed
 
+    for number in (signal.SIGINT, signal.SIGTERM):  # both end it tidily, in the background, too
+        signal.signal(number, signal.default_int_handler)
     similarity.view(map_path, layers=list(layers), port=port, browser=not no_browser, report=click.echo)
 
 

@@ -272,7 +272,10 @@ def command(*arguments):
     )
 
 
-def test_the_command_serves_until_interrupted_and_tidies_up(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_serves_until_stopped_and_tidies_up(tmp_path, monkeypatch, number):
+    (tmp_path / "work").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "work"))
     path = store(tmp_path / "map.zarr", vectors(), "int8")
     process = command(path, "--port", "0", "--no-browser")
     assert process.stdout.readline() == f"view  reading {path}\n"
@@ -281,9 +284,11 @@ def test_the_command_serves_until_interrupted_and_tidies_up(tmp_path):
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     connection.request("GET", "/")
     assert connection.getresponse().status == 200
-    process.send_signal(signal.SIGINT)
+    assert [*(tmp_path / "work").glob("geossl-view-*/quicklook.tif")]
+    process.send_signal(number)
     out, errors = process.communicate(timeout=60)
     assert (process.returncode, out, errors) == (0, "stopped\n", "")
+    assert [*(tmp_path / "work").iterdir()] == []
 
 
 def test_a_port_in_use_is_one_line(tmp_path):

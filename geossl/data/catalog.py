@@ -107,7 +107,7 @@ def search(aoi: Aoi, dates: tuple[date, date], catalog: Catalog, sensor: str) ->
             found = from_static(catalog.url)
         else:
             found = from_api(aoi, dates, catalog.url, wanted)
-        items = [item for item in found if is_wanted(item, aoi, dates, wanted)]
+        items = [without_nulls(item) for item in found if is_wanted(item, aoi, dates, wanted)]
     except ImportError as error:
         raise InputError(f"{INSTALL} (no {error.name})") from None
     except InputError:
@@ -116,7 +116,7 @@ def search(aoi: Aoi, dates: tuple[date, date], catalog: Catalog, sensor: str) ->
         raise InputError(f"--catalog {catalog.url} cannot be searched ({' '.join(str(error).split())[:160]})") from None
     best = next((name for name in wanted if any(item.get("collection") == name for item in items)), None)
     chosen = {item["id"]: item for item in items if item.get("collection") == best}
-    return sorted(chosen.values(), key=lambda item: (item["properties"]["datetime"] or "", item["id"]))
+    return sorted(chosen.values(), key=lambda item: (item["properties"].get("datetime", ""), item["id"]))
 
 
 def from_api(aoi: Aoi, dates: tuple[date, date], url: str, collections: tuple[str, ...]) -> Iterator[Item]:
@@ -150,6 +150,17 @@ def from_parquet(url: str) -> Iterator[Item]:
     from stac_geoparquet.arrow import stac_table_to_items  # lazy: extra
 
     yield from stac_table_to_items(read_table(url))
+
+
+def without_nulls(item: Item) -> Item:
+    """Tables fill in what an item does not say."""
+    properties = {key: value for key, value in item["properties"].items() if value is not None}
+    assets = {
+        name: {key: value for key, value in asset.items() if value is not None}
+        for name, asset in item["assets"].items()
+        if asset is not None
+    }
+    return item | {"properties": properties, "assets": assets}
 
 
 def is_wanted(item: Item, aoi: Aoi, dates: tuple[date, date], collections: tuple[str, ...]) -> bool:

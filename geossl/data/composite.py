@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from functools import partial
 from typing import Any
@@ -40,12 +40,14 @@ class CatalogScenes:
         optical: Scenes, best solar day first.
         radar: Scenes, best pass first; all of one orbit direction.
         composite: ``clearest``, ``medoid`` or ``median``.
+        search: What was asked for; a resumed map compares it.
     """
 
     catalog: Catalog
     optical: tuple[Scene, ...]
     radar: tuple[Scene, ...]
     composite: str
+    search: dict[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def sensors(self) -> tuple[str, ...]:
@@ -63,7 +65,14 @@ class CatalogScenes:
         facts: dict[str, Any] = {name: [scene.to_json() for scene in scenes[name]] for name in self.sensors}
         if self.radar and self.optical:
             facts["delta_days"] = days_between(self.radar[0].day, self.optical[0].day)
-        return {"catalog": self.catalog.url, "composite": self.composite, **facts}
+        return {"search": self.search, "catalog": self.catalog.url, "sign": self.catalog.sign, **facts}
+
+    @classmethod
+    def from_json(cls, facts: dict[str, Any]) -> "CatalogScenes":
+        """The source that ``describe`` describes."""
+        optical, radar = (tuple(Scene.from_json(s) for s in facts.get(name, [])) for name in ("s2", "s1"))
+        catalog = Catalog(facts["catalog"], {}, facts["sign"])
+        return cls(catalog, optical, radar, facts["search"]["composite"], facts["search"])
 
     def footprints(self, crs: str | int) -> dict[str, shapely.Geometry]:
         """Area each sensor has a scene of, in ``crs``."""

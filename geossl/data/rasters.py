@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import rasterio
@@ -166,6 +166,7 @@ def warp(file: RasterFile, geobox: GeoBox) -> Float[ndarray, "c h w"]:
         raise RunError(f"{file.path} cannot be read ({' '.join(str(error).split())})") from None
 
 
+@runtime_checkable
 class Pixels(Protocol):
     """What is known of an open file: its grid, its bands, and how to read a window with NaN where it is not usable."""
 

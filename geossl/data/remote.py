@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
-from urllib.parse import quote
 
 import numpy as np
 import rasterio
@@ -30,8 +29,7 @@ GDAL = {
     "GDAL_HTTP_TIMEOUT": "30",
     "GDAL_HTTP_CONNECTTIMEOUT": "10",
     "GDAL_INGESTED_BYTES_AT_OPEN": "32768",
-    "CPL_VSIL_CURL_USE_HEAD": "NO",
-    "GDAL_CACHEMAX": "256",
+    "GDAL_CACHEMAX": 256,
 }
 
 
@@ -134,12 +132,10 @@ def opened(href: str, sign: str, use: Callable[[DatasetReader], T]) -> T:
 
 
 def gdal_name(href: str, attempt: int) -> str:
-    """Name under which GDAL opens a path or URL."""
+    """Name under which GDAL opens a path or URL; a fragment is not sent, but makes it another name."""
     if not href.startswith(("http://", "https://")):
         return href
-    if not attempt:
-        return f"/vsicurl/{href}"
-    return f"/vsicurl?max_retry={attempt}&retry_delay=0&url={quote(href, safe='')}"
+    return f"/vsicurl/{href}#{attempt}" if attempt else f"/vsicurl/{href}"
 
 
 def signed(href: str, sign: str, attempt: int) -> str:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
 
@@ -47,7 +47,7 @@ class Scene:
     footprint: bytes
     offset: int = 0
     reason: str = ""
-    cloud: float = -1
+    cloud: float = -1.0
     direction: str = ""
     orbit: int = -1
 
@@ -61,11 +61,14 @@ class Scene:
         return dict(self.hrefs)[band]
 
     def to_json(self) -> dict[str, Any]:
-        """What is recorded of it in a plan."""
-        facts = {"id": self.id, "collection": self.collection, "day": self.day, "decided_by": self.reason}
-        if self.sensor == "s2":
-            return facts | {"offset": self.offset, "cloud_percent": self.cloud}
-        return facts | {"direction": self.direction, "relative_orbit": self.orbit}
+        """JSON values; ``from_json`` is the inverse."""
+        return asdict(self) | {"hrefs": dict(self.hrefs), "footprint": self.footprint.hex()}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Scene":
+        """A scene as it was recorded in a plan."""
+        hrefs, footprint = tuple(values["hrefs"].items()), bytes.fromhex(values["footprint"])
+        return cls(**{**values, "hrefs": hrefs, "footprint": footprint})
 
 
 Probe = Callable[[str], float]  # address of a band -> first percentile of its usable numbers
@@ -94,7 +97,7 @@ def scene_of(item: Item, sensor: str, probe: Probe) -> Scene:
         return Scene(hrefs=s1_hrefs(item), **base, **s1_decisions(item))
     hrefs = s2_hrefs(item)
     offset, reason = s2_offset(item, dict(hrefs), probe)
-    return Scene(hrefs=hrefs, offset=offset, reason=reason, cloud=properties.get("eo:cloud_cover", -1), **base)
+    return Scene(hrefs=hrefs, offset=offset, reason=reason, cloud=float(properties.get("eo:cloud_cover", -1)), **base)
 
 
 def solar_day(moment: str, longitude: float) -> str:

@@ -1,8 +1,10 @@
 """Which scenes of a catalogue a map is made from: searched, decided and ranked once."""
 
+import hashlib
 import warnings
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -68,10 +70,18 @@ def find_scenes(
         )
     optical = ranked_days(found.get("s2", []), aoi, where.sign)
     radar = ranked_passes(found.get("s1", []), aoi, optical[0].day if optical else None)
-    source = CatalogScenes(where, tuple(optical), tuple(radar), composite)
+    request = {"catalog": catalog, "composite": composite, "sensors": sensors, "max_cloud": max_cloud}
+    facts = search_facts(aoi, {"date": dates, **request})
+    source = CatalogScenes(where, tuple(optical), tuple(radar), composite, facts)
     if (apart := source.describe().get("delta_days", 0)) > PAIR_DAYS:
         warnings.warn(f"radar is {apart} days from the optical date, more than {PAIR_DAYS}", Note, stacklevel=2)
     return source
+
+
+def search_facts(aoi: Aoi, request: dict[str, Any]) -> dict[str, Any]:
+    """What was asked for, as JSON values."""
+    region = hashlib.sha256(shapely.to_wkb(aoi.geometry)).hexdigest()
+    return {**request, "sensors": list(request["sensors"]), "region_sha256": region}
 
 
 def decided(items: Sequence[Item], sensor: str, catalog: Catalog) -> list[Scene]:

@@ -80,6 +80,11 @@ def pretrain(recipe_name: str, overrides: tuple[str, ...], show: bool) -> None:
 
 @main.command()
 @click.option("--aoi", required=True, help="Region: GeoJSON polygons in lon/lat, or any vector file with a CRS.")
+@click.option("--date", help="Use scenes of this period: 2024-06/2024-08, a year, month or day.")
+@click.option("--catalog", default="planetary-computer", show_default=True, help="Or earth-search, a STAC URL or file.")
+@click.option("--composite", default="clearest", show_default=True, help="Or medoid, median.")
+@click.option("--sensors", default="s1,s2", show_default=True, help="Those to look for in the catalogue.")
+@click.option("--max-cloud", default=80.0, show_default=True, help="Percent; cloudier scenes are not used.")
 @click.option("--s1", multiple=True, help="Sentinel-1 VV, VH in dB: file, VRT or folder; may be repeated.")
 @click.option("--s2", multiple=True, help="Sentinel-2, 12 bands: file, VRT or folder; may be repeated.")
 @click.option("--encoder", default="croma_base", show_default=True, help="Released encoder or weight file.")
@@ -94,7 +99,9 @@ def pretrain(recipe_name: str, overrides: tuple[str, ...], show: bool) -> None:
 @click.option("--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "bf16"]))
 @click.option("--dry-run", is_flag=True, help="Say what it would take, and stop.")
 @click.option("--overwrite", is_flag=True, help="Replace an output that was made from another plan.")
-def embed(s1: tuple[str, ...], s2: tuple[str, ...], s2_offset: str | None, dry_run: bool, **options: Any) -> None:
+def embed(
+    s1: tuple[str, ...], s2: tuple[str, ...], sensors: str, s2_offset: str | None, dry_run: bool, **options: Any
+) -> None:
     """Embed a region and write a georeferenced raster, one vector per 80 m patch.
 
     Killed or interrupted, the same command goes on where it stopped. Memory depends on --shard-cells and --batch-size,
@@ -102,7 +109,7 @@ def embed(s1: tuple[str, ...], s2: tuple[str, ...], s2_offset: str | None, dry_r
     """
     from geossl.api import maps  # lazy: `geossl --help` must not import torch
 
-    options |= {"s1": list(s1) or None, "s2": list(s2) or None}
+    options |= {"s1": list(s1) or None, "s2": list(s2) or None, "sensors": sensors.split(",")}
     options["s2_offset"] = None if s2_offset is None else int(s2_offset)
     if dry_run:
         for _, row in maps.plan_map(**options).iterrows():

@@ -1,6 +1,6 @@
 """Embedding maps: from an area of interest and rasters to a georeferenced raster, and back into xarray."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,12 @@ import pandas as pd
 import xarray as xr
 
 from geossl import grid
+from geossl.data.composite import CatalogScenes
 from geossl.data.rasters import LocalRasters
+from geossl.data.selection import find_scenes, search_facts
 from geossl.errors import InputError
 from geossl.inference import lazy, raster, run
+from geossl.inference.plan import source_facts
 from geossl.inference.quicklook import quicklook
 from geossl.models.encoder import DenseEncoder
 from geossl.models.files import encoder_path, load_encoder
@@ -42,24 +45,36 @@ def embed(cube: xr.Dataset, encoder: str | Path | DenseEncoder = "croma_base", *
 def embed_map(
     aoi: str | Path | gpd.GeoDataFrame,
     *,
+    date: str | None = None,
+    catalog: str = "planetary-computer",
+    composite: str = "clearest",
+    sensors: Sequence[str] = ("s1", "s2"),
+    max_cloud: float = 80,
     s1: Paths | None = None,
     s2: Paths | None = None,
+    s2_offset: int | None = None,
     encoder: str | Path = "croma_base",
     out: str | Path = "embedding.zarr",
-    s2_offset: int | None = None,
     picture: bool = True,
     progress: Callable[[int, int, float], None] | None = None,
     **settings: Any,
 ) -> Path:
-    """Embed a region from raster files into a Zarr store or a COG; can be killed and run again.
+    """Embed a region into a Zarr store or a COG; can be killed and run again.
+
+    Pixels come from scenes of a catalogue (``date`` and what follows it) or from raster files (``s1``, ``s2``).
 
     Args:
         aoi: Polygons: GeoJSON in lon/lat, any vector file with a CRS, or a GeoDataFrame.
-        s1: Sentinel-1 rasters, VV and VH in dB: a file, VRT, folder or list; optional.
-        s2: Sentinel-2 rasters, 12 bands: a file, VRT, folder or list; optional. Give s1, s2 or both.
+        date: Period of the scenes: ``2024-06/2024-08``, a year, month or day.
+        catalog: ``planetary-computer``, ``earth-search``, URL of a STAC API, a ``catalog.json`` or ``.parquet`` file.
+        composite: ``clearest`` (the day with most clear area, its holes filled from the next), ``medoid``, ``median``.
+        sensors: Those to look for.
+        max_cloud: Scenes with more clouds, in percent by their metadata, are not used.
+        s1: Sentinel-1 rasters, VV and VH in dB: a file, VRT, folder or list.
+        s2: Sentinel-2 rasters, 12 bands: a file, VRT, folder or list.
+        s2_offset: DN added to Sentinel-2 (-1000 from processing baseline 04.00 on), for files that do not say.
         encoder: Name of a released encoder, or a weight file.
         out: ``.zarr`` (sharded, resumable) or ``.tif`` (COG).
-        s2_offset: DN added to Sentinel-2 (-1000 from processing baseline 04.00 on), for files that do not say.
         picture: Also write a PCA false-colour picture beside the output.
         progress: Called with (shards done, shards in all, square kilometres done in this run).
         settings: ``dtype`` (``int8`` with a scale per patch, the default for ``.zarr``; ``float16``; ``float32``),
@@ -74,9 +89,11 @@ def embed_map(
         zone.
 
     Raises:
-        InputError: If region, rasters, encoder or output do not fit; nothing was written.
+        InputError: If region, pixels, encoder or output do not fit; nothing was written.
     """
-    region, source = grid.read_aoi(aoi), source_of(s1, s2, s2_offset)
+    region = grid.read_aoi(aoi)
+    request = {"date": date, "catalog": catalog, "composite": composite, "sensors": sensors, "max_cloud": max_cloud}
+    source = source_of(region, Path(out), (s1, s2, s2_offset), request, settings.get("overwrite", False))
     written = run.embed_map(region, source, encoder_path(encoder), Path(out), progress, **settings)
     for path in written:
         if picture and not picture_path(path).exists():
@@ -87,27 +104,56 @@ def embed_map(
 def plan_map(
     aoi: str | Path | gpd.GeoDataFrame,
     *,
+    date: str | None = None,
+    catalog: str = "planetary-computer",
+    composite: str = "clearest",
+    sensors: Sequence[str] = ("s1", "s2"),
+    max_cloud: float = 80,
     s1: Paths | None = None,
     s2: Paths | None = None,
+    s2_offset: int | None = None,
     encoder: str | Path = "croma_base",
     out: str | Path = "embedding.zarr",
-    s2_offset: int | None = None,
     **settings: Any,
 ) -> pd.DataFrame:
-    """What ``embed_map`` would do with the same arguments: area, shards, bytes, memory, time; writes nothing.
+    """What ``embed_map`` would do with the same arguments: scenes, area, bytes, memory, time; writes nothing.
 
     Returns:
         One row per map, that is per UTM zone.
     """
-    region, source = grid.read_aoi(aoi), source_of(s1, s2, s2_offset)
+    region = grid.read_aoi(aoi)
+    request = {"date": date, "catalog": catalog, "composite": composite, "sensors": sensors, "max_cloud": max_cloud}
+    source = source_of(region, Path(out), (s1, s2, s2_offset), request, settings.get("overwrite", False))
     return pd.DataFrame(run.dry_run(region, source, encoder_path(encoder), Path(out), **settings))
 
 
-def source_of(s1: Paths | None, s2: Paths | None, s2_offset: int | None) -> LocalRasters:
-    """Where pixels come from."""
-    if s1 is None and s2 is None:
-        raise InputError("no rasters given; name Sentinel-1 with --s1, Sentinel-2 with --s2, or both")
-    return LocalRasters(as_paths(s1), as_paths(s2), s2_offset)
+def source_of(
+    region: grid.Aoi,
+    out: Path,
+    files: tuple[Paths | None, Paths | None, int | None],
+    request: dict[str, Any],
+    overwrite: bool,
+) -> LocalRasters | CatalogScenes:
+    """Where pixels come from: files, or scenes of a catalogue, which a resumed map takes from its plan.
+
+    Raises:
+        InputError: If both or neither are asked for.
+    """
+    s1, s2, s2_offset = files
+    is_local = s1 is not None or s2 is not None
+    if is_local == (request["date"] is not None):
+        raise InputError(
+            "--date asks for scenes of a catalogue, --s1 and --s2 for files; give one or the other"
+            if is_local
+            else "no pixels asked for: name a period with --date to use a catalogue, or files with --s1, --s2 or both"
+        )
+    if is_local:
+        return LocalRasters(as_paths(s1), as_paths(s2), s2_offset)
+    known = {} if overwrite else source_facts(out)
+    if known.get("search") == search_facts(region, request):
+        return CatalogScenes.from_json(known)
+    period = request.pop("date")
+    return find_scenes(region, period, **request)
 
 
 def cube(

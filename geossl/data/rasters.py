@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import rasterio
@@ -16,6 +16,7 @@ from numpy import ndarray
 from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
+from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from geossl.data.bands import BANDS, RasterFile, inspect
@@ -160,12 +161,37 @@ def warp(file: RasterFile, geobox: GeoBox) -> Float[ndarray, "c h w"]:
     """Numbers of a file on a grid; NaN where there is none. The file is open no longer than this takes."""
     try:
         with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"), rasterio.open(file.path) as source:
-            shift = ~file.geobox.transform @ geobox.transform
-            if file.crs == geobox.crs and is_whole_shift(shift):
-                return copy(file, source, round(shift.c), round(shift.f), (geobox.height, geobox.width))
-            return resample(file, source, geobox)
+            return onto(geobox, file, source)
     except rasterio.errors.RasterioError as error:
         raise RunError(f"{file.path} cannot be read ({' '.join(str(error).split())})") from None
+
+
+@runtime_checkable
+class Pixels(Protocol):
+    """What is known of an open file: its grid, its bands, and how to read a window with NaN where it is not usable."""
+
+    @property
+    def geobox(self) -> GeoBox:
+        """Its pixel grid."""
+
+    @property
+    def bands(self) -> tuple[int, ...]:
+        """Numbers of the bands that are read."""
+
+    @property
+    def crs(self) -> CRS:
+        """CRS of the grid."""
+
+    def read(self, source: DatasetReader, window: Window, shape: tuple[int, int]) -> Float[ndarray, "c h w"]:
+        """Numbers of a window."""
+
+
+def onto(geobox: GeoBox, file: Pixels, source: DatasetReader) -> Float[ndarray, "c h w"]:
+    """Numbers of an open file on a grid: copied where it lies on it, else bilinear; NaN where there is none."""
+    shift = ~file.geobox.transform @ geobox.transform
+    if file.crs == geobox.crs and is_whole_shift(shift):
+        return copy(file, source, round(shift.c), round(shift.f), (geobox.height, geobox.width))
+    return resample(file, source, geobox)
 
 
 def is_whole_shift(shift: Affine) -> bool:
@@ -174,9 +200,7 @@ def is_whole_shift(shift: Affine) -> bool:
     return bool(square and max(abs(shift.c - round(shift.c)), abs(shift.f - round(shift.f))) < ALIGNED)
 
 
-def copy(
-    file: RasterFile, source: rasterio.DatasetReader, column: int, row: int, shape: tuple[int, int]
-) -> Float[ndarray, "c h w"]:
+def copy(file: Pixels, source: DatasetReader, column: int, row: int, shape: tuple[int, int]) -> Float[ndarray, "c h w"]:
     """Pixels as they are; NaN outside the file."""
     (height, width), (rows, columns) = shape, file.geobox.shape
     top, left, bottom, right = max(row, 0), max(column, 0), min(row + height, rows), min(column + width, columns)
@@ -188,7 +212,7 @@ def copy(
     return out
 
 
-def resample(file: RasterFile, source: rasterio.DatasetReader, geobox: GeoBox) -> Float[ndarray, "c h w"]:
+def resample(file: Pixels, source: DatasetReader, geobox: GeoBox) -> Float[ndarray, "c h w"]:
     """Bilinear between pixel centres; NaN outside the file and beside pixels without data.
 
     GDAL's warper is not used: its weights depend, in the last bits, on the block that is asked for.

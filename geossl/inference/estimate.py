@@ -94,6 +94,7 @@ def estimate(plan: Plan, encoder: DenseEncoder, config: EncodeConfig, workers: i
         "computed_km2": round(windows * (plan.lattice.cell_m / 1000) ** 2, 1),
         "cell_m": plan.geobox.resolution.x,
         "sensors": plan.facts["sensors"],
+        "inputs": {name: len(plan.facts["source"][name]) for name in plan.facts["sensors"]},
         "shards": len(plan.shards),
         "windows": windows * plan.phases**2,
         "read_mb": round(windows * cell**2 * halo * bands(plan, spec) * 2 / 1e6, 1),

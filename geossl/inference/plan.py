@@ -171,6 +171,14 @@ class BuildFolder:
             path.unlink(missing_ok=True)
 
 
+def source_facts(out: Path) -> dict[str, Any]:
+    """What the plan of an output that was begun says of its source; of any zone's, as all have the same."""
+    for build in (BuildFolder(out).plan, *sorted(out.with_suffix("").glob("*.build/plan.json"))):
+        if build.exists():
+            return json.loads(build.read_text())["source"]
+    return {}
+
+
 def remove(path: Path) -> None:
     """Delete a file or folder if it is there."""
     if path.is_dir():

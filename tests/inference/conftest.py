@@ -45,7 +45,7 @@ class Memory:
         return False
 
     def describe(self):
-        return {"memory": self.cloud}
+        return {"memory": self.cloud, "s1": [1], "s2": [1]}
 
     def footprints(self, crs):
         (x, y), (h, w) = ORIGIN, SHAPE

@@ -1,0 +1,173 @@
+"""Search for scenes in a STAC API, a static catalogue or a stac-geoparquet file: a frozen list of items."""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import shapely
+
+from geossl.errors import InputError, MissingFileError, UnknownNameError
+from geossl.grid import Aoi
+
+Item = dict[str, Any]  # a STAC item as JSON
+INSTALL = "catalogues need more packages: pip install 'geossl[stac]'"
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """Where scenes are searched.
+
+    Args:
+        url: STAC API, static ``catalog.json`` or ``.parquet`` file; URL or path.
+        collections: By sensor, the collections that can be read; the first one found wins.
+        sign: Name of a way to sign hrefs; empty = none.
+    """
+
+    url: str
+    collections: dict[str, tuple[str, ...]]
+    sign: str = ""
+
+
+READABLE = {"s2": ("sentinel-2-c1-l2a", "sentinel-2-l2a"), "s1": ("sentinel-1-rtc",)}
+PRESETS = {
+    "planetary-computer": Catalog(
+        "https://planetarycomputer.microsoft.com/api/stac/v1",
+        {"s2": ("sentinel-2-l2a",), "s1": ("sentinel-1-rtc",)},
+        sign="planetary-computer",
+    ),
+    "earth-search": Catalog(  # its Sentinel-1 is uncalibrated GRD, which is refused
+        "https://earth-search.aws.element84.com/v1", {"s2": ("sentinel-2-c1-l2a", "sentinel-2-l2a")}
+    ),
+}
+
+
+def catalog_of(name: str) -> Catalog:
+    """A preset by name, or whatever URL or file was given.
+
+    Raises:
+        UnknownNameError: If it is neither.
+        MissingFileError: If it looks like a file and is not there.
+    """
+    if name in PRESETS:
+        return PRESETS[name]
+    if re.match(r"https?://", name):
+        return Catalog(name, READABLE)
+    if Path(name).is_file():
+        return Catalog(str(Path(name).absolute()), READABLE)
+    if name.endswith((".json", ".parquet")):
+        raise MissingFileError(f"--catalog file {name!r} does not exist")
+    raise UnknownNameError("catalog", name, PRESETS)
+
+
+def parse_dates(text: str) -> tuple[date, date]:
+    """First and last day of ``2024-06-15``, ``2024-06`` or ``2024``, or from one to another: ``2024-06/2024-08``.
+
+    Raises:
+        InputError: If it is none of these.
+    """
+    first, _, last = text.partition("/")
+    try:
+        start, end = span(first)[0], span(last or first)[1]
+    except ValueError:
+        raise InputError(f"--date {text!r} is no period; write 2024-06-15, 2024-06 or 2024-06/2024-08") from None
+    if end < start:
+        raise InputError(f"--date {text!r} ends before it begins")
+    return start, end
+
+
+def span(text: str) -> tuple[date, date]:
+    """First and last day of a day, month or year."""
+    if not re.fullmatch(r"\d{4}(-\d{2}){0,2}", text):
+        raise ValueError(text)
+    start = date.fromisoformat(text + "-01" * (2 - text.count("-")))
+    if text.count("-") == 2:
+        return start, start
+    months = 1 if text.count("-") == 1 else 12
+    year, month = divmod(start.year * 12 + start.month - 1 + months, 12)
+    return start, date(year, month + 1, 1) - timedelta(days=1)
+
+
+def search(aoi: Aoi, dates: tuple[date, date], catalog: Catalog, sensor: str) -> list[Item]:
+    """All items of a sensor over a region and period, sorted by time and id.
+
+    Cloud cover is not asked of the server, as not all can filter.
+
+    Raises:
+        InputError: If the catalogue does not answer, cannot be read, or has no collection of this sensor.
+    """
+    wanted = catalog.collections.get(sensor, ())
+    try:
+        if catalog.url.endswith(".parquet"):
+            found = from_parquet(catalog.url)
+        elif catalog.url.endswith(".json"):
+            found = from_static(catalog.url)
+        else:
+            found = from_api(aoi, dates, catalog.url, wanted)
+        items = [without_nulls(item) for item in found if is_wanted(item, aoi, dates, wanted)]
+    except ImportError as error:
+        raise InputError(f"{INSTALL} (no {error.name})") from None
+    except InputError:
+        raise
+    except Exception as error:  # pystac-client, requests and pyarrow raise many kinds
+        raise InputError(f"--catalog {catalog.url} cannot be searched ({' '.join(str(error).split())[:160]})") from None
+    best = next((name for name in wanted if any(item.get("collection") == name for item in items)), None)
+    chosen = {item["id"]: item for item in items if item.get("collection") == best}
+    return sorted(chosen.values(), key=lambda item: (item["properties"].get("datetime", ""), item["id"]))
+
+
+def from_api(aoi: Aoi, dates: tuple[date, date], url: str, collections: tuple[str, ...]) -> Iterator[Item]:
+    """Ask a STAC API, part by part, so that a region on both sides of the antimeridian is no band around the Earth."""
+    from pystac_client import Client  # lazy: extra
+
+    client = Client.open(url)
+    period = f"{dates[0]}T00:00:00Z/{dates[1]}T23:59:59Z"
+    for collection in collections:
+        for side in (shapely.box(-180, -90, 0, 90), shapely.box(0, -90, 180, 90)):
+            part = aoi.geometry & side
+            if part.area:
+                area = json.loads(shapely.to_geojson(part.simplify(0.001) if len(part.wkb) > 50_000 else part))
+                yield from client.search(
+                    collections=[collection], intersects=area, datetime=period, limit=100
+                ).items_as_dicts()
+
+
+def from_static(url: str) -> Iterator[Item]:
+    """Walk a static catalogue; links become absolute."""
+    import pystac  # lazy: extra
+
+    for item in pystac.Catalog.from_file(url).get_items(recursive=True):
+        item.make_asset_hrefs_absolute()
+        yield item.to_dict(include_self_link=False, transform_hrefs=False)
+
+
+def from_parquet(url: str) -> Iterator[Item]:
+    """Read a stac-geoparquet file."""
+    from pyarrow.parquet import read_table  # lazy: extra
+    from stac_geoparquet.arrow import stac_table_to_items  # lazy: extra
+
+    yield from stac_table_to_items(read_table(url))
+
+
+def without_nulls(item: Item) -> Item:
+    """Tables fill in what an item does not say."""
+    properties = {key: value for key, value in item["properties"].items() if value is not None}
+    assets = {
+        name: {key: value for key, value in asset.items() if value is not None}
+        for name, asset in item["assets"].items()
+        if asset is not None
+    }
+    return item | {"properties": properties, "assets": assets}
+
+
+def is_wanted(item: Item, aoi: Aoi, dates: tuple[date, date], collections: tuple[str, ...]) -> bool:
+    """Whether an item is of a collection, period and place; servers and files differ in what they leave out."""
+    if item.get("collection") not in collections or not item.get("geometry"):
+        return False
+    day = date.fromisoformat((item["properties"].get("datetime") or item["properties"]["start_datetime"])[:10])
+    return dates[0] <= day <= dates[1] and bool(
+        shapely.from_geojson(json.dumps(item["geometry"])).intersects(aoi.geometry)
+    )

@@ -1,0 +1,165 @@
+"""Which scenes of a catalogue a map is made from: searched, decided and ranked once."""
+
+import hashlib
+import warnings
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import rasterio
+import shapely
+from rasterio.features import geometry_mask
+from rasterio.io import DatasetReader
+
+from geossl.data import remote
+from geossl.data.catalog import INSTALL, Catalog, Item, catalog_of, parse_dates, search
+from geossl.data.composite import BAD, COMPOSITES, CatalogScenes
+from geossl.data.scenes import Scene, days_between, scene_of
+from geossl.errors import BandError, InputError, Note
+from geossl.grid import Aoi
+
+LOOK_PX = 512  # side of the thinned look scenes are ranked on
+PAIR_DAYS = 12  # radar farther from the optical date is told
+
+
+def find_scenes(
+    aoi: Aoi,
+    dates: str,
+    catalog: str = "planetary-computer",
+    *,
+    composite: str = "clearest",
+    sensors: Sequence[str] = ("s1", "s2"),
+    max_cloud: float = 80,
+) -> CatalogScenes:
+    """Search, decide and rank; everything that a map's values depend on is settled here.
+
+    Args:
+        aoi: Region.
+        dates: Period, e.g. ``2024-06/2024-08``.
+        catalog: Preset, URL or file; see ``geossl.data.catalog``.
+        composite: How optical days are put together.
+        sensors: Those wanted; one that has no scene is left out with a note.
+        max_cloud: Scenes with more clouds, in percent by their metadata, are not looked at.
+
+    Raises:
+        InputError: If nothing is found or the catalogue cannot be used; says why.
+    """
+    if composite not in COMPOSITES:
+        raise InputError(f"--composite {composite!r} is not known; use {', '.join(COMPOSITES)}")
+    where, period = catalog_of(catalog), parse_dates(dates)
+    check_key(where, sensors)
+    found: dict[str, list[Scene]] = {}
+    for sensor in sensors:
+        usable, refused = [], []
+        for item in search(aoi, period, where, sensor):
+            if item["properties"].get("eo:cloud_cover", 0) > max_cloud:
+                continue
+            try:
+                usable.append(scene_of(item, sensor, partial(dark_percentile, sign=where.sign)))
+            except BandError as error:
+                refused.append(str(error))
+        if refused:
+            warnings.warn(f"{len(refused)} {sensor} scene(s) left out: {refused[0]}", Note, stacklevel=2)
+        if not usable:
+            warnings.warn(f"no usable {sensor} scene over {aoi.name} in {dates} in {where.url}", Note, stacklevel=2)
+        found[sensor] = usable
+    if not any(found.values()):
+        raise InputError(
+            f"--catalog {where.url} has no usable scene over {aoi.name} in {dates}; widen --date or --max-cloud"
+        )
+    optical = ranked_days(found.get("s2", []), aoi, where.sign)
+    radar = ranked_passes(found.get("s1", []), aoi, optical[0].day if optical else None)
+    request = {"catalog": catalog, "composite": composite, "sensors": sensors, "max_cloud": max_cloud}
+    facts = search_facts(aoi, {"date": dates, **request})
+    source = CatalogScenes(where, tuple(optical), tuple(radar), composite, facts)
+    if (apart := source.describe().get("delta_days", 0)) > PAIR_DAYS:
+        warnings.warn(f"radar is {apart} days from the optical date, more than {PAIR_DAYS}", Note, stacklevel=2)
+    return source
+
+
+def search_facts(aoi: Aoi, request: dict[str, Any]) -> dict[str, Any]:
+    """What was asked for, as JSON values."""
+    region = hashlib.sha256(shapely.to_wkb(aoi.geometry)).hexdigest()
+    return {**request, "sensors": list(request["sensors"]), "region_sha256": region}
+
+
+def decided(items: Sequence[Item], sensor: str, catalog: Catalog) -> list[Scene]:
+    """Items that can be read; the others are left out, with the reason of the first."""
+    usable, refused = [], []
+    for item in items:
+        try:
+            usable.append(scene_of(item, sensor, partial(dark_percentile, sign=catalog.sign)))
+        except BandError as error:
+            refused.append(str(error))
+    if refused:
+        warnings.warn(f"{len(refused)} {sensor} scene(s) left out: {refused[0]}", Note, stacklevel=3)
+    return usable
+
+
+def check_key(catalog: Catalog, sensors: Sequence[str]) -> None:
+    """Radar of the Planetary Computer is for account holders; say so before work starts."""
+    if catalog.sign != "planetary-computer":
+        return
+    try:
+        from planetary_computer.settings import Settings  # lazy: extra
+    except ImportError:
+        raise InputError(INSTALL) from None
+    if "s1" in sensors and not Settings.get().subscription_key:
+        raise InputError(
+            "sentinel-1-rtc of planetary-computer needs an API key in PC_SDK_SUBSCRIPTION_KEY; set it, or --sensors s2"
+        )
+
+
+def dark_percentile(href: str, sign: str) -> float:
+    """First percentile of a file's usable numbers, on its smallest overview."""
+
+    def look(source: DatasetReader) -> float:
+        shape = tuple(min(side, LOOK_PX) for side in source.shape)
+        numbers = source.read(1, out_shape=shape)
+        return float(np.percentile(numbers[numbers > 0], 1)) if (numbers > 0).any() else 0.0
+
+    return remote.opened(href, sign, look)
+
+
+def ranked_days(scenes: list[Scene], aoi: Aoi, sign: str) -> list[Scene]:
+    """Scenes by day, the day with most clear area in the region first; later days and lower ids lose ties."""
+    clear = remote.in_parallel([partial(clear_area, scene, aoi, sign) for scene in scenes])
+    total: dict[str, float] = {}
+    for scene, area in zip(scenes, clear, strict=True):
+        total[scene.day] = total.get(scene.day, 0.0) + area
+    return sorted(scenes, key=lambda s: (-round(total[s.day]), s.day, s.id))
+
+
+def clear_area(scene: Scene, aoi: Aoi, sign: str) -> float:
+    """Square metres of the region that a scene shows clear, from an overview of its classes."""
+
+    def look(source: DatasetReader) -> float:
+        shape = tuple(min(side, LOOK_PX) for side in source.shape)
+        step = source.shape[0] / shape[0], source.shape[1] / shape[1]
+        transform = source.transform @ rasterio.Affine.scale(step[1], step[0])
+        inside = geometry_mask([aoi.to_crs(source.crs.to_wkt())], shape, transform, all_touched=True, invert=True)
+        clear = inside & ~np.isin(source.read(1, out_shape=shape), BAD)
+        return float(clear.sum() * abs(transform.determinant))
+
+    return remote.opened(scene.href("SCL"), sign, look)
+
+
+def ranked_passes(scenes: list[Scene], aoi: Aoi, optical_day: str | None) -> list[Scene]:
+    """Scenes of one direction: the orbit that covers most first, then the pass nearest to the optical date.
+
+    Ascending and descending views are never mixed; slices of a pass have the same orbit and day, and stay together.
+    """
+
+    def cover(chosen: list[Scene]) -> float:
+        return round(shapely.union_all([s.area for s in chosen]).intersection(aoi.geometry).area / aoi.geometry.area, 3)
+
+    def distance(scene: Scene) -> int:
+        return days_between(scene.day, optical_day) if optical_day else 0
+
+    if not scenes:
+        return []
+    directions = {d: [s for s in scenes if s.direction == d] for d in sorted({s.direction for s in scenes})}
+    best = max(directions.values(), key=lambda group: (cover(group), -min(map(distance, group))))
+    orbits = {o: cover([s for s in best if s.orbit == o]) for o in {s.orbit for s in best}}
+    return sorted(best, key=lambda s: (-orbits[s.orbit], s.orbit, distance(s), s.day, s.id))

@@ -85,10 +85,10 @@ def radar(
     """Write a Sentinel-1 scene in linear power, and return its item."""
     assets = {}
     for band, data in zip(("vv", "vh"), mirrored("s1"), strict=True):
-        write_cog(folder / name / f"{band}.tif", (10 ** ((data + shift) / 10)).astype(np.float32), nodata=-32768)
+        write_cog(folder / name / f"{band}.tif", (10 ** (data / 10)).astype(np.float32), nodata=-32768)
         assets[band] = {"href": f"{{url}}/files/{name}/{band}.tif"}
     facts = {"sat:orbit_state": state, "sat:relative_orbit": orbit, "sar:instrument_mode": "IW"}
-    return item(name, collection, moment, assets, **{**facts, **properties})
+    return item(name, properties.pop("collection", "sentinel-1-rtc"), moment, assets, **{**facts, **properties})
 
 
 def raw(folder, name="raw", moment="2024-06-10T14:40:00Z", **more):

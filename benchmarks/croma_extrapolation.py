@@ -4,7 +4,7 @@ Both encoders are trained by the demo recipe, alike but for the positions. A bun
 96 and 200 px (no margin); land cover is read out linearly per patch: fitted at the training size on the western half of
 the windows' area, judged at every size on the eastern half. Optical tokens, which know positions best.
 
-Run: python benchmarks/croma_extrapolation.py [--out runs/extrapolation] [--alibi RUN] [--set ...]
+Run: python benchmarks/croma_extrapolation.py [--out runs/extrapolation] [--alibi RUNS] [--seeds 3]
 """
 
 import argparse
@@ -66,18 +66,26 @@ def read_outs(encoder, data):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", default="runs/extrapolation")
-    parser.add_argument("--alibi", help="a finished run of the demo recipe, to save training it again")
+    parser.add_argument("--alibi", help="finished runs of the demo recipe in seed0, seed1, ... to save training them")
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
     args = parser.parse_args()
-    print("| positions | 48 px (1x) | 96 px (2x) | 200 px (4.2x) |\n|---|---|---|---|")
+    print(
+        f"{args.seeds} seeds, mean +- std\n\n| positions | 48 px (1x) | 96 px (2x) | 200 px (4.2x) |\n|---|---|---|---|"
+    )
     for position in ("alibi", "sincos"):
-        run = Path(args.alibi) if args.alibi and position == "alibi" else Path(args.out, position)
-        changes = [*args.set, f"encoder.position={position}", f"out={run}", "resume=true"]
-        recipe = recipes.load("croma", changes)
-        if not (run / "encoder.safetensors").exists():
-            pretraining.pretrain(recipe)
-        found = read_outs(geossl.load_encoder(run / "encoder.safetensors"), pretraining.chips(recipe))
-        print(f"| {position} | " + " | ".join(f"{found[size]:.3f}" for size in SIZES) + " |", flush=True)
+        rows = []
+        for seed in range(args.seeds):
+            folder = args.alibi if args.alibi and position == "alibi" else f"{args.out}/{position}"
+            run = Path(folder, f"seed{seed}")
+            changes = [f"encoder.position={position}", f"train.seed={seed}", f"out={run}", "resume=true"]
+            recipe = recipes.load("croma", [*args.set, *changes])
+            if not (run / "encoder.safetensors").exists():
+                pretraining.pretrain(recipe)
+            found = read_outs(geossl.load_encoder(run / "encoder.safetensors"), pretraining.chips(recipe))
+            rows.append([found[size] for size in SIZES])
+        numbers = zip(np.mean(rows, axis=0), np.std(rows, axis=0), strict=True)
+        print(f"| {position} | " + " | ".join(f"{mean:.3f} +- {std:.3f}" for mean, std in numbers) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from geossl.api.maps import cube as cube
     from geossl.api.maps import embed as embed
     from geossl.api.maps import embed_map as embed_map
+    from geossl.api.maps import fetch as fetch
     from geossl.api.maps import plan_map as plan_map
     from geossl.api.pretraining import pretrain as pretrain
     from geossl.api.similarity import similar as similar
@@ -25,6 +26,7 @@ PUBLIC = {
     "cube": "geossl.api.maps:cube",
     "embed": "geossl.api.maps:embed",
     "embed_map": "geossl.api.maps:embed_map",
+    "fetch": "geossl.api.maps:fetch",
     "load_encoder": "geossl.models.files:load_encoder",
     "open": "geossl.inference.raster:open_map",
     "plan_map": "geossl.api.maps:plan_map",

@@ -78,13 +78,41 @@ def pretrain(recipe_name: str, overrides: tuple[str, ...], show: bool) -> None:
     click.echo(f"run      {folder}\nencoder  {folder / 'encoder.safetensors'}")
 
 
+def asks_catalogue(verb: Callable[..., None]) -> Callable[..., None]:
+    """Options of verbs that take scenes from a catalogue."""
+    for option in (
+        click.option("--max-cloud", default=80.0, show_default=True, help="Percent; cloudier scenes are not used."),
+        click.option("--sensors", default="s1,s2", show_default=True, help="Those to look for in the catalogue."),
+        click.option("--composite", default="clearest", show_default=True, help="Or medoid, median."),
+        click.option("--catalog", default="planetary-computer", show_default=True, help="Or earth-search, URL, file."),
+        click.option("--date", help="Use scenes of this period: 2024-06/2024-08, a year, month or day."),
+        click.option(
+            "--aoi", required=True, help="Region: GeoJSON polygons in lon/lat, or any vector file with a CRS."
+        ),
+    ):
+        verb = option(verb)
+    return verb
+
+
 @main.command()
-@click.option("--aoi", required=True, help="Region: GeoJSON polygons in lon/lat, or any vector file with a CRS.")
-@click.option("--date", help="Use scenes of this period: 2024-06/2024-08, a year, month or day.")
-@click.option("--catalog", default="planetary-computer", show_default=True, help="Or earth-search, a STAC URL or file.")
-@click.option("--composite", default="clearest", show_default=True, help="Or medoid, median.")
-@click.option("--sensors", default="s1,s2", show_default=True, help="Those to look for in the catalogue.")
-@click.option("--max-cloud", default=80.0, show_default=True, help="Percent; cloudier scenes are not used.")
+@asks_catalogue
+@click.option("--out", default="scenes", show_default=True, help="Folder; gets s1/*.tif and s2/*.tif.")
+@click.option("--crs", type=int, help="EPSG code of the tiles. [default: UTM zones of the region]")
+def fetch(sensors: str, date: str | None, **options: Any) -> None:
+    """Download scenes of a region as GeoTIFFs that pretrain and embed both read.
+
+    geossl pretrain croma data.source=scenes; geossl embed --s1 scenes/s1 --s2 scenes/s2 ...
+    """
+    from geossl.api import maps  # lazy: see embed
+
+    if date is None:
+        raise InputError("--date is missing; name a period such as 2024-06/2024-08")
+    out = maps.fetch(date=date, sensors=sensors.split(","), progress=progress_line("fetch", "tiles"), **options)
+    click.echo(f"scenes     {out}")
+
+
+@main.command()
+@asks_catalogue
 @click.option("--s1", multiple=True, help="Sentinel-1 VV, VH in dB: file, VRT or folder; may be repeated.")
 @click.option("--s2", multiple=True, help="Sentinel-2, 12 bands: file, VRT or folder; may be repeated.")
 @click.option("--encoder", default="croma_base", show_default=True, help="Released encoder or weight file.")
@@ -115,11 +143,11 @@ def embed(
         for _, row in maps.plan_map(**options).iterrows():
             click.echo("\n".join(f"{key:<22}{value}" for key, value in row.items()))
         return
-    out = maps.embed_map(progress=progress_line(), **options)
+    out = maps.embed_map(progress=progress_line("embed", "shards"), **options)
     click.echo(f"embedding  {out}\npicture    {maps.picture_path(out)}")
 
 
-def progress_line() -> Callable[[int, int, float], None]:
+def progress_line(verb: str, parts: str) -> Callable[[int, int, float], None]:
     """Prints shards, area, speed and time left; one line, rewritten on a terminal."""
     started, first = time.monotonic(), []
 
@@ -128,7 +156,7 @@ def progress_line() -> Callable[[int, int, float], None]:
         seconds = time.monotonic() - started
         left = (total - done) * seconds / (done - first[0] + 1)
         end = "\r" if sys.stderr.isatty() and done < total else "\n"
-        text = f"embed  {done}/{total} shards  {km2:.1f} km2  {km2 / seconds:.2f} km2/s  {left:.0f} s left   "
+        text = f"{verb}  {done}/{total} {parts}  {km2:.1f} km2  {km2 / seconds:.2f} km2/s  {left:.0f} s left   "
         click.echo(text, nl=False, err=True)
         click.echo(end, nl=False, err=True)
 

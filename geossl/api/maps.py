@@ -9,6 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from geossl import grid
+from geossl.data import fetch as tiles
 from geossl.data.composite import CatalogScenes
 from geossl.data.rasters import LocalRasters
 from geossl.data.selection import find_scenes, search_facts
@@ -125,6 +126,39 @@ def plan_map(
     request = {"date": date, "catalog": catalog, "composite": composite, "sensors": sensors, "max_cloud": max_cloud}
     source = source_of(region, Path(out), (s1, s2, s2_offset), request, settings.get("overwrite", False))
     return pd.DataFrame(run.dry_run(region, source, encoder_path(encoder), Path(out), **settings))
+
+
+def fetch(
+    aoi: str | Path | gpd.GeoDataFrame,
+    *,
+    date: str,
+    catalog: str = "planetary-computer",
+    composite: str = "clearest",
+    sensors: Sequence[str] = ("s1", "s2"),
+    max_cloud: float = 80,
+    out: str | Path = "scenes",
+    crs: int | None = None,
+    progress: Callable[[int, int, float], None] | None = None,
+) -> Path:
+    """Download a region's scenes as GeoTIFFs: ``embed_map(s1=out / "s1", ...)`` and ``pretrain`` both read them.
+
+    Args:
+        aoi: As in ``embed_map``, and so on to ``max_cloud``.
+        date: As there.
+        catalog: As there.
+        composite: As there.
+        sensors: As there.
+        max_cloud: As there.
+        out: Folder; gets ``s1`` and ``s2``. Tiles that are there are kept.
+        crs: EPSG code; the region's UTM zones by default.
+        progress: Called with (tiles done, tiles in all, square kilometres done).
+
+    Returns:
+        The folder.
+    """
+    region = grid.read_aoi(aoi)
+    source = find_scenes(region, date, catalog, composite=composite, sensors=sensors, max_cloud=max_cloud)
+    return tiles.fetch(region, source, Path(out), crs, progress)
 
 
 def source_of(

@@ -13,6 +13,7 @@ from rasterio.features import geometry_mask
 from rasterio.io import DatasetReader
 
 from geossl.data import remote
+from geossl.data.bands import BANDS
 from geossl.data.catalog import INSTALL, Catalog, Item, catalog_of, parse_dates, search
 from geossl.data.composite import BAD, COMPOSITES, CatalogScenes
 from geossl.data.scenes import Scene, days_between, scene_of
@@ -45,25 +46,17 @@ def find_scenes(
     Raises:
         InputError: If nothing is found or the catalogue cannot be used; says why.
     """
-    if composite not in COMPOSITES:
-        raise InputError(f"--composite {composite!r} is not known; use {', '.join(COMPOSITES)}")
+    for option, values, known in (("--composite", [composite], COMPOSITES), ("--sensors", sensors, tuple(BANDS))):
+        if unknown := [value for value in values if value not in known]:
+            raise InputError(f"{option} {unknown[0]!r} is not known; use {', '.join(known)}")
     where, period = catalog_of(catalog), parse_dates(dates)
     check_key(where, sensors)
     found: dict[str, list[Scene]] = {}
     for sensor in sensors:
-        usable, refused = [], []
-        for item in search(aoi, period, where, sensor):
-            if item["properties"].get("eo:cloud_cover", 0) > max_cloud:
-                continue
-            try:
-                usable.append(scene_of(item, sensor, partial(dark_percentile, sign=where.sign)))
-            except BandError as error:
-                refused.append(str(error))
-        if refused:
-            warnings.warn(f"{len(refused)} {sensor} scene(s) left out: {refused[0]}", Note, stacklevel=2)
-        if not usable:
+        items = [item for item in search(aoi, period, where, sensor) if cloud_cover(item) <= max_cloud]
+        found[sensor] = decided(items, sensor, where)
+        if not found[sensor]:
             warnings.warn(f"no usable {sensor} scene over {aoi.name} in {dates} in {where.url}", Note, stacklevel=2)
-        found[sensor] = usable
     if not any(found.values()):
         raise InputError(
             f"--catalog {where.url} has no usable scene over {aoi.name} in {dates}; widen --date or --max-cloud"
@@ -76,6 +69,11 @@ def find_scenes(
     if (apart := source.describe().get("delta_days", 0)) > PAIR_DAYS:
         warnings.warn(f"radar is {apart} days from the optical date, more than {PAIR_DAYS}", Note, stacklevel=2)
     return source
+
+
+def cloud_cover(item: Item) -> float:
+    """Percent of clouds as an item says; 0 where it says nothing."""
+    return float(item["properties"].get("eo:cloud_cover", 0))
 
 
 def search_facts(aoi: Aoi, request: dict[str, Any]) -> dict[str, Any]:

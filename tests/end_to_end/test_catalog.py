@@ -1,0 +1,129 @@
+"""One command from a polygon and a period to a map, over real HTTP."""
+
+import json
+
+import numpy as np
+import pytest
+import xarray as xr
+from shapely.geometry import mapping
+
+import geossl as package
+from geossl.data import remote
+from tests.data.test_catalog import region, spot
+from tests.end_to_end.test_cli import encoder, geossl, refused  # noqa: F401  (a fixture)
+from tests.inference.test_map import tree
+from tests.servers import scenes
+from tests.servers.stac import serving
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A region, and a catalogue with a cloudy and a clear optical scene and radar."""
+    monkeypatch.setattr(remote, "FIRST_WAIT", 0.001)
+    files = tmp_path / "files"
+    cloudy = scenes.raw(files, "cloudy", "2024-06-11T14:40:00Z", scl=spot(110, 110, 30))
+    with serving(files, [cloudy, scenes.radar(files)]) as server:
+        feature = {"type": "Feature", "properties": {}, "geometry": mapping(region(1500, 1500, 1700).geometry)}
+        (tmp_path / "aoi.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
+        yield tmp_path, server
+
+
+def embed(place, file, out, *more, date="2024-06"):
+    folder, server = place
+    arguments = ["--aoi", "aoi.geojson", "--date", date, "--catalog", server.url, "--encoder", file, "--out", out]
+    return geossl("embed", *arguments, "--shard-cells", 2, *more, cwd=folder)
+
+
+def test_one_command_makes_a_map_that_says_what_it_was_made_from(place, encoder):  # noqa: F811
+    done = embed(place, encoder, "m.zarr")
+    assert done.exit_code == 0, done.stderr
+    data = xr.open_zarr(place[0] / "m.zarr")
+    made_from = data["sensors"].values
+    assert {5, 7} <= set(np.unique(made_from))  # under the cloud from radar, with what optical there is around it
+    assert (made_from > 0).mean() > 0.9
+    days = data["date"].values
+    assert str(days[made_from == 7].max())[:10] == "2024-06-11"
+    plan = json.loads((place[0] / "m.zarr.build/plan.json").read_text())
+    assert plan["source"]["s2"][0]["reason"] == "processing baseline 05.10"
+    assert (place[0] / "m.png").exists()
+
+
+def test_a_finished_or_begun_map_asks_the_catalogue_nothing(place, encoder):  # noqa: F811
+    assert embed(place, encoder, "m.zarr").exit_code == 0
+    before = tree(place[0] / "m.zarr")
+    place[1].requests.clear()
+    place[1].items.clear()
+    assert embed(place, encoder, "m.zarr").exit_code == 0
+    assert not place[1].requests
+    assert tree(place[0] / "m.zarr") == before
+
+
+def test_failing_requests_do_not_change_a_byte(place, encoder):  # noqa: F811
+    assert embed(place, encoder, "calm.zarr").exit_code == 0
+    place[1].faults = {"503": 0.03, "truncated": 0.02, "403": 0.02}
+    assert embed(place, encoder, "stormy.zarr").exit_code == 0
+    one, two = (xr.open_zarr(place[0] / f"{name}.zarr") for name in ("calm", "stormy"))
+    assert one.drop_attrs().equals(two.drop_attrs())
+    assert tree(place[0] / "calm.zarr") == tree(place[0] / "stormy.zarr")
+
+
+def test_a_catalogue_without_radar_is_mapped_by_the_optical_branch_and_says_so(place, encoder):  # noqa: F811
+    place[1].items.pop()
+    done = embed(place, encoder, "m.zarr", "--dtype", "float32")
+    assert done.exit_code == 0, done.stderr
+    assert "note: no usable s1 scene over --aoi aoi.geojson in 2024-06" in done.stderr
+    assert set(np.unique(xr.open_zarr(place[0] / "m.zarr")["sensors"].values)) == {0, 2}
+    assert np.isfinite(package.open(place[0] / "m.zarr").values[0]).any()
+
+
+def test_fetched_scenes_are_read_by_embed_and_by_pretrain(place, encoder):  # noqa: F811
+    folder, server = place
+    request = ["--aoi", "aoi.geojson", "--date", "2024-06", "--catalog", server.url]
+    assert geossl("fetch", *request, cwd=folder).exit_code == 0
+    server.requests.clear()
+    assert geossl("fetch", *request, cwd=folder).exit_code == 0
+    assert not [name for name in server.requests if "SCL" not in name]  # tiles are kept; only the ranking looks again
+    tiles = sorted(folder.glob("scenes/s?/*.tif"))
+    assert [p.name.split("_")[0] for p in tiles].count("s1") == [p.name.split("_")[0] for p in tiles].count("s2") > 0
+    files = ["--s1", "scenes/s1", "--s2", "scenes/s2", "--encoder", encoder, "--shard-cells", 2]
+    assert geossl("embed", "--aoi", "aoi.geojson", *files, "--out", "f.zarr", cwd=folder).exit_code == 0
+    assert embed(place, encoder, "d.zarr").exit_code == 0
+    one, two = (package.open(folder / f"{name}.zarr").values for name in "fd")
+    both = np.isfinite(one[0]) & np.isfinite(two[0])
+    assert both.mean() > 0.9
+    cosine = (one * two).sum(0) / np.linalg.norm(one, axis=0) / np.linalg.norm(two, axis=0)
+    assert np.nanmin(cosine[both]) > 0.999
+    small = ["data.source=scenes", "train.max_steps=2", "data.batch_size=4", "data.holdout=0", "probe.every_steps=0"]
+    trained = geossl("pretrain", "croma", *small, f"out={folder}/run", cwd=folder)
+    assert trained.exit_code == 0, trained.stderr
+
+
+def test_a_dry_run_counts_scenes(place, encoder):  # noqa: F811
+    done = embed(place, encoder, "m.zarr", "--dry-run")
+    assert "inputs                {'s1': 1, 's2': 1}" in done.stdout
+    assert not (place[0] / "m.zarr").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "date", "word"),
+    [
+        ([], "June", "--date 'June' is no period"),
+        ([], "2020-01", "has no usable scene"),
+        (["--composite", "best"], "2024-06", "--composite 'best' is not known"),
+        (["--sensors", "s3"], "2024-06", "--sensors 's3' is not known"),
+        (["--s2", "x.tif"], "2024-06", "give one or the other"),
+        (["--catalog", "http://127.0.0.1:9"], "2024-06", "cannot be searched"),
+    ],
+)
+def test_bad_requests_are_one_line_and_leave_nothing(place, encoder, more, date, word):  # noqa: F811
+    before = sorted(p.name for p in place[0].iterdir())
+    done = embed(place, encoder, "m.zarr", *more, date=date)
+    done_lines = [line for line in done.stderr.splitlines() if "note:" not in line]
+    assert done.exit_code == 2
+    assert len(done_lines) == 1
+    assert word in done_lines[0]
+    assert sorted(p.name for p in place[0].iterdir()) == before
+
+
+def test_neither_files_nor_a_period(place, encoder):  # noqa: F811
+    refused(geossl("embed", "--aoi", "aoi.geojson", "--encoder", encoder, cwd=place[0]), "name a period with --date")

@@ -70,9 +70,8 @@ def main():
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
     args = parser.parse_args()
-    print(
-        f"{args.seeds} seeds, mean +- std\n\n| positions | 48 px (1x) | 96 px (2x) | 200 px (4.2x) |\n|---|---|---|---|"
-    )
+    print(f"{args.seeds} seeds, mean +- std\n\n| positions | 48 px (1x) | 96 px (2x) | 200 px (4.2x) |")
+    print("|---|---|---|---|")
     for position in ("alibi", "sincos"):
         rows = []
         for seed in range(args.seeds):

@@ -193,6 +193,20 @@ def view(map_path: str, layers: tuple[str, ...], port: int, no_browser: bool) ->
     similarity.view(map_path, layers=list(layers), port=port, browser=not no_browser, report=click.echo)
 
 
+@main.command()
+@click.argument("map")
+@click.argument("out")
+@click.option("--aoi", help="Polygons: clip a .tif to them, or pool over each of them.")
+@click.option("--level", default="patch", show_default=True, help="Rows of a .parquet: patch, tile or aoi.")
+@click.option("--encoder", help="The encoder of the map; for STAC.")
+@click.option("--overwrite", is_flag=True, help="Replace OUT.")
+def export(map: str, out: str, **options: Any) -> None:
+    """Write MAP as OUT: .tif (COG), .parquet (GeoParquet), or a folder of STAC documents."""
+    from geossl.api import exports  # lazy: see embed
+
+    click.echo(f"exported   {exports.export(map, out, **options)}")
+
+
 @main.command("list")
 def list_names() -> None:
     """List recipes, methods and released encoders."""

@@ -47,8 +47,14 @@ def read_aoi(aoi: str | Path | gpd.GeoDataFrame) -> Aoi:
         MissingFileError: If there is no such file.
         GridError: If it holds no valid polygon in a known CRS; says what is wrong and how to mend it.
     """
+    name = "the GeoDataFrame" if isinstance(aoi, gpd.GeoDataFrame) else f"--aoi {aoi}"
+    return from_frame(read_features(aoi), name)
+
+
+def read_features(aoi: str | Path | gpd.GeoDataFrame) -> gpd.GeoDataFrame:
+    """The features of a region, one by one, as they are; errors as in ``read_aoi``."""
     if isinstance(aoi, gpd.GeoDataFrame):
-        return from_frame(aoi, "the GeoDataFrame")
+        return aoi
     path = Path(aoi)
     if not path.is_file():
         raise MissingFileError(f"--aoi file {str(path)!r} does not exist")
@@ -60,7 +66,7 @@ def read_aoi(aoi: str | Path | gpd.GeoDataFrame) -> Aoi:
         raise GridError(f"--aoi {path} cannot be read as vector data ({' '.join(str(error).split())[:120]})") from None
     if not isinstance(frame, gpd.GeoDataFrame):
         raise GridError(f"--aoi {path} holds no geometry; it needs polygons")
-    return from_frame(frame, f"--aoi {path}")
+    return frame
 
 
 def check_geojson(path: Path) -> None:

@@ -85,6 +85,7 @@ class LocalRasters:
                     "path": str(Path(f.path).absolute()),
                     "bytes": Path(f.path).stat().st_size,
                     "changed_ns": Path(f.path).stat().st_mtime_ns,
+                    "day": f"{f.date[:4]}-{f.date[4:6]}-{f.date[6:]}" if f.date else "",
                     "bands": list(f.bands),
                     "level": f.level,
                     "offset": f.offset,

@@ -1,7 +1,7 @@
 """Rasters of any size: read chunk by chunk, written chunk by chunk as a Cloud-Optimised GeoTIFF."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import rasterio
 import xarray as xr
 from dask.array.core import slices_from_chunks
 from odc.geo.geobox import GeoBox
+from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
 from rasterio.shutil import copy as translate
 from rasterio.windows import Window
@@ -27,15 +28,27 @@ def blocks(array: xr.DataArray) -> Iterator[Block]:
 
 
 def write_blocks(
-    out: Path, geobox: GeoBox, parts: Iterable[Block], *, count: int, dtype: str, nodata: float | None
+    out: Path,
+    geobox: GeoBox,
+    parts: Iterable[Block],
+    *,
+    count: int,
+    dtype: str,
+    nodata: float | None,
+    names: Sequence[str] = (),
+    tags: Mapping[str, str] | None = None,
 ) -> None:
-    """Write blocks ``(c, h, w)`` as a Cloud-Optimised GeoTIFF with overviews; renamed into place when whole."""
+    """Write blocks ``(c, h, w)`` as a Cloud-Optimised GeoTIFF with overviews; renamed into place when whole.
+
+    Files of many bands keep bands apart, as a picture of three of them is what is mostly read.
+    """
     flat, cog = out.with_suffix(".flat.tmp.tif"), out.with_suffix(".tmp.tif")
     height, width = geobox.shape
     crs: Any = geobox.crs
     profile = {"driver": "GTiff", "dtype": dtype, "count": count, "height": height, "width": width, "nodata": nodata}
     profile |= {"crs": crs.to_wkt(), "transform": geobox.transform, "BIGTIFF": "IF_SAFER"}
-    profile |= {"tiled": True, "blockxsize": 256, "blockysize": 256}
+    is_deep = count > 4
+    profile |= {"tiled": True, "blockxsize": 256, "blockysize": 256, "interleave": "band" if is_deep else "pixel"}
     if count == 4:
         profile |= {"photometric": "RGB", "ALPHA": "YES"}
     try:
@@ -43,8 +56,17 @@ def write_blocks(
             for (rows, columns), values in parts:
                 window = Window(columns.start, rows.start, values.shape[2], values.shape[1])
                 file.write(values, window=window)
-        predictor = "3" if dtype == "float32" else "2"
-        translate(flat, cog, driver="COG", COMPRESS="DEFLATE", PREDICTOR=predictor, OVERVIEW_RESAMPLING="AVERAGE")
+            if names:
+                file.descriptions = tuple(names)
+            file.update_tags(**(tags or {}))
+        options = {"COMPRESS": "DEFLATE", "PREDICTOR": "3" if dtype == "float32" else "2", "BIGTIFF": "IF_SAFER"}
+        if is_deep:  # GDAL's COG driver keeps bands apart from 3.11 on only; this writes the same layout
+            with rasterio.open(flat, "r+") as file:
+                file.build_overviews([2**i for i in range(1, 6) if max(height, width) >> i >= 128], Resampling.average)
+            options |= {"COMPRESS": "ZSTD", "INTERLEAVE": "BAND", "BLOCKXSIZE": "128", "BLOCKYSIZE": "128"}
+            translate(flat, cog, driver="GTiff", TILED="YES", COPY_SRC_OVERVIEWS="YES", **options)
+        else:
+            translate(flat, cog, driver="COG", OVERVIEW_RESAMPLING="AVERAGE", **options)
         os.replace(cog, out)
     except RasterioError as error:
         raise RunError(f"{out} could not be written: {error}") from error

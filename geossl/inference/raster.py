@@ -1,57 +1,72 @@
 """Maps as files: a COG for GIS software, and one way to open either form."""
 
-import os
 from pathlib import Path
 from typing import Any
 
+import dask.array as da
 import numpy as np
 import odc.geo.xr  # noqa: F401  (adds the .odc accessor)
-import rasterio
 import rioxarray
+import shapely
 import xarray as xr
 import zarr
-from rasterio.shutil import copy as translate
-from rasterio.windows import Window
+from odc.geo.xr import xr_coords
 
-from geossl.errors import InputError, MissingFileError
+from geossl.errors import GridError, InputError, MissingFileError
+from geossl.inference.blocks import blocks, write_blocks
 
-BLOCK = 128
 CHUNKS = {"embedding": -1, "y": "auto", "x": "auto"}
-STRIP_BYTES = 2**28  # of embeddings held at once while exporting
 
 
-def write_cog(store: Path, out: Path) -> None:
-    """Export a float32 store as a Cloud-Optimised GeoTIFF; streamed, and renamed into place when whole."""
-    group = zarr.open_group(str(store), mode="r")
-    embeddings: Any = group["embeddings"]
-    geobox = open_map(store).odc.geobox
-    dim, height, width = embeddings.shape
-    flat, cog = out.with_suffix(".flat.tmp.tif"), out.with_suffix(".tmp.tif")
-    profile = {"driver": "GTiff", "dtype": "float32", "count": dim, "height": height, "width": width, "nodata": np.nan}
-    profile |= {"crs": geobox.crs.to_wkt(), "transform": geobox.transform, "BIGTIFF": "YES", "interleave": "band"}
-    if height >= 16 and width >= 16:
-        profile |= {"tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK}
-    rows = max(BLOCK, STRIP_BYTES // (4 * dim * width) // BLOCK * BLOCK)
-    try:
-        with rasterio.open(flat, "w", **profile) as file:
-            for top in range(0, height, rows):
-                strip = embeddings[:, top : top + rows, :]
-                file.write(strip, window=Window(0, top, width, strip.shape[1]))
-            file.descriptions = tuple(f"e{i:03d}" for i in range(dim))
-            file.update_tags(**{key.replace(":", "_").upper(): str(value) for key, value in group.attrs.items()})
-        options = {"COMPRESS": "ZSTD", "PREDICTOR": "3", "BLOCKSIZE": str(BLOCK), "BIGTIFF": "IF_SAFER"}
-        translate(flat, cog, driver="COG", INTERLEAVE="BAND", OVERVIEW_RESAMPLING="AVERAGE", **options)
-        os.replace(cog, out)
-    finally:
-        for temporary in (flat, cog):
-            temporary.unlink(missing_ok=True)
+def write_cog(path: Path, out: Path, area: shapely.Geometry | None = None) -> None:
+    """Export a map as a Cloud-Optimised GeoTIFF, float32; streamed, and renamed into place when whole.
+
+    Args:
+        path: Map.
+        out: ``.tif``.
+        area: Polygon in the map's CRS; patches whose centre lies outside become nodata, and the raster ends with it.
+
+    Raises:
+        GridError: If the polygon does not touch the map.
+    """
+    embeddings = clipped(open_map(path), area)
+    facts = {} if path.suffix == ".tif" else zarr.open_group(str(path), mode="r").attrs
+    tags = {key.replace(":", "_").upper(): str(value) for key, value in dict(facts).items()}
+    names = [f"e{i:03d}" for i in range(embeddings.sizes["embedding"])]
+    write_blocks(
+        out,
+        embeddings.odc.geobox,
+        blocks(embeddings),
+        count=len(names),
+        dtype="float32",
+        nodata=np.nan,
+        names=names,
+        tags=tags,
+    )
 
 
-def open_map(path: str | Path) -> xr.DataArray:
+def clipped(embeddings: xr.DataArray, area: shapely.Geometry | None) -> xr.DataArray:
+    """The part of a map whose patch centres lie in a polygon."""
+    if area is None:
+        return embeddings
+    geobox = embeddings.odc.geobox
+    left, bottom, right, top = area.bounds
+    x, y = embeddings["x"].values, embeddings["y"].values
+    columns, rows = np.flatnonzero((x >= left) & (x <= right)), np.flatnonzero((y >= bottom) & (y <= top))
+    if not len(rows) or not len(columns):
+        raise GridError(f"--aoi does not reach a patch of the map, which spans {tuple(geobox.extent.boundingbox)}")
+    part = embeddings[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    inside = shapely.contains_xy(area, *np.meshgrid(part["x"].values, part["y"].values))
+    return part.where(xr.DataArray(inside, dims=("y", "x"), coords={"y": part["y"], "x": part["x"]}))
+
+
+def open_map(path: str | Path, gsd_m: float | None = None) -> xr.DataArray:
     """Open an embedding map lazily.
 
     Args:
         path: ``.zarr`` store or ``.tif`` written by ``geossl embed``.
+        gsd_m: Show it on finer cells, e.g. 10, by bilinear interpolation: smoother, not more detailed; nothing is
+            stored. It must divide the map's cell.
 
     Returns:
         ``(embedding, y, x)`` float32 Dask array with CRS and grid (``.odc.geobox``, ``.rio.crs``); NaN = nodata;
@@ -60,10 +75,18 @@ def open_map(path: str | Path) -> xr.DataArray:
     Raises:
         MissingFileError: If there is nothing at ``path``.
         InputError: If it is no embedding map.
+        GridError: If ``gsd_m`` does not fit.
     """
-    path = Path(path)
+    embeddings = stored(Path(path))
+    return embeddings if gsd_m is None else zoomed(embeddings, gsd_m)
+
+
+def stored(path: Path) -> xr.DataArray:
+    """A map on its own cells."""
     if not path.exists():
         raise MissingFileError(f"map {str(path)!r} does not exist")
+    if maps := [] if path.suffix else sorted(path.glob("utm*.*[fr]")):
+        raise InputError(f"{path} holds one map per UTM zone; open one of {', '.join(str(p) for p in maps)}")
     if path.suffix == ".tif":
         array: Any = rioxarray.open_rasterio(path, chunks={"band": -1, "x": 512, "y": 512})
         array = array.rename(band="embedding")
@@ -80,3 +103,43 @@ def open_map(path: str | Path) -> xr.DataArray:
     if embeddings.dtype == np.int8:
         embeddings = embeddings.astype(np.float32) * data["scales"]  # a nodata patch has scale NaN
     return embeddings.astype(np.float32).rename("embeddings")
+
+
+def zoomed(embeddings: xr.DataArray, gsd_m: float) -> xr.DataArray:
+    """Bilinear between cell centres, constant beyond the outermost; nodata cells stay nodata and do not spread."""
+    geobox = embeddings.odc.geobox
+    times = geobox.resolution.x / gsd_m
+    if gsd_m <= 0 or times != round(times) or times < 1:
+        raise GridError(f"gsd_m={gsd_m:g} does not divide the map's {geobox.resolution.x:g} m cells")
+    n = round(times)
+    data = embeddings.data if embeddings.chunks else da.from_array(embeddings.values)
+    data = data.rechunk({0: -1})
+    depth = {0: 0, 1: 1, 2: 1}
+    padded = da.overlap.overlap(data, depth=depth, boundary={0: "none", 1: "nearest", 2: "nearest"})
+    chunks = (data.chunks[0], *(tuple(n * c for c in axis) for axis in data.chunks[1:]))
+    fine = padded.map_blocks(interpolate, n, chunks=chunks, dtype=np.float32, meta=np.empty((0, 0, 0), np.float32))
+    box = geobox.zoom_out(1 / n)
+    coords = {"embedding": embeddings["embedding"], **xr_coords(box)}
+    return xr.DataArray(fine, dims=embeddings.dims, coords=coords, name=embeddings.name, attrs=embeddings.attrs)
+
+
+def interpolate(block: np.ndarray, n: int) -> np.ndarray:
+    """A block with a rim of one cell, ``n`` times as fine, without the rim."""
+    usable = np.isfinite(block[:1])
+    total, weight = separable(np.where(usable, block, 0), n), separable(usable.astype(np.float32), n)
+    own = np.kron(usable[:, 1:-1, 1:-1], np.ones((1, n, n), dtype=bool))
+    return np.where(own, total / np.where(weight > 0, weight, 1), np.nan).astype(np.float32)
+
+
+def separable(block: np.ndarray, n: int) -> np.ndarray:
+    """Bilinear weights along both axes; fine cell ``k`` lies ``(k + 0.5) / n - 0.5`` cells from its cell's centre."""
+    offset = (np.arange(n, dtype=np.float32) + 0.5) / n - 0.5
+    for axis in (1, 2):
+        x = np.moveaxis(block, axis, 0)
+        inner = x[1:-1, None]
+        before, after = x[:-2, None], x[2:, None]
+        shape = (1, n, *(1,) * (x.ndim - 1))
+        f = offset.reshape(shape)
+        fine = np.where(f < 0, inner + f * (inner - before), inner + f * (after - inner))
+        block = np.moveaxis(fine.reshape(-1, *x.shape[1:]), 0, axis)
+    return block

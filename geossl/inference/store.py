@@ -8,11 +8,19 @@ import numpy as np
 import zarr
 from odc.geo.xr import xr_coords
 from zarr.codecs import BloscCodec, ZstdCodec
+from zarr_cm import proj, spatial
 
 from geossl.inference.plan import Plan
 from geossl.inference.quantize import NODATA, quantize
 from geossl.models.encoder import EncoderSpec
 
+GEOEMB = {
+    "uuid": "61c12cc5-0e28-4056-999a-480cf3fb7e4c",
+    "name": "geoemb",
+    "spec_url": "https://github.com/geo-embeddings/embeddings-zarr-convention",
+    "description": "Geospatial embeddings",
+}
+SATELLITES = {"s1": "Sentinel-1", "s2": "Sentinel-2"}
 SENSORS = {
     "long_name": "sensors an embedding was made from",
     "flag_masks": [1, 2, 4],
@@ -71,16 +79,41 @@ def create(path: Path, plan: Plan, spec: EncoderSpec) -> None:
 
 
 def attributes(plan: Plan, spec: EncoderSpec) -> dict[str, Any]:
-    """What a reader may want to know of a map."""
+    """What a reader may want to know of a map, in the words of the Zarr conventions for place and embeddings."""
     geobox = plan.geobox
-    return {
-        "proj:code": f"EPSG:{plan.lattice.epsg}",
+    place: Any = proj.insert({}, proj.create(code=f"EPSG:{plan.lattice.epsg}"))
+    grid: Any = {
         "spatial:dimensions": ["y", "x"],
         "spatial:transform": list(geobox.transform)[:6],
         "spatial:shape": list(geobox.shape),
+    }
+    place = spatial.insert(place, grid)
+    inputs = [
+        {"id": scene.get("id", Path(scene.get("path", name)).stem), "day": scene.get("day", "")}
+        for name in plan.facts["sensors"]
+        for scene in plan.facts["source"].get(name, [])
+        if isinstance(scene, dict)
+    ]
+    return {
+        **place,
+        "zarr_conventions": [*place["zarr_conventions"], GEOEMB],
+        "geoemb:type": "chip",
+        "geoemb:dimensions": spec.dim,
+        "geoemb:model": spec.source,
+        "geoemb:source_data": [f"Copernicus {SATELLITES[name]}" for name in plan.facts["sensors"]],
+        "geoemb:data_type": plan.dtype,
+        "geoemb:gsd": geobox.resolution.x,
+        "geoemb:chip_layout": {
+            "layout_type": "regular_grid",
+            "chip_size": [spec.patch_px] * 2,
+            "stride": [spec.patch_px // plan.phases] * 2,
+        },
+        "geoemb:build_version": plan.sha256,
         "geossl:encoder": spec.name,
         "geossl:encoder_sha256": plan.facts["encoder_sha256"],
         "geossl:sensors": plan.facts["sensors"],
+        "geossl:inputs": inputs,
+        "geossl:dtype": plan.dtype,
         "geossl:lattice": {"origin": [0, 0], "patch_m": spec.patch_m, "cell_patches": plan.lattice.cell_patches},
         "geossl:window_px": spec.window_px,
         "geossl:margin_px": spec.margin_px,

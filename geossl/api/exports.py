@@ -9,7 +9,7 @@ import zarr
 from geossl import grid
 from geossl.errors import InputError
 from geossl.inference import raster, stac, table
-from geossl.models.files import load_encoder
+from geossl.models.files import encoder_path, load_encoder
 
 
 def export(
@@ -59,7 +59,7 @@ def export(
     elif not out.suffix:
         if encoder is None or map.suffix != ".zarr":
             raise InputError("STAC documents need the .zarr map and --encoder, the one the map was made with")
-        stac.write_stac(map, out, load_encoder(encoder).spec)
+        stac.write_stac(map, out, load_encoder(encoder).spec, encoder_path(encoder))
     else:
         raise InputError(f"{out} must end in .tif or .parquet, or be a folder for STAC documents")
     return out

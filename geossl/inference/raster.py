@@ -108,8 +108,8 @@ def stored(path: Path) -> xr.DataArray:
 def zoomed(embeddings: xr.DataArray, gsd_m: float) -> xr.DataArray:
     """Bilinear between cell centres, constant beyond the outermost; nodata cells stay nodata and do not spread."""
     geobox = embeddings.odc.geobox
-    times = geobox.resolution.x / gsd_m
-    if gsd_m <= 0 or times != round(times) or times < 1:
+    times = geobox.resolution.x / gsd_m if gsd_m > 0 else 0
+    if times < 1 or times != round(times):
         raise GridError(f"gsd_m={gsd_m:g} does not divide the map's {geobox.resolution.x:g} m cells")
     n = round(times)
     data = embeddings.data if embeddings.chunks else da.from_array(embeddings.values)

@@ -20,13 +20,14 @@ MLM = "https://stac-extensions.github.io/mlm/v1.5.2/schema.json"
 NOTICE = "Contains modified Copernicus Sentinel data"
 
 
-def write_stac(path: Path, out: Path, spec: EncoderSpec) -> None:
+def write_stac(path: Path, out: Path, spec: EncoderSpec, weights: Path) -> None:
     """Write ``collection.json``, ``<map>.json`` and ``<encoder>.json`` into a folder.
 
     Args:
         path: ``.zarr`` map.
         out: Folder.
         spec: Of the encoder the map was made with.
+        weights: Its file.
 
     Raises:
         InputError: If the map does not know the dates of what it was made from, which STAC demands.
@@ -41,7 +42,7 @@ def write_stac(path: Path, out: Path, spec: EncoderSpec) -> None:
     documents = {
         "collection.json": collection(path, attributes, spec, embeddings, days),
         f"{path.stem}.json": item(path, out, attributes, spec, embeddings, days),
-        f"{spec.name}.json": model(spec, attributes, embeddings, days),
+        f"{spec.name}.json": model(spec, os.path.relpath(weights, out), attributes, embeddings, days),
     }
     out.mkdir(parents=True, exist_ok=True)
     for name, document in documents.items():
@@ -160,7 +161,9 @@ def chip_layout(spec: EncoderSpec) -> dict[str, Any]:
     return {"layout_type": "regular_grid", "chip_size": [spec.patch_px] * 2, "stride": [spec.patch_px] * 2}
 
 
-def model(spec: EncoderSpec, attributes: dict[str, Any], embeddings: xr.DataArray, days: list[str]) -> dict[str, Any]:
+def model(
+    spec: EncoderSpec, href: str, attributes: dict[str, Any], embeddings: xr.DataArray, days: list[str]
+) -> dict[str, Any]:
     """The encoder: its inputs, statistics and weights."""
     geometry, bbox = footprint(embeddings)
     side = spec.window_px
@@ -197,8 +200,9 @@ def model(spec: EncoderSpec, attributes: dict[str, Any], embeddings: xr.DataArra
         "mlm:output": [{"name": "one vector per patch", "tasks": ["similarity-search"], "result": result}],
     }
     weights = {
-        "href": spec.source,
-        "title": f"weights, SHA-256 {attributes['geossl:encoder_sha256']}",
+        "href": href,
+        "mlm:artifact_type": "safetensors",
+        "title": f"{spec.source}; SHA-256 {attributes['geossl:encoder_sha256']}",
         "roles": ["mlm:model", "mlm:weights"],
     }
     document = feature(spec.name, [MLM], geometry, bbox, properties, [], {"weights": weights})

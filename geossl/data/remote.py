@@ -18,8 +18,9 @@ from geossl.data.rasters import onto, source_coordinates
 from geossl.errors import InputError, RunError
 
 T = TypeVar("T")
-TRIES = 5
+TRIES = 8
 FIRST_WAIT = 0.5  # seconds; doubled each time
+LONGEST_WAIT = 8.0
 READERS = 8  # files of one block read at a time
 GDAL = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
@@ -114,13 +115,13 @@ def opened(href: str, sign: str, use: Callable[[DatasetReader], T]) -> T:
     Every try has a name of its own: GDAL remembers by name what it could not read.
 
     Raises:
-        RunError: After five tries; a failed read is never taken for missing data.
+        RunError: After eight tries; a failed read is never taken for missing data.
     """
     wait, error = FIRST_WAIT, None
     for attempt in range(TRIES):
         if attempt:
             time.sleep(wait)
-            wait *= 2
+            wait = min(2 * wait, LONGEST_WAIT)
         try:
             with rasterio.Env(**GDAL), rasterio.open(gdal_name(signed(href, sign, attempt), attempt)) as source:
                 return use(source)

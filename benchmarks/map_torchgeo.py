@@ -9,7 +9,6 @@ Run: python benchmarks/map_torchgeo.py [--side 960]
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -20,7 +19,7 @@ import numpy as np
 import pandas as pd
 import shapely
 import torch
-from map import LEFT, TOP, Scene, big_scene, seam_ratio  # the file beside this one
+from map import LEFT, TOP, Scene, big_scene, own_peak_mb, seam_ratio  # the file beside this one
 from torch.utils.data import DataLoader
 from torchgeo.datasets import RasterDataset, stack_samples
 from torchgeo.models import CROMA
@@ -93,8 +92,7 @@ def one(who, folder, weights, side_px):
         seams = float(seam_ratio(geossl.open(path), scene.cell_px // 8))
         km2 = scene.km2(cells**2)
     seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"km2_s": km2 / seconds, "peak_mb": peak, "seams": seams}
+    return {"km2_s": km2 / seconds, "peak_mb": own_peak_mb(), "seams": seams}
 
 
 def main():

@@ -60,13 +60,14 @@ def clipped(embeddings: xr.DataArray, area: shapely.Geometry | None) -> xr.DataA
     return part.where(xr.DataArray(inside, dims=("y", "x"), coords={"y": part["y"], "x": part["x"]}))
 
 
-def open_map(path: str | Path, gsd_m: float | None = None) -> xr.DataArray:
+def open_map(path: str | Path, gsd_m: float | None = None, level: int = 0) -> xr.DataArray:
     """Open an embedding map lazily.
 
     Args:
         path: ``.zarr`` store or ``.tif`` written by ``geossl embed``.
         gsd_m: Show it on finer cells, e.g. 10, by bilinear interpolation: smoother, not more detailed; nothing is
             stored. It must divide the map's cell.
+        level: Of the overviews in a large ``.zarr`` map; each has half the rows and columns of the one before.
 
     Returns:
         ``(embedding, y, x)`` float32 Dask array with CRS and grid (``.odc.geobox``, ``.rio.crs``); NaN = nodata;
@@ -77,11 +78,14 @@ def open_map(path: str | Path, gsd_m: float | None = None) -> xr.DataArray:
         InputError: If it is no embedding map.
         GridError: If ``gsd_m`` does not fit.
     """
-    embeddings = stored(Path(path))
+    path = Path(path)
+    if level and not (path / f"overviews/{level}").exists():
+        raise InputError(f"{path} has no overview {level}; small maps have none, as the map itself is quickly read")
+    embeddings = stored(path, f"overviews/{level}" if level else None)
     return embeddings if gsd_m is None else zoomed(embeddings, gsd_m)
 
 
-def stored(path: Path) -> xr.DataArray:
+def stored(path: Path, group: str | None = None) -> xr.DataArray:
     """A map on its own cells."""
     if not path.exists():
         raise MissingFileError(f"map {str(path)!r} does not exist")
@@ -96,7 +100,7 @@ def stored(path: Path) -> xr.DataArray:
             .rename("embeddings")
         )
     try:
-        data: Any = xr.open_zarr(path, chunks=CHUNKS, decode_coords="all", mask_and_scale=False)
+        data: Any = xr.open_zarr(path, group=group, chunks=CHUNKS, decode_coords="all", mask_and_scale=False)
         embeddings = data["embeddings"]
     except (KeyError, FileNotFoundError, ValueError, zarr.errors.GroupNotFoundError):
         raise InputError(f"{path} is no embedding map (no 'embeddings' array in it)") from None

@@ -4,8 +4,10 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from geossl import grid
 from geossl.errors import GridError, InputError, Note, RunError
 from geossl.inference import estimate, raster, store, workers
 from geossl.inference.encode import SENSOR_FLAGS, EncodeConfig, encode_block, phases_of, rim_px
+from geossl.inference.overviews import add_overviews
 from geossl.inference.plan import BuildFolder, Plan, Shard, remove
 from geossl.inference.source import Source, check_sensors, images
 from geossl.models.download import sha256_of
@@ -213,22 +216,32 @@ def make(
             raise KeyboardInterrupt(
                 f"{len(build.done())} of {len(plan.shards)} shards are done; run again to go on"
             ) from None
-        receipts = build.done().values()
-        if not any(receipt["patches"] for receipt in receipts):
-            remove(out)
-            remove(build.path)
-            raise InputError(
-                f"{name} holds no usable pixel in the rasters (all nodata); choose another region or scene"
-            )
-        for sensor in plan.facts["sensors"]:
-            if not any(receipt["fed"][sensor] for receipt in receipts):
-                text = f"{sensor} has no usable pixel in {name}; the other sensor answers alone"
-                warnings.warn(text, Note, stacklevel=3)
-        store.finish(data)
-        if is_tif:
-            raster.write_cog(data, out)
-            remove(data)
-        build.write(build.finished, {"shards": len(plan.shards)})
+        complete(work, name, out)
+
+
+def complete(work: Work, name: str, out: Path) -> None:
+    """Close a map whose shards are all there.
+
+    Raises:
+        InputError: If it holds nothing; nothing is left behind.
+    """
+    receipts = list(work.build.done().values())
+    if not any(receipt["patches"] for receipt in receipts):
+        remove(out)
+        remove(work.build.path)
+        raise InputError(f"{name} holds no usable pixel in the rasters (all nodata); choose another place or scene")
+    for sensor in work.plan.facts["sensors"]:
+        if not any(receipt["fed"][sensor] for receipt in receipts):
+            text = f"{sensor} has no usable pixel in {name}; the other sensor answers alone"
+            warnings.warn(text, Note, stacklevel=4)
+    is_store = work.data == out.absolute()
+    if is_store:
+        add_overviews(work.data, work.plan, work.model().spec.dim)
+    store.finish(work.data)
+    if not is_store:
+        raster.write_cog(work.data, out)
+        remove(work.data)
+    work.build.write(work.build.finished, {"shards": len(work.plan.shards)})
 
 
 def compute(work: Work, scheduler: str, report: Callable[[int, float], None]) -> None:
@@ -257,30 +270,22 @@ def compute(work: Work, scheduler: str, report: Callable[[int, float], None]) ->
         )
 
 
-def here(work: Work, shards: list[Shard]) -> Iterator[tuple[Shard, Exception | None]]:
-    """Shards one after the other in this process; the next one is read while one is encoded."""
-    from concurrent.futures import ThreadPoolExecutor  # lazy: sync only
-
-    queue = iter(shards)
+def here(work: Work, shards: list[Shard]) -> Iterator[tuple[Shard, BaseException | None]]:
+    """Shards one after the other in this process, with the error of those that failed; one is read ahead."""
     reader = ThreadPoolExecutor(1)
-
-    def read_next() -> Any:
-        shard = next(queue, None)
-        return None if shard is None else (shard, reader.submit(read, work, shard))
-
     try:
-        reading = read_next()
-        while reading:
-            shard, future = reading
-            try:
-                cube = future.result()
-                reading = read_next()
-                finish(work, shard, cube)
-            except Exception as error:
-                reading = read_next() if reading[0] == shard else reading
-                yield shard, error
-            else:
-                yield shard, None
+        reading = [reader.submit(read, work, shard) for shard in shards[:1]]
+        for shard, following in zip_longest(shards, shards[1:]):
+            cube = reading.pop()
+            error = cube.exception()
+            if following:
+                reading.append(reader.submit(read, work, following))
+            if error is None:
+                try:
+                    finish(work, shard, cube.result())
+                except Exception as failure:
+                    error = failure
+            yield shard, error
     finally:
         reader.shutdown(wait=False, cancel_futures=True)
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import zarr
+from jaxtyping import Float
+from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
 from zarr.codecs import BloscCodec, ZstdCodec
 from zarr_cm import proj, spatial
@@ -30,52 +32,74 @@ DAYS = {"units": "days since 2000-01-01", "calendar": "standard"}
 
 
 def create(path: Path, plan: Plan, spec: EncoderSpec) -> None:
-    """Make an empty store: ``embeddings (embedding, y, x)``, ``valid (y, x)``, for int8 ``scales``, and coordinates."""
-    geobox = plan.geobox
+    """Make an empty store: ``embeddings (embedding, y, x)``, layers ``(y, x)``, and coordinates."""
     group = zarr.open_group(str(path), mode="w", zarr_format=3)
     cell, shard = plan.cell_side, plan.shard_cells * plan.cell_side
-    is_int8 = plan.dtype == "int8"
-    codec = ZstdCodec(level=3) if is_int8 else BloscCodec(cname="zstd", clevel=3, shuffle="shuffle")
-
-    def add(name: str, dims: tuple[str, ...], dtype: str, fill: Any, compressor: Any, **attributes: Any) -> None:
-        lead = () if dims[0] == "y" else (spec.dim,)
-        group.create_array(
-            name,
-            shape=(*lead, *geobox.shape),
-            chunks=(*lead, cell, cell),
-            shards=(*lead, shard, shard),
-            dtype=dtype,
-            fill_value=fill,
-            compressors=compressor,
-            dimension_names=dims,
-            attributes={"grid_mapping": "spatial_ref", **attributes},
-        )
-
-    quantized = {"quantization": "x = embeddings * scales; nodata where embeddings = -128 and scales = NaN"}
-    add(
-        "embeddings",
-        ("embedding", "y", "x"),
-        plan.dtype,
-        NODATA if is_int8 else np.nan,
-        codec,
-        **(quantized if is_int8 else {}),
-    )
-    add("valid", ("y", "x"), "uint8", 0, ZstdCodec(level=3), long_name="usable input pixels", units="percent")
-    add("sensors", ("y", "x"), "uint8", 0, ZstdCodec(level=3), **SENSORS)
+    add_embeddings(group, plan.geobox, spec.dim, plan.dtype, cell, shard)
+    layers: dict[str, tuple[str, dict[str, Any]]] = {
+        "valid": ("uint8", {"long_name": "usable input pixels", "units": "percent"}),
+        "sensors": ("uint8", SENSORS),
+    }
     if plan.facts["dated"]:
-        add("date", ("y", "x"), "uint16", 0, ZstdCodec(level=3), long_name="day of Sentinel-2 scene, 0 = none", **DAYS)
-    if is_int8:
-        add("scales", ("y", "x"), "float32", np.nan, BloscCodec(cname="zstd", clevel=3, shuffle="shuffle"))
+        layers["date"] = ("uint16", {"long_name": "day of the Sentinel-2 scene, 0 = none", **DAYS})
+    for name, (dtype, facts) in layers.items():
+        add_array(group, name, plan.geobox.shape, cell, shard, dtype, 0, ZstdCodec(level=3), facts)
+    group.attrs.update(attributes(plan, spec))
+
+
+def add_embeddings(group: Any, geobox: GeoBox, dim: int, dtype: str, chunk: int, shard: int) -> None:
+    """Add empty ``embeddings``, for int8 their ``scales``, and the coordinates of a grid."""
+    floats = BloscCodec(cname="zstd", clevel=3, shuffle="shuffle")
+    if dtype == "int8":
+        facts = {"quantization": "x = embeddings * scales; nodata where embeddings = -128 and scales = NaN"}
+        add_array(group, "embeddings", (dim, *geobox.shape), chunk, shard, dtype, NODATA, ZstdCodec(level=3), facts)
+        add_array(group, "scales", geobox.shape, chunk, shard, "float32", np.nan, floats, {})
+    else:
+        add_array(group, "embeddings", (dim, *geobox.shape), chunk, shard, dtype, np.nan, floats, {})
     for name, coord in xr_coords(geobox).items():
         data = np.asarray(coord.values)
-        array = group.create_array(
-            str(name), shape=data.shape, dtype=data.dtype, dimension_names=[str(d) for d in coord.dims]
-        )
+        dims = [str(d) for d in coord.dims]
+        array = group.create_array(str(name), shape=data.shape, dtype=data.dtype, dimension_names=dims)
         array[...] = data
         array.attrs.update(dict(coord.attrs))
-    numbers = group.create_array("embedding", shape=(spec.dim,), dtype="int32", dimension_names=("embedding",))
-    numbers[:] = np.arange(spec.dim)
-    group.attrs.update(attributes(plan, spec))
+    numbers = group.create_array("embedding", shape=(dim,), dtype="int32", dimension_names=("embedding",))
+    numbers[:] = np.arange(dim)
+
+
+def add_array(
+    group: Any,
+    name: str,
+    shape: Any,
+    chunk: int,
+    shard: int,
+    dtype: str,
+    fill: Any,
+    codec: Any,
+    facts: dict[str, Any],
+) -> None:
+    """Add one sharded array; its last two axes are rows and columns, one before them is kept whole."""
+    shape = tuple(shape)
+    lead = shape[:-2]
+    group.create_array(
+        name,
+        shape=shape,
+        chunks=(*lead, chunk, chunk),
+        shards=(*lead, shard, shard),
+        dtype=dtype,
+        fill_value=fill,
+        compressors=codec,
+        dimension_names=(*(["embedding"] if lead else []), "y", "x"),
+        attributes={"grid_mapping": "spatial_ref", **facts},
+    )
+
+
+def write_embeddings(group: Any, where: tuple[slice, slice], embeddings: Float[np.ndarray, "d h w"]) -> None:
+    """Store vectors of whole shards in the group's form, the numbers last."""
+    dtype = group["embeddings"].dtype
+    if dtype == np.int8:
+        embeddings, scales = quantize(embeddings)
+        group["scales"][where] = scales
+    group["embeddings"][(slice(None), *where)] = embeddings.astype(dtype)
 
 
 def attributes(plan: Plan, spec: EncoderSpec) -> dict[str, Any]:
@@ -140,10 +164,7 @@ def write_shard(
     group["sensors"][where] = sensors
     if date is not None:
         group["date"][where] = date
-    if plan.dtype == "int8":
-        embeddings, scales = quantize(embeddings)
-        group["scales"][where] = scales
-    group["embeddings"][(slice(None), *where)] = embeddings.astype(plan.dtype)
+    write_embeddings(group, where, embeddings)
 
 
 def finish(path: Path) -> None:

@@ -22,7 +22,7 @@ from geossl.cli import main
 from geossl.errors import GridError, InputError
 from geossl.inference.raster import zoomed
 from geossl.inference.run import embed_map
-from tests.inference.conftest import ORIGIN
+from tests.inference.conftest import ORIGIN, Memory
 from tests.inference.test_engine import Dated
 
 SCHEMAS = Path(__file__).parents[1] / "schemas"
@@ -240,3 +240,26 @@ def test_features_that_miss_the_map_are_refused(place, tmp_path):
         with pytest.raises(GridError, match="--aoi"):
             geossl.export(place / "m.zarr", tmp_path / out, aoi=far, **settings)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["fields.geojson"]
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float32"])
+def test_overviews_are_means_of_what_is_there(region, croma_file, tmp_path, monkeypatch, dtype):
+    monkeypatch.setattr("geossl.inference.overviews.LEAST", 16)
+    monkeypatch.setattr("geossl.inference.overviews.BLOCK", 8)
+    (path,) = embed_map(region, Memory(), croma_file, tmp_path / "m.zarr", shard_cells=3, dtype=dtype)
+    base, half = geossl.open(path), geossl.open(path, level=1)
+    assert half.shape == (32, -(-base.shape[1] // 2), -(-base.shape[2] // 2))
+    assert half.odc.geobox.resolution.x == 160
+    assert half.odc.geobox.transform.c == base.odc.geobox.transform.c
+    blocks = base.values[:, :32, :40].reshape(32, 16, 2, 20, 2)
+    with np.errstate(invalid="ignore"):
+        expected = np.nansum(blocks, axis=(2, 4)) / np.isfinite(blocks[0]).sum((1, 3))
+    both = np.isfinite(expected[0])
+    np.testing.assert_array_equal(both, np.isfinite(half.values[0, :16, :20]))
+    tolerance = 1e-5 if dtype == "float32" else np.nanmax(np.abs(expected)) / 127
+    np.testing.assert_allclose(half.values[:, :16, :20][:, both], expected[:, both], atol=tolerance)
+    _, found = zarr_cm.multiscales.extract(dict(xr.open_zarr(path).attrs))
+    zarr_cm.multiscales.validate(found)
+    assert [entry["asset"] for entry in found["layout"]] == [".", "overviews/1", "overviews/2"]
+    with pytest.raises(InputError, match="has no overview 3"):
+        geossl.open(path, level=3)

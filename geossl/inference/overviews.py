@@ -1,0 +1,61 @@
+"""Coarser levels of a map inside its store, so that a large map can be looked at without reading all of it."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from affine import Affine
+from jaxtyping import Float
+from odc.geo.geobox import GeoBox
+from zarr_cm import multiscales
+
+from geossl.inference import store
+from geossl.inference.plan import Plan
+
+LEAST = 256  # cells along the longer side from which no coarser level is made
+BLOCK = 256  # cells of a level along the side of a shard
+
+
+def add_overviews(path: Path, plan: Plan, dim: int) -> None:
+    """Write levels ``overviews/1``, ``overviews/2``, ...: each the mean of 2 x 2 cells of the one before.
+
+    Cells without data do not count; means are of decoded vectors, and are stored like the map. Blocks are computed one
+    by one, so memory does not grow with the map.
+    """
+    root = zarr.open_group(str(path), mode="r+")
+    finer, geobox = root, plan.geobox
+    layout: list[Any] = [{"asset": "."}]
+    while max(geobox.shape) > LEAST:
+        name = f"overviews/{len(layout)}"
+        shape = (-(-geobox.height // 2), -(-geobox.width // 2))
+        geobox = GeoBox(shape, geobox.transform @ Affine.scale(2), geobox.crs)
+        group = root.create_group(name, overwrite=True)
+        store.add_embeddings(group, geobox, dim, plan.dtype, BLOCK // 4, BLOCK)
+        for top in range(0, shape[0], BLOCK):
+            for left in range(0, shape[1], BLOCK):
+                fine = decoded(finer, np.s_[2 * top : 2 * (top + BLOCK), 2 * left : 2 * (left + BLOCK)])
+                store.write_embeddings(group, np.s_[top : top + BLOCK, left : left + BLOCK], halved(fine))
+        derived = {"derived_from": layout[-1]["asset"], "transform": {"scale": [2.0, 2.0], "translation": [0.0, 0.0]}}
+        layout.append({"asset": name, **derived})
+        finer = group
+    if len(layout) > 1:
+        facts = multiscales.create(layout=layout, resampling_method="average")
+        kept = {key: value for key, value in dict(root.attrs).items() if key != "multiscales"}
+        root.attrs.update(multiscales.insert(kept, facts))
+
+
+def decoded(group: Any, where: tuple[slice, slice]) -> Float[np.ndarray, "d h w"]:
+    """Vectors of a block of a store; NaN = nodata."""
+    numbers = group["embeddings"][(slice(None), *where)].astype(np.float32)
+    return numbers * group["scales"][where] if "scales" in group else numbers
+
+
+def halved(fine: Float[np.ndarray, "d h w"]) -> Float[np.ndarray, "d h2 w2"]:
+    """Mean of every 2 x 2 cells that have data; odd rims are filled up with nodata."""
+    d, h, w = fine.shape
+    fine = np.pad(fine, ((0, 0), (0, h % 2), (0, w % 2)), constant_values=np.nan)
+    cells = fine.reshape(d, -(-h // 2), 2, -(-w // 2), 2)
+    count = np.isfinite(cells[0]).sum((1, 3))
+    total = np.nansum(cells, axis=(2, 4), dtype=np.float64)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(np.float32)

@@ -50,10 +50,12 @@ def main() -> None:
 
     \b
     geossl pretrain croma                      pretrain on the bundled scenes
-    geossl embed --aoi region.geojson \\
-        --s1 S1.tif --s2 S2.tif --encoder runs/croma/encoder.safetensors
+    geossl embed --aoi region.geojson --date 2024-06/2024-08 \\
+        --encoder runs/croma/encoder.safetensors
+    geossl embed --aoi region.geojson --s1 S1.tif --s2 S2.tif ...
     geossl similar map.zarr --to 3.01,41.55    where else does it look like this?
     geossl view map.zarr                       look at a map in the browser
+    geossl export map.zarr map.tif             or .parquet, or a folder of STAC documents
     geossl list                                recipes, methods, encoders
     """
 

@@ -125,7 +125,7 @@ def opened(href: str, sign: str, use: Callable[[DatasetReader], T]) -> T:
         try:
             with rasterio.Env(**GDAL), rasterio.open(gdal_name(signed(href, sign, attempt), attempt)) as source:
                 return use(source)
-        except rasterio.errors.RasterioError as failure:
+        except (rasterio.errors.RasterioError, OSError) as failure:  # signing asks a server, too
             error = failure
             if "404" in str(failure):
                 break

@@ -21,6 +21,7 @@ from geossl.errors import BandError, GridError, MissingFileError
 S1_BANDS = ("VV", "VH")
 S2_BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")
 BANDS = {"s1": S1_BANDS, "s2": S2_BANDS}
+GDAL_CACHE_MB = 64  # of blocks read; GDAL would take 5 % of the machine, and a block is rarely read twice
 LOOK_PX = 256  # side of the thinned look that unit checks are made on
 DB_RANGE = (-100.0, 60.0)  # beyond it a number is a fill value, not backscatter
 MAX_DN = 2**16  # reflectance 6.5
@@ -99,7 +100,7 @@ def inspect(path: str | Path, sensor: str, stated_offset: int | None = None) -> 
     if not path.exists():
         raise MissingFileError(f"--{sensor} file {str(path)!r} does not exist")
     try:
-        with rasterio.open(path) as source:
+        with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MB), rasterio.open(path) as source:
             return look_at(source, path, sensor, stated_offset)
     except rasterio.errors.RasterioIOError as error:
         raise BandError(f"{path} cannot be read as a raster ({' '.join(str(error).split())})") from None

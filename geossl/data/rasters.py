@@ -19,7 +19,7 @@ from odc.geo.xr import xr_coords
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
-from geossl.data.bands import BANDS, RasterFile, inspect
+from geossl.data.bands import BANDS, GDAL_CACHE_MB, RasterFile, inspect
 from geossl.errors import InputError, MissingFileError, RunError
 
 SUFFIXES = {".tif", ".tiff", ".vrt", ".jp2"}
@@ -161,7 +161,8 @@ def mosaic(files: Sequence[RasterFile], sensor: str, geobox: GeoBox) -> Float[nd
 def warp(file: RasterFile, geobox: GeoBox) -> Float[ndarray, "c h w"]:
     """Numbers of a file on a grid; NaN where there is none. The file is open no longer than this takes."""
     try:
-        with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"), rasterio.open(file.path) as source:
+        settings = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_CACHEMAX": GDAL_CACHE_MB}
+        with rasterio.Env(**settings), rasterio.open(file.path) as source:
             return onto(geobox, file, source)
     except rasterio.errors.RasterioError as error:
         raise RunError(f"{file.path} cannot be read ({' '.join(str(error).split())})") from None

@@ -14,6 +14,7 @@ from odc.geo.geobox import GeoBox
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
+from geossl.data.bands import GDAL_CACHE_MB
 from geossl.data.rasters import onto, source_coordinates
 from geossl.errors import InputError, RunError
 
@@ -30,7 +31,7 @@ GDAL = {
     "GDAL_HTTP_TIMEOUT": "30",
     "GDAL_HTTP_CONNECTTIMEOUT": "10",
     "GDAL_INGESTED_BYTES_AT_OPEN": "32768",
-    "GDAL_CACHEMAX": 256,
+    "GDAL_CACHEMAX": GDAL_CACHE_MB,
 }
 
 

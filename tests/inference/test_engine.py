@@ -219,3 +219,30 @@ def test_schedulers_that_are_not_there_are_refused_and_nothing_is_left(region, c
     with pytest.raises(InputError, match=r"--scheduler .*(is not known|does not exist|does not answer)"):
         embed_map(region, Memory(), croma_file, tmp_path / "a.zarr", scheduler=scheduler)
     assert not list(tmp_path.iterdir())
+
+
+PEAK = """
+import sys
+from pathlib import Path
+import shapely
+from geossl.grid import Aoi
+from geossl.inference.run import embed_map
+from tests.inference.test_engine import Everywhere
+side = float(sys.argv[1])
+embed_map(Aoi(shapely.box(3.0, 41.5, 3.0 + side, 41.5 + side), "a"), Everywhere(), Path(sys.argv[2]), Path(sys.argv[3]),
+          shard_cells=6)
+status = Path("/proc/self/status").read_text()
+print(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads peak memory from /proc")
+def test_memory_does_not_grow_with_the_region(croma_file, tmp_path):
+    peaks = []
+    for name, side in (("small", 0.02), ("large", 0.07)):
+        call = [sys.executable, "-c", PEAK, str(side), str(croma_file), str(tmp_path / f"{name}.zarr")]
+        done = subprocess.run(call, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+        peaks.append(int(done.stdout))
+    shards = [len(list((tmp_path / f"{name}.zarr.build/receipts").iterdir())) for name in ("small", "large")]
+    assert shards[1] >= 4 * shards[0]
+    assert peaks[1] < 1.05 * peaks[0]

@@ -14,7 +14,7 @@ from geossl.inference import store
 from geossl.inference.plan import Plan
 
 LEAST = 256  # cells along the longer side from which no coarser level is made
-BLOCK = 256  # cells of a level along the side of a shard
+BLOCK = 128  # cells of a level along the side of a shard; sets memory: four times as many are decoded at a time
 
 
 def add_overviews(path: Path, plan: Plan, dim: int) -> None:

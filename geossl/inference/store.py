@@ -10,19 +10,12 @@ from jaxtyping import Float
 from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
 from zarr.codecs import BloscCodec, ZstdCodec
-from zarr_cm import proj, spatial
 
+from geossl.inference.conventions import describe, place
 from geossl.inference.plan import Plan
 from geossl.inference.quantize import NODATA, quantize
 from geossl.models.encoder import EncoderSpec
 
-GEOEMB = {
-    "uuid": "61c12cc5-0e28-4056-999a-480cf3fb7e4c",
-    "name": "geoemb",
-    "spec_url": "https://github.com/geo-embeddings/embeddings-zarr-convention",
-    "description": "Geospatial embeddings",
-}
-SATELLITES = {"s1": "Sentinel-1", "s2": "Sentinel-2"}
 SENSORS = {
     "long_name": "sensors an embedding was made from",
     "flag_masks": [1, 2, 4],
@@ -43,19 +36,20 @@ def create(path: Path, plan: Plan, spec: EncoderSpec) -> None:
     if plan.facts["dated"]:
         layers["date"] = ("uint16", {"long_name": "day of the Sentinel-2 scene, 0 = none", **DAYS})
     for name, (dtype, facts) in layers.items():
-        add_array(group, name, plan.geobox.shape, cell, shard, dtype, 0, ZstdCodec(level=3), facts)
-    group.attrs.update(attributes(plan, spec))
+        add_array(group, name, plan.geobox, cell, shard, dtype, 0, ZstdCodec(level=3), facts)
+    group.attrs.update(describe(plan, spec))
 
 
 def add_embeddings(group: Any, geobox: GeoBox, dim: int, dtype: str, chunk: int, shard: int) -> None:
     """Add empty ``embeddings``, for int8 their ``scales``, and the coordinates of a grid."""
+    group.attrs.update(place(geobox))
     floats = BloscCodec(cname="zstd", clevel=3, shuffle="shuffle")
     if dtype == "int8":
         facts = {"quantization": "x = embeddings * scales; nodata where embeddings = -128 and scales = NaN"}
-        add_array(group, "embeddings", (dim, *geobox.shape), chunk, shard, dtype, NODATA, ZstdCodec(level=3), facts)
-        add_array(group, "scales", geobox.shape, chunk, shard, "float32", np.nan, floats, {})
+        add_array(group, "embeddings", geobox, chunk, shard, dtype, NODATA, ZstdCodec(level=3), facts, dim)
+        add_array(group, "scales", geobox, chunk, shard, "float32", np.nan, floats, {"long_name": "step of a patch"})
     else:
-        add_array(group, "embeddings", (dim, *geobox.shape), chunk, shard, dtype, np.nan, floats, {})
+        add_array(group, "embeddings", geobox, chunk, shard, dtype, np.nan, floats, {}, dim)
     for name, coord in xr_coords(geobox).items():
         data = np.asarray(coord.values)
         dims = [str(d) for d in coord.dims]
@@ -69,27 +63,27 @@ def add_embeddings(group: Any, geobox: GeoBox, dim: int, dtype: str, chunk: int,
 def add_array(
     group: Any,
     name: str,
-    shape: Any,
+    geobox: GeoBox,
     chunk: int,
     shard: int,
     dtype: str,
     fill: Any,
     codec: Any,
     facts: dict[str, Any],
+    dim: int | None = None,
 ) -> None:
-    """Add one sharded array; its last two axes are rows and columns, one before them is kept whole."""
-    shape = tuple(shape)
-    lead = shape[:-2]
+    """Add one sharded array ``(y, x)``, or ``(embedding, y, x)`` with whole vectors in every chunk."""
+    lead = () if dim is None else (dim,)
     group.create_array(
         name,
-        shape=shape,
+        shape=(*lead, *geobox.shape),
         chunks=(*lead, chunk, chunk),
         shards=(*lead, shard, shard),
         dtype=dtype,
         fill_value=fill,
         compressors=codec,
         dimension_names=(*(["embedding"] if lead else []), "y", "x"),
-        attributes={"grid_mapping": "spatial_ref", **facts},
+        attributes={"grid_mapping": "spatial_ref", **place(geobox), **facts},
     )
 
 
@@ -100,49 +94,6 @@ def write_embeddings(group: Any, where: tuple[slice, slice], embeddings: Float[n
         embeddings, scales = quantize(embeddings)
         group["scales"][where] = scales
     group["embeddings"][(slice(None), *where)] = embeddings.astype(dtype)
-
-
-def attributes(plan: Plan, spec: EncoderSpec) -> dict[str, Any]:
-    """What a reader may want to know of a map, in the words of the Zarr conventions for place and embeddings."""
-    geobox = plan.geobox
-    place: Any = proj.insert({}, proj.create(code=f"EPSG:{plan.lattice.epsg}"))
-    grid: Any = {
-        "spatial:dimensions": ["y", "x"],
-        "spatial:transform": list(geobox.transform)[:6],
-        "spatial:shape": list(geobox.shape),
-    }
-    place = spatial.insert(place, grid)
-    inputs = [
-        {"id": scene.get("id", Path(scene.get("path", name)).stem), "day": scene.get("day", "")}
-        for name in plan.facts["sensors"]
-        for scene in plan.facts["source"].get(name, [])
-        if isinstance(scene, dict)
-    ]
-    return {
-        **place,
-        "zarr_conventions": [*place["zarr_conventions"], GEOEMB],
-        "geoemb:type": "chip",
-        "geoemb:dimensions": spec.dim,
-        "geoemb:model": spec.source,
-        "geoemb:source_data": [f"Copernicus {SATELLITES[name]}" for name in plan.facts["sensors"]],
-        "geoemb:data_type": plan.dtype,
-        "geoemb:gsd": geobox.resolution.x,
-        "geoemb:chip_layout": {
-            "layout_type": "regular_grid",
-            "chip_size": [spec.patch_px] * 2,
-            "stride": [spec.patch_px // plan.phases] * 2,
-        },
-        "geoemb:build_version": plan.sha256,
-        "geossl:encoder": spec.name,
-        "geossl:encoder_sha256": plan.facts["encoder_sha256"],
-        "geossl:sensors": plan.facts["sensors"],
-        "geossl:inputs": inputs,
-        "geossl:dtype": plan.dtype,
-        "geossl:lattice": {"origin": [0, 0], "patch_m": spec.patch_m, "cell_patches": plan.lattice.cell_patches},
-        "geossl:window_px": spec.window_px,
-        "geossl:margin_px": spec.margin_px,
-        "geossl:plan_sha256": plan.sha256,
-    }
 
 
 def write_shard(

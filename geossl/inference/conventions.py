@@ -1,0 +1,91 @@
+"""What a store says of itself, in the words of the Zarr conventions for place (``proj:``, ``spatial:``) and embeddings.
+
+Zarr conventions: github.com/zarr-conventions; embeddings: github.com/geo-embeddings/embeddings-zarr-convention, v1.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from odc.geo.geobox import GeoBox
+from zarr_cm import proj, spatial
+
+from geossl import __version__
+from geossl.inference.plan import Plan
+from geossl.models.encoder import EncoderSpec
+
+EMBEDDINGS_REPOSITORY = "https://github.com/geo-embeddings/embeddings-zarr-convention"
+GEOEMB = {
+    "uuid": "61c12cc5-0e28-4056-999a-480cf3fb7e4c",
+    "name": "geoemb:",
+    "spec_url": f"{EMBEDDINGS_REPOSITORY}/blob/v1/README.md",
+}
+SOURCES = {
+    "s1": "https://sentiwiki.copernicus.eu/web/sentinel-1",
+    "s2": "https://sentiwiki.copernicus.eu/web/sentinel-2",
+}
+PER_PATCH = {  # x = embeddings * scales
+    "method": "linear",
+    "original_dtype": "float32",
+    "quantized_dtype": "int8",
+    "scale": {"type": "array", "array_name": "scales", "nodata": "NaN"},
+}
+
+
+def place(geobox: GeoBox) -> dict[str, Any]:
+    """Where a group or an array of a store lies: its CRS, transform, shape and bounds, north up."""
+    found: Any = proj.insert({}, proj.create(code=f"EPSG:{geobox.crs.epsg}"))
+    grid: Any = {
+        "spatial:dimensions": ["y", "x"],
+        "spatial:transform": [float(v) for v in tuple(geobox.transform)[:6]],
+        "spatial:shape": list(geobox.shape),
+        "spatial:bbox": [float(v) for v in geobox.boundingbox.bbox],
+        "spatial:registration": "pixel",
+    }
+    return dict(spatial.insert(found, grid))
+
+
+def describe(plan: Plan, spec: EncoderSpec) -> dict[str, Any]:
+    """Attributes of a map's root: place, what its vectors are, and how ours were made (``geossl:``)."""
+    here = place(plan.geobox)
+    inputs = [
+        {"id": scene.get("id", Path(scene.get("path", name)).stem), "day": scene.get("day", "")}
+        for name in plan.facts["sensors"]
+        for scene in plan.facts["source"].get(name, [])
+        if isinstance(scene, dict)
+    ]
+    return {
+        **here,
+        "zarr_conventions": [*here["zarr_conventions"], GEOEMB],
+        "geoemb:type": "chip",
+        "geoemb:dimensions": spec.dim,
+        "geoemb:model": model_uri(spec, plan.facts["encoder_sha256"]),
+        "geoemb:source_data": [SOURCES[name] for name in plan.facts["sensors"]],
+        "geoemb:data_type": plan.dtype,
+        "geoemb:gsd": plan.geobox.resolution.x,
+        "geoemb:chip_layout": chip_layout(spec, plan.phases),
+        **({"geoemb:quantization": PER_PATCH} if plan.dtype == "int8" else {}),
+        "geoemb:build_version": f"geossl {__version__}",
+        "geossl:encoder": spec.name,
+        "geossl:encoder_sha256": plan.facts["encoder_sha256"],
+        "geossl:sensors": plan.facts["sensors"],
+        "geossl:inputs": inputs,
+        "geossl:dtype": plan.dtype,
+        "geossl:lattice": {"origin": [0, 0], "patch_m": spec.patch_m, "cell_patches": plan.lattice.cell_patches},
+        "geossl:window_px": spec.window_px,
+        "geossl:margin_px": spec.margin_px,
+        "geossl:plan_sha256": plan.sha256,
+    }
+
+
+def chip_layout(spec: EncoderSpec, phases: int) -> dict[str, Any]:
+    """Patches side by side; overlapping in a finer map."""
+    return {
+        "layout_type": "regular_grid",
+        "chip_size": [spec.patch_px] * 2,
+        "stride": [spec.patch_px // phases] * 2,
+    }
+
+
+def model_uri(spec: EncoderSpec, sha256: str) -> str:
+    """Where an encoder is published; the hash of its file if it is not."""
+    return spec.source if spec.source.startswith("https://") else f"urn:sha256:{sha256}"

@@ -37,11 +37,14 @@ def write_blocks(
     nodata: float | None,
     names: Sequence[str] = (),
     tags: Mapping[str, str] | None = None,
+    scales: Sequence[float] | np.ndarray | None = None,
 ) -> None:
     """Write blocks ``(c, h, w)`` as a Cloud-Optimised GeoTIFF with overviews; renamed into place when whole.
 
-    Files of many bands keep bands apart, as a picture of three of them is what is mostly read.
+    Files of many bands keep bands apart, as a picture of three of them is what is mostly read. ``float16`` is stored as
+    GeoTIFF does it: float32 of 16 bits. ``scales`` are GDAL's, per band.
     """
+    is_half, dtype = dtype == "float16", "float32" if dtype == "float16" else dtype
     flat, cog = out.with_suffix(".flat.tmp.tif"), out.with_suffix(".tmp.tif")
     height, width = geobox.shape
     crs: Any = geobox.crs
@@ -58,8 +61,11 @@ def write_blocks(
                 file.write(values, window=window)
             if names:
                 file.descriptions = tuple(names)
+            if scales is not None:
+                file.scales = tuple(float(scale) for scale in scales)
             file.update_tags(**(tags or {}))
         options = {"COMPRESS": "DEFLATE", "PREDICTOR": "3" if dtype == "float32" else "2", "BIGTIFF": "IF_SAFER"}
+        options |= {"NBITS": "16"} if is_half else {}
         if is_deep:  # GDAL's COG driver keeps bands apart from 3.11 on only; this writes the same layout
             with rasterio.open(flat, "r+") as file:
                 file.build_overviews([2**i for i in range(1, 6) if max(height, width) >> i >= 128], Resampling.average)

@@ -33,7 +33,8 @@ PER_PATCH = {  # x = embeddings * scales
 
 def place(geobox: GeoBox) -> dict[str, Any]:
     """Where a group or an array of a store lies: its CRS, transform, shape and bounds, north up."""
-    found: Any = proj.insert({}, proj.create(code=f"EPSG:{geobox.crs.epsg}"))
+    crs: Any = geobox.crs
+    found: Any = proj.insert({}, proj.create(code=f"EPSG:{crs.epsg}"))
     grid: Any = {
         "spatial:dimensions": ["y", "x"],
         "spatial:transform": [float(v) for v in tuple(geobox.transform)[:6]],

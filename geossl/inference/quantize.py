@@ -15,3 +15,9 @@ def quantize(x: Float[np.ndarray, "d h w"]) -> tuple[Int8[np.ndarray, "d h w"], 
     safe = np.where(scale > 0, scale, 1)
     numbers = np.clip(np.rint(x / safe), -127, 127)
     return np.where(np.isnan(scale), NODATA, numbers).astype(np.int8), scale
+
+
+def quantize_bands(x: Float[np.ndarray, "d h w"], scales: Float[np.ndarray, " d"]) -> Int8[np.ndarray, "d h w"]:
+    """The same with given scales, one per dimension; what lies beyond 127 steps is cut off there."""
+    numbers = np.clip(np.rint(x / scales[:, None, None]), -127, 127)
+    return np.where(np.isnan(x), NODATA, numbers).astype(np.int8)

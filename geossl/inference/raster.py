@@ -1,8 +1,10 @@
 """Maps as files: a COG for GIS software, and one way to open either form."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
+import dask
 import dask.array as da
 import numpy as np
 import odc.geo.xr  # noqa: F401  (adds the .odc accessor)
@@ -10,39 +12,62 @@ import rioxarray
 import shapely
 import xarray as xr
 import zarr
+from jaxtyping import Float
 from odc.geo.xr import xr_coords
 
 from geossl.errors import GridError, InputError, MissingFileError
 from geossl.inference.blocks import blocks, write_blocks
+from geossl.inference.quantize import NODATA, quantize_bands
 
 CHUNKS = {"embedding": -1, "y": "auto", "x": "auto"}
+TIF_CHUNKS = {"band": -1, "y": "auto", "x": "auto"}
+CHUNK = "16MiB"  # of stored embeddings exported at a time; four times that when decoded from int8
+COG_DTYPES = ("float32", "float16", "int8")
 
 
-def write_cog(path: Path, out: Path, area: shapely.Geometry | None = None) -> None:
-    """Export a map as a Cloud-Optimised GeoTIFF, float32; streamed, and renamed into place when whole.
+def write_cog(path: Path, out: Path, area: shapely.Geometry | None = None, dtype: str = "float32") -> None:
+    """Export a map as a Cloud-Optimised GeoTIFF; streamed, and renamed into place when whole.
 
     Args:
         path: Map.
         out: ``.tif``.
         area: Polygon in the map's CRS; patches whose centre lies outside become nodata, and the raster ends with it.
+        dtype: ``float32``; ``float16`` (half the size); ``int8`` (a quarter) with a GDAL scale per band, the band's
+            largest absolute value over 127, and -128 = nodata. Decoded values compare between files, numbers do not.
 
     Raises:
         GridError: If the polygon does not touch the map.
+        InputError: If ``dtype`` is not known.
     """
-    embeddings = clipped(open_map(path), area)
+    if dtype not in COG_DTYPES:
+        raise InputError(f"--dtype {dtype!r} is not known; use {', '.join(COG_DTYPES)}")
+    with dask.config.set({"array.chunk-size": CHUNK}):
+        embeddings = clipped(open_map(path), area)
     facts = {} if path.suffix == ".tif" else zarr.open_group(str(path), mode="r").attrs
     tags = {key.replace(":", "_").upper(): str(value) for key, value in dict(facts).items()}
-    names = [f"e{i:03d}" for i in range(embeddings.sizes["embedding"])]
+    parts, scales = blocks(embeddings), None
+    if dtype == "int8":
+        scales = band_scales(embeddings)
+        parts = ((where, quantize_bands(values, scales)) for where, values in parts)
     write_blocks(
         out,
         embeddings.odc.geobox,
-        blocks(embeddings),
-        count=len(names),
-        dtype="float32",
-        nodata=np.nan,
-        names=names,
+        parts,
+        count=embeddings.sizes["embedding"],
+        dtype=dtype,
+        nodata=np.nan if scales is None else NODATA,
+        names=[f"e{i:03d}" for i in range(embeddings.sizes["embedding"])],
         tags=tags,
+        scales=scales,
     )
+
+
+def band_scales(embeddings: xr.DataArray) -> Float[np.ndarray, " d"]:
+    """Step of every band in int8; read once, block by block."""
+    peak = np.zeros(embeddings.sizes["embedding"], np.float32)
+    for _, values in blocks(embeddings):
+        peak = np.fmax(peak, np.fmax.reduce(np.abs(values), axis=(1, 2)))
+    return np.where(peak > 0, peak / 127, 1)
 
 
 def clipped(embeddings: xr.DataArray, area: shapely.Geometry | None) -> xr.DataArray:
@@ -92,11 +117,14 @@ def stored(path: Path, group: str | None = None) -> xr.DataArray:
     if maps := [] if path.suffix else sorted(path.glob("utm*.*[fr]")):
         raise InputError(f"{path} holds one map per UTM zone; open one of {', '.join(str(p) for p in maps)}")
     if path.suffix == ".tif":
-        array: Any = rioxarray.open_rasterio(path, chunks={"band": -1, "x": 512, "y": 512})
+        with warnings.catch_warnings():  # of rioxarray: that scales differ between bands, which it applies all the same
+            warnings.simplefilter("ignore")
+            array: Any = rioxarray.open_rasterio(path, chunks=TIF_CHUNKS, mask_and_scale=True)
         array = array.rename(band="embedding")
         return (
             array.assign_coords(embedding=np.arange(array.sizes["embedding"]))
             .drop_attrs(deep=False)
+            .astype(np.float32)
             .rename("embeddings")
         )
     try:

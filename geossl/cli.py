@@ -198,8 +198,9 @@ def view(map_path: str, layers: tuple[str, ...], port: int, no_browser: bool) ->
 @main.command()
 @click.argument("map")
 @click.argument("out")
-@click.option("--aoi", help="Polygons: clip a .tif to them, or pool over each of them.")
-@click.option("--level", default="patch", show_default=True, help="Rows of a .parquet: patch, tile or aoi.")
+@click.option("--aoi", help="Polygons: keep only what lies in them; with --level aoi, pool over each of them.")
+@click.option("--dtype", help="Of a .tif: float32, float16 or int8.  [default: float32]")
+@click.option("--level", help="Rows of a .parquet: patch, tile or aoi.  [default: patch]")
 @click.option("--encoder", help="The encoder of the map; for STAC.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT.")
 def export(map: str, out: str, **options: Any) -> None:

@@ -1,15 +1,19 @@
 """A finished map in other forms: COG, GeoParquet, STAC."""
 
 from pathlib import Path
+from typing import Any
 
+import dask
 import geopandas as gpd
 import xarray as xr
 import zarr
 
 from geossl import grid
-from geossl.errors import InputError
+from geossl.errors import InputError, MissingFileError
 from geossl.inference import raster, stac, table
 from geossl.models.files import encoder_path, load_encoder
+
+FORMS = {".tif": ("aoi", "dtype"), ".parquet": ("aoi", "level"), "": ("encoder",)}  # ending, and what it can be given
 
 
 def export(
@@ -17,18 +21,21 @@ def export(
     out: str | Path,
     *,
     aoi: str | Path | gpd.GeoDataFrame | None = None,
-    level: str = "patch",
+    dtype: str | None = None,
+    level: str | None = None,
     encoder: str | Path | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write a map as a COG, a GeoParquet table or STAC documents; what is written appears when whole.
 
     Args:
-        map: ``.zarr`` or ``.tif`` written by ``geossl embed``.
-        out: ``.tif``: Cloud-Optimised GeoTIFF, float32. ``.parquet``: a row per patch, lattice cell or feature. No
-            suffix: a folder with a STAC collection and items of map and encoder.
-        aoi: Polygons: clips a ``.tif``; the features of ``level="aoi"``, whose ``id`` or ``name`` is kept.
-        level: ``patch``, ``tile`` or ``aoi``; of a ``.parquet``.
+        map: ``.zarr`` or ``.tif`` written by ``geossl embed``; for STAC also the folder of a map of several UTM zones.
+        out: ``.tif``: Cloud-Optimised GeoTIFF. ``.parquet``: a row per patch, lattice cell or feature. No
+            suffix: a folder with a STAC collection, an item per map and one of the encoder.
+        aoi: Polygons: only patches whose centre lies in them are written; with ``level="aoi"``, the features to pool
+            over, whose ``id`` or ``name`` is kept.
+        dtype: Of a ``.tif``: ``float32`` (default), ``float16``, or ``int8`` with a GDAL scale per band.
+        level: Of a ``.parquet``: ``patch`` (default), ``tile`` or ``aoi``.
         encoder: The encoder the map was made with; for STAC.
         overwrite: Replace ``out``.
 
@@ -39,27 +46,57 @@ def export(
         InputError: If something does not fit; nothing was written.
     """
     map, out = Path(map), Path(out)
+    given = {"aoi": aoi, "dtype": dtype, "level": level, "encoder": encoder}
+    check(map, out, [name for name, value in given.items() if value is not None], overwrite)
+    if out.suffix == "":
+        maps = stac.zones(map)
+        if encoder is None:
+            raise InputError("STAC documents need --encoder, the one the map was made with")
+        stac.write_stac(maps, out, load_encoder(encoder).spec, encoder_path(encoder))
+        return out
+    with dask.config.set({"array.chunk-size": raster.CHUNK}):
+        embeddings = raster.open_map(map)
+    region = None if aoi is None else grid.read_aoi(aoi)
+    area = None if region is None else region.to_crs(str(embeddings.odc.crs))
+    if out.suffix == ".tif":
+        raster.write_cog(map, out, area, dtype or "float32")
+    else:
+        valid, cell, facts = layers(map)
+        if level == "tile" and valid is None:
+            raise InputError("--level tile needs the .zarr map, which knows its lattice cells")
+        if level != "aoi":
+            embeddings = raster.clipped(embeddings, area)
+            valid = valid if valid is None else valid.sel(y=embeddings["y"], x=embeddings["x"])
+        features = None if aoi is None else grid.read_features(aoi)
+        table.write_table(embeddings, valid, out, level or "patch", cell, features, facts)
+    return out
+
+
+def check(map: Path, out: Path, given: list[str], overwrite: bool) -> None:
+    """Look at all that needs no reading.
+
+    Raises:
+        InputError: Says what does not fit.
+    """
+    if not map.exists():
+        raise MissingFileError(f"map {str(map)!r} does not exist")
     if out.exists() and not overwrite:
         raise InputError(f"{out} exists; choose another name, or --overwrite")
+    if out.suffix not in FORMS:
+        raise InputError(f"{out} must end in .tif or .parquet, or be a folder for STAC documents")
+    if without := [name for name in given if name not in FORMS[out.suffix]]:
+        kind = out.suffix or "STAC"
+        raise InputError(f"--{without[0]} means nothing for {kind} output; it takes --{', --'.join(FORMS[out.suffix])}")
+    if out.resolve() == map.resolve() or (out.suffix and out.is_dir()):
+        raise InputError(f"{out} is the map itself or a folder; choose another name")
     if not out.absolute().parent.is_dir():
         raise InputError(f"{out} cannot be written: there is no folder {out.absolute().parent}")
-    embeddings = raster.open_map(map)
-    features = None if aoi is None else grid.read_features(aoi)
-    if out.suffix == ".tif":
-        area = None if aoi is None else grid.read_aoi(aoi).to_crs(str(embeddings.odc.crs))
-        raster.write_cog(map, out, area)
-    elif out.suffix == ".parquet":
-        valid, cell = None, 1
-        if map.suffix == ".zarr":
-            valid = xr.open_zarr(map, chunks={})["valid"]
-            cell = round(zarr.open_group(str(map), mode="r")["valid"].chunks[0])  # type: ignore[union-attr]
-        elif level == "tile":
-            raise InputError("--level tile needs the .zarr map, which knows its lattice cells")
-        table.write_table(embeddings, valid, out, level, cell, features)
-    elif not out.suffix:
-        if encoder is None or map.suffix != ".zarr":
-            raise InputError("STAC documents need the .zarr map and --encoder, the one the map was made with")
-        stac.write_stac(map, out, load_encoder(encoder).spec, encoder_path(encoder))
-    else:
-        raise InputError(f"{out} must end in .tif or .parquet, or be a folder for STAC documents")
-    return out
+
+
+def layers(map: Path) -> tuple[xr.DataArray | None, int, dict[str, Any]]:
+    """Usable share per patch, patches along the side of a lattice cell, and attributes; a ``.tif`` knows none."""
+    if map.suffix != ".zarr":
+        return None, 1, {}
+    root: Any = zarr.open_group(str(map), mode="r")
+    valid = xr.open_zarr(map, chunks={"y": "auto", "x": "auto"})["valid"]
+    return valid, root["valid"].chunks[0], dict(root.attrs)

@@ -17,6 +17,8 @@ from rasterio.windows import Window
 
 from geossl.errors import RunError
 
+GDAL_CACHE_MB = 64  # of blocks written; GDAL would take 5 % of the machine
+DEEP = 4  # bands; files of more keep them apart
 Block = tuple[tuple[slice, slice], np.ndarray]
 
 
@@ -50,32 +52,39 @@ def write_blocks(
     crs: Any = geobox.crs
     profile = {"driver": "GTiff", "dtype": dtype, "count": count, "height": height, "width": width, "nodata": nodata}
     profile |= {"crs": crs.to_wkt(), "transform": geobox.transform, "BIGTIFF": "IF_SAFER"}
-    is_deep = count > 4
-    profile |= {"tiled": True, "blockxsize": 256, "blockysize": 256, "interleave": "band" if is_deep else "pixel"}
+    profile |= {"tiled": True, "blockxsize": 128, "blockysize": 128, "interleave": "band" if count > DEEP else "pixel"}
     if count == 4:
         profile |= {"photometric": "RGB", "ALPHA": "YES"}
     try:
-        with rasterio.open(flat, "w", **profile) as file:
-            for (rows, columns), values in parts:
-                window = Window(columns.start, rows.start, values.shape[2], values.shape[1])
-                file.write(values, window=window)
-            if names:
-                file.descriptions = tuple(names)
-            if scales is not None:
-                file.scales = tuple(float(scale) for scale in scales)
-            file.update_tags(**(tags or {}))
-        options = {"COMPRESS": "DEFLATE", "PREDICTOR": "3" if dtype == "float32" else "2", "BIGTIFF": "IF_SAFER"}
-        options |= {"NBITS": "16"} if is_half else {}
-        if is_deep:  # GDAL's COG driver keeps bands apart from 3.11 on only; this writes the same layout
-            with rasterio.open(flat, "r+") as file:
-                file.build_overviews([2**i for i in range(1, 6) if max(height, width) >> i >= 128], Resampling.average)
-            options |= {"COMPRESS": "ZSTD", "INTERLEAVE": "BAND", "BLOCKXSIZE": "128", "BLOCKYSIZE": "128"}
-            translate(flat, cog, driver="GTiff", TILED="YES", COPY_SRC_OVERVIEWS="YES", **options)
-        else:
-            translate(flat, cog, driver="COG", OVERVIEW_RESAMPLING="AVERAGE", **options)
+        with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MB):
+            with rasterio.open(flat, "w", **profile) as file:
+                for (rows, columns), values in parts:
+                    window = Window(columns.start, rows.start, values.shape[2], values.shape[1])
+                    file.write(values, window=window)
+                if names:
+                    file.descriptions = tuple(names)
+                if scales is not None:
+                    file.scales = tuple(float(scale) for scale in scales)
+                file.update_tags(**(tags or {}))
+            to_cog(flat, cog, dtype, is_half)
         os.replace(cog, out)
     except RasterioError as error:
         raise RunError(f"{out} could not be written: {error}") from error
     finally:
         for temporary in (flat, cog):
             temporary.unlink(missing_ok=True)
+
+
+def to_cog(flat: Path, cog: Path, dtype: str, is_half: bool) -> None:
+    """Copy a plain GeoTIFF into the layout of a Cloud-Optimised one."""
+    options = {"COMPRESS": "DEFLATE", "PREDICTOR": "3" if dtype == "float32" else "2", "BIGTIFF": "IF_SAFER"}
+    options |= {"NBITS": "16"} if is_half else {}
+    with rasterio.open(flat, "r+") as file:
+        if file.count > DEEP:  # GDAL's COG driver keeps bands apart from 3.11 on only; this writes the same layout
+            side = max(file.shape)
+            file.build_overviews([2**i for i in range(1, 6) if side >> i >= 128], Resampling.average)
+            options |= {"COMPRESS": "ZSTD", "INTERLEAVE": "BAND", "BLOCKXSIZE": "128", "BLOCKYSIZE": "128"}
+            options |= {"driver": "GTiff", "TILED": "YES", "COPY_SRC_OVERVIEWS": "YES"}
+        else:
+            options |= {"driver": "COG", "OVERVIEW_RESAMPLING": "AVERAGE"}
+    translate(flat, cog, **options)

@@ -48,12 +48,6 @@ def place(geobox: GeoBox) -> dict[str, Any]:
 def describe(plan: Plan, spec: EncoderSpec) -> dict[str, Any]:
     """Attributes of a map's root: place, what its vectors are, and how ours were made (``geossl:``)."""
     here = place(plan.geobox)
-    inputs = [
-        {"id": scene.get("id", Path(scene.get("path", name)).stem), "day": scene.get("day", "")}
-        for name in plan.facts["sensors"]
-        for scene in plan.facts["source"].get(name, [])
-        if isinstance(scene, dict)
-    ]
     return {
         **here,
         "zarr_conventions": [*here["zarr_conventions"], GEOEMB],
@@ -69,13 +63,28 @@ def describe(plan: Plan, spec: EncoderSpec) -> dict[str, Any]:
         "geossl:encoder": spec.name,
         "geossl:encoder_sha256": plan.facts["encoder_sha256"],
         "geossl:sensors": plan.facts["sensors"],
-        "geossl:inputs": inputs,
+        "geossl:inputs": inputs(plan),
         "geossl:dtype": plan.dtype,
         "geossl:lattice": {"origin": [0, 0], "patch_m": spec.patch_m, "cell_patches": plan.lattice.cell_patches},
         "geossl:window_px": spec.window_px,
         "geossl:margin_px": spec.margin_px,
         "geossl:plan_sha256": plan.sha256,
     }
+
+
+def inputs(plan: Plan) -> list[dict[str, str]]:
+    """Scenes a map was made from: name, day, and address in the catalogue if it came from one."""
+    source, found = plan.facts["source"], []
+    catalog = source.get("catalog", "")
+    for name in plan.facts["sensors"]:
+        for scene in source.get(name, []):
+            if not isinstance(scene, dict):
+                continue
+            entry = {"id": scene.get("id", Path(scene.get("path", name)).stem), "day": scene.get("day", "")}
+            if catalog.startswith("http") and not catalog.endswith((".json", ".parquet")):  # an API has known addresses
+                entry["href"] = f"{catalog.rstrip('/')}/collections/{scene['collection']}/items/{scene['id']}"
+            found.append(entry)
+    return found
 
 
 def chip_layout(spec: EncoderSpec, phases: int) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Maps as files: a COG for GIS software, and one way to open either form."""
 
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -43,23 +44,37 @@ def write_cog(path: Path, out: Path, area: shapely.Geometry | None = None, dtype
         raise InputError(f"--dtype {dtype!r} is not known; use {', '.join(COG_DTYPES)}")
     with dask.config.set({"array.chunk-size": CHUNK}):
         embeddings = clipped(open_map(path), area)
-    facts = {} if path.suffix == ".tif" else zarr.open_group(str(path), mode="r").attrs
-    tags = {key.replace(":", "_").upper(): str(value) for key, value in dict(facts).items()}
     parts, scales = blocks(embeddings), None
     if dtype == "int8":
         scales = band_scales(embeddings)
         parts = ((where, quantize_bands(values, scales)) for where, values in parts)
+    elif dtype == "float16":  # rounded here, as GDAL cuts off
+        parts = ((where, values.astype(np.float16).astype(np.float32)) for where, values in parts)
     write_blocks(
         out,
         embeddings.odc.geobox,
         parts,
         count=embeddings.sizes["embedding"],
         dtype=dtype,
-        nodata=np.nan if scales is None else NODATA,
+        nodata=np.nan if scales is None else float(NODATA),
         names=[f"e{i:03d}" for i in range(embeddings.sizes["embedding"])],
-        tags=tags,
+        tags=tags_of(path, dtype),
         scales=scales,
     )
+
+
+def tags_of(path: Path, dtype: str) -> dict[str, str]:
+    """What a store says of its vectors, as tags; those of place and storage are the file's own."""
+    if path.suffix == ".tif":
+        return {}
+    facts = dict(zarr.open_group(str(path), mode="r").attrs) | {"geoemb:data_type": dtype}
+    kept = {key: value for key, value in facts.items() if key.startswith(("geoemb:", "geossl:"))}
+    for key in ("geoemb:quantization", "geossl:dtype"):
+        kept.pop(key, None)
+    return {
+        key.replace(":", "_").upper(): value if isinstance(value, str) else json.dumps(value)
+        for key, value in kept.items()
+    }
 
 
 def band_scales(embeddings: xr.DataArray) -> Float[np.ndarray, " d"]:

@@ -5,13 +5,14 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import shapely
-import xarray as xr
 import zarr
-from pyproj import Transformer
 
 from geossl.errors import InputError
 from geossl.inference.raster import open_map
+from geossl.inference.table import to_degrees
+from geossl.models.download import sha256_of
 from geossl.models.encoder import EncoderSpec
 
 EMB = "https://stac-extensions.github.io/embeddings/v0.0.1/schema.json"
@@ -20,30 +21,35 @@ MLM = "https://stac-extensions.github.io/mlm/v1.5.2/schema.json"
 NOTICE = "Contains modified Copernicus Sentinel data"
 
 
-def write_stac(path: Path, out: Path, spec: EncoderSpec, weights: Path) -> None:
-    """Write ``collection.json``, ``<map>.json`` and ``<encoder>.json`` into a folder.
+def zones(path: Path) -> list[Path]:
+    """The stores of a map: itself, or one per UTM zone.
+
+    Raises:
+        InputError: If there is none.
+    """
+    found = [path] if path.suffix == ".zarr" else sorted(path.glob("utm*.zarr"))
+    if not found:
+        raise InputError(f"{path} is no .zarr map, nor a folder of one per UTM zone; STAC documents need that")
+    return found
+
+
+def write_stac(paths: list[Path], out: Path, spec: EncoderSpec, weights: Path) -> None:
+    """Write ``collection.json``, ``<map>.json`` for each map, and ``<encoder>.json`` into a folder.
 
     Args:
-        path: ``.zarr`` map.
+        paths: ``.zarr`` maps of one region, one per UTM zone.
         out: Folder.
-        spec: Of the encoder the map was made with.
+        spec: Of the encoder the maps were made with.
         weights: Its file.
 
     Raises:
-        InputError: If the map does not know the dates of what it was made from, which STAC demands.
+        InputError: If a map does not know the dates of what it was made from, which STAC demands, or was made with
+            another encoder.
     """
-    attributes: dict[str, Any] = dict(zarr.open_group(str(path), mode="r").attrs)
-    days = sorted(scene["day"] for scene in attributes["geossl:inputs"] if scene.get("day"))
-    if not days:
-        raise InputError(
-            f"{path} does not know the date of its inputs, which STAC needs; put YYYYMMDD in their file names"
-        )
-    embeddings = open_map(path)
-    documents = {
-        "collection.json": collection(path, attributes, spec, embeddings, days),
-        f"{path.stem}.json": item(path, out, attributes, spec, embeddings, days),
-        f"{spec.name}.json": model(spec, os.path.relpath(weights, out), attributes, embeddings, days),
-    }
+    items = [item(path, out, spec, sha256_of(weights)) for path in paths]
+    documents = {f"{found['id']}.json": found for found in items}
+    documents["collection.json"] = collection(paths[0], spec, items)
+    documents[f"{spec.name}.json"] = model(spec, os.path.relpath(weights, out), attributes_of(paths[0]), items)
     out.mkdir(parents=True, exist_ok=True)
     for name, document in documents.items():
         temporary = out / f"{name}.tmp"
@@ -51,11 +57,28 @@ def write_stac(path: Path, out: Path, spec: EncoderSpec, weights: Path) -> None:
         os.replace(temporary, out / name)
 
 
-def footprint(embeddings: xr.DataArray) -> tuple[dict[str, Any], list[float]]:
-    """Outline and bounds in longitude and latitude."""
-    back = Transformer.from_crs(str(embeddings.odc.crs), 4326, always_xy=True)
-    outline = shapely.transform(embeddings.odc.geobox.extent.geom, back.transform, interleaved=False)
-    return json.loads(shapely.to_geojson(outline)), list(outline.bounds)
+def attributes_of(path: Path) -> dict[str, Any]:
+    """What a store says of itself.
+
+    Raises:
+        InputError: If it is no map of ours.
+    """
+    attributes: dict[str, Any] = dict(zarr.open_group(str(path), mode="r").attrs)
+    if "geossl:inputs" not in attributes:
+        raise InputError(f"{path} was not written by geossl embed, so what it was made from is not known")
+    return attributes
+
+
+def outline_and_box(geometry: shapely.Geometry) -> dict[str, Any]:
+    """A geometry in degrees as STAC has it; a box across 180 degrees has its west side in the east."""
+    west, south, east, north = geometry.bounds
+    parts = shapely.bounds(shapely.get_parts(geometry))
+    if west == -180 and east == 180 and len(parts) > 1:
+        west, east = parts[parts[:, 0] > 0, 0].min(), parts[parts[:, 0] <= 0, 2].max()
+    return {
+        "geometry": json.loads(shapely.to_geojson(geometry)),
+        "bbox": [float(v) for v in (west, south, east, north)],
+    }
 
 
 def period(days: list[str]) -> dict[str, Any]:
@@ -67,21 +90,27 @@ def period(days: list[str]) -> dict[str, Any]:
     }
 
 
-def item(
-    path: Path, out: Path, attributes: dict[str, Any], spec: EncoderSpec, embeddings: xr.DataArray, days: list[str]
-) -> dict[str, Any]:
-    """The map."""
-    geometry, bbox = footprint(embeddings)
-    geobox = embeddings.odc.geobox
-    sources = [scene["id"] for scene in attributes["geossl:inputs"]]
+def item(path: Path, out: Path, spec: EncoderSpec, sha256: str) -> dict[str, Any]:
+    """A map."""
+    attributes = attributes_of(path)
+    days = sorted(scene["day"] for scene in attributes["geossl:inputs"] if scene.get("day"))
+    if not days:
+        raise InputError(
+            f"{path} does not know the date of its inputs, which STAC needs; put YYYYMMDD in their file names"
+        )
+    if attributes["geossl:encoder_sha256"] != sha256:
+        made = f"{attributes['geossl:encoder']}, {attributes['geossl:encoder_sha256'][:12]}"
+        raise InputError(f"--encoder {spec.name}, {sha256[:12]}, is not the one {path} was made with ({made})")
+    geobox = open_map(path).odc.geobox
     keys = ("geossl:window_px", "geossl:margin_px", "geossl:sensors", "geossl:encoder_sha256", "geossl:plan_sha256")
     properties: dict[str, Any] = {
         **period(days),
         "proj:code": attributes["proj:code"],
         "proj:shape": list(geobox.shape),
         "proj:transform": list(geobox.transform)[:6],
+        "proj:bbox": list(geobox.boundingbox.bbox),
         "emb:runtime_parameters": {key.removeprefix("geossl:"): attributes[key] for key in keys},
-        "geossl:inputs": sources,
+        "geossl:inputs": [scene["id"] for scene in attributes["geossl:inputs"]],
     }
     if attributes["geossl:dtype"] == "int8":
         scales = {"rel": "about", "href": os.path.relpath(path / "scales", out), "title": "scale per patch"}
@@ -98,14 +127,19 @@ def item(
         {"rel": "collection", "href": "./collection.json", "type": "application/json"},
         {"rel": "parent", "href": "./collection.json", "type": "application/json"},
         {"rel": "emb:model", "href": f"./{spec.name}.json", "type": "application/geo+json"},
+        *(
+            {"rel": "emb:source-data", "href": scene["href"], "type": "application/geo+json", "title": scene["id"]}
+            for scene in attributes["geossl:inputs"]
+            if "href" in scene
+        ),
     ]
-    return feature(path.stem, [EMB, PROJ], geometry, bbox, properties, links, {"embeddings": asset}) | {
-        "collection": collection_id(spec)
-    }
+    (outline,) = to_degrees(np.array([geobox.extent.geom]), geobox)
+    found = feature(path.stem, [EMB, PROJ], outline, properties, links, {"embeddings": asset})
+    return found | {"collection": collection_id(spec)}
 
 
 def feature(
-    name: str, extensions: list[str], geometry: Any, bbox: Any, properties: Any, links: Any, assets: Any
+    name: str, extensions: list[str], geometry: shapely.Geometry, properties: Any, links: Any, assets: Any
 ) -> dict[str, Any]:
     """A STAC item."""
     return {
@@ -113,8 +147,7 @@ def feature(
         "stac_version": "1.0.0",
         "stac_extensions": extensions,
         "id": name,
-        "geometry": geometry,
-        "bbox": bbox,
+        **outline_and_box(geometry),
         "properties": properties,
         "links": links,
         "assets": assets,
@@ -126,12 +159,11 @@ def collection_id(spec: EncoderSpec) -> str:
     return f"{spec.name}-embeddings"
 
 
-def collection(
-    path: Path, attributes: dict[str, Any], spec: EncoderSpec, embeddings: xr.DataArray, days: list[str]
-) -> dict[str, Any]:
+def collection(path: Path, spec: EncoderSpec, items: list[dict[str, Any]]) -> dict[str, Any]:
     """What maps of this encoder have in common."""
-    _, bbox = footprint(embeddings)
-    times = period(days)
+    attributes = attributes_of(path)
+    boxes = [outline_and_box(whole(items))["bbox"], *(found["bbox"] for found in items)]
+    times = span(items)
     return {
         "type": "Collection",
         "stac_version": "1.0.0",
@@ -140,32 +172,36 @@ def collection(
         "description": f"Embeddings of Sentinel-1/2 by {spec.name}, one vector per patch. {NOTICE}.",
         "license": "proprietary",
         "extent": {
-            "spatial": {"bbox": [bbox]},
+            "spatial": {"bbox": boxes if len(items) > 1 else boxes[:1]},
             "temporal": {"interval": [[times["start_datetime"], times["end_datetime"]]]},
         },
         "emb:type": "chip",
         "emb:dimensions": spec.dim,
-        "emb:chip_layout": chip_layout(spec),
+        "emb:chip_layout": attributes["geoemb:chip_layout"],
         "data_type": attributes["geossl:dtype"],
-        "gsd": float(embeddings.odc.geobox.resolution.x),
+        "gsd": attributes["geoemb:gsd"],
         "links": [
             {"rel": "emb:model", "href": f"./{spec.name}.json", "type": "application/geo+json"},
-            {"rel": "emb:source-data", "href": "https://dataspace.copernicus.eu", "title": "Copernicus Sentinel-1/2"},
-            {"rel": "item", "href": f"./{path.stem}.json", "type": "application/geo+json"},
+            *({"rel": "emb:source-data", "href": href} for href in attributes["geoemb:source_data"]),
+            *({"rel": "item", "href": f"./{found['id']}.json", "type": "application/geo+json"} for found in items),
         ],
     }
 
 
-def chip_layout(spec: EncoderSpec) -> dict[str, Any]:
-    """Patches side by side."""
-    return {"layout_type": "regular_grid", "chip_size": [spec.patch_px] * 2, "stride": [spec.patch_px] * 2}
+def whole(items: list[dict[str, Any]]) -> shapely.Geometry:
+    """Outline of all maps."""
+    return shapely.union_all([shapely.geometry.shape(found["geometry"]) for found in items])
 
 
-def model(
-    spec: EncoderSpec, href: str, attributes: dict[str, Any], embeddings: xr.DataArray, days: list[str]
-) -> dict[str, Any]:
+def span(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """First and last day of all maps."""
+    times = [found["properties"] for found in items]
+    first, last = min(t["start_datetime"] for t in times), max(t["end_datetime"] for t in times)
+    return {"datetime": None, "start_datetime": first, "end_datetime": last}
+
+
+def model(spec: EncoderSpec, href: str, attributes: dict[str, Any], items: list[dict[str, Any]]) -> dict[str, Any]:
     """The encoder: its inputs, statistics and weights."""
-    geometry, bbox = footprint(embeddings)
     side = spec.window_px
     inputs = [
         {
@@ -190,7 +226,7 @@ def model(
         "data_type": "float32",
     }
     properties: dict[str, Any] = {
-        **period(days),
+        **span(items),
         "bands": [{"name": band} for sensor in spec.sensors.values() for band in sensor.bands],
         "mlm:name": spec.name,
         "mlm:architecture": spec.architecture,
@@ -205,5 +241,5 @@ def model(
         "title": f"{spec.source}; SHA-256 {attributes['geossl:encoder_sha256']}",
         "roles": ["mlm:model", "mlm:weights"],
     }
-    document = feature(spec.name, [MLM], geometry, bbox, properties, [], {"weights": weights})
+    document = feature(spec.name, [MLM], whole(items), properties, [], {"weights": weights})
     return document | {"stac_version": "1.1.0"}  # the first that knows bands by itself

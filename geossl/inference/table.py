@@ -1,7 +1,9 @@
 """Maps as tables: a GeoParquet row per patch, per lattice cell, or per feature of a region."""
 
 import json
+import math
 import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,20 +11,22 @@ from typing import Any
 
 import geopandas as gpd
 import numpy as np
-import pandas as pd
 import shapely
 import xarray as xr
 from jaxtyping import Float
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
-from rasterio.features import rasterize
+from scipy.sparse import csr_array
 
-from geossl.errors import GridError, InputError
+from geossl.errors import GridError, InputError, Note
+from geossl.grid import Aoi, cut_at_antimeridian
 from geossl.inference.blocks import blocks
+from geossl.inference.example import Example, patch_area, shares
 
 LEVELS = ("patch", "tile", "aoi")
-FINE = 10  # a feature's share of a patch is counted on this many points per axis
+SIDES = ("xmin", "ymin", "xmax", "ymax")
 ROWS = 50_000  # of a row group
+SLIVER = 0.001  # share of a patch, or of a small feature, from which the patch is counted; files round to centimetres
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ def write_table(
     level: str,
     cell: int,
     features: gpd.GeoDataFrame | None,
+    facts: dict[str, Any],
 ) -> None:
     """Write a GeoParquet 1.1 file, row group by row group; it appears when whole.
 
@@ -61,6 +66,7 @@ def write_table(
         level: ``patch``, ``tile`` (a lattice cell) or ``aoi`` (a feature).
         cell: Side of a lattice cell in patches.
         features: Polygons with a CRS, for ``aoi``.
+        facts: About the map, JSON values; go into the file's header under ``emb``.
 
     Raises:
         InputError: If the level is not known, needs features, or none of them lies on the map.
@@ -81,18 +87,20 @@ def write_table(
         parts = rows_of(embeddings, valid, cell if level == "tile" else 1)
     temporary = out.with_name(out.name + ".tmp")
     try:
-        with ParquetWriter(temporary, schema(pa, embeddings.sizes["embedding"]), compression="zstd") as writer:
+        header = schema(pa, embeddings.sizes["embedding"], facts)
+        encoding = {"use_dictionary": False, "use_byte_stream_split": ["embedding.list.element"]}  # a tenth smaller
+        with ParquetWriter(temporary, header, compression="zstd", **encoding) as writer:
             for part in parts:
                 for start in range(0, len(part.id), ROWS):
-                    writer.write_table(table(pa, part, slice(start, start + ROWS)))
+                    writer.write_table(table(pa, header, part, slice(start, start + ROWS)))
         os.replace(temporary, out)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def schema(pa: Any, dim: int) -> Any:
+def schema(pa: Any, dim: int, facts: dict[str, Any]) -> Any:
     """Columns, and the GeoParquet header: WGS 84 by default, with a box per row."""
-    box = {name: ["bbox", name] for name in ("xmin", "ymin", "xmax", "ymax")}
+    box = {name: ["bbox", name] for name in SIDES}
     column = {"encoding": "WKB", "geometry_types": ["Polygon", "MultiPolygon"], "covering": {"bbox": box}}
     geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
     fields = [
@@ -103,24 +111,22 @@ def schema(pa: Any, dim: int) -> Any:
         ("valid_fraction", pa.float32()),
         ("n_patches", pa.int32()),
     ]
-    return pa.schema(fields, metadata={"geo": json.dumps(geo)})
+    return pa.schema(fields, metadata={"geo": json.dumps(geo), "emb": json.dumps(facts)})
 
 
-def table(pa: Any, places: Places, rows: slice) -> Any:
+def table(pa: Any, header: Any, places: Places, rows: slice) -> Any:
     """Some rows as an Arrow table."""
     geometry, vectors = places.geometry[rows], places.embedding[rows]
-    bounds = shapely.bounds(geometry)
-    boxes = [dict(zip(("xmin", "ymin", "xmax", "ymax"), b, strict=True)) for b in bounds.tolist()]
     dim = vectors.shape[1]
     columns = [
         pa.array(places.id[rows]),
-        pa.array(shapely.to_wkb(geometry).tolist(), pa.binary()),
-        pa.array(boxes, pa.struct([(name, pa.float64()) for name in ("xmin", "ymin", "xmax", "ymax")])),
+        pa.array(shapely.to_wkb(geometry), pa.binary()),
+        pa.StructArray.from_arrays(list(shapely.bounds(geometry).T), SIDES),
         pa.FixedSizeListArray.from_arrays(pa.array(vectors.astype(np.float32).ravel()), dim),
         pa.array(places.valid[rows].astype(np.float32)),
         pa.array(places.patches[rows].astype(np.int32)),
     ]
-    return pa.table(columns, schema=schema(pa, dim))
+    return pa.table(columns, schema=header)
 
 
 def rows_of(embeddings: xr.DataArray, valid: xr.DataArray | None, cell: int) -> Iterator[Places]:
@@ -131,79 +137,96 @@ def rows_of(embeddings: xr.DataArray, valid: xr.DataArray | None, cell: int) -> 
     geobox: GeoBox = embeddings.odc.geobox
     step = geobox.resolution.x
     top, left = round(-geobox.transform.f / step), round(geobox.transform.c / step)
-    squares_of = {"y": cuts(top, geobox.height, cell), "x": cuts(left, geobox.width, cell)}
-    aligned = embeddings.chunk({"embedding": -1, **squares_of})
-    for (y, x), values in blocks(aligned):
-        share = np.ones(values.shape[1:], np.float32) if valid is None else valid[y, x].values.astype(np.float32) / 100
+    if cell > 1:
+        target = embeddings.chunks[1][0] if embeddings.chunks else geobox.height
+        squares_of = {"y": cuts(top, geobox.height, cell, target), "x": cuts(left, geobox.width, cell, target)}
+        embeddings = embeddings.chunk(squares_of)
+    name = f"{geobox.crs.epsg}/" if geobox.crs else ""
+    for (y, x), values in blocks(embeddings):
+        share = np.ones(values.shape[1:]) if valid is None else valid[y, x].values / 100
         weight = np.where(np.isfinite(values[0]), share, 0)
         rows, columns = np.nonzero(weight)
-        first = (top + y.start + rows) // cell, (left + x.start + columns) // cell
-        keys, which = np.unique(np.column_stack(first), axis=0, return_inverse=True)
-        if not len(keys):
+        if not len(rows):
             continue
+        lattice = (top + y.start + rows) // cell, (left + x.start + columns) // cell
+        keys, which = np.unique(np.column_stack(lattice), axis=0, return_inverse=True)
         w = weight[rows, columns]
-        total = np.bincount(which.ravel(), w)
-        sums = np.stack([np.bincount(which.ravel(), w * v) for v in values[:, rows, columns]], axis=1)
-        count = np.bincount(which.ravel())
-        name = f"{geobox.crs.epsg}/" if geobox.crs else ""
-        (lattice_rows, lattice_columns), side = keys.T, cell * step
-        squares = shapely.box(
-            lattice_columns * side, -(lattice_rows + 1) * side, (lattice_columns + 1) * side, -lattice_rows * side
-        )
-        yield Places(
-            [f"{name}{r}/{c}" for r, c in keys.tolist()],
-            to_degrees(squares, geobox),
-            (sums / total[:, None]).astype(np.float32),
-            (total / count).astype(np.float32),
-            count,
-        )
+        gather = csr_array((w, (which.ravel(), np.arange(len(w)))))  # sums per key; memory of its result only
+        means, total, count = gather @ values[:, rows, columns].T, gather.sum(axis=1), np.bincount(which.ravel())
+        means /= total[:, None]
+        (r, c), side = keys.T, cell * step
+        squares = to_degrees(shapely.box(c * side, -(r + 1) * side, (c + 1) * side, -r * side), geobox)
+        ids = [f"{name}{row}/{column}" for row, column in keys.tolist()]
+        yield Places(ids, squares, means.astype(np.float32), (total / count).astype(np.float32), count)
 
 
-def cuts(start: int, length: int, cell: int, target: int = 256) -> tuple[int, ...]:
-    """Lengths of blocks of whole cells, but for the first and last."""
+def cuts(start: int, length: int, cell: int, target: int) -> tuple[int, ...]:
+    """Lengths of blocks of whole cells, but for the first and last; about ``target`` long."""
     step = max(1, target // cell) * cell
-    borders = sorted({0, length, *range(-start % step, length, step)})
+    borders = sorted({0, length, *range(-start % cell, length, step)})
     return tuple(int(n) for n in np.diff(borders))
 
 
 def pooled(embeddings: xr.DataArray, valid: xr.DataArray | None, features: gpd.GeoDataFrame) -> Places:
     """A row per feature: the mean of its patches, each by the area inside the feature and its share of usable pixels.
 
-    A feature's id is its ``id`` or ``name`` column, else its row number.
+    A feature's id is its ``id`` or ``name`` column, else its row number. Features without a usable patch get no row; a
+    warning names them.
     """
     geobox: GeoBox = embeddings.odc.geobox
-    local = features.to_crs(str(geobox.crs)).geometry
-    fine = geobox.zoom_out(1 / FINE)
-    dim, n = embeddings.sizes["embedding"], len(features)
-    sums, total, usable, count = np.zeros((n, dim)), np.zeros(n), np.zeros(n), np.zeros(n, int)
+    is_there = ~(features.geometry.isna() | features.geometry.is_empty)
+    there = features[is_there]
+    degrees = [cut_at_antimeridian(geometry) for geometry in there.to_crs(4326).geometry]
+    local = np.array([Aoi(geometry, "").to_crs(str(geobox.crs)) for geometry in degrees])
+    dim, n = embeddings.sizes["embedding"], len(there)
+    sums, total, inside, count = np.zeros((n, dim)), np.zeros(n), np.zeros(n), np.zeros(n, int)
     for (y, x), values in blocks(embeddings):
         share = np.ones(values.shape[1:]) if valid is None else valid[y, x].values / 100
-        weight = np.where(np.isfinite(values[0]), share, 0)
-        part = fine[y.start * FINE : y.stop * FINE, x.start * FINE : x.stop * FINE]
-        for i in np.flatnonzero(local.intersects(part.extent.geom)):
-            hit = rasterize([local.iloc[i]], part.shape, transform=part.transform, dtype="uint8")
-            inside = hit.reshape(weight.shape[0], FINE, weight.shape[1], FINE).mean((1, 3))
-            w = inside * weight
-            rows, columns = np.nonzero(w)
-            sums[i] += values[:, rows, columns].astype(np.float64) @ w[rows, columns]
-            total[i] += w.sum()
-            usable[i] += inside[rows, columns].sum()
-            count[i] += len(rows)
+        weight, block = np.where(np.isfinite(values[0]), share, 0), geobox[y, x]
+        outline = block.extent.geom
+        for i in np.flatnonzero(shapely.intersects(local, outline)):
+            area = shapely.intersection(local[i], outline)
+            if area.area == 0:
+                continue
+            near = window(block, area)
+            covered = shares(block[near], Example(np.empty((0, 2)), area, ""))
+            rows, columns = np.nonzero(covered * weight[near])
+            c, w = covered[rows, columns], weight[near][rows, columns]
+            sums[i] += values[(slice(None), *near)][:, rows, columns] @ (c * w)
+            total[i] += (c * w).sum()
+            inside[i] += c.sum()
+            count[i] += (c >= SLIVER * min(1, local[i].area / patch_area(geobox))).sum()
+    key = next((column for column in ("id", "name") if column in there), None)
+    names = np.array([str(v) for v in (there[key] if key else np.flatnonzero(is_there))])
     keep = total > 0
     if not keep.any():
         raise GridError("no feature of --aoi lies on usable patches of the map")
-    key = next((column for column in ("id", "name") if column in features), None)
-    names = features[key].astype(str) if key else pd.Series([str(i) for i in range(n)])
-    return Places(
-        names[keep].tolist(),
-        np.asarray(features.to_crs(4326).geometry)[keep],
-        (sums[keep] / total[keep, None]).astype(np.float32),
-        (total[keep] / usable[keep]).astype(np.float32),
-        count[keep],
+    if not keep.all():
+        left_out = ", ".join(names[~keep][:5]) + (", ..." if (~keep).sum() > 5 else "")
+        text = f"{(~keep).sum()} of {n} features lie on no usable patch and get no row: {left_out}"
+        warnings.warn(text, Note, stacklevel=2)
+    means, fraction = sums[keep] / total[keep, None], total[keep] / inside[keep]
+    outlines = np.array(degrees)[keep]
+    return Places(names[keep].tolist(), outlines, means.astype(np.float32), fraction.astype(np.float32), count[keep])
+
+
+def window(geobox: GeoBox, area: shapely.Geometry) -> tuple[slice, slice]:
+    """Rows and columns of a grid that a geometry in it spans."""
+    left, bottom, right, top = area.bounds
+    (x0, y0), step = geobox.transform @ (0, 0), geobox.resolution.x
+    columns, rows = ((left - x0) / step, (right - x0) / step), ((y0 - top) / step, (y0 - bottom) / step)
+    y, x = (
+        slice(max(0, math.floor(first)), min(length, math.floor(last) + 1))
+        for (first, last), length in zip((rows, columns), geobox.shape, strict=True)
     )
+    return y, x
 
 
 def to_degrees(geometry: np.ndarray, geobox: GeoBox) -> np.ndarray:
-    """Longitude and latitude."""
+    """Longitude and latitude; what crosses 180 degrees is cut there."""
     transformer = Transformer.from_crs(str(geobox.crs), 4326, always_xy=True)
-    return np.asarray(shapely.transform(geometry, transformer.transform, interleaved=False))
+    found = np.asarray(shapely.transform(geometry, transformer.transform, interleaved=False))
+    west, _, east, _ = shapely.bounds(found).T
+    for i in np.flatnonzero(east - west > 180):
+        found[i] = cut_at_antimeridian(found[i])
+    return found

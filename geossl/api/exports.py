@@ -66,7 +66,8 @@ def export(
             raise InputError("--level tile needs the .zarr map, which knows its lattice cells")
         if level != "aoi":
             embeddings = raster.clipped(embeddings, area)
-            valid = valid if valid is None else valid.sel(y=embeddings["y"], x=embeddings["x"])
+            if valid is not None:
+                valid = valid.sel({name: slice(*embeddings[name].values[[0, -1]]) for name in ("y", "x")})
         features = None if aoi is None else grid.read_features(aoi)
         table.write_table(embeddings, valid, out, level or "patch", cell, features, facts)
     return out
@@ -98,5 +99,5 @@ def layers(map: Path) -> tuple[xr.DataArray | None, int, dict[str, Any]]:
     if map.suffix != ".zarr":
         return None, 1, {}
     root: Any = zarr.open_group(str(map), mode="r")
-    valid = xr.open_zarr(map, chunks={"y": "auto", "x": "auto"})["valid"]
+    valid = xr.open_zarr(map, chunks=None)["valid"]  # read where it is indexed
     return valid, root["valid"].chunks[0], dict(root.attrs)

@@ -147,8 +147,10 @@ def stored(path: Path, group: str | None = None) -> xr.DataArray:
         embeddings = data["embeddings"]
     except (KeyError, FileNotFoundError, ValueError, zarr.errors.GroupNotFoundError):
         raise InputError(f"{path} is no embedding map (no 'embeddings' array in it)") from None
-    if embeddings.dtype == np.int8:
-        embeddings = embeddings.astype(np.float32) * data["scales"]  # a nodata patch has scale NaN
+    if embeddings.dtype == np.int8:  # a nodata patch has scale NaN
+        scales = xr.open_zarr(path, group=group, chunks=None, decode_coords="all", mask_and_scale=False)["scales"]
+        sizes = {name: embeddings.chunksizes[name] for name in ("y", "x")}  # else each block would read far more scales
+        embeddings = embeddings.astype(np.float32) * scales.chunk(sizes)
     return embeddings.astype(np.float32).rename("embeddings")
 
 

@@ -225,9 +225,10 @@ def model(spec: EncoderSpec, href: str, attributes: dict[str, Any], items: list[
         "dim_order": ["batch", "height", "width", "embedding"],
         "data_type": "float32",
     }
+    bands = [{"name": band} for sensor in spec.sensors.values() for band in sensor.bands]
     properties: dict[str, Any] = {
         **span(items),
-        "bands": [{"name": band} for sensor in spec.sensors.values() for band in sensor.bands],
+        "bands": bands,  # MLM looks for them here; the core allows that only if an asset has them, too
         "mlm:name": spec.name,
         "mlm:architecture": spec.architecture,
         "mlm:tasks": ["similarity-search"],
@@ -240,6 +241,7 @@ def model(spec: EncoderSpec, href: str, attributes: dict[str, Any], items: list[
         "mlm:artifact_type": "safetensors",
         "title": f"{spec.source}; SHA-256 {attributes['geossl:encoder_sha256']}",
         "roles": ["mlm:model", "mlm:weights"],
+        "bands": bands,
     }
     document = feature(spec.name, [MLM], whole(items), properties, [], {"weights": weights})
     return document | {"stac_version": "1.1.0"}  # the first that knows bands by itself

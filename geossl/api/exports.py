@@ -1,5 +1,6 @@
 """A finished map in other forms: COG, GeoParquet, STAC."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -88,10 +89,13 @@ def check(map: Path, out: Path, given: list[str], overwrite: bool) -> None:
     if without := [name for name in given if name not in FORMS[out.suffix]]:
         kind = out.suffix or "STAC"
         raise InputError(f"--{without[0]} means nothing for {kind} output; it takes --{', --'.join(FORMS[out.suffix])}")
-    if out.resolve() == map.resolve() or (out.suffix and out.is_dir()):
-        raise InputError(f"{out} is the map itself or a folder; choose another name")
-    if not out.absolute().parent.is_dir():
-        raise InputError(f"{out} cannot be written: there is no folder {out.absolute().parent}")
+    if out.resolve() == map.resolve() or (out.exists() and out.is_dir() == bool(out.suffix)):
+        kind = "a folder" if out.is_dir() else "a file"
+        raise InputError(f"{out} is {kind} already; choose another name")
+    folder = out.absolute().parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        missing = "it may not be written to" if folder.is_dir() else "there is no such folder"
+        raise InputError(f"{out} cannot be written in {folder}: {missing}")
 
 
 def layers(map: Path) -> tuple[xr.DataArray | None, int, dict[str, Any]]:

@@ -83,6 +83,7 @@ class LocalRasters:
             sensor: [
                 {
                     "path": str(Path(f.path).absolute()),
+                    "footprint": shapely.to_wkb(outline(f.geobox, CRS(4326)).simplify(1e-4), hex=True),
                     "bytes": Path(f.path).stat().st_size,
                     "changed_ns": Path(f.path).stat().st_mtime_ns,
                     "day": f"{f.date[:4]}-{f.date[4:6]}-{f.date[6:]}" if f.date else "",

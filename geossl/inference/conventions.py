@@ -6,10 +6,13 @@ Zarr conventions: github.com/zarr-conventions; embeddings: github.com/geo-embedd
 from pathlib import Path
 from typing import Any
 
+import shapely
 from odc.geo.geobox import GeoBox
+from pyproj import Transformer
 from zarr_cm import proj, spatial
 
 from geossl import __version__
+from geossl.grid import cut_at_antimeridian
 from geossl.inference.plan import Plan
 from geossl.models.encoder import EncoderSpec
 
@@ -73,12 +76,21 @@ def describe(plan: Plan, spec: EncoderSpec) -> dict[str, Any]:
 
 
 def inputs(plan: Plan) -> list[dict[str, str]]:
-    """Scenes a map was made from: name, day, and address in the catalogue if it came from one."""
-    source, found = plan.facts["source"], []
+    """Scenes of a map's place that it may be made from: name, day, and address if they are in a catalogue with an API.
+
+    What a source says of a scene may have a ``footprint`` (hexadecimal WKB, longitude and latitude); one that lies
+    elsewhere is left out.
+    """
+    source = plan.facts["source"]
     catalog = source.get("catalog", "")
+    to_degrees = Transformer.from_crs(plan.lattice.epsg, 4326, always_xy=True).transform
+    area = cut_at_antimeridian(shapely.transform(plan.area, to_degrees, interleaved=False))
+    found = []
     for name in plan.facts["sensors"]:
         for scene in source.get(name, []):
             if not isinstance(scene, dict):
+                continue
+            if "footprint" in scene and not shapely.from_wkb(bytes.fromhex(scene["footprint"])).intersects(area):
                 continue
             entry = {"id": scene.get("id", Path(scene.get("path", name)).stem), "day": scene.get("day", "")}
             if catalog.startswith("http") and not catalog.endswith((".json", ".parquet")):  # an API has known addresses

@@ -33,6 +33,7 @@ from geossl.inference.table import to_degrees
 from geossl.models.croma import croma_spec
 from tests.inference.conftest import ORIGIN, Memory
 from tests.inference.test_engine import Dated
+from tests.inference.test_map import tree
 from tests.schemas import check
 
 
@@ -189,6 +190,27 @@ def test_small_and_curved_features_weigh_by_exact_area(place, tmp_path):
     assert row.valid_fraction == pytest.approx(sum(weights.values()) / disc.area, rel=1e-3)
 
 
+def test_a_file_is_never_replaced_by_a_folder_nor_the_map_by_itself(place, croma_file, tmp_path):
+    (tmp_path / "stac").write_text("mine")
+    tif = geossl.export(place / "m.zarr", tmp_path / "m.tif")
+    for path, out, words in ((place / "m.zarr", tmp_path / "stac", "is a file already"), (tif, tif, "m.tif is a file")):
+        with pytest.raises(InputError, match=words):
+            geossl.export(path, out, overwrite=True, encoder=croma_file if out.suffix == "" else None)
+    assert (tmp_path / "stac").read_text() == "mine"
+
+
+def test_a_large_cog_has_overviews_that_are_means(two_sizes, tmp_path):
+    out = geossl.export(two_sizes / "2.zarr", tmp_path / "m.tif")
+    assert cog_validate(out, quiet=True)[0]
+    stored = geossl.open(two_sizes / "2.zarr").values
+    with rasterio.open(out) as file:
+        assert file.overviews(1) == [2]
+        assert file.block_shapes[0] == (128, 128)
+    with rasterio.open(out, overview_level=0) as file:
+        np.testing.assert_allclose(file.read(), stored.reshape(64, 128, 2, 128, 2).mean((2, 4)), atol=1e-5)
+    np.testing.assert_array_equal(geossl.open(out).values, stored)
+
+
 def test_a_table_can_be_clipped_to_a_polygon(place, tmp_path):
     area = square()
     frame = gpd.read_parquet(geossl.export(place / "m.zarr", tmp_path / "m.parquet", aoi=features(tmp_path, area)))
@@ -313,9 +335,11 @@ def test_a_folder_of_zones_is_named(tmp_path):
         (["m.zarr", "o.parquet", "--level", "field"], "--level 'field' is not known"),
         (["m.zarr", "o.parquet", "--level", "aoi"], "needs --aoi"),
         (["m.zarr", "stac"], "--encoder"),
-        (["m.zarr", "nowhere/o.tif"], "there is no folder"),
+        (["m.zarr", "nowhere/o.tif"], "there is no such folder"),
         (["m.zarr", "m.zarr"], "exists; choose another name"),
         (["m.zarr", "m.zarr", "--overwrite"], "must end in .tif or .parquet"),
+        (["m.tif", "m.tif", "--overwrite"], "map 'm.tif' does not exist"),
+        (["m.zarr", "m.zarr.build/plan.json/o.tif"], "there is no such folder"),
         (["m.zarr", "o.tif", "--dtype", "int4"], "--dtype 'int4' is not known"),
         (["m.zarr", "o.tif", "--level", "tile"], "--level means nothing for .tif output; it takes --aoi, --dtype"),
         (["m.zarr", "o.parquet", "--dtype", "int8"], "--dtype means nothing for .parquet output"),
@@ -346,6 +370,8 @@ def test_overviews_are_means_of_what_is_there(region, croma_file, tmp_path, monk
     monkeypatch.setattr("geossl.inference.overviews.LEAST", 16)
     monkeypatch.setattr("geossl.inference.overviews.BLOCK", 8)
     (path,) = embed_map(region, Memory(), croma_file, tmp_path / "m.zarr", shard_cells=3, dtype=dtype)
+    (again,) = embed_map(region, Memory(), croma_file, tmp_path / "again.zarr", shard_cells=3, dtype=dtype)
+    assert tree(path) == tree(again)
     base, half = geossl.open(path), geossl.open(path, level=1)
     assert half.shape == (32, -(-base.shape[1] // 2), -(-base.shape[2] // 2))
     assert half.odc.geobox.resolution.x == 160

@@ -1,6 +1,8 @@
 from dataclasses import dataclass
 
+import geopandas as gpd
 import numpy as np
+import pyproj
 import pytest
 import shapely
 import torch
@@ -8,7 +10,10 @@ import xarray as xr
 from odc.geo.xr import xr_coords
 from pyproj import CRS
 
-from geossl.grid import Aoi
+from geossl.grid import Aoi, Lattice
+from geossl.inference import store
+from geossl.inference.plan import Plan
+from geossl.inference.run import embed_map
 from geossl.models import files
 from geossl.models.croma import S1, S2, CROMAEncoder, croma_spec
 from geossl.models.encoder import DenseEncoder, EncoderSpec
@@ -70,8 +75,6 @@ class Memory:
 
 @pytest.fixture
 def region():
-    import pyproj
-
     (x, y), (h, w) = ORIGIN, SHAPE
     corners = shapely.box(x + 50, y - 10 * h + 50, x + 10 * w - 50, y - 50)
     back = pyproj.Transformer.from_crs(32631, 4326, always_xy=True)
@@ -103,3 +106,69 @@ def _init(self, spec):
     DenseEncoder.__init__(self)
     self.spec = spec
     self.register_buffer("any", torch.zeros(1))
+
+
+@dataclass(frozen=True)
+class Dated(Memory):
+    """Two dates: one west of the middle, one east of it."""
+
+    @property
+    def dated(self):
+        return True
+
+    def load(self, geobox):
+        cube = super().load(geobox)
+        east = np.broadcast_to(cube["x"].values > ORIGIN[0] + 1605, cube["s1"].shape[1:])
+        return cube.assign(date=(("y", "x"), np.where(east, 7000, 6000).astype(np.uint16)))
+
+
+class Known(Dated):
+    """Says which scenes it is made of."""
+
+    def describe(self):
+        return {"s1": [{"id": "S1_A", "day": "2019-03-01"}], "s2": [{"id": "S2_B", "day": "2016-06-05"}]}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, croma_file):
+    """A finished map with dates."""
+    (x, y) = ORIGIN
+    back = pyproj.Transformer.from_crs(32631, 4326, always_xy=True)
+    area = shapely.transform(shapely.box(x, y - 2000, x + 2600, y), back.transform, interleaved=False)
+    folder = tmp_path_factory.mktemp("export")
+    embed_map(Aoi(area, "a"), Known(), croma_file, folder / "m.zarr", shard_cells=3)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two_sizes(tmp_path_factory):
+    """A map, and one of nine times its area."""
+    folder = tmp_path_factory.mktemp("sizes")
+    for side in (2, 6):
+        random_map(folder / f"{side}.zarr", side)
+    return folder
+
+
+def random_map(path, side):
+    """A store of ``side`` x ``side`` shards of 128 x 128 patches and 64 dimensions, written shard by shard."""
+    lattice = Lattice(32631, 8, 10.0, 16)
+    (left, top), length = (lattice.cell_m * k for k in (200, 2000)), side * 8 * lattice.cell_m
+    facts = {"dated": False, "sensors": [], "source": {}, "encoder_sha256": "0"}
+    plan = Plan(lattice, shapely.box(left, top - length, left + length, top).buffer(-1), 8, 1, "int8", facts)
+    store.create(path, plan, croma_spec("tiny", window_px=160, margin_px=16, dim=64, depth=2, heads=8))
+    rng = np.random.default_rng(0)
+    ones = np.ones((128, 128), np.uint8)
+    for shard in plan.shards:
+        store.write_shard(path, plan, shard, rng.normal(size=(64, 128, 128)).astype(np.float32), 100 * ones, ones)
+    store.finish(path)
+
+
+def square(west=610, south=-1510, side=800):
+    return shapely.box(ORIGIN[0] + west, ORIGIN[1] + south, ORIGIN[0] + west + side, ORIGIN[1] + south + side)
+
+
+def features(tmp_path, *geometries):
+    names = [f"field {i}" for i in range(len(geometries))]
+    frame = gpd.GeoDataFrame({"name": names}, geometry=list(geometries), crs=32631)
+    frame.to_crs(4326).to_file(tmp_path / "fields.geojson")
+    return tmp_path / "fields.geojson"

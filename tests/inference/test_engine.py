@@ -18,7 +18,7 @@ from geossl.inference.lazy import embed
 from geossl.inference.raster import open_map
 from geossl.inference.run import dry_run, embed_map
 from geossl.models.files import read_encoder
-from tests.inference.conftest import ORIGIN, SHAPE, Memory
+from tests.inference.conftest import ORIGIN, SHAPE, Dated, Memory
 from tests.inference.test_map import make, scene, tree
 
 
@@ -32,20 +32,6 @@ class Holes(Memory):
         cube["s1"].values[..., column > SHAPE[1] / 2] = np.nan
         cube["s2"].values[..., column < SHAPE[1] / 4] = np.nan
         return cube
-
-
-@dataclass(frozen=True)
-class Dated(Memory):
-    """Two dates: one west of the middle, one east of it."""
-
-    @property
-    def dated(self):
-        return True
-
-    def load(self, geobox):
-        cube = super().load(geobox)
-        east = np.broadcast_to(cube["x"].values > ORIGIN[0] + 1605, cube["s1"].shape[1:])
-        return cube.assign(date=(("y", "x"), np.where(east, 7000, 6000).astype(np.uint16)))
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import numpy as np
 import pystac
 import pytest
 import rioxarray  # noqa: F401  (adds .rio)
+import shapely
 import xarray as xr
 import zarr
 import zarr_cm
@@ -19,8 +20,7 @@ from geossl.inference import conventions, stac
 from geossl.inference.run import embed_map
 from geossl.inference.table import to_degrees
 from geossl.models.files import read_encoder, save_encoder
-from tests.inference.conftest import Memory
-from tests.inference.test_export import Known, place  # noqa: F401  (a fixture)
+from tests.inference.conftest import Known, Memory
 from tests.schemas import REGISTRY, Resource, check
 
 CORE = "https://schemas.stacspec.org/v1.0.0/{0}-spec/json-schema/{0}.json"
@@ -44,7 +44,7 @@ def check_all(documents):
             check(document, url)
 
 
-def test_documents_are_valid_and_lead_to_the_map(place, croma_file, tmp_path):  # noqa: F811
+def test_documents_are_valid_and_lead_to_the_map(place, croma_file, tmp_path):
     folder = geossl.export(place / "m.zarr", tmp_path / "stac", encoder=croma_file)
     documents = read(folder)
     assert sorted(documents) == ["collection.json", "croma_tiny.json", "m.json"]
@@ -79,7 +79,7 @@ def test_documents_are_valid_and_lead_to_the_map(place, croma_file, tmp_path):  
         ("croma_tiny.json", ["bbox"], "everywhere"),
     ],
 )
-def test_the_schemas_notice_what_is_wrong(place, croma_file, tmp_path, name, path, value):  # noqa: F811
+def test_the_schemas_notice_what_is_wrong(place, croma_file, tmp_path, name, path, value):
     document = read(geossl.export(place / "m.zarr", tmp_path / "stac", encoder=croma_file))[name]
     inner = document
     for key in path[:-1]:
@@ -89,7 +89,7 @@ def test_the_schemas_notice_what_is_wrong(place, croma_file, tmp_path, name, pat
         check_all({name: document})
 
 
-def test_a_map_of_several_zones_is_one_collection(place, region, croma_file, tmp_path):  # noqa: F811
+def test_a_map_of_several_zones_is_one_collection(place, region, croma_file, tmp_path):
     folder = tmp_path / "wide"
     folder.mkdir()
     for zone in ("utm31n", "utm32n"):
@@ -101,7 +101,7 @@ def test_a_map_of_several_zones_is_one_collection(place, region, croma_file, tmp
     assert len(collection["extent"]["spatial"]["bbox"]) == 3  # of all, then of each
 
 
-def test_what_stac_cannot_describe_is_refused(place, region, croma_file, tmp_path):  # noqa: F811
+def test_what_stac_cannot_describe_is_refused(place, region, croma_file, tmp_path):
     (undated,) = embed_map(region, Memory(), croma_file, tmp_path / "u.zarr", shard_cells=3)
     other = tmp_path / "other.safetensors"
     save_encoder(other, read_encoder(croma_file), {"note": "another file"})
@@ -188,7 +188,7 @@ def test_a_store_speaks_the_conventions(region, croma_file, tmp_path, monkeypatc
             assert node.attrs["spatial:bbox"] == list(grid.boundingbox.bbox)
 
 
-def test_xarray_and_rioxarray_find_the_grid(place):  # noqa: F811
+def test_xarray_and_rioxarray_find_the_grid(place):
     data = xr.open_zarr(place / "m.zarr", decode_coords="all")
     grid = geossl.open(place / "m.zarr").odc.geobox
     for name in ("embeddings", "scales", "valid", "sensors", "date"):
@@ -215,3 +215,20 @@ def test_scenes_of_an_api_are_linked(region, croma_file, tmp_path):
     check_all(documents)
     links = [link["href"] for link in documents["m.json"]["links"] if link["rel"] == "emb:source-data"]
     assert links == [f"https://example.org/stac/collections/c/items/{name}" for name in ("S1_A", "S2_B")]
+
+
+class Atlas(Known):
+    """Knows scenes of other places, too."""
+
+    def describe(self):
+        here, there = shapely.box(2.9, 41, 3.2, 42), shapely.box(-72, -39, -71, -38)
+        (first,), (second,) = super().describe().values()
+        far = {"id": "S2_FAR", "day": "2001-01-01", "footprint": there.wkb_hex}
+        return {"s1": [{**first, "footprint": here.wkb_hex}], "s2": [{**second, "footprint": here.wkb_hex}, far]}
+
+
+def test_scenes_of_other_places_are_no_inputs(region, croma_file, tmp_path):
+    embed_map(region, Atlas(), croma_file, tmp_path / "m.zarr", shard_cells=3)
+    item = read(geossl.export(tmp_path / "m.zarr", tmp_path / "stac", encoder=croma_file))["m.json"]
+    assert item["properties"]["geossl:inputs"] == ["S1_A", "S2_B"]
+    assert item["properties"]["start_datetime"].startswith("2016")

@@ -1,10 +1,10 @@
 """The same map by a tiled loop as torchgeo users write it today, and by geossl: same raster, weights and threads.
 
-The loop: GridGeoSampler over an intersection of raster datasets, 50 % overlap, torchgeo's CROMA, the mean where tokens
-overlap, everything in memory. CROMA base with random weights: good for cost and for seams of the method, not of a
-trained encoder; --encoder gives a trained one (its size is then used on both sides).
+The loop: GridGeoSampler over an intersection of raster datasets, about 50 % overlap, torchgeo's CROMA, the mean where
+tokens overlap, everything in memory. CROMA base with random weights: good for cost and for seams of the method, not for
+those of a trained encoder.
 
-Run: python benchmarks/map_torchgeo.py [--side 960]
+Run: python benchmarks/map_torchgeo.py [--side 720]
 """
 
 import argparse
@@ -29,7 +29,7 @@ import geossl
 from geossl.models.croma import CROMAEncoder, croma_spec
 from geossl.models.files import read_encoder, save_encoder, to_layout
 
-WINDOW = 120
+WINDOW, STRIDE = 120, 56  # px; whole patches, 53 % overlap
 
 
 def torchgeo_loop(folder, weights, side_px):
@@ -46,7 +46,7 @@ def torchgeo_loop(folder, weights, side_px):
     both = data["s1"] & data["s2"]
     box = (LEFT, LEFT + 10 * side_px, TOP - 10 * side_px, TOP)
     roi = shapely.box(box[0], box[2], box[1], box[3])
-    sampler = GridGeoSampler(both, size=WINDOW, stride=WINDOW // 2, roi=roi)
+    sampler = GridGeoSampler(both, size=WINDOW, stride=STRIDE, roi=roi)
     n = side_px // 8
     total, count = np.zeros((encoder.spec.dim, n, n), np.float32), np.zeros((n, n), np.float32)
     with torch.inference_mode():
@@ -82,8 +82,8 @@ def one(who, folder, weights, side_px):
     start = time.perf_counter()
     if who == "torchgeo loop":
         found = torchgeo_loop(Path(folder), weights, side_px)
-        borders = np.arange(0, found.shape[1], 7.5)
-        seams = step_ratio(found, [round(b) for b in borders if b == round(b)])
+        starts = np.arange(0, found.shape[1], STRIDE // 8)
+        seams = step_ratio(found, np.union1d(starts, starts + WINDOW // 8))  # where windows begin and end
         km2 = (side_px / 100) ** 2
     else:
         scene = Scene(folder, weights)
@@ -97,8 +97,7 @@ def one(who, folder, weights, side_px):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--side", type=int, default=960)
-    parser.add_argument("--encoder", type=Path)
+    parser.add_argument("--side", type=int, default=720)
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
@@ -108,10 +107,9 @@ def main():
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         big_scene(folder, args.side + 300)
-        weights = args.encoder or folder / "base.safetensors"
-        if args.encoder is None:
-            torch.manual_seed(0)
-            save_encoder(weights, CROMAEncoder(croma_spec("base")).eval(), {})
+        weights = folder / "base.safetensors"
+        torch.manual_seed(0)
+        save_encoder(weights, CROMAEncoder(croma_spec("base")).eval(), {})
         print("| way | km2/s | peak MB | seam step ratio |\n|---|---|---|---|")
         for who in ("torchgeo loop", "geossl"):
             call = [sys.executable, __file__, "--child", who, str(folder), str(weights.absolute())]

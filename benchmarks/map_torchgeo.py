@@ -1,10 +1,10 @@
 """The same map by a tiled loop as torchgeo users write it today, and by geossl: same raster, weights and threads.
 
-The loop: GridGeoSampler over an intersection of raster datasets, 50 % overlap, torchgeo's CROMA, the mean where tokens
-overlap, everything in memory. CROMA base with random weights: good for cost and for seams of the method, not of a
-trained encoder; --encoder gives a trained one (its size is then used on both sides).
+The loop: GridGeoSampler over an intersection of raster datasets, about 50 % overlap, torchgeo's CROMA, the mean where
+tokens overlap, everything in memory. CROMA base with random weights: good for cost and for seams of the method, not for
+those of a trained encoder.
 
-Run: python benchmarks/map_torchgeo.py [--side 960]
+Run: python benchmarks/map_torchgeo.py [--side 720]
 """
 
 import argparse
@@ -29,11 +29,11 @@ import geossl
 from geossl.models.croma import CROMAEncoder, croma_spec
 from geossl.models.files import read_encoder, save_encoder, to_layout
 
-WINDOW = 120
+WINDOW, STRIDE = 120, 56  # px; whole patches, 53 % overlap
 
 
 def torchgeo_loop(folder, weights, side_px):
-    """Embeddings ``(d, h, w)`` of the scene's upper left square, as the usual loop gives them."""
+    """Embeddings ``(d, h, w)`` of the scene's upper left square, and where windows begin and end per axis."""
     encoder = read_encoder(weights)
     a = encoder.spec.arguments
     model = CROMA(encoder_dim=a["dim"], encoder_depth=a["depth"], num_heads=a["heads"], image_size=WINDOW).eval()
@@ -46,9 +46,10 @@ def torchgeo_loop(folder, weights, side_px):
     both = data["s1"] & data["s2"]
     box = (LEFT, LEFT + 10 * side_px, TOP - 10 * side_px, TOP)
     roi = shapely.box(box[0], box[2], box[1], box[3])
-    sampler = GridGeoSampler(both, size=WINDOW, stride=WINDOW // 2, roi=roi)
+    sampler = GridGeoSampler(both, size=WINDOW, stride=STRIDE, roi=roi)
     n = side_px // 8
     total, count = np.zeros((encoder.spec.dim, n, n), np.float32), np.zeros((n, n), np.float32)
+    borders = {1: set(), 2: set()}  # rows and columns where windows begin or end
     with torch.inference_mode():
         for batch in DataLoader(both, sampler=sampler, batch_size=8, collate_fn=stack_samples):
             image = batch["image"]
@@ -58,11 +59,14 @@ def torchgeo_loop(folder, weights, side_px):
             for token, bounds in zip(tokens, batch["bounds"], strict=True):
                 column, row = round((bounds[0].start - LEFT) / 80), round((TOP - bounds[1].stop) / 80)
                 grid = token.unflatten(0, (15, 15)).permute(2, 0, 1).numpy()
-                h, w = min(15, n - row), min(15, n - column)
-                if h > 0 and w > 0:
-                    total[:, row : row + h, column : column + w] += grid[:, :h, :w]
-                    count[row : row + h, column : column + w] += 1
-    return total / np.maximum(count, 1)
+                rows, columns = (slice(max(k, 0), min(k + 15, n)) for k in (row, column))  # the grid may overshoot
+                if rows.start < rows.stop and columns.start < columns.stop:
+                    inner = np.s_[:, rows.start - row : rows.stop - row, columns.start - column : columns.stop - column]
+                    total[:, rows, columns] += grid[inner]
+                    count[rows, columns] += 1
+                    borders[1] |= {row, row + 15}
+                    borders[2] |= {column, column + 15}
+    return total / np.maximum(count, 1), borders
 
 
 def step_ratio(x, borders):
@@ -71,7 +75,7 @@ def step_ratio(x, borders):
     across, within = [], []
     for axis in (1, 2):
         step = 1 - (x.take(range(1, x.shape[axis]), axis) * x.take(range(x.shape[axis] - 1), axis)).sum(0)
-        is_border = np.isin(np.arange(1, step.shape[axis - 1] + 1), borders)
+        is_border = np.isin(np.arange(1, step.shape[axis - 1] + 1), list(borders[axis]))
         across.append(step.compress(is_border, axis - 1).ravel())
         within.append(step.compress(~is_border, axis - 1).ravel())
     return float(np.mean(np.concatenate(across)) / np.mean(np.concatenate(within)))
@@ -81,9 +85,7 @@ def one(who, folder, weights, side_px):
     """Seconds, peak memory and seam step ratio of one way, in this process."""
     start = time.perf_counter()
     if who == "torchgeo loop":
-        found = torchgeo_loop(Path(folder), weights, side_px)
-        borders = np.arange(0, found.shape[1], 7.5)
-        seams = step_ratio(found, [round(b) for b in borders if b == round(b)])
+        seams = step_ratio(*torchgeo_loop(Path(folder), weights, side_px))
         km2 = (side_px / 100) ** 2
     else:
         scene = Scene(folder, weights)
@@ -97,8 +99,7 @@ def one(who, folder, weights, side_px):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--side", type=int, default=960)
-    parser.add_argument("--encoder", type=Path)
+    parser.add_argument("--side", type=int, default=720)
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
@@ -108,10 +109,9 @@ def main():
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         big_scene(folder, args.side + 300)
-        weights = args.encoder or folder / "base.safetensors"
-        if args.encoder is None:
-            torch.manual_seed(0)
-            save_encoder(weights, CROMAEncoder(croma_spec("base")).eval(), {})
+        weights = folder / "base.safetensors"
+        torch.manual_seed(0)
+        save_encoder(weights, CROMAEncoder(croma_spec("base")).eval(), {})
         print("| way | km2/s | peak MB | seam step ratio |\n|---|---|---|---|")
         for who in ("torchgeo loop", "geossl"):
             call = [sys.executable, __file__, "--child", who, str(folder), str(weights.absolute())]

@@ -155,7 +155,7 @@ def text(name, content):
     [
         (lambda p: {"aoi": "none.geojson"}, ["--aoi file 'none.geojson' does not exist"]),
         (lambda p: {"s1": "none.tif"}, ["--s1 file 'none.tif' does not exist"]),
-        (lambda p: {"s1": None, "s2": None}, ["no rasters given"]),
+        (lambda p: {"s1": None, "s2": None}, ["no pixels asked for"]),
         (lambda p: {"encoder": "none.safetensors"}, ["'none.safetensors' does not exist"]),
         (lambda p: {"encoder": "croma_bas"}, ["did you mean 'croma_base'"]),
         (lambda p: {"out": "map.png"}, ["must end in .zarr or .tif"]),

@@ -78,8 +78,6 @@ def radar(
     *,
     orbit=10,
     state="ascending",
-    collection="sentinel-1-rtc",
-    shift=0.0,
     **properties,
 ):
     """Write a Sentinel-1 scene in linear power, and return its item."""

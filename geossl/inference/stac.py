@@ -9,7 +9,7 @@ import numpy as np
 import shapely
 import zarr
 
-from geossl.errors import InputError
+from geossl.errors import InputError, RunError
 from geossl.inference.raster import open_map
 from geossl.inference.table import to_degrees
 from geossl.models.download import sha256_of
@@ -45,16 +45,23 @@ def write_stac(paths: list[Path], out: Path, spec: EncoderSpec, weights: Path) -
     Raises:
         InputError: If a map does not know the dates of what it was made from, which STAC demands, or was made with
             another encoder.
+        RunError: If the disk does not take them.
     """
     items = [item(path, out, spec, sha256_of(weights)) for path in paths]
     documents = {f"{found['id']}.json": found for found in items}
     documents["collection.json"] = collection(paths[0], spec, items)
     documents[f"{spec.name}.json"] = model(spec, os.path.relpath(weights, out), attributes_of(paths[0]), items)
-    out.mkdir(parents=True, exist_ok=True)
-    for name, document in documents.items():
-        temporary = out / f"{name}.tmp"
-        temporary.write_text(json.dumps(document, indent=1))
-        os.replace(temporary, out / name)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, document in documents.items():
+            temporary = out / f"{name}.tmp"
+            try:
+                temporary.write_text(json.dumps(document, indent=1))
+                os.replace(temporary, out / name)
+            finally:
+                temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise RunError(f"{out} could not be written: {error}") from error
 
 
 def attributes_of(path: Path) -> dict[str, Any]:

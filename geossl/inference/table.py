@@ -18,7 +18,7 @@ from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 from scipy.sparse import csr_array
 
-from geossl.errors import GridError, InputError, Note
+from geossl.errors import GridError, InputError, Note, RunError
 from geossl.grid import Aoi, cut_at_antimeridian
 from geossl.inference.blocks import blocks
 from geossl.inference.example import Example, patch_area, shares
@@ -70,6 +70,7 @@ def write_table(
 
     Raises:
         InputError: If the level is not known, needs features, or none of them lies on the map.
+        RunError: If the disk does not take it.
     """
     if level not in LEVELS:
         raise InputError(f"--level {level!r} is not known; use {', '.join(LEVELS)}")
@@ -94,6 +95,8 @@ def write_table(
                 for start in range(0, len(part.id), ROWS):
                     writer.write_table(table(pa, header, part, slice(start, start + ROWS)))
         os.replace(temporary, out)
+    except OSError as error:
+        raise RunError(f"{out} could not be written: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -14,7 +14,7 @@ from rio_cogeo.cogeo import cog_validate
 
 import geossl
 from geossl.cli import main
-from geossl.errors import GridError, InputError
+from geossl.errors import GridError, InputError, RunError
 from tests.inference.conftest import ORIGIN, features
 
 
@@ -156,3 +156,14 @@ def test_features_that_miss_the_map_are_refused(place, tmp_path):
         with pytest.raises(GridError, match="--aoi"):
             geossl.export(place / "m.zarr", tmp_path / out, aoi=far, **settings)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["fields.geojson"]
+
+
+@pytest.mark.parametrize("name", ["o.parquet", "stac"])
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_done(place, croma_file, tmp_path, monkeypatch, name):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(RunError, match=rf"{name} could not be written: .*No space left"):
+        geossl.export(place / "m.zarr", tmp_path / name, encoder=croma_file if name == "stac" else None)
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()]

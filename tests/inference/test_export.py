@@ -167,3 +167,10 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_done(place, croma_file,
     with pytest.raises(RunError, match=rf"{name} could not be written: .*No space left"):
         geossl.export(place / "m.zarr", tmp_path / name, encoder=croma_file if name == "stac" else None)
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+
+
+def test_the_command_writes_what_it_says(place, tmp_path, croma_file):
+    for name, options in (("m.tif", ["--dtype", "int8"]), ("m.parquet", []), ("stac", ["--encoder", str(croma_file)])):
+        done = CliRunner().invoke(main, ["export", str(place / "m.zarr"), str(tmp_path / name), *options])
+        assert (done.exit_code, done.stdout) == (0, f"exported   {tmp_path / name}\n")
+        assert (tmp_path / name).exists()

@@ -13,7 +13,7 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 
 import geossl
-from geossl.errors import Note
+from geossl.errors import InputError, Note
 from geossl.inference.table import to_degrees
 from tests.inference.conftest import features, square
 from tests.schemas import check
@@ -102,3 +102,14 @@ def test_patches_across_the_antimeridian_are_cut_there():
     (patch,) = to_degrees(np.array([grid[:1, :1].extent.geom]), grid)
     assert patch.geom_type == "MultiPolygon"
     assert all(part.bounds[2] - part.bounds[0] < 0.001 for part in patch.geoms)
+
+
+def test_a_geotiff_gives_the_same_table_but_for_what_it_does_not_know(place, tmp_path):
+    tif = geossl.export(place / "m.zarr", tmp_path / "m.tif")
+    one, two = (gpd.read_parquet(geossl.export(m, tmp_path / f"{m.suffix}.parquet")) for m in (place / "m.zarr", tif))
+    both = one.merge(two, on="id")
+    assert len(both) == len(one) == len(two)
+    np.testing.assert_array_equal(np.stack(both["embedding_x"]), np.stack(both["embedding_y"]))
+    assert (two["valid_fraction"] == 1).all()
+    with pytest.raises(InputError, match=r"--level tile needs the .zarr map"):
+        geossl.export(tif, tmp_path / "o.parquet", level="tile")

@@ -41,7 +41,7 @@ def cost(who, precision, side):
 @torch.inference_mode()
 def speed(side, repeats):
     """Milliseconds per image of the three, taken in turn, and the least cosine of their joint tokens."""
-    from geossl.models.files import from_layout
+    from geossl.models.croma_layouts import from_layout
 
     theirs, _ = build("torchgeo", side)
     ours = from_layout(theirs.state_dict())

@@ -81,7 +81,7 @@ def main():
             recipe = recipes.load("croma", [*args.set, *changes])
             if not (run / "encoder.safetensors").exists():
                 pretraining.pretrain(recipe)
-            found = read_outs(geossl.load_encoder(run / "encoder.safetensors"), pretraining.chips(recipe))
+            found = read_outs(geossl.load_encoder(run / "encoder.safetensors"), pretraining.prepare(recipe)[0])
             rows.append([found[size] for size in SIZES])
         numbers = zip(np.mean(rows, axis=0), np.std(rows, axis=0), strict=True)
         print(f"| {position} | " + " | ".join(f"{mean:.3f} +- {std:.3f}" for mean, std in numbers) + " |", flush=True)

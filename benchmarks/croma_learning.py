@@ -36,9 +36,9 @@ def band_means(images):
 
 def method_of(recipe, checkpoint=None):
     """The recipe's method with fresh weights, or with those of a checkpoint."""
-    data = pretraining.chips(recipe)
+    data, build = pretraining.prepare(recipe)
     torch.manual_seed(recipe.train.seed)
-    module = pretraining.build(recipe, data)
+    module = build()
     if checkpoint:
         module.load_state_dict(torch.load(checkpoint, weights_only=True)["state_dict"])
     return module.eval(), data

@@ -27,7 +27,8 @@ from torchgeo.samplers import GridGeoSampler
 
 import geossl
 from geossl.models.croma import CROMAEncoder, croma_spec
-from geossl.models.files import read_encoder, save_encoder, to_layout
+from geossl.models.croma_layouts import to_layout
+from geossl.models.files import read_encoder, save_encoder
 
 WINDOW, STRIDE = 120, 56  # px; whole patches, 53 % overlap
 

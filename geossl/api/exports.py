@@ -12,7 +12,7 @@ import zarr
 from geossl import grid
 from geossl.errors import InputError, MissingFileError
 from geossl.inference import raster, stac, table
-from geossl.models.files import encoder_path, load_encoder
+from geossl.models.files import dense, encoder_path, load_encoder
 
 FORMS = {".tif": ("aoi", "dtype"), ".parquet": ("aoi", "level"), "": ("encoder",)}  # ending, and what it can be given
 
@@ -53,7 +53,7 @@ def export(
         maps = stac.zones(map)
         if encoder is None:
             raise InputError("STAC documents need --encoder, the one the map was made with")
-        stac.write_stac(maps, out, load_encoder(encoder).spec, encoder_path(encoder))
+        stac.write_stac(maps, out, dense(load_encoder(encoder)).spec, encoder_path(encoder))
         return out
     with dask.config.set({"array.chunk-size": raster.CHUNK}):
         embeddings = raster.open_map(map)

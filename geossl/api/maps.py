@@ -18,7 +18,7 @@ from geossl.inference import lazy, raster, run
 from geossl.inference.plan import source_facts
 from geossl.inference.quicklook import quicklook
 from geossl.models.encoder import DenseEncoder
-from geossl.models.files import encoder_path, load_encoder
+from geossl.models.files import dense, encoder_path, load_encoder
 
 Paths = str | Path | list[str | Path]
 
@@ -222,4 +222,4 @@ def as_paths(paths: Paths | None) -> list[Path] | None:
 
 def as_encoder(encoder: str | Path | DenseEncoder) -> DenseEncoder:
     """A loaded encoder, whatever was given."""
-    return encoder if isinstance(encoder, DenseEncoder) else load_encoder(encoder)
+    return encoder if isinstance(encoder, DenseEncoder) else dense(load_encoder(encoder))

@@ -3,6 +3,8 @@
 import json
 import logging
 import warnings
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +13,19 @@ import torch
 
 from geossl import recipe as recipes
 from geossl.data.datamodule import SentinelChips
-from geossl.data.statistics import streaming_statistics
+from geossl.data.training import TrainingData
 from geossl.errors import InputError
 from geossl.evaluation.online import LabelledChips, OnlineProbe
-from geossl.methods import method
-from geossl.methods.base import OptimConfig, SSLMethod
-from geossl.models.croma import CROMAEncoder, croma_spec
-from geossl.models.encoder import SensorSpec
+from geossl.methods.base import SSLMethod
 from geossl.models.files import save_encoder
 from geossl.training.checkpoints import Checkpoints, StopOnSignal
 from geossl.training.metrics import Metrics
 from geossl.training.progress import TrainProgress
 from geossl.training.run_folder import RunFolder, versions
+
+RUNS = {  # per method a module with data(recipe) and method(recipe, data); imported when asked for
+    "croma": "geossl.api.runs.croma",
+}
 
 
 def pretrain(recipe: str | Path | recipes.Recipe, **overrides: Any) -> Path:
@@ -45,9 +48,9 @@ def pretrain(recipe: str | Path | recipes.Recipe, **overrides: Any) -> Path:
         recipe = recipes.load(recipe, [f"{key}={value}" for key, value in changes.items()])
     folder = RunFolder(recipe.out)
     folder.check(recipe)
-    data = chips(recipe)
+    data, build = prepare(recipe)
     L.seed_everything(recipe.train.seed, verbose=False)  # initial weights; everything else draws from its own seed
-    module = build(recipe, data)
+    module = build()
     stop = StopOnSignal()
     chain = callbacks(recipe, folder, data, stop)
     checkpoint = folder.open(recipe)
@@ -77,6 +80,24 @@ def pretrain(recipe: str | Path | recipes.Recipe, **overrides: Any) -> Path:
     return folder.path
 
 
+def prepare(recipe: recipes.Recipe) -> tuple[TrainingData, Callable[[], SSLMethod]]:
+    """The data of a recipe, checked, and what builds its method with fresh weights.
+
+    Raises:
+        InputError: If the data cannot be used, or an extra is not installed.
+    """
+    try:
+        run = import_module(RUNS[recipe.method])
+    except ModuleNotFoundError as error:
+        if str(error.name).split(".")[0] == "geossl":
+            raise
+        raise InputError(
+            f"method {recipe.method!r} needs the package {error.name!r}; pip install 'geossl[all]'"
+        ) from None
+    data: TrainingData = run.data(recipe)
+    return data, lambda: run.method(recipe, data)
+
+
 def quiet() -> None:
     """Lightning's banners and its advice on workers and precision are noise beside our progress."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
@@ -84,72 +105,30 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", module="lightning")
 
 
-def chips(recipe: recipes.Recipe) -> SentinelChips:
-    """The data of a recipe, checked."""
-    return SentinelChips(
-        root=recipe.data.source,
-        chip_px=recipe.data.chip_px,
-        batch_size=recipe.data.batch_size,
-        steps=recipe.train.max_steps,
-        seed=recipe.train.seed,
-        holdout=recipe.data.holdout,
-        crop_px=recipe.data.crop_px,
-        s2_offset=recipe.data.s2_offset,
-        workers=recipe.data.workers,
-    )
-
-
-def build(recipe: recipes.Recipe, data: SentinelChips) -> SSLMethod:
-    """The encoder and method a recipe asks for, with fresh weights."""
-    settings = recipe.encoder
-    spec = croma_spec(
-        settings.size,
-        position=settings.position,
-        window_px=settings.window_px,
-        margin_px=settings.margin_px,
-        name=f"croma_{settings.size}",
-        source=f"geossl pretrain, {recipe.data.source}",
-        licence="see the data's licence",
-        **(measured_sensors(settings, data) if settings.statistics == "data" else {}),
-    )
-    fields = ("optimizer", "lr", "betas", "weight_decay", "schedule", "max_steps")
-    optim = OptimConfig(
-        **{name: getattr(recipe.train, name) for name in fields},
-        warmup_steps=int(recipe.train.warmup_share * recipe.train.max_steps),
-    )
-    return method(recipe.method)(CROMAEncoder(spec), optim, seed=recipe.train.seed, **recipe.objective.model_dump())
-
-
-def measured_sensors(settings: recipes.CromaEncoder, data: SentinelChips) -> dict[str, Any]:
-    """Sensor specs with the statistics of the user's own data, in one streaming pass."""
-    default = croma_spec(settings.size, window_px=settings.window_px, margin_px=settings.margin_px).sensors
-    measured = streaming_statistics(data.survey())
-    return {
-        name: SensorSpec(s.bands, s.unit, s.level, tuple(measured[name][0]), tuple(measured[name][1]))
-        for name, s in default.items()
-    }
-
-
-def callbacks(recipe: recipes.Recipe, folder: RunFolder, data: SentinelChips, stop: StopOnSignal) -> list[L.Callback]:
+def callbacks(recipe: recipes.Recipe, folder: RunFolder, data: TrainingData, stop: StopOnSignal) -> list[L.Callback]:
     """Order matters: a loss is judged before it is saved, a stop is seen before the checkpoint."""
     chain: list[L.Callback] = [stop, Metrics(folder.path, recipe.train.log_every)]
     also: dict[str, float] = {}
-    if recipe.probe.every_steps:
-        train, test = (LabelledChips(*part) for part in data.labelled_chips())
-        if not (train.labels > 0).any() or not (test.labels > 0).any():
-            raise InputError(
-                f"probe.every_steps={recipe.probe.every_steps} needs labels/*.tif beside s1 and s2 and data.holdout > 0"
-            )
-        path = folder.path / "probe.csv"
-        probe = OnlineProbe(train, test, path, recipe.probe.every_steps, recipe.probe.neighbours)
+    if isinstance(recipe, recipes.ScenesRecipe) and isinstance(data, SentinelChips) and recipe.probe.every_steps:
+        probe = online_probe(recipe.probe, folder, data)
         chain, also = [*chain, probe], probe.latest
     return [
         *chain,
-        TrainProgress(recipe.data.batch_size * recipe.train.devices, also),
+        TrainProgress(data.batch_size * recipe.train.devices, data.items, also),
         Checkpoints(folder.checkpoint, recipe.train.checkpoint_every),
     ]
 
 
-def provenance(recipe: recipes.Recipe, data: SentinelChips) -> dict[str, Any]:
+def online_probe(settings: recipes.Probe, folder: RunFolder, data: SentinelChips) -> OnlineProbe:
+    """A read-out on the labels beside the scenes, followed while the encoder is pretrained."""
+    train, test = (LabelledChips(*part) for part in data.labelled_chips())
+    if not (train.labels > 0).any() or not (test.labels > 0).any():
+        raise InputError(
+            f"probe.every_steps={settings.every_steps} needs labels/*.tif beside s1 and s2 and data.holdout > 0"
+        )
+    return OnlineProbe(train, test, folder.path / "probe.csv", settings.every_steps, settings.neighbours)
+
+
+def provenance(recipe: recipes.Recipe, data: TrainingData) -> dict[str, Any]:
     """What a user of the encoder may want to know of its making."""
     return {"recipe": recipe.model_dump(mode="json"), "versions": versions(), "data": data.describe()}

@@ -4,51 +4,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
 from jaxtyping import UInt8
 from numpy import ndarray
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
 from geossl.data.chips import ChipDataset, ChipSource, SceneChips, read
 from geossl.data.labels import LabelledChips, majority, read_labels
 from geossl.data.samplers import GridChips, RandomChips, Rois, split_scenes
 from geossl.data.sentinel import SAMPLE, AlignedSentinel, aligned_scenes
 from geossl.data.ssl4eo import SSL4EO
+from geossl.data.training import StepBatches, TrainingData
 from geossl.errors import InputError
 
 PATCH_PX = 8
 
 
-class StepBatches(Sampler[list[int]]):
-    """Draw numbers of every step: a rank's share of the step's draws.
-
-    Its length is that of the whole run wherever it starts, since Lightning counts a resumed run's steps from 0.
-
-    Args:
-        batch_size: Draws per step and rank.
-        start: First step.
-        steps: Steps in all.
-        rank: This process.
-        ranks: Number of processes.
-    """
-
-    def __init__(self, batch_size: int, start: int, steps: int, rank: int, ranks: int) -> None:
-        self.batch_size, self.start, self.steps, self.rank, self.ranks = batch_size, start, steps, rank, ranks
-
-    def __iter__(self) -> Iterator[list[int]]:
-        """Yield the batches from ``start`` on."""
-        for step in range(self.start, self.steps):
-            first = (step * self.ranks + self.rank) * self.batch_size
-            yield list(range(first, first + self.batch_size))
-
-    def __len__(self) -> int:
-        """Steps in all."""
-        return self.steps
-
-
-class SentinelChips(L.LightningDataModule):
+class SentinelChips(TrainingData):
     """``{"s1": b 2 h w, "s2": b 12 h w, "valid": b h w}`` in dB and reflectance, NaN where not usable.
 
     Args:
@@ -79,9 +52,9 @@ class SentinelChips(L.LightningDataModule):
         s2_offset: int | None = None,
         workers: int = 0,
     ) -> None:
-        super().__init__()
-        self.root, self.chip_px, self.batch_size, self.steps = root, chip_px, batch_size, steps
-        self.seed, self.workers, self.start_step = seed, workers, 0
+        super().__init__(batch_size, "images")
+        self.root, self.chip_px, self.steps = root, chip_px, steps
+        self.seed, self.workers = seed, workers
         sizes = crop_px or (chip_px, chip_px)
         self.source: ChipSource
         self.scenes: list[AlignedSentinel] = []

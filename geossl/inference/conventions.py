@@ -14,7 +14,7 @@ from zarr_cm import proj, spatial
 from geossl import __version__
 from geossl.grid import cut_at_antimeridian
 from geossl.inference.plan import Plan
-from geossl.models.encoder import EncoderSpec
+from geossl.models.encoder import DenseSpec
 
 EMBEDDINGS_REPOSITORY = "https://github.com/geo-embeddings/embeddings-zarr-convention"
 GEOEMB = {
@@ -48,7 +48,7 @@ def place(geobox: GeoBox) -> dict[str, Any]:
     return dict(spatial.insert(found, grid))
 
 
-def describe(plan: Plan, spec: EncoderSpec) -> dict[str, Any]:
+def describe(plan: Plan, spec: DenseSpec) -> dict[str, Any]:
     """Attributes of a map's root: place, what its vectors are, and how ours were made (``geossl:``)."""
     here = place(plan.geobox)
     return {
@@ -99,7 +99,7 @@ def inputs(plan: Plan) -> list[dict[str, str]]:
     return found
 
 
-def chip_layout(spec: EncoderSpec, phases: int) -> dict[str, Any]:
+def chip_layout(spec: DenseSpec, phases: int) -> dict[str, Any]:
     """Patches side by side; overlapping in a finer map."""
     return {
         "layout_type": "regular_grid",
@@ -108,6 +108,6 @@ def chip_layout(spec: EncoderSpec, phases: int) -> dict[str, Any]:
     }
 
 
-def model_uri(spec: EncoderSpec, sha256: str) -> str:
+def model_uri(spec: DenseSpec, sha256: str) -> str:
     """Where an encoder is published; the hash of its file if it is not."""
     return spec.source if spec.source.startswith("https://") else f"urn:sha256:{sha256}"

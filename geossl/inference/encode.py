@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from geossl.errors import GridError
-from geossl.models.encoder import DenseEncoder, EncoderSpec
+from geossl.models.encoder import DenseEncoder, DenseSpec
 
 SENSOR_FLAGS = {"s1": 1, "s2": 2}  # pixels of this patch were fed
 JOINT_FLAG = 4  # the embedding is the joint encoder's; the other sensor's pixels may lie in neighbouring patches only
@@ -48,7 +48,7 @@ class Encoded(NamedTuple):
     sensors: UInt8[np.ndarray, "gh gw"]
 
 
-def phases_of(spec: EncoderSpec, gsd_m: float | None) -> int:
+def phases_of(spec: DenseSpec, gsd_m: float | None) -> int:
     """How many times finer than a patch a map is, per axis: 1 by default; 2 and 4 cost 4 and 16 times as much.
 
     Raises:
@@ -62,7 +62,7 @@ def phases_of(spec: EncoderSpec, gsd_m: float | None) -> int:
     return int(phases)
 
 
-def rim_px(spec: EncoderSpec, phases: int) -> int:
+def rim_px(spec: DenseSpec, phases: int) -> int:
     """Pixels a block needs around its cells: the windows' margin, and how far windows are shifted."""
     return spec.margin_px + (spec.patch_px // 2 if phases > 1 else 0)
 

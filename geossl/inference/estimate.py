@@ -11,7 +11,7 @@ import torch
 from geossl.errors import InputError
 from geossl.inference.encode import EncodeConfig, rim_px
 from geossl.inference.plan import Plan
-from geossl.models.encoder import DenseEncoder, EncoderSpec
+from geossl.models.encoder import DenseEncoder, DenseSpec
 
 PROCESS_BYTES = 600e6  # Python, torch and GDAL by themselves
 FLOAT = 4
@@ -34,7 +34,7 @@ def worker_bytes(plan: Plan, encoder: DenseEncoder, batch_size: int) -> float:
     return PROCESS_BYTES + weights + FLOAT * (pixels * (SHARDS_READ + 1) + embeddings * STORED_COPIES + activations)
 
 
-def bands(plan: Plan, spec: EncoderSpec) -> int:
+def bands(plan: Plan, spec: DenseSpec) -> int:
     """Bands that are read."""
     return sum(len(spec.sensors[name].bands) for name in plan.facts["sensors"])
 

@@ -16,7 +16,7 @@ from odc.geo.xr import xr_coords
 from geossl.errors import GridError
 from geossl.inference.encode import EncodeConfig, encode_block, phases_of, rim_px
 from geossl.inference.source import check_sensors, images
-from geossl.models.encoder import DenseEncoder, EncoderSpec
+from geossl.models.encoder import DenseEncoder, DenseSpec
 
 BLOCK_CELLS = 8  # side of a lazy output block; sets memory, never a value
 
@@ -55,7 +55,7 @@ def embed(cube: xr.Dataset, encoder: DenseEncoder, gsd_m: float | None = None, *
     return labelled(data[:, y, x], geobox, spec, phases)
 
 
-def check_grid(cube: xr.Dataset, spec: EncoderSpec) -> GeoBox:
+def check_grid(cube: xr.Dataset, spec: DenseSpec) -> GeoBox:
     """The cube's grid, if it fits the encoder and the map lattice.
 
     Raises:
@@ -99,7 +99,7 @@ def cut(cells: int, step: int) -> list[int]:
     return [*range(0, cells, step), cells]
 
 
-def labelled(data: Any, pixels: GeoBox, spec: EncoderSpec, phases: int) -> xr.DataArray:
+def labelled(data: Any, pixels: GeoBox, spec: DenseSpec, phases: int) -> xr.DataArray:
     """Embeddings with their grid: the pixels' grid, zoomed out."""
     h, w = (n // spec.patch_px * phases for n in pixels.shape)
     box = GeoBox((h, w), pixels.transform @ Affine.scale(spec.patch_px / phases), pixels.crs)

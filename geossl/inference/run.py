@@ -24,7 +24,7 @@ from geossl.inference.plan import BuildFolder, Plan, Shard, remove
 from geossl.inference.source import Source, check_sensors, images
 from geossl.models.download import sha256_of
 from geossl.models.encoder import DenseEncoder
-from geossl.models.files import read_encoder
+from geossl.models.files import dense, read_encoder
 
 Progress = Callable[[int, int, float], None]
 WHOLE = 0.999  # share of a region that counts as all of it
@@ -70,7 +70,7 @@ class Work:
 @lru_cache(maxsize=2)
 def loaded(path: str, sha256: str, device: str) -> DenseEncoder:
     """The encoder of a process on a device."""
-    return read_encoder(path).to(device)
+    return dense(read_encoder(path)).to(device)
 
 
 def embed_map(

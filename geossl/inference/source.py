@@ -8,7 +8,7 @@ import xarray as xr
 from odc.geo.geobox import GeoBox
 
 from geossl.errors import BandError
-from geossl.models.encoder import EncoderSpec
+from geossl.models.encoder import DenseSpec
 
 
 @runtime_checkable
@@ -36,14 +36,14 @@ class Source(Protocol):
         """
 
 
-def check_sensors(sensors: tuple[str, ...], spec: EncoderSpec) -> None:
+def check_sensors(sensors: tuple[str, ...], spec: DenseSpec) -> None:
     """Refuse sensors an encoder does not know."""
     unknown = [name for name in sensors if name not in spec.sensors]
     if unknown or not sensors:
         raise BandError(f"encoder {spec.name} takes {', '.join(spec.sensors)}, not {', '.join(unknown) or 'nothing'}")
 
 
-def images(cube: xr.Dataset, spec: EncoderSpec) -> dict[str, Any]:
+def images(cube: xr.Dataset, spec: DenseSpec) -> dict[str, Any]:
     """Arrays (NumPy or Dask) by sensor in the encoder's band order, which is found by name, never by position.
 
     Raises:

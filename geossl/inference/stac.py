@@ -13,7 +13,7 @@ from geossl.errors import InputError, RunError
 from geossl.inference.raster import open_map
 from geossl.inference.table import to_degrees
 from geossl.models.download import sha256_of
-from geossl.models.encoder import EncoderSpec
+from geossl.models.encoder import DenseSpec
 
 EMB = "https://stac-extensions.github.io/embeddings/v0.0.1/schema.json"
 PROJ = "https://stac-extensions.github.io/projection/v2.0.0/schema.json"
@@ -33,7 +33,7 @@ def zones(path: Path) -> list[Path]:
     return found
 
 
-def write_stac(paths: list[Path], out: Path, spec: EncoderSpec, weights: Path) -> None:
+def write_stac(paths: list[Path], out: Path, spec: DenseSpec, weights: Path) -> None:
     """Write ``collection.json``, ``<map>.json`` for each map, and ``<encoder>.json`` into a folder.
 
     Args:
@@ -97,7 +97,7 @@ def period(days: list[str]) -> dict[str, Any]:
     }
 
 
-def item(path: Path, out: Path, spec: EncoderSpec, sha256: str) -> dict[str, Any]:
+def item(path: Path, out: Path, spec: DenseSpec, sha256: str) -> dict[str, Any]:
     """A map."""
     attributes = attributes_of(path)
     days = sorted(scene["day"] for scene in attributes["geossl:inputs"] if scene.get("day"))
@@ -161,12 +161,12 @@ def feature(
     }
 
 
-def collection_id(spec: EncoderSpec) -> str:
+def collection_id(spec: DenseSpec) -> str:
     """Maps of one encoder belong together, as they can be compared."""
     return f"{spec.name}-embeddings"
 
 
-def collection(path: Path, spec: EncoderSpec, items: list[dict[str, Any]]) -> dict[str, Any]:
+def collection(path: Path, spec: DenseSpec, items: list[dict[str, Any]]) -> dict[str, Any]:
     """What maps of this encoder have in common."""
     attributes = attributes_of(path)
     boxes = [outline_and_box(whole(items))["bbox"], *(found["bbox"] for found in items)]
@@ -207,7 +207,7 @@ def span(items: list[dict[str, Any]]) -> dict[str, Any]:
     return {"datetime": None, "start_datetime": first, "end_datetime": last}
 
 
-def model(spec: EncoderSpec, href: str, attributes: dict[str, Any], items: list[dict[str, Any]]) -> dict[str, Any]:
+def model(spec: DenseSpec, href: str, attributes: dict[str, Any], items: list[dict[str, Any]]) -> dict[str, Any]:
     """The encoder: its inputs, statistics and weights."""
     side = spec.window_px
     inputs = [

@@ -14,7 +14,7 @@ from zarr.codecs import BloscCodec, ZstdCodec
 from geossl.inference.conventions import describe, place
 from geossl.inference.plan import Plan
 from geossl.inference.quantize import NODATA, quantize
-from geossl.models.encoder import EncoderSpec
+from geossl.models.encoder import DenseSpec
 
 SENSORS = {
     "long_name": "sensors an embedding was made from",
@@ -24,7 +24,7 @@ SENSORS = {
 DAYS = {"units": "days since 2000-01-01", "calendar": "standard"}
 
 
-def create(path: Path, plan: Plan, spec: EncoderSpec) -> None:
+def create(path: Path, plan: Plan, spec: DenseSpec) -> None:
     """Make an empty store: ``embeddings (embedding, y, x)``, layers ``(y, x)``, and coordinates."""
     group = zarr.open_group(str(path), mode="w", zarr_format=3)
     cell, shard = plan.cell_side, plan.shard_cells * plan.cell_side

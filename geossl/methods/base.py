@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from geossl.models.encoder import DenseEncoder
+from geossl.models.encoder import Encoder
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class SSLMethod(L.LightningModule, ABC):
         seed: Seeds ``rng``, from which a method draws masks and views.
     """
 
-    def __init__(self, encoder: DenseEncoder, optim: OptimConfig, seed: int) -> None:
+    def __init__(self, encoder: Encoder, optim: OptimConfig, seed: int) -> None:
         super().__init__()
         self.encoder = encoder
         self.optim = optim

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from geossl.errors import BandError, GridError
 from geossl.models.alibi import alibi_slopes, grid_coordinates
 from geossl.models.attention import Positions
-from geossl.models.encoder import DenseEncoder, EncoderSpec, Images, Kept, SensorSpec
+from geossl.models.encoder import DenseEncoder, DenseSpec, Images, Kept, SensorSpec
 from geossl.models.masking import take
 from geossl.models.normalize import ClippedRange
 from geossl.models.patches import patchify, sincos_positions
@@ -75,10 +75,10 @@ def croma_spec(
     source: str = "not stated",
     licence: str = "not stated",
     **shape: int,
-) -> EncoderSpec:
+) -> DenseSpec:
     """Spec of a CROMA encoder; ``shape`` (dim, depth, heads) overrides the size's."""
     arguments: dict[str, Any] = {**SIZES[size], **shape, "position": position}
-    return EncoderSpec(
+    return DenseSpec(
         name=name or f"croma_{size}",
         architecture="croma",
         arguments=arguments,
@@ -164,7 +164,7 @@ class CROMAEncoder(DenseEncoder):
         spec: From ``croma_spec``. ``arguments["position"]`` is ``alibi``, or ``sincos`` for comparison.
     """
 
-    def __init__(self, spec: EncoderSpec) -> None:
+    def __init__(self, spec: DenseSpec) -> None:
         super().__init__()
         self.spec = spec
         dim, depth, heads = (int(spec.arguments[name]) for name in ("dim", "depth", "heads"))

@@ -1,9 +1,9 @@
-"""What an encoder is: a specification that travels with the weights, and the interface maps rely on."""
+"""What an encoder is: a specification that travels with the weights, and the interface of image encoders."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -38,20 +38,15 @@ class SensorSpec:
             raise ValueError(f"std must be positive for every band, got {list(self.std)}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EncoderSpec:
-    """All a map needs to know of an encoder; stored beside its weights.
+    """What every encoder states of itself; stored beside its weights.
 
     Args:
         name: Short name, e.g. ``croma_tiny``.
         architecture: Key of ``geossl.models.files.ARCHITECTURES``.
         arguments: Keyword arguments of the architecture's constructor.
-        sensors: Input by sensor name (``s1``, ``s2``).
         dim: Length of an embedding.
-        patch_px: Side of a patch in pixels.
-        gsd_m: Ground sampling distance of a pixel in metres.
-        window_px: Side of the square the encoder sees in map inference.
-        margin_px: Pixels of a window's rim whose embeddings are thrown away.
         source: Paper, URL or run the weights come from.
         licence: SPDX identifier of the weights.
     """
@@ -59,14 +54,47 @@ class EncoderSpec:
     name: str
     architecture: str
     arguments: Mapping[str, Any]
-    sensors: Mapping[str, SensorSpec]
     dim: int
+    source: str
+    licence: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values; ``from_dict`` is the inverse."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "EncoderSpec":
+        """Build a spec from ``to_dict`` output, lists turned back into tuples."""
+        return cls(**dict[str, Any]((k, tuple(v) if isinstance(v, list) else v) for k, v in values.items()))
+
+
+class Encoder(nn.Module):
+    """What a method pretrains and a file holds: a module that states what it is.
+
+    A subclass names the type of its spec, and is built from a spec alone: ``encoder = Architecture(spec)``.
+    """
+
+    spec_type: ClassVar[type[EncoderSpec]] = EncoderSpec
+    spec: EncoderSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseSpec(EncoderSpec):
+    """All a map needs to know of an image encoder.
+
+    Args:
+        sensors: Input by sensor name (``s1``, ``s2``).
+        patch_px: Side of a patch in pixels.
+        gsd_m: Ground sampling distance of a pixel in metres.
+        window_px: Side of the square the encoder sees in map inference.
+        margin_px: Pixels of a window's rim whose embeddings are thrown away.
+    """
+
+    sensors: Mapping[str, SensorSpec]
     patch_px: int
     gsd_m: float
     window_px: int
     margin_px: int
-    source: str
-    licence: str
 
     def __post_init__(self) -> None:
         """Check that the window geometry is whole patches and leaves something to keep."""
@@ -83,12 +111,8 @@ class EncoderSpec:
         """Side of a patch on the ground in metres: the cell size of an embedding map."""
         return self.patch_px * self.gsd_m
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values; ``from_dict`` is the inverse."""
-        return asdict(self)
-
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "EncoderSpec":
+    def from_dict(cls, values: Mapping[str, Any]) -> "DenseSpec":
         """Build a spec from ``to_dict`` output, lists turned back into tuples."""
         sensors: dict[str, SensorSpec] = {
             name: SensorSpec(**dict[str, Any]((k, tuple(v) if isinstance(v, list) else v) for k, v in sensor.items()))
@@ -97,13 +121,14 @@ class EncoderSpec:
         return cls(**{**values, "sensors": sensors})
 
 
-class DenseEncoder(nn.Module, ABC):
+class DenseEncoder(Encoder, ABC):
     """An encoder that gives one vector per patch; what ``embed`` maps and ``evaluate`` probes.
 
     Any non-empty subset of ``spec.sensors`` may be given, and of each sensor any subset of patches.
     """
 
-    spec: EncoderSpec
+    spec_type: ClassVar[type[EncoderSpec]] = DenseSpec
+    spec: DenseSpec
 
     @abstractmethod
     def tokens(self, images: Images, kept: Kept | None = None) -> Float[Tensor, "b gh gw d"]:

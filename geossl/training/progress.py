@@ -10,15 +10,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 class TrainProgress(L.Callback):
-    """Show step, each named loss, images per second and time left.
+    """Show step, each named loss, items per second and time left.
 
     Args:
-        batch_size: Images per step over all devices.
+        batch_size: Items per step over all devices.
+        items: What they are called.
         also: Other numbers to show, kept up to date by somebody else.
     """
 
-    def __init__(self, batch_size: int, also: Mapping[str, float]) -> None:
-        self.batch_size, self.also = batch_size, also
+    def __init__(self, batch_size: int, items: str, also: Mapping[str, float]) -> None:
+        self.batch_size, self.items, self.also = batch_size, items, also
         self.console = Console(stderr=True)
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -41,7 +42,7 @@ class TrainProgress(L.Callback):
         left = (trainer.max_steps - step) / max(rate, 1e-6)
         shown = {name: float(value) for name, value in outputs.items() if name != "loss"} | dict(self.also)
         terms = "  ".join(f"{name} {value:.3f}" for name, value in shown.items())
-        text = f"{terms}  {rate * self.batch_size:.0f} images/s"
+        text = f"{terms}  {rate * self.batch_size:.0f} {self.items}/s"
         self.bar.update(self.task, completed=step, description=text)
         if not self.console.is_terminal and trainer.is_global_zero:
             self.told = now

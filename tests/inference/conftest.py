@@ -16,7 +16,7 @@ from geossl.inference.plan import Plan
 from geossl.inference.run import embed_map
 from geossl.models import files
 from geossl.models.croma import S1, S2, CROMAEncoder, croma_spec
-from geossl.models.encoder import DenseEncoder, EncoderSpec
+from geossl.models.encoder import DenseEncoder, DenseSpec
 from geossl.models.patches import patchify
 
 ORIGIN = 500_000, 4_600_000  # of the scene's upper left corner, UTM 31N; on no lattice corner
@@ -92,8 +92,20 @@ def croma_file(tmp_path_factory):
 
 @pytest.fixture
 def identity_file(tmp_path, monkeypatch):
-    spec = EncoderSpec("identity", "identity", {}, {"s1": S1, "s2": S2}, 14 * 64, 8, 10.0, 64, 16, "test", "MIT")
-    monkeypatch.setitem(files.ARCHITECTURES, "identity", Identity)
+    spec = DenseSpec(
+        name="identity",
+        architecture="identity",
+        arguments={},
+        sensors={"s1": S1, "s2": S2},
+        dim=14 * 64,
+        patch_px=8,
+        gsd_m=10.0,
+        window_px=64,
+        margin_px=16,
+        source="test",
+        licence="MIT",
+    )
+    monkeypatch.setitem(files.ARCHITECTURES, "identity", f"{Identity.__module__}:Identity")
     encoder = Identity(spec)
     encoder.register_buffer("any", torch.zeros(1))
     path = tmp_path / "identity.safetensors"

@@ -6,7 +6,7 @@ from geossl.models import attention
 from geossl.models.alibi import alibi_bias, alibi_slopes, grid_coordinates
 from geossl.models.attention import Positions, attend, attend_blocks, attend_flex, attend_whole, choose_path
 from geossl.models.croma import CROMAEncoder, croma_spec
-from geossl.models.encoder import EncoderSpec, SensorSpec
+from geossl.models.encoder import DenseSpec, SensorSpec
 from geossl.models.masking import random_kept_ids
 from geossl.models.normalize import ClippedRange
 from geossl.models.patches import patchify, sincos_positions, unpatchify
@@ -208,7 +208,7 @@ def test_masks_are_drawn_by_least_noise():
 
 def test_a_spec_survives_json_and_refuses_nonsense():
     spec = croma_spec("tiny")
-    assert EncoderSpec.from_dict(spec.to_dict()) == spec
+    assert DenseSpec.from_dict(spec.to_dict()) == spec
     assert spec.patch_m == 80
     with pytest.raises(ValueError, match="multiples of patch_px"):
         croma_spec("tiny", window_px=100)

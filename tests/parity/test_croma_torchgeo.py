@@ -10,7 +10,8 @@ from torchgeo.models.croma import CROMA, CROMABase_Weights, croma_base, croma_la
 
 from geossl.models.alibi import alibi_bias, alibi_slopes, grid_coordinates
 from geossl.models.croma import CROMAEncoder, croma_spec
-from geossl.models.files import from_layout, load_encoder, to_layout
+from geossl.models.croma_layouts import from_layout, to_layout
+from geossl.models.files import load_encoder
 
 PAIRS = {
     "sar_encodings": "s1_tokens",

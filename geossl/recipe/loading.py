@@ -1,119 +1,21 @@
-"""Recipes: one typed YAML page per run, with ``key=value`` overrides; a mistake answers at once, without torch."""
+"""Find, read and check recipe files; a mistake answers at once, without torch."""
 
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError
 
 from geossl.errors import MissingFileError, RecipeError, UnknownNameError
+from geossl.recipe.croma import CromaRecipe
+from geossl.recipe.sections import Recipe, Section
 
-Positive = Annotated[int, Field(gt=0)]
-Weight = Annotated[float, Field(ge=0)]
-FOLDERS = (Path(__file__).parent / "recipes", Path(__file__).parents[1] / "recipes")  # wheel, checkout
-
-
-class Section(BaseModel):
-    """A group of recipe keys; unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class CromaEncoder(Section):
-    """Size and map geometry of a CROMA encoder."""
-
-    size: Literal["tiny", "small", "base", "large"]
-    position: Literal["alibi", "sincos"] = "alibi"
-    statistics: Literal["ssl4eo", "data"] = "ssl4eo"
-    window_px: Positive = 120
-    margin_px: Annotated[int, Field(ge=0)] = 24
-
-
-class CromaObjective(Section):
-    """CROMA's losses; keys are the arguments of ``geossl.methods.croma.CROMA``."""
-
-    mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.75
-    decoder_dim: Positive = 512
-    decoder_depth: Positive = 1
-    contrast_weight: Weight = 1.0
-    reconstruct_weight: Weight = 1.0
-    separate_targets: bool = False
-    max_logit_scale: Annotated[float, Field(gt=0)] | None = None
-
-
-class Data(Section):
-    """Where chips come from and how they are drawn."""
-
-    source: str = "sample"
-    chip_px: Positive
-    batch_size: Annotated[int, Field(ge=2)]
-    crop_px: tuple[Positive, Positive] | None = None
-    holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    s2_offset: Literal[0, -1000] | None = None
-    workers: Annotated[int, Field(ge=0)] = 0
-
-
-class Train(Section):
-    """Optimiser, schedule and bookkeeping."""
-
-    max_steps: Positive
-    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
-    lr: Annotated[float, Field(gt=0)]
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: Weight = 0.01
-    schedule: Literal["cosine", "constant"] = "cosine"
-    warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    clip_norm: Annotated[float, Field(gt=0)] | None = None
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    devices: Positive = 1
-    seed: int = 0
-    log_every: Positive = 10
-    checkpoint_every: Positive = 100
-
-
-class Probe(Section):
-    """A kNN read-out on labelled patches, followed during training; 0 = off."""
-
-    every_steps: Annotated[int, Field(ge=0)] = 0
-    neighbours: Positive = 20
-
-
-class CromaRecipe(Section):
-    """Everything a CROMA pretraining run depends on."""
-
-    method: Literal["croma"]
-    encoder: CromaEncoder
-    objective: CromaObjective = CromaObjective()
-    data: Data
-    train: Train
-    probe: Probe = Probe()
-    out: str = "runs/croma"
-    resume: bool = False
-
-    @model_validator(mode="after")
-    def whole_patches(self) -> "CromaRecipe":
-        """Refuse chips and windows that are not whole 8-px patches."""
-        for name, value in (
-            ("data.chip_px", self.data.chip_px),
-            ("encoder.window_px", self.encoder.window_px),
-            ("encoder.margin_px", self.encoder.margin_px),
-        ):
-            if value % 8:
-                raise ValueError(f"{name}={value} must be a multiple of the 8-px patch")
-        if self.data.chip_px < 16:
-            raise ValueError(f"data.chip_px={self.data.chip_px} is less than two patches; use at least 16")
-        if 2 * self.encoder.margin_px >= self.encoder.window_px:
-            raise ValueError(
-                f"encoder.margin_px={self.encoder.margin_px} leaves nothing of "
-                f"encoder.window_px={self.encoder.window_px}"
-            )
-        return self
-
-
-Recipe = CromaRecipe
-RECIPES: dict[str, type[Recipe]] = {"croma": CromaRecipe}
+FOLDERS = (Path(__file__).parents[1] / "recipes", Path(__file__).parents[2] / "recipes")  # wheel, checkout
+RECIPES: dict[str, type[Recipe]] = {  # key = method file name = test file name
+    "croma": CromaRecipe,
+}
 
 
 def names() -> list[str]:

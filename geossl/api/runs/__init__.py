@@ -1,0 +1,1 @@
+"""From a recipe to data and method: where the layers of a method meet."""

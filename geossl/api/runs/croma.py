@@ -1,0 +1,34 @@
+"""CROMA from a recipe."""
+
+from geossl.api.runs.scenes import measured_sensors, scene_chips
+from geossl.data.datamodule import SentinelChips
+from geossl.methods.croma import CROMA
+from geossl.models.croma import S1, S2, CROMAEncoder, croma_spec
+from geossl.recipe.croma import CromaRecipe
+from geossl.training.optim import optim_config
+
+
+def data(recipe: CromaRecipe) -> SentinelChips:
+    """Chips with both sensors."""
+    return scene_chips(recipe)
+
+
+def method(recipe: CromaRecipe, data: SentinelChips) -> CROMA:
+    """The encoder and method a recipe asks for, with fresh weights."""
+    settings = recipe.encoder
+    sensors = {"s1": S1, "s2": S2}
+    if settings.statistics == "data":
+        sensors = measured_sensors(sensors, data)
+    spec = croma_spec(
+        settings.size,
+        position=settings.position,
+        window_px=settings.window_px,
+        margin_px=settings.margin_px,
+        name=f"croma_{settings.size}",
+        source=f"geossl pretrain, {recipe.data.source}",
+        licence="see the data's licence",
+        s1=sensors["s1"],
+        s2=sensors["s2"],
+    )
+    optim = optim_config(recipe.train)
+    return CROMA(CROMAEncoder(spec), optim, seed=recipe.train.seed, **recipe.objective.model_dump())

@@ -1,0 +1,30 @@
+"""What runs on Sentinel-1/2 scenes share."""
+
+from geossl.data.datamodule import SentinelChips
+from geossl.data.statistics import streaming_statistics
+from geossl.models.encoder import SensorSpec
+from geossl.recipe import ScenesRecipe
+
+
+def scene_chips(recipe: ScenesRecipe) -> SentinelChips:
+    """Chips as the ``data`` section says, checked."""
+    return SentinelChips(
+        root=recipe.data.source,
+        chip_px=recipe.data.chip_px,
+        batch_size=recipe.data.batch_size,
+        steps=recipe.train.max_steps,
+        seed=recipe.train.seed,
+        holdout=recipe.data.holdout,
+        crop_px=recipe.data.crop_px,
+        s2_offset=recipe.data.s2_offset,
+        workers=recipe.data.workers,
+    )
+
+
+def measured_sensors(sensors: dict[str, SensorSpec], data: SentinelChips) -> dict[str, SensorSpec]:
+    """The same sensors with the statistics of the user's own data, in one streaming pass."""
+    measured = streaming_statistics(data.survey())
+    return {
+        name: SensorSpec(s.bands, s.unit, s.level, tuple(measured[name][0]), tuple(measured[name][1]))
+        for name, s in sensors.items()
+    }

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from geossl.errors import GridError
-from geossl.models.encoder import DenseEncoder, DenseSpec
+from geossl.models.encoder import DenseModel, DenseSpec
 
 SENSOR_FLAGS = {"s1": 1, "s2": 2}  # pixels of this patch were fed
 JOINT_FLAG = 4  # the embedding is the joint encoder's; the other sensor's pixels may lie in neighbouring patches only
@@ -70,7 +70,7 @@ def rim_px(spec: DenseSpec, phases: int) -> int:
 @torch.inference_mode()
 def encode_block(
     images: Mapping[str, Float[np.ndarray, "_ h w"]],
-    encoder: DenseEncoder,
+    encoder: DenseModel,
     config: EncodeConfig,
     cells: Bool[np.ndarray, "rows columns"] | None = None,
     phases: int = 1,
@@ -108,7 +108,7 @@ def encode_block(
 
 def encode_phase(
     images: Mapping[str, Float[np.ndarray, "_ h w"]],
-    encoder: DenseEncoder,
+    encoder: DenseModel,
     config: EncodeConfig,
     cells: Bool[np.ndarray, "rows columns"] | None,
 ) -> Encoded:
@@ -163,7 +163,7 @@ def batches(jobs: list[Job], size: int) -> list[list[Job]]:
 def run(
     images: Mapping[str, np.ndarray],
     jobs: list[Job],
-    encoder: DenseEncoder,
+    encoder: DenseModel,
     config: EncodeConfig,
 ) -> Float[np.ndarray, "b gh gw d"]:
     """Cut windows of the sensors these jobs feed, encode, bring back."""

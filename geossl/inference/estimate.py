@@ -11,7 +11,7 @@ import torch
 from geossl.errors import InputError
 from geossl.inference.encode import EncodeConfig, rim_px
 from geossl.inference.plan import Plan
-from geossl.models.encoder import DenseEncoder, DenseSpec
+from geossl.models.encoder import DenseModel, DenseSpec
 
 PROCESS_BYTES = 600e6  # Python, torch and GDAL by themselves
 FLOAT = 4
@@ -21,7 +21,7 @@ LAYER_COPIES = 14  # of a window's tokens alive at once: qkv, attention, feed-fo
 STORED = {"int8": 1, "float16": 2, "float32": 4}
 
 
-def worker_bytes(plan: Plan, encoder: DenseEncoder, batch_size: int) -> float:
+def worker_bytes(plan: Plan, encoder: DenseModel, batch_size: int) -> float:
     """Peak memory of one worker; depends on the shard, never on the map."""
     spec = encoder.spec
     weights = sum(x.numel() * x.element_size() for x in encoder.state_dict().values())
@@ -39,7 +39,7 @@ def bands(plan: Plan, spec: DenseSpec) -> int:
     return sum(len(spec.sensors[name].bands) for name in plan.facts["sensors"])
 
 
-def check_memory(plan: Plan, encoder: DenseEncoder, batch_size: int, workers: int) -> None:
+def check_memory(plan: Plan, encoder: DenseModel, batch_size: int, workers: int) -> None:
     """Refuse what cannot fit on this machine: an out-of-memory kill would leave no message.
 
     Raises:
@@ -62,7 +62,7 @@ def smaller(plan: Plan, shard_cells: int) -> Plan:
 
 
 @torch.inference_mode()
-def seconds_per_window(encoder: DenseEncoder, sensors: list[str], config: EncodeConfig) -> float:
+def seconds_per_window(encoder: DenseModel, sensors: list[str], config: EncodeConfig) -> float:
     """Time of one window here, measured on a batch of blank ones."""
     spec = encoder.spec
     images = {
@@ -77,7 +77,7 @@ def seconds_per_window(encoder: DenseEncoder, sensors: list[str], config: Encode
     return (time.perf_counter() - start) / config.batch_size
 
 
-def estimate(plan: Plan, encoder: DenseEncoder, config: EncodeConfig, workers: int, out: Path) -> dict[str, Any]:
+def estimate(plan: Plan, encoder: DenseModel, config: EncodeConfig, workers: int, out: Path) -> dict[str, Any]:
     """What ``geossl embed --dry-run`` prints.
 
     Time is the model's on this machine with all its cores; reading is not in it.

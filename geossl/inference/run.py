@@ -23,8 +23,8 @@ from geossl.inference.overviews import add_overviews
 from geossl.inference.plan import BuildFolder, Plan, Shard, remove
 from geossl.inference.source import Source, check_sensors, images
 from geossl.models.download import sha256_of
-from geossl.models.encoder import DenseEncoder
-from geossl.models.files import dense, read_encoder
+from geossl.models.encoder import DenseEncoder, DenseModel
+from geossl.models.files import mappable, read_encoder
 
 Progress = Callable[[int, int, float], None]
 WHOLE = 0.999  # share of a region that counts as all of it
@@ -62,15 +62,15 @@ class Work:
     build: BuildFolder
     config: EncodeConfig
 
-    def model(self) -> DenseEncoder:
+    def model(self) -> DenseModel:
         """The encoder, loaded once per process."""
         return loaded(self.encoder, self.plan.facts["encoder_sha256"], workers.device())
 
 
 @lru_cache(maxsize=2)
-def loaded(path: str, sha256: str, device: str) -> DenseEncoder:
+def loaded(path: str, sha256: str, device: str) -> DenseModel:
     """The encoder of a process on a device."""
-    return dense(read_encoder(path)).to(device)
+    return mappable(read_encoder(path)).to(device)
 
 
 def embed_map(
@@ -235,7 +235,7 @@ def complete(work: Work, name: str, out: Path) -> None:
             text = f"{sensor} has no usable pixel in {name}; the other sensor answers alone"
             warnings.warn(text, Note, stacklevel=4)
     is_store = work.data == out.absolute()
-    if is_store:
+    if is_store and isinstance(work.model(), DenseEncoder):  # classes have no mean
         add_overviews(work.data, work.plan, work.model().spec.dim)
     store.finish(work.data)
     if not is_store:

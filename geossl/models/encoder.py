@@ -121,8 +121,8 @@ class DenseSpec(EncoderSpec):
         return cls(**{**values, "sensors": sensors})
 
 
-class DenseEncoder(Encoder, ABC):
-    """An encoder that gives one vector per patch; what ``embed`` maps and ``evaluate`` probes.
+class DenseModel(Encoder, ABC):
+    """What the map engine runs: pixels of a window in, a vector per patch out.
 
     Any non-empty subset of ``spec.sensors`` may be given, and of each sensor any subset of patches.
     """
@@ -132,7 +132,7 @@ class DenseEncoder(Encoder, ABC):
 
     @abstractmethod
     def tokens(self, images: Images, kept: Kept | None = None) -> Float[Tensor, "b gh gw d"]:
-        """Embed every patch.
+        """One vector per patch.
 
         Args:
             images: Pixels in the spec's physical units and band order; height and width are multiples
@@ -142,6 +142,10 @@ class DenseEncoder(Encoder, ABC):
         Returns:
             One vector per patch; NaN where the output has no token (nothing was fed there).
         """
+
+
+class DenseEncoder(DenseModel):
+    """A model whose vectors are embeddings; what ``embed`` maps and ``evaluate`` probes."""
 
     @abstractmethod
     def pooled(self, images: Images, kept: Kept | None = None) -> Float[Tensor, "b d"]:

@@ -15,10 +15,11 @@ from safetensors.torch import save_file
 from geossl.errors import MissingFileError, UnknownNameError, WeightsError
 from geossl.models.croma_layouts import from_layout, load_strictly
 from geossl.models.download import ENCODERS, download
-from geossl.models.encoder import DenseEncoder, Encoder
+from geossl.models.encoder import DenseEncoder, DenseModel, Encoder
 
 ARCHITECTURES = {  # imported when asked for: some need an extra
     "croma": "geossl.models.croma:CROMAEncoder",
+    "segmenter": "geossl.models.segmenter:Segmenter",
 }
 
 
@@ -110,18 +111,27 @@ def architecture(name: str) -> type[Encoder]:
     return getattr(import_module(module), attribute)
 
 
+def mappable(encoder: Encoder) -> DenseModel:
+    """The encoder, if the map engine can run it.
+
+    Raises:
+        WeightsError: If it is of points or graphs.
+    """
+    if isinstance(encoder, DenseModel):
+        return encoder
+    name = f"{encoder.spec.name!r} ({encoder.spec.architecture})"
+    raise WeightsError(f"{name} does not take images; this needs an encoder that does, such as croma")
+
+
 def dense(encoder: Encoder) -> DenseEncoder:
     """The encoder, if it is one of images.
 
     Raises:
-        WeightsError: If it embeds points or graphs.
+        WeightsError: If it embeds points or graphs, or classifies.
     """
-    if not isinstance(encoder, DenseEncoder):
-        raise WeightsError(
-            f"encoder {encoder.spec.name!r} ({encoder.spec.architecture}) does not embed images; "
-            "a map needs one that does, such as croma"
-        )
-    return encoder
+    if isinstance(encoder, DenseEncoder):
+        return encoder
+    raise WeightsError(f"{mappable(encoder).spec.name!r} gives classes, not embeddings; use it with segment --model")
 
 
 def provenance(path: str | Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from odc.geo.geobox import GeoBox
 import geossl
 from geossl import recipe as recipes
 from geossl.api import pretraining
-from geossl.data.labels import majority, read_labels
+from geossl.data.labels import label_values, majority
 from geossl.data.sentinel import SAMPLE
 from geossl.evaluation.probe import linear_accuracy
 
@@ -31,7 +31,7 @@ def scenes(data):
             affine, path = zone.index.iloc[row].affine, Path(zone.index.iloc[row].s2.path)
             if not list((SAMPLE / "labels").glob(f"{path.stem}*")):
                 continue
-            labels = majority(read_labels(SAMPLE / "labels", GeoBox((224, 224), affine, zone.wkt)), 8)
+            labels = majority(label_values(SAMPLE / "labels", GeoBox((224, 224), affine, zone.wkt)), 8)
             yield zone.chip(row, 0, 0, 224), labels
 
 

@@ -53,6 +53,8 @@ def main() -> None:
     geossl embed --aoi region.geojson --date 2024-06/2024-08 \\
         --encoder runs/croma/encoder.safetensors
     geossl embed --aoi region.geojson --s1 S1.tif --s2 S2.tif ...
+    geossl finetune --labels parcels.gpkg --column crop --s1 S1.tif --s2 S2.tif
+    geossl segment --aoi region.geojson --model model.safetensors --s1 ...
     geossl similar map.zarr --to 3.01,41.55    where else does it look like this?
     geossl view map.zarr                       look at a map in the browser
     geossl export map.zarr map.tif             or .parquet, or a folder of STAC documents
@@ -163,6 +165,83 @@ def progress_line(verb: str, parts: str) -> Callable[[int, int, float], None]:
         click.echo(end, nl=False, err=True)
 
     return show
+
+
+@main.command()
+@click.option("--labels", required=True, help="Polygons with a class attribute, a label raster, or a folder of them.")
+@click.option("--column", help="Attribute of the polygons that holds the class.")
+@click.option("--s1", multiple=True, help="Sentinel-1 VV, VH in dB: file, VRT or folder; may be repeated.")
+@click.option("--s2", multiple=True, help="Sentinel-2, 12 bands: file, VRT or folder; may be repeated.")
+@click.option("--s2-offset", type=click.Choice(["0", "-1000"]), help="DN offset of Sentinel-2 files that do not say.")
+@click.option("--date", help="Use scenes of a catalogue instead of files: 2024-06/2024-08, a year, month or day.")
+@click.option("--catalog", default="planetary-computer", show_default=True, help="Or earth-search, URL, file.")
+@click.option("--encoder", default="croma_base", show_default=True, help="Released encoder or weight file.")
+@click.option(
+    "--head",
+    default="linear",
+    show_default=True,
+    help="Per 80 m patch: linear, knn, mlp, forest. Per 10 m pixel: linear-upsample, unet.",
+)
+@click.option("--train-encoder", is_flag=True, help="Train the encoder, too (decoders only).")
+@click.option("--max-steps", type=click.IntRange(1), help="Updates of a decoder.  [default: 600]")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--out", default="model.safetensors", show_default=True, help="Model; its report goes beside it.")
+def finetune(
+    s1: tuple[str, ...],
+    s2: tuple[str, ...],
+    s2_offset: str | None,
+    train_encoder: bool,
+    max_steps: int | None,
+    out: str,
+    **options: Any,
+) -> None:
+    """Fit a classifier of the ground on your own labels, for geossl segment.
+
+    Scores are of blocks of ground that were neither learned from nor used to choose settings.
+    """
+    from geossl.api import finetuning  # lazy: see embed
+
+    options |= {"s1": list(s1) or None, "s2": list(s2) or None}
+    options["s2_offset"] = None if s2_offset is None else int(s2_offset)
+    options |= {"train_encoder": True} if train_encoder else {}
+    options |= {} if max_steps is None else {"max_steps": max_steps}
+    written = finetuning.finetune(out=out, progress=progress_line("embed", "shards"), **options)
+    click.echo(finetuning.summary(written))
+    click.echo(f"model    {written}\nreport   {written.with_suffix('.html')}")
+
+
+@main.command()
+@click.option("--aoi", help="Region: GeoJSON polygons in lon/lat, or any vector file with a CRS.")
+@click.option("--model", help="File written by geossl finetune.")
+@click.option("--classes", type=int, help="Without a model: let k-means find so many classes.")
+@click.option("--map", help="Classify this embedding map (.zarr) instead of pixels.")
+@click.option("--encoder", default="croma_base", show_default=True, help="For --classes.")
+@click.option("--s1", multiple=True, help="Sentinel-1 VV, VH in dB: file, VRT or folder; may be repeated.")
+@click.option("--s2", multiple=True, help="Sentinel-2, 12 bands: file, VRT or folder; may be repeated.")
+@click.option("--s2-offset", type=click.Choice(["0", "-1000"]), help="DN offset of Sentinel-2 files that do not say.")
+@click.option("--date", help="Use scenes of a catalogue: 2024-06/2024-08, a year, month or day.")
+@click.option("--catalog", default="planetary-computer", show_default=True, help="Or earth-search, URL, file.")
+@click.option("--out", default="classes.tif", show_default=True, help="COG; confidence and area table go beside it.")
+@click.option("--polygons", help="Also write outlines: .gpkg or .parquet.")
+@click.option("--crs", type=int, help="EPSG code of the map. [default: UTM zone of the region]")
+@click.option("--scheduler", default="sync", show_default=True, help="sync, processes[:N], tcp://HOST:PORT, file:JSON.")
+@click.option("--batch-size", default=8, show_default=True, type=click.IntRange(1), help="Windows per forward pass.")
+@click.option("--shard-cells", default=10, show_default=True, type=click.IntRange(1), help="Shard side; sets memory.")
+@click.option("--seed", default=0, show_default=True, help="Of k-means.")
+@click.option("--overwrite", is_flag=True, help="Replace an output.")
+def segment(s1: tuple[str, ...], s2: tuple[str, ...], s2_offset: str | None, **options: Any) -> None:
+    """Classify a region: class raster, confidence and hectares per class.
+
+    \b
+    geossl segment --aoi region.geojson --s1 S1.tif --s2 S2.tif --model model.safetensors
+    geossl segment --map embedding.zarr --classes 8
+    """
+    from geossl.api import segmentation  # lazy: see embed
+
+    options |= {"s1": list(s1) or None, "s2": list(s2) or None}
+    options["s2_offset"] = None if s2_offset is None else int(s2_offset)
+    out = segmentation.segment(progress=progress_line("segment", "shards"), **options)
+    click.echo(segmentation.summary(out))
 
 
 @main.command()

@@ -20,7 +20,7 @@ MAY_IMPORT = {  # layer -> geossl layers below it
     "inference": {"models", "grid", "errors"},
     "viewer": {"inference", "errors"},
     "data": {"grid", "errors"},
-    "training": {"methods", "recipe", "errors"},
+    "training": {"methods", "evaluation", "models", "recipe", "errors"},
     "api": {"training", "methods", "evaluation", "viewer", "inference", "data", "models", "recipe", "grid", "errors"},
     "cli": {"api", "recipe", "errors", "models", "__init__"},
     "__init__": {"api", "inference", "models"},

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from geossl.data.chips import ChipDataset, ChipSource, SceneChips, read
-from geossl.data.labels import LabelledChips, majority, read_labels
+from geossl.data.labels import LabelledChips, label_values, majority
 from geossl.data.samplers import GridChips, RandomChips, Rois, split_scenes
 from geossl.data.sentinel import SAMPLE, AlignedSentinel, aligned_scenes
 from geossl.data.ssl4eo import SSL4EO
@@ -98,7 +98,7 @@ class SentinelChips(TrainingData):
         for chip in GridChips(self.scenes, self.chip_px, stride, roi=roi):
             place = (chip.scene, chip.row)
             if place not in whole:
-                whole[place] = read_labels(folder, self.scenes[chip.scene].index.iloc[chip.row].s2.geobox)
+                whole[place] = label_values(folder, self.scenes[chip.scene].index.iloc[chip.row].s2.geobox)
             part = whole[place][chip.top : chip.top + chip.size, chip.left : chip.left + chip.size]
             labels.append(torch.from_numpy(majority(part, PATCH_PX)))
             pixels = read(self.scenes, chip)

@@ -40,11 +40,13 @@ def write_blocks(
     names: Sequence[str] = (),
     tags: Mapping[str, str] | None = None,
     scales: Sequence[float] | np.ndarray | None = None,
+    colours: Mapping[int, tuple[int, int, int]] | None = None,
 ) -> None:
     """Write blocks ``(c, h, w)`` as a Cloud-Optimised GeoTIFF with overviews; renamed into place when whole.
 
     Files of many bands keep bands apart, as a picture of three of them is what is mostly read. ``float16`` is stored as
-    GeoTIFF does it: float32 of 16 bits. ``scales`` are GDAL's, per band.
+    GeoTIFF does it: float32 of 16 bits. ``scales`` are GDAL's, per band. ``colours`` make it a raster of classes, whose
+    overviews show the commonest one.
     """
     is_half, dtype = dtype == "float16", "float32" if dtype == "float16" else dtype
     flat, cog = out.with_suffix(".flat.tmp.tif"), out.with_suffix(".tmp.tif")
@@ -65,8 +67,10 @@ def write_blocks(
                     file.descriptions = tuple(names)
                 if scales is not None:
                     file.scales = tuple(float(scale) for scale in scales)
+                if colours is not None:
+                    file.write_colormap(1, dict(colours))
                 file.update_tags(**(tags or {}))
-            to_cog(flat, cog, dtype, is_half)
+            to_cog(flat, cog, dtype, is_half, "MODE" if colours is not None else "AVERAGE")
         os.replace(cog, out)
     except RasterioError as error:
         raise RunError(f"{out} could not be written: {error}") from error
@@ -75,7 +79,7 @@ def write_blocks(
             temporary.unlink(missing_ok=True)
 
 
-def to_cog(flat: Path, cog: Path, dtype: str, is_half: bool) -> None:
+def to_cog(flat: Path, cog: Path, dtype: str, is_half: bool, resampling: str) -> None:
     """Copy a plain GeoTIFF into the layout of a Cloud-Optimised one."""
     options = {"COMPRESS": "DEFLATE", "PREDICTOR": "3" if dtype == "float32" else "2", "BIGTIFF": "IF_SAFER"}
     options |= {"NBITS": "16"} if is_half else {}
@@ -86,5 +90,5 @@ def to_cog(flat: Path, cog: Path, dtype: str, is_half: bool) -> None:
             options |= {"COMPRESS": "ZSTD", "INTERLEAVE": "BAND", "BLOCKXSIZE": "128", "BLOCKYSIZE": "128"}
             options |= {"driver": "GTiff", "TILED": "YES", "COPY_SRC_OVERVIEWS": "YES"}
         else:
-            options |= {"driver": "COG", "OVERVIEW_RESAMPLING": "AVERAGE"}
+            options |= {"driver": "COG", "OVERVIEW_RESAMPLING": resampling}
     translate(flat, cog, **options)

@@ -1,5 +1,6 @@
 """Where pixels come from: the seam between the map engine and files, catalogues or memory."""
 
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -61,3 +62,39 @@ def images(cube: xr.Dataset, spec: DenseSpec) -> dict[str, Any]:
             )
         found[name] = array.sel({axis: bands}).transpose(axis, ...).data.astype(np.float32)
     return found
+
+
+@dataclass(frozen=True)
+class OnlySensors:
+    """Some sensors of another source.
+
+    Args:
+        source: Where pixels come from.
+        names: Sensors that are left.
+    """
+
+    source: Source
+    names: tuple[str, ...]
+
+    @property
+    def sensors(self) -> tuple[str, ...]:
+        """Those that are left."""
+        return self.names
+
+    @property
+    def dated(self) -> bool:
+        """As the source."""
+        return self.source.dated
+
+    def describe(self) -> dict[str, Any]:
+        """As the source."""
+        return {**self.source.describe(), "only": list(self.names)}
+
+    def footprints(self, crs: str | int) -> dict[str, shapely.Geometry]:
+        """Of what is left."""
+        return {name: area for name, area in self.source.footprints(crs).items() if name in self.names}
+
+    def load(self, geobox: GeoBox) -> xr.Dataset:
+        """Without the others."""
+        cube = self.source.load(geobox)
+        return cube.drop_vars([name for name in ("s1", "s2") if name in cube and name not in self.names])

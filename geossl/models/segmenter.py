@@ -1,12 +1,12 @@
-"""An encoder with a head or a decoder: pixels in, classes out, in the same file and engine as an encoder."""
+"""An encoder with heads or a decoder: pixels in, classes out, in the same file and engine as an encoder."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
 
 from geossl.models.decoders import DECODERS, Decoder
 from geossl.models.encoder import DenseEncoder, DenseModel, DenseSpec, Images, Kept
@@ -14,24 +14,36 @@ from geossl.models.files import architecture
 from geossl.models.heads import HEADS, Head
 from geossl.models.normalize import ClippedRange
 
+Heads = Mapping[str, Head]  # by the sensors a token was made from: "s1", "s2", "s1+s2"
+
 
 def segmenter_spec(
-    encoder: DenseSpec, top: Head | Decoder, classes: Sequence[str], colours: Sequence[str]
+    encoder: DenseSpec, top: Heads | Decoder, classes: Sequence[str], colours: Sequence[str], sha256: str
 ) -> DenseSpec:
     """Spec of a segmenter; what it gives per patch is class and confidence of each of the patch's cells."""
-    cells = encoder.patch_px if isinstance(top, Decoder) else 1
+    tops: Mapping[str, Head | Decoder] = {"any": top} if isinstance(top, Decoder) else top
     arguments = {
         "encoder": encoder.to_dict(),
-        "top": {"kind": top.kind, **top.arguments},
+        "tops": {name: {"kind": t.kind, **t.arguments} for name, t in tops.items()},
         "classes": list(classes),
         "colours": list(colours),
+        "encoder_sha256": sha256,
     }
-    name = f"{encoder.name}_{top.kind}"
+    name = f"{encoder.name}_{next(iter(tops.values())).kind}"
+    cells = encoder.patch_px if isinstance(top, Decoder) else 1
     return replace(encoder, name=name, architecture="segmenter", arguments=arguments, dim=2 * cells**2)
 
 
+def cells_of(spec: DenseSpec) -> int:
+    """Cells per patch and axis that get a class of their own."""
+    return round((spec.dim / 2) ** 0.5)
+
+
 class Segmenter(DenseModel):
-    """Class and confidence of every patch (with a head) or of every pixel (with a decoder).
+    """Class and confidence of every patch (with heads) or of every pixel (with a decoder).
+
+    There is one head per set of sensors a token can be made from, since embeddings of different sensors are not
+    comparable; a decoder is one for all.
 
     Args:
         spec: From ``segmenter_spec``.
@@ -46,32 +58,29 @@ class Segmenter(DenseModel):
         if not isinstance(encoder, DenseEncoder):
             raise ValueError(f"a segmenter needs an encoder of images, not {inner['architecture']!r}")
         self.encoder = encoder
-        top = dict(spec.arguments["top"])
-        name = top.pop("kind")
-        self.top: Head | Decoder = (HEADS | DECODERS)[name](**top)
-        self.ranges = torch.nn.ModuleDict({name: ClippedRange(s.mean, s.std) for name, s in spec.sensors.items()})
+        self.tops = nn.ModuleDict()
+        for name, settings in spec.arguments["tops"].items():
+            arguments = {key: value for key, value in settings.items() if key != "kind"}
+            self.tops[name] = (HEADS | DECODERS)[settings["kind"]](**arguments)
+        self.ranges = nn.ModuleDict({name: ClippedRange(s.mean, s.std) for name, s in spec.sensors.items()})
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Names, in the order of the numbers."""
         return tuple(self.spec.arguments["classes"])
 
-    @property
-    def cells(self) -> int:
-        """Cells per patch and axis that get a class of their own."""
-        return self.spec.patch_px if isinstance(self.top, Decoder) else 1
-
     def probabilities(self, images: Images, kept: Kept | None = None) -> Float[Tensor, "b k h w"]:
-        """Per class and cell; NaN where the patch has no token."""
+        """Per class and cell; NaN where the patch has no token, or one of sensors without a head."""
         tokens = self.encoder.tokens(images, kept).float()
         usable = torch.isfinite(tokens).all(dim=-1)
-        if isinstance(self.top, Decoder):
+        if "any" in self.tops:
+            n = self.spec.patch_px
             found = self.logits(tokens, images).softmax(dim=1)
-            here = usable.repeat_interleave(self.cells, 1).repeat_interleave(self.cells, 2)
-            return torch.where(here[:, None], found, torch.nan)
+            return torch.where(usable.repeat_interleave(n, 1).repeat_interleave(n, 2)[:, None], found, torch.nan)
         out = tokens.new_full((*usable.shape, len(self.classes)), torch.nan)
-        if usable.any():
-            out[usable] = self.top(tokens[usable]).to(out)
+        for name, here in made_from(images, kept, usable).items():
+            if name in self.tops and here.any():
+                out[here] = self.tops[name](tokens[here]).to(out)
         return out.movedim(-1, 1)
 
     def logits(self, tokens: Float[Tensor, "b gh gw d"], images: Images) -> Float[Tensor, "b k h w"]:
@@ -83,26 +92,35 @@ class Segmenter(DenseModel):
             else first.new_full((len(first), len(sensor.bands), *first.shape[-2:]), 0.5)
             for name, sensor in self.spec.sensors.items()
         ]
-        return self.top(tokens.nan_to_num(0).movedim(-1, 1), torch.cat(pixels, dim=1))
+        return self.tops["any"](tokens.nan_to_num(0).movedim(-1, 1), torch.cat(pixels, dim=1))
 
     def tokens(self, images: Images, kept: Kept | None = None) -> Float[Tensor, "b gh gw d"]:
         """Class numbers of a patch's cells row by row, then their confidence in percent; NaN = nothing known."""
         best, number = self.probabilities(images, kept).max(dim=1)
-        percent = (100 * best).round()
         number = torch.where(torch.isfinite(best), number.to(best), torch.nan)
-        n = self.cells
-        split = [x.unflatten(2, (-1, n)).unflatten(1, (-1, n)).transpose(2, 3).flatten(3) for x in (number, percent)]
+        n = cells_of(self.spec)
+        layers = (number, (100 * best).round())
+        split = [x.unflatten(2, (-1, n)).unflatten(1, (-1, n)).transpose(2, 3).flatten(3) for x in layers]
         return torch.cat(split, dim=-1)
 
 
-def build(encoder: DenseEncoder, top: Head | Decoder, classes: Sequence[str], colours: Sequence[str]) -> Segmenter:
-    """Put a fitted head or decoder on an encoder."""
-    model = Segmenter(segmenter_spec(encoder.spec, top, classes, colours))
+def made_from(images: Images, kept: Kept | None, usable: Bool[Tensor, "b gh gw"]) -> dict[str, Bool[Tensor, "b gh gw"]]:
+    """Which patches' tokens were made from which sensors: joint where radar is fed and optical is anywhere."""
+    fed = {name: (kept or {}).get(name, torch.ones_like(usable)) for name in images}
+    if len(fed) == 1:
+        return {next(iter(fed)): usable}
+    has_optical = fed["s2"].flatten(1).any(dim=1)[:, None, None]
+    radar = fed["s1"] & usable
+    return {"s1+s2": radar & has_optical, "s1": radar & ~has_optical, "s2": usable & ~fed["s1"]}
+
+
+def build(
+    encoder: DenseEncoder, top: Heads | Decoder, classes: Sequence[str], colours: Sequence[str], sha256: str
+) -> Segmenter:
+    """Put fitted heads or a decoder on an encoder; ``sha256`` is that of its file."""
+    model = Segmenter(segmenter_spec(encoder.spec, top, classes, colours, sha256))
     model.encoder.load_state_dict(encoder.state_dict())
-    model.top.load_state_dict(top.state_dict())
+    tops: Mapping[str, Any] = {"any": top} if isinstance(top, Decoder) else top
+    for name, fitted in tops.items():
+        model.tops[name].load_state_dict(fitted.state_dict())
     return model.eval()
-
-
-def facts(spec: DenseSpec) -> Mapping[str, Any]:
-    """What a class raster says of its model: classes, colours, cells per patch."""
-    return {**spec.arguments, "cells": round((spec.dim / 2) ** 0.5)}

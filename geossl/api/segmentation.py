@@ -1,0 +1,255 @@
+"""Class maps: by a fitted model, or by k-means without labels."""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import xarray as xr
+import zarr
+from jaxtyping import Float
+
+from geossl import grid
+from geossl.api.maps import Paths, source_of
+from geossl.data.labels import palette
+from geossl.errors import InputError, Note
+from geossl.evaluation.heads import fit_kmeans
+from geossl.inference import classes as rasters
+from geossl.inference import run
+from geossl.inference.blocks import blocks
+from geossl.inference.raster import open_map
+from geossl.models.download import sha256_of
+from geossl.models.files import dense, encoder_path, load_encoder, read_encoder, save_encoder
+from geossl.models.segmenter import Heads, Segmenter, build
+
+KMEANS_SAMPLE = 50_000
+FLAGS = {"s1": (1,), "s2": (2, 3), "s1+s2": (5, 7)}  # of the layer "sensors"
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """What names the cells of a map.
+
+    Args:
+        heads: By sensors, for embedding maps; None where the map holds classes already.
+        legend: Names and colours.
+        facts: What it was made with.
+    """
+
+    heads: Heads | None
+    legend: rasters.Legend
+    facts: Mapping[str, Any]
+
+
+def segment(
+    aoi: str | Path | gpd.GeoDataFrame | None = None,
+    *,
+    model: str | Path | None = None,
+    classes: int | None = None,
+    map: str | Path | None = None,
+    encoder: str | Path = "croma_base",
+    date: str | None = None,
+    catalog: str = "planetary-computer",
+    composite: str = "clearest",
+    sensors: Sequence[str] = ("s1", "s2"),
+    max_cloud: float = 80,
+    s1: Paths | None = None,
+    s2: Paths | None = None,
+    s2_offset: int | None = None,
+    out: str | Path = "classes.tif",
+    polygons: str | Path | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+    progress: Callable[[int, int, float], None] | None = None,
+    **settings: Any,
+) -> Path:
+    """Classify a region: a class raster, its confidence and an area table.
+
+    Either ``model`` (from ``finetune``) says the classes, or ``classes`` asks k-means for as many, without labels.
+    Pixels come from a catalogue or from files as in ``embed_map``, or embeddings from a finished ``map``.
+
+    Args:
+        aoi: Region; the classes end with it. May be left out with ``map``.
+        model: File written by ``finetune``, or by ``segment`` with ``classes`` (``..._model.safetensors``).
+        classes: Number of clusters.
+        map: Embedding map (.zarr) to classify, in place of pixels.
+        encoder: For ``classes``.
+        date: As in ``embed_map``, and so on to ``s2_offset``.
+        catalog: As there.
+        composite: As there.
+        sensors: As there.
+        max_cloud: As there.
+        s1: As there.
+        s2: As there.
+        s2_offset: As there.
+        out: ``.tif``: COG of class numbers with colour table, names and nodata 255. Beside it ``..._confidence.tif``
+            in percent and ``..._area.csv`` in hectares.
+        polygons: Also write outlines, ``.gpkg`` or ``.parquet``.
+        seed: Of k-means.
+        overwrite: Replace ``out``, and what it was made from if that was begun with other settings.
+        progress: As in ``embed_map``.
+        settings: As in ``embed_map``: ``scheduler``, ``batch_size``, ``shard_cells``, ``crs``, ``gsd_m`` ...
+
+    Returns:
+        The class raster; for a region over several UTM zones the folder with one for each.
+
+    Raises:
+        InputError: If arguments do not fit together, or nothing can be classified.
+    """
+    out = Path(out)
+    work = out.with_name(out.name + ".build")
+    check(aoi, model, map, classes, out, polygons, overwrite)
+    region = None if aoi is None else grid.read_aoi(aoi)
+    given = None if model is None else read_model(Path(model))
+    if map is None:
+        assert region is not None
+        request = {"date": date, "catalog": catalog, "composite": composite, "sensors": sensors, "max_cloud": max_cloud}
+        source = source_of(region, work / "map.zarr", (s1, s2, s2_offset), request, overwrite)
+        weights = encoder_path(encoder if model is None else model)
+        made = {"dtype": "float16", "overwrite": overwrite, **settings}
+        maps = run.embed_map(region, source, weights, work / "map.zarr", progress, **made)
+    else:
+        maps = [Path(map)]
+    if given is None:
+        assert classes is not None
+        found = clusters(maps, classes, seed)
+        if map is None:
+            save_clusters(found, encoder_path(encoder), out)
+    else:
+        found = of_model(given, is_map=map is not None)
+    written = []
+    for path in maps:
+        target = out if len(maps) == 1 else out.with_suffix("") / f"{path.stem}.tif"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        written.append(write_one(path, found, target, region))
+        if polygons is not None:
+            file = Path(polygons)
+            file = file if len(maps) == 1 else file.with_name(f"{file.stem}_{path.stem}{file.suffix}")
+            rasters.write_polygons(target, file, found.legend)
+    return written[0] if len(maps) == 1 else written[0].parent
+
+
+def summary(out: Path) -> str:
+    """Where the outputs are, and hectares per class, as text."""
+    lines = []
+    for path in [out] if out.is_file() else sorted(out.glob("*.tif")):
+        if path.stem.endswith("_confidence"):
+            continue
+        table = pd.read_csv(rasters.area_path(path))
+        lines += [f"classes     {path}", f"confidence  {rasters.confidence_path(path)}"]
+        lines += [f"area        {rasters.area_path(path)}", table.to_string(index=False)]
+    return "\n".join(lines)
+
+
+def check(
+    aoi: Any, model: Any, map: Any, classes: int | None, out: Path, polygons: str | Path | None, overwrite: bool
+) -> None:
+    """Refuse what cannot be done; nothing is written yet."""
+    if (model is None) == (classes is None):
+        raise InputError("say what the classes are: --model FILE from geossl finetune, or --classes N for k-means")
+    if classes is not None and not 2 <= classes <= 100:
+        raise InputError(f"--classes {classes} is not possible; ask for 2 to 100")
+    if aoi is None and map is None:
+        raise InputError("--aoi is missing; name the region, or classify a finished map with --map")
+    if map is not None and Path(map).suffix != ".zarr":
+        raise InputError(f"--map {map} must be a .zarr embedding map, which knows what each patch was made from")
+    if out.suffix != ".tif":
+        raise InputError(f"--out {out} must end in .tif")
+    if polygons is not None and Path(polygons).suffix not in (".gpkg", ".parquet"):
+        raise InputError(f"--polygons {polygons} must end in .gpkg or .parquet")
+    if out.exists() and not overwrite and not out.with_name(out.name + ".build").exists():
+        raise InputError(f"--out {out} exists; choose another name, or --overwrite")
+
+
+def read_model(path: Path) -> Segmenter:
+    """A model that gives classes."""
+    found = read_encoder(encoder_path(path))
+    if not isinstance(found, Segmenter):
+        raise InputError(f"--model {path} is an encoder, not a classifier; fit one with geossl finetune")
+    return found
+
+
+def of_model(model: Segmenter, is_map: bool) -> Classifier:
+    """A model as classifier: its heads for an embedding map, nothing more for what it has classified itself."""
+    arguments = model.spec.arguments
+    legend = rasters.Legend(arguments["classes"], arguments["colours"])
+    facts = {"model": model.spec.name, "encoder_sha256": arguments["encoder_sha256"]}
+    if not is_map:
+        return Classifier(None, legend, facts)
+    if "any" in model.tops:
+        raise InputError(f"{model.spec.name} classifies pixels; it needs --s1 and --s2, or --date, instead of --map")
+    return Classifier(dict(model.tops.items()), legend, facts)  # type: ignore[arg-type]
+
+
+def sensor_layer(path: Path) -> xr.DataArray:
+    """What every patch of a map was made from."""
+    try:
+        return xr.open_zarr(path, chunks=None)["sensors"]
+    except (KeyError, FileNotFoundError, zarr.errors.GroupNotFoundError):
+        raise InputError(f"--map {path} is no embedding map written by geossl embed (no layer 'sensors')") from None
+
+
+def clusters(maps: Sequence[Path], count: int, seed: int) -> Classifier:
+    """K-means of a sample of all maps' patches, of those made from the commonest set of sensors."""
+    drawn: dict[str, list[tuple[Float[np.ndarray, " n"], Float[np.ndarray, "n d"]]]] = {}
+    for number, path in enumerate(maps):
+        layer = sensor_layer(path).values
+        for index, (where, values) in enumerate(blocks(open_map(path))):
+            usable = np.isfinite(values).all(axis=0)
+            for name, flags in FLAGS.items():
+                rows = values[:, usable & np.isin(layer[where], flags)].T
+                ticket = np.random.default_rng((seed, number, index)).random(len(rows))
+                if len(rows):
+                    drawn.setdefault(name, []).append((ticket, rows))
+                    drawn[name] = [lowest(drawn[name])]
+    if not drawn:
+        raise InputError(f"{maps[0]} holds no embedding to cluster")
+    name = max(drawn, key=lambda n: len(drawn[n][0][1]))
+    sample = drawn[name][0][1]
+    if len(sample) < count:
+        raise InputError(f"--classes {count} is more than the {len(sample)} patches of the map")
+    others = sum(len(found[0][1]) for n, found in drawn.items() if n != name)
+    if others:
+        text = (
+            f"clusters are of patches made from {name}; {others} of the sample were made from other sensors, stay empty"
+        )
+        warnings.warn(text, Note, stacklevel=3)
+    names = [f"cluster {i + 1}" for i in range(count)]
+    facts = {"model": "k-means", "sample": len(sample), "seed": seed}
+    return Classifier({name: fit_kmeans(sample, count, seed)}, rasters.Legend(names, palette(count)), facts)
+
+
+def lowest(
+    parts: list[tuple[Float[np.ndarray, " n"], Float[np.ndarray, "n d"]]],
+) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, "m d"]]:
+    """The rows with the lowest tickets: a sample of everything seen so far, in constant memory."""
+    ticket, rows = (np.concatenate(p) for p in zip(*parts, strict=True))
+    kept = np.sort(np.argsort(ticket, kind="stable")[:KMEANS_SAMPLE])
+    return ticket[kept], rows[kept]
+
+
+def save_clusters(found: Classifier, weights: Path, out: Path) -> None:
+    """Keep the clusters as a model, so that another region can be given the same classes."""
+    assert found.heads is not None
+    model = build(
+        dense(load_encoder(weights)), found.heads, found.legend.names, found.legend.colours, sha256_of(weights)
+    )
+    save_encoder(out.with_name(f"{out.stem}_model.safetensors"), model, dict(found.facts))
+
+
+def write_one(path: Path, found: Classifier, target: Path, region: grid.Aoi | None) -> Path:
+    """The class raster of one map."""
+    embeddings = open_map(path)
+    if found.heads is None:
+        geobox, parts = rasters.stored_classes(embeddings)
+    else:
+        encoder = str(zarr.open_group(path, mode="r").attrs.get("geossl:encoder_sha256"))
+        if found.facts.get("encoder_sha256", encoder) != encoder:
+            raise InputError(f"{path} was made by another encoder than --model was fitted on")
+        geobox, parts = rasters.classified(embeddings, sensor_layer(path), found.heads)
+    area = None if region is None else region.to_crs(str(embeddings.odc.crs))
+    return rasters.write_classes(target, geobox, parts, found.legend, area, dict(found.facts))

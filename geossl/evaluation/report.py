@@ -1,0 +1,151 @@
+"""A page that shows scores: tables, confusion matrices, curves; one file that opens anywhere."""
+
+import base64
+import html
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from jaxtyping import Int
+from matplotlib.figure import Figure
+
+from geossl.evaluation.metrics import Scores, class_iou
+
+matplotlib.use("Agg")
+STYLE = (
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}"
+    "table{border-collapse:collapse;margin:1rem 0}"
+    "td,th{padding:.25rem .7rem;border-bottom:1px solid #ddd;text-align:right}"
+    "td:first-child,th:first-child{text-align:left}img{max-width:100%}code{background:#f4f4f4;padding:0 .2rem}"
+)
+Curve = Mapping[str, Mapping[float, float]]  # name of a line -> share of the labels -> score
+
+
+def score_rows(scores: Mapping[str, Scores]) -> list[list[str]]:
+    """Header and one row per classifier; the first score with its 95 % interval."""
+    names = list(dict.fromkeys(name for s in scores.values() for name in s.values))
+    rows = [["", *(name.replace("_", " ") for name in names)]]
+    for title, found in scores.items():
+        first = next(iter(found.values))
+        cells = [f"{found.values[name]:.3f}" if name in found.values else "" for name in names]
+        low, high = found.interval
+        cells[names.index(first)] += f" [{low:.3f}, {high:.3f}]"
+        rows.append([title, *cells])
+    return rows
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A table for the terminal."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
+
+
+def write_report(
+    path: Path,
+    title: str,
+    scores: Mapping[str, Scores],
+    names: Sequence[str],
+    facts: Mapping[str, Any],
+    curve: Curve | None = None,
+) -> dict[str, Any]:
+    """Write ``path`` (.html) and its numbers beside it (.json).
+
+    Args:
+        path: The page.
+        title: Its heading.
+        scores: By classifier.
+        names: Classes.
+        facts: What a reader must know to believe or repeat it; JSON values.
+        curve: Score over share of labels.
+
+    Returns:
+        The numbers.
+    """
+    numbers = {"title": title, "scores": {k: s.to_dict() for k, s in scores.items()}, "classes": list(names), **facts}
+    body = [f"<h1>{html.escape(title)}</h1>", html_table(score_rows(scores))]
+    body.append("<p>Brackets: 95 % bootstrap interval over the test samples.</p>")
+    if curve:
+        numbers["label_fractions"] = {name: {str(k): v for k, v in line.items()} for name, line in curve.items()}
+        body += ["<h2>Fewer labels</h2>", embedded(curve_figure(curve))]
+    for name, found in scores.items():
+        if found.confusion is not None:
+            body += [f"<h2>{html.escape(name)}</h2>", class_table(found.confusion, names)]
+            body.append(embedded(confusion_figure(found.confusion, names)))
+    body += ["<h2>How</h2>", html_table([["", "value"], *([k, json.dumps(v)] for k, v in facts.items())])]
+    page = f"<!doctype html><meta charset=utf-8><title>{html.escape(title)}</title><style>{STYLE}</style>" + "".join(
+        body
+    )
+    for target, text in ((path, page), (path.with_suffix(".json"), json.dumps(numbers, indent=1))):
+        temporary = target.with_name(target.name + ".tmp")
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, target)
+    return numbers
+
+
+def html_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows, the first one as header."""
+    cells = [
+        "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in row) for tag, row in zip(tags(rows), rows, strict=True)
+    ]
+    return "<table>" + "".join(f"<tr>{row}</tr>" for row in cells) + "</table>"
+
+
+def tags(rows: Sequence[Sequence[str]]) -> list[str]:
+    """``th`` for the first row, ``td`` for the others."""
+    return ["th"] + ["td"] * (len(rows) - 1)
+
+
+def class_table(confusion: Int[np.ndarray, "k k"], names: Sequence[str]) -> str:
+    """Per class: samples, recall, precision, intersection over union."""
+    hit, truth, found = np.diag(confusion), confusion.sum(1), confusion.sum(0)
+    rows = [["class", "samples", "recall", "precision", "IoU"]]
+    for i, iou in enumerate(class_iou(confusion)):
+        shares = (hit[i] / truth[i] if truth[i] else np.nan, hit[i] / found[i] if found[i] else np.nan, iou)
+        rows.append([names[i], str(truth[i]), *(f"{v:.3f}" if np.isfinite(v) else "" for v in shares)])
+    return html_table(rows)
+
+
+def confusion_figure(confusion: Int[np.ndarray, "k k"], names: Sequence[str]) -> Figure:
+    """Shares of each true class, with counts."""
+    side = 2.5 + 0.45 * len(names)
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    axes = figure.subplots()
+    share = confusion / np.maximum(1, confusion.sum(1, keepdims=True))
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for (i, j), count in np.ndenumerate(confusion):
+        if count:
+            axes.text(
+                j, i, str(count), ha="center", va="center", color="white" if share[i, j] > 0.5 else "black", size=8
+            )
+    axes.set_xticks(range(len(names)), names, rotation=60, ha="right")
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlabel("found")
+    axes.set_ylabel("truth")
+    return figure
+
+
+def curve_figure(curve: Curve) -> Figure:
+    """Score over share of the training labels."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, line in curve.items():
+        axes.plot([100 * share for share in line], list(line.values()), marker="o", label=name)
+    axes.set_xscale("log")
+    axes.set_xlabel("training labels used, %")
+    axes.set_ylabel("score on the test part")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    return figure
+
+
+def embedded(figure: Figure) -> str:
+    """A figure inside the page."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return f'<p><img alt="" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"></p>'

@@ -1,0 +1,85 @@
+"""What every method must hold, run over all of them on their own default recipe, made small."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from geossl import recipe
+from geossl.api.pretraining import prepare
+from geossl.models.files import load_encoder, save_encoder
+
+SMALL = {  # recipe values that make a step take a fraction of a second
+    "croma": [
+        "data.batch_size=4",
+        "data.chip_px=32",
+        "data.crop_px=null",
+        "objective.decoder_dim=64",
+        "encoder.statistics=ssl4eo",
+    ],
+}
+METHODS = sorted(recipe.RECIPES)
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def made(request):
+    """A method and a batch, both fresh from the recipe."""
+    loaded = recipe.load(request.param, SMALL[request.param])
+
+    def make():
+        data, build = prepare(loaded)
+        torch.manual_seed(0)
+        method = build()
+        return method, next(iter(data.train_dataloader()))
+
+    return make
+
+
+def total(method, batch):
+    return torch.stack(list(method.losses(batch).values())).sum()
+
+
+def test_losses_are_finite_and_gradients_reach_the_encoder_and_no_frozen_part(made):
+    method, batch = made()
+    losses = method.losses(batch)
+    assert losses
+    assert all(torch.isfinite(term) and term.ndim == 0 for term in losses.values())
+    torch.stack(list(losses.values())).sum().backward()
+    assert sum(float(p.grad.abs().sum()) for p in method.encoder.parameters() if p.grad is not None) > 0
+    assert all(p.grad is None for p in method.parameters() if not p.requires_grad)
+    assert all(torch.isfinite(p.grad).all() for p in method.parameters() if p.grad is not None)
+
+
+def test_thirty_steps_on_one_batch_lower_the_loss(made):
+    method, batch = made()
+    method.train()
+    optimizer = torch.optim.Adam([p for p in method.parameters() if p.requires_grad], lr=1e-3)
+    first = float(total(method, batch).detach())
+    for _ in range(30):
+        optimizer.zero_grad()
+        loss = total(method, batch)
+        loss.backward()
+        optimizer.step()
+    assert float(total(method, batch).detach()) < first - 0.05 * abs(first)
+
+
+def test_same_seed_gives_the_same_loss(made):
+    one, two = (float(total(*made()).detach()) for _ in range(2))
+    assert one == two
+
+
+def test_the_saved_encoder_loads_equal_and_without_the_training_framework(made, tmp_path):
+    method, _ = made()
+    path = tmp_path / "encoder.safetensors"
+    save_encoder(path, method.encoder, {"note": 1})
+    again = load_encoder(path)
+    assert again.spec == method.encoder.spec
+    assert not again.training
+    for name, tensor in method.encoder.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], tensor, rtol=0, atol=0)
+    code = (
+        "import sys; from geossl.models.files import load_encoder; "
+        f"load_encoder({str(path)!r}); sys.exit('lightning' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from geossl.api.evaluating import evaluate as evaluate
     from geossl.api.exports import export as export
     from geossl.api.maps import cube as cube
     from geossl.api.maps import embed as embed
@@ -27,6 +28,7 @@ PUBLIC = {
     "cube": "geossl.api.maps:cube",
     "embed": "geossl.api.maps:embed",
     "embed_map": "geossl.api.maps:embed_map",
+    "evaluate": "geossl.api.evaluating:evaluate",
     "export": "geossl.api.exports:export",
     "fetch": "geossl.api.maps:fetch",
     "load_encoder": "geossl.models.files:load_encoder",

@@ -55,6 +55,7 @@ def main() -> None:
     geossl embed --aoi region.geojson --s1 S1.tif --s2 S2.tif ...
     geossl finetune --labels parcels.gpkg --column crop --s1 S1.tif --s2 S2.tif
     geossl segment --aoi region.geojson --model model.safetensors --s1 ...
+    geossl evaluate croma_base eurosat         how good is an encoder?
     geossl similar map.zarr --to 3.01,41.55    where else does it look like this?
     geossl view map.zarr                       look at a map in the browser
     geossl export map.zarr map.tif             or .parquet, or a folder of STAC documents
@@ -287,6 +288,55 @@ def export(map: str, out: str, **options: Any) -> None:
     from geossl.api import exports  # lazy: see embed
 
     click.echo(f"exported   {exports.export(map, out, **options)}")
+
+
+@main.command()
+@click.argument("encoder")
+@click.argument("dataset")
+@click.option("--protocol", multiple=True, help="knn, linear, mlp, kmeans, finetune or all.  [default: knn, linear]")
+@click.option("--sensors", multiple=True, help="s1, s2 or s1,s2; repeated, each is judged.  [default: all]")
+@click.option("--out", default="report.html", show_default=True, help="Report; its numbers go beside it (.json).")
+@click.option("--root", help="Folder of a data set known by name.")
+@click.option("--download", is_flag=True, help="Fetch a data set known by name if it is not there.")
+@click.option("--split", default="auto", show_default=True, help="Or official, blocked, random.")
+@click.option("--seeds", default=1, show_default=True, help="Runs, each with its own split and heads.")
+@click.option("--neighbours", type=int, help="k of kNN.  [default: chosen on validation]")
+@click.option("--label-fractions", help="Shares of the labels for a curve: 0.05,0.2,0.5.")
+@click.option("--image-px", type=int, help="Resize images to this side.")
+@click.option("--baselines", is_flag=True, help="Also judge the untrained encoder and the statistics of bands.")
+@click.option("--batch-size", default=64, show_default=True, help="Images at a time.")
+@click.option("--epochs", default=50, show_default=True, help="Of finetune, at most; it stops early.")
+@click.option("--s2-offset", type=click.Choice(["0", "-1000"]), help="DN offset of Sentinel-2 files that do not say.")
+def evaluate(label_fractions: str | None, s2_offset: str | None, **options: Any) -> None:
+    """Judge ENCODER by what classifiers make of it on the labels of DATASET.
+
+    DATASET is a folder with a folder per class (pictures or GeoTIFFs) or an .npz file. Heads are fitted on a training
+    part, settings chosen on a validation part, scores are of a test part; parts are blocks of ground where places are
+    known.
+    """
+    from geossl.api import evaluating  # lazy: see embed
+
+    options["protocol"] = options["protocol"] or ("knn", "linear")
+    options["sensors"] = options["sensors"] or None
+    options["s2_offset"] = None if s2_offset is None else int(s2_offset)
+    options["label_fractions"] = numbers(label_fractions, "--label-fractions")
+    found = evaluating.evaluate(**options, progress=step_line)
+    click.echo(f"{found.table()}\nreport   {found.report}")
+
+
+def numbers(text: str | None, name: str) -> list[float]:
+    """Numbers separated by commas."""
+    try:
+        return [float(part) for part in (text or "").split(",") if part.strip()]
+    except ValueError:
+        raise InputError(f"{name} {text!r} is no list of numbers such as 0.1,0.5") from None
+
+
+def step_line(what: str, done: int, total: int) -> None:
+    """Prints a step of longer work; one line, rewritten on a terminal."""
+    end = "\r" if sys.stderr.isatty() and done < total else "\n"
+    click.echo(f"{what}  {done}/{total}   ", nl=False, err=True)
+    click.echo(end, nl=False, err=True)
 
 
 @main.command("list")

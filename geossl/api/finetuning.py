@@ -21,7 +21,7 @@ from geossl.data.splits import blocked_split, ground_blocks
 from geossl.data.training import StepBatches
 from geossl.errors import InputError
 from geossl.evaluation.heads import FITS, Samples, fit_head, predict
-from geossl.evaluation.metrics import Scores, of_confusion, single_label
+from geossl.evaluation.metrics import Scores, of_images, single_label
 from geossl.evaluation.report import markdown, score_rows, write_report
 from geossl.inference import run
 from geossl.inference.blocks import blocks
@@ -247,8 +247,4 @@ def fit(module: DecoderTraining, train: LabelChips, val: LabelChips, folder: Pat
 def judged(model: Segmenter, test: LabelChips, sensors: tuple[str, ...]) -> Scores:
     """Scores of the test part's pixels from some sensors; the interval is over chips, as pixels are not independent."""
     each = np.stack([counted(model, {name: x[None] for name, x in test[i].items()}, sensors) for i in range(len(test))])
-    rng = np.random.default_rng(0)
-    drawn = [of_confusion(each[rng.integers(0, len(each), len(each))].sum(0))["miou"] for _ in range(1000)]
-    low, high = np.nanpercentile(drawn, [2.5, 97.5])
-    values = of_confusion(each.sum(0))
-    return Scores({"miou": values.pop("miou"), **values}, (float(low), float(high)), each.sum(0))
+    return of_images(each)

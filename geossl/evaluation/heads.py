@@ -32,11 +32,11 @@ class Samples:
 
     Args:
         x: One row per sample.
-        y: Class number, 0 to ``classes`` - 1.
+        y: Class number, 0 to ``classes`` - 1; or, for several classes per sample, 0 and 1 per class (n k).
     """
 
     x: Float[ndarray, "n d"]
-    y: Int[ndarray, " n"]
+    y: Int[ndarray, "n ..."]
 
     def take(self, rows: ndarray) -> "Samples":
         """Some of them."""
@@ -49,7 +49,14 @@ def predict(head: Head, x: Float[ndarray, "n d"]) -> Float[ndarray, "n k"]:
     return head.eval()(torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))).numpy()
 
 
-def fit_head(kind: str, train: Samples, val: Samples, classes: int, seed: int = 0) -> tuple[Head, dict[str, Any]]:
+def fit_head(
+    kind: str,
+    train: Samples,
+    val: Samples,
+    classes: int,
+    seed: int = 0,
+    settings: Sequence[dict[str, Any]] | None = None,
+) -> tuple[Head, dict[str, Any]]:
     """Fit a head; settings with candidates are chosen by balanced accuracy on ``val``.
 
     Args:
@@ -58,12 +65,13 @@ def fit_head(kind: str, train: Samples, val: Samples, classes: int, seed: int = 
         val: What settings are chosen by.
         classes: Number of classes; classes without a sample get probability zero.
         seed: Of the heads that draw.
+        settings: To choose from; by default those of ``candidates``.
 
     Returns:
         The head and the settings chosen.
     """
     best: tuple[float, Head, dict[str, Any]] | None = None
-    for setting in candidates(kind, len(train.y)):
+    for setting in settings or candidates(kind, len(train.y)):
         head = FITS[kind](train, classes, seed, **setting)
         score = float(balanced_accuracy_score(val.y, predict(head, val.x).argmax(1))) if len(val.y) else 0.0
         if best is None or score > best[0]:

@@ -1,15 +1,25 @@
 """Numbers of a classifier on samples nobody fitted on, with their uncertainty."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
-RESAMPLES = 1000
+from geossl.evaluation.intervals import (
+    Interval,
+    Weights,
+    accuracies,
+    areas_under_curve,
+    average_precisions,
+    balanced_accuracies,
+    miou,
+    resampled,
+    resampled_confusion,
+)
 
 
 @dataclass(frozen=True)
@@ -17,26 +27,28 @@ class Scores:
     """Scores of one classifier.
 
     Args:
-        values: By name.
-        interval: 95 % bootstrap interval of the first of them.
+        values: By name, the one that counts first.
+        intervals: 95 % bootstrap intervals of some of them.
         confusion: Counts, truth by row; None for several labels per sample.
     """
 
     values: dict[str, float]
-    interval: tuple[float, float]
+    intervals: dict[str, Interval]
     confusion: Int[ndarray, "k k"] | None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
         confusion = None if self.confusion is None else self.confusion.tolist()
-        return {"values": self.values, "interval": list(self.interval), "confusion": confusion}
+        intervals = {name: list(ends) for name, ends in self.intervals.items()}
+        return {"values": self.values, "intervals": intervals, "confusion": confusion}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Scores":
         """The inverse of ``to_dict``."""
         confusion = None if values["confusion"] is None else np.array(values["confusion"])
-        low, high = values["interval"]
-        return cls(values["values"], (low, high), confusion)
+        return cls(
+            values["values"], {name: (low, high) for name, (low, high) in values["intervals"].items()}, confusion
+        )
 
 
 def confusion_matrix(truth: Int[ndarray, " n"], found: Int[ndarray, " n"], classes: int) -> Int[ndarray, "k k"]:
@@ -64,26 +76,23 @@ def class_iou(counts: Int[ndarray, "k k"]) -> Float[ndarray, " k"]:
     return np.divide(hit, union, out=np.full(len(hit), np.nan), where=union > 0)
 
 
-def bootstrap(n: int, score: Callable[[Int[ndarray, " n"]], float], seed: int = 0) -> tuple[float, float]:
-    """95 % interval of a score under resampling of the test samples.
-
-    Args:
-        n: Number of test samples.
-        score: Of the samples with given row numbers.
-        seed: Of the draws.
-    """
-    rng = np.random.default_rng(seed)
-    values = [score(rng.integers(0, n, n)) for _ in range(RESAMPLES)]
-    low, high = np.nanpercentile(values, [2.5, 97.5])
-    return float(low), float(high)
-
-
 def single_label(truth: Int[ndarray, " n"], chances: Float[ndarray, "n k"]) -> Scores:
-    """Scores of one class per sample; the interval is that of accuracy."""
-    found = chances.argmax(axis=1)
-    counts = confusion_matrix(truth, found, chances.shape[1])
-    hit = truth == found
-    return Scores(of_confusion(counts), bootstrap(len(truth), lambda rows: float(hit[rows].mean())), counts)
+    """Scores of one class per sample; of two classes also the area under the ROC curve of the second one."""
+    counts = confusion_matrix(truth, chances.argmax(axis=1), chances.shape[1])
+    values = of_confusion(counts)
+    intervals = {
+        "accuracy": resampled_confusion(counts, accuracies),
+        "balanced_accuracy": resampled_confusion(counts, balanced_accuracies),
+    }
+    if chances.shape[1] == 2:
+        values["auc"] = auc(truth, chances[:, 1])
+        intervals["auc"] = resampled(len(truth), areas_under_curve(truth, chances[:, 1]))
+    return Scores(values, intervals, counts)
+
+
+def auc(truth: Int[ndarray, " n"], score: Float[ndarray, " n"]) -> float:
+    """Area under the ROC curve of class 1; NaN where only one class occurs."""
+    return float(roc_auc_score(truth, score)) if 0 < truth.sum() < len(truth) else float("nan")
 
 
 def mean_average_precision(truth: Int[ndarray, "n k"], chances: Float[ndarray, "n k"]) -> float:
@@ -93,9 +102,48 @@ def mean_average_precision(truth: Int[ndarray, "n k"], chances: Float[ndarray, "
 
 
 def multi_label(truth: Int[ndarray, "n k"], chances: Float[ndarray, "n k"]) -> Scores:
-    """Scores of any number of classes per sample: macro mAP, and micro F1 at 0.5; the interval is that of mAP."""
+    """Scores of any number of classes per sample: mAP (macro and micro) and micro F1 at 0.5."""
     found = chances >= 0.5
     hits = (found & (truth > 0)).sum()
-    micro = 2 * hits / max(1, found.sum() + truth.sum())
-    interval = bootstrap(len(truth), lambda rows: mean_average_precision(truth[rows], chances[rows]))
-    return Scores({"map": mean_average_precision(truth, chances), "f1_micro": float(micro)}, interval, None)
+    values = {
+        "map": mean_average_precision(truth, chances),
+        "map_micro": float(average_precision_score(truth, chances, average="micro")),
+        "f1_micro": float(2 * hits / max(1, found.sum() + truth.sum())),
+    }
+    areas = [average_precisions(truth[:, i], chances[:, i]) for i in range(truth.shape[1])]
+
+    def mean(weight: Weights) -> Float[ndarray, " draws"]:
+        return np.nanmean([area(weight) for area in areas], axis=0)
+
+    return Scores(values, {"map": resampled(len(truth), mean)}, None)
+
+
+def of_images(counts: Int[ndarray, "n k k"]) -> Scores:
+    """Scores of a class per pixel, from the confusion of every image.
+
+    Images are resampled, since pixels are not independent. The mIoU is that of all pixels together, over the classes
+    that occur or are found.
+    """
+    values = of_confusion(counts.sum(0))
+    flat = counts.reshape(len(counts), -1)
+
+    def overlap(weight: Weights) -> Float[ndarray, " draws"]:
+        return miou((weight @ flat).reshape(-1, *counts.shape[1:]))
+
+    return Scores({"miou": values.pop("miou"), **values}, {"miou": resampled(len(counts), overlap)}, counts.sum(0))
+
+
+def mean_of(runs: Sequence[Scores]) -> Scores:
+    """Mean over runs (seeds), with the standard deviation between them as ``NAME_std``; confusions are added up.
+
+    Ends of intervals are averaged, which keeps the width of a single run: runs share test samples and are not
+    independent, so that more of them do not make a result surer.
+    """
+    values = {name: float(np.mean([run.values[name] for run in runs])) for name in runs[0].values}
+    first = next(iter(values))
+    if len(runs) > 1:
+        values[f"{first}_std"] = float(np.std([run.values[first] for run in runs]))
+    ends = {name: np.mean([run.intervals[name] for run in runs], axis=0) for name in runs[0].intervals}
+    tables = [run.confusion for run in runs if run.confusion is not None]
+    intervals = {name: (float(low), float(high)) for name, (low, high) in ends.items()}
+    return Scores(values, intervals, np.sum(tables, axis=0) if tables else None)

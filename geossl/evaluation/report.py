@@ -23,18 +23,17 @@ STYLE = (
     "td,th{padding:.25rem .7rem;border-bottom:1px solid #ddd;text-align:right}"
     "td:first-child,th:first-child{text-align:left}img{max-width:100%}code{background:#f4f4f4;padding:0 .2rem}"
 )
-Curve = Mapping[str, Mapping[float, float]]  # name of a line -> share of the labels -> score
+Curve = Mapping[str, Mapping[float, Scores]]  # name of a line -> share of the labels -> scores
 
 
 def score_rows(scores: Mapping[str, Scores]) -> list[list[str]]:
-    """Header and one row per classifier; the first score with its 95 % interval."""
+    """Header and one row per classifier; scores with their 95 % intervals."""
     names = list(dict.fromkeys(name for s in scores.values() for name in s.values))
     rows = [["", *(name.replace("_", " ") for name in names)]]
     for title, found in scores.items():
-        first = next(iter(found.values))
         cells = [f"{found.values[name]:.3f}" if name in found.values else "" for name in names]
-        low, high = found.interval
-        cells[names.index(first)] += f" [{low:.3f}, {high:.3f}]"
+        for name, (low, high) in found.intervals.items():
+            cells[names.index(name)] += f" [{low:.3f}, {high:.3f}]"
         rows.append([title, *cells])
     return rows
 
@@ -62,7 +61,7 @@ def write_report(
         scores: By classifier.
         names: Classes.
         facts: What a reader must know to believe or repeat it; JSON values.
-        curve: Score over share of labels.
+        curve: Scores over share of labels.
 
     Returns:
         The numbers.
@@ -71,7 +70,9 @@ def write_report(
     body = [f"<h1>{html.escape(title)}</h1>", html_table(score_rows(scores))]
     body.append("<p>Brackets: 95 % bootstrap interval over the test samples.</p>")
     if curve:
-        numbers["label_fractions"] = {name: {str(k): v for k, v in line.items()} for name, line in curve.items()}
+        numbers["label_fractions"] = {
+            name: {str(share): scores.to_dict() for share, scores in line.items()} for name, line in curve.items()
+        }
         body += ["<h2>Fewer labels</h2>", embedded(curve_figure(curve))]
     for name, found in scores.items():
         if found.confusion is not None:
@@ -135,10 +136,15 @@ def curve_figure(curve: Curve) -> Figure:
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     for name, line in curve.items():
-        axes.plot([100 * share for share in line], list(line.values()), marker="o", label=name)
+        shares = sorted(line)
+        first = next(iter(line[shares[0]].values))
+        value = np.array([line[share].values[first] for share in shares])
+        ends = np.array([line[share].intervals[first] for share in shares]).T
+        gap = np.abs(ends - value)  # a bootstrap interval need not be symmetric
+        axes.errorbar([100 * share for share in shares], value, gap, marker="o", capsize=3, label=name)
+        axes.set_ylabel(f"{first.replace('_', ' ')} on the test part")
     axes.set_xscale("log")
-    axes.set_xlabel("training labels used, %")
-    axes.set_ylabel("score on the test part")
+    axes.set_xlabel("labels used, %")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     return figure

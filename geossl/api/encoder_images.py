@@ -1,0 +1,110 @@
+"""Which bands of a data set an encoder gets, and its images in that order and size."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from warnings import warn
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from geossl.data.labelled import Bands
+from geossl.errors import BandError, GridError, Note
+from geossl.models.encoder import DenseSpec
+
+LEVELS = {"L1C", "L2A"}
+
+
+def band_orders(
+    name: str, sensors: Mapping[str, Bands], spec: DenseSpec, wanted: Sequence[str] | None
+) -> dict[str, list[int]]:
+    """Band numbers by sensor, in the encoder's order.
+
+    Args:
+        name: Of the data set.
+        sensors: What it holds.
+        spec: The encoder's.
+        wanted: Sensors to use; by default all that both have.
+
+    Raises:
+        BandError: If a sensor or a band is missing, or in another unit.
+    """
+    shared = [sensor for sensor in spec.sensors if sensor in sensors]
+    if not shared:
+        raise BandError(
+            f"{name} has {', '.join(sensors) or 'no images'}; {spec.name} needs one of {', '.join(spec.sensors)}"
+        )
+    orders = {}
+    for sensor in wanted or shared:
+        if sensor not in shared:
+            raise BandError(f"--sensors {sensor}: {name} and {spec.name} share {', '.join(shared)}, not {sensor!r}")
+        have, need = sensors[sensor], spec.sensors[sensor]
+        if missing := [band for band in need.bands if band not in have.names]:
+            others = [s for s in shared if set(spec.sensors[s].bands) <= set(sensors[s].names)]
+            hint = f"; use --sensors {','.join(others)}" if others else ""
+            raise BandError(f"{name} lacks {', '.join(missing)} of {sensor}, which {spec.name} needs{hint}")
+        if have.unit != need.unit:
+            raise BandError(f"{name} gives {sensor} in {have.unit}; {spec.name} needs {need.unit}")
+        levels = {have.level, need.level}
+        if len(levels) == 2 and levels <= LEVELS:
+            warn(
+                f"{name} is {have.level}, {spec.name} learned from {need.level}: scores are of that mixture, too",
+                Note,
+                stacklevel=3,
+            )
+        orders[sensor] = [have.names.index(band) for band in need.bands]
+    return orders
+
+
+class EncoderImages(Sequence[dict[str, Tensor]]):
+    """Items of a data set as an encoder takes them.
+
+    Args:
+        items: Sensor to pixels (c h w); ``labels`` is passed on.
+        orders: From ``band_orders``.
+        patch_px: Of the encoder.
+        image_px: Side images are resized to, bilinearly; None = as they are.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Mapping[str, Tensor]],
+        orders: Mapping[str, list[int]],
+        patch_px: int,
+        image_px: int | None,
+    ) -> None:
+        if image_px is not None and (image_px < patch_px or image_px % patch_px):
+            raise GridError(f"--image-px {image_px} is no multiple of the encoder's {patch_px} px patch")
+        self.items, self.orders, self.patch_px, self.image_px = items, orders, patch_px, image_px
+        self.side: tuple[int, ...] | None = None
+
+    def __len__(self) -> int:
+        """Number of items."""
+        return len(self.items)
+
+    def __getitem__(self, i: Any) -> Any:
+        """One item, bands in order.
+
+        Raises:
+            GridError: If its size does not fit the encoder, or differs from the others'.
+        """
+        item = self.items[i]
+        out = {name: self.sized(item[name][order]) for name, order in self.orders.items()}
+        if "labels" in item:
+            out["labels"] = item["labels"]
+        return out
+
+    def sized(self, x: Float[Tensor, "c h w"]) -> Float[Tensor, "c h2 w2"]:
+        """Resize, or check the size."""
+        if self.image_px is not None:
+            side = (self.image_px, self.image_px)
+            return F.interpolate(x[None], side, mode="bilinear", align_corners=False, antialias=True)[0]
+        h, w = x.shape[-2:]
+        self.side = self.side or (h, w)
+        if h % self.patch_px or w % self.patch_px or (h, w) != self.side:
+            near = max(self.patch_px, round(h / self.patch_px) * self.patch_px)
+            raise GridError(
+                f"an image is {h} x {w} px; the encoder needs one size for all, in whole {self.patch_px} px patches: "
+                f"use --image-px {near}"
+            )
+        return x

@@ -1,0 +1,207 @@
+"""Judge an encoder by what simple and less simple classifiers make of it on labelled data."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from geossl.api.judging import Findings, Key, Say, Settings, Subject, judge_set, label_of
+from geossl.data.labelled import LabelledSet
+from geossl.data.own_sets import read_set
+from geossl.errors import InputError
+from geossl.evaluation.baselines import BandStatistics, untrained
+from geossl.evaluation.features import Change
+from geossl.evaluation.metrics import Scores
+from geossl.evaluation.report import markdown, score_rows, write_report
+from geossl.models.download import sha256_of
+from geossl.models.encoder import DenseEncoder, Encoder
+from geossl.models.files import encoder_path, load_encoder
+from geossl.training.classifier import FinetuneConfig
+from geossl.training.run_folder import versions
+
+PROTOCOLS = ("knn", "linear", "mlp", "kmeans", "finetune")
+
+
+class Evaluation(NamedTuple):
+    """What was found.
+
+    Args:
+        scores: Means over seeds by row of the report.
+        curves: The same by row and share of labels.
+        report: The page; its numbers lie beside it (.json).
+    """
+
+    scores: dict[str, Scores]
+    curves: dict[str, dict[float, Scores]]
+    report: Path
+
+    def table(self) -> str:
+        """Markdown."""
+        return markdown(score_rows(self.scores))
+
+
+def evaluate(
+    encoder: str | Path | Encoder,
+    dataset: str | Path | LabelledSet,
+    *,
+    protocol: str | Sequence[str] = ("knn", "linear"),
+    sensors: str | Sequence[str] | None = None,
+    out: str | Path = "report.html",
+    root: str | Path | None = None,
+    download: bool = False,
+    split: str = "auto",
+    seeds: int = 1,
+    neighbours: int | None = None,
+    label_fractions: Sequence[float] = (),
+    image_px: int | None = None,
+    baselines: bool = False,
+    batch_size: int = 64,
+    s2_offset: int | None = None,
+    perturbations: Mapping[str, Change] | None = None,
+    epochs: int = 50,
+    progress: Say | None = None,
+) -> Evaluation:
+    """Judge an encoder on labelled data.
+
+    Heads are fitted on the training part, their settings chosen on the validation part, scores are of the test part.
+
+    Args:
+        encoder: Name, weight file, or an encoder.
+        dataset: A folder with a folder per class (pictures, or GeoTIFFs with named bands), an ``.npz`` file, or a set.
+        protocol: ``knn``, ``linear``, ``mlp``, ``kmeans``, ``finetune``, or ``all``; several as a sequence.
+        sensors: ``s1``, ``s2`` or ``s1,s2`` (joint); a sequence of these judges each. By default all there are.
+        out: Report (.html); its numbers go beside it (.json).
+        root: Folder of a data set known by name.
+        download: Fetch a data set known by name if it is not there.
+        split: ``auto``: official if there is one, else blocks of ground if places are known, else random; or one of
+            ``official``, ``blocked``, ``random``.
+        seeds: Number of runs; each draws another split (unless official) and other heads.
+        neighbours: k of kNN; by default chosen on the validation part.
+        label_fractions: Shares of the labels (of training and validation) for a curve, such as 0.1.
+        image_px: Resize images to this side.
+        baselines: Also judge the untrained encoder and the statistics of bands.
+        batch_size: Images at a time.
+        s2_offset: DN offset of Sentinel-2 files that do not say.
+        perturbations: Functions of an item and its number; the test part is judged once more under each.
+        epochs: Passes of ``finetune`` over the training part, at most; it stops early on the validation part.
+        progress: Called with (what, done, in all).
+
+    Raises:
+        InputError: If data, encoder and protocols do not fit each other.
+    """
+    out = checked_out(out)
+    settings = Settings(
+        protocols=asked(protocol),
+        sensors=sensor_sets(sensors),
+        seeds=at_least(seeds, 1, "--seeds"),
+        split=split,
+        neighbours=None if neighbours is None else at_least(neighbours, 1, "--neighbours"),
+        shares=tuple(checked_share(share) for share in label_fractions),
+        image_px=image_px,
+        batch_size=at_least(batch_size, 1, "--batch-size"),
+        perturbations=dict(perturbations or {}),
+        tune=FinetuneConfig(epochs=at_least(epochs, 1, "--epochs")),
+        **({"say": progress} if progress else {}),
+    )
+    data = dataset if isinstance(dataset, LabelledSet) else read_set(dataset, s2_offset)
+    subject = load(encoder)
+    if data.is_multi and settings.protocols == ("kmeans",):
+        raise InputError(f"{data.name} has several classes per sample, which clusters cannot be matched to; use knn")
+    found, facts = judge_set(data, subjects(subject, baselines), settings)
+    return report(out, data, subject, found, facts | described(encoder, subject, settings))
+
+
+def report(out: Path, data: LabelledSet, encoder: Encoder, found: Findings, facts: Mapping[str, Any]) -> Evaluation:
+    """Write the page."""
+    names = shorter(list(found.runs))
+    scores = {names[key]: value for key, value in found.scores().items()}
+    curves = {names[key]: value for key, value in found.curves().items()}
+    about = {
+        "data set": data.name,
+        "samples": len(data.labels),
+        "bands": {name: [*bands] for name, bands in data.sensors.items()},
+        **data.facts,
+        **facts,
+        "chosen": found.chosen,
+    }
+    write_report(out, f"{encoder.spec.name} on {data.name}", scores, data.classes, about, curves)
+    return Evaluation(scores, curves, out)
+
+
+def load(encoder: str | Path | Encoder) -> Encoder:
+    """An encoder, on the GPU if there is one."""
+    found = encoder if isinstance(encoder, Encoder) else load_encoder(encoder)
+    return found.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+
+def subjects(encoder: Encoder, baselines: bool) -> list[Subject]:
+    """The encoder, and what it must beat."""
+    found = [Subject(encoder.spec.name, lambda seed: encoder, True)]
+    if baselines:
+        found.append(Subject("untrained", lambda seed: untrained(encoder, seed), False))
+        if isinstance(encoder, DenseEncoder):
+            statistics = BandStatistics(encoder.spec)
+            found.append(Subject("band statistics", lambda seed: statistics, True))
+    return found
+
+
+def shorter(keys: Sequence[Key]) -> dict[Key, str]:
+    """Names of rows without what all rows share."""
+    same = [len({key[i] for key in keys}) == 1 for i in range(4)]
+    same[2] = False
+    return {key: label_of(tuple("" if gone else part for part, gone in zip(key, same, strict=True))) for key in keys}  # type: ignore[arg-type]
+
+
+def described(encoder: str | Path | Encoder, loaded: Encoder, settings: Settings) -> dict[str, Any]:
+    """What a reader needs to repeat the numbers."""
+    return {
+        "encoder": loaded.spec.name,
+        "encoder_sha256": None if isinstance(encoder, Encoder) else sha256_of(encoder_path(encoder)),
+        "seeds": settings.seeds,
+        "neighbours": settings.neighbours or "chosen on validation",
+        "image_px": settings.image_px,
+        "finetune": vars(settings.tune) if "finetune" in settings.protocols else None,
+        "versions": versions(),
+    }
+
+
+def checked_out(out: str | Path) -> Path:
+    """A page that may be written."""
+    path = Path(out)
+    if path.suffix != ".html":
+        raise InputError(f"--out {path} must end in .html")
+    if not path.parent.is_dir():
+        raise InputError(f"--out {path}: folder {str(path.parent)!r} does not exist; create it")
+    return path
+
+
+def asked(protocol: str | Sequence[str]) -> tuple[str, ...]:
+    """Protocols by name."""
+    names = [protocol] if isinstance(protocol, str) else list(protocol)
+    names = [name.strip() for given in names for name in given.split(",")]
+    if "all" in names:
+        return PROTOCOLS
+    if unknown := [name for name in names if name not in PROTOCOLS]:
+        raise InputError(f"--protocol {unknown[0]!r} is not known; use {', '.join(PROTOCOLS)} or all")
+    return tuple(dict.fromkeys(names))
+
+
+def sensor_sets(sensors: str | Sequence[str] | None) -> tuple[tuple[str, ...], ...]:
+    """``"s1,s2"`` is one set of two; a sequence of strings is several sets."""
+    given = [sensors] if isinstance(sensors, str) else list(sensors or [])
+    return tuple(tuple(name.strip() for name in one.split(",") if name.strip()) for one in given)
+
+
+def at_least(value: int, least: int, name: str) -> int:
+    """A number that is large enough."""
+    if value < least:
+        raise InputError(f"{name} {value} is too small; use {least} or more")
+    return value
+
+
+def checked_share(share: float) -> float:
+    """A share of the labels."""
+    if not 0 < share < 1:
+        raise InputError(f"--label-fractions {share:g} is no share between 0 and 1, such as 0.1")
+    return float(share)

@@ -1,0 +1,149 @@
+"""Read-outs of frozen features: fitted on the training, chosen on the validation, judged on the test part.
+
+Nothing of the test part is looked at before a head and all of its settings are final.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy import ndarray
+from sklearn.linear_model import LogisticRegression
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.neighbors import KNeighborsRegressor
+from sklearn.neural_network import MLPClassifier
+
+from geossl.evaluation.clustering import clustering_scores, matched
+from geossl.evaluation.heads import HIDDEN, Samples, candidates, fit_head, fit_kmeans, predict, standardized
+from geossl.evaluation.intervals import resampled
+from geossl.evaluation.metrics import (
+    Scores,
+    confusion_matrix,
+    mean_average_precision,
+    multi_label,
+    single_label,
+)
+
+READOUTS = ("knn", "linear", "mlp", "kmeans")
+Classifier = Callable[[Float[ndarray, "n d"]], Float[ndarray, "n k"]]  # features -> chance per class
+
+
+@dataclass(frozen=True)
+class Split:
+    """Features and labels of the three parts."""
+
+    train: Samples
+    val: Samples
+    test: Samples
+
+
+def read_out(
+    kind: str,
+    split: Split,
+    classes: int,
+    seed: int = 0,
+    *,
+    neighbours: int | None = None,
+    changed: Mapping[str, Float[ndarray, "n d"]] | None = None,
+) -> tuple[dict[str, Scores], dict[str, Any]]:
+    """Fit, choose and judge.
+
+    Args:
+        kind: ``knn`` (cosine, weighted by closeness), ``linear`` (logistic regression by L-BFGS), ``mlp`` (one hidden
+            layer), ``kmeans`` (as many clusters as classes, matched to classes on the test part).
+        split: Of features; labels are one class (n) or several (n k).
+        classes: Number of classes.
+        seed: Of heads that draw.
+        neighbours: Of kNN; chosen on the validation part by default.
+        changed: Features of the test part under perturbations, by name; judged by the very same head.
+
+    Returns:
+        Scores (under ``""``, and under the name of every perturbation), and the settings that were chosen.
+    """
+    tests = {"": split.test, **{name: replace(split.test, x=x) for name, x in (changed or {}).items()}}
+    if kind == "kmeans":
+        head = fit_kmeans(split.train.x, classes, seed)
+        return {name: clustered(test.y, predict(head, test.x).argmax(1), classes) for name, test in tests.items()}, {}
+    multi = split.train.y.ndim == 2
+    fit = fit_multi if multi else fit_single
+    classify, setting = fit(kind, split.train, split.val, classes, seed, neighbours)
+    judge = multi_label if multi else single_label
+    return {name: without_miou(judge(test.y, classify(test.x))) for name, test in tests.items()}, setting
+
+
+def fit_single(
+    kind: str, train: Samples, val: Samples, classes: int, seed: int, neighbours: int | None = None
+) -> tuple[Classifier, dict[str, Any]]:
+    """One class per sample; settings are chosen by balanced accuracy on ``val``."""
+    fixed = [{"neighbours": min(neighbours, len(train.y))}] if kind == "knn" and neighbours else None
+    head, setting = fit_head(kind, train, val, classes, seed, fixed)
+    return lambda x: predict(head, x), setting
+
+
+def fit_multi(
+    kind: str, train: Samples, val: Samples, classes: int, seed: int, neighbours: int | None = None
+) -> tuple[Classifier, dict[str, Any]]:
+    """Several classes per sample; settings are chosen by mean average precision on ``val``."""
+    fixed = [{"neighbours": min(neighbours, len(train.y))}] if kind == "knn" and neighbours else None
+    best: tuple[float, Classifier, dict[str, Any]] | None = None
+    for setting in fixed or candidates(kind, len(train.y)):
+        classify = MULTI[kind](train, seed, **setting)
+        score = mean_average_precision(val.y, classify(val.x)) if len(val.y) else 0.0
+        if best is None or score > best[0]:
+            best = score, classify, setting
+    assert best is not None
+    return best[1], best[2]
+
+
+def multi_knn(train: Samples, seed: int, neighbours: int = 20) -> Classifier:
+    """Share of the neighbours that have a class, each weighted by the inverse of its cosine distance."""
+    model = KNeighborsRegressor(neighbours, metric="cosine", weights="distance").fit(train.x, train.y.astype(float))
+    return lambda x: model.predict(x)
+
+
+def multi_linear(train: Samples, seed: int, c: float = 1.0) -> Classifier:
+    """A logistic regression per class; a class that never or always occurs gets that chance."""
+    scaler, x = standardized(train)
+    some = np.flatnonzero((train.y.min(0) == 0) & (train.y.max(0) == 1))
+    model = OneVsRestClassifier(LogisticRegression(C=c, max_iter=1000)).fit(x, with_rest(train.y[:, some]))
+
+    def classify(features: Float[ndarray, "n d"]) -> Float[ndarray, "n k"]:
+        out = np.tile(train.y.mean(0).astype(float), (len(features), 1))
+        out[:, some] = model.predict_proba(scaler.transform(features.astype(np.float64)))[:, : len(some)]
+        return out
+
+    return classify
+
+
+def with_rest(y: Int[ndarray, "n k"]) -> Int[ndarray, "n k2"]:
+    """A second column where there is one alone, as scikit-learn takes a single column for classes, not for labels."""
+    return np.column_stack([y, 1 - y]) if y.shape[1] == 1 else y
+
+
+def multi_mlp(train: Samples, seed: int) -> Classifier:
+    """One hidden layer with a sigmoid per class."""
+    scaler, x = standardized(train)
+    settings = {"alpha": 1e-3, "early_stopping": len(x) >= 200, "max_iter": 200, "random_state": seed}
+    model = MLPClassifier((HIDDEN,), **settings).fit(x, with_rest(train.y))
+    return lambda features: model.predict_proba(scaler.transform(features.astype(np.float64)))[:, : train.y.shape[1]]
+
+
+MULTI: dict[str, Callable[..., Classifier]] = {"knn": multi_knn, "linear": multi_linear, "mlp": multi_mlp}
+
+
+def clustered(truth: Int[ndarray, " n"], clusters: Int[ndarray, " n"], classes: int) -> Scores:
+    """Scores of clusters, with the interval of accuracy at the matching found on all of the test part."""
+    found = matched(truth, clusters)
+    hit = (found == truth).astype(int)
+    interval = resampled(len(truth), lambda weight: weight @ hit / len(hit))
+    known = found >= 0
+    counts = confusion_matrix(truth[known], found[known], classes)
+    values = clustering_scores(truth, clusters)
+    return Scores({"accuracy": values.pop("acc"), **values}, {"accuracy": interval}, counts)
+
+
+def without_miou(scores: Scores) -> Scores:
+    """Without the overlap, which is of maps."""
+    return replace(scores, values={name: value for name, value in scores.values.items() if name != "miou"})

@@ -1,0 +1,107 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from geossl.models.croma import CROMAEncoder, croma_spec
+from geossl.training.classifier import Classifier, FinetuneConfig, augmented, finetune_encoder, loss_of
+
+QUICK = FinetuneConfig(lrs=(1e-3,), epochs=8, batch_size=8, patience=8)
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    torch.manual_seed(0)
+    return CROMAEncoder(croma_spec("tiny", window_px=48, margin_px=8, dim=32, depth=2, heads=4)).eval()
+
+
+@pytest.fixture(scope="module")
+def radar():
+    """Two classes that differ in the direction of their stripes only, so that the encoder has to learn."""
+    generator = torch.Generator().manual_seed(0)
+    stripes = torch.where(torch.arange(16) % 4 < 2, -8.0, -18.0).expand(16, 16)
+    items, labels = [], np.arange(64) % 2
+    for y in labels:
+        image = stripes if y else stripes.T
+        items.append({"s1": torch.stack([image, image - 6]) + torch.randn(2, 16, 16, generator=generator)})
+    return items, labels, np.repeat([0, 1, 2], [32, 16, 16])
+
+
+def test_fine_tuning_learns_what_a_frozen_encoder_need_not_hold(encoder, radar, monkeypatch):
+    monkeypatch.setattr(
+        "geossl.training.classifier.augmented", lambda encoder, item, rng: item
+    )  # turns swap the classes
+    items, labels, part = radar
+    before = copy.deepcopy(encoder.state_dict())
+    model, chosen = finetune_encoder(encoder, items, labels, part, 2, QUICK, seed=0)
+    test = np.flatnonzero(part == 2)
+    assert (model.chances(items, test, False).argmax(1) == labels[test]).mean() == 1
+    assert chosen["val_score"] == 1
+    assert all(torch.equal(before[name], x) for name, x in encoder.state_dict().items())  # the caller's is left alone
+    assert any(not torch.equal(before[name], x) for name, x in model.encoder.state_dict().items())
+
+
+def test_the_test_part_is_never_read(encoder, radar):
+    items, labels, part = radar
+    torn = [item if p < 2 else None for item, p in zip(items, part, strict=True)]
+    wrong = np.where(part < 2, labels, 1 - labels)
+    quick = FinetuneConfig(lrs=(1e-3,), epochs=2, batch_size=8)
+    one, chosen = finetune_encoder(encoder, items, labels, part, 2, quick, seed=0)
+    two, same = finetune_encoder(encoder, torn, wrong, part, 2, quick, seed=0)
+    assert chosen == same
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
+
+
+def test_the_best_epoch_is_kept_and_training_stops_after_it(encoder, radar):
+    items, labels, part = radar
+    hopeless = np.where(part == 1, np.random.default_rng(0).permutation(labels), labels)
+    config = FinetuneConfig(lrs=(1e-3,), epochs=30, batch_size=8, patience=2)
+    seen = []
+    original = Classifier.chances
+    try:
+        Classifier.chances = lambda self, *a, **k: seen.append(1) or original(self, *a, **k)
+        _, chosen = finetune_encoder(encoder, items, hopeless, part, 2, config, seed=0)
+    finally:
+        Classifier.chances = original
+    assert len(seen) == min(30, chosen["epoch"] + 2)
+
+
+def test_the_learning_rate_is_chosen_on_the_validation_part(encoder, radar):
+    items, labels, part = radar
+    config = FinetuneConfig(lrs=(0.0, 1e-3), epochs=4, batch_size=8)
+    _, chosen = finetune_encoder(encoder, items, labels, part, 2, config, seed=0)
+    _, still = finetune_encoder(encoder, items, labels, part, 2, FinetuneConfig(lrs=(0.0,), epochs=4), seed=0)
+    assert chosen["val_score"] >= still["val_score"]
+    assert chosen["lr"] in (0.0, 1e-3)
+
+
+def test_several_classes_per_item_use_a_sigmoid_each(encoder, radar):
+    items, labels, part = radar
+    both = np.column_stack([labels, 1 - labels, np.ones_like(labels)])
+    model, chosen = finetune_encoder(encoder, items, both, part, 3, QUICK, seed=0)
+    chances = model.chances(items, np.flatnonzero(part == 2), True)
+    assert chances[:, 2].min() > 0.5
+    assert chosen["val_score"] > 0.5
+
+
+def test_losses_are_those_of_torch():
+    logits = torch.tensor([[2.0, -1.0], [0.0, 0.0]])
+    single = loss_of(logits, torch.tensor([0, 1]))
+    assert float(single) == pytest.approx((np.log(1 + np.exp(-3)) + np.log(2)) / 2)
+    multi = loss_of(logits, torch.tensor([[1, 0], [0, 1]]))
+    expected = [np.log(1 + np.exp(-2)), np.log(1 + np.exp(-1)), np.log(2), np.log(2)]
+    assert float(multi) == pytest.approx(np.mean(expected))
+
+
+def test_turns_and_flips_move_all_sensors_alike(encoder):
+    image = torch.arange(64.0).view(1, 8, 8)
+    rng, seen = np.random.default_rng(0), set()
+    for _ in range(60):
+        out = augmented(encoder, {"s1": image, "s2": 2 * image}, rng)
+        assert torch.equal(2 * out["s1"], out["s2"])
+        assert out["s1"].sort().values.sum() == image.sum()
+        seen.add(tuple(out["s1"].flatten().tolist()))
+    assert len(seen) == 8
+    oblong = augmented(encoder, {"s1": torch.zeros(1, 8, 16)}, rng)
+    assert oblong["s1"].shape == (1, 8, 16)

@@ -86,6 +86,7 @@ def pretrain(recipe_name: str, overrides: tuple[str, ...], show: bool) -> None:
 def asks_catalogue(verb: Callable[..., None]) -> Callable[..., None]:
     """Options of verbs that take scenes from a catalogue."""
     for option in (
+        click.option("--mask", default="scl", show_default=True, help="Clouds by scene classes, or by omnicloudmask."),
         click.option("--max-cloud", default=80.0, show_default=True, help="Percent; cloudier scenes are not used."),
         click.option("--sensors", default="s1,s2", show_default=True, help="Those to look for in the catalogue."),
         click.option("--composite", default="clearest", show_default=True, help="Or medoid, median."),

@@ -51,6 +51,7 @@ def embed_map(
     composite: str = "clearest",
     sensors: Sequence[str] = ("s1", "s2"),
     max_cloud: float = 80,
+    mask: str = "scl",
     s1: Paths | None = None,
     s2: Paths | None = None,
     s2_offset: int | None = None,
@@ -71,6 +72,7 @@ def embed_map(
         composite: ``clearest`` (the day with most clear area, its holes filled from the next), ``medoid``, ``median``.
         sensors: Those to look for.
         max_cloud: Scenes with more clouds, in percent by their metadata, are not used.
+        mask: How cloudy pixels are found: ``scl`` (the product's scene classes) or ``omnicloudmask``.
         s1: Sentinel-1 rasters, VV and VH in dB: a file, VRT, folder or list.
         s2: Sentinel-2 rasters, 12 bands: a file, VRT, folder or list.
         s2_offset: DN added to Sentinel-2 (-1000 from processing baseline 04.00 on), for files that do not say.
@@ -93,7 +95,8 @@ def embed_map(
         InputError: If region, pixels, encoder or output do not fit; nothing was written.
     """
     region = grid.read_aoi(aoi)
-    request = {"date": date, "catalog": catalog, "composite": composite, "sensors": sensors, "max_cloud": max_cloud}
+    request: dict[str, Any] = {"date": date, "catalog": catalog, "composite": composite, "sensors": sensors}
+    request |= {"max_cloud": max_cloud, "mask": mask}
     source = source_of(region, Path(out), (s1, s2, s2_offset), request, settings.get("overwrite", False))
     written = run.embed_map(region, source, encoder_path(encoder), Path(out), progress, **settings)
     for path in written:
@@ -110,6 +113,7 @@ def plan_map(
     composite: str = "clearest",
     sensors: Sequence[str] = ("s1", "s2"),
     max_cloud: float = 80,
+    mask: str = "scl",
     s1: Paths | None = None,
     s2: Paths | None = None,
     s2_offset: int | None = None,
@@ -123,7 +127,8 @@ def plan_map(
         One row per map, that is per UTM zone.
     """
     region = grid.read_aoi(aoi)
-    request = {"date": date, "catalog": catalog, "composite": composite, "sensors": sensors, "max_cloud": max_cloud}
+    request: dict[str, Any] = {"date": date, "catalog": catalog, "composite": composite, "sensors": sensors}
+    request |= {"max_cloud": max_cloud, "mask": mask}
     source = source_of(region, Path(out), (s1, s2, s2_offset), request, settings.get("overwrite", False))
     return pd.DataFrame(run.dry_run(region, source, encoder_path(encoder), Path(out), **settings))
 
@@ -136,6 +141,7 @@ def fetch(
     composite: str = "clearest",
     sensors: Sequence[str] = ("s1", "s2"),
     max_cloud: float = 80,
+    mask: str = "scl",
     out: str | Path = "scenes",
     crs: int | None = None,
     progress: Callable[[int, int, float], None] | None = None,
@@ -149,6 +155,7 @@ def fetch(
         composite: As there.
         sensors: As there.
         max_cloud: As there.
+        mask: As there.
         out: Folder; gets ``s1`` and ``s2``. Tiles that are there are kept.
         crs: EPSG code; the region's UTM zones by default.
         progress: Called with (tiles done, tiles in all, square kilometres done).
@@ -157,7 +164,7 @@ def fetch(
         The folder.
     """
     region = grid.read_aoi(aoi)
-    source = find_scenes(region, date, catalog, composite=composite, sensors=sensors, max_cloud=max_cloud)
+    source = find_scenes(region, date, catalog, composite=composite, sensors=sensors, max_cloud=max_cloud, mask=mask)
     return tiles.fetch(region, source, Path(out), crs, progress)
 
 
@@ -183,7 +190,7 @@ def source_of(
         )
     if is_local:
         return LocalRasters(as_paths(s1), as_paths(s2), s2_offset)
-    known = {} if overwrite else source_facts(out)
+    known, request = {} if overwrite else source_facts(out), {"mask": "scl", **request}
     if known.get("search") == search_facts(region, request):
         return CatalogScenes.from_json(known)
     period = request.pop("date")

@@ -15,20 +15,16 @@ from numpy import ndarray
 from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
 from pyproj import Transformer
-from scipy.ndimage import binary_dilation
 
-from geossl.data import remote
+from geossl.data import clouds, remote
 from geossl.data.bands import BANDS
 from geossl.data.catalog import Catalog
-from geossl.data.scenes import Scene, days_between
+from geossl.data.scenes import Scene
 
 COMPOSITES = ("clearest", "medoid", "median")
-BAD = (0, 1, 3, 8, 9, 10)  # scene classes: no data, defective, cloud shadow, clouds, thin cirrus
-SPREADING = (3, 8, 9, 10)  # those whose surroundings are not trusted either
-SPREAD_PX = 4  # 40 m
 STRIP_ROWS = 256  # of a median held at once
+NEAR = 0.1  # degrees around a block beyond which an outline is cut off before it is projected
 EPOCH = date(2000, 1, 1)
-DISK = np.hypot(*np.mgrid[-SPREAD_PX : SPREAD_PX + 1, -SPREAD_PX : SPREAD_PX + 1]) <= SPREAD_PX
 
 
 @dataclass(frozen=True)
@@ -64,8 +60,13 @@ class CatalogScenes:
         scenes = {"s1": self.radar, "s2": self.optical}
         facts: dict[str, Any] = {name: [scene.to_json() for scene in scenes[name]] for name in self.sensors}
         if self.radar and self.optical:
-            facts["delta_days"] = days_between(self.radar[0].day, self.optical[0].day)
+            facts["delta_days"] = max(scene.apart for scene in self.firsts(self.radar))
         return {"search": self.search, "catalog": self.catalog.url, "sign": self.catalog.sign, **facts}
+
+    @staticmethod
+    def firsts(scenes: Sequence[Scene]) -> list[Scene]:
+        """The scene that comes first in each place."""
+        return list({scene.within: scene for scene in reversed(scenes)}.values())
 
     @classmethod
     def from_json(cls, facts: dict[str, Any]) -> "CatalogScenes":
@@ -106,9 +107,14 @@ class CatalogScenes:
 
 
 def outline(scene: Scene, crs: str | int) -> shapely.Geometry:
-    """Footprint of a scene in a CRS."""
+    """Where a scene is used, in a CRS: its footprint, or the part of it that it was chosen for."""
+    return projected(scene.area & shapely.from_wkb(scene.within) if scene.within else scene.area, crs)
+
+
+def projected(area: shapely.Geometry, crs: str | int) -> shapely.Geometry:
+    """An area given in longitude and latitude in a CRS; long edges are followed."""
     transformer = Transformer.from_crs(4326, crs, always_xy=True)
-    return shapely.transform(shapely.segmentize(scene.area, 0.01), transformer.transform, interleaved=False)
+    return shapely.transform(shapely.segmentize(area, 0.01), transformer.transform, interleaved=False)
 
 
 def first_usable(
@@ -171,25 +177,34 @@ def strip(
 
 
 def read_scene(scene: Scene, geobox: GeoBox, sign: str) -> Float[ndarray, "c h w"]:
-    """All bands of a scene on a grid; NaN in all of them where a pixel is not usable."""
+    """All bands of a scene on a grid; NaN in all of them where a pixel is not usable or not to be taken from it."""
 
     def read(name: str) -> ndarray:
-        if name == "SCL":
-            return remote.read_nearest(scene.href(name), sign, geobox.pad(SPREAD_PX))
         convert = remote.to_db if scene.sensor == "s1" else remote.to_reflectance(scene.offset)
         return remote.read_band(scene.href(name), sign, geobox, convert)
 
-    *bands, last = remote.in_parallel([partial(read, name) for name, _ in scene.hrefs])
-    data = np.stack(bands if scene.sensor == "s2" else [*bands, last])
+    jobs: list[Any] = [partial(read, name) for name in BANDS[scene.sensor]]
+    if scene.sensor == "s2":
+        jobs.append(partial(clouds.unusable, scene, geobox, sign))
+    found = remote.in_parallel(jobs)
+    data = np.stack(found[: len(BANDS[scene.sensor])])
     unusable = ~np.isfinite(data).all(axis=0)
     if scene.sensor == "s2":
-        unusable |= (data == 0).all(axis=0) | cloudy(last)
+        unusable |= (data == 0).all(axis=0) | found[-1]
+    if scene.within:
+        unusable |= ~lies_in(shapely.from_wkb(scene.within), geobox)
     data[:, unusable] = np.nan
     return data
 
 
-def cloudy(classes: ndarray) -> Bool[ndarray, "h w"]:
-    """Pixels not to be used, from classes with a rim of ``SPREAD_PX`` for what spreads in from outside."""
-    spread = binary_dilation(np.isin(classes, SPREADING), DISK)
-    inner = np.s_[SPREAD_PX:-SPREAD_PX, SPREAD_PX:-SPREAD_PX]
-    return (spread | np.isin(classes, BAD))[inner]
+def lies_in(area: shapely.Geometry, geobox: GeoBox) -> Bool[ndarray, "h w"]:
+    """Pixels whose centre lies in an area given in longitude and latitude."""
+    near = geobox.extent.to_crs(4326).boundingbox
+    edges = shapely.segmentize(area, 0.01)  # before it is cut, so that an edge is the same whatever block is asked for
+    cut = shapely.box(near.left - NEAR, near.bottom - NEAR, near.right + NEAR, near.top + NEAR)
+    here = projected(edges & cut, str(geobox.crs))
+    shapely.prepare(here)
+    if here.contains(geobox.extent.geom):
+        return np.ones(geobox.shape, dtype=bool)
+    coords = [np.asarray(coord.values) for coord in xr_coords(geobox).values() if coord.ndim]
+    return shapely.contains_xy(here, *np.meshgrid(coords[1], coords[0]))

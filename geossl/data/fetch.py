@@ -10,7 +10,7 @@ import xarray as xr
 from odc.geo.geobox import GeoBox
 
 from geossl.data.bands import BANDS
-from geossl.data.composite import EPOCH, CatalogScenes
+from geossl.data.composite import EPOCH, CatalogScenes, outline
 from geossl.errors import InputError
 from geossl.grid import Aoi, Lattice, by_zone
 
@@ -41,9 +41,9 @@ def fetch(
     zones = {crs: aoi} if crs else by_zone(aoi)
     tiles = [tile for epsg, part in zones.items() for tile in tiles_of(part, epsg)]
     for done, (epsg, row, column) in enumerate(tiles, start=1):
-        paths = {s: out / s / f"{s}_{epsg}_{row}_{column}_{day(source, s)}.tif" for s in source.sensors}
+        geobox = Lattice(epsg, TILE.patch_px, TILE.gsd_m, TILE.cell_patches).pixels(row, column, 1, 1, 0)
+        paths = {s: out / s / f"{s}_{epsg}_{row}_{column}_{day(source, s, geobox)}.tif" for s in source.sensors}
         if not all(path.exists() for path in paths.values()):
-            geobox = Lattice(epsg, TILE.patch_px, TILE.gsd_m, TILE.cell_patches).pixels(row, column, 1, 1, 0)
             cube = source.load(geobox)
             for sensor, path in paths.items():
                 write_tile(path, cube, sensor, geobox, source)
@@ -60,9 +60,11 @@ def tiles_of(aoi: Aoi, epsg: int) -> list[tuple[int, int, int]]:
     return [(epsg, row + int(r), column + int(c)) for r, c in np.argwhere(touched)]
 
 
-def day(source: CatalogScenes, sensor: str) -> str:
-    """Day of the best scene, ``YYYYMMDD``."""
-    return (source.radar if sensor == "s1" else source.optical)[0].day.replace("-", "")
+def day(source: CatalogScenes, sensor: str, geobox: GeoBox) -> str:
+    """Day of the best scene that reaches a tile, ``YYYYMMDD``; of the best one at all if none does."""
+    scenes = source.radar if sensor == "s1" else source.optical
+    reaching = (s for s in scenes if outline(s, str(geobox.crs)).intersects(geobox.extent.geom))
+    return next(reaching, scenes[0]).day.replace("-", "")
 
 
 def write_tile(path: Path, cube: xr.Dataset, sensor: str, geobox: GeoBox, source: CatalogScenes) -> None:

@@ -1,6 +1,7 @@
 """A scene of a catalogue, and every decision about it, frozen: bands, radiometric offset, orbit, day."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import date, datetime, timedelta
@@ -17,6 +18,7 @@ EARTH_SEARCH = {
     "B01": "coastal", "B02": "blue", "B03": "green", "B04": "red", "B05": "rededge1", "B06": "rededge2",
     "B07": "rededge3", "B08": "nir", "B8A": "nir08", "B09": "nir09", "B11": "swir16", "B12": "swir22", "SCL": "scl",
 }  # fmt: skip
+MGRS = re.compile(r"(?:^|_)T?(\d{1,2}[C-HJ-NP-X][A-HJ-NP-Z]{2})(?:_|$)")
 RAW_FROM = 900  # first percentile of the visible bands: from here on, numbers still carry +1000
 CLEAN_TO = 500  # up to here, the offset was removed
 
@@ -35,8 +37,12 @@ class Scene:
         offset: Added to Sentinel-2 numbers.
         reason: How the offset is known; for Sentinel-1, what its numbers are.
         cloud: Percent, as the catalogue says; -1 = not said.
+        tile: MGRS tile, Sentinel-2; empty = not said.
+        mask: How its clouds are found, Sentinel-2.
         direction: Of the orbit, Sentinel-1.
         orbit: Relative orbit, Sentinel-1.
+        apart: Days from the optical day of its place, Sentinel-1.
+        within: WKB of the only area it is used in, longitude and latitude; empty = wherever it has pixels.
     """
 
     id: str
@@ -48,8 +54,12 @@ class Scene:
     offset: int = 0
     reason: str = ""
     cloud: float = -1.0
+    tile: str = ""
+    mask: str = "scl"
     direction: str = ""
     orbit: int = -1
+    apart: int = 0
+    within: bytes = b""
 
     @property
     def area(self) -> shapely.Geometry:
@@ -62,13 +72,14 @@ class Scene:
 
     def to_json(self) -> dict[str, Any]:
         """JSON values; ``from_json`` is the inverse."""
-        return asdict(self) | {"hrefs": dict(self.hrefs), "footprint": self.footprint.hex()}
+        areas = {"footprint": self.footprint.hex(), "within": self.within.hex()}
+        return asdict(self) | {"hrefs": dict(self.hrefs), **areas}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Scene":
         """A scene as it was recorded in a plan."""
-        hrefs, footprint = tuple(values["hrefs"].items()), bytes.fromhex(values["footprint"])
-        return cls(**{**values, "hrefs": hrefs, "footprint": footprint})
+        areas = {key: bytes.fromhex(values.get(key, "")) for key in ("footprint", "within")}
+        return cls(**{**values, "hrefs": tuple(values["hrefs"].items()), **areas})
 
 
 Probe = Callable[[str], float]  # address of a band -> first percentile of its usable numbers
@@ -97,7 +108,16 @@ def scene_of(item: Item, sensor: str, probe: Probe) -> Scene:
         return Scene(hrefs=s1_hrefs(item), **base, **s1_decisions(item))
     hrefs = s2_hrefs(item)
     offset, reason = s2_offset(item, dict(hrefs), probe)
-    return Scene(hrefs=hrefs, offset=offset, reason=reason, cloud=float(properties.get("eo:cloud_cover", -1)), **base)
+    cloud = float(properties.get("eo:cloud_cover", -1))
+    return Scene(hrefs=hrefs, offset=offset, reason=reason, cloud=cloud, tile=tile_of(item), **base)
+
+
+def tile_of(item: Item) -> str:
+    """MGRS tile, such as 31UFS, as the item or its name says; empty if neither does."""
+    properties = item["properties"]
+    stated = properties.get("s2:mgrs_tile", str(properties.get("grid:code", "")).removeprefix("MGRS-"))
+    match = MGRS.search(str(stated)) or MGRS.search(item["id"])
+    return match[1].zfill(5) if match else ""
 
 
 def solar_day(moment: str, longitude: float) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,12 +16,14 @@ from rasterio.io import DatasetReader
 from geossl.data import remote
 from geossl.data.bands import BANDS
 from geossl.data.catalog import INSTALL, Catalog, Item, catalog_of, parse_dates, search
-from geossl.data.composite import BAD, COMPOSITES, CatalogScenes
+from geossl.data.clouds import BAD, check_mask
+from geossl.data.composite import COMPOSITES, CatalogScenes
 from geossl.data.scenes import Scene, days_between, scene_of
 from geossl.errors import BandError, InputError, Note
 from geossl.grid import Aoi
 
 LOOK_PX = 512  # side of the thinned look scenes are ranked on
+WHOLE = 0.999  # share of a region that counts as all of it
 PAIR_DAYS = 12  # radar farther from the optical date is told
 
 
@@ -32,6 +35,7 @@ def find_scenes(
     composite: str = "clearest",
     sensors: Sequence[str] = ("s1", "s2"),
     max_cloud: float = 80,
+    mask: str = "scl",
 ) -> CatalogScenes:
     """Search, decide and rank; everything that a map's values depend on is settled here.
 
@@ -42,6 +46,7 @@ def find_scenes(
         composite: How optical days are put together.
         sensors: Those wanted; one that has no scene is left out with a note.
         max_cloud: Scenes with more clouds, in percent by their metadata, are not looked at.
+        mask: How cloudy pixels are found: ``scl`` or ``omnicloudmask``. Days are ranked by scene classes either way.
 
     Raises:
         InputError: If nothing is found or the catalogue cannot be used; says why.
@@ -50,6 +55,7 @@ def find_scenes(
         if unknown := [value for value in values if value not in known]:
             raise InputError(f"{option} {unknown[0]!r} is not known; use {', '.join(known)}")
     where, period = catalog_of(catalog), parse_dates(dates)
+    check_mask(mask)
     check_key(where, sensors)
     found: dict[str, list[Scene]] = {}
     for sensor in sensors:
@@ -61,9 +67,9 @@ def find_scenes(
         raise InputError(
             f"--catalog {where.url} has no usable scene over {aoi.name} in {dates}; widen --date or --max-cloud"
         )
-    optical = ranked_days(found.get("s2", []), aoi, where.sign)
-    radar = ranked_passes(found.get("s1", []), aoi, optical[0].day if optical else None)
-    request = {"catalog": catalog, "composite": composite, "sensors": sensors, "max_cloud": max_cloud}
+    optical = ranked_days([replace(scene, mask=mask) for scene in found.get("s2", [])], aoi, where.sign)
+    radar = ranked_passes(found.get("s1", []), aoi, optical)
+    request = {"catalog": catalog, "composite": composite, "sensors": sensors, "max_cloud": max_cloud, "mask": mask}
     facts = search_facts(aoi, {"date": dates, **request})
     source = CatalogScenes(where, tuple(optical), tuple(radar), composite, facts)
     if (apart := source.describe().get("delta_days", 0)) > PAIR_DAYS:
@@ -121,12 +127,36 @@ def dark_percentile(href: str, sign: str) -> float:
 
 
 def ranked_days(scenes: list[Scene], aoi: Aoi, sign: str) -> list[Scene]:
-    """Scenes by day, the day with most clear area in the region first; later days and lower ids lose ties."""
-    clear = remote.in_parallel([partial(clear_area, scene, aoi, sign) for scene in scenes])
-    total: dict[str, float] = {}
-    for scene, area in zip(scenes, clear, strict=True):
-        total[scene.day] = total.get(scene.day, 0.0) + area
-    return sorted(scenes, key=lambda s: (-round(total[s.day]), s.day, s.id))
+    """Scenes in the order they are asked: the day with most clear area in the region first.
+
+    Where no day's swath covers the region, days are ranked tile by MGRS tile, as the best day of one swath says nothing
+    of the next: first the best of every tile, then the second best, and so on. Earlier days and lower ids win ties.
+    """
+    areas = remote.in_parallel([partial(clear_area, scene, aoi, sign) for scene in scenes])
+    clear = dict(zip(scenes, areas, strict=True))
+    days = by_day(scenes, clear)
+    tiles = sorted({scene.tile for scene in scenes})
+    if len(tiles) < 2 or any(cover(group, aoi.geometry) >= WHOLE for group in days):
+        return [scene for group in days for scene in group]
+    place = {
+        scene: (rank, tile)
+        for tile in tiles
+        for rank, group in enumerate(by_day([s for s in scenes if s.tile == tile], clear))
+        for scene in group
+    }
+    return sorted(scenes, key=lambda s: (*place[s], s.id))
+
+
+def by_day(scenes: list[Scene], clear: dict[Scene, float]) -> list[list[Scene]]:
+    """Scenes of each day, the day with most clear area first."""
+    days = {day: [s for s in scenes if s.day == day] for day in {s.day for s in scenes}}
+    order = sorted(days, key=lambda day: (-round(sum(clear[s] for s in days[day])), day))
+    return [sorted(days[day], key=lambda s: s.id) for day in order]
+
+
+def cover(scenes: list[Scene], area: shapely.Geometry) -> float:
+    """Share of an area that the footprints of some scenes cover."""
+    return round(shapely.union_all([s.area for s in scenes]).intersection(area).area / area.area, 3)
 
 
 def clear_area(scene: Scene, aoi: Aoi, sign: str) -> float:
@@ -143,21 +173,43 @@ def clear_area(scene: Scene, aoi: Aoi, sign: str) -> float:
     return remote.opened(scene.href("SCL"), sign, look)
 
 
-def ranked_passes(scenes: list[Scene], aoi: Aoi, optical_day: str | None) -> list[Scene]:
-    """Scenes of one direction: the orbit that covers most first, then the pass nearest to the optical date.
+def ranked_passes(scenes: list[Scene], aoi: Aoi, optical: list[Scene]) -> list[Scene]:
+    """Scenes of one direction: the orbit that covers most first, then the pass nearest to the optical day.
 
-    Ascending and descending views are never mixed; slices of a pass have the same orbit and day, and stay together.
+    Ascending and descending views are never mixed. Where no orbit's swath covers the region, or its optical days were
+    ranked by tile, the same is decided for each MGRS tile and its own best day; a scene then comes once per tile.
+    Slices of a pass have the same orbit and day, and stay together.
     """
-
-    def cover(chosen: list[Scene]) -> float:
-        return round(shapely.union_all([s.area for s in chosen]).intersection(aoi.geometry).area / aoi.geometry.area, 3)
-
-    def distance(scene: Scene) -> int:
-        return days_between(scene.day, optical_day) if optical_day else 0
-
     if not scenes:
         return []
-    directions = {d: [s for s in scenes if s.direction == d] for d in sorted({s.direction for s in scenes})}
-    best = max(directions.values(), key=lambda group: (cover(group), -min(map(distance, group))))
-    orbits = {o: cover([s for s in best if s.orbit == o]) for o in {s.orbit for s in best}}
-    return sorted(best, key=lambda s: (-orbits[s.orbit], s.orbit, distance(s), s.day, s.id))
+    day = optical[0].day if optical else ""
+    directions = [[s for s in scenes if s.direction == d] for d in sorted({s.direction for s in scenes})]
+    best = max(directions, key=lambda group: (cover(group, aoi.geometry), -min(apart(s, day) for s in group)))
+    orbits = [[s for s in best if s.orbit == orbit] for orbit in {s.orbit for s in best}]
+    first = {scene.tile: scene.day for scene in reversed(optical)}
+    is_covered = any(cover(group, aoi.geometry) >= WHOLE for group in orbits)
+    if len(first) < 2 or (is_covered and len(set(first.values())) == 1):
+        return in_order(best, aoi.geometry, day)
+    found, left, tiles = [], shapely.union_all([s.area for s in best]), sorted(first)
+    for tile in tiles:
+        area = left & shapely.union_all([s.area for s in optical if s.tile == tile])
+        found += in_order(best, area, first[tile], left if tile == tiles[-1] else area)
+        left = left - area
+    return found
+
+
+def in_order(
+    scenes: list[Scene], area: shapely.Geometry, day: str, within: shapely.Geometry | None = None
+) -> list[Scene]:
+    """Scenes for an area: the orbit that covers most of it first, then by nearness to a day; used nowhere else."""
+    reaching = scenes if within is None else [s for s in scenes if s.area.intersects(within)]
+    orbits = {orbit: [s for s in reaching if s.orbit == orbit] for orbit in {s.orbit for s in reaching}}
+    share = {orbit: cover(group, area) if area.area else 0.0 for orbit, group in orbits.items()}
+    order = sorted(reaching, key=lambda s: (-share[s.orbit], s.orbit, apart(s, day), s.day, s.id))
+    only = b"" if within is None else shapely.to_wkb(within)
+    return [replace(scene, within=only, apart=apart(scene, day)) for scene in order]
+
+
+def apart(scene: Scene, day: str) -> int:
+    """Days from a scene to a day; 0 if there is none."""
+    return days_between(scene.day, day) if day else 0

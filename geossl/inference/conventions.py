@@ -85,7 +85,7 @@ def inputs(plan: Plan) -> list[dict[str, str]]:
     catalog = source.get("catalog", "")
     to_degrees = Transformer.from_crs(plan.lattice.epsg, 4326, always_xy=True).transform
     area = cut_at_antimeridian(shapely.transform(plan.area, to_degrees, interleaved=False))
-    found = []
+    found: list[dict[str, str]] = []
     for name in plan.facts["sensors"]:
         for scene in source.get(name, []):
             if not isinstance(scene, dict):
@@ -93,6 +93,8 @@ def inputs(plan: Plan) -> list[dict[str, str]]:
             if "footprint" in scene and not shapely.from_wkb(bytes.fromhex(scene["footprint"])).intersects(area):
                 continue
             entry = {"id": scene.get("id", Path(scene.get("path", name)).stem), "day": scene.get("day", "")}
+            if entry["id"] in {known["id"] for known in found}:  # chosen for several parts of the region
+                continue
             if catalog.startswith("http") and not catalog.endswith((".json", ".parquet")):  # an API has known addresses
                 entry["href"] = f"{catalog.rstrip('/')}/collections/{scene['collection']}/items/{scene['id']}"
             found.append(entry)

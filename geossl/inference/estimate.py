@@ -77,6 +77,11 @@ def seconds_per_window(encoder: DenseModel, sensors: list[str], config: EncodeCo
     return (time.perf_counter() - start) / config.batch_size
 
 
+def count_of(inputs: list[Any]) -> int:
+    """Files or scenes; one that was chosen for several parts of the region counts once."""
+    return len({str(scene.get("id", scene)) if isinstance(scene, dict) else str(scene) for scene in inputs})
+
+
 def estimate(plan: Plan, encoder: DenseModel, config: EncodeConfig, workers: int, out: Path) -> dict[str, Any]:
     """What ``geossl embed --dry-run`` prints.
 
@@ -94,7 +99,7 @@ def estimate(plan: Plan, encoder: DenseModel, config: EncodeConfig, workers: int
         "computed_km2": round(windows * (plan.lattice.cell_m / 1000) ** 2, 1),
         "cell_m": plan.geobox.resolution.x,
         "sensors": plan.facts["sensors"],
-        "inputs": {name: len(plan.facts["source"][name]) for name in plan.facts["sensors"]},
+        "inputs": {name: count_of(plan.facts["source"][name]) for name in plan.facts["sensors"]},
         "shards": len(plan.shards),
         "windows": windows * plan.phases**2,
         "read_mb": round(windows * cell**2 * halo * bands(plan, spec) * 2 / 1e6, 1),

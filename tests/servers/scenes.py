@@ -78,12 +78,16 @@ def radar(
     *,
     orbit=10,
     state="ascending",
+    seen=slice(None),
+    db=0.0,
     **properties,
 ):
-    """Write a Sentinel-1 scene in linear power, and return its item."""
+    """Write a Sentinel-1 scene in linear power, of some columns only, brighter by ``db``; return its item."""
     assets = {}
     for band, data in zip(("vv", "vh"), mirrored("s1"), strict=True):
-        write_cog(folder / name / f"{band}.tif", (10 ** (data / 10)).astype(np.float32), nodata=-32768)
+        power = np.full(data.shape, -32768, dtype=np.float32)
+        power[:, seen] = 10 ** ((data[:, seen] + db) / 10)
+        write_cog(folder / name / f"{band}.tif", power, nodata=-32768)
         assets[band] = {"href": f"{{url}}/files/{name}/{band}.tif"}
     facts = {"sat:orbit_state": state, "sat:relative_orbit": orbit, "sar:instrument_mode": "IW"}
     return item(name, properties.pop("collection", "sentinel-1-rtc"), moment, assets, **{**facts, **properties})
@@ -104,3 +108,18 @@ def lying(folder, name="lying", moment="2024-06-10T14:40:00Z", **more):
     """As Earth Search has some: offset removed, but the flag says it is not."""
     flags = {"s2:processing_baseline": "05.10", "earthsearch:boa_offset_applied": False}
     return optical(folder, name, moment, names=EARTH_SEARCH, **{**flags, **more})
+
+
+def part(first, last):
+    """Outline of the scene's columns from one share of its width to another."""
+    x = [LEFT + 10 * SIZE * share for share in (first, last)]
+    box = shapely.box(x[0], TOP - 10 * SIZE, x[1], TOP)
+    back = Transformer.from_crs(EPSG, 4326, always_xy=True)
+    return json.loads(shapely.to_geojson(shapely.transform(box, back.transform, interleaved=False)))
+
+
+def classes_of(first, last, kind=CLEAR):
+    """Scene classes, 20 m: one kind within these shares of the width, no data elsewhere."""
+    found = np.zeros((SIZE // 2, SIZE // 2), dtype=np.uint8)
+    found[:, round(first * SIZE / 2) : round(last * SIZE / 2)] = kind
+    return found

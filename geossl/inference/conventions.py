@@ -3,6 +3,7 @@
 Zarr conventions: github.com/zarr-conventions; embeddings: github.com/geo-embeddings/embeddings-zarr-convention, v1.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,7 @@ def describe(plan: Plan, spec: DenseSpec) -> dict[str, Any]:
         "geossl:encoder": spec.name,
         "geossl:encoder_sha256": plan.facts["encoder_sha256"],
         "geossl:sensors": plan.facts["sensors"],
+        "geossl:area": json.loads(shapely.to_geojson(shapely.set_precision(in_degrees(plan), 1e-7))),
         "geossl:inputs": inputs(plan),
         "geossl:dtype": plan.dtype,
         "geossl:lattice": {"origin": [0, 0], "patch_m": spec.patch_m, "cell_patches": plan.lattice.cell_patches},
@@ -73,6 +75,12 @@ def describe(plan: Plan, spec: DenseSpec) -> dict[str, Any]:
         "geossl:margin_px": spec.margin_px,
         "geossl:plan_sha256": plan.sha256,
     }
+
+
+def in_degrees(plan: Plan) -> shapely.Geometry:
+    """What is mapped, in longitude and latitude; two parts across 180 degrees."""
+    to_degrees = Transformer.from_crs(plan.lattice.epsg, 4326, always_xy=True).transform
+    return cut_at_antimeridian(shapely.transform(plan.area, to_degrees, interleaved=False))
 
 
 def inputs(plan: Plan) -> list[dict[str, str]]:
@@ -83,8 +91,7 @@ def inputs(plan: Plan) -> list[dict[str, str]]:
     """
     source = plan.facts["source"]
     catalog = source.get("catalog", "")
-    to_degrees = Transformer.from_crs(plan.lattice.epsg, 4326, always_xy=True).transform
-    area = cut_at_antimeridian(shapely.transform(plan.area, to_degrees, interleaved=False))
+    area = in_degrees(plan)
     found: list[dict[str, str]] = []
     for name in plan.facts["sensors"]:
         for scene in source.get(name, []):

@@ -1,14 +1,18 @@
 """What one ``geossl view`` holds: the map, its layers, and the searches made so far."""
 
+import json
 from collections import OrderedDict
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import numpy as np
 import odc.geo.xr  # noqa: F401  (adds the .odc accessor)
+import rasterio
 import shapely
 import xarray as xr
+import zarr
 from pyproj import Transformer
 
 from geossl.inference.blocks import blocks, write_blocks
@@ -38,6 +42,7 @@ class Session:
         self.name, self.folder = map_path.name, folder
         self.embeddings = open_embeddings(map_path)
         self.geobox = self.embeddings.odc.geobox
+        self.area = area_of(map_path)
         extra = [open_layer(path) for path in layer_paths]
         picture = paint(self.embeddings, folder / "quicklook.tif")
         shown = [open_layer(picture, "false colour"), *extra]
@@ -55,6 +60,7 @@ class Session:
             "dimensions": self.embeddings.sizes["embedding"],
             "shape": list(self.geobox.shape),
             "bounds": shown[0]["bounds"],
+            "area": self.area,
             "layers": shown,
         }
 
@@ -101,6 +107,16 @@ class Session:
             path = self.layers[key].path
             self.layers = {name: layer for name, layer in self.layers.items() if name != key}
             path.unlink(missing_ok=True)
+
+
+def area_of(path: Path) -> dict[str, Any] | None:
+    """Outline of the region a map was made for, GeoJSON in longitude and latitude; None if it does not say."""
+    if path.suffix == ".zarr":
+        attributes: dict[str, Any] = dict(zarr.open_group(str(path), mode="r").attrs)
+        return attributes.get("geossl:area")
+    with rasterio.open(path) as file, suppress(ValueError):
+        return json.loads(file.tags().get("GEOSSL_AREA", "null"))
+    return None
 
 
 def paint(embeddings: xr.DataArray, out: Path) -> Path:

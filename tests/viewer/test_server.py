@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import shapely
+import zarr
 from affine import Affine
 from matplotlib import image
 from pyproj import Transformer
@@ -27,6 +29,8 @@ from tests.viewer import browser
 
 NAMES = {"0": "cropland", "1": "tree cover", "2": "water"}
 COLOURS = {0: (240, 220, 130, 255), 1: (60, 140, 60, 255), 2: (40, 80, 180, 255)}
+
+AREA = shapely.Polygon([lonlat(*corner) for corner in ((5, 5), (60, 10), (40, 50))])  # the region of the map
 
 
 def write_classes(path, **tags):
@@ -45,6 +49,8 @@ def write_classes(path, **tags):
 def served(tmp_path_factory):
     folder = tmp_path_factory.mktemp("view")
     path = store(folder / "map.zarr", vectors(), "int8")
+    zarr.open_group(path, mode="r+").attrs["geossl:area"] = shapely.geometry.mapping(AREA)
+    zarr.consolidate_metadata(path)
     layer = write_classes(folder / "land_cover.tif", CLASS_NAMES=json.dumps(NAMES))
     (folder / "work").mkdir()
     with Server(0) as server:
@@ -106,6 +112,7 @@ def test_the_map_describes_itself(served):
         "EPSG:32631",
     )
     assert [layer["name"] for layer in values["layers"]] == ["false colour", "land_cover"]
+    assert shapely.geometry.shape(values["area"]).equals_exact(AREA, 1e-9)
     assert values["layers"][1]["classes"][1] == {"name": "tree cover", "colour": "#3c8c3c"}
     (south, west), (north, east) = values["bounds"]
     lon, lat = lonlat(35, 30)
@@ -313,15 +320,24 @@ def test_in_a_browser_a_click_shows_similarity_and_places(served, mobile):
     size = {"width": 390, "height": 844, "mobile": True} if mobile else {}
     with browser.Page(**size) as page:
         page.open(served.url)
-        page.wait("document.querySelectorAll('#layers > li').length == 2")
+        page.wait("document.querySelectorAll('#layers > li').length == 3")
         page.wait(f"document.querySelectorAll('.leaflet-tile').length > 0 && {READY}")
         assert page.js("document.querySelector('#name').textContent") == "map.zarr"
         assert page.js("[...document.querySelectorAll('.legend li')].map((e) => e.textContent)") == [*NAMES.values()]
+        drawn = "document.querySelectorAll('.leaflet-overlay-pane path').length"
+        assert page.js(drawn) == 2  # the region, dashed on a light line
+        page.js("document.querySelector('#show-region').click()")
+        assert page.js(drawn) == 0
+        page.js("document.querySelector('#show-region').click()")
+        corners = "document.querySelector('.leaflet-overlay-pane path').getBoundingClientRect()"
+        left, top = page.js(f"(r => [r.left, r.top])({corners})")
+        at_corner = page.js("(p => [p.x, p.y])(map.latLngToContainerPoint([{1}, {0}]))".format(*lonlat(5, 5)))
+        assert (left, top) == pytest.approx(at_corner, abs=4)
         lon, lat = lonlat(12.5, 7.5)
         x, y = page.js(f"(p => [p.x, p.y])(map.latLngToContainerPoint([{lat}, {lon}]))")
         page.click(x, y)
         page.wait("document.querySelectorAll('#places li').length == 10")
-        page.wait(f"document.querySelectorAll('#layers > li').length == 3 && {READY}")
+        page.wait(f"document.querySelectorAll('#layers > li').length == 4 && {READY}")
         assert page.js("document.querySelectorAll('.leaflet-marker-icon .rank').length") == 10
         assert "similar" in page.js(
             "document.querySelector('.leaflet-tile-container img').closest('.leaflet-pane').innerHTML"
@@ -342,10 +358,10 @@ def test_in_a_browser_a_click_shows_similarity_and_places(served, mobile):
 def test_in_a_browser_the_keyboard_is_enough(served):
     with browser.Page() as page:
         page.open(served.url)
-        page.wait("document.querySelectorAll('#layers > li').length == 2")
+        page.wait("document.querySelectorAll('#layers > li').length == 3")
         controls = "[...document.querySelectorAll('input, button, [role=img]')]"
         named = "(e.labels?.length || e.getAttribute('aria-label') || e.textContent)"
-        assert page.js(f"{controls}.length") == 6
+        assert page.js(f"{controls}.length") == 7
         assert page.js(f"{controls}.every((e) => {named})")
         page.js("map.setView(map.getCenter(), map.getZoom(), {animate: false}); document.getElementById('map').focus()")
         page.press("Enter", 13)

@@ -54,6 +54,18 @@ function add(layer, opacity) {
   return { tiles, item, slider, box };
 }
 
+// Outlines the region the map was made for, below whatever is found, with its switch.
+function outline(area) {
+  const line = { color: "#111", weight: 2, dashArray: "6 4", fill: false, interactive: false };
+  const halo = { ...line, color: "#fff", weight: 4, dashArray: null };
+  const shape = L.layerGroup([halo, line].map((style) => L.geoJSON(area, { style, interactive: false }))).addTo(map);
+  const box = make("input", { type: "checkbox", checked: true, id: "show-region" });
+  box.addEventListener("change", () => (box.checked ? shape.addTo(map) : shape.remove()));
+  const swatch = make("span", { className: "outline", ariaHidden: "true" });
+  const row = make("div", { className: "row" }, box, make("label", { htmlFor: box.id }, "region"), swatch);
+  byId("layers").append(make("li", { id: "region" }, row));
+}
+
 function say(text, isError = false) {
   byId("status").textContent = text;
   byId("status").classList.toggle("error", isError);
@@ -141,4 +153,5 @@ ask("map.json").then((values) => {
   map.fitBounds(values.bounds);
   map.setMaxBounds(L.latLngBounds(values.bounds).pad(2));
   values.layers.forEach((layer) => add(layer, 1));
+  if (values.area) outline(values.area);
 }).catch((error) => say(error.message, true));

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from geossl.api.evaluating import evaluate as evaluate
     from geossl.api.exports import export as export
+    from geossl.api.finetuning import finetune as finetune
     from geossl.api.maps import cube as cube
     from geossl.api.maps import embed as embed
     from geossl.api.maps import embed_map as embed_map
     from geossl.api.maps import fetch as fetch
     from geossl.api.maps import plan_map as plan_map
     from geossl.api.pretraining import pretrain as pretrain
+    from geossl.api.segmentation import segment as segment
     from geossl.api.similarity import similar as similar
     from geossl.api.similarity import similar_map as similar_map
     from geossl.api.similarity import view as view
@@ -31,11 +33,13 @@ PUBLIC = {
     "evaluate": "geossl.api.evaluating:evaluate",
     "export": "geossl.api.exports:export",
     "fetch": "geossl.api.maps:fetch",
+    "finetune": "geossl.api.finetuning:finetune",
     "load_encoder": "geossl.models.files:load_encoder",
     "open": "geossl.inference.raster:open_map",
     "plan_map": "geossl.api.maps:plan_map",
     "pretrain": "geossl.api.pretraining:pretrain",
     "quicklook": "geossl.inference.quicklook:quicklook",
+    "segment": "geossl.api.segmentation:segment",
     "similar": "geossl.api.similarity:similar",
     "similar_map": "geossl.api.similarity:similar_map",
     "view": "geossl.api.similarity:view",

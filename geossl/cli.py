@@ -83,28 +83,58 @@ def pretrain(recipe_name: str, overrides: tuple[str, ...], show: bool) -> None:
     click.echo(f"run      {folder}\nencoder  {folder / 'encoder.safetensors'}")
 
 
-def asks_catalogue(verb: Callable[..., None]) -> Callable[..., None]:
-    """Options of verbs that take scenes from a catalogue."""
-    for option in (
-        click.option("--mask", default="scl", show_default=True, help="Clouds by scene classes, or by omnicloudmask."),
-        click.option("--max-cloud", default=80.0, show_default=True, help="Percent; cloudier scenes are not used."),
-        click.option("--sensors", default="s1,s2", show_default=True, help="Those to look for in the catalogue."),
-        click.option("--composite", default="clearest", show_default=True, help="Or medoid, median."),
-        click.option("--catalog", default="planetary-computer", show_default=True, help="Or earth-search, URL, file."),
-        click.option("--date", help="Use scenes of this period: 2024-06/2024-08, a year, month or day."),
-        click.option(
-            "--aoi", required=True, help="Region: GeoJSON polygons in lon/lat, or any vector file with a CRS."
-        ),
-    ):
+def with_options(verb: Callable[..., None], *options: Callable[..., Any]) -> Callable[..., None]:
+    """Add options to a verb, shown in this order."""
+    for option in reversed(options):
         verb = option(verb)
     return verb
 
 
+def asks_catalogue(verb: Callable[..., None]) -> Callable[..., None]:
+    """Options of verbs that take scenes from a catalogue."""
+    return with_options(
+        verb,
+        click.option("--date", help="Use scenes of this period: 2024-06/2024-08, a year, month or day."),
+        click.option("--catalog", default="planetary-computer", show_default=True, help="Or earth-search, URL, file."),
+        click.option("--composite", default="clearest", show_default=True, help="Or medoid, median."),
+        click.option(
+            "--sensors",
+            default="s1,s2",
+            show_default=True,
+            callback=lambda _c, _p, text: text.split(","),
+            help="Those to look for in the catalogue.",
+        ),
+        click.option("--max-cloud", default=80.0, show_default=True, help="Percent; cloudier scenes are not used."),
+    )
+
+
+def asks_files(verb: Callable[..., None]) -> Callable[..., None]:
+    """Options of verbs that read raster files."""
+    several: dict[str, Any] = {"multiple": True, "callback": lambda _c, _p, paths: list(paths) or None}
+    return with_options(
+        verb,
+        click.option("--s1", **several, help="Sentinel-1 VV, VH in dB: file, VRT or folder; may be repeated."),
+        click.option("--s2", **several, help="Sentinel-2, 12 bands: file, VRT or folder; may be repeated."),
+        click.option(
+            "--s2-offset",
+            type=click.Choice(["0", "-1000"]),
+            callback=lambda _c, _p, number: None if number is None else int(number),
+            help="DN offset of Sentinel-2 files that do not say.",
+        ),
+    )
+
+
+asks_region = click.option(
+    "--aoi", required=True, help="Region: GeoJSON polygons in lon/lat, or any vector file with a CRS."
+)
+
+
 @main.command()
+@asks_region
 @asks_catalogue
 @click.option("--out", default="scenes", show_default=True, help="Folder; gets s1/*.tif and s2/*.tif.")
 @click.option("--crs", type=int, help="EPSG code of the tiles. [default: UTM zones of the region]")
-def fetch(sensors: str, date: str | None, **options: Any) -> None:
+def fetch(date: str | None, **options: Any) -> None:
     """Download scenes of a region as GeoTIFFs that pretrain and embed both read.
 
     geossl pretrain croma data.source=scenes; geossl embed --s1 scenes/s1 --s2 scenes/s2 ...
@@ -113,19 +143,18 @@ def fetch(sensors: str, date: str | None, **options: Any) -> None:
 
     if date is None:
         raise InputError("--date is missing; name a period such as 2024-06/2024-08")
-    out = maps.fetch(date=date, sensors=sensors.split(","), progress=progress_line("fetch", "tiles"), **options)
+    out = maps.fetch(date=date, progress=progress_line("fetch", "tiles"), **options)
     click.echo(f"scenes     {out}")
 
 
 @main.command()
+@asks_region
 @asks_catalogue
-@click.option("--s1", multiple=True, help="Sentinel-1 VV, VH in dB: file, VRT or folder; may be repeated.")
-@click.option("--s2", multiple=True, help="Sentinel-2, 12 bands: file, VRT or folder; may be repeated.")
+@asks_files
 @click.option("--encoder", default="croma_base", show_default=True, help="Released encoder or weight file.")
 @click.option("--out", default="embedding.zarr", show_default=True, help=".zarr (sharded, resumable) or .tif (COG).")
 @click.option("--dtype", type=click.Choice(["int8", "float16", "float32"]), help="[default: int8 .zarr, float32 .tif]")
 @click.option("--gsd", "gsd_m", type=float, help="Cell of the map in metres: 40 or 20 cost 4 or 16 times as much.")
-@click.option("--s2-offset", type=click.Choice(["0", "-1000"]), help="DN offset of Sentinel-2 files that do not say.")
 @click.option("--crs", type=int, help="EPSG code of the map. [default: UTM zone of the region]")
 @click.option("--scheduler", default="sync", show_default=True, help="sync, processes[:N], tcp://HOST:PORT, file:JSON.")
 @click.option("--batch-size", default=8, show_default=True, type=click.IntRange(1), help="Windows per forward pass.")
@@ -133,9 +162,7 @@ def fetch(sensors: str, date: str | None, **options: Any) -> None:
 @click.option("--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "bf16"]))
 @click.option("--dry-run", is_flag=True, help="Say what it would take, and stop.")
 @click.option("--overwrite", is_flag=True, help="Replace an output that was made from another plan.")
-def embed(
-    s1: tuple[str, ...], s2: tuple[str, ...], sensors: str, s2_offset: str | None, dry_run: bool, **options: Any
-) -> None:
+def embed(dry_run: bool, **options: Any) -> None:
     """Embed a region and write a georeferenced raster, one vector per 80 m patch.
 
     Killed or interrupted, the same command goes on where it stopped. Memory depends on --shard-cells and --batch-size,
@@ -143,8 +170,6 @@ def embed(
     """
     from geossl.api import maps  # lazy: `geossl --help` must not import torch
 
-    options |= {"s1": list(s1) or None, "s2": list(s2) or None, "sensors": sensors.split(",")}
-    options["s2_offset"] = None if s2_offset is None else int(s2_offset)
     if dry_run:
         for _, row in maps.plan_map(**options).iterrows():
             click.echo("\n".join(f"{key:<22}{value}" for key, value in row.items()))
@@ -172,11 +197,8 @@ def progress_line(verb: str, parts: str) -> Callable[[int, int, float], None]:
 @main.command()
 @click.option("--labels", required=True, help="Polygons with a class attribute, a label raster, or a folder of them.")
 @click.option("--column", help="Attribute of the polygons that holds the class.")
-@click.option("--s1", multiple=True, help="Sentinel-1 VV, VH in dB: file, VRT or folder; may be repeated.")
-@click.option("--s2", multiple=True, help="Sentinel-2, 12 bands: file, VRT or folder; may be repeated.")
-@click.option("--s2-offset", type=click.Choice(["0", "-1000"]), help="DN offset of Sentinel-2 files that do not say.")
-@click.option("--date", help="Use scenes of a catalogue instead of files: 2024-06/2024-08, a year, month or day.")
-@click.option("--catalog", default="planetary-computer", show_default=True, help="Or earth-search, URL, file.")
+@asks_catalogue
+@asks_files
 @click.option("--encoder", default="croma_base", show_default=True, help="Released encoder or weight file.")
 @click.option(
     "--head",
@@ -184,30 +206,24 @@ def progress_line(verb: str, parts: str) -> Callable[[int, int, float], None]:
     show_default=True,
     help="Per 80 m patch: linear, knn, mlp, forest. Per 10 m pixel: linear-upsample, unet.",
 )
-@click.option("--train-encoder", is_flag=True, help="Train the encoder, too (decoders only).")
-@click.option("--max-steps", type=click.IntRange(1), help="Updates of a decoder.  [default: 600]")
+@click.option("--train-encoder", is_flag=True, default=None, help="Train the encoder, too (decoders only).")
+@click.option("--max-steps", type=int, help="Updates of a decoder.  [default: 600]")
+@click.option("--lr", type=float, help="Learning rate of a decoder.  [default: 0.001]")
+@click.option("--batch-size", type=int, help="Chips per update of a decoder.  [default: 8]")
+@click.option("--chip-px", type=int, help="Side of a decoder's chips.  [default: 96]")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--out", default="model.safetensors", show_default=True, help="Model; its report goes beside it.")
-def finetune(
-    s1: tuple[str, ...],
-    s2: tuple[str, ...],
-    s2_offset: str | None,
-    train_encoder: bool,
-    max_steps: int | None,
-    out: str,
-    **options: Any,
-) -> None:
+def finetune(**options: Any) -> None:
     """Fit a classifier of the ground on your own labels, for geossl segment.
 
     Scores are of blocks of ground that were neither learned from nor used to choose settings.
     """
     from geossl.api import finetuning  # lazy: see embed
 
-    options |= {"s1": list(s1) or None, "s2": list(s2) or None}
-    options["s2_offset"] = None if s2_offset is None else int(s2_offset)
-    options |= {"train_encoder": True} if train_encoder else {}
-    options |= {} if max_steps is None else {"max_steps": max_steps}
-    written = finetuning.finetune(out=out, progress=progress_line("embed", "shards"), **options)
+    for name in ("train_encoder", "max_steps", "lr", "batch_size", "chip_px"):  # heads have none of these
+        if options[name] is None:
+            del options[name]
+    written = finetuning.finetune(progress=progress_line("embed", "shards"), **options)
     click.echo(finetuning.summary(written))
     click.echo(f"model    {written}\nreport   {written.with_suffix('.html')}")
 
@@ -218,11 +234,8 @@ def finetune(
 @click.option("--classes", type=int, help="Without a model: let k-means find so many classes.")
 @click.option("--map", help="Classify this embedding map (.zarr) instead of pixels.")
 @click.option("--encoder", default="croma_base", show_default=True, help="For --classes.")
-@click.option("--s1", multiple=True, help="Sentinel-1 VV, VH in dB: file, VRT or folder; may be repeated.")
-@click.option("--s2", multiple=True, help="Sentinel-2, 12 bands: file, VRT or folder; may be repeated.")
-@click.option("--s2-offset", type=click.Choice(["0", "-1000"]), help="DN offset of Sentinel-2 files that do not say.")
-@click.option("--date", help="Use scenes of a catalogue: 2024-06/2024-08, a year, month or day.")
-@click.option("--catalog", default="planetary-computer", show_default=True, help="Or earth-search, URL, file.")
+@asks_catalogue
+@asks_files
 @click.option("--out", default="classes.tif", show_default=True, help="COG; confidence and area table go beside it.")
 @click.option("--polygons", help="Also write outlines: .gpkg or .parquet.")
 @click.option("--crs", type=int, help="EPSG code of the map. [default: UTM zone of the region]")
@@ -231,7 +244,7 @@ def finetune(
 @click.option("--shard-cells", default=10, show_default=True, type=click.IntRange(1), help="Shard side; sets memory.")
 @click.option("--seed", default=0, show_default=True, help="Of k-means.")
 @click.option("--overwrite", is_flag=True, help="Replace an output.")
-def segment(s1: tuple[str, ...], s2: tuple[str, ...], s2_offset: str | None, **options: Any) -> None:
+def segment(**options: Any) -> None:
     """Classify a region: class raster, confidence and hectares per class.
 
     \b
@@ -240,8 +253,6 @@ def segment(s1: tuple[str, ...], s2: tuple[str, ...], s2_offset: str | None, **o
     """
     from geossl.api import segmentation  # lazy: see embed
 
-    options |= {"s1": list(s1) or None, "s2": list(s2) or None}
-    options["s2_offset"] = None if s2_offset is None else int(s2_offset)
     out = segmentation.segment(progress=progress_line("segment", "shards"), **options)
     click.echo(segmentation.summary(out))
 

@@ -51,34 +51,36 @@ def read_aoi(aoi: str | Path | gpd.GeoDataFrame) -> Aoi:
     return from_frame(read_features(aoi), name)
 
 
-def read_features(aoi: str | Path | gpd.GeoDataFrame) -> gpd.GeoDataFrame:
-    """The features of a region, one by one, as they are; errors as in ``read_aoi``."""
+def read_features(aoi: str | Path | gpd.GeoDataFrame, option: str = "--aoi") -> gpd.GeoDataFrame:
+    """The features of a region, one by one, as they are; errors as in ``read_aoi``, about the option named."""
     if isinstance(aoi, gpd.GeoDataFrame):
         return aoi
     path = Path(aoi)
     if not path.is_file():
-        raise MissingFileError(f"--aoi file {str(path)!r} does not exist")
+        raise MissingFileError(f"{option} file {str(path)!r} does not exist")
     if path.suffix.lower() in {".geojson", ".json"}:
-        check_geojson(path)
+        check_geojson(path, option)
     try:
         frame = gpd.read_file(path)
     except Exception as error:  # pyogrio raises many kinds
-        raise GridError(f"--aoi {path} cannot be read as vector data ({' '.join(str(error).split())[:120]})") from None
+        raise GridError(
+            f"{option} {path} cannot be read as vector data ({' '.join(str(error).split())[:120]})"
+        ) from None
     if not isinstance(frame, gpd.GeoDataFrame):
-        raise GridError(f"--aoi {path} holds no geometry; it needs polygons")
+        raise GridError(f"{option} {path} holds no geometry; it needs polygons")
     return frame
 
 
-def check_geojson(path: Path) -> None:
+def check_geojson(path: Path, option: str) -> None:
     """GeoJSON is longitude and latitude by its standard; refuse a file that says otherwise, or is empty."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError):
-        raise GridError(f"--aoi {path} is not JSON; expected GeoJSON polygons in longitude and latitude") from None
+        raise GridError(f"{option} {path} is not JSON; expected GeoJSON polygons in longitude and latitude") from None
     if not isinstance(values, dict) or "type" not in values:
-        raise GridError(f"--aoi {path} is JSON but not GeoJSON (no 'type')")
+        raise GridError(f"{option} {path} is JSON but not GeoJSON (no 'type')")
     if values["type"] == "FeatureCollection" and not values.get("features"):
-        raise GridError(f"--aoi {path} holds no feature; expected at least one polygon")
+        raise GridError(f"{option} {path} holds no feature; expected at least one polygon")
     name = str(((values.get("crs") or {}).get("properties") or {}).get("name", "CRS84"))
     try:
         geographic = name.upper().endswith("CRS84") or CRS.from_user_input(name) == CRS.from_epsg(4326)
@@ -86,7 +88,7 @@ def check_geojson(path: Path) -> None:
         geographic = False
     if not geographic:
         raise GridError(
-            f"--aoi {path} is in {name}; GeoJSON must be in longitude and latitude (EPSG:4326): "
+            f"{option} {path} is in {name}; GeoJSON must be in longitude and latitude (EPSG:4326): "
             f"ogr2ogr -t_srs EPSG:4326 region.geojson {path.name}"
         )
 

@@ -1,27 +1,30 @@
 """Fit a classifier of the ground on labels over Sentinel-1/2."""
 
 import json
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
 from itertools import combinations
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import geopandas as gpd
 import lightning as L
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
 from geossl.api.maps import Paths, source_of
 from geossl.api.pretraining import quiet
-from geossl.data.label_chips import LabelChips, chips_of
+from geossl.api.workspace import work_path, workspace
+from geossl.data.label_chips import Ground, LabelChips
 from geossl.data.label_samples import PatchSamples, join, patch_samples
 from geossl.data.labels import Labels, read_labels
-from geossl.data.splits import blocked_split, ground_blocks
+from geossl.data.splits import PARTS, Split, deal
 from geossl.data.training import StepBatches
-from geossl.errors import InputError
+from geossl.errors import InputError, Note
 from geossl.evaluation.heads import FITS, Samples, fit_head, predict
-from geossl.evaluation.metrics import Scores, of_images, single_label
+from geossl.evaluation.metrics import Scores, of_images
 from geossl.evaluation.report import markdown, score_rows, write_report
 from geossl.inference import run
 from geossl.inference.blocks import blocks
@@ -34,33 +37,56 @@ from geossl.models.files import dense, encoder_path, load_encoder, save_encoder
 from geossl.models.heads import Head
 from geossl.models.segmenter import Segmenter, build
 from geossl.training.checkpoints import Checkpoints, StopOnSignal
-from geossl.training.decoder import DecoderConfig, DecoderTraining, counted
+from geossl.training.decoder import DecoderConfig, DecoderTraining, KeepBest, confusions
 from geossl.training.progress import TrainProgress
 from geossl.training.run_folder import versions
 
 LEAST = 30  # labelled patches; fewer are not split in three
 Progress = Callable[[int, int, float], None]
+Found = tuple[Segmenter, dict[str, Scores], dict[str, Any]]  # a model, scores by sensors, facts
 
 
-class Task(NamedTuple):
-    """What is fitted to what."""
+@dataclass(frozen=True)
+class Task:
+    """What is fitted to what.
 
-    truth: Labels
+    Args:
+        labels: What is known of the ground.
+        source: Gives pixels.
+        weights: File of the encoder.
+        encoder: The encoder.
+        split: Of the labelled ground.
+        work: Folder for unfinished work.
+        seed: Of heads and training.
+    """
+
+    labels: Labels
     source: Source
-    encoder: Path
-    out: Path
+    weights: Path
+    encoder: DenseEncoder
+    split: Split
+    work: Path
     seed: int
+
+    @property
+    def subsets(self) -> list[tuple[str, ...]]:
+        """Sets of sensors an embedding may be made from, all of them first."""
+        names = [name for name in self.source.sensors if name in self.encoder.spec.sensors]
+        return [found for n in range(len(names), 0, -1) for found in combinations(names, n)]
 
 
 def finetune(
     labels: str | Path | gpd.GeoDataFrame,
     *,
     column: str | None = None,
+    date: str | None = None,
+    catalog: str = "planetary-computer",
+    composite: str = "clearest",
+    sensors: Sequence[str] = ("s1", "s2"),
+    max_cloud: float = 80,
     s1: Paths | None = None,
     s2: Paths | None = None,
     s2_offset: int | None = None,
-    date: str | None = None,
-    catalog: str = "planetary-computer",
     encoder: str | Path = "croma_base",
     head: str = "linear",
     out: str | Path = "model.safetensors",
@@ -68,183 +94,219 @@ def finetune(
     progress: Progress | None = None,
     **settings: Any,
 ) -> Path:
-    """Fit a classifier of the ground on your own labels.
+    """Fit a classifier of the ground on your own labels; can be killed and run again.
 
-    The labelled area is split into blocks on the ground (60 % training, 15 % validation, 25 % test), since neighbours
-    are alike. Settings are chosen on the validation blocks, scores are of the test blocks; light heads are fitted on
-    all labels at last, decoders stay as they were when the validation blocks were classified best.
+    The labelled ground is split in blocks (60 % training, 15 % validation, 25 % test), since neighbours are alike.
+    Normalisation and weights come from training blocks, settings and the time to stop from validation blocks, scores
+    from test blocks. Light heads are then fitted once more on all labels; decoders stay as they were when they
+    classified the validation blocks best. Pixels, unlike labels, are seen across the border of a block: an embedding
+    knows its surroundings.
 
     Args:
         labels: Polygons with a class attribute (any vector file or GeoDataFrame), a label raster, or a folder of them.
         column: The attribute.
-        s1: Sentinel-1 rasters, as in ``embed_map``.
-        s2: Sentinel-2 rasters.
-        s2_offset: As there.
-        date: Use scenes of a catalogue instead, as there.
+        date: Use scenes of a catalogue, as in ``embed_map``, and so on to ``s2_offset``.
         catalog: As there.
+        composite: As there.
+        sensors: As there.
+        max_cloud: As there.
+        s1: As there.
+        s2: As there.
+        s2_offset: As there.
         encoder: Name or weight file.
-        head: ``linear``, ``knn``, ``mlp`` or ``forest``: a class per 80 m patch, from frozen embeddings; one head for
-            each set of sensors there is. ``linear-upsample`` or ``unet``: a class per 10 m pixel.
+        head: ``linear``, ``knn``, ``mlp`` or ``forest``: a class per patch (80 m), from frozen embeddings; one head for
+            each set of sensors there is. ``linear-upsample`` or ``unet``: a class per pixel (10 m).
         out: Model file; beside it go a report (``.html``) and its numbers (``.json``).
         seed: Of split, heads and training.
         progress: Called with (shards done, shards in all, square kilometres).
-        settings: Of decoders; the fields of ``DecoderConfig``: ``train_encoder``, ``max_steps``, ``lr``,
-            ``batch_size``, ``chip_px``.
+        settings: Of decoders, the fields of ``DecoderConfig``: ``train_encoder``, ``max_steps``, ``lr``,
+            ``batch_size``, ``chip_px`` ...
 
     Returns:
         The model file, which ``segment`` takes.
 
     Raises:
-        InputError: If labels, pixels or encoder do not fit.
+        InputError: If labels, pixels or encoder do not fit; nothing was written.
     """
     out = Path(out)
+    config = check(out, head, settings)
+    truth = read_labels(labels, column)
+    weights = encoder_path(encoder)
+    model = dense(load_encoder(weights))
+    request = {"date": date, "catalog": catalog, "composite": composite, "sensors": sensors, "max_cloud": max_cloud}
+    area = truth.area()
+    source = source_of(area, first_map(work_path(out)), (s1, s2, s2_offset), request, False)
+    run.plans(area, source, weights, first_map(work_path(out)), run.MapConfig())  # says what does not fit
+    split = deal(truth, model.spec.patch_px, model.spec.gsd_m, seed)
+    with workspace(out) as work:
+        task = Task(truth, source, weights, model, split, work, seed)
+        fitted, scores, facts = fit_heads(head, task, progress) if config is None else train(head, task, config)
+        facts |= {"seed": seed, "block_m": split.side_m, "blocks": {n: count(split, n) for n in PARTS}}
+        title = f"{head} on {model.spec.name}"
+        report = write_report(out.with_suffix(".html"), title, scores, truth.names, facts)
+        save_encoder(out, fitted, {"report": report, "versions": versions()})
+    return out
+
+
+def check(out: Path, head: str, settings: dict[str, Any]) -> DecoderConfig | None:
+    """Refuse what cannot be done; how a decoder is trained, None for light heads."""
     if out.suffix != ".safetensors":
         raise InputError(f"--out {out} must end in .safetensors")
     if out.exists():
         raise InputError(f"--out {out} exists; choose another name, or delete it")
     if head not in FITS | DECODERS:
         raise InputError(f"--head {head!r} is not known; use {', '.join(FITS | DECODERS)}")
-    if settings and head in FITS:
-        raise InputError(f"{', '.join(settings)} belong to decoders (--head {', '.join(DECODERS)}), not to {head}")
-    truth = read_labels(labels, column)
-    request = {"date": date, "catalog": catalog, "composite": "clearest", "sensors": ("s1", "s2"), "max_cloud": 80}
-    source = source_of(truth.area(), out, (s1, s2, s2_offset), request, False)
-    task = Task(truth, source, encoder_path(encoder), out, seed)
     if head in FITS:
-        model, scores, facts = fit_heads(head, task, progress)
-    else:
-        model, scores, facts = train_decoder(head, task, DecoderConfig(**settings))
-    title = f"{head} on {model.spec.arguments['encoder']['name']}"
-    report = write_report(out.with_suffix(".html"), title, scores, truth.names, {**facts, "seed": seed})
-    save_encoder(out, model, {"report": report, "versions": versions()})
-    return out
+        if settings:
+            raise InputError(
+                f"{', '.join(settings)} belong to decoders (--head {' or '.join(DECODERS)}), not to {head}"
+            )
+        return None
+    known = [field.name for field in fields(DecoderConfig)]
+    if unknown := sorted(set(settings) - set(known)):
+        raise InputError(f"{', '.join(unknown)} is no setting of a decoder; there are {', '.join(known)}")
+    return DecoderConfig(**settings)
+
+
+def count(split: Split, part: str) -> int:
+    """Blocks of a part."""
+    return sum(number == PARTS.index(part) for number in split.parts.values())
+
+
+def first_map(work: Path) -> Path:
+    """Map of the labelled ground from all sensors, whose plan says which scenes a broken-off call took."""
+    return work / "all.zarr"
 
 
 def summary(model: Path) -> str:
     """The scores of a model's report as a table."""
     found = json.loads(model.with_suffix(".json").read_text())["scores"]
-    rows = score_rows({name: Scores.from_dict(values) for name, values in found.items()})
-    return markdown(rows)
+    return markdown(score_rows({name: Scores.from_dict(values) for name, values in found.items()}))
 
 
-def subsets(source: Source, encoder: DenseEncoder) -> list[tuple[str, ...]]:
-    """Sets of sensors an embedding may be made from, all of them first."""
-    names = [name for name in source.sensors if name in encoder.spec.sensors]
-    return [found for n in range(len(names), 0, -1) for found in combinations(names, n)]
-
-
-def fit_heads(kind: str, task: Task, progress: Progress | None) -> tuple[Segmenter, dict[str, Scores], dict[str, Any]]:
+def fit_heads(kind: str, task: Task, progress: Progress | None) -> Found:
     """A head per set of sensors, each fitted and judged on the same blocks."""
-    encoder = dense(load_encoder(task.encoder))
     heads: dict[str, Head] = {}
-    scores: dict[str, Scores] = {}
-    chosen = {}
-    for names in subsets(task.source, encoder):
-        store = task.out.with_name(f"{task.out.name}.build") / f"{'_'.join(names)}.zarr"
-        store.parent.mkdir(parents=True, exist_ok=True)
-        source = OnlySensors(task.source, names)
-        maps = run.embed_map(task.truth.area(), source, task.encoder, store, progress, dtype="float32")
-        parts = [part for path in maps for part in labelled_patches(path, task.truth, encoder.spec.patch_px)]
+    scores, chosen = {}, {}
+    for names in task.subsets:
         key = "+".join(sorted(names))
-        heads[key], chosen[key], scores[key] = fitted(
-            kind, join(parts, task.seed), len(task.truth.names), encoder.spec.patch_m, task.seed
-        )
-    model = build(encoder, heads, task.truth.names, task.truth.colours, sha256_of(task.encoder))
-    return model, scores, {"chosen": chosen, "cell_m": encoder.spec.patch_m}
+        store = first_map(task.work) if names == task.subsets[0] else task.work / f"{key}.zarr"
+        try:
+            samples = embedded(names, store, task, progress)
+            heads[key], chosen[key], scores[key] = fitted(kind, samples, task)
+        except InputError as error:
+            if names == task.subsets[0]:
+                raise
+            warnings.warn(f"no head for {key} alone: {error}", Note, stacklevel=3)
+    model = build(task.encoder, heads, task.subsets[0], task.labels.names, task.labels.colours, sha256_of(task.weights))
+    facts = {"chosen": chosen, "cell_m": task.encoder.spec.patch_m}
+    return model, scores, facts | {"interval": "blocks of test ground drawn with replacement"}
 
 
-def labelled_patches(path: Path, truth: Labels, patch_px: int) -> list[PatchSamples]:
-    """Labelled patches of a map, block by block."""
-    embeddings = open_map(path)
-    box = embeddings.odc.geobox
-    return [patch_samples(values, box[where], truth, patch_px) for where, values in blocks(embeddings)]
+def embedded(names: tuple[str, ...], store: Path, task: Task, progress: Progress | None) -> PatchSamples:
+    """Labelled patches embedded from some sensors."""
+    source = task.source if names == task.source.sensors else OnlySensors(task.source, names)
+    parts: list[PatchSamples] = []
+    with warnings.catch_warnings():  # what is to be noted of the sources was said when the task was planned
+        warnings.simplefilter("ignore", Note)
+        maps = run.embed_map(task.labels.area(), source, task.weights, store, progress, dtype="float32")
+    for path in maps:
+        embeddings = open_map(path)
+        box = embeddings.odc.geobox
+        for where, values in blocks(embeddings):
+            found = patch_samples(values, box[where], task.labels, task.split, task.encoder.spec.patch_px, task.seed)
+            parts = [join([*parts, found])]
+    return parts[0]
 
 
-def fitted(
-    kind: str, samples: PatchSamples, classes: int, patch_m: float, seed: int
-) -> tuple[Head, dict[str, Any], Scores]:
-    """A head fitted on all samples, with what was chosen on the validation and measured on the test blocks."""
-    if len(samples.y) < LEAST:
+def fitted(kind: str, samples: PatchSamples, task: Task) -> tuple[Head, dict[str, Any], Scores]:
+    """A head fitted on all samples, with what was chosen on validation and measured on test blocks."""
+    patch, classes = task.encoder.spec.patch_px, len(task.labels.names)
+    clear = samples.to_fit(patch)
+    side = f"{task.encoder.spec.patch_m:g} m"
+    if len(clear.y) < LEAST:
         raise InputError(
-            f"only {len(samples.y)} patches of {patch_m:g} m are at least half labelled and have pixels; "
-            f"expected {LEAST} or more: label larger areas, or use a decoder (--head unet), which learns from pixels"
+            f"only {len(clear.y)} patches of {side} are at least half labelled and have pixels; expected {LEAST} or "
+            "more: label larger areas, or use a decoder (--head unet), which learns from pixels"
         )
-    part = blocked_split(ground_blocks(samples.places, samples.epsg, 4 * patch_m), samples.y, seed)
-    train, val, test = (Samples(samples.x[part == i], samples.y[part == i]) for i in range(3))
-    if not len(test.y) or len(np.unique(train.y)) < 2:
+    train, val = (Samples(clear.x[clear.part == i], clear.y[clear.part == i]) for i in range(2))
+    test = samples.take(samples.part == PARTS.index("test"))
+    if len(np.unique(train.y)) < 2 or not len(val.y) or not len(test.y):
         raise InputError(
-            "the labels lie too close together to be split into training and test; label places further apart"
+            f"of {len(clear.y)} labelled patches of {side} with pixels, those for training are of one class, or none "
+            "is left to validate or test: label every class in several places"
         )
-    head, setting = fit_head(kind, train, val, classes, seed)
-    scores = single_label(test.y, predict(head, test.x))
-    return FITS[kind](Samples(samples.x, samples.y), classes, seed, **setting), setting, scores
+    head, setting = fit_head(kind, train, val, classes, task.seed)
+    called = predict(head, test.x).argmax(axis=1)
+    numbers = np.unique(test.block, axis=0, return_inverse=True)[1].ravel()
+    counts = np.zeros((numbers.max() + 1, classes, classes), np.int64)
+    np.add.at(counts.transpose(0, 2, 1), (numbers, called), test.counts)
+    return FITS[kind](Samples(clear.x, clear.y), classes, task.seed, **setting), setting, of_images(counts)
 
 
-def train_decoder(kind: str, task: Task, config: DecoderConfig) -> tuple[Segmenter, dict[str, Scores], dict[str, Any]]:
-    """A decoder, trained on chips; killed or interrupted, the same call goes on."""
-    encoder, names = dense(load_encoder(task.encoder)), len(task.truth.names)
-    spec = encoder.spec
+def train(kind: str, task: Task, config: DecoderConfig) -> Found:
+    """A decoder, trained on chips."""
+    spec, names = task.encoder.spec, task.subsets[0]
     if config.chip_px % spec.patch_px or config.chip_px < 4 * spec.patch_px:
-        raise InputError(
-            f"chip_px={config.chip_px} must be a multiple of the {spec.patch_px} px patch, 4 or more of them"
-        )
-    bands = sum(len(sensor.bands) for sensor in spec.sensors.values())
+        raise InputError(f"chip_px={config.chip_px} must be a multiple of the {spec.patch_px} px patch, 4 or more")
+    bands = {name: spec.sensors[name].bands for name in names}
     torch.manual_seed(task.seed)
-    arguments = {"dim": spec.dim, "bands": bands, "classes": names}
+    arguments = {"dim": spec.dim, "bands": sum(map(len, bands.values())), "classes": len(task.labels.names)}
     top = DECODERS[kind](**arguments, **({"patch_px": spec.patch_px} if kind == "unet" else {}))
-    model = build(encoder, top, task.truth.names, task.truth.colours, sha256_of(task.encoder))
-    chips = chips_of(task.truth, config.chip_px, spec.patch_px, task.seed)
-    order = {name: spec.sensors[name].bands for name in task.source.sensors if name in spec.sensors}
-    train, val, test = (LabelChips(task.source, chips, part, order) for part in ("train", "val", "test"))
-    training = DecoderTraining(model, config, task.seed)
-    fit(training, train, val, task.out.with_name(f"{task.out.name}.build"), config)
-    model.load_state_dict(training.best_state)
-    scores = {"+".join(sorted(s)): judged(model, test, s) for s in subsets(task.source, encoder)}
-    return (
-        model,
-        scores,
-        {"best_step": training.best_step, "val_miou": training.best_score, **config.__dict__, "cell_m": 10},
-    )
+    model = build(task.encoder, top, names, task.labels.names, task.labels.colours, sha256_of(task.weights))
+    ground = Ground(task.labels, task.split, spec.patch_px, spec.gsd_m)
+    boxes = ground.boxes(config.chip_px)
+    chips = {part: LabelChips(task.source, ground, boxes[part], part, bands) for part in PARTS}
+    begin(task, {"head": kind, **asdict(config)})
+    best = fit(DecoderTraining(model, config, task.seed), chips["train"], chips["val"], task.work / "last.ckpt")
+    scores = {"+".join(sorted(s)): of_images(confusions(model, chips["test"], s)) for s in task.subsets}
+    facts = {**asdict(config), "best_step": best["step"], "validation_miou": best["score"], "cell_m": spec.gsd_m}
+    return model, scores, facts | {"interval": f"test chips of {config.chip_px} px drawn with replacement"}
 
 
-def fit(module: DecoderTraining, train: LabelChips, val: LabelChips, folder: Path, config: DecoderConfig) -> None:
-    """Run the training, from the last checkpoint if there is one."""
-    folder.mkdir(parents=True, exist_ok=True)
-    checkpoint, start = folder / "last.ckpt", 0
+def begin(task: Task, settings: dict[str, Any]) -> None:
+    """Refuse to go on with another training's work."""
+    path = task.work / "settings.json"
+    facts = {**settings, "seed": task.seed, "labels": task.labels.describe(), "source": task.source.describe()}
+    now = json.loads(json.dumps({**facts, "encoder": sha256_of(task.weights)}))
+    before = json.loads(path.read_text()) if path.exists() else now
+    if differing := sorted(key for key in now if before.get(key) != now[key]):
+        raise InputError(f"training in {task.work} was begun with another {', '.join(differing)}; delete it, or go on")
+    path.write_text(json.dumps(now))
+
+
+def fit(module: DecoderTraining, chips: LabelChips, val: LabelChips, checkpoint: Path) -> dict[str, Any]:
+    """Train from the last checkpoint on, if there is one; ``module`` holds the best state in the end."""
+    config, start = module.config, 0
+    best = KeepBest(val, config.check_every, config.patience)
     if checkpoint.exists():
-        start = torch.load(checkpoint, weights_only=True, map_location="cpu", mmap=True)["global_step"]
-    rng = np.random.default_rng(module.seed)
-    draws = rng.integers(0, len(train), config.max_steps * config.batch_size).tolist()
-    batches = StepBatches(config.batch_size, start, config.max_steps, 0, 1)
-    stop = StopOnSignal()
-    quiet()
-    trainer = L.Trainer(
-        max_steps=config.max_steps,
-        accelerator="auto",
-        devices=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-        val_check_interval=min(config.check_every, config.max_steps),
-        check_val_every_n_epoch=None,
-        callbacks=[stop, TrainProgress(config.batch_size, "chips", {}), Checkpoints(checkpoint, config.check_every)],
-    )
-    chosen = torch.utils.data.Subset(train, draws)
-    trainer.fit(
-        module,
-        DataLoader(chosen, batch_sampler=batches),
-        DataLoader(val, batch_size=config.batch_size),
-        ckpt_path=checkpoint if start else None,
-        weights_only=True,
-    )
-    if stop.stopped:
-        raise KeyboardInterrupt(f"stopped at step {trainer.global_step}; the same command goes on")
-
-
-def judged(model: Segmenter, test: LabelChips, sensors: tuple[str, ...]) -> Scores:
-    """Scores of the test part's pixels from some sensors; the interval is over chips, as pixels are not independent."""
-    each = np.stack([counted(model, {name: x[None] for name, x in test[i].items()}, sensors) for i in range(len(test))])
-    return of_images(each)
+        saved = torch.load(checkpoint, weights_only=True, map_location="cpu")
+        start = saved["global_step"]
+        best.load_state_dict(saved["callbacks"][best.state_key])
+    if not best.best["is_over"]:
+        draws = np.random.default_rng(module.seed).integers(0, len(chips), config.max_steps * config.batch_size)
+        batches = StepBatches(config.batch_size, start, config.max_steps, 0, 1)
+        stop = StopOnSignal()
+        quiet()
+        trainer = L.Trainer(
+            max_steps=config.max_steps,
+            accelerator="auto",
+            devices=1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            callbacks=[
+                stop,
+                best,  # before the checkpoint, which holds what it found
+                TrainProgress(config.batch_size, "chips", {}),
+                Checkpoints(checkpoint, config.check_every),
+            ],
+        )
+        loader = DataLoader(Subset(chips, draws.tolist()), batch_sampler=batches)
+        trainer.fit(module, loader, ckpt_path=checkpoint if start else None, weights_only=True)
+        if stop.stopped and not best.best["is_over"]:
+            raise KeyboardInterrupt(f"stopped at step {trainer.global_step}; the same command goes on")
+    module.learned.load_state_dict(best.best["state"])
+    return best.best

@@ -11,23 +11,28 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 import zarr
-from jaxtyping import Float
+from jaxtyping import Float, UInt64
+from threadpoolctl import threadpool_limits
 
 from geossl import grid
 from geossl.api.maps import Paths, source_of
+from geossl.api.workspace import work_path, workspace
 from geossl.data.labels import palette
-from geossl.errors import InputError, Note
+from geossl.data.rasters import apply
+from geossl.data.splits import epsg_of, tickets
+from geossl.errors import InputError, MissingFileError, Note
 from geossl.evaluation.heads import fit_kmeans
 from geossl.inference import classes as rasters
 from geossl.inference import run
 from geossl.inference.blocks import blocks
 from geossl.inference.raster import open_map
+from geossl.inference.source import OnlySensors, Source
 from geossl.models.download import sha256_of
 from geossl.models.files import dense, encoder_path, load_encoder, read_encoder, save_encoder
 from geossl.models.segmenter import Heads, Segmenter, build
 
-KMEANS_SAMPLE = 50_000
-FLAGS = {"s1": (1,), "s2": (2, 3), "s1+s2": (5, 7)}  # of the layer "sensors"
+KMEANS_SAMPLE = 50_000  # patches; smaller maps are clustered whole
+Drawn = tuple[UInt64[np.ndarray, " n"], Float[np.ndarray, "n d"]]  # tickets and embeddings
 
 
 @dataclass(frozen=True)
@@ -101,36 +106,41 @@ def segment(
         InputError: If arguments do not fit together, or nothing can be classified.
     """
     out = Path(out)
-    work = out.with_name(out.name + ".build")
     check(aoi, model, map, classes, out, polygons, overwrite)
     region = None if aoi is None else grid.read_aoi(aoi)
     given = None if model is None else read_model(Path(model))
-    if map is None:
-        assert region is not None
-        request = {"date": date, "catalog": catalog, "composite": composite, "sensors": sensors, "max_cloud": max_cloud}
-        source = source_of(region, work / "map.zarr", (s1, s2, s2_offset), request, overwrite)
-        weights = encoder_path(encoder if model is None else model)
-        made = {"dtype": "float16", "overwrite": overwrite, **settings}
-        maps = run.embed_map(region, source, weights, work / "map.zarr", progress, **made)
-    else:
+    if map is not None:
         maps = [Path(map)]
-    if given is None:
-        assert classes is not None
-        found = clusters(maps, classes, seed)
-        if map is None:
-            save_clusters(found, encoder_path(encoder), out)
-    else:
-        found = of_model(given, is_map=map is not None)
-    written = []
-    for path in maps:
-        target = out if len(maps) == 1 else out.with_suffix("") / f"{path.stem}.tif"
+        found = clusters(maps, classes, seed) if given is None else of_model(given, is_map=True)
+        return write(maps, found, out, polygons, region)
+    assert region is not None
+    request = {"date": date, "catalog": catalog, "composite": composite, "sensors": sensors, "max_cloud": max_cloud}
+    store = work_path(out) / "map.zarr"
+    source: Source = source_of(region, store, (s1, s2, s2_offset), request, overwrite)
+    source = source if given is None else known_sensors(source, given)
+    weights = encoder_path(encoder if model is None else model)
+    with workspace(out):
+        made = {"dtype": "float16", "overwrite": overwrite, **settings}
+        maps = run.embed_map(region, source, weights, store, progress, **made)
+        found = clusters(maps, classes, seed) if given is None else of_model(given, is_map=False)
+        written = write(maps, found, out, polygons, region)
+        if given is None:
+            save_clusters(found, weights, out)
+    return written
+
+
+def write(
+    maps: Sequence[Path], found: Classifier, out: Path, polygons: str | Path | None, region: grid.Aoi | None
+) -> Path:
+    """The rasters of all maps, and their outlines; the class raster comes last, so that it stands for all."""
+    targets = [out] if len(maps) == 1 else [out.with_suffix("") / f"{path.stem}.tif" for path in maps]
+    for path, target in zip(maps, targets, strict=True):
         target.parent.mkdir(parents=True, exist_ok=True)
-        written.append(write_one(path, found, target, region))
-        if polygons is not None:
-            file = Path(polygons)
-            file = file if len(maps) == 1 else file.with_name(f"{file.stem}_{path.stem}{file.suffix}")
-            rasters.write_polygons(target, file, found.legend)
-    return written[0] if len(maps) == 1 else written[0].parent
+        outlines = None if polygons is None else Path(polygons)
+        if outlines is not None and len(maps) > 1:
+            outlines = outlines.with_name(f"{outlines.stem}_{path.stem}{outlines.suffix}")
+        write_one(path, found, target, region, outlines)
+    return out if len(maps) == 1 else targets[0].parent
 
 
 def summary(out: Path) -> str:
@@ -157,12 +167,23 @@ def check(
         raise InputError("--aoi is missing; name the region, or classify a finished map with --map")
     if map is not None and Path(map).suffix != ".zarr":
         raise InputError(f"--map {map} must be a .zarr embedding map, which knows what each patch was made from")
+    if map is not None and not Path(map).exists():
+        raise MissingFileError(f"--map {map} does not exist")
+    check_outputs(out, None if polygons is None else Path(polygons), overwrite, map is not None)
+
+
+def check_outputs(out: Path, polygons: Path | None, overwrite: bool, is_map: bool) -> None:
+    """Refuse outputs that cannot be, or are there."""
     if out.suffix != ".tif":
         raise InputError(f"--out {out} must end in .tif")
-    if polygons is not None and Path(polygons).suffix not in (".gpkg", ".parquet"):
+    if polygons is not None and polygons.suffix not in (".gpkg", ".parquet"):
         raise InputError(f"--polygons {polygons} must end in .gpkg or .parquet")
-    if out.exists() and not overwrite and not out.with_name(out.name + ".build").exists():
-        raise InputError(f"--out {out} exists; choose another name, or --overwrite")
+    if polygons is not None and not polygons.absolute().parent.is_dir():
+        raise InputError(f"--polygons {polygons}: there is no such folder")
+    is_unfinished = work_path(out).exists() and not is_map
+    for path in (out, out.with_suffix("")):  # the latter for a region over several UTM zones
+        if path.exists() and not overwrite and not is_unfinished:
+            raise InputError(f"--out {path} exists; choose another name, or --overwrite")
 
 
 def read_model(path: Path) -> Segmenter:
@@ -193,63 +214,83 @@ def sensor_layer(path: Path) -> xr.DataArray:
         raise InputError(f"--map {path} is no embedding map written by geossl embed (no layer 'sensors')") from None
 
 
-def clusters(maps: Sequence[Path], count: int, seed: int) -> Classifier:
-    """K-means of a sample of all maps' patches, of those made from the commonest set of sensors."""
-    drawn: dict[str, list[tuple[Float[np.ndarray, " n"], Float[np.ndarray, "n d"]]]] = {}
-    for number, path in enumerate(maps):
-        layer = sensor_layer(path).values
-        for index, (where, values) in enumerate(blocks(open_map(path))):
-            usable = np.isfinite(values).all(axis=0)
-            for name, flags in FLAGS.items():
-                rows = values[:, usable & np.isin(layer[where], flags)].T
-                ticket = np.random.default_rng((seed, number, index)).random(len(rows))
-                if len(rows):
-                    drawn.setdefault(name, []).append((ticket, rows))
-                    drawn[name] = [lowest(drawn[name])]
-    if not drawn:
-        raise InputError(f"{maps[0]} holds no embedding to cluster")
-    name = max(drawn, key=lambda n: len(drawn[n][0][1]))
-    sample = drawn[name][0][1]
+def known_sensors(source: Source, model: Segmenter) -> Source:
+    """A source without sensors the model was not fitted with.
+
+    Raises:
+        InputError: If nothing is left, or the model cannot do with what is left.
+    """
+    names = tuple(name for name in source.sensors if name in model.spec.sensors)
+    heads = [name for name in model.tops if name != "any"]
+    if not names or (heads and "+".join(sorted(names)) not in heads):
+        known = " or ".join(heads) or ", ".join(model.spec.sensors)
+        raise InputError(f"--model was fitted on {known} and cannot do with {', '.join(source.sensors)}; give those")
+    if names == source.sensors:
+        return source
+    left = ", ".join(name for name in source.sensors if name not in names)
+    warnings.warn(f"--model was fitted on {', '.join(names)} alone; {left} is not used", Note, stacklevel=3)
+    return OnlySensors(source, names)
+
+
+def clusters(maps: Sequence[Path], count: int | None, seed: int) -> Classifier:
+    """K-means of a sample of all maps' patches, of those made from the commonest set of sensors.
+
+    Maps are read once, block by block. The sample, and so the clusters, do not depend on how they are cut in shards.
+    """
+    assert count is not None
+    drawn: dict[str, Drawn] = {}
+    total: dict[str, int] = dict.fromkeys(rasters.FLAGS, 0)
+    for path in maps:
+        layer, embeddings = sensor_layer(path), open_map(path)
+        box = embeddings.odc.geobox
+        for where, values in blocks(embeddings):
+            made = np.where(np.isfinite(values).all(axis=0), np.asarray(layer[where]), 0)
+            for name, flags in rasters.FLAGS.items():
+                rows, columns = np.nonzero(np.isin(made, flags))
+                total[name] += len(rows)
+                places = np.column_stack(apply(box[where].transform, columns + 0.5, rows + 0.5))
+                found = tickets(places, epsg_of(box), seed), values[:, rows, columns].T
+                drawn[name] = lowest([*([drawn[name]] if name in drawn else []), found])
+    name = max(total, key=lambda n: total[n])
+    sample = drawn[name][1] if drawn else np.zeros((0, 0))
     if len(sample) < count:
-        raise InputError(f"--classes {count} is more than the {len(sample)} patches of the map")
-    others = sum(len(found[0][1]) for n, found in drawn.items() if n != name)
-    if others:
-        text = (
-            f"clusters are of patches made from {name}; {others} of the sample were made from other sensors, stay empty"
-        )
+        raise InputError(f"--classes {count} is more than the {len(sample)} patches with pixels in {maps[0]}")
+    if others := sum(total.values()) - total[name]:
+        share = 100 * others / sum(total.values())
+        text = f"clusters are of patches made from {name}; {share:.0f} % were made from other sensors and stay empty"
         warnings.warn(text, Note, stacklevel=3)
+    with threadpool_limits(1):  # sums of several threads would differ in the last bits
+        head = fit_kmeans(sample, count, seed)
     names = [f"cluster {i + 1}" for i in range(count)]
     facts = {"model": "k-means", "sample": len(sample), "seed": seed}
-    return Classifier({name: fit_kmeans(sample, count, seed)}, rasters.Legend(names, palette(count)), facts)
+    return Classifier({name: head}, rasters.Legend(names, palette(count)), facts)
 
 
-def lowest(
-    parts: list[tuple[Float[np.ndarray, " n"], Float[np.ndarray, "n d"]]],
-) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, "m d"]]:
-    """The rows with the lowest tickets: a sample of everything seen so far, in constant memory."""
+def lowest(parts: Sequence[Drawn]) -> Drawn:
+    """The rows with the lowest tickets, in their order: a sample of everything seen so far, in constant memory."""
     ticket, rows = (np.concatenate(p) for p in zip(*parts, strict=True))
-    kept = np.sort(np.argsort(ticket, kind="stable")[:KMEANS_SAMPLE])
+    kept = np.argsort(ticket, kind="stable")[:KMEANS_SAMPLE]
     return ticket[kept], rows[kept]
 
 
 def save_clusters(found: Classifier, weights: Path, out: Path) -> None:
     """Keep the clusters as a model, so that another region can be given the same classes."""
     assert found.heads is not None
-    model = build(
-        dense(load_encoder(weights)), found.heads, found.legend.names, found.legend.colours, sha256_of(weights)
-    )
+    encoder, legend = dense(load_encoder(weights)), found.legend
+    sensors = [name for key in found.heads for name in key.split("+")]
+    model = build(encoder, found.heads, sensors, legend.names, legend.colours, sha256_of(weights))
     save_encoder(out.with_name(f"{out.stem}_model.safetensors"), model, dict(found.facts))
 
 
-def write_one(path: Path, found: Classifier, target: Path, region: grid.Aoi | None) -> Path:
-    """The class raster of one map."""
+def write_one(path: Path, found: Classifier, target: Path, region: grid.Aoi | None, outlines: Path | None) -> None:
+    """The class raster of one map, and outlines."""
     embeddings = open_map(path)
     if found.heads is None:
         geobox, parts = rasters.stored_classes(embeddings)
     else:
         encoder = str(zarr.open_group(path, mode="r").attrs.get("geossl:encoder_sha256"))
         if found.facts.get("encoder_sha256", encoder) != encoder:
-            raise InputError(f"{path} was made by another encoder than --model was fitted on")
+            raise InputError(f"--map {path} was made by another encoder than --model was fitted on; embed it again")
         geobox, parts = rasters.classified(embeddings, sensor_layer(path), found.heads)
     area = None if region is None else region.to_crs(str(embeddings.odc.crs))
-    return rasters.write_classes(target, geobox, parts, found.legend, area, dict(found.facts))
+    rasters.write_classes(target, geobox, parts, found.legend, area, dict(found.facts), outlines)

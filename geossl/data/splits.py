@@ -1,63 +1,150 @@
-"""Training, validation and test parts that do not touch: neighbours are alike, and a random split would leak."""
+"""Training, validation and test parts of labelled ground: whole blocks, since neighbours are alike and would leak."""
 
-import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8, UInt64
 from numpy import ndarray
+from odc.geo.geobox import GeoBox
+
+from geossl.data.labels import Labels, class_counts
+from geossl.errors import InputError
+from geossl.grid import Lattice, by_zone
 
 PARTS = ("train", "val", "test")
 SHARES: Mapping[str, float] = {"train": 0.6, "val": 0.15, "test": 0.25}
-BLOCKS = 40  # wanted over the labelled area: enough to balance, few enough to keep neighbours together
-TRIES = 300
+LEAST_PATCHES = 4  # side of the smallest block
+BLOCKS = 40  # wanted: enough to balance classes, few enough to keep neighbours together
+DEALS = 300
+Block = tuple[int, int, int]  # EPSG code, row and column of a square anchored at the CRS origin
 
 
-def ground_blocks(places: Float[ndarray, "n 2"], epsg: Int[ndarray, " n"], least_m: float) -> Int[ndarray, " n"]:
-    """Number of the square block on the ground each place lies in; about 40 blocks over all places.
+@dataclass(frozen=True)
+class Split:
+    """Which block of ground is in which part.
 
     Args:
-        places: Easting and northing in metres.
-        epsg: Their CRS.
-        least_m: Side of a block, at least.
+        side_m: Side of a block; whole patches, so that no patch lies in two.
+        parts: Number in ``PARTS`` by block; blocks without labels are left out.
     """
-    zones = np.unique(epsg)
-    extents = [np.ptp(places[epsg == zone], axis=0) + least_m for zone in zones]
-    side = max(least_m, math.sqrt(sum(float(w * h) for w, h in extents) / BLOCKS))
-    cells = np.column_stack([epsg, np.floor(places / side).astype(np.int64)])
-    return np.unique(cells, axis=0, return_inverse=True)[1].ravel()
+
+    side_m: float
+    parts: Mapping[Block, int]
+
+    def blocks(self, places: Float[ndarray, "n 2"], epsg: int) -> Int[ndarray, "n 3"]:
+        """Block of every place.
+
+        Args:
+            places: Easting and northing in metres; no place may lie on a border.
+            epsg: Their CRS.
+        """
+        x, y = np.floor(places[:, 0] / self.side_m), np.floor(-places[:, 1] / self.side_m)
+        return np.column_stack([np.full(len(places), epsg), y, x]).astype(np.int64)
+
+    def part(self, places: Float[ndarray, "n 2"], epsg: int) -> Int[ndarray, " n"]:
+        """Part of every place; -1 where its block holds no label."""
+        known, where = np.unique(self.blocks(places, epsg), axis=0, return_inverse=True)
+        numbers = [self.parts.get((int(e), int(row), int(column)), -1) for e, row, column in known]
+        return np.array(numbers, np.int64)[where.ravel()]
 
 
-def blocked_split(block: Int[ndarray, " n"], y: Int[ndarray, " n"], seed: int) -> Int[ndarray, " n"]:
-    """Part of every sample, 0 = train, 1 = val, 2 = test; samples of one block are in one part.
+def deal(labels: Labels, patch_px: int, gsd_m: float, seed: int) -> Split:
+    """Deal the labelled ground in blocks: 60 % training, 15 % validation, 25 % test of every class, as near as can be.
 
-    Of many random deals of the blocks the one is taken whose parts come nearest to the wanted share of every class.
+    Blocks are as large as 40 of them allow, and four patches at least. Of many random deals the one is taken whose
+    parts come nearest to the wanted shares of every class.
 
     Args:
-        block: Number of the block a sample lies in.
-        y: Classes.
+        labels: What is known.
+        patch_px: Side of a patch.
+        gsd_m: Side of a pixel.
         seed: Of the deals.
+
+    Raises:
+        InputError: If the labels lie in fewer than three blocks.
     """
-    counts = np.zeros((block.max() + 1, int(y.max()) + 1))
-    np.add.at(counts, (block, y), 1)
+    least_px = LEAST_PATCHES * patch_px
+    finest = counted(labels, least_px, gsd_m)
+    times, blocks = 1, finest
+    while len(coarser := merged(finest, 2 * times)) >= BLOCKS:
+        times, blocks = 2 * times, coarser
+    if len(blocks) < len(PARTS):
+        raise InputError(
+            f"the labels lie within {len(blocks)} block(s) of {least_px * gsd_m:g} m; training, validation and test "
+            "need one each: label places further apart"
+        )
+    parts = best_deal(np.stack(list(blocks.values())), seed)
+    return Split(times * least_px * gsd_m, dict(zip(blocks, parts.tolist(), strict=True)))
+
+
+def counted(labels: Labels, side_px: int, gsd_m: float) -> dict[Block, Int[ndarray, " k"]]:
+    """Labelled pixels per class of every square that has some."""
+    found: dict[Block, Int[ndarray, " k"]] = {}
+    many = 8
+    for box, grid in tiles(labels, many * side_px, gsd_m):
+        counts = class_counts(grid, side_px, len(labels.names))[..., 1:]
+        top, left = round(-box.transform.f / (side_px * gsd_m)), round(box.transform.c / (side_px * gsd_m))
+        for row, column in np.argwhere(counts.any(axis=-1)).tolist():
+            found[epsg_of(box), top + row, left + column] = counts[row, column]
+    if not found:
+        raise InputError("no pixel centre lies in a label; label larger areas")
+    return dict(sorted(found.items()))
+
+
+def merged(blocks: Mapping[Block, Int[ndarray, " k"]], times: int) -> dict[Block, Int[ndarray, " k"]]:
+    """The same in blocks of ``times`` the side."""
+    found: dict[Block, Int[ndarray, " k"]] = {}
+    for (epsg, row, column), counts in blocks.items():
+        key = epsg, row // times, column // times
+        found[key] = found.get(key, 0) + counts
+    return dict(sorted(found.items()))
+
+
+def best_deal(counts: Int[ndarray, "n k"], seed: int) -> Int[ndarray, " n"]:
+    """Part of every block; none is empty."""
     counts = counts[:, counts.sum(0) > 0]
     wanted = np.array([SHARES[part] for part in PARTS])
     rng = np.random.default_rng(seed)
-    best, least = np.zeros(len(counts), np.int64), np.inf
-    for _ in range(TRIES):
-        deal = rng.choice(3, size=len(counts), p=wanted)
-        got = np.stack([counts[deal == part].sum(0) for part in range(3)]) / counts.sum(0)
+    best, least = np.arange(len(counts)) % len(PARTS), np.inf
+    for _ in range(DEALS):
+        parts = rng.choice(len(PARTS), size=len(counts), p=wanted)
+        got = np.stack([counts[parts == i].sum(0) for i in range(len(PARTS))]) / counts.sum(0)
         miss = np.abs(got - wanted[:, None]).mean() + (got == 0).mean()
-        if miss < least:
-            best, least = deal, miss
-    return best[block]
+        if miss < least and (got.sum(1) > 0).all():
+            best, least = parts, miss
+    return best
 
 
-def random_split(y: Int[ndarray, " n"], seed: int) -> Int[ndarray, " n"]:
-    """Part of every sample, class by class; only where no place is known."""
-    rng, part = np.random.default_rng(seed), np.zeros(len(y), np.int64)
-    for value in np.unique(y):
-        rows = rng.permutation(np.flatnonzero(y == value))
-        test, val = (round(SHARES[name] * len(rows)) for name in ("test", "val"))
-        part[rows[:test]], part[rows[test : test + val]] = 2, 1
-    return part
+def tiles(labels: Labels, side_px: int, gsd_m: float) -> Iterator[tuple[GeoBox, UInt8[ndarray, "h w"]]]:
+    """Squares anchored at the CRS origin that hold labels, with the class of every pixel."""
+    for epsg, region in by_zone(labels.area()).items():
+        lattice, area = Lattice(epsg, side_px, gsd_m, 1), region.to_crs(epsg)
+        top, left, rows, columns = lattice.around(area)
+        for row, column in np.argwhere(lattice.touched(area, top, left, rows, columns)).tolist():
+            box = lattice.pixels(top + row, left + column, 1, 1, 0)
+            grid = labels.grid(box)
+            if grid.any():
+                yield box, grid
+
+
+def epsg_of(box: GeoBox) -> int:
+    """EPSG code of a grid's CRS; 0 if it has none."""
+    return (box.crs.epsg if box.crs else None) or 0
+
+
+def tickets(places: Float[ndarray, "n 2"], epsg: int, seed: int) -> UInt64[ndarray, " n"]:
+    """A number per place that looks random but depends on place and seed alone, never on what else is drawn.
+
+    The places with the lowest tickets are a sample of all, in whatever order and pieces they are read.
+
+    Source: the finalizer of SplitMix64 (Steele, Lea, Flood, 2014).
+    """
+    x, y = (np.round(places[:, i] * 10).astype(np.int64).astype(np.uint64) for i in range(2))
+    mixed = np.full(len(places), np.uint64(seed) * np.uint64(2**32) + np.uint64(epsg))
+    for part in (x, y):
+        mixed = (mixed ^ part) + np.uint64(0x9E3779B97F4A7C15)
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        mixed ^= mixed >> np.uint64(31)
+    return mixed

@@ -16,6 +16,7 @@ import torch
 import xarray as xr
 from jaxtyping import Float, UInt8
 from odc.geo.geobox import GeoBox
+from pyproj import Proj
 from rasterio.features import geometry_mask, shapes
 
 from geossl.errors import InputError
@@ -24,7 +25,9 @@ from geossl.models.heads import Head
 from geossl.models.segmenter import Heads
 
 NODATA = 255
-Layers = tuple[tuple[slice, slice], UInt8[np.ndarray, "2 h w"]]  # where, and class and confidence
+FLAGS = {"s1": (1,), "s2": (2, 3), "s1+s2": (5, 7)}  # of a map's layer "sensors", by what an embedding was made from
+ROWS = 1024  # embeddings a head is given at a time, always as many: a product's last bits depend on its shape
+AREA_CELLS = 256  # side of the squares over which a projection's scale is taken as constant
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,6 @@ def stored_classes(numbers: xr.DataArray) -> tuple[GeoBox, Iterator[Block]]:
     return geobox if n == 1 else geobox.zoom_out(1 / n), parts()
 
 
-@torch.inference_mode()
 def classified(embeddings: xr.DataArray, sensors: xr.DataArray, heads: Heads) -> tuple[GeoBox, Iterator[Block]]:
     """Grid and blocks of the classes that heads give an embedding map.
 
@@ -68,14 +70,13 @@ def classified(embeddings: xr.DataArray, sensors: xr.DataArray, heads: Heads) ->
         sensors: Its layer of the same name, which says what a patch's embedding was made from.
         heads: By sensors.
     """
-    flags = {"s1": (1,), "s2": (2, 3), "s1+s2": (5, 7)}
 
     def parts() -> Iterator[Block]:
         for where, values in blocks(embeddings):
             made = np.asarray(sensors[where])
             out = np.full((2, *values.shape[1:]), NODATA, np.uint8)
             for name, head in heads.items():
-                here = np.isin(made, flags[name]) & np.isfinite(values).all(axis=0)
+                here = np.isin(made, FLAGS[name]) & np.isfinite(values).all(axis=0)
                 if here.any():
                     out[:, here] = best_class(head, values[:, here].T)
             yield where, out
@@ -83,10 +84,14 @@ def classified(embeddings: xr.DataArray, sensors: xr.DataArray, heads: Heads) ->
     return embeddings.odc.geobox, parts()
 
 
+@torch.inference_mode()
 def best_class(head: Head, x: Float[np.ndarray, "n d"]) -> UInt8[np.ndarray, "2 n"]:
-    """Class and confidence in percent."""
-    best, number = head(torch.from_numpy(np.ascontiguousarray(x))).max(dim=1)
-    return torch.stack([number.to(best), (100 * best).round()]).numpy().astype(np.uint8)
+    """Class and confidence in percent; a row's do not depend on the others."""
+    padded = np.zeros((-(-len(x) // ROWS) * ROWS, x.shape[1]), np.float32)
+    padded[: len(x)] = x
+    found = [head(torch.from_numpy(part)).max(dim=1) for part in np.split(padded, len(padded) // ROWS)]
+    both = [torch.stack([number.to(best), (100 * best).round()]) for best, number in found]
+    return torch.cat(both, dim=1)[:, : len(x)].numpy().astype(np.uint8)
 
 
 def write_classes(
@@ -96,65 +101,99 @@ def write_classes(
     legend: Legend,
     area: shapely.Geometry | None,
     facts: dict[str, Any],
-) -> Path:
+    outlines: Path | None = None,
+) -> None:
     """Write ``out`` (classes), ``..._confidence.tif`` and ``..._area.csv``; one block in memory at a time.
 
     Args:
-        out: ``.tif``: a COG with colour table, names (``CLASS_NAMES``) and nodata 255.
+        out: ``.tif``: a COG with colour table, names (``CLASS_NAMES``) and nodata 255; there last of all.
         geobox: Grid.
         parts: Class and confidence.
         legend: Names and colours.
         area: Cells whose centre lies outside become nodata; None keeps all.
         facts: What the classes were made with, stored as tags.
+        outlines: Also write polygons; these are made in memory.
 
     Raises:
         InputError: If nothing is left.
     """
-    counts = np.zeros(256, np.int64)
-    confidence = confidence_path(out)
-    spool = out.with_suffix(".confidence.tmp.npy")
-    percent = np.lib.format.open_memmap(spool, "w+", np.uint8, tuple(geobox.shape))
-
-    def kept() -> Iterator[Block]:
-        for where, values in parts:
-            if area is not None:
-                away = geometry_mask([area], values.shape[1:], geobox[where].transform)
-                values[:, away] = NODATA
-            counts[:] += np.bincount(values[0].ravel(), minlength=256)
-            percent[where] = values[1]
-            yield where, values[:1]
-
-    def spooled() -> Iterator[Block]:
-        for top in range(0, geobox.shape[0], 1024):
-            where = (slice(top, min(top + 1024, geobox.shape[0])), slice(0, geobox.shape[1]))
-            yield where, np.asarray(percent[where])[None]
-
-    tags = {
-        "CLASS_NAMES": json.dumps(list(legend.names)),
-        **{f"GEOSSL_{k.upper()}": json.dumps(v) for k, v in facts.items()},
-    }
+    areas = Areas(geobox, len(legend.names))
+    classes, spool = out.with_suffix(".classes.tmp.tif"), out.with_suffix(".confidence.tmp.npy")
+    tags = {"CLASS_NAMES": json.dumps(list(legend.names))}
+    tags |= {f"GEOSSL_{k.upper()}": json.dumps(v) for k, v in facts.items()}
+    kinds: dict[str, Any] = {"count": 1, "dtype": "uint8", "nodata": float(NODATA)}
     try:
-        write_blocks(
-            out,
-            geobox,
-            kept(),
-            count=1,
-            dtype="uint8",
-            nodata=NODATA,
-            names=["class"],
-            tags=tags,
-            colours=legend.table(),
-        )
-        if not counts[:NODATA].any():
-            out.unlink()
-            raise InputError(f"--out {out}: nothing could be classified; the region has no usable pixel")
-        write_blocks(
-            confidence, geobox, spooled(), count=1, dtype="uint8", nodata=NODATA, names=["confidence in percent"]
-        )
+        percent = np.lib.format.open_memmap(spool, "w+", np.uint8, tuple(geobox.shape))
+        kept = counted(parts, geobox, area, areas, percent)
+        write_blocks(classes, geobox, kept, **kinds, names=["class"], tags=tags, colours=legend.table())
+        if not areas.counts.any():
+            raise InputError(f"--out {out}: nothing could be classified; the region has no pixel the model can use")
+        names = ["confidence in percent"]
+        write_blocks(confidence_path(out), geobox, strips(percent), **kinds, names=names)
+        write_areas(area_path(out), areas.hectares(), legend)
+        if outlines is not None:
+            write_polygons(classes, outlines, legend)
+        os.replace(classes, out)
     finally:
-        spool.unlink(missing_ok=True)
-    write_areas(area_path(out), counts, abs(geobox.resolution.x * geobox.resolution.y), legend)
-    return out
+        for path in (classes, spool):
+            path.unlink(missing_ok=True)
+
+
+def counted(
+    parts: Iterator[Block], geobox: GeoBox, area: shapely.Geometry | None, areas: "Areas", percent: np.ndarray
+) -> Iterator[Block]:
+    """Classes inside an area as they pass; they are counted, and their confidence is put aside."""
+    for where, values in parts:
+        if area is not None:
+            values[:, geometry_mask([area], values.shape[1:], geobox[where].transform)] = NODATA
+        areas.add(where, values[0])
+        percent[where] = values[1]
+        yield where, values[:1]
+
+
+def strips(array: np.ndarray) -> Iterator[Block]:
+    """An array on disk in pieces."""
+    for top in range(0, array.shape[0], 1024):
+        where = (slice(top, min(top + 1024, array.shape[0])), slice(0, array.shape[1]))
+        yield where, np.asarray(array[where])[None]
+
+
+class Areas:
+    """Area of classes on the ground, summed from pieces of a raster in any order.
+
+    Cells are counted in squares of 256 x 256, and a square's area is divided by the areal scale of the projection at
+    its centre: 0.9992 in the middle of a UTM zone, 1.0020 at its edge on the equator.
+
+    Args:
+        geobox: Grid of the raster.
+        classes: How many.
+    """
+
+    def __init__(self, geobox: GeoBox, classes: int) -> None:
+        self.geobox = geobox
+        self.counts = np.zeros((classes, *(-(-n // AREA_CELLS) for n in geobox.shape)), np.int64)
+
+    def add(self, where: tuple[slice, slice], values: UInt8[np.ndarray, "h w"]) -> None:
+        """Count a piece."""
+        rows, columns = np.nonzero(values != NODATA)
+        place = (rows + where[0].start) // AREA_CELLS, (columns + where[1].start) // AREA_CELLS
+        np.add.at(self.counts, (values[rows, columns], *place), 1)
+
+    def hectares(self) -> Float[np.ndarray, " k"]:
+        """Hectares per class, on the ellipsoid."""
+        rows, columns = np.mgrid[: self.counts.shape[1], : self.counts.shape[2]] * AREA_CELLS + AREA_CELLS / 2
+        height, width = self.geobox.shape
+        t = self.geobox.transform
+        x, y = t.a * np.minimum(columns, width - 0.5) + t.c, t.e * np.minimum(rows, height - 0.5) + t.f
+        cell_m2 = abs(self.geobox.resolution.x * self.geobox.resolution.y)
+        ground = cell_m2 / areal_scale(str(self.geobox.crs), x, y)
+        return (self.counts * ground).sum(axis=(1, 2)) / 10_000
+
+
+def areal_scale(crs: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Area in a projection over area on the ellipsoid, at places given in it."""
+    projection = Proj(crs)
+    return np.asarray(projection.get_factors(*projection(x, y, inverse=True)).areal_scale)
 
 
 def confidence_path(out: Path) -> Path:
@@ -167,9 +206,8 @@ def area_path(out: Path) -> Path:
     return out.with_name(f"{out.stem}_area.csv")
 
 
-def write_areas(path: Path, counts: np.ndarray, cell_m2: float, legend: Legend) -> None:
-    """Hectares and share per class, in the map's projection."""
-    hectares = counts[: len(legend.names)] * cell_m2 / 10_000
+def write_areas(path: Path, hectares: Float[np.ndarray, " k"], legend: Legend) -> None:
+    """Hectares and share per class."""
     temporary = path.with_suffix(".tmp")
     with temporary.open("w", newline="") as file:
         rows = csv.writer(file)
@@ -179,17 +217,20 @@ def write_areas(path: Path, counts: np.ndarray, cell_m2: float, legend: Legend) 
     os.replace(temporary, path)
 
 
-def write_polygons(raster: Path, out: Path, legend: Legend) -> Path:
+def write_polygons(raster: Path, out: Path, legend: Legend) -> None:
     """Outlines of all areas of one class, as ``.gpkg`` or ``.parquet``, with ``class``, ``name`` and ``hectares``."""
     with rasterio.open(raster) as file:
-        found = [(shapely.geometry.shape(g), int(v)) for g, v in shapes(rasterio.band(file, 1)) if int(v) != NODATA]
+        band = rasterio.band(file, 1)
+        found = [(shapely.geometry.shape(g), int(v)) for g, v in shapes(band, mask=file.read_masks(1))]
         frame = gpd.GeoDataFrame({"class": [v for _, v in found]}, geometry=[g for g, _ in found], crs=file.crs)
+        crs = file.crs.to_wkt()
     frame["name"] = [legend.names[v] for v in frame["class"]]
-    frame["hectares"] = (frame.area / 10_000).round(2)
+    middle = frame.representative_point()
+    scale = areal_scale(crs, middle.x.to_numpy(), middle.y.to_numpy())
+    frame["hectares"] = (frame.area / scale / 10_000).round(2)
     temporary = out.with_name(f"{out.stem}.tmp{out.suffix}")
     if out.suffix == ".parquet":
         frame.to_parquet(temporary, write_covering_bbox=True, schema_version="1.1.0")
     else:
         frame.to_file(temporary, driver="GPKG", layer=out.stem)
     os.replace(temporary, out)
-    return out

@@ -18,9 +18,23 @@ Heads = Mapping[str, Head]  # by the sensors a token was made from: "s1", "s2", 
 
 
 def segmenter_spec(
-    encoder: DenseSpec, top: Heads | Decoder, classes: Sequence[str], colours: Sequence[str], sha256: str
+    encoder: DenseSpec,
+    top: Heads | Decoder,
+    sensors: Sequence[str],
+    classes: Sequence[str],
+    colours: Sequence[str],
+    sha256: str,
 ) -> DenseSpec:
-    """Spec of a segmenter; what it gives per patch is class and confidence of each of the patch's cells."""
+    """Spec of a segmenter; what it gives per patch is class and confidence of each of the patch's cells.
+
+    Args:
+        encoder: Of the encoder.
+        top: Heads or a decoder.
+        sensors: Those it was fitted with; it takes no others.
+        classes: Names.
+        colours: One ``#rrggbb`` per class.
+        sha256: Of the encoder's file.
+    """
     tops: Mapping[str, Head | Decoder] = {"any": top} if isinstance(top, Decoder) else top
     arguments = {
         "encoder": encoder.to_dict(),
@@ -31,7 +45,8 @@ def segmenter_spec(
     }
     name = f"{encoder.name}_{next(iter(tops.values())).kind}"
     cells = encoder.patch_px if isinstance(top, Decoder) else 1
-    return replace(encoder, name=name, architecture="segmenter", arguments=arguments, dim=2 * cells**2)
+    taken = {key: sensor for key, sensor in encoder.sensors.items() if key in sensors}
+    return replace(encoder, name=name, architecture="segmenter", arguments=arguments, dim=2 * cells**2, sensors=taken)
 
 
 def cells_of(spec: DenseSpec) -> int:
@@ -115,10 +130,15 @@ def made_from(images: Images, kept: Kept | None, usable: Bool[Tensor, "b gh gw"]
 
 
 def build(
-    encoder: DenseEncoder, top: Heads | Decoder, classes: Sequence[str], colours: Sequence[str], sha256: str
+    encoder: DenseEncoder,
+    top: Heads | Decoder,
+    sensors: Sequence[str],
+    classes: Sequence[str],
+    colours: Sequence[str],
+    sha256: str,
 ) -> Segmenter:
-    """Put fitted heads or a decoder on an encoder; ``sha256`` is that of its file."""
-    model = Segmenter(segmenter_spec(encoder.spec, top, classes, colours, sha256))
+    """Put fitted heads or a decoder on an encoder; arguments as in ``segmenter_spec``."""
+    model = Segmenter(segmenter_spec(encoder.spec, top, sensors, classes, colours, sha256))
     model.encoder.load_state_dict(encoder.state_dict())
     tops: Mapping[str, Any] = {"any": top} if isinstance(top, Decoder) else top
     for name, fitted in tops.items():

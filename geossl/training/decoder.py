@@ -1,6 +1,6 @@
 """Train a decoder on an encoder, frozen or not, on chips with a class per pixel."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,11 +8,15 @@ import lightning as L
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
-from torch import Tensor
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.utils.data import Dataset
 
+from geossl.errors import InputError
 from geossl.evaluation.metrics import confusion_matrix, of_confusion
 from geossl.models.segmenter import Segmenter
+
+VALID_SHARE = 0.5  # of a patch's pixels, from which it is fed to the encoder: as in maps
 
 
 @dataclass(frozen=True)
@@ -39,9 +43,21 @@ class DecoderConfig:
     check_every: int = 50
     patience: int = 6
 
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            InputError: If training is not possible with them.
+        """
+        for name in ("max_steps", "lr", "batch_size", "chip_px", "check_every", "patience"):
+            if getattr(self, name) <= 0:
+                raise InputError(f"{name}={getattr(self, name)} is not possible; it must be greater than 0")
+        if not 0 <= self.drop_sensor < 1:
+            raise InputError(f"drop_sensor={self.drop_sensor} is not possible; it is a share from 0 to below 1")
+
 
 class DecoderTraining(L.LightningModule):
-    """Cross-entropy over labelled pixels; keeps the state in which the validation part was classified best.
+    """Cross-entropy over labelled pixels.
 
     Args:
         model: Encoder and fresh decoder.
@@ -52,74 +68,78 @@ class DecoderTraining(L.LightningModule):
     def __init__(self, model: Segmenter, config: DecoderConfig, seed: int) -> None:
         super().__init__()
         self.model, self.config, self.seed = model, config, seed
-        self.best_score, self.best_step = -1.0, 0
-        self.best_state: dict[str, Tensor] = {}
-        self.checks: Int[np.ndarray, "k k"] = np.zeros((len(model.classes),) * 2, np.int64)
-
-    def trained(self) -> list[dict[str, Any]]:
-        """Parameter groups."""
-        groups = [{"params": list(self.model.tops.parameters()), "lr": self.config.lr}]
-        if self.config.train_encoder:
-            groups.append({"params": list(self.model.encoder.parameters()), "lr": self.config.lr / 10})
-        return groups
+        self.learned: nn.Module = model if config.train_encoder else model.tops
+        self.model.encoder.requires_grad_(config.train_encoder)
 
     def configure_optimizers(self) -> Any:
         """AdamW with warm-up and cosine."""
-        steps = self.config.max_steps
-        optimizer = torch.optim.AdamW(self.trained(), weight_decay=0.01)
+        steps, lr = self.config.max_steps, self.config.lr
+        groups = [{"params": list(self.model.tops.parameters()), "lr": lr}]
+        if self.config.train_encoder:
+            groups.append({"params": list(self.model.encoder.parameters()), "lr": lr / 10})
+        optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
+        warm = max(1, steps // 10)
 
         def rate(step: int) -> float:
-            warm = max(1, steps // 10)
-            return (
-                (step + 1) / warm if step < warm else 0.5 * (1 + np.cos(np.pi * (step - warm) / max(1, steps - warm)))
-            )
+            if step < warm:
+                return (step + 1) / warm
+            return float(0.5 * (1 + np.cos(np.pi * (step - warm) / max(1, steps - warm))))
 
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def training_step(self, batch: Mapping[str, Tensor], index: int) -> dict[str, Tensor]:
-        """One update on turned and flipped chips."""
+        """One update from turned and flipped chips, now and then without one of the sensors."""
         rng = np.random.default_rng((self.seed, self.global_step))
         batch = turned(batch, int(rng.integers(4)), bool(rng.integers(2)))
-        names = [name for name in batch if name != "labels"]
-        if len(names) > 1 and rng.random() < self.config.drop_sensor:
-            names.remove(str(rng.choice(names)))
-        loss = F.cross_entropy(self.logits({name: batch[name] for name in names}), batch["labels"] - 1, ignore_index=-1)
+        labels, images = batch.pop("labels"), batch
+        if len(images) > 1 and rng.random() < self.config.drop_sensor:
+            del images[str(rng.choice(list(images)))]
+        kept = fed_patches(images, self.model.spec.patch_px)
+        self.model.encoder.train(self.config.train_encoder)
+        with torch.set_grad_enabled(self.config.train_encoder):
+            tokens = self.model.encoder.tokens(images, kept)
+        patch = self.model.spec.patch_px
+        known = torch.isfinite(tokens).all(dim=-1).repeat_interleave(patch, 1).repeat_interleave(patch, 2)
+        target = torch.where(known, labels, 0) - 1  # -1 = not labelled, or nothing to tell it by
+        loss = F.cross_entropy(self.model.logits(tokens, images), target, ignore_index=-1, reduction="sum")
+        loss = loss / (target >= 0).sum().clamp(min=1)
         return {"loss": loss, "cross_entropy": loss.detach()}
 
-    def logits(self, images: Mapping[str, Float[Tensor, "b _ h w"]]) -> Float[Tensor, "b k h w"]:
-        """Through the encoder, which is left alone unless it is trained."""
-        with torch.set_grad_enabled(self.config.train_encoder and torch.is_grad_enabled()):
-            if not self.config.train_encoder:
-                self.model.encoder.eval()
-            tokens = self.model.encoder.tokens(images)
-        return self.model.logits(tokens, images)
 
-    def on_validation_epoch_start(self) -> None:
-        """Start counting."""
-        self.checks = np.zeros_like(self.checks)
+class KeepBest(L.Callback):
+    """Keeps the state in which validation chips were classified best, by mIoU; stops when nothing gets better.
 
-    def validation_step(self, batch: Mapping[str, Tensor], index: int) -> None:
-        """Count what is right."""
-        self.checks = self.checks + counted(self.model, batch)
+    Args:
+        chips: Of the validation part.
+        every: Steps between two looks.
+        patience: Looks without progress after which training stops.
+    """
 
-    def on_validation_epoch_end(self) -> None:
-        """Keep the best state; stop when nothing gets better."""
-        score = of_confusion(self.checks)["miou"]
-        if score > self.best_score:
-            self.best_score, self.best_step = score, self.global_step
-            self.best_state = {name: x.detach().cpu().clone() for name, x in self.model.state_dict().items()}
-        elif self.global_step - self.best_step >= self.config.patience * self.config.check_every:
-            self.trainer.should_stop = True
+    def __init__(self, chips: Dataset[dict[str, Tensor]], every: int, patience: int) -> None:
+        self.chips, self.every, self.patience = chips, every, patience
+        self.best: dict[str, Any] = {"score": -1.0, "step": 0, "state": {}, "is_over": False}
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: object) -> None:
+        """Look when due."""
+        step = trainer.global_step
+        if step % self.every and step < trainer.max_steps:
+            return
+        assert isinstance(module, DecoderTraining)
+        score = of_confusion(confusions(module.model, self.chips).sum(axis=0))["miou"]
+        if score > self.best["score"]:
+            state = {name: x.detach().cpu().clone() for name, x in module.learned.state_dict().items()}
+            self.best |= {"score": score, "step": step, "state": state}
+        self.best["is_over"] = step - self.best["step"] >= self.patience * self.every or step == trainer.max_steps
+        trainer.should_stop = trainer.should_stop or self.best["is_over"]
+
+    def state_dict(self) -> dict[str, Any]:
         """The best state belongs to a run that goes on."""
-        checkpoint["best"] = {"score": self.best_score, "step": self.best_step, "state": self.best_state}
+        return self.best
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take it up again."""
-        best = checkpoint["best"]
-        self.best_score, self.best_step, self.best_state = best["score"], best["step"], best["state"]
+        self.best = dict(state_dict)
 
 
 def turned(batch: Mapping[str, Tensor], quarters: int, flip: bool) -> dict[str, Tensor]:
@@ -127,15 +147,28 @@ def turned(batch: Mapping[str, Tensor], quarters: int, flip: bool) -> dict[str, 
     return {name: torch.rot90(x.flip(-1) if flip else x, quarters, dims=(-2, -1)) for name, x in batch.items()}
 
 
-@torch.inference_mode()
-def counted(
-    model: Segmenter, batch: Mapping[str, Tensor], sensors: Iterable[str] | None = None
-) -> Int[np.ndarray, "k k"]:
-    """Confusion of a batch's labelled pixels, from all or only some sensors."""
-    training = model.training
+def fed_patches(images: Mapping[str, Float[Tensor, "b _ h w"]], patch_px: int) -> dict[str, Bool[Tensor, "b gh gw"]]:
+    """Patches of which at least half the pixels are usable."""
+    finite = {name: torch.isfinite(x).all(dim=1, keepdim=True).float() for name, x in images.items()}
+    return {name: F.avg_pool2d(x, patch_px)[:, 0] >= VALID_SHARE for name, x in finite.items()}
+
+
+@torch.no_grad()
+def confusions(
+    model: Segmenter, chips: Dataset[dict[str, Tensor]], sensors: Sequence[str] | None = None
+) -> Int[np.ndarray, "n k k"]:
+    """How often class ``row`` was called ``column``, chip by chip, from all or only some sensors.
+
+    Labelled pixels without a token, where neither sensor has data, are not counted.
+    """
     model.eval()
-    images = {name: x for name, x in batch.items() if name != "labels" and (sensors is None or name in sensors)}
-    found = model.probabilities(images).nan_to_num(0).argmax(dim=1)
-    model.train(training)
-    known = batch["labels"] > 0
-    return confusion_matrix((batch["labels"][known] - 1).cpu().numpy(), found[known].cpu().numpy(), len(model.classes))
+    device, classes, found = next(model.parameters()).device, len(model.classes), []
+    for i in range(len(chips)):  # type: ignore[arg-type]
+        chip = {name: x[None].to(device) for name, x in chips[i].items()}
+        labels = chip.pop("labels")
+        images = {name: x for name, x in chip.items() if sensors is None or name in sensors}
+        chances = model.probabilities(images, fed_patches(images, model.spec.patch_px))
+        known = (labels > 0) & torch.isfinite(chances).all(dim=1)
+        called = chances.nan_to_num(0).argmax(dim=1)
+        found.append(confusion_matrix((labels[known] - 1).cpu().numpy(), called[known].cpu().numpy(), classes))
+    return np.stack(found)

@@ -1,4 +1,4 @@
-"""Progress of a pretraining run: a live bar on a terminal, a line now and then in a log."""
+"""Progress of a training run: a live bar on a terminal, a line now and then in a log."""
 
 import time
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ class TrainProgress(L.Callback):
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Start the clock and, on a terminal, the bar."""
         self.first, self.started, self.told = trainer.global_step, time.monotonic(), time.monotonic()
-        columns = (TextColumn("pretrain"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+        columns = (TextColumn("train"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
         show = self.console.is_terminal and trainer.is_global_zero
         self.bar = Progress(*columns, TimeRemainingColumn(), console=self.console, disable=not show)
         self.task = self.bar.add_task("", total=trainer.max_steps, completed=trainer.global_step)

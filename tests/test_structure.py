@@ -22,7 +22,8 @@ MAY_IMPORT = {  # layer -> geossl layers below it
     "data": {"grid", "errors"},
     "training": {"methods", "evaluation", "models", "recipe", "errors"},
     "api": {"training", "methods", "evaluation", "viewer", "inference", "data", "models", "recipe", "grid", "errors"},
-    "cli": {"api", "recipe", "errors", "models", "__init__"},
+    "cli": {"options", "api", "recipe", "errors", "models", "__init__"},
+    "options": set(),
     "__init__": {"api", "inference", "models"},
 }
 

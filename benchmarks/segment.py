@@ -28,7 +28,7 @@ from geossl.evaluation.metrics import class_iou, confusion_matrix, of_images
 from geossl.models.files import load_encoder, save_encoder
 
 SENSORS = ("s1", "s2", "s1+s2")
-TRAINING = {"max_steps": 120, "chip_px": 64, "check_every": 20}
+TRAINING = {"max_steps": 100, "batch_size": 4, "chip_px": 64, "check_every": 20}
 MODELS = {  # name -> encoder, head, settings
     "CROMA, kNN": ("croma", "knn", {}),
     "CROMA, linear": ("croma", "linear", {}),
@@ -139,9 +139,12 @@ def main():
             LocalRasters([chip["s1"]], [chip["s2"]], 0),
             chip,
         )
-    for name, data in sets.items():
-        (options.out / name).mkdir(parents=True, exist_ok=True)
-        seeds = [one_seed(options.out / name, seed, data, options) for seed in range(options.seeds)]
+    found = {name: [] for name in sets}
+    for seed in range(options.seeds):
+        for name, data in sets.items():
+            (options.out / name).mkdir(parents=True, exist_ok=True)
+            found[name].append(one_seed(options.out / name, seed, data, options))
+    for name, seeds in found.items():
         print(f"\n{name}: mIoU")
         table(seeds)
         if name == "floods":

@@ -2,14 +2,11 @@
 
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import xarray as xr
 from jaxtyping import Float, UInt8
-from sklearn.decomposition import PCA
-
-matplotlib.use("Agg")
 from matplotlib import image
+from sklearn.decomposition import PCA
 
 LONGEST_PX = 2000
 PICTURE_PX = 800

@@ -84,8 +84,11 @@ class Segmenter(DenseModel):
         """Names, in the order of the numbers."""
         return tuple(self.spec.arguments["classes"])
 
-    def probabilities(self, images: Images, kept: Kept | None = None) -> Float[Tensor, "b k h w"]:
-        """Per class and cell; NaN where the patch has no token, or one of sensors without a head."""
+    def probabilities(self, images: Images, kept: Kept | None = None) -> Float[Tensor, "b k ch cw"]:
+        """Per class and cell, which is a patch with heads and a pixel with a decoder; NaN where nothing can be told.
+
+        That is where a patch has no token, or one made from sensors without a head.
+        """
         tokens = self.encoder.tokens(images, kept).float()
         usable = torch.isfinite(tokens).all(dim=-1)
         if "any" in self.tops:

@@ -28,6 +28,7 @@ def asks_catalogue(verb: Callable[..., None]) -> Callable[..., None]:
             help="Those to look for in the catalogue.",
         ),
         click.option("--max-cloud", default=80.0, show_default=True, help="Percent; cloudier scenes are not used."),
+        click.option("--mask", default="scl", show_default=True, help="Clouds by scene classes, or by omnicloudmask."),
     )
 
 

@@ -84,6 +84,7 @@ def finetune(
     composite: str = "clearest",
     sensors: Sequence[str] = ("s1", "s2"),
     max_cloud: float = 80,
+    mask: str = "scl",
     s1: Paths | None = None,
     s2: Paths | None = None,
     s2_offset: int | None = None,
@@ -110,6 +111,7 @@ def finetune(
         composite: As there.
         sensors: As there.
         max_cloud: As there.
+        mask: As there.
         s1: As there.
         s2: As there.
         s2_offset: As there.
@@ -133,7 +135,8 @@ def finetune(
     truth = read_labels(labels, column)
     weights = encoder_path(encoder)
     model = dense(load_encoder(weights))
-    request = {"date": date, "catalog": catalog, "composite": composite, "sensors": sensors, "max_cloud": max_cloud}
+    request: dict[str, Any] = {"date": date, "catalog": catalog, "composite": composite, "sensors": sensors}
+    request |= {"max_cloud": max_cloud, "mask": mask}
     area = truth.area()
     source = source_of(area, first_map(work_path(out)), (s1, s2, s2_offset), request, False)
     run.plans(area, source, weights, first_map(work_path(out)), run.MapConfig())  # says what does not fit

@@ -32,7 +32,7 @@ from geossl.models.files import dense, encoder_path, load_encoder, read_encoder,
 from geossl.models.segmenter import Heads, Segmenter, build
 
 KMEANS_SAMPLE = 50_000  # patches; smaller maps are clustered whole
-Drawn = tuple[UInt64[np.ndarray, " n"], Float[np.ndarray, "n d"]]  # tickets and embeddings
+Drawn = tuple[UInt64[np.ndarray, " _"], Float[np.ndarray, "_ d"]]  # tickets and embeddings
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ def segment(
     composite: str = "clearest",
     sensors: Sequence[str] = ("s1", "s2"),
     max_cloud: float = 80,
+    mask: str = "scl",
     s1: Paths | None = None,
     s2: Paths | None = None,
     s2_offset: int | None = None,
@@ -88,6 +89,7 @@ def segment(
         composite: As there.
         sensors: As there.
         max_cloud: As there.
+        mask: As there.
         s1: As there.
         s2: As there.
         s2_offset: As there.
@@ -114,7 +116,8 @@ def segment(
         found = clusters(maps, classes, seed) if given is None else of_model(given, is_map=True)
         return write(maps, found, out, polygons, region)
     assert region is not None
-    request = {"date": date, "catalog": catalog, "composite": composite, "sensors": sensors, "max_cloud": max_cloud}
+    request: dict[str, Any] = {"date": date, "catalog": catalog, "composite": composite, "sensors": sensors}
+    request |= {"max_cloud": max_cloud, "mask": mask}
     store = work_path(out) / "map.zarr"
     source: Source = source_of(region, store, (s1, s2, s2_offset), request, overwrite)
     source = source if given is None else known_sensors(source, given)

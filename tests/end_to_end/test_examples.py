@@ -21,7 +21,9 @@ def test_a_notebook_is_kept_with_its_pictures_and_is_small(path):
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     assert any("image/png" in output.get("data", {}) for output in outputs(notebook))
-    assert not [output for output in outputs(notebook) if output.output_type == "error" or output.get("name") == "stderr"]
+    assert not [
+        output for output in outputs(notebook) if output.output_type == "error" or output.get("name") == "stderr"
+    ]
     assert path.stat().st_size < 600_000
     assert str(Path.home()) not in path.read_text()
 

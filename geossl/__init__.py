@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from geossl.api.attention import attention_profile as attention_profile
     from geossl.api.evaluating import evaluate as evaluate
     from geossl.api.exports import export as export
     from geossl.api.finetuning import finetune as finetune
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 PUBLIC = {
+    "attention_profile": "geossl.api.attention:attention_profile",
     "cube": "geossl.api.maps:cube",
     "embed": "geossl.api.maps:embed",
     "embed_map": "geossl.api.maps:embed_map",

@@ -26,7 +26,7 @@ def page(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("name", ["croma", "croma_base", "croma_large"])
+@pytest.mark.parametrize("name", recipe.names())
 def test_packaged_recipes_are_valid_and_survive_a_round_trip(name, tmp_path):
     loaded = recipe.load(name)
     (tmp_path / "again.yaml").write_text(recipe.dump(loaded))

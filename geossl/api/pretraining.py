@@ -25,6 +25,8 @@ from geossl.training.run_folder import RunFolder, versions
 
 RUNS = {  # per method a module with data(recipe) and method(recipe, data); imported when asked for
     "croma": "geossl.api.runs.croma",
+    "mr_mae": "geossl.api.runs.mr_mae",
+    "hybrid_distill": "geossl.api.runs.hybrid_distill",
 }
 
 

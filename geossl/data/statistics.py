@@ -36,16 +36,16 @@ class BandStatistics:
 
 
 def streaming_statistics(batches: Iterable[Mapping[str, Tensor]]) -> dict[str, tuple[list[float], list[float]]]:
-    """Mean and standard deviation of ``s1`` and ``s2`` in their physical units.
+    """Mean and standard deviation per sensor, in its physical units.
 
     Args:
         batches: Chips or batches; order and grouping do not matter.
 
     Returns:
-        ``{"s1": (means, stds), "s2": (means, stds)}``.
+        ``{"s1": (means, stds), "s2": (means, stds)}``, or of whatever sensors there are; ``valid`` is none.
     """
     found: dict[str, BandStatistics] = {}
     for batch in batches:
-        for sensor in ("s1", "s2"):
+        for sensor in batch.keys() - {"valid"}:
             found.setdefault(sensor, BandStatistics(batch[sensor].shape[-3])).add(batch[sensor])
     return {sensor: (s.mean.tolist(), np.maximum(s.std, 1e-6).tolist()) for sensor, s in found.items()}

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from geossl.evaluation.probe import knn_accuracy
 from geossl.models.encoder import DenseEncoder
+from geossl.models.stacked import pick
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ def labelled_embeddings(
     encoder.eval()
     rows = []
     for start in range(0, len(chips.labels), batch_size):
-        batch = {name: x[start : start + batch_size].to(device) for name, x in chips.images.items()}
+        pixels = {name: x[start : start + batch_size] for name, x in chips.images.items()}
+        batch = {name: x.to(device) for name, x in pick(pixels, encoder.spec.sensors).items()}
         rows.append(encoder.tokens(batch).float().cpu())
     encoder.train(was_training)
     x, y = torch.cat(rows).flatten(0, 2).numpy(), chips.labels.flatten().numpy().astype(np.int64)

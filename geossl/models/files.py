@@ -19,6 +19,8 @@ from geossl.models.encoder import DenseEncoder, DenseModel, Encoder
 
 ARCHITECTURES = {  # imported when asked for: some need an extra
     "croma": "geossl.models.croma:CROMAEncoder",
+    "vit": "geossl.models.vit:ViT",
+    "conv_vit": "geossl.models.conv_vit:ConvViT",
     "segmenter": "geossl.models.segmenter:Segmenter",
 }
 

@@ -1,7 +1,8 @@
 """Which patches an encoder sees."""
 
 import torch
-from jaxtyping import Float, Int
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -20,3 +21,13 @@ def random_kept_ids(noise: Float[Tensor, "b n"], keep: int) -> Int[Tensor, "b ke
 def take(x: Float[Tensor, "b n d"], ids: Int[Tensor, "b k"]) -> Float[Tensor, "b k d"]:
     """Rows of ``x`` by id, per sample."""
     return torch.gather(x, 1, ids[..., None].expand(-1, -1, x.shape[-1]))
+
+
+def patch_shares(valid: Bool[Tensor, "b h w"], patch: int) -> Float[Tensor, "b n"]:
+    """Share of usable pixels of every patch, row-major."""
+    return F.avg_pool2d(valid[:, None].float(), patch).flatten(1)
+
+
+def enlarge(kept: Bool[Tensor, "b gh gw"], factor: int) -> Bool[Tensor, "b h w"]:
+    """The same mask on a grid ``factor`` times as fine: all cells of a patch share its fate."""
+    return kept.repeat_interleave(factor, 1).repeat_interleave(factor, 2)

@@ -31,3 +31,25 @@ class ClippedRange(nn.Module):
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Return values in 0..1, without NaN."""
         return ((x - self.low) / self.width).clamp(0, 1).nan_to_num(nan=0.5)
+
+
+class Standardize(nn.Module):
+    """Zero mean and unit spread with statistics frozen at training time; pixels that are NaN take the band mean, 0.
+
+    Args:
+        mean: Per band, in the band's physical unit.
+        std: Per band, same unit, all positive.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        mean_, std_ = (torch.tensor(v, dtype=torch.float32).view(-1, 1, 1) for v in (mean, std))
+        self.register_buffer("mean", mean_, persistent=False)
+        self.register_buffer("std", std_, persistent=False)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Return standardised values, without NaN."""
+        return ((x - self.mean) / self.std).nan_to_num(nan=0.0)

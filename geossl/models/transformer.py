@@ -1,10 +1,12 @@
-"""Pre-norm transformer blocks of CROMA: self-attention, cross-attention, feed-forward."""
+"""Pre-norm transformer blocks: self-attention, cross-attention, feed-forward."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from geossl.models.attention import Positions, attend
+
+QKV = tuple[Tensor, Tensor, Tensor]
 
 
 def to_heads(x: Float[Tensor, "b n d"], heads: int) -> Float[Tensor, "b heads n dh"]:
@@ -13,24 +15,34 @@ def to_heads(x: Float[Tensor, "b n d"], heads: int) -> Float[Tensor, "b heads n 
 
 
 class SelfAttention(nn.Module):
-    """Norm, fused query-key-value projection without bias, attention, output projection.
+    """Norm, fused query-key-value projection, attention, output projection.
 
     Args:
         dim: Width; a multiple of ``heads``.
         heads: Attention heads.
+        qkv_bias: Whether the projection has a bias; ViT and MAE do, CROMA does not.
+        eps: Of the norm.
     """
 
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, dim: int, heads: int, qkv_bias: bool = False, eps: float = 1e-5) -> None:
         super().__init__()
         self.heads = heads
-        self.norm = nn.LayerNorm(dim)
-        self.to_qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.norm = nn.LayerNorm(dim, eps)
+        self.to_qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.to_out = nn.Linear(dim, dim)
 
     def forward(self, x: Float[Tensor, "b n d"], positions: Positions | None) -> Float[Tensor, "b n d"]:
         """Return what is added to ``x``."""
+        return self.join(self.split(x), positions)
+
+    def split(self, x: Float[Tensor, "b n d"]) -> QKV:
+        """Queries, keys and values by head, (b heads n dh) each."""
         q, k, v = (to_heads(t, self.heads) for t in self.to_qkv(self.norm(x)).chunk(3, dim=-1))
-        return self.to_out(attend(q, k, v, positions).transpose(1, 2).flatten(2))
+        return q, k, v
+
+    def join(self, qkv: QKV, positions: Positions | None) -> Float[Tensor, "b n d"]:
+        """Attend and project: what is added to the tokens that gave ``qkv``."""
+        return self.to_out(attend(*qkv, positions).transpose(1, 2).flatten(2))
 
 
 class CrossAttention(nn.Module):
@@ -65,11 +77,12 @@ class FeedForward(nn.Module):
     Args:
         dim: Width.
         factor: Hidden width over ``dim``.
+        eps: Of the norm.
     """
 
-    def __init__(self, dim: int, factor: int = 4) -> None:
+    def __init__(self, dim: int, factor: int = 4, eps: float = 1e-5) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(dim)
+        self.norm = nn.LayerNorm(dim, eps)
         self.expand = nn.Linear(dim, factor * dim)
         self.contract = nn.Linear(factor * dim, dim)
 
@@ -84,16 +97,22 @@ class Block(nn.Module):
     Args:
         dim: Width.
         heads: Attention heads.
+        qkv_bias: As in ``SelfAttention``.
+        eps: Of both norms.
     """
 
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, dim: int, heads: int, qkv_bias: bool = False, eps: float = 1e-5) -> None:
         super().__init__()
-        self.attention = SelfAttention(dim, heads)
-        self.feed_forward = FeedForward(dim)
+        self.attention = SelfAttention(dim, heads, qkv_bias, eps)
+        self.feed_forward = FeedForward(dim, eps=eps)
 
     def forward(self, x: Float[Tensor, "b n d"], positions: Positions | None = None) -> Float[Tensor, "b n d"]:
         """Transform the tokens."""
-        x = x + self.attention(x, positions)
+        return self.finish(x, self.attention.split(x), positions)
+
+    def finish(self, x: Float[Tensor, "b n d"], qkv: QKV, positions: Positions | None = None) -> Float[Tensor, "b n d"]:
+        """The rest of the block, for who looks at the queries, keys and values of ``x`` on the way."""
+        x = x + self.attention.join(qkv, positions)
         return x + self.feed_forward(x)
 
 

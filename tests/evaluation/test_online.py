@@ -6,7 +6,10 @@ import torch
 from torch import nn
 
 from geossl.evaluation.online import LabelledChips, OnlineProbe, labelled_embeddings
+from geossl.models.croma import croma_spec
 from geossl.models.encoder import DenseEncoder
+from geossl.models.stacked import choose_bands
+from tests.models.test_vit import vit
 
 
 class MeanEncoder(DenseEncoder):
@@ -14,6 +17,7 @@ class MeanEncoder(DenseEncoder):
 
     def __init__(self):
         super().__init__()
+        self.spec = croma_spec("tiny")
         self.unused = nn.Parameter(torch.zeros(1))
 
     def tokens(self, images, kept=None):
@@ -28,6 +32,15 @@ def chips(value):
     images["s1"][:, 1, 8:] = -value
     labels = torch.tensor([[1, 1], [2, 2]], dtype=torch.uint8).repeat(3, 1, 1)
     return LabelledChips(images, labels)
+
+
+def test_an_encoder_gets_its_own_sensors_and_bands():
+    data = chips(1.0)
+    data.images["s2"] = torch.rand(3, 12, 16, 16)
+    encoder = vit({"s2": choose_bands("s2", ("B08", "B02"))}, side=16)
+    x, _ = labelled_embeddings(encoder, data)
+    expected = encoder.tokens({"s2": data.images["s2"][:, [7, 1]]}).flatten(0, 2).detach().numpy()
+    np.testing.assert_array_equal(x, expected)
 
 
 def test_unlabelled_and_empty_patches_are_left_out():

@@ -8,7 +8,9 @@ import torch
 
 from geossl import recipe
 from geossl.api.pretraining import prepare
+from geossl.models.croma import S2, CROMAEncoder, croma_spec
 from geossl.models.files import load_encoder, save_encoder
+from geossl.models.vit import ViT, vit_spec
 
 SMALL = {  # recipe values that make a step take a fraction of a second
     "croma": [
@@ -18,14 +20,41 @@ SMALL = {  # recipe values that make a step take a fraction of a second
         "objective.decoder_dim=64",
         "encoder.statistics=ssl4eo",
     ],
+    "mr_mae": [
+        "data.batch_size=4",
+        "data.chip_px=32",
+        "data.crop_px=null",
+        "encoder.statistics=published",
+        "objective.decoder_dim=32",
+        "teacher.name=TEACHERS/croma.safetensors",
+    ],
+    "hybrid_distill": [
+        "data.batch_size=4",
+        "data.chip_px=48",
+        "data.crop_px=null",
+        "encoder.statistics=published",
+        "teachers.feature.name=TEACHERS/croma.safetensors",
+        "teachers.relation.name=TEACHERS/vit.safetensors",
+    ],
 }
 METHODS = sorted(recipe.RECIPES)
 
 
+@pytest.fixture(scope="module")
+def teachers(tmp_path_factory):
+    """A folder with small encoders that students imitate; ``TEACHERS`` in the values above."""
+    folder = tmp_path_factory.mktemp("teachers")
+    torch.manual_seed(0)
+    vit = vit_spec("nano", {"s2": S2}, patch_px=8, window_px=48, dim=32)
+    save_encoder(folder / "croma.safetensors", CROMAEncoder(croma_spec("tiny", dim=32, depth=2, heads=8)), {})
+    save_encoder(folder / "vit.safetensors", ViT(vit), {})
+    return folder
+
+
 @pytest.fixture(scope="module", params=METHODS)
-def made(request):
+def made(request, teachers):
     """A method and a batch, both fresh from the recipe."""
-    loaded = recipe.load(request.param, SMALL[request.param])
+    loaded = recipe.load(request.param, [v.replace("TEACHERS", str(teachers)) for v in SMALL[request.param]])
 
     def make():
         data, build = prepare(loaded)

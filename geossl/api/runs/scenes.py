@@ -1,6 +1,7 @@
 """What runs on Sentinel-1/2 scenes share."""
 
 from geossl.data.datamodule import SentinelChips
+from geossl.data.pictures import Pictures
 from geossl.data.statistics import streaming_statistics
 from geossl.models.encoder import SensorSpec
 from geossl.recipe import ScenesRecipe
@@ -21,7 +22,7 @@ def scene_chips(recipe: ScenesRecipe) -> SentinelChips:
     )
 
 
-def measured_sensors(sensors: dict[str, SensorSpec], data: SentinelChips) -> dict[str, SensorSpec]:
+def measured_sensors(sensors: dict[str, SensorSpec], data: SentinelChips | Pictures) -> dict[str, SensorSpec]:
     """The same sensors with the statistics of the user's own data, in one streaming pass."""
     measured = streaming_statistics(data.survey())
     return {

@@ -1,0 +1,73 @@
+"""Do two teachers teach more than one, at equal steps, and does attention stay as diverse as the masked teacher's?
+
+Hybrid Distill against students of the supervised teacher alone (its features) and of the masked one alone (its
+relations), and against fresh weights. Then reach and variety of attention on test pictures, teachers
+beside students, as a table and a figure. Teachers: see small_teachers.py.
+
+Run: python benchmarks/hybrid_distill.py --train eurosat_rgb_train.zip --test eurosat_rgb_test.zip --out runs/hybrid
+"""
+
+import argparse
+
+from small_teachers import InMemory, arguments, optim, readout, spread, student, teachers, trained
+
+import geossl
+from geossl.evaluation.attention import plot_profiles
+from geossl.methods.hybrid_distill import HybridDistill
+from geossl.models.teachers import EncoderTeacher
+
+LOOKED_AT = 200  # test pictures for the measures of attention
+
+
+def arms(supervised, masked):
+    """Name of an arm -> teachers of features and relations, and weights."""
+    return {
+        "supervised teacher only": (supervised, None, {"relation_weight": 0.0, "keep": 1.0}),
+        "masked teacher only, relations": (None, masked, {"feature_weight": 0.0, "keep": 1.0, "layers": (-1, -1)}),
+        "both, all tokens": (supervised, masked, {"keep": 1.0}),
+        "both, redundant tokens dropped": (supervised, masked, {}),
+    }
+
+
+def main():
+    args = arguments(
+        argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ).parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    pictures, test = InMemory(args.train, args.out), InMemory(args.test, args.out)
+    supervised, masked = teachers(pictures, args)
+    encoders = {"supervised teacher": [supervised], "masked teacher": [masked]}
+    rows = {name: [readout(known[0], pictures, test)[0]] for name, known in encoders.items()}
+    for seed in range(args.seeds):
+        fresh = student(seed).eval()
+        encoders.setdefault("random initialisation", []).append(fresh)
+        rows.setdefault("random initialisation", []).append(readout(fresh, pictures, test)[0])
+        for name, (first, second, settings) in arms(EncoderTeacher(supervised), EncoderTeacher(masked)).items():
+            module = HybridDistill(student(seed), optim(args.steps), first, second, seed=seed, **settings)
+            path = args.out / f"hybrid_{name.replace(' ', '_').replace(',', '')}_{seed}.safetensors"
+            encoder, scores = trained(
+                module, pictures, args, seed, path, scores=lambda m: readout(m.encoder, pictures, test)[0]
+            )
+            encoders.setdefault(name, []).append(encoder)
+            rows.setdefault(name, []).append(scores)
+    print(f"\n{args.steps} steps of {args.batch_size}, {args.seeds} seeds, mean +- standard deviation; attention of")
+    print(
+        f"{LOOKED_AT} test pictures: NMI and spread between heads (pixels) of the last two layers, NMI of all layers\n"
+    )
+    print("| arm | linear probe | kNN | NMI, layer -2 | NMI, last | head spread, layer -2 | last | NMI by layer |")
+    print("|---|---|---|---|---|---|---|---|")
+    images, shown = {"rgb": test.pixels[:: len(test) // LOOKED_AT]}, {}
+    for name, known in encoders.items():
+        profiles = [geossl.attention_profile(encoder, images)["encoder"] for encoder in known]
+        shown[name] = profiles[0]
+        nmi = [p.nmi.mean(axis=1) for p in profiles]
+        cells = [spread([scores[key] for scores in rows[name]]) for key in ("linear", "knn")]
+        cells += [spread([n[layer] for n in nmi], 4) for layer in (-2, -1)]
+        cells += [spread([p.spread_px[layer] for p in profiles], 2) for layer in (-2, -1)]
+        by_layer = ", ".join(f"{sum(n[i] for n in nmi) / len(nmi):.4f}" for i in range(len(nmi[0])))
+        print(f"| {name} | {' | '.join(cells)} | {by_layer} |", flush=True)
+    plot_profiles(shown, args.out / "attention.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""Does mimicking a teacher help a masked autoencoder, at equal steps?
+
+MR-MAE against plain MAE, against its mimic loss alone, and against a teacher that knows nothing (random weights), which
+tells knowledge from a mere second target. Pictures of 64 px, patches of 8 px, ViT of width 96 and depth 4.
+The teacher is trained with the labels of the training pictures (see small_teachers.py), students without.
+
+Run: python benchmarks/mr_mae.py --train eurosat_rgb_train.zip --test eurosat_rgb_test.zip --out runs/mr_mae_bench
+"""
+
+import argparse
+
+import torch
+from small_teachers import DECODER, InMemory, arguments, optim, readout, similarity, spread, student, teachers, trained
+
+from geossl.methods.mr_mae import MRMAE
+from geossl.models.teachers import EncoderTeacher
+
+
+def arms(good, blank):
+    """Name of an arm -> teachers and weights."""
+    return {
+        "MAE": ([], {"mimic_weight": 0.0}),
+        "MR-MAE": ([good], {}),
+        "mimic only": ([good], {"rebuild_weight": 0.0}),
+        "MR-MAE, random teacher": ([blank], {}),
+    }
+
+
+@torch.inference_mode()
+def held_out(module, pictures):
+    """Losses on test pictures, masked as in training."""
+    batch = {"rgb": pictures.pixels[:500], "valid": torch.ones(500, 64, 64, dtype=torch.bool)}
+    return {name: float(value) for name, value in module.losses(batch).items()}
+
+
+def main():
+    args = arguments(
+        argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ).parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    pictures, test = InMemory(args.train, args.out), InMemory(args.test, args.out)
+    supervised, _ = teachers(pictures, args)
+    good, blank = EncoderTeacher(supervised), EncoderTeacher(student(200).eval())
+    found, known = readout(supervised, pictures, test)
+    rows = {"the teacher itself": [{**found, "cka": 1.0}]}
+
+    def scores(module):
+        found, vectors = readout(module.encoder, pictures, test)
+        return {**found, "cka": similarity(vectors, known), **held_out(module, test)}
+
+    for seed in range(args.seeds):
+        found, vectors = readout(student(seed).eval(), pictures, test)
+        rows.setdefault("random initialisation", []).append({**found, "cka": similarity(vectors, known)})
+        for name, (taught_by, weights) in arms(good, blank).items():
+            module = MRMAE(student(seed), optim(args.steps), taught_by, seed=seed, **weights, **DECODER)
+            path = args.out / f"{name.replace(' ', '_').replace(',', '')}_{seed}.safetensors"
+            rows.setdefault(name, []).append(trained(module, pictures, args, seed, path, scores=scores)[1])
+    print(f"\n{args.steps} steps of {args.batch_size}, {args.seeds} seeds, mean +- standard deviation\n")
+    print("| arm | linear probe | kNN | similarity to teacher (CKA) | rebuild, test | mimic, test |")
+    print("|---|---|---|---|---|---|")
+    for name, found in rows.items():
+        cells = [
+            spread([f[key] for f in found]) if key in found[0] else ""
+            for key in ("linear", "knn", "cka", "rebuild", "mimic")
+        ]
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""Shared by mr_mae.py and hybrid_distill.py: EuroSAT pictures, small honest teachers, short training, read-outs.
+
+Good teachers cannot be bundled, so two small ones are trained here, on the training pictures alone: one with their
+labels (cross-entropy), one without (masked autoencoder). Both have the student's architecture. Test pictures are looked
+at by the read-outs only.
+"""
+
+import zipfile
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader
+
+from geossl.api.pretraining import quiet
+from geossl.data.images import ImageFolder
+from geossl.data.pictures import Crops
+from geossl.data.training import StepBatches
+from geossl.evaluation.probe import knn_accuracy, linear_accuracy
+from geossl.methods.base import OptimConfig, SSLMethod
+from geossl.methods.mr_mae import MRMAE
+from geossl.models.files import load_encoder, provenance, save_encoder
+from geossl.models.stacked import RGB
+from geossl.models.vit import ViT, vit_spec
+
+SHAPE = {"dim": 96, "depth": 4, "heads": 4}
+DECODER = {"decoder_dim": 64, "decoder_depth": 1, "decoder_heads": 4}
+SHARE = (0.3, 1.0)  # of a picture's area in a crop
+
+
+def arguments(parser):
+    """What both benchmarks ask."""
+    parser.add_argument("--train", type=Path, required=True, help="zip or folder of pictures, a folder per class")
+    parser.add_argument("--test", type=Path, required=True, help="the same, other pictures")
+    parser.add_argument("--out", type=Path, required=True, help="folder for teachers and students; kept between runs")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--teacher-steps", type=int, default=500)
+    parser.add_argument("--batch-size", type=int, default=32)
+    return parser
+
+
+def student(seed):
+    """A fresh ViT: 64 x 64 px, patches of 8 px."""
+    torch.manual_seed(seed)
+    return ViT(vit_spec("nano", {"rgb": RGB}, patch_px=8, window_px=64, **SHAPE))
+
+
+def optim(steps, lr=1e-3):
+    """AdamW, a tenth of the steps warm-up, cosine."""
+    return OptimConfig("adamw", lr, (0.9, 0.95), 0.05, "cosine", steps // 10, steps)
+
+
+class InMemory:
+    """Pictures, decoded once."""
+
+    def __init__(self, path, out):
+        if path.suffix == ".zip":
+            folder = out / path.stem
+            if not folder.exists():
+                zipfile.ZipFile(path).extractall(folder)
+            path = folder
+        folder = ImageFolder(path, labelled=True)
+        self.classes, self.labels = folder.classes, folder.labels
+        self.pixels = torch.stack([folder[i] for i in range(len(folder))])
+
+    def __len__(self):
+        """Number of pictures."""
+        return len(self.pixels)
+
+    def __getitem__(self, number):
+        """One picture."""
+        return self.pixels[number]
+
+
+class Labelled(Crops):
+    """Crops with the class of their picture."""
+
+    def __getitem__(self, number):
+        """A crop of a draw."""
+        crop = super().__getitem__(number)
+        return {**crop, "label": int(self.pictures.labels[self.order[number % len(self.pictures)]])}
+
+
+class Supervised(SSLMethod):
+    """Cross-entropy on the mean token: how a teacher with labels is made here."""
+
+    def __init__(self, encoder, optim, classes, seed=0):
+        super().__init__(encoder, optim, seed)
+        self.head = nn.Linear(encoder.spec.dim, classes)
+
+    def losses(self, batch):
+        """One term."""
+        tokens = self.encoder(self.encoder.normalize({"rgb": batch["rgb"]}))
+        return {"entropy": F.cross_entropy(self.head(tokens.mean(1)), batch["label"], label_smoothing=0.1)}
+
+
+def trained(module, pictures, args, seed, path, steps=None, kind=Crops, scores=None):
+    """Train, measure and keep an encoder; what ``path`` holds already is not made again.
+
+    Returns:
+        The encoder, and what ``scores(module)`` said of it when it was made.
+    """
+    if not path.exists():
+        quiet()
+        steps = steps or args.steps
+        draws = StepBatches(args.batch_size, 0, steps, 0, 1)
+        loader = DataLoader(kind(pictures, 64, SHARE, seed), batch_sampler=draws)
+        names = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+        trainer = L.Trainer(max_steps=steps, accelerator="cpu", gradient_clip_val=3.0, **dict.fromkeys(names, False))
+        trainer.fit(module, loader)
+        found = scores(module.eval()) if scores else {}
+        save_encoder(path, module.encoder, {"scores": found})
+        print(f"  {path.stem}: { ({name: round(x, 3) for name, x in found.items()}) }", flush=True)
+    return load_encoder(path), provenance(path)["scores"]
+
+
+def teachers(pictures, args):
+    """The supervised and the masked teacher."""
+    args.out.mkdir(parents=True, exist_ok=True)
+    steps = args.teacher_steps
+    labels = Supervised(student(100), optim(steps), len(pictures.classes), seed=100)
+    masked = MRMAE(student(101), optim(steps), mimic_weight=0, seed=101, **DECODER)
+    return (
+        trained(labels, pictures, args, 100, args.out / "teacher_supervised.safetensors", steps, Labelled)[0],
+        trained(masked, pictures, args, 101, args.out / "teacher_mae.safetensors", steps)[0],
+    )
+
+
+@torch.inference_mode()
+def embed(encoder, pictures):
+    """Mean tokens of whole pictures."""
+    parts = [encoder.pooled({"rgb": pixels}).numpy() for pixels in pictures.pixels.split(250)]
+    return np.concatenate(parts)
+
+
+def readout(encoder, train, test):
+    """Balanced accuracy on the test pictures, linear and kNN, fitted on the training pictures; and their vectors."""
+    a, b = embed(encoder, train), embed(encoder, test)
+    mean, std = a.mean(0), a.std(0) + 1e-6
+    split = ((a - mean) / std, train.labels, (b - mean) / std, test.labels)
+    return {"linear": linear_accuracy(*split, c=0.1), "knn": knn_accuracy(*split)}, b
+
+
+def similarity(one, two):
+    """Linear CKA of two sets of vectors of the same pictures; 1 = alike up to rotation and scale."""
+    x, y = (v - v.mean(0) for v in (one, two))
+    return float(np.linalg.norm(y.T @ x) ** 2 / (np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)))
+
+
+def spread(values, digits=3):
+    """Mean and standard deviation."""
+    return f"{np.mean(values):.{digits}f} +- {np.std(values):.{digits}f}"

@@ -1,0 +1,64 @@
+"""Hybrid Distill from a recipe."""
+
+from geossl.api.runs.images import ImageData, geometry, image_data, sensors_of
+from geossl.api.runs.teachers import frozen, make_missing, tell
+from geossl.methods.hybrid_distill import HybridDistill
+from geossl.models.teachers import Teacher
+from geossl.models.vit import ViT, vit_spec
+from geossl.recipe.hybrid_distill import HybridRecipe
+from geossl.recipe.images import Teacher as Keys
+from geossl.training.optim import optim_config
+
+
+def data(recipe: HybridRecipe) -> ImageData:
+    """Pictures or chips; teachers that can be made are made first."""
+    found = image_data(recipe, recipe.encoder, recipe.data)
+    for teacher, weight in sections(recipe):
+        if weight:
+            make_missing(teacher)
+    return found
+
+
+def method(recipe: HybridRecipe, data: ImageData) -> HybridDistill:
+    """The student and method a recipe asks for, with fresh weights."""
+    settings, sensors = recipe.encoder, tuple(recipe.encoder.sensors)
+    feature, relation = (
+        frozen(teacher, sensors) if weight and teacher is not None else None for teacher, weight in sections(recipe)
+    )
+    known = [teacher for teacher in (feature, relation) if teacher is not None]
+    taught = "".join(f"; teacher {t.name} ({t.licence})" for t in known)
+    student = ViT(
+        vit_spec(
+            settings.size,
+            sensors_of(settings, data),
+            patch_px=settings.patch_px,
+            class_token=settings.class_token,
+            name=f"hybrid_distill_{settings.size}",
+            source=f"geossl pretrain, {recipe.data.source}{taught}",
+            **geometry(settings, recipe.data, settings.patch_px),
+        )
+    )
+    side = recipe.data.chip_px // settings.patch_px
+    for teacher in known:
+        tell(teacher, (side, side), settings.patch_px)
+    keys = recipe.objective.model_dump(exclude={"layer"})
+    layers = (recipe.objective.layer, teacher_layer(recipe, relation, len(student.blocks)))
+    return HybridDistill(
+        student, optim_config(recipe.train), feature, relation, layers=layers, seed=recipe.train.seed, **keys
+    )
+
+
+def sections(recipe: HybridRecipe) -> tuple[tuple[Keys | None, float], ...]:
+    """Both teachers with their weights."""
+    objective, teachers = recipe.objective, recipe.teachers
+    return ((teachers.feature, objective.feature_weight), (teachers.relation, objective.relation_weight))
+
+
+def teacher_layer(recipe: HybridRecipe, teacher: Teacher | None, depth: int) -> int:
+    """The block of the teacher: as said, or the student's if they are equally deep, else three quarters of the way."""
+    said = recipe.teachers.relation.layer if recipe.teachers.relation is not None else "auto"
+    if said != "auto":
+        return said
+    if teacher is None or teacher.depth in (0, depth):
+        return recipe.objective.layer
+    return round(0.75 * teacher.depth) - 1

@@ -1,0 +1,33 @@
+"""How far a student's features are from a teacher's: what feature-distilling methods share."""
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+
+def normalized_features(features: Float[Tensor, "b n d"], how: str) -> Float[Tensor, "b n d"]:
+    """Targets in float32, normalised token by token.
+
+    Args:
+        features: Of a teacher.
+        how: ``layer_norm`` (mean 0, variance 1, no weights), ``l2`` (length 1) or ``none``.
+
+    Source: layer_norm is the whitening of Feature Distillation (Wei et al., arXiv:2205.14141).
+    """
+    features = features.float()
+    if how == "layer_norm":
+        return F.layer_norm(features, features.shape[-1:], eps=1e-5)
+    return F.normalize(features, dim=-1) if how == "l2" else features
+
+
+def feature_loss(found: Float[Tensor, "b n d"], target: Float[Tensor, "b n d"], kind: str) -> Float[Tensor, ""]:
+    """Mean over channels, tokens and batch.
+
+    Args:
+        found: Of the student, after its head.
+        target: Normalised features.
+        kind: ``mse``; ``smooth_l1``: x^2 / 4 below 2, |x| - 1 beyond; ``cosine``: 1 - cosine.
+    """
+    if kind == "cosine":
+        return (1 - F.cosine_similarity(found.float(), target, dim=-1)).mean()
+    return F.mse_loss(found.float(), target) if kind == "mse" else F.smooth_l1_loss(found.float(), target, beta=2.0)

@@ -1,0 +1,202 @@
+"""MR-MAE: visible patches imitate a frozen teacher's features, masked ones rebuild pixels. Plain MAE without the first.
+
+Paper: Gao et al., IJCV 2023, arXiv:2303.05475; its convolutional encoder: arXiv:2205.03892; MAE: arXiv:2111.06377.
+Batch: pixels by sensor in physical units (b c h w), NaN where not usable, and ``"valid": b h w``.
+The authors published code for encoder, masking and decoder only. Ours are: the head (one linear layer), the target
+(teacher tokens after its last norm, layer-normalised) and equal weights. Unusable patches are neither fed nor rebuilt.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from geossl.errors import RunError
+from geossl.methods.base import OptimConfig, SSLMethod
+from geossl.methods.feature_losses import feature_loss, normalized_features
+from geossl.models.conv_vit import ConvViT, Scales
+from geossl.models.masking import patch_shares, take
+from geossl.models.patches import patchify, sincos_positions
+from geossl.models.stacked import StackedEncoder, pick
+from geossl.models.teachers import Teacher
+from geossl.models.transformer import Block
+from geossl.models.vit import EPS, xavier
+
+USABLE_SHARE = 0.9  # of a patch's pixels, from which it is fed
+LEAST_PATCHES = 4  # usable ones; an image with fewer is left out of the batch
+
+
+def split_patches(
+    noise: Float[Tensor, "b n"], usable: Bool[Tensor, "b n"], mask_ratio: float
+) -> tuple[Int[Tensor, "b k"], Bool[Tensor, "b n"]]:
+    """Ids of visible patches, and which others are masked; together they are the usable ones.
+
+    Args:
+        noise: Uniform numbers; the visible patches are those with the least.
+        usable: Patches that may be in either set; at least two per sample.
+        mask_ratio: Share of usable patches that is masked in the sample with the fewest; all show equally many.
+    """
+    least = int(usable.sum(dim=1).min())
+    visible = min(max(1, int(least * (1 - mask_ratio) + 1e-9)), least - 1)
+    ids = noise.masked_fill(~usable, torch.inf).argsort(dim=1)[:, :visible]
+    return ids, usable.scatter(1, ids, False)
+
+
+def pixel_targets(x: Float[Tensor, "b c h w"], patch: int) -> Float[Tensor, "b n p"]:
+    """Pixels of every patch with zero mean and unit (unbiased) variance over all its numbers. Source: MAE."""
+    pixels = patchify(x, patch)
+    var, mean = torch.var_mean(pixels, dim=-1, keepdim=True)
+    return (pixels - mean) / (var + 1e-6).sqrt()
+
+
+def rebuild_loss(
+    rebuilt: Float[Tensor, "b n p"], target: Float[Tensor, "b n p"], asked: Bool[Tensor, "b n"]
+) -> Float[Tensor, ""]:
+    """Mean squared error per number, over the asked patches of the whole batch; 0 if none is asked."""
+    error = (rebuilt.float() - target).square().mean(dim=-1)
+    return (error * asked).sum() / asked.sum().clamp(min=1)
+
+
+class Fusion(nn.Module):
+    """Add the finer stages of ConvMAE to its last tokens, one kernel per patch, and norm the sum.
+
+    Args:
+        dims: Channels of the three stages.
+        steps: How many times finer than the tokens the first two are.
+    """
+
+    def __init__(self, dims: Sequence[int], steps: Sequence[int]) -> None:
+        super().__init__()
+        self.fine = nn.Conv2d(dims[0], dims[2], steps[0], stride=steps[0])
+        self.middle = nn.Conv2d(dims[1], dims[2], steps[1], stride=steps[1])
+        self.norm = nn.LayerNorm(dims[2], EPS)
+
+    def forward(self, scales: Scales, ids: Int[Tensor, "b k"]) -> Float[Tensor, "b k d"]:
+        """Fused tokens of the fed patches; a kernel covers one patch, so nothing hidden enters."""
+        maps = self.fine(scales.fine) + self.middle(scales.middle)
+        return self.norm(scales.tokens + take(maps.flatten(2).transpose(1, 2), ids))
+
+
+class Decoder(nn.Module):
+    """Predict the pixels of every patch from the tokens of the visible ones.
+
+    Args:
+        encoder_dim: Width of the tokens.
+        dim: Width of the decoder; a multiple of 4 and of ``heads``.
+        depth: Blocks.
+        heads: Attention heads per block.
+        out_dim: Numbers per patch.
+    """
+
+    def __init__(self, encoder_dim: int, dim: int, depth: int, heads: int, out_dim: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(encoder_dim, dim)
+        self.mask_token = nn.Parameter(torch.randn(dim) * 0.02)
+        self.blocks = nn.ModuleList(Block(dim, heads, qkv_bias=True, eps=EPS) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim, EPS)
+        self.to_pixels = nn.Linear(dim, out_dim)
+        self.apply(xavier)
+
+    def forward(
+        self, tokens: Float[Tensor, "b k d"], ids: Int[Tensor, "b k"], grid: tuple[int, int]
+    ) -> Float[Tensor, "b n p"]:
+        """Tokens at their places, mask tokens elsewhere, positions, blocks."""
+        x = self.project(tokens)
+        full = self.mask_token.to(x.dtype).expand(len(x), grid[0] * grid[1], -1)
+        x = full.scatter(1, ids[..., None].expand_as(x), x)
+        x = x + sincos_positions(*grid, x.shape[-1]).to(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.to_pixels(self.norm(x))
+
+
+class MRMAE(SSLMethod):
+    """Masked autoencoder whose visible tokens mimic teachers; ``mimic_weight=0`` is plain MAE.
+
+    Args:
+        encoder: ViT or ConvViT.
+        optim: Optimiser and schedule.
+        teachers: Imitated, each through a head of its own; their losses are averaged.
+        mask_ratio: Share of patches hidden.
+        mimic_weight: Factor on the features' loss; 0 = the teachers are not even asked.
+        rebuild_weight: Factor on the pixels' loss; 0 = no decoder.
+        mimic_loss: ``mse``, ``smooth_l1`` or ``cosine``.
+        target_norm: Of the teacher's tokens: ``layer_norm``, ``l2`` or ``none``.
+        decoder_dim: Width of the decoder.
+        decoder_depth: Its blocks.
+        decoder_heads: Its heads.
+        seed: Seeds the masks.
+    """
+
+    def __init__(
+        self,
+        encoder: StackedEncoder,
+        optim: OptimConfig,
+        teachers: Sequence[Teacher] = (),
+        mask_ratio: float = 0.75,
+        mimic_weight: float = 1.0,
+        rebuild_weight: float = 1.0,
+        mimic_loss: str = "mse",
+        target_norm: str = "layer_norm",
+        decoder_dim: int = 512,
+        decoder_depth: int = 8,
+        decoder_heads: int = 16,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(encoder, optim, seed)
+        if not (rebuild_weight or (mimic_weight and teachers)) or (mimic_weight and not teachers):
+            raise ValueError(f"nothing to learn from: {len(teachers)} teachers, {mimic_weight=}, {rebuild_weight=}")
+        self.encoder: StackedEncoder
+        spec = encoder.spec
+        self.patch_px = spec.patch_px
+        self.mask_ratio, self.mimic_loss, self.target_norm = mask_ratio, mimic_loss, target_norm
+        self.mimic_weight, self.rebuild_weight = mimic_weight, rebuild_weight
+        self.fusion = Fusion(spec.arguments["dims"], encoder.steps) if isinstance(encoder, ConvViT) else None
+        self.decoder = (
+            Decoder(spec.dim, decoder_dim, decoder_depth, decoder_heads, encoder.bands * spec.patch_px**2)
+            if rebuild_weight
+            else None
+        )
+        self.teachers = tuple(teachers) if mimic_weight else ()  # last, so that MAE starts alike with and without
+        self.heads = nn.ModuleList(nn.Linear(spec.dim, teacher.dim) for teacher in self.teachers)
+        self.heads.apply(xavier)
+
+    def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Float[Tensor, ""]]:
+        """Draw the mask; ``mimic`` of visible and ``rebuild`` of masked patches."""
+        share = patch_shares(batch["valid"], self.patch_px)
+        rows = ((share >= USABLE_SHARE).sum(dim=1) >= LEAST_PATCHES).nonzero()[:, 0]
+        self.readings["left_out"] = torch.tensor(float(len(share) - len(rows)))
+        if not len(rows):
+            raise RunError(f"no image of a batch has {LEAST_PATCHES} usable patches; check nodata, or use larger chips")
+        if len(rows) < len(share):
+            batch, share = {name: x[rows] for name, x in batch.items()}, share[rows]
+        noise = torch.rand(share.shape, generator=self.rng(), device=self.device)
+        ids, masked = split_patches(noise, share >= USABLE_SHARE, self.mask_ratio)
+        return self.losses_of(batch, ids, masked & (share == 1))
+
+    def losses_of(
+        self, batch: Mapping[str, Tensor], ids: Int[Tensor, "b k"], asked: Bool[Tensor, "b n"]
+    ) -> dict[str, Float[Tensor, ""]]:
+        """The same for given visible patches; ``asked`` marks those to rebuild, never a visible one."""
+        x = self.encoder.normalize(pick(batch, self.encoder.spec.sensors))
+        grid = self.encoder.grid(x)
+        tokens = self.visible_tokens(x, ids)
+        terms: dict[str, Tensor] = {}
+        if self.teachers:
+            images = {name: pixels for name, pixels in batch.items() if name != "valid"}
+            parts = []
+            for teacher, head in zip(self.teachers, self.heads, strict=True):
+                target = normalized_features(take(teacher.features(images, grid), ids), self.target_norm)
+                parts.append(feature_loss(head(tokens), target, self.mimic_loss))
+            terms["mimic"] = self.mimic_weight * torch.stack(parts).mean()
+        if self.decoder is not None:
+            rebuilt = self.decoder(tokens, ids, grid)
+            terms["rebuild"] = self.rebuild_weight * rebuild_loss(rebuilt, pixel_targets(x, self.patch_px), asked)
+        return terms
+
+    def visible_tokens(self, x: Float[Tensor, "b c h w"], ids: Int[Tensor, "b k"]) -> Float[Tensor, "b k d"]:
+        """What both losses look at: normed tokens, of ConvMAE the fused scales."""
+        if self.fusion is not None and isinstance(self.encoder, ConvViT):
+            return self.fusion(self.encoder.scales_of(x, ids), ids)
+        return self.encoder(x, ids)

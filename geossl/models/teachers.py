@@ -1,0 +1,281 @@
+"""Frozen networks that a student imitates, and how their features come onto the student's patches.
+
+A teacher takes a training batch in physical units, picks and scales what it needs by itself, and answers on the
+student's grid. It is no ``nn.Module``: so no optimiser, checkpoint or exported file of the student can hold it.
+"""
+
+import pickle
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.layers.attention import Attention
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from geossl.errors import BandError, GridError, MissingFileError, UnknownNameError, WeightsError
+from geossl.models.encoder import DenseEncoder, SensorSpec
+from geossl.models.stacked import INPUTS, pick
+from geossl.models.transformer import QKV, to_heads
+from geossl.models.vit import ViT
+
+Batch = Mapping[str, Tensor]  # pixels by sensor in physical units, bands as in INPUTS; NaN = not usable
+NO_WEIGHTS = ("norm.", "fc_norm.", "head.", "fc.", "classifier.")  # a file may lack or have more of these
+
+
+class Teacher(ABC):
+    """A frozen network: never trained, always in evaluation mode, outside the student's module tree.
+
+    Args:
+        model: The network.
+        name: For messages and the student's provenance.
+        licence: Of its weights.
+        dim: Length of a feature.
+        patch_px: Side of its patch, or the stride of its last map; None if it takes one size of image only.
+    """
+
+    def __init__(self, model: nn.Module, name: str, licence: str, dim: int, patch_px: int | None) -> None:
+        self.model = model.requires_grad_(False).eval()
+        self.name, self.licence, self.dim, self.patch_px = name, licence, dim, patch_px
+
+    @abstractmethod
+    def maps(self, batch: Batch, grid: tuple[int, int]) -> Float[Tensor, "b d gh gw"]:
+        """Features after the last norm, on a grid of the teacher's own; images resized to meet ``grid`` if possible."""
+
+    def ready(self, device: torch.device) -> AbstractContextManager[Any]:
+        """On the student's device, in evaluation mode, without a graph."""
+        self.model.to(device).eval()
+        return torch.no_grad()
+
+    def features(self, batch: Batch, grid: tuple[int, int]) -> Float[Tensor, "b n d"]:
+        """A feature for each of the student's patches, row-major; of the whole image, whatever the student sees.
+
+        Args:
+            batch: Pixels by sensor.
+            grid: The student's rows and columns.
+        """
+        with self.ready(next(iter(batch.values())).device):
+            return on_grid(self.maps(batch, grid).float(), grid).flatten(2).transpose(1, 2)
+
+    def relations(self, batch: Batch, grid: tuple[int, int], layer: int) -> QKV:
+        """Queries, keys and values (b heads n dh) of all patches in a block of the teacher.
+
+        Raises:
+            WeightsError: If it is no vision transformer with plain global attention.
+            GridError: If its grid cannot be the student's.
+        """
+        raise WeightsError(f"teacher {self.name} has no token relations; use a ViT (ours, or a plain one of timm)")
+
+    @property
+    def depth(self) -> int:
+        """Blocks that relations can be taken from; 0 = none."""
+        return len(getattr(self.model, "blocks", ()))
+
+    def alignment(self, grid: tuple[int, int], patch_px: int) -> str:
+        """In words, how features come onto a student's grid."""
+        if self.patch_px is None:
+            return "its images are resized to its own size, its features to the student's grid"
+        if self.patch_px == patch_px:
+            return "same patches"
+        return f"its images are resized to {grid[0] * self.patch_px} x {grid[1] * self.patch_px} px, then same grid"
+
+
+def on_grid(maps: Float[Tensor, "b d h w"], grid: tuple[int, int]) -> Float[Tensor, "b d gh gw"]:
+    """Features on another grid over the same ground: means of areas where it is coarser, else bilinear."""
+    if tuple(maps.shape[-2:]) == grid:
+        return maps
+    if grid[0] <= maps.shape[-2] and grid[1] <= maps.shape[-1]:
+        return F.adaptive_avg_pool2d(maps, grid)
+    return F.interpolate(maps, grid, mode="bilinear", align_corners=False)
+
+
+def fit(pixels: Float[Tensor, "b c h w"], sensor: SensorSpec, size: tuple[int, int]) -> Float[Tensor, "b c h2 w2"]:
+    """Resize, if needed, after NaN took the band mean."""
+    if tuple(pixels.shape[-2:]) == size:
+        return pixels
+    mean = torch.tensor(sensor.mean).to(pixels).view(-1, 1, 1)
+    return F.interpolate(torch.where(pixels.isnan(), mean, pixels), size, mode="bilinear", antialias=True)
+
+
+class EncoderTeacher(Teacher):
+    """An encoder of ours: CROMA, or one that another method pretrained.
+
+    Args:
+        encoder: In physical units, as loaded.
+        sensors: Which of its sensors it sees; all that a batch has by default.
+    """
+
+    def __init__(self, encoder: DenseEncoder, sensors: Sequence[str] | None = None) -> None:
+        spec = encoder.spec
+        super().__init__(encoder, spec.name, spec.licence, spec.dim, spec.patch_px)
+        self.encoder = encoder
+        if unknown := set(sensors or ()) - set(spec.sensors):
+            raise BandError(
+                f"teacher {spec.name} has no sensor {', '.join(unknown)}; it takes {', '.join(spec.sensors)}"
+            )
+        self.sensors = {name: spec.sensors[name] for name in sensors or spec.sensors}
+
+    def images(self, batch: Batch, grid: tuple[int, int]) -> dict[str, Tensor]:
+        """What it sees of a batch, in its own size."""
+        found = pick(batch, self.sensors)
+        if not found:
+            raise BandError(f"teacher {self.name} takes {', '.join(self.sensors)}; the data has {', '.join(batch)}")
+        patch = self.encoder.spec.patch_px
+        return {n: fit(x, self.sensors[n], (grid[0] * patch, grid[1] * patch)) for n, x in found.items()}
+
+    def maps(self, batch: Batch, grid: tuple[int, int]) -> Float[Tensor, "b d gh gw"]:
+        """See Teacher."""
+        return self.encoder.tokens(self.images(batch, grid)).permute(0, 3, 1, 2)
+
+    def relations(self, batch: Batch, grid: tuple[int, int], layer: int) -> QKV:
+        """See Teacher."""
+        if not isinstance(self.encoder, ViT):
+            return super().relations(batch, grid, layer)
+        with self.ready(next(iter(batch.values())).device):
+            return self.encoder.relations(self.encoder.normalize(self.images(batch, grid)), layer)
+
+
+class TimmTeacher(Teacher):
+    """A network of timm on one sensor; transformers and convolutional networks alike.
+
+    Args:
+        model: Without a classifier, from ``timm_model``.
+        name: For messages.
+        licence: Of its weights.
+        sensor: Name of the sensor it sees.
+        spec: Bands it was trained on, with mean and spread of their physical units; a band that the data does not
+            have (B10 of Sentinel-2) is 0.
+        limits: Pixels are clipped to this range first.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        name: str,
+        licence: str,
+        sensor: str,
+        spec: SensorSpec,
+        limits: tuple[float, float] | None = None,
+    ) -> None:
+        super().__init__(model, name, licence, int(model.num_features), stride_of(model))  # type: ignore[arg-type]
+        self.sensor, self.spec, self.limits = sensor, spec, limits
+
+    def pixels(self, batch: Batch, grid: tuple[int, int]) -> Float[Tensor, "b c h w"]:
+        """What it sees of a batch: its bands in its range and size."""
+        if self.sensor not in batch:
+            raise BandError(f"teacher {self.name} takes {self.sensor}; the data has {', '.join(batch)}")
+        x, have = batch[self.sensor], INPUTS[self.sensor].bands
+        x = torch.stack(
+            [x[:, have.index(b)] if b in have else torch.zeros_like(x[:, 0]) for b in self.spec.bands], dim=1
+        )
+        mean, std = (torch.tensor(v).to(x).view(-1, 1, 1) for v in (self.spec.mean, self.spec.std))
+        x = torch.where(x.isnan(), mean, x)
+        x = x if self.limits is None else x.clamp(*self.limits)
+        if self.patch_px is None:
+            size = tuple(self.model.pretrained_cfg["input_size"][1:])  # type: ignore[index]
+        else:
+            size = (grid[0] * self.patch_px, grid[1] * self.patch_px)
+        return (fit(x, self.spec, size) - mean) / std
+
+    def maps(self, batch: Batch, grid: tuple[int, int]) -> Float[Tensor, "b d gh gw"]:
+        """See Teacher; class and register tokens are left out."""
+        x = self.pixels(batch, grid)
+        found = self.model.forward_features(x)  # type: ignore[operator]
+        if found.ndim == 3:
+            found = found[:, int(getattr(self.model, "num_prefix_tokens", 0)) :]
+            side = grid if self.patch_px is not None else (round(found.shape[1] ** 0.5),) * 2
+            return found.transpose(1, 2).unflatten(2, side)
+        return found.permute(0, 3, 1, 2) if getattr(self.model, "output_fmt", "NCHW") == "NHWC" else found
+
+    def relations(self, batch: Batch, grid: tuple[int, int], layer: int) -> QKV:
+        """See Teacher."""
+        model: Any = self.model
+        attention = model.blocks[layer].attn if isinstance(model, VisionTransformer) else None
+        if not isinstance(attention, Attention) or not isinstance(attention.q_norm, nn.Identity):
+            return super().relations(batch, grid, layer)
+        if self.patch_px is None:
+            raise GridError(f"teacher {self.name} takes one size of image only; relations need the student's grid")
+        with self.ready(next(iter(batch.values())).device):
+            x = model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(self.pixels(batch, grid)))))
+            for block in model.blocks[: layer % len(model.blocks)]:
+                x = block(x)
+            found = attention.qkv(model.blocks[layer].norm1(x))[:, model.num_prefix_tokens :]
+        q, k, v = (to_heads(t, attention.num_heads) for t in found.chunk(3, dim=-1))
+        return q, k, v
+
+
+def stride_of(model: nn.Module) -> int | None:
+    """Pixels per feature and axis; None for a network that takes one size of image only."""
+    embed: Any = getattr(model, "patch_embed", None)
+    if getattr(model, "dynamic_img_size", False):
+        return int(embed.patch_size[0])
+    if getattr(embed, "img_size", None) is not None:
+        return None
+    return int(model.feature_info[-1]["reduction"])  # type: ignore[index]
+
+
+def timm_model(name: str, channels: int, weights: str | Path | Mapping[str, Tensor] | None) -> nn.Module:
+    """A network of timm without its classifier.
+
+    Args:
+        name: As timm spells it, e.g. ``vit_small_patch16_224``.
+        channels: Of its input.
+        weights: A ``.safetensors`` or ``.pth`` file, or tensors by name; None = random, as a control.
+
+    Raises:
+        UnknownNameError: If timm does not know it.
+        MissingFileError: If there is no such file.
+        WeightsError: If the weights are of another network, damaged or unsafe.
+    """
+    if not timm.is_model(name.split(".")[0]):
+        raise UnknownNameError("timm model", name, timm.list_models())
+    settings: dict[str, Any] = {"pretrained": False, "num_classes": 0, "in_chans": channels}
+    try:
+        model = timm.create_model(name, dynamic_img_size=True, **settings)
+    except TypeError:  # only plain transformers take images of any size by this switch
+        model = timm.create_model(name, **settings)
+    if weights is not None:
+        state = weights if isinstance(weights, Mapping) else read_tensors(Path(weights))
+        missing, unexpected = lenient(model, state, name)
+        wrong = [key for key in [*missing, *unexpected] if not key.startswith(NO_WEIGHTS)]
+        if wrong:
+            raise WeightsError(
+                f"the weights are not those of {name}: {len(wrong)} tensors do not match, e.g. {wrong[0]}"
+            )
+    return model
+
+
+def lenient(model: nn.Module, state: Mapping[str, Tensor], name: str) -> tuple[list[str], list[str]]:
+    """Load, and give the names that are missing or too many."""
+    try:
+        found = model.load_state_dict(dict(state), strict=False)
+    except RuntimeError as error:
+        detail = str(error).splitlines()[-1].strip()
+        raise WeightsError(f"the weights are not those of {name}: {detail}") from None
+    return list(found.missing_keys), list(found.unexpected_keys)
+
+
+def read_tensors(path: Path) -> Mapping[str, Tensor]:
+    """Tensors by name of a weight file, without running anything it might hold."""
+    if not path.is_file():
+        raise MissingFileError(f"weight file {str(path)!r} does not exist")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        values = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, SafetensorError, OSError, RuntimeError, ValueError, KeyError, EOFError):
+        raise WeightsError(f"{path} is damaged, holds more than tensors or is no weight file") from None
+    for key in ("state_dict", "model", "teacher"):
+        if isinstance(values, dict) and isinstance(values.get(key), dict):
+            values = values[key]
+    if not isinstance(values, dict) or not all(isinstance(v, Tensor) for v in values.values()):
+        raise WeightsError(f"{path} holds no tensors by name")
+    return {key.removeprefix("module."): value for key, value in values.items()}

@@ -1,0 +1,148 @@
+"""Vision transformer of any bands, image size and subset of patches.
+
+Papers: Dosovitskiy et al., ICLR 2021, arXiv:2010.11929; masked use and positions: He et al., CVPR 2022,
+arXiv:2111.06377.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from geossl.models.attention import Positions
+from geossl.models.encoder import DenseSpec, SensorSpec
+from geossl.models.masking import take
+from geossl.models.patches import patchify
+from geossl.models.stacked import StackedEncoder
+from geossl.models.transformer import QKV, Block
+
+EPS = 1e-6  # of the norms, as in the papers' code
+SIZES: dict[str, dict[str, int]] = {
+    "nano": {"dim": 128, "depth": 6, "heads": 4},
+    "tiny": {"dim": 192, "depth": 12, "heads": 3},
+    "small": {"dim": 384, "depth": 12, "heads": 6},
+    "base": {"dim": 768, "depth": 12, "heads": 12},
+    "large": {"dim": 1024, "depth": 24, "heads": 16},
+}
+
+
+def vit_spec(
+    size: str,
+    sensors: Mapping[str, SensorSpec],
+    *,
+    patch_px: int,
+    window_px: int,
+    reach: int | None = None,
+    margin_px: int = 0,
+    gsd_m: float = 10.0,
+    position: str = "sincos",
+    class_token: bool = False,
+    name: str | None = None,
+    source: str = "not stated",
+    licence: str = "not stated",
+    **shape: int,
+) -> DenseSpec:
+    """Spec of a ViT; ``shape`` (dim, depth, heads) overrides the size's.
+
+    Args:
+        size: Key of ``SIZES``.
+        sensors: Input by sensor name.
+        patch_px: Side of a patch.
+        window_px: What the encoder sees in map inference.
+        reach: Patches per side of the images it is trained on; those of the window by default.
+        margin_px: Rim of a window that is thrown away.
+        gsd_m: Metres per pixel.
+        position: ``sincos`` or ``alibi``.
+        class_token: Whether a learned token goes along; only with ``sincos``, as it lies nowhere.
+        name: Short name.
+        source: Where weights come from.
+        licence: Of the weights.
+        shape: Width, depth, heads.
+    """
+    arguments: dict[str, Any] = {
+        **SIZES[size],
+        **shape,
+        "position": position,
+        "class_token": class_token,
+        "reach": reach or window_px // patch_px,
+    }
+    if class_token and position == "alibi":
+        raise ValueError("a class token has no place, so it has no distance; use position sincos")
+    return DenseSpec(
+        name=name or f"vit_{size}",
+        architecture="vit",
+        arguments=arguments,
+        dim=int(arguments["dim"]),
+        source=source,
+        licence=licence,
+        sensors=sensors,
+        patch_px=patch_px,
+        gsd_m=gsd_m,
+        window_px=window_px,
+        margin_px=margin_px,
+    )
+
+
+class ViT(StackedEncoder):
+    """Patch embedding, pre-norm blocks, norm; tokens of patches are its output.
+
+    Args:
+        spec: From ``vit_spec``.
+    """
+
+    def __init__(self, spec: DenseSpec) -> None:
+        super().__init__(spec)
+        dim, depth, heads = (int(spec.arguments[name]) for name in ("dim", "depth", "heads"))
+        self.embed = nn.Linear(self.bands * spec.patch_px**2, dim)
+        self.class_token = nn.Parameter(torch.randn(dim) * 0.02) if spec.arguments["class_token"] else None
+        self.blocks = nn.ModuleList(Block(dim, heads, qkv_bias=True, eps=EPS) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim, EPS)
+        self.apply(xavier)
+
+    @property
+    def prefix(self) -> int:
+        """Tokens before those of patches: 1 with a class token, else 0."""
+        return int(self.class_token is not None)
+
+    def start(
+        self, x: Float[Tensor, "b c h w"], ids: Int[Tensor, "b k"] | None = None
+    ) -> tuple[Float[Tensor, "b t d"], Positions | None]:
+        """What goes into the first block: the class token, if any, and the fed patches; and what biases attention."""
+        patches, grid = patchify(x, self.spec.patch_px), self.grid(x)
+        tokens = self.embed(patches if ids is None else take(patches, ids))
+        table = self.table(grid, ids, tokens)
+        tokens = tokens if table is None else tokens + table
+        if self.class_token is not None:
+            tokens = torch.cat([self.class_token.to(tokens).expand(len(x), 1, -1), tokens], dim=1)
+        return tokens, self.positions(grid, ids, x.device)
+
+    def forward(self, x: Float[Tensor, "b c h w"], ids: Int[Tensor, "b k"] | None = None) -> Float[Tensor, "b k d"]:
+        """See StackedEncoder."""
+        tokens, positions = self.start(x, ids)
+        for block in self.blocks:
+            tokens = block(tokens, positions)
+        return self.norm(tokens)[:, self.prefix :]
+
+    def relations(self, x: Float[Tensor, "b c h w"], layer: int) -> QKV:
+        """Queries, keys and values (b heads n dh) of all patches in a block; later blocks are not run.
+
+        Args:
+            x: Standardised, stacked pixels.
+            layer: Number of the block, 0 = first; negative ones count from the last.
+        """
+        tokens, positions = self.start(x)
+        blocks: list[Any] = list(self.blocks)
+        for block in blocks[: layer % len(blocks)]:
+            tokens = block(tokens, positions)
+        q, k, v = blocks[layer].attention.split(tokens)
+        return q[:, :, self.prefix :], k[:, :, self.prefix :], v[:, :, self.prefix :]
+
+
+def xavier(module: nn.Module) -> None:
+    """Xavier-uniform linear layers with biases 0; a convolution keeps PyTorch's start. Source: MAE's code."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -131,17 +131,17 @@ def teachers(pictures, args):
 
 
 @torch.inference_mode()
-def embed(encoder, pictures):
+def embed(encoder, pixels):
     """Mean tokens of whole pictures."""
-    parts = [encoder.pooled({"rgb": pixels}).numpy() for pixels in pictures.pixels.split(250)]
+    parts = [encoder.pooled({"rgb": part}).numpy() for part in pixels.split(250)]
     return np.concatenate(parts)
 
 
 def readout(encoder, train, test):
-    """Balanced accuracy on the test pictures, linear and kNN, fitted on the training pictures; and their vectors."""
-    a, b = embed(encoder, train), embed(encoder, test)
+    """Balanced accuracy on the test pictures, linear and kNN, fitted on every second training picture; test vectors."""
+    a, b = embed(encoder, train.pixels[::2]), embed(encoder, test.pixels)
     mean, std = a.mean(0), a.std(0) + 1e-6
-    split = ((a - mean) / std, train.labels, (b - mean) / std, test.labels)
+    split = ((a - mean) / std, train.labels[::2], (b - mean) / std, test.labels)
     return {"linear": linear_accuracy(*split, c=0.1), "knn": knn_accuracy(*split)}, b
 
 

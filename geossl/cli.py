@@ -260,7 +260,9 @@ def export(map: str, out: str, **options: Any) -> None:
 @main.command()
 @click.argument("encoder")
 @click.argument("dataset")
-@click.option("--protocol", multiple=True, help="knn, linear, mlp, kmeans, finetune or all.  [default: knn, linear]")
+@click.option(
+    "--protocol", multiple=True, help="knn, linear, mlp, kmeans, finetune, segmentation, all.  [default: knn,linear]"
+)
 @click.option("--sensors", multiple=True, help="s1, s2 or s1,s2; repeated, each is judged.  [default: all]")
 @click.option("--out", default="report.html", show_default=True, help="Report; its numbers go beside it (.json).")
 @click.option("--root", help="Folder of a data set known by name.")
@@ -269,20 +271,26 @@ def export(map: str, out: str, **options: Any) -> None:
 @click.option("--seeds", default=1, show_default=True, help="Runs, each with its own split and heads.")
 @click.option("--neighbours", type=int, help="k of kNN.  [default: chosen on validation]")
 @click.option("--label-fractions", help="Shares of the labels for a curve: 0.05,0.2,0.5.")
-@click.option("--image-px", type=int, help="Resize images to this side.")
+@click.option("--image-px", type=int, help="Resize images to this side (side of chips, for labels over scenes).")
 @click.option("--baselines", is_flag=True, help="Also judge the untrained encoder and the statistics of bands.")
 @click.option("--batch-size", default=64, show_default=True, help="Images at a time.")
 @click.option("--epochs", default=50, show_default=True, help="Of finetune, at most; it stops early.")
+@click.option("--column", help="Attribute of labelled polygons that holds the class.")
+@click.option("--s1", multiple=True, help="Sentinel-1 files or folders the labels lie over; may be repeated.")
+@click.option("--s2", multiple=True, help="Sentinel-2 files or folders the labels lie over; may be repeated.")
 @click.option("--s2-offset", type=click.Choice(["0", "-1000"]), help="DN offset of Sentinel-2 files that do not say.")
-def evaluate(label_fractions: str | None, s2_offset: str | None, **options: Any) -> None:
+def evaluate(
+    label_fractions: str | None, s1: tuple[str, ...], s2: tuple[str, ...], s2_offset: str | None, **options: Any
+) -> None:
     """Judge ENCODER by what classifiers make of it on the labels of DATASET.
 
-    DATASET is a folder with a folder per class (pictures or GeoTIFFs) or an .npz file. Heads are fitted on a training
-    part, settings chosen on a validation part, scores are of a test part; parts are blocks of ground where places are
-    known.
+    DATASET is a name (geossl list), a folder with a folder per class (pictures or GeoTIFFs), an .npz file, sample, or
+    labels (polygons, rasters) over --s1 and --s2. Heads are fitted on a training part, settings chosen on a validation
+    part, scores are of a test part; parts are blocks of ground where places are known.
     """
     from geossl.api import evaluating  # lazy: see embed
 
+    options |= {"s1": list(s1) or None, "s2": list(s2) or None}
     options["protocol"] = options["protocol"] or ("knn", "linear")
     options["sensors"] = options["sensors"] or None
     options["s2_offset"] = None if s2_offset is None else int(s2_offset)
@@ -308,9 +316,11 @@ def step_line(what: str, done: int, total: int) -> None:
 
 @main.command("list")
 def list_names() -> None:
-    """List recipes, methods and released encoders."""
-    from geossl.models.download import ENCODERS  # lazy: imports torch
+    """List recipes, methods, released encoders and labelled data sets."""
+    from geossl.api.labelled_data import NAMES  # lazy: imports torch
+    from geossl.models.download import ENCODERS
 
     click.echo(f"recipes   {' '.join(recipe.names())}")
     click.echo(f"methods   {' '.join(recipe.RECIPES)}")
     click.echo(f"encoders  {' '.join(ENCODERS)}")
+    click.echo(f"data sets {' '.join(NAMES)}")

@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import geopandas as gpd
 import torch
 
 from geossl.api.judging import Findings, Key, Say, Settings, Subject, judge_set, label_of
-from geossl.data.labelled import LabelledSet
-from geossl.data.own_sets import read_set
+from geossl.api.judging_maps import judge_maps
+from geossl.api.labelled_data import Data, Scenes, find
+from geossl.data.labelled import LabelledMaps, LabelledSet
 from geossl.errors import InputError
 from geossl.evaluation.baselines import BandStatistics, untrained
 from geossl.evaluation.features import Change
@@ -17,10 +19,12 @@ from geossl.evaluation.report import markdown, score_rows, write_report
 from geossl.models.download import sha256_of
 from geossl.models.encoder import DenseEncoder, Encoder
 from geossl.models.files import encoder_path, load_encoder
-from geossl.training.classifier import FinetuneConfig
+from geossl.training.early_stopping import FinetuneConfig
 from geossl.training.run_folder import versions
 
-PROTOCOLS = ("knn", "linear", "mlp", "kmeans", "finetune")
+Paths = str | Path | Sequence[str | Path]
+CHIP_PX = 96  # side of chips of labelled scenes
+PROTOCOLS = ("knn", "linear", "mlp", "kmeans", "finetune", "segmentation")
 
 
 class Evaluation(NamedTuple):
@@ -43,7 +47,7 @@ class Evaluation(NamedTuple):
 
 def evaluate(
     encoder: str | Path | Encoder,
-    dataset: str | Path | LabelledSet,
+    dataset: str | Path | gpd.GeoDataFrame | Data,
     *,
     protocol: str | Sequence[str] = ("knn", "linear"),
     sensors: str | Sequence[str] | None = None,
@@ -57,6 +61,9 @@ def evaluate(
     image_px: int | None = None,
     baselines: bool = False,
     batch_size: int = 64,
+    column: str | None = None,
+    s1: Paths | None = None,
+    s2: Paths | None = None,
     s2_offset: int | None = None,
     perturbations: Mapping[str, Change] | None = None,
     epochs: int = 50,
@@ -68,20 +75,26 @@ def evaluate(
 
     Args:
         encoder: Name, weight file, or an encoder.
-        dataset: A folder with a folder per class (pictures, or GeoTIFFs with named bands), an ``.npz`` file, or a set.
-        protocol: ``knn``, ``linear``, ``mlp``, ``kmeans``, ``finetune``, or ``all``; several as a sequence.
+        dataset: Name of a data set (``eurosat``, ``bigearthnet``, ...; all in ``geossl list``); a folder with a folder
+            per class (pictures, or GeoTIFFs with named bands); an ``.npz`` file; ``sample`` (land cover of the bundled
+            scenes); labelled polygons or a label raster over ``s1`` and ``s2``; or a set.
+        protocol: ``knn``, ``linear``, ``mlp``, ``kmeans``, ``finetune``, ``segmentation`` (decoders of patch tokens to
+            a class per pixel), or ``all``; several as a sequence.
         sensors: ``s1``, ``s2`` or ``s1,s2`` (joint); a sequence of these judges each. By default all there are.
         out: Report (.html); its numbers go beside it (.json).
-        root: Folder of a data set known by name.
+        root: Folder of a data set known by name; ``data/NAME`` by default.
         download: Fetch a data set known by name if it is not there.
         split: ``auto``: official if there is one, else blocks of ground if places are known, else random; or one of
             ``official``, ``blocked``, ``random``.
         seeds: Number of runs; each draws another split (unless official) and other heads.
         neighbours: k of kNN; by default chosen on the validation part.
         label_fractions: Shares of the labels (of training and validation) for a curve, such as 0.1.
-        image_px: Resize images to this side.
+        image_px: Resize images to this side; for labels over scenes, side of chips (96 by default).
         baselines: Also judge the untrained encoder and the statistics of bands.
         batch_size: Images at a time.
+        column: Attribute of labelled polygons that holds the class.
+        s1: Sentinel-1 files or folders the labels lie over.
+        s2: Sentinel-2 files or folders the labels lie over.
         s2_offset: DN offset of Sentinel-2 files that do not say.
         perturbations: Functions of an item and its number; the test part is judged once more under each.
         epochs: Passes of ``finetune`` over the training part, at most; it stops early on the validation part.
@@ -104,22 +117,44 @@ def evaluate(
         tune=FinetuneConfig(epochs=at_least(epochs, 1, "--epochs")),
         **({"say": progress} if progress else {}),
     )
-    data = dataset if isinstance(dataset, LabelledSet) else read_set(dataset, s2_offset)
+    scenes = Scenes(paths(s1), paths(s2), s2_offset, column, image_px or CHIP_PX)
+    data = find(dataset, root, download, scenes)
     subject = load(encoder)
-    if data.is_multi and settings.protocols == ("kmeans",):
-        raise InputError(f"{data.name} has several classes per sample, which clusters cannot be matched to; use knn")
-    found, facts = judge_set(data, subjects(subject, baselines), settings)
+    refuse_misfits(data, settings, "all" in protocol)
+    they = subjects(subject, baselines)
+    found, facts = (
+        judge_maps(data, they, settings) if isinstance(data, LabelledMaps) else judge_set(data, they, settings)
+    )
     return report(out, data, subject, found, facts | described(encoder, subject, settings))
 
 
-def report(out: Path, data: LabelledSet, encoder: Encoder, found: Findings, facts: Mapping[str, Any]) -> Evaluation:
+def paths(given: Paths | None) -> list[str | Path] | None:
+    """Files or folders as a list."""
+    if given is None:
+        return None
+    return [given] if isinstance(given, str | Path) else list(given)
+
+
+def refuse_misfits(data: Data, settings: Settings, is_all: bool) -> None:
+    """Say which of the protocols that were asked for the data set does not allow; ``all`` means all it does."""
+    if is_all:
+        return
+    if isinstance(data, LabelledSet) and "segmentation" in settings.protocols:
+        raise InputError(f"--protocol segmentation: {data.name} has no class per pixel; use linear or finetune")
+    if isinstance(data, LabelledSet) and data.is_multi and "kmeans" in settings.protocols:
+        raise InputError(f"--protocol kmeans: {data.name} has several classes per sample, to match no cluster to")
+    if isinstance(data, LabelledMaps) and settings.perturbations:
+        raise InputError(f"perturbations are of images with one label each; {data.name} has a class per pixel")
+
+
+def report(out: Path, data: Data, encoder: Encoder, found: Findings, facts: Mapping[str, Any]) -> Evaluation:
     """Write the page."""
     names = shorter(list(found.runs))
     scores = {names[key]: value for key, value in found.scores().items()}
     curves = {names[key]: value for key, value in found.curves().items()}
     about = {
         "data set": data.name,
-        "samples": len(data.labels),
+        "samples": len(data.labels) if isinstance(data, LabelledSet) else None,
         "bands": {name: [*bands] for name, bands in data.sensors.items()},
         **data.facts,
         **facts,

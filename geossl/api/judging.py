@@ -17,7 +17,8 @@ from geossl.evaluation.heads import Samples
 from geossl.evaluation.metrics import Scores, mean_of, multi_label, single_label
 from geossl.evaluation.readouts import READOUTS, Split, read_out, without_miou
 from geossl.models.encoder import DenseEncoder, Encoder
-from geossl.training.classifier import FinetuneConfig, Subset, finetune_encoder
+from geossl.training.classifier import Subset, finetune_encoder
+from geossl.training.early_stopping import FinetuneConfig
 
 Say = Callable[[str, int, int], None]  # what, done, in all
 

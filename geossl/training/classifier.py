@@ -1,8 +1,7 @@
 """Fine-tune an encoder as a whole with a linear classifier of its vectors."""
 
 import copy
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,25 +14,7 @@ from torch import Tensor, nn
 from geossl.evaluation.features import Change, batches, device_of, embedder_of
 from geossl.evaluation.metrics import confusion_matrix, mean_average_precision, of_confusion
 from geossl.models.encoder import DenseEncoder, Encoder
-
-
-@dataclass(frozen=True)
-class FinetuneConfig:
-    """How an encoder is fine-tuned.
-
-    Args:
-        lrs: Learning rates of AdamW to choose from on the validation part; the new layer learns ten times as fast.
-        epochs: Passes over the training part, at most.
-        batch_size: Items per update.
-        weight_decay: Of AdamW.
-        patience: Passes without a better validation score after which training stops.
-    """
-
-    lrs: tuple[float, ...] = (1e-4, 1e-3)
-    epochs: int = 50
-    batch_size: int = 16
-    weight_decay: float = 0.05
-    patience: int = 10
+from geossl.training.early_stopping import FinetuneConfig, Mark, best_of, train_until_best
 
 
 class Classifier(nn.Module):
@@ -108,56 +89,31 @@ def finetune_encoder(
     Returns:
         The classifier and what was chosen: ``lr``, ``epoch``, validation ``score``.
     """
-    best: tuple[tuple[float, float], Classifier, dict[str, Any]] | None = None
-    for lr in config.lrs:
-        torch.manual_seed(seed)
-        model = Classifier(copy.deepcopy(encoder), classes)
-        mark, epoch = fit(model, items, labels, part, config, lr, seed)
-        if best is None or mark > best[0]:
-            best = mark, model, {"lr": lr, "epoch": epoch, "val_score": mark[0]}
-    assert best is not None
-    return best[1].eval(), best[2]
-
-
-def fit(
-    model: Classifier,
-    items: Sequence[Any],
-    labels: Int[ndarray, "n ..."],
-    part: Int[ndarray, " n"],
-    config: FinetuneConfig,
-    lr: float,
-    seed: int,
-) -> tuple[tuple[float, float], int]:
-    """Train, and leave the model in its best state; its (validation score, minus loss) and the epoch of it."""
     train, val = np.flatnonzero(part == 0), np.flatnonzero(part == 1)
-    rng, device = np.random.default_rng(seed), device_of(model.encoder)
-    groups = [{"params": model.encoder.parameters(), "lr": lr}, {"params": model.linear.parameters(), "lr": 10 * lr}]
-    optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
-    per_epoch = max(1, len(train) // config.batch_size)
-    warm, steps = per_epoch * 2, per_epoch * config.epochs
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda s: (s + 1) / warm if s < warm else 0.5 * (1 + np.cos(np.pi * (s - warm) / max(1, steps - warm))),
-    )
-    best, at, state = (-1.0, -np.inf), 0, copy.deepcopy(model.state_dict())
-    for epoch in range(1, config.epochs + 1):
-        model.train()
-        order = rng.permutation(train)
-        for start in range(0, per_epoch * config.batch_size, config.batch_size):
-            rows = order[start : start + config.batch_size]
-            batch = [augmented(model.encoder, items[int(i)], rng) for i in rows]
-            loss = loss_of(model(batch), torch.from_numpy(labels[rows]).to(device))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-        mark = validated(model, items, labels, val)
-        if mark > best:
-            best, at, state = mark, epoch, copy.deepcopy(model.state_dict())
-        elif epoch - at >= config.patience:
-            break
-    model.load_state_dict(state)
-    return best, at
+    size = min(config.batch_size, len(train))
+
+    def build() -> Classifier:
+        torch.manual_seed(seed)
+        return Classifier(copy.deepcopy(encoder), classes).to(device_of(encoder))
+
+    def fit(model: Classifier, lr: float) -> tuple[Mark, int]:
+        groups = [
+            {"params": [*model.encoder.parameters()], "lr": lr},
+            {"params": [*model.linear.parameters()], "lr": 10 * lr},
+        ]
+
+        def losses(rng: np.random.Generator) -> Iterator[Float[Tensor, ""]]:
+            order = rng.permutation(train)
+            for start in range(0, len(train) // size * size, size):
+                rows = order[start : start + size]
+                batch = [augmented(encoder, items[int(i)], rng) for i in rows]
+                yield loss_of(model(batch), torch.from_numpy(labels[rows]).to(device_of(encoder)))
+
+        return train_until_best(
+            model, groups, losses, lambda: validated(model, items, labels, val), config, len(train) // size, seed
+        )
+
+    return best_of(config, build, fit)
 
 
 def loss_of(logits: Float[Tensor, "n k"], y: Int[Tensor, "n ..."]) -> Float[Tensor, ""]:
@@ -167,9 +123,7 @@ def loss_of(logits: Float[Tensor, "n k"], y: Int[Tensor, "n ..."]) -> Float[Tens
     return F.cross_entropy(logits, y)
 
 
-def validated(
-    model: Classifier, items: Sequence[Any], labels: Int[ndarray, "n ..."], rows: Int[ndarray, " m"]
-) -> tuple[float, float]:
+def validated(model: Classifier, items: Sequence[Any], labels: Int[ndarray, "n ..."], rows: Int[ndarray, " m"]) -> Mark:
     """Balanced accuracy or mean average precision on the validation part, and minus the loss, which decides ties."""
     is_multi, y = labels.ndim == 2, labels[rows]
     chances = model.chances(items, rows, is_multi)

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from geossl.models.croma import CROMAEncoder, croma_spec
-from geossl.training.classifier import Classifier, FinetuneConfig, augmented, finetune_encoder, loss_of
+from geossl.training.classifier import Classifier, augmented, finetune_encoder, loss_of
+from geossl.training.early_stopping import FinetuneConfig
 
 QUICK = FinetuneConfig(lrs=(1e-3,), epochs=8, batch_size=8, patience=8)
 

@@ -1,0 +1,108 @@
+"""Find the labelled data a user names: a data set by name, an own one, or labels over scenes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import geopandas as gpd
+
+from geossl.data.bands import BANDS
+from geossl.data.label_chips import LabelChips, chips_of
+from geossl.data.labelled import Bands, LabelledMaps, LabelledSet, MapParts
+from geossl.data.labels import read_labels
+from geossl.data.named_sets import DATASETS, named_set
+from geossl.data.own_sets import read_set
+from geossl.data.rasters import LocalRasters
+from geossl.data.sentinel import SAMPLE
+from geossl.errors import InputError, UnknownNameError
+
+Data = LabelledSet | LabelledMaps
+NAMES = (*DATASETS, "sample")
+UNITS = {"s1": "dB", "s2": "reflectance"}
+
+
+class Scenes(NamedTuple):
+    """Rasters labels lie over.
+
+    Args:
+        s1: Sentinel-1 files or folders.
+        s2: Sentinel-2 files or folders.
+        s2_offset: DN offset of files that do not say.
+        column: Attribute of labelled polygons.
+        chip_px: Side of chips.
+    """
+
+    s1: Sequence[str | Path] | None
+    s2: Sequence[str | Path] | None
+    s2_offset: int | None
+    column: str | None
+    chip_px: int
+
+
+def find(
+    dataset: str | Path | gpd.GeoDataFrame | Data, root: str | Path | None, download: bool, scenes: Scenes
+) -> Data:
+    """The data set: itself, one known by name, a user's own, or labels over scenes.
+
+    Raises:
+        InputError: If there is no such thing, or options do not go with it.
+    """
+    if isinstance(dataset, LabelledSet | LabelledMaps):
+        return dataset
+    if isinstance(dataset, gpd.GeoDataFrame) or scenes.s1 or scenes.s2:
+        return labelled_scenes(dataset, scenes)
+    name = str(dataset)
+    if name == "sample":
+        own = Scenes([SAMPLE / "s1"], [SAMPLE / "s2"], None, None, scenes.chip_px)
+        return labelled_scenes(SAMPLE / "labels", own, name)
+    if name in DATASETS:
+        return named_set(name, Path(root or Path("data") / name), download)
+    if not Path(name).exists() and not Path(name).suffix and len(Path(name).parts) == 1:
+        raise UnknownNameError("data set", name, NAMES)
+    if root is not None or download:
+        raise InputError(f"--root and --download are for data sets known by name, not for {name!r}")
+    if Path(name).is_file() and Path(name).suffix != ".npz":
+        raise InputError(f"{name} holds labels without images; name the scenes they lie over with --s1, --s2")
+    return read_set(name, scenes.s2_offset)
+
+
+def labelled_scenes(labels: str | Path | gpd.GeoDataFrame, scenes: Scenes, name: str | None = None) -> LabelledMaps:
+    """Chips of labelled ground, its blocks dealt to three parts by the seed."""
+    source = LocalRasters(scenes.s1, scenes.s2, scenes.s2_offset)
+    truth = read_labels(labels, scenes.column)
+    order = {sensor: tuple(BANDS[sensor]) for sensor in source.sensors}
+
+    def parts(split: str, seed: int) -> MapParts:
+        if split not in ("auto", "blocked"):
+            raise InputError(
+                f"--split {split!r} is not possible here; labels over scenes are split in blocks of ground"
+            )
+        chips = chips_of(truth, scenes.chip_px, 8, seed)
+        return MapParts(*(Chips(LabelChips(source, chips, part, order)) for part in ("train", "val", "test")))
+
+    def level(sensor: str) -> str:
+        found = {file.level for file in source.files[sensor]}
+        return found.pop() if len(found) == 1 else "mixed"
+
+    sensors = {sensor: Bands(bands, UNITS[sensor], level(sensor)) for sensor, bands in order.items()}
+    title = name or ("labels" if isinstance(labels, gpd.GeoDataFrame) else Path(labels).stem)
+    return LabelledMaps(title, parts, tuple(truth.names), sensors, {"chip_px": scenes.chip_px, "split": "blocked"})
+
+
+class Chips(Sequence[Any]):
+    """Labelled chips as a sequence.
+
+    Args:
+        chips: Them.
+    """
+
+    def __init__(self, chips: LabelChips) -> None:
+        self.chips = chips
+
+    def __len__(self) -> int:
+        """Number of chips."""
+        return len(self.chips)
+
+    def __getitem__(self, i: Any) -> Any:
+        """One of them."""
+        return self.chips[i]

@@ -1,0 +1,102 @@
+"""Train a classifier on one part of labelled data and keep the state that was best on another."""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+Mark = tuple[float, float]  # validation score, and minus the loss, which decides ties
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """How a classifier, with an encoder or on one, is trained.
+
+    Args:
+        lrs: Learning rates of AdamW to choose from on the validation part; new layers learn ten times as fast.
+        epochs: Passes over the training part, at most.
+        batch_size: Items per update.
+        weight_decay: Of AdamW.
+        patience: Passes without a better validation score after which training stops.
+    """
+
+    lrs: tuple[float, ...] = (1e-4, 1e-3)
+    epochs: int = 50
+    batch_size: int = 16
+    weight_decay: float = 0.05
+    patience: int = 10
+
+
+def best_of(
+    config: FinetuneConfig, build: Callable[[], nn.Module], train: Callable[[Any, float], tuple[Mark, int]]
+) -> tuple[Any, dict[str, Any]]:
+    """The model of the learning rate that was best on the validation part, and what was chosen.
+
+    Args:
+        config: How.
+        build: A fresh model, the same every time.
+        train: A model with a learning rate; gives its mark and epoch.
+    """
+    best: tuple[Mark, nn.Module, dict[str, Any]] | None = None
+    for lr in config.lrs:
+        model = build()
+        mark, epoch = train(model, lr)
+        if best is None or mark > best[0]:
+            best = mark, model, {"lr": lr, "epoch": epoch, "val_score": mark[0]}
+    assert best is not None
+    return best[1].eval(), best[2]
+
+
+def train_until_best(
+    model: nn.Module,
+    groups: Sequence[dict[str, Any]],
+    losses: Callable[[np.random.Generator], Iterator[Float[Tensor, ""]]],
+    mark: Callable[[], Mark],
+    config: FinetuneConfig,
+    updates: int,
+    seed: int,
+) -> tuple[Mark, int]:
+    """AdamW, warmed up over two epochs, then cosine; the model is left in its best state.
+
+    Args:
+        model: Trained in place.
+        groups: Parameters and learning rates.
+        losses: Of the updates of one epoch, in an order drawn from a generator.
+        mark: Of the model now, on the validation part.
+        config: Epochs, patience, weight decay.
+        updates: Per epoch.
+        seed: Of the order.
+
+    Returns:
+        The best mark and its epoch.
+    """
+    optimizer = torch.optim.AdamW(list(groups), weight_decay=config.weight_decay)
+    warm, steps = 2 * updates, config.epochs * updates
+
+    def rate(step: int) -> float:
+        if step < warm:
+            return (step + 1) / warm
+        return float(0.5 * (1 + np.cos(np.pi * (step - warm) / max(1, steps - warm))))
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+    rng = np.random.default_rng(seed)
+    best, at, state = (-1.0, -np.inf), 0, copy.deepcopy(model.state_dict())
+    for epoch in range(1, config.epochs + 1):
+        model.train()
+        for loss in losses(rng):
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+        now = mark()
+        if now > best:
+            best, at, state = now, epoch, copy.deepcopy(model.state_dict())
+        elif epoch - at >= config.patience:
+            break
+    model.load_state_dict(state)
+    return best, at

@@ -11,7 +11,7 @@ import click
 
 from geossl import __version__, recipe
 from geossl.errors import GeosslError, InputError, Note
-from geossl.options import asks_catalogue, asks_files, asks_region
+from geossl.options import asks_catalogue, asks_files, asks_protocols, asks_region
 
 
 class Verbs(click.Group):
@@ -260,28 +260,10 @@ def export(map: str, out: str, **options: Any) -> None:
 @main.command()
 @click.argument("encoder")
 @click.argument("dataset")
-@click.option(
-    "--protocol", multiple=True, help="knn, linear, mlp, kmeans, finetune, segmentation, all.  [default: knn,linear]"
-)
-@click.option("--sensors", multiple=True, help="s1, s2 or s1,s2; repeated, each is judged.  [default: all]")
+@asks_protocols
+@asks_files
 @click.option("--out", default="report.html", show_default=True, help="Report; its numbers go beside it (.json).")
-@click.option("--root", help="Folder of a data set known by name.")
-@click.option("--download", is_flag=True, help="Fetch a data set known by name if it is not there.")
-@click.option("--split", default="auto", show_default=True, help="Or official, blocked, random.")
-@click.option("--seeds", default=1, show_default=True, help="Runs, each with its own split and heads.")
-@click.option("--neighbours", type=int, help="k of kNN.  [default: chosen on validation]")
-@click.option("--label-fractions", help="Shares of the labels for a curve: 0.05,0.2,0.5.")
-@click.option("--image-px", type=int, help="Resize images to this side (side of chips, for labels over scenes).")
-@click.option("--baselines", is_flag=True, help="Also judge the untrained encoder and the statistics of bands.")
-@click.option("--batch-size", default=64, show_default=True, help="Images at a time.")
-@click.option("--epochs", default=50, show_default=True, help="Of finetune, at most; it stops early.")
-@click.option("--column", help="Attribute of labelled polygons that holds the class.")
-@click.option("--s1", multiple=True, help="Sentinel-1 files or folders the labels lie over; may be repeated.")
-@click.option("--s2", multiple=True, help="Sentinel-2 files or folders the labels lie over; may be repeated.")
-@click.option("--s2-offset", type=click.Choice(["0", "-1000"]), help="DN offset of Sentinel-2 files that do not say.")
-def evaluate(
-    label_fractions: str | None, s1: tuple[str, ...], s2: tuple[str, ...], s2_offset: str | None, **options: Any
-) -> None:
+def evaluate(**options: Any) -> None:
     """Judge ENCODER by what classifiers make of it on the labels of DATASET.
 
     DATASET is a name (geossl list), a folder with a folder per class (pictures or GeoTIFFs), an .npz file, sample, or
@@ -290,21 +272,8 @@ def evaluate(
     """
     from geossl.api import evaluating  # lazy: see embed
 
-    options |= {"s1": list(s1) or None, "s2": list(s2) or None}
-    options["protocol"] = options["protocol"] or ("knn", "linear")
-    options["sensors"] = options["sensors"] or None
-    options["s2_offset"] = None if s2_offset is None else int(s2_offset)
-    options["label_fractions"] = numbers(label_fractions, "--label-fractions")
     found = evaluating.evaluate(**options, progress=step_line)
     click.echo(f"{found.table()}\nreport   {found.report}")
-
-
-def numbers(text: str | None, name: str) -> list[float]:
-    """Numbers separated by commas."""
-    try:
-        return [float(part) for part in (text or "").split(",") if part.strip()]
-    except ValueError:
-        raise InputError(f"{name} {text!r} is no list of numbers such as 0.1,0.5") from None
 
 
 def step_line(what: str, done: int, total: int) -> None:

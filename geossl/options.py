@@ -5,6 +5,8 @@ from typing import Any
 
 import click
 
+from geossl.errors import InputError
+
 
 def with_options(verb: Callable[..., None], *options: Callable[..., Any]) -> Callable[..., None]:
     """Add options to a verb, shown in this order."""
@@ -46,6 +48,43 @@ def asks_files(verb: Callable[..., None]) -> Callable[..., None]:
             help="DN offset of Sentinel-2 files that do not say.",
         ),
     )
+
+
+def asks_protocols(verb: Callable[..., None]) -> Callable[..., None]:
+    """Options of an evaluation."""
+    several: dict[str, Any] = {"multiple": True, "callback": lambda _c, _p, given: list(given) or None}
+    return with_options(
+        verb,
+        click.option(
+            "--protocol",
+            multiple=True,
+            default=("knn", "linear"),
+            show_default=True,
+            help="Also mlp, kmeans, finetune, segmentation (class per pixel), all.",
+        ),
+        click.option("--sensors", **several, help="s1, s2 or s1,s2; repeated, each is judged.  [default: all]"),
+        click.option("--root", help="Folder of a data set known by name."),
+        click.option("--download", is_flag=True, help="Fetch a data set known by name if it is not there."),
+        click.option("--split", default="auto", show_default=True, help="Or official, blocked, random."),
+        click.option("--seeds", default=1, show_default=True, help="Runs, each with its own split and heads."),
+        click.option("--neighbours", type=int, help="k of kNN.  [default: chosen on validation]"),
+        click.option(
+            "--label-fractions", default="", callback=numbers, help="Shares of the labels for a curve: 0.05,0.2,0.5."
+        ),
+        click.option("--image-px", type=int, help="Resize images to this side (labels over scenes: side of chips)."),
+        click.option("--baselines", is_flag=True, help="Also judge the untrained encoder and the statistics of bands."),
+        click.option("--batch-size", default=64, show_default=True, help="Images at a time."),
+        click.option("--epochs", default=50, show_default=True, help="Of training, at most; it stops early."),
+        click.option("--column", help="Attribute of labelled polygons that holds the class."),
+    )
+
+
+def numbers(_context: click.Context, option: click.Parameter, text: str) -> list[float]:
+    """Numbers separated by commas."""
+    try:
+        return [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise InputError(f"{option.opts[0]} {text!r} is no list of numbers such as 0.1,0.5") from None
 
 
 asks_region = click.option(

@@ -23,7 +23,7 @@ MAY_IMPORT = {  # layer -> geossl layers below it
     "training": {"methods", "evaluation", "models", "recipe", "errors"},
     "api": {"training", "methods", "evaluation", "viewer", "inference", "data", "models", "recipe", "grid", "errors"},
     "cli": {"options", "api", "recipe", "errors", "models", "__init__"},
-    "options": set(),
+    "options": {"errors"},
     "__init__": {"api", "inference", "models"},
 }
 

@@ -117,9 +117,10 @@ def evaluate(
         tune=FinetuneConfig(epochs=at_least(epochs, 1, "--epochs")),
         **({"say": progress} if progress else {}),
     )
-    scenes = Scenes(paths(s1), paths(s2), s2_offset, column, image_px or CHIP_PX)
-    data = find(dataset, root, download, scenes)
     subject = load(encoder)
+    patch_px = subject.spec.patch_px if isinstance(subject, DenseEncoder) else 8
+    scenes = Scenes(paths(s1), paths(s2), s2_offset, column, image_px or CHIP_PX, patch_px)
+    data = find(dataset, root, download, scenes)
     refuse_misfits(data, settings, "all" in protocol)
     they = subjects(subject, baselines)
     found, facts = (

@@ -7,17 +7,19 @@ from typing import Any, NamedTuple
 import geopandas as gpd
 
 from geossl.data.bands import BANDS
-from geossl.data.label_chips import LabelChips, chips_of
+from geossl.data.label_chips import Ground, LabelChips
 from geossl.data.labelled import Bands, LabelledMaps, LabelledSet, MapParts
 from geossl.data.labels import read_labels
 from geossl.data.named_sets import DATASETS, named_set
 from geossl.data.own_sets import read_set
 from geossl.data.rasters import LocalRasters
 from geossl.data.sentinel import SAMPLE
+from geossl.data.splits import PARTS, deal
 from geossl.errors import InputError, UnknownNameError
 
 Data = LabelledSet | LabelledMaps
 NAMES = (*DATASETS, "sample")
+GSD_M = 10.0
 UNITS = {"s1": "dB", "s2": "reflectance"}
 
 
@@ -30,6 +32,7 @@ class Scenes(NamedTuple):
         s2_offset: DN offset of files that do not say.
         column: Attribute of labelled polygons.
         chip_px: Side of chips.
+        patch_px: Side of the encoder's patch; no patch lies in two parts.
     """
 
     s1: Sequence[str | Path] | None
@@ -37,6 +40,7 @@ class Scenes(NamedTuple):
     s2_offset: int | None
     column: str | None
     chip_px: int
+    patch_px: int
 
 
 def find(
@@ -53,7 +57,7 @@ def find(
         return labelled_scenes(dataset, scenes)
     name = str(dataset)
     if name == "sample":
-        own = Scenes([SAMPLE / "s1"], [SAMPLE / "s2"], None, None, scenes.chip_px)
+        own = scenes._replace(s1=[SAMPLE / "s1"], s2=[SAMPLE / "s2"], s2_offset=None, column=None)
         return labelled_scenes(SAMPLE / "labels", own, name)
     if name in DATASETS:
         return named_set(name, Path(root or Path("data") / name), download)
@@ -77,8 +81,9 @@ def labelled_scenes(labels: str | Path | gpd.GeoDataFrame, scenes: Scenes, name:
             raise InputError(
                 f"--split {split!r} is not possible here; labels over scenes are split in blocks of ground"
             )
-        chips = chips_of(truth, scenes.chip_px, 8, seed)
-        return MapParts(*(Chips(LabelChips(source, chips, part, order)) for part in ("train", "val", "test")))
+        ground = Ground(truth, deal(truth, scenes.patch_px, GSD_M, seed), scenes.patch_px, GSD_M)
+        boxes = ground.boxes(scenes.chip_px)
+        return MapParts(*(Chips(LabelChips(source, ground, boxes[part], part, order)) for part in PARTS))
 
     def level(sensor: str) -> str:
         found = {file.level for file in source.files[sensor]}

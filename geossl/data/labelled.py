@@ -14,7 +14,8 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 from scipy.spatial import KDTree
 
-from geossl.data.sample_splits import SHARES, blocked_split, ground_blocks, random_split
+from geossl.data.sample_splits import blocked_split, ground_blocks, random_split
+from geossl.data.splits import SHARES
 from geossl.errors import InputError, Note
 
 SPLITS = ("auto", "official", "blocked", "random")
@@ -190,7 +191,7 @@ def with_validation(
     if (part == 1).any():
         return part
     out, rows = part.copy(), np.flatnonzero(part == 0)
-    share = SHARES[1] / (SHARES[0] + SHARES[1])
+    share = SHARES["val"] / (SHARES["val"] + SHARES["train"])
     if places is not None:
         block = ground_blocks(places.xy[rows], places.epsg[rows], LEAST_BLOCK_M)
         dealt = blocked_split(block, strata[rows], seed)

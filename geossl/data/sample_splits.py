@@ -6,9 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-SHARES = (0.6, 0.15, 0.25)  # of training, validation and test
-BLOCKS = 40  # wanted over all samples: enough to balance, few enough to keep neighbours together
-TRIES = 300
+from geossl.data.splits import BLOCKS, SHARES, best_deal
 
 
 def ground_blocks(places: Float[ndarray, "n 2"], epsg: Int[ndarray, " n"], least_m: float) -> Int[ndarray, " n"]:
@@ -36,19 +34,9 @@ def blocked_split(block: Int[ndarray, " n"], y: Int[ndarray, " n"], seed: int) -
         y: Classes.
         seed: Of the deals.
     """
-    counts = np.zeros((block.max() + 1, int(y.max()) + 1))
+    counts = np.zeros((int(block.max()) + 1, int(y.max()) + 1), np.int64)
     np.add.at(counts, (block, y), 1)
-    counts = counts[:, counts.sum(0) > 0]
-    wanted = np.array(SHARES)
-    rng = np.random.default_rng(seed)
-    best, least = np.zeros(len(counts), np.int64), np.inf
-    for _ in range(TRIES):
-        deal = rng.choice(3, size=len(counts), p=wanted)
-        got = np.stack([counts[deal == part].sum(0) for part in range(3)]) / counts.sum(0)
-        miss = np.abs(got - wanted[:, None]).mean() + (got == 0).mean()
-        if miss < least:
-            best, least = deal, miss
-    return best[block]
+    return best_deal(counts, seed)[block]
 
 
 def random_split(y: Int[ndarray, " n"], seed: int) -> Int[ndarray, " n"]:
@@ -56,6 +44,6 @@ def random_split(y: Int[ndarray, " n"], seed: int) -> Int[ndarray, " n"]:
     rng, part = np.random.default_rng(seed), np.zeros(len(y), np.int64)
     for value in np.unique(y):
         rows = rng.permutation(np.flatnonzero(y == value))
-        test, val = round(SHARES[2] * len(rows)), round(SHARES[1] * len(rows))
+        test, val = (round(SHARES[name] * len(rows)) for name in ("test", "val"))
         part[rows[:test]], part[rows[test : test + val]] = 2, 1
     return part

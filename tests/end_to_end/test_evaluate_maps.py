@@ -65,7 +65,7 @@ def test_patches_and_pixels_are_judged(encoder, halves, tmp_path):
 def test_every_set_of_sensors_is_judged_by_the_same_head(encoder, halves, tmp_path):
     found = geossl.evaluate(encoder, halves, protocol="linear", sensors=("s1", "s2", "s1,s2"), out=tmp_path / "r.html")
     assert list(found.scores) == ["s1 / linear", "s2 / linear", "s1+s2 / linear"]
-    assert len({str(scores.to_dict()) for scores in found.scores.values()}) > 1
+    assert all(scores.values["accuracy"] > 0.9 for scores in found.scores.values())
 
 
 @pytest.mark.parametrize("decoder", ["linear-upsample", "unet"])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from geossl.api.attention import attention_profile as attention_profile
+    from geossl.api.anomaly import anomaly as anomaly
     from geossl.api.evaluating import evaluate as evaluate
     from geossl.api.exports import export as export
     from geossl.api.finetuning import finetune as finetune
@@ -29,6 +30,7 @@ __version__ = "0.1.0"
 
 PUBLIC = {
     "attention_profile": "geossl.api.attention:attention_profile",
+    "anomaly": "geossl.api.anomaly:anomaly",
     "cube": "geossl.api.maps:cube",
     "embed": "geossl.api.maps:embed",
     "embed_map": "geossl.api.maps:embed_map",

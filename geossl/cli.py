@@ -57,6 +57,7 @@ def main() -> None:
     geossl finetune --labels parcels.gpkg --column crop --s1 S1.tif --s2 S2.tif
     geossl segment --aoi region.geojson --model model.safetensors --s1 ...
     geossl evaluate croma_base eurosat         how good is an encoder?
+    geossl anomaly --aoi region.geojson --encoder autoencoder.safetensors --s2 ...
     geossl similar map.zarr --to 3.01,41.55    where else does it look like this?
     geossl view map.zarr                       look at a map in the browser
     geossl export map.zarr map.tif             or .parquet, or a folder of STAC documents
@@ -210,6 +211,27 @@ def segment(**options: Any) -> None:
 
     out = segmentation.segment(progress=progress_line("segment", "shards"), **options)
     click.echo(segmentation.summary(out))
+
+
+@main.command()
+@click.option("--aoi", help="Region: GeoJSON polygons in lon/lat, or any vector file with a CRS.")
+@click.option("--encoder", required=True, help="Weight file of geossl pretrain regularized_ae.")
+@click.option("--map", help="Embedding map, for an auto-encoder of embeddings.")
+@asks_catalogue
+@asks_files
+@click.option("--out", default="anomaly.tif", show_default=True, help="COG: score_norm, energy, p_value.")
+@click.option("--crs", type=int, help="EPSG code of the map. [default: UTM zone of the region]")
+@click.option("--scheduler", default="sync", show_default=True, help="sync, processes[:N], tcp://HOST:PORT, file:JSON.")
+@click.option("--shard-cells", default=10, show_default=True, type=click.IntRange(1), help="Shard side; sets memory.")
+@click.option("--overwrite", is_flag=True, help="Replace an output.")
+def anomaly(**options: Any) -> None:
+    """Say where a region is unlike what an auto-encoder learned.
+
+    Threshold p_value: the share of held-out training vectors that lie further off.
+    """
+    from geossl.api import anomaly as places  # lazy: see embed
+
+    click.echo(f"anomaly    {places.anomaly(progress=progress_line('anomaly', 'shards'), **options)}")
 
 
 @main.command()

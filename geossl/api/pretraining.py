@@ -27,6 +27,7 @@ RUNS = {  # per method a module with data(recipe) and method(recipe, data); impo
     "croma": "geossl.api.runs.croma",
     "mr_mae": "geossl.api.runs.mr_mae",
     "hybrid_distill": "geossl.api.runs.hybrid_distill",
+    "regularized_ae": "geossl.api.runs.regularized_ae",
 }
 
 
@@ -78,6 +79,7 @@ def pretrain(recipe: str | Path | recipes.Recipe, **overrides: Any) -> Path:
         module.load_state_dict(torch.load(checkpoint, weights_only=True, map_location="cpu")["state_dict"])
     if stop.stopped and trainer.global_step < recipe.train.max_steps:
         raise KeyboardInterrupt(f"stopped at step {trainer.global_step}; the same command with resume=true goes on")
+    module.finish()
     save_encoder(folder.encoder, module.encoder.cpu(), provenance(recipe, data))
     return folder.path
 

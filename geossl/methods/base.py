@@ -70,6 +70,9 @@ class SSLMethod(L.LightningModule, ABC):
     def losses(self, batch: Any) -> dict[str, Float[Tensor, ""]]:
         """Named terms, already weighted; their sum is minimised."""
 
+    def finish(self) -> None:
+        """Ready ``encoder`` for export; called once, after the last step."""
+
     def rng(self) -> torch.Generator:
         """Random numbers that depend on seed, step and rank only, so a resumed run draws the same."""
         generator = torch.Generator(device=self.device)

@@ -21,7 +21,10 @@ ARCHITECTURES = {  # imported when asked for: some need an extra
     "croma": "geossl.models.croma:CROMAEncoder",
     "vit": "geossl.models.vit:ViT",
     "conv_vit": "geossl.models.conv_vit:ConvViT",
+    "novelty_map": "geossl.models.novelty:NoveltyMap",
+    "patch_autoencoder": "geossl.models.score_autoencoder:PatchAutoencoder",
     "segmenter": "geossl.models.segmenter:Segmenter",
+    "vector_autoencoder": "geossl.models.score_autoencoder:VectorAutoencoder",
 }
 
 

@@ -12,6 +12,7 @@ from geossl.errors import MissingFileError, RecipeError, UnknownNameError
 from geossl.recipe.croma import CromaRecipe
 from geossl.recipe.hybrid_distill import HybridRecipe
 from geossl.recipe.mr_mae import MrMaeRecipe
+from geossl.recipe.regularized_ae import RegularizedAERecipe
 from geossl.recipe.sections import Recipe, Section
 
 FOLDERS = (Path(__file__).parents[1] / "recipes", Path(__file__).parents[2] / "recipes")  # wheel, checkout
@@ -19,6 +20,7 @@ RECIPES: dict[str, type[Recipe]] = {  # key = method file name = test file name
     "croma": CromaRecipe,
     "mr_mae": MrMaeRecipe,
     "hybrid_distill": HybridRecipe,
+    "regularized_ae": RegularizedAERecipe,
 }
 
 

@@ -1,0 +1,109 @@
+"""Regularized auto-encoders from a recipe."""
+
+from pathlib import Path
+
+import numpy as np
+
+from geossl.data.datamodule import SentinelChips
+from geossl.data.vectors import Vectors, file_vectors, scene_vectors
+from geossl.errors import InputError
+from geossl.inference.blocks import blocks
+from geossl.inference.raster import open_map
+from geossl.methods.regularized_ae import RegularizedAE
+from geossl.models.croma import S1, S2
+from geossl.models.encoder import DenseSpec, EncoderSpec, SensorSpec
+from geossl.models.score_autoencoder import (
+    AutoencoderConfig,
+    PatchAutoencoder,
+    VectorAutoencoder,
+    arguments_of,
+)
+from geossl.recipe.regularized_ae import RegularizedAERecipe
+from geossl.training.optim import optim_config
+
+SENSORS = {"s1": S1, "s2": S2}
+WINDOW_PX = 256
+
+
+def data(recipe: RegularizedAERecipe) -> Vectors:
+    """Training and held-out vectors, all read now."""
+    settings, seed = recipe.data, recipe.train.seed
+    facts = {"source": settings.source}
+    source = Path(settings.source)
+    if source.suffix == ".npy":
+        train, held = file_vectors(source, settings.holdout, seed)
+    elif source.suffix in (".zarr", ".tif"):
+        train, held = map_vectors(source, settings.holdout, settings.count, seed)
+    else:
+        chips = SentinelChips(
+            settings.source, 16, 1, 1, seed=seed, holdout=settings.holdout, s2_offset=settings.s2_offset
+        )
+        facts |= chips.describe()
+        train, held = (
+            scene_vectors(chips.scenes, roi, settings.sensors, settings.patch_px, count, seed)
+            for roi, count in ((chips.train_roi, settings.count), (chips.held_roi, settings.count // 4))
+        )
+    return Vectors(train, held, settings.batch_size, recipe.train.max_steps, seed, facts)
+
+
+def map_vectors(path: Path, holdout: float, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings of a map; its eastern columns are held out. At most ``count`` are kept, drawn block by block."""
+    embeddings = open_map(path)
+    cut = round(embeddings.sizes["x"] * (1 - holdout))
+    share = min(1.0, count / (embeddings.sizes["x"] * embeddings.sizes["y"]))
+    parts: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    for number, ((_, columns), values) in enumerate(blocks(embeddings)):
+        drawn = np.isfinite(values).all(axis=0)
+        drawn &= np.random.default_rng((seed, number)).random(drawn.shape) < share
+        east = np.arange(columns.start, columns.stop) >= cut
+        for part, there in zip(parts, (~east, east), strict=True):
+            part.append(values[:, drawn & there].T)
+    train, held = (np.concatenate(part) for part in parts)
+    return train, held
+
+
+def method(recipe: RegularizedAERecipe, data: Vectors) -> RegularizedAE:
+    """The auto-encoder and method a recipe asks for, whitening fitted, weights fresh."""
+    settings, in_dim = recipe.encoder, data.train.shape[1]
+    keep = min(in_dim, 64) if settings.keep is None else settings.keep
+    if keep > in_dim:
+        raise InputError(f"encoder.keep={keep} is more than the {in_dim} numbers of a vector")
+    config = AutoencoderConfig(in_dim=in_dim, keep=keep, **settings.model_dump(exclude={"keep", "floor"}, mode="json"))
+    if Path(recipe.data.source).suffix:
+        encoder: VectorAutoencoder | PatchAutoencoder = VectorAutoencoder(vector_spec(recipe, config))
+    else:
+        encoder = PatchAutoencoder(patch_spec(recipe, config))
+    encoder.autoencoder.whiten.fit(data.train, settings.floor)
+    return RegularizedAE(
+        encoder, optim_config(recipe.train), data.held, seed=recipe.train.seed, **recipe.objective.model_dump()
+    )
+
+
+def vector_spec(recipe: RegularizedAERecipe, config: AutoencoderConfig) -> EncoderSpec:
+    """Spec of an auto-encoder of plain vectors."""
+    return EncoderSpec(
+        name="regularized_ae",
+        architecture="vector_autoencoder",
+        arguments=arguments_of(config),
+        dim=config.hidden[-1],
+        source=f"geossl pretrain, {recipe.data.source}",
+        licence="see the data's licence",
+    )
+
+
+def patch_spec(recipe: RegularizedAERecipe, config: AutoencoderConfig) -> DenseSpec:
+    """Spec of an auto-encoder of pixels; a window has no rim, as patches do not look at one another."""
+    sensors: dict[str, SensorSpec] = {name: SENSORS[name] for name in recipe.data.sensors}
+    return DenseSpec(
+        name="regularized_ae",
+        architecture="patch_autoencoder",
+        arguments=arguments_of(config),
+        dim=config.hidden[-1],
+        source=f"geossl pretrain, {recipe.data.source}",
+        licence="see the data's licence",
+        sensors=sensors,
+        patch_px=recipe.data.patch_px,
+        gsd_m=10.0,
+        window_px=WINDOW_PX,
+        margin_px=0,
+    )

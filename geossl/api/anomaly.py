@@ -129,7 +129,6 @@ def inside(layers: xr.DataArray, region: grid.Aoi | None) -> xr.DataArray:
     return layers if region is None else clipped(layers, region.to_crs(str(layers.odc.crs)))
 
 
-@torch.inference_mode()
 def of_embeddings(
     embeddings: xr.DataArray, found: VectorAutoencoder, path: Path, region: grid.Aoi | None
 ) -> Iterator[Block]:
@@ -141,7 +140,8 @@ def of_embeddings(
         )
     for where, values in blocks(inside(embeddings, region)):
         rows = torch.from_numpy(values.reshape(len(values), -1).T.copy())
-        layers = torch.stack(found.autoencoder.novelty(rows)).numpy().reshape(3, *values.shape[1:])
+        with torch.inference_mode():
+            layers = torch.stack(found.autoencoder.novelty(rows)).numpy().reshape(3, *values.shape[1:])
         yield where, np.where(np.isfinite(values).all(axis=0), layers, np.nan)
 
 

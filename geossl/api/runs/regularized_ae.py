@@ -47,19 +47,18 @@ def data(recipe: RegularizedAERecipe) -> Vectors:
 
 
 def map_vectors(path: Path, holdout: float, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Embeddings of a map; its eastern columns are held out. At most ``count`` are kept, drawn block by block."""
-    embeddings = open_map(path)
-    cut = round(embeddings.sizes["x"] * (1 - holdout))
-    share = min(1.0, count / (embeddings.sizes["x"] * embeddings.sizes["y"]))
-    parts: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
-    for number, ((_, columns), values) in enumerate(blocks(embeddings)):
-        drawn = np.isfinite(values).all(axis=0)
-        drawn &= np.random.default_rng((seed, number)).random(drawn.shape) < share
-        east = np.arange(columns.start, columns.stop) >= cut
-        for part, there in zip(parts, (~east, east), strict=True):
-            part.append(values[:, drawn & there].T)
-    train, held = (np.concatenate(part) for part in parts)
-    return train, held
+    """Embeddings of a map, ``count`` of them drawn at random; the easternmost are held out."""
+    ticket, column, rows = np.zeros(0), np.zeros(0, np.int64), np.zeros((0, 1), np.float32)
+    for number, ((_, columns), values) in enumerate(blocks(open_map(path))):
+        usable = np.isfinite(values).all(axis=0)
+        own = np.random.default_rng((seed, number)).random(usable.sum())
+        ticket = np.concatenate([ticket, own])
+        column = np.concatenate([column, columns.start + np.nonzero(usable)[1]])
+        rows = np.concatenate([rows.reshape(-1, len(values)), values[:, usable].T])
+        kept = np.sort(np.argsort(ticket, kind="stable")[:count])  # a sample of all seen so far, in constant memory
+        ticket, column, rows = ticket[kept], column[kept], rows[kept]
+    is_east = column >= np.quantile(column, 1 - holdout) if len(column) else np.zeros(0, bool)
+    return rows[~is_east], rows[is_east]
 
 
 def method(recipe: RegularizedAERecipe, data: Vectors) -> RegularizedAE:

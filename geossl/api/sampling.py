@@ -1,0 +1,95 @@
+"""Draw from the density an auto-encoder learned, and show the draws beside real vectors."""
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.figure import Figure
+from numpy import ndarray
+
+from geossl.api.runs import regularized_ae
+from geossl.errors import InputError
+from geossl.evaluation.metropolis import Chains, metropolis_hastings
+from geossl.models.files import load_encoder, provenance
+from geossl.models.score_autoencoder import PatchAutoencoder, VectorAutoencoder
+from geossl.recipe.regularized_ae import RegularizedAERecipe
+
+SHOWN = 32
+
+
+def draw_samples(
+    encoder: str | Path,
+    out: str | Path = "samples.png",
+    *,
+    chains: int = 256,
+    kept: int = 4,
+    thin: int = 100,
+    burn_in: int = 500,
+    seed: int = 0,
+    check: bool = True,
+) -> Chains:
+    """Sample by Metropolis-Hastings from what a regularized auto-encoder learned; a picture of real and drawn vectors.
+
+    Args:
+        encoder: Weight file of ``geossl pretrain regularized_ae``; chains begin at its training vectors, read again.
+        out: Picture: spectra as lines, patches in true colours, real ones first.
+        chains: Chains side by side.
+        kept: Draws kept per chain.
+        thin: Steps from one to the next.
+        burn_in: Steps before the first.
+        seed: Of the chains and their starts.
+        check: Refuse chains that do not agree; otherwise the picture shows them as they are.
+
+    Returns:
+        The chains, in physical units, with acceptance, split R-hat and effective sample size.
+
+    Raises:
+        InputError: If the file is of another kind.
+        RunError: If the chains do not agree (R-hat above 1.1).
+    """
+    found = load_encoder(encoder)
+    if not isinstance(found, PatchAutoencoder | VectorAutoencoder):
+        raise InputError(f"--encoder {encoder} is not from geossl pretrain regularized_ae")
+    recipe = RegularizedAERecipe.model_validate(provenance(encoder)["recipe"])
+    rows = regularized_ae.data(recipe).train
+    rows = rows[np.random.default_rng(seed).integers(0, len(rows), chains)]
+    model = found.autoencoder
+    start = model.whiten(rows)
+    drawn = metropolis_hastings(model.score, start, kept=kept, thin=thin, burn_in=burn_in, seed=seed, check=check)
+    samples = model.whiten.inverse(model.whiten.mean.new_tensor(drawn.samples)).numpy()
+    figure = picture(rows.numpy()[:SHOWN], samples[-1][:SHOWN], found)
+    figure.savefig(out, dpi=110)
+    return Chains(samples, drawn.acceptance, drawn.proposal_sd, drawn.r_hat, drawn.effective)
+
+
+def picture(
+    real: Float[ndarray, "n c"], drawn: Float[ndarray, "n c"], encoder: PatchAutoencoder | VectorAutoencoder
+) -> Figure:
+    """Real and drawn vectors side by side."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    panels = figure.subplots(1, 2, sharex=True, sharey=True)
+    is_patch = isinstance(encoder, PatchAutoencoder) and encoder.spec.patch_px > 1 and "s2" in encoder.spec.sensors
+    titles = ("training vectors", "drawn by Metropolis-Hastings")
+    for axes, title, rows in zip(panels, titles, (real, drawn), strict=True):
+        axes.set_title(title)
+        if is_patch:
+            assert isinstance(encoder, PatchAutoencoder)
+            axes.imshow(mosaic(rows, encoder))
+            axes.set_axis_off()
+        else:
+            axes.plot(rows.T, color="tab:blue", alpha=0.35, linewidth=0.8)
+    if not is_patch and isinstance(encoder, PatchAutoencoder):
+        bands = [band for sensor in encoder.spec.sensors.values() for band in sensor.bands]
+        panels[0].set_xticks(range(len(bands)), bands, rotation=60)
+        panels[0].set_ylabel(", ".join(sensor.unit for sensor in encoder.spec.sensors.values()))
+    return figure
+
+
+def mosaic(rows: Float[ndarray, "n c"], encoder: PatchAutoencoder) -> Float[ndarray, "h w 3"]:
+    """Patches in true colours, eight to a row, a thin line between them."""
+    patch, sensors = encoder.spec.patch_px, encoder.spec.sensors
+    first = sum(len(s.bands) for name, s in sensors.items() if name != "s2") if next(iter(sensors)) != "s2" else 0
+    bands = [first + sensors["s2"].bands.index(b) for b in ("B04", "B03", "B02")]
+    cells = rows.reshape(len(rows), -1, patch, patch)[:, bands].transpose(0, 2, 3, 1)
+    cells = np.pad(np.clip(cells / 0.3, 0, 1), ((0, 0), (0, 1), (0, 1), (0, 0)), constant_values=1)
+    return np.concatenate([np.concatenate(list(row), axis=1) for row in cells.reshape(-1, 8, *cells.shape[1:])])

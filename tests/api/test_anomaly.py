@@ -12,7 +12,7 @@ import geossl
 from geossl.api.sampling import draw_samples
 from geossl.cli import main
 from geossl.data.sentinel import SAMPLE
-from geossl.errors import InputError, RunError
+from geossl.errors import InputError, Note
 
 REGION = Path(__file__).parents[2] / "examples" / "region.geojson"
 SMALL = {"train__max_steps": 30, "train__log_every": 10, "data__count": 3000, "encoder__hidden": [16]}
@@ -101,9 +101,8 @@ def test_samples_are_drawn_and_shown(tmp_path, patch):
         "regularized_ae", out=str(tmp_path / "r"), **{**SMALL, "data__patch_px": patch, "encoder__keep": 8}
     )
     settings = {"out": tmp_path / "s.png", "chains": 64, "kept": 4, "thin": 30, "burn_in": 100}
-    found = draw_samples(run / "encoder.safetensors", check=False, **settings)
+    with pytest.warns(Note, match="the chains do not agree"):  # of so short a training
+        found = draw_samples(run / "encoder.safetensors", **settings)
     assert found.samples.shape == (4, 64, 12 * patch**2)
     assert np.isfinite(found.samples).all()
     assert len(Image.open(tmp_path / "s.png").convert("RGB").getcolors(2**24)) > 50
-    with pytest.raises(RunError, match="the chains do not agree yet"):  # of so short a training
-        draw_samples(run / "encoder.safetensors", **settings)

@@ -35,6 +35,7 @@ SMALL = {  # recipe values that make a step take a fraction of a second
         "encoder.statistics=published",
         "teachers.feature.name=TEACHERS/croma.safetensors",
         "teachers.relation.name=TEACHERS/vit.safetensors",
+    ],
     "regularized_ae": [
         "data.count=2000",
         "data.batch_size=64",

@@ -35,7 +35,7 @@ class RasterFile:
     Args:
         path: The file.
         sensor: ``s1`` or ``s2``.
-        bands: 1-based band numbers in the order of ``BANDS[sensor]``.
+        bands: 1-based numbers of the bands that are read, in their order.
         offset: Added to Sentinel-2 numbers before the division by ``scale``.
         scale: Numbers per unit reflectance; 1 for files already in reflectance and for dB.
         reason: How offset and scale were decided.
@@ -83,13 +83,16 @@ class RasterFile:
         return np.maximum(numbers + np.float32(self.offset), 0) / np.float32(self.scale)
 
 
-def inspect(path: str | Path, sensor: str, stated_offset: int | None = None) -> RasterFile:
+def inspect(
+    path: str | Path, sensor: str, stated_offset: int | None = None, wanted: tuple[str, ...] | None = None
+) -> RasterFile:
     """Look at a file once and decide how to read it.
 
     Args:
         path: Raster file.
         sensor: ``s1`` or ``s2``.
         stated_offset: Sentinel-2 offset stated by the user; wins over what the file says.
+        wanted: Bands to read, and their order; ``BANDS[sensor]`` by default.
 
     Raises:
         MissingFileError: If there is no such file.
@@ -101,16 +104,18 @@ def inspect(path: str | Path, sensor: str, stated_offset: int | None = None) -> 
         raise MissingFileError(f"--{sensor} file {str(path)!r} does not exist")
     try:
         with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MB), rasterio.open(path) as source:
-            return look_at(source, path, sensor, stated_offset)
+            return look_at(source, path, sensor, stated_offset, wanted or BANDS[sensor])
     except rasterio.errors.RasterioIOError as error:
         raise BandError(f"{path} cannot be read as a raster ({' '.join(str(error).split())})") from None
 
 
-def look_at(source: DatasetReader, path: Path, sensor: str, stated_offset: int | None) -> RasterFile:
+def look_at(
+    source: DatasetReader, path: Path, sensor: str, stated_offset: int | None, wanted: tuple[str, ...]
+) -> RasterFile:
     """The same for an open file."""
     if source.crs is None:
         raise GridError(f"{path} has no CRS, so its place is unknown; assign one, e.g. gdal_edit.py -a_srs EPSG:32631")
-    bands, tags = band_numbers(source, sensor), source.tags()
+    bands, tags = band_numbers(source, sensor, wanted), source.tags()
     file = RasterFile(
         path=str(path),
         sensor=sensor,
@@ -137,17 +142,17 @@ def look_at(source: DatasetReader, path: Path, sensor: str, stated_offset: int |
     return replace(file, offset=offset, scale=10000.0, reason=reason)
 
 
-def band_numbers(source: DatasetReader, sensor: str) -> tuple[int, ...]:
-    """Band numbers in our order: by name where bands are named, else by position if the count is right."""
-    wanted = BANDS[sensor]
+def band_numbers(source: DatasetReader, sensor: str, wanted: tuple[str, ...]) -> tuple[int, ...]:
+    """Band numbers in the wanted order: by name where bands are named, else by position if all are there."""
     names = [normal_name(text or "") for text in source.descriptions]
     if not any(names):
-        if source.count != len(wanted):
+        every = BANDS[sensor]
+        if source.count != len(every):
             raise BandError(
-                f"{source.name} has {source.count} bands without names; {sensor} needs {len(wanted)}: "
-                f"{', '.join(wanted)}; name them in the band descriptions"
+                f"{source.name} has {source.count} bands without names; {sensor} needs {len(every)}: "
+                f"{', '.join(every)}; name them in the band descriptions"
             )
-        return tuple(range(1, len(wanted) + 1))
+        return tuple(every.index(band) + 1 for band in wanted)
     if missing := [band for band in wanted if band not in names]:
         raise BandError(
             f"{source.name} lacks {', '.join(missing)} for {sensor}; it has {', '.join(filter(None, names))}"

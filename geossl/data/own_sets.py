@@ -19,6 +19,7 @@ from torch import Tensor
 from geossl.data.bands import S1_BANDS, RasterFile, normal_name
 from geossl.data.images import ImageFolder
 from geossl.data.labelled import PICTURES, Bands, LabelledSet, Places
+from geossl.data.labelled_clips import holds_videos, series_set, video_set
 from geossl.data.offset import s2_offset
 from geossl.errors import BandError, InputError, MissingFileError
 
@@ -26,7 +27,7 @@ RASTERS = {".tif", ".tiff"}
 
 
 def read_set(source: str | Path, s2_offset: int | None = None) -> LabelledSet:
-    """A folder with a folder per class, or an ``.npz`` file.
+    """A folder with a folder per class, of images or videos; or an ``.npz`` file, of images or series.
 
     Args:
         source: Folder or file.
@@ -36,6 +37,8 @@ def read_set(source: str | Path, s2_offset: int | None = None) -> LabelledSet:
         InputError: If it cannot be used; says what was expected.
     """
     path = Path(source)
+    if path.is_dir() and holds_videos(path):
+        return video_set(path)
     if path.is_dir():
         files = sorted(p for p in path.glob("*/*") if p.suffix.lower() in RASTERS)
         return raster_set(path, files, s2_offset) if files and not is_picture(files[0]) else picture_set(path)
@@ -251,6 +254,8 @@ def npz_set(path: Path) -> LabelledSet:
         raise InputError(f"{path} is damaged, no .npz file, or holds objects; expected plain arrays") from None
     if missing := [name for name in ("x", "y", "bands", "class_names") if name not in arrays]:
         raise InputError(f"{path} lacks {', '.join(missing)}; expected x (n c h w), y (n), bands, class_names")
+    if arrays["x"].ndim == 5:
+        return series_set(path, arrays)
     x, y, names = arrays["x"], arrays["y"].astype(np.int64), [normal_name(str(b)) for b in arrays["bands"]]
     classes = tuple(str(name) for name in arrays["class_names"])
     if x.ndim != 4 or len(x) != len(y) or x.shape[1] != len(names):

@@ -23,6 +23,7 @@ ARCHITECTURES = {  # imported when asked for: some need an extra
     "conv_vit": "geossl.models.conv_vit:ConvViT",
     "novelty_map": "geossl.models.novelty:NoveltyMap",
     "patch_autoencoder": "geossl.models.score_autoencoder:PatchAutoencoder",
+    "series_vit": "geossl.models.series_vit:SeriesViT",
     "segmenter": "geossl.models.segmenter:Segmenter",
     "vector_autoencoder": "geossl.models.score_autoencoder:VectorAutoencoder",
 }

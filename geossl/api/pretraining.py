@@ -28,6 +28,7 @@ RUNS = {  # per method a module with data(recipe) and method(recipe, data); impo
     "mr_mae": "geossl.api.runs.mr_mae",
     "hybrid_distill": "geossl.api.runs.hybrid_distill",
     "regularized_ae": "geossl.api.runs.regularized_ae",
+    "cross_video_mae": "geossl.api.runs.cross_video_mae",
 }
 
 
@@ -81,6 +82,8 @@ def pretrain(recipe: str | Path | recipes.Recipe, **overrides: Any) -> Path:
         raise KeyboardInterrupt(f"stopped at step {trainer.global_step}; the same command with resume=true goes on")
     module.finish()
     save_encoder(folder.encoder, module.encoder.cpu(), provenance(recipe, data))
+    for name, encoder in module.exports.items():
+        save_encoder(folder.path / f"{name}.safetensors", encoder.cpu(), provenance(recipe, data))
     return folder.path
 
 

@@ -64,6 +64,7 @@ class SSLMethod(L.LightningModule, ABC):
         self.encoder = encoder
         self.optim = optim
         self.seed = seed
+        self.exports: dict[str, Encoder] = {"encoder": encoder}  # file name -> what is kept; most methods have one
         self.readings: dict[str, Tensor] = {}  # what a method wants followed besides its losses
 
     @abstractmethod

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from geossl.errors import MissingFileError, RecipeError, UnknownNameError
 from geossl.recipe.croma import CromaRecipe
+from geossl.recipe.cross_video_mae import CrossVideoRecipe
 from geossl.recipe.hybrid_distill import HybridRecipe
 from geossl.recipe.mr_mae import MrMaeRecipe
 from geossl.recipe.regularized_ae import RegularizedAERecipe
@@ -21,6 +22,7 @@ RECIPES: dict[str, type[Recipe]] = {  # key = method file name = test file name
     "mr_mae": MrMaeRecipe,
     "hybrid_distill": HybridRecipe,
     "regularized_ae": RegularizedAERecipe,
+    "cross_video_mae": CrossVideoRecipe,
 }
 
 

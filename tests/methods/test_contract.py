@@ -42,6 +42,7 @@ SMALL = {  # recipe values that make a step take a fraction of a second
         "encoder.hidden=[32, 32]",
         "encoder.parameterisation=plain",
     ],
+    "cross_video_mae": ["data.batch_size=6", "encoder.statistics=published", "encoder.dim=48", "encoder.depth=2"],
 }
 METHODS = sorted(recipe.RECIPES)
 

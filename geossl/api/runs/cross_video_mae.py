@@ -1,0 +1,75 @@
+"""CrossVideoMAE from a recipe."""
+
+from typing import Any
+
+from geossl.data.clips import Clips, ClipSource, SeriesClips, video_clips
+from geossl.data.series import Clouds, find_series
+from geossl.data.statistics import streaming_statistics
+from geossl.errors import WeightsError
+from geossl.methods.cross_video_mae import CrossVideoMAE, Objective
+from geossl.models.encoder import SensorSpec
+from geossl.models.files import load_encoder
+from geossl.models.series_vit import SeriesViT, series_spec
+from geossl.models.stacked import INPUTS, choose_bands
+from geossl.models.vit import ViT, vit_spec
+from geossl.recipe.cross_video_mae import SENTINEL_2, CrossVideoRecipe
+from geossl.training.optim import optim_config
+
+
+def data(recipe: CrossVideoRecipe) -> Clips:
+    """Clips of series or of videos."""
+    d, seed = recipe.data, recipe.train.seed
+    source: ClipSource
+    if recipe.encoder.sensor == "rgb":
+        source = video_clips(d.source, d.frames, d.chip_px, seed, d.span)
+    else:
+        clouds = Clouds(d.cloud_band, d.cloud_above) if d.cloud_band else None
+        series = find_series(d.source, recipe.encoder.bands or SENTINEL_2, clouds, d.s2_offset)
+        source = SeriesClips(series, d.frames, d.chip_px, seed, d.span, d.max_cloudy)
+    return Clips(source, d.batch_size, recipe.train.max_steps, d.workers)
+
+
+def method(recipe: CrossVideoRecipe, data: Clips) -> CrossVideoMAE:
+    """Both branches and the method a recipe asks for, with fresh weights."""
+    e = recipe.encoder
+    sensors: dict[str, SensorSpec] = {e.sensor: sensor_of(recipe, data)}
+    shape: dict[str, Any] = {
+        **{"dim": e.dim, "depth": e.depth, "heads": e.heads, "patch_px": e.patch_px, "margin_px": e.margin_px},
+        **{"window_px": e.window_px or recipe.data.chip_px, "reach": recipe.data.chip_px // e.patch_px},
+        **{"gsd_m": e.gsd_m, "source": f"geossl pretrain, {recipe.data.source}", "licence": "see the data's licence"},
+    }
+    video = SeriesViT(series_spec(sensors, tubelet=e.tubelet, time=e.time, name="cross_video_mae_video", **shape))
+    if e.image_weights is None:
+        image = ViT(vit_spec("nano", sensors, name="cross_video_mae_image", **shape))
+    else:
+        image = given_image_branch(e.image_weights, video)
+    objective = Objective(**recipe.objective.model_dump())
+    return CrossVideoMAE(video, image, optim_config(recipe.train), objective, seed=recipe.train.seed)
+
+
+def sensor_of(recipe: CrossVideoRecipe, data: Clips) -> SensorSpec:
+    """The input of both branches, with published statistics or those of the clips."""
+    e = recipe.encoder
+    sensor = choose_bands(e.sensor, e.bands or INPUTS[e.sensor].bands)
+    if e.statistics == "published":
+        return sensor
+    mean, std = streaming_statistics(data.survey())["clip"]
+    return SensorSpec(sensor.bands, sensor.unit, sensor.level, tuple(mean), tuple(std))
+
+
+def given_image_branch(path: str, video: SeriesViT) -> ViT:
+    """A plain ViT pretrained before, such as by the method mr_mae without teachers.
+
+    Raises:
+        WeightsError: If it is another architecture, or has other patches or bands.
+    """
+    found = load_encoder(path)
+    if not isinstance(found, ViT):
+        raise WeightsError(f"encoder.image_weights={path} is {found.spec.architecture}; it must be a plain vit")
+    for name, theirs, ours in (
+        ("patches of", f"{found.spec.patch_px} px", f"{video.spec.patch_px} px"),
+        ("bands", *({s: x.bands for s, x in spec.sensors.items()} for spec in (found.spec, video.spec))),
+    ):
+        if theirs != ours:
+            raise WeightsError(f"encoder.image_weights={path} has {name} {theirs}; the recipe says {ours}")
+    return found.train()

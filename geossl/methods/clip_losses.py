@@ -1,0 +1,69 @@
+"""Losses of clips: contrast that knows which rows belong together, and error of pixels that may be missing."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+def nt_xent(
+    a: Float[Tensor, "n d"], b: Float[Tensor, "n d"], temperature: float, clip: Int[Tensor, " n"]
+) -> Float[Tensor, ""]:
+    """NT-Xent of two lists of vectors, row by row the positives; all others are negatives, but not of the same clip.
+
+    Args:
+        a: One list; vectors of any length, compared by cosine.
+        b: The other.
+        temperature: Divides the cosines.
+        clip: Number of the clip each row belongs to: dates of one series are no negatives of each other.
+
+    Source: Chen et al., arXiv:2002.05709, eq. 1.
+    """
+    n = len(a)
+    z = F.normalize(torch.cat([a, b]).float(), dim=-1)
+    logits = z @ z.T / temperature
+    owner = torch.cat([clip, clip])
+    partner = torch.arange(2 * n, device=a.device).roll(n)
+    out = owner[:, None] == owner
+    out[torch.arange(2 * n), partner] = False
+    return F.cross_entropy(logits.masked_fill(out, -torch.inf), partner)
+
+
+def rebuild_loss(
+    rebuilt: Float[Tensor, "b m p"],
+    pixels: Float[Tensor, "b m p"],
+    valid: Bool[Tensor, "b m p"],
+    asked: Bool[Tensor, "b m"],
+    target: str,
+) -> Float[Tensor, ""]:
+    """Squared error per usable number, averaged within tokens and then over the asked ones; 0 if none is asked.
+
+    Args:
+        rebuilt: Prediction.
+        pixels: Standardised by band.
+        valid: Numbers that count.
+        asked: Tokens that count.
+        target: ``band_norm``: ``pixels``; ``patch_norm``: with zero mean and unit (unbiased) variance in each token.
+    """
+    count = valid.sum(dim=-1, keepdim=True)
+    if target == "patch_norm":
+        mean = (pixels * valid).sum(dim=-1, keepdim=True) / count.clamp(min=1)
+        var = ((pixels - mean).square() * valid).sum(dim=-1, keepdim=True) / (count - 1).clamp(min=1)
+        pixels = (pixels - mean) / (var + 1e-6).sqrt()
+    error = ((rebuilt.float() - pixels).square() * valid).sum(dim=-1) / count[..., 0].clamp(min=1)
+    return (error * asked).sum() / asked.sum().clamp(min=1)
+
+
+def slot_means(
+    tokens: Float[Tensor, "b k d"], ids: Int[Tensor, "b k"], slots: Int[Tensor, "b f"], per_slot: int
+) -> Float[Tensor, "b f d"]:
+    """Mean of the visible tokens of given slots.
+
+    Args:
+        tokens: Of visible tubelets.
+        ids: Their numbers, slot by slot.
+        slots: Numbers of slots with at least one.
+        per_slot: Tubelets of a slot.
+    """
+    belongs = ((ids // per_slot)[:, None] == slots[..., None]).to(tokens)
+    return belongs @ tokens / belongs.sum(dim=2, keepdim=True)

@@ -1,0 +1,78 @@
+"""Views of clips: which slots and tokens a branch sees, and photometric changes."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from geossl.errors import RunError
+
+HAZE = {  # 493 nm over the wavelength: haze grows towards blue; bands that are not named get 1
+    **{"B01": 1.11, "B02": 1.0, "B03": 0.88, "B04": 0.74, "B05": 0.70, "B06": 0.67, "B07": 0.63, "B08": 0.59},
+    **{"B8A": 0.57, "B09": 0.52, "B11": 0.31, "B12": 0.22},
+}
+
+
+def haze_of(bands: Sequence[str]) -> Float[Tensor, "c 1 1"]:
+    """How strongly haze is seen in each band."""
+    return torch.tensor([HAZE.get(band, 1.0) for band in bands]).view(-1, 1, 1)
+
+
+def augment(
+    pixels: Float[Tensor, "b t c h w"], jitter: float, haze: Float[Tensor, "c 1 1"], noise: Callable[..., Tensor]
+) -> Float[Tensor, "b t c h w"]:
+    """A gain per band common to all dates, and haze per date that grows towards blue; holes stay holes.
+
+    Args:
+        pixels: Physical units.
+        jitter: Bands gain or lose up to this share; haze is up to 0.3 times it.
+        haze: From ``haze_of``.
+        noise: Gives uniform numbers of a shape.
+    """
+    b, t, c = pixels.shape[:3]
+    gain = 1 + jitter * (2 * noise(b, 1, c, 1, 1) - 1)
+    return pixels * gain + 0.3 * jitter * noise(b, t, 1, 1, 1) * haze
+
+
+def choose_slots(
+    full: Bool[Tensor, "b s"], count: int, noise: Float[Tensor, "b s"], first: Bool[Tensor, "b s"]
+) -> Bool[Tensor, "b s"]:
+    """``count`` random slots per clip out of ``full`` ones, those of ``first`` before others."""
+    order = (noise - first.to(noise)).masked_fill(~full, torch.inf).argsort(dim=1)[:, :count]
+    return torch.zeros_like(full).scatter(1, order, True)
+
+
+def choose_visible(
+    kind: str,
+    usable: Bool[Tensor, "b s n"],
+    shown: Bool[Tensor, "b s"],
+    ratio: float,
+    noise: Float[Tensor, "b s n"],
+) -> Int[Tensor, "b k"]:
+    """Ids of visible tokens (slot by slot, row-major), equally many in every clip and none that is not usable.
+
+    Args:
+        kind: ``stratified``, ``tube`` or ``random``.
+        usable: Tokens with enough pixels.
+        shown: Slots that may show something, equally many per clip.
+        ratio: Share of a shown slot's tokens that is hidden; more where the slot with the fewest usable ones asks.
+        noise: Uniform numbers; tokens with the least are shown.
+    """
+    b, _, n = usable.shape
+    slots = int(shown[0].sum())
+    pool = usable & shown[..., None]
+    keep = max(1, int(n * (1 - ratio) + 1e-9))
+    if kind == "random":
+        keep = min(keep * slots, int(pool.flatten(1).sum(dim=1).min()))
+        return noise.masked_fill(~pool, torch.inf).flatten(1).argsort(dim=1)[:, :keep]
+    where = shown.nonzero()[:, 1].view(b, slots)
+    if kind == "tube":
+        pool = (usable | ~shown[..., None]).all(dim=1, keepdim=True) & shown[..., None]
+        noise = noise[:, :1].expand_as(noise)
+    keep = min(keep, int(pool.sum(dim=2)[shown].min()))
+    if not keep:
+        raise RunError("mask_kind=tube: a clip has no patch that is usable on all dates; use stratified")
+    chosen = noise.masked_fill(~pool, torch.inf).argsort(dim=2)[:, :, :keep]
+    chosen = chosen.gather(1, where[..., None].expand(-1, -1, keep))
+    return (where[..., None] * n + chosen).flatten(1)

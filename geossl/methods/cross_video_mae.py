@@ -1,0 +1,350 @@
+"""CrossVideoMAE: rebuild masked video and frames, and contrast a clip with its augmented view and with its frames.
+
+Paper: Ahamed et al., arXiv:2502.07811. No code was published, and what is known here of the method is its abstract and
+summaries: two branches; masked-patch error; contrast of a raw with an augmented clip (intra-modal) and of clips with
+their sampled frames (cross-modal), each at video and at frame level, on features of visible tokens.
+Ours, and therefore settings: weights, temperature, projectors, kind of mask, where frames come from, what is rebuilt,
+whether the image branch learns. Losses have the form of CrossPoint (CVPR 2022), masking that of SpatioTemporal-MAE.
+Batch: ``{"clip": b t c h w physical units, NaN = not usable, "days": b t}`` from geossl.data.clips.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from geossl.errors import RunError
+from geossl.methods.base import OptimConfig, SSLMethod
+from geossl.methods.clip_losses import nt_xent, rebuild_loss, slot_means
+from geossl.methods.clip_views import augment, choose_slots, choose_visible, haze_of
+from geossl.methods.croma import gather
+from geossl.models.masking import take
+from geossl.models.patches import sincos_positions
+from geossl.models.series_vit import USABLE_SHARE, SeriesViT, TimeEncoding, tubelets, usable_shares
+from geossl.models.transformer import Block
+from geossl.models.vit import EPS, ViT, xavier
+
+FULL_SHARE = 0.5  # of a slot's tokens, from which the slot may be shown, or lend a frame
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is optimised; keys of the recipe's ``objective`` section.
+
+    Args:
+        mask_video: Share of a clip's patches hidden.
+        mask_image: Share of a frame's patches hidden.
+        mask_kind: ``stratified`` (equally many visible in every slot, places independent), ``tube`` (the same places
+            in all slots), ``random`` (space-time agnostic).
+        target: Rebuild pixels standardised by band (``band_norm``, keeps brightness and so season) or within each
+            tubelet (``patch_norm``, as the papers do for video).
+        rebuild_video: Factor on the error of both views.
+        rebuild_image: Factor on the error of the frames.
+        intra_video: Factor on contrast of the views, whole clips.
+        intra_frame: Factor on contrast of the views, one slot per sampled frame.
+        cross_video: Factor on contrast of clip and mean of its frames.
+        cross_frame: Factor on contrast of slot and frame.
+        temperature: Of all contrasts.
+        frames_per_clip: Frames sampled for the image branch.
+        frame_from: ``clip``: the frame's slot is among those the video branch sees; ``held_out``: it is hidden from
+            it, and the nearest date that is seen takes its place in the frame-level contrast.
+        jitter: Of the augmented views: bands gain up to this share, each date gets haze of up to 0.3 times it.
+        train_image: ``full``, or ``frozen``: the image branch is given and only taught from.
+        cross_gradient: ``both`` branches learn from the cross-modal contrast, or only ``video``.
+        projector_dim: Length of contrasted vectors.
+        projector_norm: ``batch`` (over the rank's batch; use 64 or more) or ``layer``.
+        decoder_dim: Width of both decoders; a multiple of 32, the width of a head.
+        decoder_depth: Their blocks.
+    """
+
+    mask_video: float = 0.9
+    mask_image: float = 0.75
+    mask_kind: str = "stratified"
+    target: str = "band_norm"
+    rebuild_video: float = 1.0
+    rebuild_image: float = 1.0
+    intra_video: float = 1.0
+    intra_frame: float = 1.0
+    cross_video: float = 1.0
+    cross_frame: float = 1.0
+    temperature: float = 0.1
+    frames_per_clip: int = 1
+    frame_from: str = "held_out"
+    jitter: float = 0.1
+    train_image: str = "full"
+    cross_gradient: str = "both"
+    projector_dim: int = 256
+    projector_norm: str = "batch"
+    decoder_dim: int = 512
+    decoder_depth: int = 4
+
+    @property
+    def uses_video(self) -> bool:
+        """Whether any term looks at clips."""
+        return any((self.rebuild_video, self.intra_video, self.intra_frame, self.cross_video, self.cross_frame))
+
+    @property
+    def uses_image(self) -> bool:
+        """Whether any term looks at frames."""
+        return any((self.rebuild_image, self.cross_video, self.cross_frame))
+
+
+class Decoder(nn.Module):
+    """Predict the pixels of all tokens from visible ones.
+
+    Args:
+        encoder_dim: Width of the tokens.
+        dim: Width of the decoder; heads are 32 wide.
+        depth: Blocks.
+        out_dim: Numbers per token.
+        time: Kind of ``TimeEncoding``.
+    """
+
+    def __init__(self, encoder_dim: int, dim: int, depth: int, out_dim: int, time: str) -> None:
+        super().__init__()
+        self.project = nn.Linear(encoder_dim, dim)
+        self.mask_token = nn.Parameter(torch.randn(dim) * 0.02)
+        self.time = TimeEncoding(time, dim)
+        self.blocks = nn.ModuleList(Block(dim, max(1, dim // 32), qkv_bias=True, eps=EPS) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim, EPS)
+        self.to_pixels = nn.Linear(dim, out_dim)
+        self.apply(xavier)
+
+    def forward(
+        self,
+        tokens: Float[Tensor, "b k d"],
+        ids: Int[Tensor, "b k"],
+        grid: tuple[int, int],
+        days: Float[Tensor, "b s"],
+    ) -> Float[Tensor, "b m p"]:
+        """Tokens at their places, mask tokens elsewhere, positions, blocks."""
+        x = self.project(tokens)
+        where = sincos_positions(*grid, x.shape[-1]).to(x) + self.time(days)[:, :, None]
+        full = self.mask_token.to(x.dtype).expand(len(x), where.shape[1] * where.shape[2], -1)
+        x = full.scatter(1, ids[..., None].expand_as(x), x) + where.flatten(1, 2)
+        for block in self.blocks:
+            x = block(x)
+        return self.to_pixels(self.norm(x))
+
+
+class Projector(nn.Sequential):
+    """Features to the space they are contrasted in: linear, norm, ReLU, linear. Source: CrossPoint."""
+
+    def __init__(self, dim: int, out_dim: int, norm: str) -> None:
+        middle = nn.BatchNorm1d(dim) if norm == "batch" else nn.LayerNorm(dim)
+        super().__init__(nn.Linear(dim, dim), middle, nn.ReLU(), nn.Linear(dim, out_dim))
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Everything random of a step; frames are counted in the clip, slots in tubelets.
+
+    Attributes:
+        views: The raw and the augmented clip.
+        ids: Visible tokens of each.
+        frames: Number of every sampled frame.
+        images: These frames, augmented on their own.
+        image_ids: Visible patches of the images, sample by sample and frame by frame.
+    """
+
+    views: tuple[Float[Tensor, "b t c h w"], Float[Tensor, "b t c h w"]]
+    ids: tuple[Int[Tensor, "b k"], Int[Tensor, "b k"]]
+    frames: Int[Tensor, "b f"]
+    images: Float[Tensor, "b f c h w"]
+    image_ids: Int[Tensor, "bf j"]
+
+
+class CrossVideoMAE(SSLMethod):
+    """Masked autoencoders of clips and of their frames, tied by contrast.
+
+    Args:
+        encoder: Video branch.
+        image_encoder: Image branch; same patches and bands. Exported beside the video branch.
+        optim: Optimiser and schedule.
+        objective: Weights and the rest.
+        seed: Seeds masks, frames and views.
+    """
+
+    haze: Tensor
+
+    def __init__(
+        self,
+        encoder: SeriesViT,
+        image_encoder: ViT,
+        optim: OptimConfig,
+        objective: Objective | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(encoder, optim, seed)
+        self.encoder: SeriesViT
+        self.image_encoder, self.objective = image_encoder, objective or Objective()
+        self.exports["image_encoder"] = image_encoder
+        o, spec, dim = self.objective, encoder.spec, encoder.spec.dim
+        self.patch_px, self.tubelet = spec.patch_px, encoder.tubelet
+        bands = spec.sensors[encoder.sensor].bands
+        self.register_buffer("haze", haze_of(bands), persistent=False)
+        numbers, time = len(bands) * spec.patch_px**2, str(spec.arguments["time"])
+        image_dim = image_encoder.spec.dim
+        self.decoder = Decoder(dim, o.decoder_dim, o.decoder_depth, self.tubelet * numbers, time)
+        self.image_decoder = Decoder(image_dim, o.decoder_dim, o.decoder_depth, numbers, "none")
+        self.project_video = Projector(dim, o.projector_dim, o.projector_norm)
+        self.project_frame = Projector(dim, o.projector_dim, o.projector_norm)
+        self.project_image = Projector(image_dim, o.projector_dim, o.projector_norm)
+        self.freeze_unused()
+
+    def freeze_unused(self) -> None:
+        """Parts without a term to learn from are not trained."""
+        o = self.objective
+        crosses = bool(o.cross_video or o.cross_frame)
+        teaches = o.train_image == "full" and (o.rebuild_image or (crosses and o.cross_gradient == "both"))
+        for module, used in (
+            (self.encoder, o.uses_video),
+            (self.image_encoder, teaches),
+            (self.decoder, o.rebuild_video),
+            (self.image_decoder, o.rebuild_image and o.train_image == "full"),
+            (self.project_video, o.intra_video or o.cross_video),
+            (self.project_frame, o.intra_frame or o.cross_frame),
+            (self.project_image, crosses),
+        ):
+            module.requires_grad_(bool(used))
+
+    def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Float[Tensor, ""]]:
+        """Draw frames, views and masks; rebuild what is hidden, contrast what is visible."""
+        clip, days = batch["clip"], batch["days"].float()
+        usable = usable_shares(clip, self.tubelet, self.patch_px) >= USABLE_SHARE
+        full = usable.float().mean(dim=2) >= FULL_SHARE
+        needed = 1 + self.objective.frames_per_clip * (self.objective.frame_from == "held_out")
+        rows = (full.sum(dim=1) >= max(needed, self.objective.frames_per_clip)).nonzero()[:, 0]
+        self.readings["left_out"] = torch.tensor(float(len(clip) - len(rows)))
+        if len(rows) < 2:
+            raise RunError(
+                f"{len(rows)} of {len(clip)} clips have {needed} dates that are half usable; check clouds and nodata, "
+                "or lower data.max_cloudy"
+            )
+        if len(rows) < len(clip):
+            clip, days, usable, full = clip[rows], days[rows], usable[rows], full[rows]
+        return self.losses_of(clip, days, self.draw(clip, usable, full, self.rng()))
+
+    def draw(
+        self,
+        clip: Float[Tensor, "b t c h w"],
+        usable: Bool[Tensor, "b s n"],
+        full: Bool[Tensor, "b s"],
+        rng: torch.Generator,
+    ) -> Draw:
+        """Frames, views and masks of a step."""
+        o, (b, s, n) = self.objective, usable.shape
+
+        def noise(*shape: int) -> Float[Tensor, "*_"]:
+            return torch.rand(*shape, generator=rng, device=clip.device)
+
+        lent = choose_slots(full, o.frames_per_clip, noise(b, s), torch.zeros_like(full))
+        slots = lent.nonzero()[:, 1].view(b, -1)
+        frames = slots * self.tubelet + (noise(*slots.shape) * self.tubelet).long()
+        images = augment(take(clip.flatten(2), frames).unflatten(2, clip.shape[2:]), o.jitter, self.haze, noise)
+        pool = full & ~lent if o.frame_from == "held_out" else full
+        count = int(pool.sum(dim=1).min())
+        ids = []
+        for _ in range(2):
+            shown = choose_slots(pool, count, noise(b, s), lent)
+            ids.append(choose_visible(o.mask_kind, usable, shown, o.mask_video, noise(b, s, n)))
+        good = usable_shares(images.flatten(0, 1)[:, None], 1, self.patch_px) >= USABLE_SHARE
+        good |= ~good.any(dim=2, keepdim=True)  # of a tubelet's frames, one may be missing: its patches are band means
+        seen = torch.ones_like(good[..., 0])
+        image_ids = choose_visible("stratified", good, seen, o.mask_image, noise(*good.shape))
+        return Draw((clip, augment(clip, o.jitter, self.haze, noise)), (ids[0], ids[1]), frames, images, image_ids)
+
+    def losses_of(
+        self, clip: Float[Tensor, "b t c h w"], days: Float[Tensor, "b t"], draw: Draw
+    ) -> dict[str, Float[Tensor, ""]]:
+        """The same for given frames, views and masks."""
+        o, slots = self.objective, self.encoder.slots(days)
+        terms: dict[str, list[Tensor]] = {}
+        whole, part, image = [], [], None
+        if o.uses_image:
+            image, terms["rebuild_image"] = self.image_branch(draw)
+        if o.uses_video:
+            n = clip.shape[-2] * clip.shape[-1] // self.patch_px**2
+            for pixels, ids, near in zip(draw.views, draw.ids, self.nearest(draw, slots, n), strict=True):
+                tokens = self.encoder(self.encoder.normalize(pixels), slots, ids)
+                if o.rebuild_video:
+                    error = self.rebuild(self.decoder, tokens, ids, pixels, slots)
+                    terms.setdefault("rebuild_video", []).append(error)
+                whole.append(self.project_video(tokens.mean(dim=1)))
+                part.append(self.project_frame(slot_means(tokens, ids, near, n).flatten(0, 1)))
+            terms |= self.contrasts(whole, part, image)
+        return {name: getattr(o, name) * torch.stack(found).sum() for name, found in terms.items() if found}
+
+    def rebuild(
+        self,
+        decoder: Decoder,
+        tokens: Float[Tensor, "b k d"],
+        ids: Int[Tensor, "b k"],
+        pixels: Float[Tensor, "b t c h w"],
+        days: Float[Tensor, "b s"],
+    ) -> Float[Tensor, ""]:
+        """Error of a decoder on the usable tokens that were hidden."""
+        tubelet, patch = pixels.shape[1] // days.shape[1], self.patch_px
+        grid = (pixels.shape[-2] // patch, pixels.shape[-1] // patch)
+        valid = pixels.isfinite().all(dim=2, keepdim=True).expand_as(pixels)
+        asked = (usable_shares(pixels, tubelet, patch) >= USABLE_SHARE).flatten(1).scatter(1, ids, False)
+        target, counts = (
+            tubelets(x, tubelet, patch).flatten(1, 2) for x in (self.encoder.standardized(pixels), valid.float())
+        )
+        return rebuild_loss(decoder(tokens, ids, grid, days), target, counts > 0, asked, self.objective.target)
+
+    def nearest(self, draw: Draw, slots: Float[Tensor, "b s"], tokens: int) -> list[Int[Tensor, "b f"]]:
+        """Per view, the slot the video branch sees that is nearest in time to each sampled frame; often its own."""
+        day = slots.gather(1, draw.frames // self.tubelet)
+        away = (slots[:, None] - day[..., None]).abs()
+        found = []
+        for ids in draw.ids:
+            shown = torch.zeros_like(slots, dtype=torch.bool).scatter(1, ids // tokens, True)
+            found.append(away.masked_fill(~shown[:, None], torch.inf).argmin(dim=2))
+        return found
+
+    def image_branch(self, draw: Draw) -> tuple[Float[Tensor, "bf z"], list[Float[Tensor, ""]]]:
+        """Projected features of visible patches of the frames, and the error of the hidden ones."""
+        o, images = self.objective, draw.images.flatten(0, 1)
+        x = self.image_encoder.normalize({self.encoder.sensor: images})
+        tokens = self.image_encoder(x, draw.image_ids)
+        errors = []
+        if o.rebuild_image and o.train_image == "full":
+            once = images.new_zeros(len(images), 1)
+            errors.append(self.rebuild(self.image_decoder, tokens, draw.image_ids, images[:, None], once))
+        tokens = tokens.detach() if o.cross_gradient == "video" else tokens
+        return self.project_image(tokens.mean(dim=1)), errors
+
+    def contrasts(
+        self, whole: list[Tensor], part: list[Tensor], image: Float[Tensor, "bf z"] | None
+    ) -> dict[str, list[Float[Tensor, ""]]]:
+        """The contrastive terms with a weight; candidates come from all ranks.
+
+        Args:
+            whole: Projected clips, of both views.
+            part: Projected slots, of both views, clip by clip.
+            image: Projected frames, clip by clip.
+        """
+        o, f = self.objective, self.objective.frames_per_clip
+        pairs: dict[str, tuple[Tensor, Tensor]] = {
+            "intra_video": (whole[0], whole[1]),
+            "intra_frame": (part[0], part[1]),
+        }
+        if image is not None:
+            pairs["cross_video"] = ((whole[0] + whole[1]) / 2, image.unflatten(0, (-1, f)).mean(dim=1))
+            pairs["cross_frame"] = ((part[0] + part[1]) / 2, image)
+        terms = {}
+        for name, (a, b) in pairs.items():
+            if getattr(o, name):
+                a, b = gather(a), gather(b)
+                per_clip = f if name.endswith("frame") else 1
+                clip = torch.arange(len(a), device=a.device) // per_clip
+                terms[name] = [nt_xent(a, b, o.temperature, clip)]
+        if image is not None:
+            clips, frames = (F.normalize(z.detach(), dim=-1) for z in pairs["cross_video"])
+            right = (frames @ clips.T).argmax(dim=1) == torch.arange(len(clips), device=clips.device)
+            self.readings["retrieval"] = right.float().mean()
+        return terms

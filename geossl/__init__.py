@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from geossl.api.maps import plan_map as plan_map
     from geossl.api.pretraining import pretrain as pretrain
     from geossl.api.segmentation import segment as segment
+    from geossl.api.series import embed_series as embed_series
     from geossl.api.similarity import similar as similar
     from geossl.api.similarity import similar_map as similar_map
     from geossl.api.similarity import view as view
@@ -34,6 +35,7 @@ PUBLIC = {
     "cube": "geossl.api.maps:cube",
     "embed": "geossl.api.maps:embed",
     "embed_map": "geossl.api.maps:embed_map",
+    "embed_series": "geossl.api.series:embed_series",
     "evaluate": "geossl.api.evaluating:evaluate",
     "export": "geossl.api.exports:export",
     "fetch": "geossl.api.maps:fetch",

@@ -264,6 +264,25 @@ def view(map_path: str, layers: tuple[str, ...], port: int, no_browser: bool) ->
     similarity.view(map_path, layers=list(layers), port=port, browser=not no_browser, report=click.echo)
 
 
+@main.command("embed-series")
+@click.argument("source")
+@click.option("--encoder", required=True, help="Weight file of a series encoder.")
+@click.option("--out", default="series.tif", show_default=True, help="GeoTIFF.")
+@click.option("--cloud-band", help="Pixels brighter than --cloud-above in this band are clouds.")
+@click.option("--cloud-above", default=0.2, show_default=True, help="Reflectance.")
+@click.option("--s2-offset", type=click.Choice(["0", "-1000"]), help="DN offset of files that do not say.")
+@click.option("--start", help="First day, such as 2020-01-01.")
+@click.option("--end", help="Last day.")
+@click.option("--overwrite", is_flag=True, help="Replace an output.")
+def embed_series(source: str, s2_offset: str | None, **options: Any) -> None:
+    """Embed the dates in folder SOURCE (a GeoTIFF each, 20200113.tif) as one raster, one vector per patch."""
+    from geossl.api import series  # lazy: see embed
+
+    options["s2_offset"] = None if s2_offset is None else int(s2_offset)
+    out = series.embed_series(source, **options)
+    click.echo(f"embedding  {out}\npicture    {out.with_suffix('.png')}")
+
+
 @main.command()
 @click.argument("map")
 @click.argument("out")

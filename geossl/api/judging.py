@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int
 from numpy import ndarray
 
+from geossl.api.encoder_clips import EncoderClips
 from geossl.api.encoder_images import EncoderImages, band_orders
 from geossl.data.labelled import LabelledSet, label_share
 from geossl.errors import InputError
@@ -17,6 +18,7 @@ from geossl.evaluation.heads import Samples
 from geossl.evaluation.metrics import Scores, mean_of, multi_label, single_label
 from geossl.evaluation.readouts import READOUTS, Split, read_out, without_miou
 from geossl.models.encoder import DenseEncoder, Encoder
+from geossl.models.series_vit import SeriesViT
 from geossl.training.classifier import Subset, finetune_encoder
 from geossl.training.early_stopping import FinetuneConfig
 
@@ -122,6 +124,8 @@ def items_for(
     data: LabelledSet, encoder: Encoder, sensors: Sequence[str] | None, image_px: int | None
 ) -> Sequence[Any]:
     """Items as the encoder takes them."""
+    if isinstance(encoder, SeriesViT):
+        return EncoderClips(data, encoder, image_px)
     if not isinstance(encoder, DenseEncoder):
         return data.items
     if not data.sensors:

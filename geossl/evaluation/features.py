@@ -15,6 +15,7 @@ from torch import Tensor
 
 from geossl.errors import InputError, WeightsError
 from geossl.models.encoder import DenseEncoder, Encoder
+from geossl.models.series_vit import SeriesViT
 
 Embedder = Callable[[Any, Sequence[Any]], Float[Tensor, "n d"]]
 Progress = Callable[[int, int], None]
@@ -36,7 +37,17 @@ def stacked(items: Sequence[Mapping[str, Tensor]], device: torch.device) -> dict
     return {name: torch.stack([item[name] for item in items]).to(device) for name in items[0] if name != "labels"}
 
 
-EMBEDDERS: dict[type[Encoder], Embedder] = {DenseEncoder: pooled_images}  # kind of encoder -> vectors of a batch
+def pooled_clips(encoder: SeriesViT, items: Sequence[Mapping[str, Tensor]]) -> Float[Tensor, "n d"]:
+    """One vector per series or video: items are ``clip`` (t c h w) and ``days`` (t)."""
+    device = device_of(encoder)
+    clips, days = (torch.stack([item[key] for item in items]).to(device) for key in ("clip", "days"))
+    return encoder.pooled(clips, days.float())
+
+
+EMBEDDERS: dict[type[Encoder], Embedder] = {  # kind of encoder -> vectors of a batch
+    DenseEncoder: pooled_images,
+    SeriesViT: pooled_clips,
+}
 
 
 def embedder_of(encoder: Encoder) -> Embedder:

@@ -1,0 +1,135 @@
+"""Embedding maps of image series: many dates in, one vector per patch out."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from odc.geo.crs import CRS
+
+from geossl.data.rasters import outline
+from geossl.data.series import Clouds, ImageSeries, open_series
+from geossl.errors import GridError, InputError, WeightsError
+from geossl.grid import epsg_of, zone_of
+from geossl.inference import raster
+from geossl.inference.blocks import write_blocks
+from geossl.inference.quicklook import quicklook
+from geossl.inference.series import extent_of, series_blocks
+from geossl.models.encoder import Encoder
+from geossl.models.files import load_encoder
+from geossl.models.series_vit import SeriesViT
+
+
+def embed_series(
+    source: str | Path | ImageSeries,
+    encoder: str | Path | Encoder,
+    *,
+    out: str | Path = "series.tif",
+    cloud_band: str | None = None,
+    cloud_above: float = 0.2,
+    s2_offset: int | None = None,
+    start: str | None = None,
+    end: str | None = None,
+    picture: bool = True,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Embed a stack of dates as one georeferenced raster, one vector per patch.
+
+    Windows lie on the lattice of all maps: cells anchored at the origin of the CRS. A stack in a UTM zone keeps its
+    zone, and its pixels if it lies on the encoder's pixel grid; any other one is brought bilinearly to that of its
+    zone. Usable dates of a patch are averaged; pixels outside the stack and clouds are not fed.
+
+    Args:
+        source: Folder with a Sentinel-2 GeoTIFF per date (``20200113.tif``), or a series from ``geossl.data.series``.
+        encoder: A series encoder: weight file, or loaded.
+        out: The GeoTIFF.
+        cloud_band: A pixel is cloud where this band is brighter than ``cloud_above``; None = only nodata is left out.
+        cloud_above: Reflectance.
+        s2_offset: DN added to files that do not say.
+        start: First day, ``2020-01-01``; None = all.
+        end: Last day.
+        picture: Also write a PCA false-colour picture beside it.
+        overwrite: Replace an output.
+        progress: Called with (windows done, windows in all).
+
+    Returns:
+        The path written, which ``geossl.open`` reads.
+
+    Raises:
+        InputError: If stack, encoder or output do not fit; nothing was written.
+    """
+    out = Path(out)
+    check_output(out, overwrite)
+    model = series_encoder(encoder)
+    spec = model.spec
+    series = source
+    if not isinstance(series, ImageSeries):
+        clouds = Clouds(cloud_band, cloud_above) if cloud_band else None
+        series = open_series(series, spec.sensors["s2"].bands, clouds, s2_offset)
+    dates = dates_between(series, start, end)
+    epsg = epsg_for(series)
+    extent = extent_of(spec, outline(series.geobox, CRS(epsg)), epsg)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parts = series_blocks(
+        model.to(device), lambda grid: series.read(grid, dates), series.days[dates], extent, device, progress
+    )
+    tags = {"GEOSSL_ENCODER": spec.name, "GEOSSL_DATES": json.dumps([series.files[i].date for i in dates])}
+    names = [f"e{i:03d}" for i in range(spec.dim)]
+    settings = {"count": spec.dim, "dtype": "float32", "nodata": np.nan, "names": names, "tags": tags}
+    write_blocks(out, extent.geobox, parts, **settings)  # type: ignore[arg-type]
+    if picture:
+        quicklook(raster.open_map(out), out.with_suffix(".png"))
+    return out
+
+
+def check_output(out: Path, overwrite: bool) -> None:
+    """Refuse what cannot or should not be written."""
+    if out.suffix != ".tif":
+        raise InputError(f"--out {out} must end in .tif")
+    if not out.parent.is_dir():
+        raise InputError(f"--out {out}: folder {str(out.parent)!r} does not exist; create it")
+    if out.exists() and not overwrite:
+        raise InputError(f"--out {out} exists; use --overwrite to replace it")
+
+
+def series_encoder(encoder: str | Path | Encoder) -> SeriesViT:
+    """An encoder of Sentinel-2 series, in evaluation mode."""
+    found = encoder if isinstance(encoder, Encoder) else load_encoder(encoder)
+    name = f"{found.spec.name!r} ({found.spec.architecture})"
+    if not isinstance(found, SeriesViT):
+        raise WeightsError(f"{name} does not take image series; pretrain one with: geossl pretrain cross_video_mae")
+    if found.sensor != "s2" or found.tubelet != 1:
+        raise WeightsError(f"{name} is of {found.sensor} in tubelets of {found.tubelet}; maps need s2 and 1")
+    return found.eval()
+
+
+def dates_between(series: ImageSeries, start: str | None, end: str | None) -> list[int]:
+    """Numbers of the dates from ``start`` to ``end``, both included.
+
+    Raises:
+        InputError: If a day is not written as one, or none is left.
+    """
+    limits = []
+    for name, day in (("start", start), ("end", end)):
+        try:
+            limits.append(None if day is None else np.datetime64(day, "D").item().strftime("%Y%m%d"))
+        except (ValueError, AttributeError):
+            raise InputError(f"--{name} {day!r} is no day such as 2020-01-31") from None
+    days = [file.date for file in series.files]
+    found = [i for i, d in enumerate(days) if (limits[0] or d) <= d <= (limits[1] or d)]
+    if not found:
+        raise InputError(f"no date from {start} to {end}; the series has {days[0]} to {days[-1]}")
+    return found
+
+
+def epsg_for(series: ImageSeries) -> int:
+    """The UTM zone a stack is in, or else that of its middle."""
+    crs = series.geobox.crs
+    if crs is not None and crs.epsg is not None and crs.epsg // 100 in (326, 327) and 1 <= crs.epsg % 100 <= 60:
+        return int(crs.epsg)
+    middle = outline(series.geobox, CRS(4326)).centroid
+    if middle.is_empty:
+        raise GridError(f"series {series.name} lies beyond the reach of longitude and latitude")
+    return epsg_of(zone_of(middle.x), middle.y)

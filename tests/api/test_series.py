@@ -1,0 +1,158 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from click.testing import CliRunner
+
+import geossl
+from geossl import cli
+from geossl.data.series import SAMPLE, open_series
+from geossl.errors import InputError, WeightsError
+from geossl.models.encoder import SensorSpec
+from geossl.models.files import save_encoder
+from geossl.models.series_vit import SeriesViT, series_spec
+
+BANDS = ("B04", "B08")
+S2 = SensorSpec(BANDS, "reflectance", "L2A", (0.08, 0.3), (0.05, 0.1))
+
+
+def encoder(**changes):
+    torch.manual_seed(0)
+    shape = {"dim": 8, "depth": 1, "heads": 2, "patch_px": 4, "window_px": 16, "margin_px": 4, "name": "tiny_series"}
+    return SeriesViT(series_spec({"s2": S2}, **(shape | changes))).eval()
+
+
+@pytest.fixture
+def stack(tmp_path):
+    """Six dates of the Belgian series, in UTM 31N, its corner 5 m off the 10 m grid's tens."""
+    folder = tmp_path / "belgium"
+    folder.mkdir()
+    for path in sorted((SAMPLE / "belgium").glob("*.tif"))[4:22:3]:
+        shutil.copy(path, folder)
+    return folder
+
+
+def cropped(folder, out, top, left, size):
+    """A part of a stack, on the same pixels."""
+    out.mkdir()
+    for path in folder.glob("*.tif"):
+        with rasterio.open(path) as source:
+            window = rasterio.windows.Window(left, top, size, size)
+            profile = source.profile | {"height": size, "width": size, "transform": source.window_transform(window)}
+            with rasterio.open(out / path.name, "w", **profile) as file:
+                file.write(source.read(window=window))
+                file.descriptions = source.descriptions
+                file.update_tags(**source.tags())
+    return out
+
+
+def test_the_map_lies_on_the_lattice_of_all_maps(stack, tmp_path):
+    found = geossl.open(geossl.embed_series(stack, encoder(), out=tmp_path / "map.tif"))
+    transform = found.rio.transform()
+    assert found.rio.crs.to_epsg() == 32631
+    assert (transform.a, transform.e) == (40, -40)
+    assert transform.c % 80 == transform.f % 80 == 0  # cells of two patches, anchored at the CRS origin
+    left, _, _, top = found.rio.bounds()
+    series = open_series(stack, BANDS).geobox.extent.boundingbox
+    assert left <= series.left < left + 80
+    assert top - 80 < series.top <= top
+    assert found.sizes["embedding"] == 8
+    assert (tmp_path / "map.png").is_file()
+
+
+def test_a_vector_is_the_encoders_own_for_its_window(stack, tmp_path):
+    found = geossl.open(geossl.embed_series(stack, encoder(), out=tmp_path / "map.tif"))
+    series = open_series(stack, BANDS)
+    row, column = 6, 8  # of patches; cell (3, 4), whose window begins one patch before it
+    corner = found.odc.geobox[row - 1 : row + 3, column - 1 : column + 3].zoom_out(1 / 4)
+    tokens = encoder().tokens(torch.from_numpy(series.read(corner))[None], torch.tensor(series.days[None]).float())
+    ours = found[:, row : row + 2, column : column + 2].values
+    np.testing.assert_array_equal(ours, tokens[0, 1:3, 1:3].permute(2, 0, 1).detach().numpy())
+
+
+def test_the_region_does_not_matter(stack, tmp_path):
+    whole = geossl.open(geossl.embed_series(stack, encoder(), out=tmp_path / "whole.tif"))
+    part = geossl.open(
+        geossl.embed_series(cropped(stack, tmp_path / "p", 8, 12, 44), encoder(), out=tmp_path / "part.tif")
+    )
+    both = whole.sel(x=part.x, y=part.y)
+    same = (part == both).all("embedding").values
+    assert same[2:-2, 2:-2].all()  # the rim's windows reach beyond the smaller stack
+    assert same[2:-2, 2:-2].size > 30
+
+
+def test_a_date_without_data_influences_nothing(stack, tmp_path):
+    one = geossl.open(geossl.embed_series(stack, encoder(), out=tmp_path / "one.tif")).values
+    path = sorted(stack.glob("*.tif"))[2]
+    with rasterio.open(path) as source:
+        profile, names, tags = source.profile, source.descriptions, source.tags()
+    with rasterio.open(stack / "20180101.tif", "w", **profile) as file:
+        file.write(np.zeros((profile["count"], 64, 64), np.uint16))
+        file.descriptions = names
+        file.update_tags(**tags)
+    two = geossl.open(geossl.embed_series(stack, encoder(), out=tmp_path / "two.tif")).values
+    np.testing.assert_allclose(two, one, atol=1e-5)
+
+
+def test_days_narrow_the_series(stack, tmp_path):
+    days = [file.date for file in open_series(stack, BANDS).files]
+    start = f"{days[1][:4]}-{days[1][4:6]}-{days[1][6:]}"
+    out = geossl.embed_series(stack, encoder(), out=tmp_path / "map.tif", start=start, picture=False)
+    with rasterio.open(out) as file:
+        assert days[0] not in file.tags()["GEOSSL_DATES"]
+        assert days[1] in file.tags()["GEOSSL_DATES"]
+    with pytest.raises(InputError, match="no date from 2031-01-01 to None; the series has"):
+        geossl.embed_series(stack, encoder(), out=tmp_path / "x.tif", start="2031-01-01")
+    with pytest.raises(InputError, match="--end 'soon' is no day such as"):
+        geossl.embed_series(stack, encoder(), out=tmp_path / "x.tif", end="soon")
+
+
+def test_clouds_may_be_left_out(tmp_path):
+    plain, clear = (
+        geossl.open(geossl.embed_series(SAMPLE / "belgium", encoder(), out=tmp_path / f"{band}.tif", cloud_band=band))
+        for band in (None, "B04")
+    )
+    assert np.nanmax(np.abs(plain.values - clear.values)) > 0.01
+
+
+def test_a_stack_in_degrees_is_brought_to_its_utm_zone(tmp_path):
+    found = geossl.open(geossl.embed_series(SAMPLE / "boadella", encoder(), out=tmp_path / "map.tif"))
+    assert found.rio.crs.to_epsg() == 32631
+    assert found.rio.transform().a == 40
+    centre = open_series(SAMPLE / "boadella", BANDS).geobox.extent.to_crs("EPSG:32631").centroid
+    assert np.isfinite(found.sel(x=centre.coords[0][0], y=centre.coords[0][1], method="nearest").values).all()
+
+
+def test_what_cannot_be_embedded_is_refused_and_nothing_written(stack, tmp_path):
+    with pytest.raises(InputError, match=r"must end in \.tif"):
+        geossl.embed_series(stack, encoder(), out=tmp_path / "map.zarr")
+    with pytest.raises(InputError, match="create it"):
+        geossl.embed_series(stack, encoder(), out=tmp_path / "no" / "map.tif")
+    with pytest.raises(WeightsError, match="'video' .* is of s2 in tubelets of 2; maps need s2 and 1"):
+        geossl.embed_series(stack, encoder(tubelet=2, name="video"), out=tmp_path / "map.tif")
+    (tmp_path / "map.tif").touch()
+    with pytest.raises(InputError, match="exists; use --overwrite to replace it"):
+        geossl.embed_series(stack, encoder(), out=tmp_path / "map.tif")
+    assert (tmp_path / "map.tif").stat().st_size == 0
+
+
+def test_the_command_does_the_same_and_answers_mistakes_in_one_line(stack, tmp_path):
+    save_encoder(tmp_path / "encoder.safetensors", encoder(), {})
+    options = ["--encoder", str(tmp_path / "encoder.safetensors"), "--out", str(tmp_path / "map.tif")]
+    done = CliRunner().invoke(cli.main, ["embed-series", str(stack), *options])
+    assert done.exit_code == 0, done.output
+    expected = geossl.open(geossl.embed_series(stack, encoder(), out=tmp_path / "again.tif"))
+    np.testing.assert_array_equal(geossl.open(tmp_path / "map.tif").values, expected.values)
+    for arguments, message in (
+        (["nowhere", *options[:2]], "folder 'nowhere' does not exist"),
+        ([str(stack), "--encoder", "croma_bass"], "unknown encoder 'croma_bass'; did you mean 'croma_base'?"),
+        ([str(stack), *options], "exists; use --overwrite"),
+    ):
+        done = CliRunner().invoke(cli.main, ["embed-series", *arguments])
+        assert done.exit_code == 2
+        assert message in done.output
+        assert len(done.output.strip().splitlines()) == 1
+    assert not Path("series.tif").exists()

@@ -7,8 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from geossl.api.attention import attention_profile as attention_profile
     from geossl.api.anomaly import anomaly as anomaly
+    from geossl.api.attention import attention_profile as attention_profile
     from geossl.api.evaluating import evaluate as evaluate
     from geossl.api.exports import export as export
     from geossl.api.finetuning import finetune as finetune

@@ -88,7 +88,7 @@ def anomaly(
         raise InputError(f"--encoder {encoder} is not an auto-encoder of pixels from geossl pretrain regularized_ae")
     if region is None:
         raise InputError("--aoi is missing; name the region, or an embedding map with --map")
-    request = {"date": date, "catalog": catalog, "composite": composite, "sensors": sensors}
+    request: dict[str, Any] = {"date": date, "catalog": catalog, "composite": composite, "sensors": sensors}
     request |= {"max_cloud": max_cloud, "mask": mask}
     source = source_of(region, work / "map.zarr", (s1, s2, s2_offset), request, overwrite)
     maps = novelty_maps(region, source, found, work, progress, {"overwrite": overwrite, **settings})

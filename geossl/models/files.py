@@ -24,6 +24,8 @@ ARCHITECTURES = {  # imported when asked for: some need an extra
     "novelty_map": "geossl.models.novelty:NoveltyMap",
     "patch_autoencoder": "geossl.models.score_autoencoder:PatchAutoencoder",
     "series_vit": "geossl.models.series_vit:SeriesViT",
+    "detector": "geossl.models.detector:Detector",
+    "exit_resnet": "geossl.models.exit_resnet:ExitResNet",
     "segmenter": "geossl.models.segmenter:Segmenter",
     "vector_autoencoder": "geossl.models.score_autoencoder:VectorAutoencoder",
 }

@@ -1,0 +1,73 @@
+"""Scores of a detector of generated pictures: over all, per content, per generator; and which generator."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy import ndarray
+
+from geossl.evaluation.intervals import areas_under_curve, balanced_accuracies, resampled, resampled_confusion
+from geossl.evaluation.metrics import Scores, auc, confusion_matrix, of_confusion
+
+
+def detection_scores(truth: Int[ndarray, " n"], chance: Float[ndarray, " n"]) -> Scores:
+    """AUC, and balanced accuracy at probability one half.
+
+    Args:
+        truth: 0 = real, 1 = generated; both occur.
+        chance: Probability of being generated.
+    """
+    counts = confusion_matrix(truth, (chance >= 0.5).astype(np.int64), 2)
+    values = {"auc": auc(truth, chance), "balanced_accuracy": of_confusion(counts)["balanced_accuracy"]}
+    intervals = {
+        "auc": resampled(len(truth), areas_under_curve(truth, chance)),
+        "balanced_accuracy": resampled_confusion(counts, balanced_accuracies),
+    }
+    return Scores(values, intervals, counts)
+
+
+def per_content(
+    truth: Int[ndarray, " n"], chance: Float[ndarray, " n"], content: Int[ndarray, " n"], names: Sequence[str]
+) -> dict[str, Scores]:
+    """The same per content that holds both kinds; of one kind alone neither score says anything.
+
+    Args:
+        truth: 0 = real, 1 = generated.
+        chance: Probability of being generated.
+        content: Number of what a picture shows.
+        names: Of contents.
+    """
+    rows = {name: content == i for i, name in enumerate(names)}
+    return {n: detection_scores(truth[own], chance[own]) for n, own in rows.items() if 0 < truth[own].sum() < own.sum()}
+
+
+def per_generator(
+    generator: Int[ndarray, " n"], chance: Float[ndarray, " n"], names: Sequence[str]
+) -> dict[str, Scores]:
+    """Every generator's pictures against all real ones.
+
+    Args:
+        generator: Number of what made a picture; -1 = real.
+        chance: Probability of being generated.
+        names: Of generators.
+    """
+    found = {}
+    for i, name in enumerate(names):
+        own = (generator == i) | (generator == -1)
+        truth = (generator[own] >= 0).astype(np.int64)
+        if 0 < truth.sum() < len(truth):
+            found[name] = detection_scores(truth, chance[own])
+    return found
+
+
+def identification_scores(truth: Int[ndarray, " n"], chances: Float[ndarray, "n k"]) -> Scores:
+    """Mean AUC of every generator against the others, and balanced accuracy, the mean of their recalls.
+
+    Args:
+        truth: Number of the generator.
+        chances: Probability per generator.
+    """
+    counts = confusion_matrix(truth, chances.argmax(axis=1), chances.shape[1])
+    areas = [auc((truth == k).astype(np.int64), chances[:, k]) for k in np.unique(truth)]
+    values = {"auc": float(np.mean(areas)), "balanced_accuracy": of_confusion(counts)["balanced_accuracy"]}
+    return Scores(values, {"balanced_accuracy": resampled_confusion(counts, balanced_accuracies)}, counts)

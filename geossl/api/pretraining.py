@@ -29,6 +29,7 @@ RUNS = {  # per method a module with data(recipe) and method(recipe, data); impo
     "hybrid_distill": "geossl.api.runs.hybrid_distill",
     "regularized_ae": "geossl.api.runs.regularized_ae",
     "cross_video_mae": "geossl.api.runs.cross_video_mae",
+    "selfcon": "geossl.api.runs.selfcon",
 }
 
 

@@ -15,6 +15,7 @@ from geossl.recipe.hybrid_distill import HybridRecipe
 from geossl.recipe.mr_mae import MrMaeRecipe
 from geossl.recipe.regularized_ae import RegularizedAERecipe
 from geossl.recipe.sections import Recipe, Section
+from geossl.recipe.selfcon import SelfconRecipe
 
 FOLDERS = (Path(__file__).parents[1] / "recipes", Path(__file__).parents[2] / "recipes")  # wheel, checkout
 RECIPES: dict[str, type[Recipe]] = {  # key = method file name = test file name
@@ -23,6 +24,7 @@ RECIPES: dict[str, type[Recipe]] = {  # key = method file name = test file name
     "hybrid_distill": HybridRecipe,
     "regularized_ae": RegularizedAERecipe,
     "cross_video_mae": CrossVideoRecipe,
+    "selfcon": SelfconRecipe,
 }
 
 

@@ -1,0 +1,113 @@
+"""SelfCon from a recipe."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import click
+import torch
+from safetensors.torch import load_file
+
+from geossl.api.generating import generate
+from geossl.api.runs.scenes import measured_sensors
+from geossl.data.datamodule import SentinelChips
+from geossl.data.forgeries import forgeries
+from geossl.data.forgery_views import ForgeryViews
+from geossl.errors import InputError, MissingFileError, WeightsError
+from geossl.methods.selfcon import SelfCon
+from geossl.models.croma import S1, S2
+from geossl.models.download import cache_folder
+from geossl.models.encoder import SensorSpec
+from geossl.models.exit_resnet import RGB, ExitResNet, exit_resnet_spec, load_trunk
+from geossl.recipe.selfcon import SelfconData, SelfconRecipe
+from geossl.training.optim import optim_config
+
+
+def data(recipe: SelfconRecipe) -> ForgeryViews | SentinelChips:
+    """Views of pictures, or chips of scenes."""
+    settings, steps, seed = recipe.data, recipe.train.max_steps, recipe.train.seed
+    if recipe.encoder.input != "pictures":
+        side, source = settings.crop_px, settings.source
+        return SentinelChips(
+            source, side, settings.batch_size, steps, seed=seed, holdout=settings.holdout, workers=settings.workers
+        )
+    root = bundled(settings) if settings.source == "sample" else Path(settings.source)
+    parts = forgeries(root)
+    if "train" not in parts:
+        raise InputError(f"data.source={settings.source!r} has no train/ part; it needs train/real and train/GENERATOR")
+    return ForgeryViews(
+        parts["train"].without(settings.hold_out),
+        settings.crop_px,
+        settings.batch_size,
+        steps,
+        views=settings.views,
+        kinds=settings.augment,
+        share=settings.augment_share,
+        seed=seed,
+        workers=settings.workers,
+        source=settings.source,
+    )
+
+
+def bundled(settings: SelfconData) -> Path:
+    """The set made of the bundled scenes, in the cache; made if it is not there (two CPU minutes)."""
+    key = {"side_px": settings.crop_px // 8 * 8, "generators": list(settings.generators), "version": 1}
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
+    folder = cache_folder() / "generated" / digest
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        generate(
+            folder,
+            generators=settings.generators,
+            side_px=settings.crop_px // 8 * 8,
+            progress=lambda text: click.echo(f"pictures  {text}", err=True),
+        )
+        click.echo(f"pictures  {folder}", err=True)
+    return folder
+
+
+def method(recipe: SelfconRecipe, data: ForgeryViews | SentinelChips) -> SelfCon:
+    """The encoder and method a recipe asks for, with fresh weights, or those of ``encoder.weights``."""
+    settings = recipe.encoder
+    spec = exit_resnet_spec(
+        settings.depth,
+        sensors=sensors(recipe, data),
+        width=settings.width,
+        stem=settings.stem,
+        exits=settings.exits,
+        exit_kind=settings.exit_kind,
+        window_px=settings.window_px,
+        margin_px=settings.margin_px,
+        name=f"selfcon_resnet{settings.depth}",
+        source=f"geossl pretrain, {recipe.data.source}",
+        licence="see the data's licence",
+    )
+    encoder = ExitResNet(spec)
+    if settings.weights:
+        load_trunk(encoder, tensors_of(Path(settings.weights)))
+    return SelfCon(encoder, optim_config(recipe.train), seed=recipe.train.seed, **recipe.objective.model_dump())
+
+
+def sensors(recipe: SelfconRecipe, data: ForgeryViews | SentinelChips) -> dict[str, SensorSpec]:
+    """Bands and statistics: of the scenes themselves, of ImageNet, or half for pictures of other than three bands."""
+    if isinstance(data, SentinelChips):
+        name = recipe.encoder.input
+        return {name: measured_sensors({"s1": S1, "s2": S2}, data)[name]}
+    if data.bands == 3:
+        return {"rgb": RGB}
+    names = tuple(f"band {i + 1}" for i in range(data.bands))
+    return {"bands": SensorSpec(names, "0..1", "not stated", (0.5,) * data.bands, (0.25,) * data.bands)}
+
+
+def tensors_of(path: Path) -> dict[str, torch.Tensor]:
+    """Weights of a local file, without running anything it might hold."""
+    if not path.is_file():
+        raise MissingFileError(
+            f"encoder.weights={str(path)!r} does not exist; it is a file of a ResNet with torchvision's or timm's names"
+        )
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise WeightsError(f"{path} is no weight file that can be read safely ({type(error).__name__})") from None

@@ -1,0 +1,128 @@
+"""SelfCon: contrast the exits of a network with its end, and with images of the same class.
+
+Papers: Bae et al., AAAI 2023, arXiv:2106.15499 (SelfCon); Boychev, Cholakov, arXiv:2407.20020 (ImagiNet: two labels).
+Batch: ``{"views": b m c h w, 0 to 1, "generator": b (-1 = real)}`` from geossl.data.forgery_views, or Sentinel chips.
+With one view and an exit it is SelfCon, with two views and no exit SupCon, with two views and exits SelfCon-M; without
+labels only an image's own outputs attract each other (SelfCon-SU, or SimCLR's loss for two views and no exit).
+Differs from the published code: anchors without a positive are skipped, a batch without generated images counts 0 for
+the second label, and a loss in chunks recomputes them with the batch's own random state.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from geossl.methods.base import OptimConfig, SSLMethod
+from geossl.models.exit_resnet import ExitResNet
+
+BASE_TEMPERATURE = 0.07
+LABELS = ("origin", "generator")
+
+
+def contrastive_loss(
+    z: Float[Tensor, "b v d"], labels: Int[Tensor, " b"], temperature: float = BASE_TEMPERATURE
+) -> Float[Tensor, ""]:
+    """Mean over all outputs that have a positive of the mean negative log-likelihood of their positives.
+
+    Positives are all other outputs of images with the same label, the image's own among them; candidates are all other
+    outputs. Scaled by temperature / 0.07.
+
+    Args:
+        z: Unit vectors: outputs (exits, end, views) of every image.
+        labels: Class per image; ``torch.arange(b)`` for the label-free form.
+        temperature: Of the softmax.
+
+    Source: SelfCon, eq. 3; SupCon, eq. 2, for outputs that are views.
+    """
+    b, v, d = z.shape
+    rows = z.reshape(b * v, d)
+    label = labels.repeat_interleave(v)
+    itself = torch.eye(b * v, dtype=torch.bool, device=z.device)
+    positive = (label[:, None] == label) & ~itself
+    log_share = (rows @ rows.T / temperature).masked_fill(itself, -torch.inf).log_softmax(dim=1)
+    count = positive.sum(dim=1)
+    per_anchor = -log_share.masked_fill(~positive, 0.0).sum(dim=1) / count.clamp(min=1)
+    anchors = count > 0
+    mean = per_anchor[anchors].sum() / anchors.sum().clamp(min=1)
+    return temperature / BASE_TEMPERATURE * mean
+
+
+class Projector(nn.Sequential):
+    """Two layers onto the unit sphere; thrown away after pretraining."""
+
+    def __init__(self, dim: int, hidden: int, out: int) -> None:
+        super().__init__(nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, out))
+
+    def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n out"]:
+        """Unit vectors."""
+        return F.normalize(super().forward(x), dim=-1)
+
+
+class SelfCon(SSLMethod):
+    """Self-contrastive learning, with the labels one has.
+
+    Every device contrasts the images of its own batch.
+
+    Args:
+        encoder: With exits, or without for SupCon.
+        optim: Optimiser and schedule.
+        labels: ``origin`` (real or generated, all images), ``generator`` (which one, generated images only), both, or
+            none.
+        temperature: Of the softmax.
+        projection: Hidden and output width of the heads, one per exit and one for the end.
+        chunk: Images whose activations are held at a time, the rest being computed again in the backward pass (what
+            gradient caching does); batch normalisation then sees chunks. None = all.
+        seed: Of the run.
+    """
+
+    def __init__(
+        self,
+        encoder: ExitResNet,
+        optim: OptimConfig,
+        labels: Sequence[str] = LABELS,
+        temperature: float = BASE_TEMPERATURE,
+        projection: tuple[int, int] = (2048, 128),
+        chunk: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(encoder, optim, seed)
+        self.encoder: ExitResNet
+        self.labels, self.temperature, self.chunk = tuple(labels), temperature, chunk
+        self.projectors = nn.ModuleList(Projector(encoder.spec.dim, *projection) for _ in range(len(encoder.exits) + 1))
+
+    def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Float[Tensor, ""]]:
+        """One term per label, or one without labels."""
+        views = batch["views"] if "views" in batch else self.stacked(batch)[:, None]
+        b, m = views.shape[:2]
+        found = self.projected(views.flatten(0, 1))
+        z = found.reshape(b, m * found.shape[1], -1)
+        if not self.labels:
+            return {"self": contrastive_loss(z, torch.arange(b, device=z.device), self.temperature)}
+        generator, terms = batch["generator"], {}
+        if "origin" in self.labels:
+            terms["origin"] = contrastive_loss(z, (generator >= 0).long(), self.temperature)
+        if "generator" in self.labels:
+            made = generator >= 0
+            terms["generator"] = contrastive_loss(z[made], generator[made], self.temperature)
+        return terms
+
+    def stacked(self, batch: Mapping[str, Tensor]) -> Float[Tensor, "b c h w"]:
+        """Bands of all sensors the encoder takes."""
+        return torch.cat([batch[name] for name in self.encoder.spec.sensors], dim=1)
+
+    def projected(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n v d"]:
+        """Unit vectors of the exits and the end, of pixels in physical units."""
+        if self.chunk is None or self.chunk >= len(x):
+            return self.project(x)
+        return torch.cat([checkpoint(self.project, part, use_reentrant=False) for part in x.split(self.chunk)])
+
+    def project(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n v d"]:
+        """The same, all at a time."""
+        widths = [len(sensor.bands) for sensor in self.encoder.spec.sensors.values()]
+        images = dict(zip(self.encoder.spec.sensors, x.split(widths, dim=1), strict=True))
+        outputs = self.encoder.outputs(self.encoder.normalize(images))
+        return torch.stack([head(outputs[:, i]) for i, head in enumerate(self.projectors)], dim=1)

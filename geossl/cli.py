@@ -309,7 +309,8 @@ def evaluate(**options: Any) -> None:
 
     DATASET is a name (geossl list), a folder with a folder per class (pictures or GeoTIFFs), an .npz file, sample, or
     labels (polygons, rasters) over --s1 and --s2. Heads are fitted on a training part, settings chosen on a validation
-    part, scores are of a test part; parts are blocks of ground where places are known.
+    part, scores are of a test part; parts are blocks of ground where places are known. Or it holds real/ and generated
+    pictures: then scores are of telling them apart, clean and after compression and resizing.
     """
     from geossl.api import evaluating  # lazy: see embed
 

@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 import geopandas as gpd
 import torch
 
+from geossl.api.detecting import judge_forgeries
 from geossl.api.judging import Findings, Key, Say, Settings, Subject, judge_set, label_of
 from geossl.api.judging_maps import judge_maps
 from geossl.api.labelled_data import Data, Scenes, find
+from geossl.data.forgeries import is_forgeries
 from geossl.data.labelled import LabelledMaps, LabelledSet
 from geossl.errors import InputError
 from geossl.evaluation.baselines import BandStatistics, untrained
@@ -18,7 +20,7 @@ from geossl.evaluation.metrics import Scores
 from geossl.evaluation.report import markdown, score_rows, write_report
 from geossl.models.download import sha256_of
 from geossl.models.encoder import DenseEncoder, Encoder
-from geossl.models.files import encoder_path, load_encoder
+from geossl.models.files import encoder_path, load_encoder, provenance
 from geossl.training.early_stopping import FinetuneConfig
 from geossl.training.run_folder import versions
 
@@ -77,7 +79,9 @@ def evaluate(
         encoder: Name, weight file, or an encoder.
         dataset: Name of a data set (``eurosat``, ``bigearthnet``, ...; all in ``geossl list``); a folder with a folder
             per class (pictures, or GeoTIFFs with named bands); an ``.npz`` file; ``sample`` (land cover of the bundled
-            scenes); labelled polygons or a label raster over ``s1`` and ``s2``; or a set.
+            scenes); labelled polygons or a label raster over ``s1`` and ``s2``; a set; or real and generated pictures
+            (``train/real``, ``train/GENERATOR``, ..., or ImagiNet's lists), on which the encoder is calibrated as a
+            detector and ``protocol`` is not used.
         protocol: ``knn``, ``linear``, ``mlp``, ``kmeans``, ``finetune``, ``segmentation`` (decoders of patch tokens to
             a class per pixel), or ``all``; several as a sequence.
         sensors: ``s1``, ``s2`` or ``s1,s2`` (joint); a sequence of these judges each. By default all there are.
@@ -118,6 +122,8 @@ def evaluate(
         **({"say": progress} if progress else {}),
     )
     subject = load(encoder)
+    if isinstance(dataset, str | Path) and is_forgeries(dataset):
+        return detection(out, encoder, subject, dataset, settings)
     patch_px = subject.spec.patch_px if isinstance(subject, DenseEncoder) else 8
     scenes = Scenes(paths(s1), paths(s2), s2_offset, column, image_px or CHIP_PX, patch_px)
     data = find(dataset, root, download, scenes)
@@ -163,6 +169,21 @@ def report(out: Path, data: Data, encoder: Encoder, found: Findings, facts: Mapp
     }
     write_report(out, f"{encoder.spec.name} on {data.name}", scores, data.classes, about, curves)
     return Evaluation(scores, curves, out)
+
+
+def detection(
+    out: Path, encoder: str | Path | Encoder, loaded: Encoder, root: str | Path, settings: Settings
+) -> Evaluation:
+    """Judge on real and generated pictures; generators that pretraining held out are not learned from here, either."""
+    made = {} if isinstance(encoder, Encoder) else provenance(encoder_path(encoder))
+    held = made.get("recipe", {}).get("data", {}).get("hold_out", [])
+    there = [name for name in held if (Path(root) / "train" / name).is_dir()]
+    scores, facts = judge_forgeries(
+        loaded, root, hold_out=there, seeds=settings.seeds, batch_size=settings.batch_size, say=settings.say
+    )
+    about = {"data set": str(root), **facts, **described(encoder, loaded, settings)}
+    write_report(out, f"{loaded.spec.name} on {root}", scores, ("real", "generated"), about)
+    return Evaluation(scores, {}, out)
 
 
 def load(encoder: str | Path | Encoder) -> Encoder:

@@ -1,0 +1,146 @@
+import json
+from collections import defaultdict
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+
+from geossl.api import detecting
+from geossl.api.evaluating import evaluate
+from geossl.api.generating import generate
+from geossl.cli import main
+from geossl.data.forgeries import forgeries
+from geossl.errors import BandError, InputError, Note, UnknownNameError, WeightsError
+from geossl.models.croma import CROMAEncoder, croma_spec
+from geossl.models.exit_resnet import ExitResNet, exit_resnet_spec
+from geossl.models.files import load_encoder, save_encoder
+from geossl.training.calibration import CalibrationConfig
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A set of the bundled scenes by two generators that need no fitting."""
+    return generate(tmp_path_factory.mktemp("set") / "pictures", generators=("phase", "detail"))
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("encoder") / "encoder.safetensors"
+    encoder = ExitResNet(exit_resnet_spec(10, width=4, stem="small", exits=()))
+    save_encoder(path, encoder, {"recipe": {"data": {"hold_out": ["detail"]}}})
+    return path
+
+
+def places(part):
+    return {path.stem for path in part.paths}
+
+
+def test_pictures_are_split_by_place_and_every_fake_has_its_real_one(pictures):
+    parts = forgeries(pictures)
+    assert set(parts) == {"train", "calibration", "test"}
+    for one, other in (("train", "calibration"), ("train", "test"), ("calibration", "test")):
+        assert places(parts[one]).isdisjoint(places(parts[other]))
+    for part in parts.values():
+        for number in (-1, 0, 1):
+            assert places(part.where(part.generator == number)) == places(part)
+    columns = {name: defaultdict(list) for name in parts}
+    for name, part in parts.items():
+        for path in part.paths:
+            scene, _, left = path.stem.rsplit("_", 2)
+            columns[name][scene].append(int(left))
+    shared = columns["train"].keys() & columns["test"].keys()
+    assert len(shared) >= 3
+    assert all(max(columns["train"][s]) + 32 <= min(columns["test"][s]) for s in shared)  # no pixel in two parts
+
+
+def test_a_fake_has_the_values_and_the_format_of_its_real_one(pictures):
+    test = forgeries(pictures)["test"]
+    real = {p.stem: p for p in test.where(test.generator == -1).paths}
+    for path in test.where(test.generator >= 0).paths[::17]:
+        with Image.open(path) as made, Image.open(real[path.stem]) as own:
+            assert (made.format, made.mode, made.size, made.info) == (own.format, own.mode, own.size, own.info)
+            values = [np.sort(np.asarray(x).reshape(-1, 3), axis=0) for x in (made, own)]
+        np.testing.assert_array_equal(*values)
+        assert path.parent.name == real[path.stem].parent.name  # same content
+
+
+def test_the_same_seed_makes_the_same_files_whatever_else_is_made(pictures, tmp_path):
+    again = generate(tmp_path / "again", generators=("phase",))
+    names = sorted(p.relative_to(again) for p in again.rglob("phase/*/*.png"))
+    assert names == sorted(p.relative_to(pictures) for p in pictures.rglob("phase/*/*.png"))
+    assert all((pictures / n).read_bytes() == (again / n).read_bytes() for n in names[::23])
+
+
+def test_bad_wishes_are_one_line_and_write_nothing(pictures, tmp_path):
+    with pytest.raises(InputError, match="exists; name a new folder"):
+        generate(pictures)
+    with pytest.raises(UnknownNameError, match="unknown generator 'fase'; did you mean 'phase'"):
+        generate(tmp_path / "x", generators=("fase",))
+    with pytest.raises(InputError, match="multiple of 8"):
+        generate(tmp_path / "x", side_px=30)
+    with pytest.raises(InputError, match="usable pictures of 104 px; they need larger scenes"):
+        generate(tmp_path / "x", side_px=104, generators=("phase",))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_evaluate_reports_auc_and_balanced_accuracy_clean_and_perturbed(pictures, encoder, tmp_path, monkeypatch):
+    config = CalibrationConfig(max_steps=15, hidden=16)
+    monkeypatch.setattr(detecting, "CalibrationConfig", lambda seed: config)
+    found = CliRunner().invoke(main, ["evaluate", str(encoder), str(pictures), "--out", str(tmp_path / "r.html")])
+    assert found.exit_code == 0, found.output
+    assert "real or generated, social network" in found.output
+    numbers = json.loads((tmp_path / "r.json").read_text())
+    assert numbers["not learned from"] == ["detail"]  # held out by pretraining
+    assert {
+        "real or generated, clean",
+        "real or generated, JPEG 50",
+        "generator detail, clean",
+        "content crops, clean",
+    } <= set(numbers["scores"])
+    clean = numbers["scores"]["real or generated, clean"]["values"]
+    model, test = (
+        detecting.detector(load_encoder(encoder), pictures, hold_out=["detail"], config=config),
+        forgeries(pictures)["test"],
+    )
+    with torch.inference_mode():
+        chance = model.probabilities({"rgb": torch.from_numpy(np.stack([test[i] for i in range(len(test))]))})[:, 1]
+    assert clean["auc"] == pytest.approx(roc_auc_score(test.origin, chance), abs=1e-3)
+    assert clean["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(test.origin, chance >= 0.5), abs=1e-2)
+    assert numbers["pictures"]["test"]["real"] == numbers["pictures"]["test"]["phase"] > 50
+
+
+def test_a_calibrated_detector_is_judged_as_it_is(pictures, encoder, tmp_path):
+    model = detecting.detector(load_encoder(encoder), pictures, config=CalibrationConfig(max_steps=10, hidden=16))
+    save_encoder(tmp_path / "detector.safetensors", model, {})
+    test_only = tmp_path / "own"
+    test_only.mkdir()
+    (test_only / "test").symlink_to(pictures / "test")
+    one, two = (evaluate(tmp_path / "detector.safetensors", d, out=tmp_path / "r.html") for d in (pictures, test_only))
+    assert one.scores["real or generated, JPEG 75"].values == two.scores["real or generated, JPEG 75"].values
+    which = detecting.detector(
+        load_encoder(encoder), pictures, track="generator", config=CalibrationConfig(max_steps=2)
+    )
+    assert which.classes == ("detail", "phase")
+    with pytest.raises(WeightsError, match="judge one of real or generated"):
+        evaluate(which, pictures, out=tmp_path / "r.html")
+
+
+def test_pictures_without_parts_are_dealt_with_a_note(pictures):
+    whole = {"test": forgeries(pictures)["test"]}
+    with pytest.warns(Note, match="dealt at random"):
+        parts = detecting.dealt(whole, 0)
+    assert sum(map(len, parts.values())) == len(whole["test"])
+    with pytest.raises(InputError, match="have no calibration part"):
+        detecting.dealt({"train": whole["test"], "test": whole["test"]}, 0)
+
+
+def test_encoders_of_other_things_are_refused(pictures, tmp_path):
+    radar = CROMAEncoder(croma_spec("tiny", dim=32, depth=2))
+    with pytest.raises(
+        BandError, match="takes 2 bands of s1 .dB., 12 bands of s2 .reflectance., but the pictures have 3"
+    ):
+        evaluate(radar, pictures, out=tmp_path / "r.html")

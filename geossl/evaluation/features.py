@@ -1,7 +1,17 @@
-"""Vectors of labelled items, from any kind of encoder.
+"""Vectors of labelled items, from any kind of encoder: where a method plugs into evaluation.
 
-To have another kind of encoder probed, write one function (encoder, items) -> one vector per row, and name it in
-``EMBEDDERS``. It must let gradients through, since fine-tuning uses it, too.
+Another kind of encoder (graphs, point clouds, series): write one function (encoder, items) -> one vector per row, name
+it in ``EMBEDDERS``, and every protocol works. It must let gradients through, since fine-tuning uses it, too. Rows need
+not be items: a graph is one item with a row per node. Labels come as a ``geossl.data.labelled.LabelledSet`` (items,
+labels, classes; places or an official split if there are any)::
+
+    nodes = LabelledSet("cora", [graph], graph.y.numpy(), names, part=part)
+    geossl.evaluate(encoder, nodes, protocol=("knn", "linear", "kmeans"))
+
+Perturbations are functions (item, number) -> item; the number lets them draw the same noise every time::
+
+    worse = lambda item, i: {"rgb": jpeg(item["rgb"], quality=60, seed=i)}
+    geossl.evaluate(encoder, pictures, perturbations={"jpeg 60": worse})
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -3,11 +3,10 @@
 import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
-from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+
+from geossl.evaluation.heads import Samples, fit_knn, fit_linear, predict
+from geossl.models.heads import Head
 
 
 def knn_accuracy(
@@ -28,8 +27,8 @@ def knn_accuracy(
 
     Source: the kNN protocol of self-supervised image models (Wu et al., CVPR 2018), with distance weights.
     """
-    head = KNeighborsClassifier(min(neighbours, len(train_x)), metric="cosine", weights="distance")
-    return float(balanced_accuracy_score(test_y, head.fit(train_x, train_y).predict(test_x)))
+    head = fit_knn(Samples(train_x, train_y), int(train_y.max()) + 1, 0, neighbours)
+    return balanced_accuracy(head, test_x, test_y)
 
 
 def linear_accuracy(
@@ -48,8 +47,12 @@ def linear_accuracy(
         test_y: Their classes.
         c: Inverse L2 penalty of scikit-learn.
     """
-    head = make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=2000))
-    return float(balanced_accuracy_score(test_y, head.fit(train_x, train_y).predict(test_x)))
+    return balanced_accuracy(fit_linear(Samples(train_x, train_y), int(train_y.max()) + 1, 0, c), test_x, test_y)
+
+
+def balanced_accuracy(head: Head, x: Float[ndarray, "n d"], y: Int[ndarray, " n"]) -> float:
+    """Mean share found over the classes that occur."""
+    return float(balanced_accuracy_score(y, predict(head, x).argmax(axis=1)))
 
 
 def retrieval_top1(query: Float[ndarray, "n d"], key: Float[ndarray, "n d"]) -> float:

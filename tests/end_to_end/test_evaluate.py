@@ -12,8 +12,12 @@ import geossl
 from geossl.cli import main
 from geossl.data.labelled import LabelledSet, Places
 from geossl.errors import BandError, GridError, InputError, Note
+from geossl.evaluation.baselines import BandStatistics
+from geossl.evaluation.features import EMBEDDERS
 from geossl.models.croma import CROMAEncoder, croma_spec
+from geossl.models.encoder import DenseSpec, Encoder, EncoderSpec
 from geossl.models.files import save_encoder
+from geossl.models.stacked import RGB
 
 L1C = ["B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B09", "B10", "B11", "B12", "B8A"]
 L2A = [b for b in L1C if b != "B10"]
@@ -200,6 +204,62 @@ def test_pictures_need_an_encoder_of_pictures(encoder, tmp_path):
             Image.new("RGB", (16, 16), (40 * i, 0, 0)).save(tmp_path / "p" / name / f"{i}.png")
     with pytest.raises(BandError, match="p has rgb; croma_tiny needs one of s1, s2"):
         geossl.evaluate(encoder, tmp_path / "p", out=tmp_path / "r.html")
+
+
+def test_an_encoder_of_pictures_is_judged_clean_and_perturbed(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, low in (("dark", 0), ("light", 120)):
+        (tmp_path / "p" / name).mkdir(parents=True)
+        for i in range(30):
+            Image.fromarray(rng.integers(low, low + 120, (16, 16, 3), dtype=np.uint8)).save(
+                tmp_path / f"p/{name}/{i}.png"
+            )
+    spec = DenseSpec(
+        name="brightness",
+        architecture="stand_in",
+        arguments={},
+        dim=6,
+        source="test",
+        licence="MIT",
+        sensors={"rgb": RGB},
+        patch_px=8,
+        gsd_m=1.0,
+        window_px=16,
+        margin_px=0,
+    )
+    swap = {"same": lambda item, i: item, "inverted": lambda item, i: {"rgb": 1 - item["rgb"]}}
+    with pytest.warns(Note, match="split at random"):
+        found = geossl.evaluate(
+            BandStatistics(spec),
+            tmp_path / "p",
+            protocol=("knn", "linear"),
+            perturbations=swap,
+            out=tmp_path / "r.html",
+        )
+    clean, same, inverted = (
+        found.scores[name].values["auc"] for name in ("linear", "linear / same", "linear / inverted")
+    )
+    assert clean == same == 1
+    assert inverted < 0.1
+    assert list(found.scores) == ["knn", "knn / same", "knn / inverted", "linear", "linear / same", "linear / inverted"]
+
+
+def test_rows_may_be_nodes_of_one_graph(monkeypatch, tmp_path):
+    """A stand-in for any other kind of encoder: one function, and all read-outs work."""
+
+    class Nodes(Encoder):
+        def __init__(self):
+            super().__init__()
+            self.spec = EncoderSpec(name="nodes", architecture="nodes", arguments={}, dim=3, source="", licence="")
+
+    monkeypatch.setitem(EMBEDDERS, Nodes, lambda encoder, items: torch.cat(items))
+    y = np.arange(60) % 3
+    graph = torch.from_numpy(np.eye(3, dtype=np.float32)[y]) + 0.01
+    data = LabelledSet("cora", [graph], y, ("a", "b", "c"), part=np.repeat([0, 1, 2], 20))
+    found = geossl.evaluate(Nodes(), data, protocol=("knn", "linear", "mlp", "kmeans"), out=tmp_path / "r.html")
+    assert all(scores.values["accuracy"] == 1 for scores in found.scores.values())
+    with pytest.raises(InputError, match="cora has several labels per item; --protocol finetune needs one each"):
+        geossl.evaluate(Nodes(), data, protocol="finetune", out=tmp_path / "r.html")
 
 
 def test_damaged_and_foreign_files_are_one_line(encoder, tmp_path):

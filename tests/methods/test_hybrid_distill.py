@@ -342,6 +342,14 @@ def test_a_run_exports_a_student_that_embeds_without_its_teachers(tmp_path, caps
     assert np.isfinite(geossl.open(tmp_path / "map.tif").values).mean() > 0.2
 
 
+def test_heads_that_differ_are_told_before_anything_is_written(tmp_path):
+    save_encoder(tmp_path / "m.safetensors", vit({"s2": INPUTS["s2"]}, side=48), {})
+    names = [f"teachers.relation.name={tmp_path}/m.safetensors", "objective.feature_weight=0"]
+    with pytest.raises(InputError, match="the student has 4 heads, the teacher 2"):
+        geossl.pretrain(recipe.load("hybrid_distill", [*QUICK, *names, f"out={tmp_path}/r"]))
+    assert not (tmp_path / "r").exists()
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

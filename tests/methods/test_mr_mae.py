@@ -381,3 +381,15 @@ def test_teachers_that_cannot_be_had_are_one_line(teacher, message, tmp_path):
     with pytest.raises(InputError, match=message):
         geossl.pretrain(recipe.load("mr_mae", [*QUICK, f"teacher={teacher}", f"out={tmp_path}/r"]))
     assert not (tmp_path / "r").exists()
+
+
+def test_a_teacher_of_other_sensors_is_refused_before_anything_is_written(croma_file, tmp_path):
+    (tmp_path / "pictures").mkdir()
+    Image.new("RGB", (32, 32)).save(tmp_path / "pictures" / "1.png")
+    pictures = ["encoder.sensors={rgb: all}", "data.holdout=0", f"data.source={tmp_path}/pictures"]
+    with pytest.raises(InputError, match="teacher croma_tiny takes s1, s2; the data has rgb"):
+        geossl.pretrain(recipe.load("mr_mae", [*QUICK, *pictures, f"teacher.name={croma_file}", f"out={tmp_path}/r"]))
+    teacher = f"teacher={{name: {croma_file}, sensors: [s3]}}"
+    with pytest.raises(InputError, match="has no sensor s3; it takes s1, s2"):
+        geossl.pretrain(recipe.load("mr_mae", [*QUICK, teacher, f"out={tmp_path}/r"]))
+    assert not (tmp_path / "r").exists()

@@ -1,6 +1,6 @@
 """Hybrid Distill from a recipe."""
 
-from geossl.api.runs.images import ImageData, geometry, image_data, sensors_of
+from geossl.api.runs.images import ImageData, geometry, image_data, rehearse, sensors_of
 from geossl.api.runs.teachers import frozen, make_missing, tell
 from geossl.methods.hybrid_distill import HybridDistill
 from geossl.models.teachers import Teacher
@@ -43,9 +43,11 @@ def method(recipe: HybridRecipe, data: ImageData) -> HybridDistill:
         tell(teacher, (side, side), settings.patch_px)
     keys = recipe.objective.model_dump(exclude={"layer"})
     layers = (recipe.objective.layer, teacher_layer(recipe, relation, len(student.blocks)))
-    return HybridDistill(
+    module = HybridDistill(
         student, optim_config(recipe.train), feature, relation, layers=layers, seed=recipe.train.seed, **keys
     )
+    rehearse(module, data)
+    return module
 
 
 def sections(recipe: HybridRecipe) -> tuple[tuple[Keys | None, float], ...]:

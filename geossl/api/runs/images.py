@@ -2,9 +2,12 @@
 
 from typing import Any
 
+import torch
+
 from geossl.api.runs.scenes import measured_sensors, scene_chips
 from geossl.data.datamodule import SentinelChips
 from geossl.data.pictures import Pictures
+from geossl.methods.base import SSLMethod
 from geossl.models.encoder import SensorSpec
 from geossl.models.stacked import INPUTS, choose_bands
 from geossl.recipe import ScenesRecipe
@@ -52,3 +55,15 @@ def geometry(encoder: ImageEncoder, data: Images, patch_px: int) -> dict[str, An
         "position": encoder.position,
         "licence": "see the data's licence",
     }
+
+
+@torch.no_grad()
+def rehearse(module: SSLMethod, data: ImageData) -> None:
+    """One step on an empty image, so that teachers that do not fit are told before anything is written.
+
+    Raises:
+        InputError: If a teacher does not take what the data has, or its layers or heads are not as asked.
+    """
+    names, side = ("rgb",) if isinstance(data, Pictures) else ("s1", "s2"), data.chip_px
+    empty = {name: torch.zeros(1, len(INPUTS[name].bands), side, side) for name in names}
+    module.losses({**empty, "valid": torch.ones(1, side, side, dtype=torch.bool)})

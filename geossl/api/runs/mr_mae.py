@@ -1,6 +1,6 @@
 """MR-MAE from a recipe."""
 
-from geossl.api.runs.images import ImageData, geometry, image_data, sensors_of
+from geossl.api.runs.images import ImageData, geometry, image_data, rehearse, sensors_of
 from geossl.api.runs.teachers import frozen, make_missing, tell
 from geossl.methods.mr_mae import MRMAE
 from geossl.models.conv_vit import ConvViT, conv_vit_spec
@@ -28,7 +28,9 @@ def method(recipe: MrMaeRecipe, data: ImageData) -> MRMAE:
     for teacher in teachers:
         tell(teacher, (side, side), encoder.spec.patch_px)
     optim = optim_config(recipe.train)
-    return MRMAE(encoder, optim, teachers, seed=recipe.train.seed, **recipe.objective.model_dump())
+    module = MRMAE(encoder, optim, teachers, seed=recipe.train.seed, **recipe.objective.model_dump())
+    rehearse(module, data)
+    return module
 
 
 def fresh_encoder(recipe: MrMaeRecipe, data: ImageData, taught: str) -> StackedEncoder:

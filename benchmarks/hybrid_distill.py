@@ -9,7 +9,7 @@ Run: python benchmarks/hybrid_distill.py --train eurosat_rgb_train.zip --test eu
 
 import argparse
 
-from small_teachers import InMemory, arguments, optim, readout, spread, student, teachers, trained
+from small_teachers import InMemory, arguments, measured, optim, readout, spread, student, teachers, trained
 
 import geossl
 from geossl.evaluation.attention import plot_profiles
@@ -24,8 +24,7 @@ def arms(supervised, masked):
     return {
         "supervised teacher only": (supervised, None, {"relation_weight": 0.0, "keep": 1.0}),
         "masked teacher only, relations": (None, masked, {"feature_weight": 0.0, "keep": 1.0, "layers": (-1, -1)}),
-        "both, all tokens": (supervised, masked, {"keep": 1.0}),
-        "both, redundant tokens dropped": (supervised, masked, {}),
+        "both (Hybrid Distill)": (supervised, masked, {}),
     }
 
 
@@ -37,19 +36,24 @@ def main():
     pictures, test = InMemory(args.train, args.out), InMemory(args.test, args.out)
     supervised, masked = teachers(pictures, args)
     encoders = {"supervised teacher": [supervised], "masked teacher": [masked]}
-    rows = {name: [readout(known[0], pictures, test)[0]] for name, known in encoders.items()}
+
+    def scores(encoder):
+        return readout(encoder, pictures, test)[0]
+
+    kept = {name: args.out / f"hybrid_{name.replace(' ', '_')}.safetensors" for name in encoders}
+    rows = {name: [measured(known[0], kept[name], scores)] for name, known in encoders.items()}
     for seed in range(args.seeds):
         fresh = student(seed).eval()
         encoders.setdefault("random initialisation", []).append(fresh)
-        rows.setdefault("random initialisation", []).append(readout(fresh, pictures, test)[0])
+        rows.setdefault("random initialisation", []).append(
+            measured(fresh, args.out / f"hybrid_random_{seed}.safetensors", scores)
+        )
         for name, (first, second, settings) in arms(EncoderTeacher(supervised), EncoderTeacher(masked)).items():
             module = HybridDistill(student(seed), optim(args.steps), first, second, seed=seed, **settings)
-            path = args.out / f"hybrid_{name.replace(' ', '_').replace(',', '')}_{seed}.safetensors"
-            encoder, scores = trained(
-                module, pictures, args, seed, path, scores=lambda m: readout(m.encoder, pictures, test)[0]
-            )
+            path = args.out / f"hybrid_{name.split(' (')[0].replace(' ', '_').replace(',', '')}_{seed}.safetensors"
+            encoder, found = trained(module, pictures, args, seed, path, scores=lambda m: scores(m.encoder))
             encoders.setdefault(name, []).append(encoder)
-            rows.setdefault(name, []).append(scores)
+            rows.setdefault(name, []).append(found)
     print(f"\n{args.steps} steps of {args.batch_size}, {args.seeds} seeds, mean +- standard deviation; attention of")
     print(
         f"{LOOKED_AT} test pictures: NMI and spread between heads (pixels) of the last two layers, NMI of all layers\n"
@@ -61,7 +65,7 @@ def main():
         profiles = [geossl.attention_profile(encoder, images)["encoder"] for encoder in known]
         shown[name] = profiles[0]
         nmi = [p.nmi.mean(axis=1) for p in profiles]
-        cells = [spread([scores[key] for scores in rows[name]]) for key in ("linear", "knn")]
+        cells = [spread([r[key] for r in rows[name]]) for key in ("linear", "knn")]
         cells += [spread([n[layer] for n in nmi], 4) for layer in (-2, -1)]
         cells += [spread([p.spread_px[layer] for p in profiles], 2) for layer in (-2, -1)]
         by_layer = ", ".join(f"{sum(n[i] for n in nmi) / len(nmi):.4f}" for i in range(len(nmi[0])))

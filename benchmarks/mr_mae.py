@@ -10,7 +10,20 @@ Run: python benchmarks/mr_mae.py --train eurosat_rgb_train.zip --test eurosat_rg
 import argparse
 
 import torch
-from small_teachers import DECODER, InMemory, arguments, optim, readout, similarity, spread, student, teachers, trained
+from small_teachers import (
+    DECODER,
+    InMemory,
+    arguments,
+    embed,
+    measured,
+    optim,
+    readout,
+    similarity,
+    spread,
+    student,
+    teachers,
+    trained,
+)
 
 from geossl.methods.mr_mae import MRMAE
 from geossl.models.teachers import EncoderTeacher
@@ -40,20 +53,23 @@ def main():
     pictures, test = InMemory(args.train, args.out), InMemory(args.test, args.out)
     supervised, _ = teachers(pictures, args)
     good, blank = EncoderTeacher(supervised), EncoderTeacher(student(200).eval())
-    found, known = readout(supervised, pictures, test)
-    rows = {"the teacher itself": [{**found, "cka": 1.0}]}
+    known = embed(supervised, test.pixels)
 
-    def scores(module):
-        found, vectors = readout(module.encoder, pictures, test)
-        return {**found, "cka": similarity(vectors, known), **held_out(module, test)}
+    def scores(encoder):
+        found, vectors = readout(encoder, pictures, test)
+        return {**found, "cka": similarity(vectors, known)}
 
+    rows = {"the teacher itself": [measured(supervised, args.out / "mr_teacher.safetensors", scores)]}
     for seed in range(args.seeds):
-        found, vectors = readout(student(seed).eval(), pictures, test)
-        rows.setdefault("random initialisation", []).append({**found, "cka": similarity(vectors, known)})
+        fresh = measured(student(seed).eval(), args.out / f"random_{seed}.safetensors", scores)
+        rows.setdefault("random initialisation", []).append(fresh)
         for name, (taught_by, weights) in arms(good, blank).items():
             module = MRMAE(student(seed), optim(args.steps), taught_by, seed=seed, **weights, **DECODER)
             path = args.out / f"{name.replace(' ', '_').replace(',', '')}_{seed}.safetensors"
-            rows.setdefault(name, []).append(trained(module, pictures, args, seed, path, scores=scores)[1])
+            _, found = trained(
+                module, pictures, args, seed, path, scores=lambda m: {**scores(m.encoder), **held_out(m, test)}
+            )
+            rows.setdefault(name, []).append(found)
     print(f"\n{args.steps} steps of {args.batch_size}, {args.seeds} seeds, mean +- standard deviation\n")
     print("| arm | linear probe | kNN | similarity to teacher (CKA) | rebuild, test | mimic, test |")
     print("|---|---|---|---|---|---|")

@@ -118,6 +118,13 @@ def trained(module, pictures, args, seed, path, steps=None, kind=Crops, scores=N
     return load_encoder(path), provenance(path)["scores"]
 
 
+def measured(encoder, path, scores):
+    """What ``scores(encoder)`` says, kept beside the weights so that it is asked once."""
+    if not path.exists():
+        save_encoder(path, encoder, {"scores": scores(encoder)})
+    return provenance(path)["scores"]
+
+
 def teachers(pictures, args):
     """The supervised and the masked teacher."""
     args.out.mkdir(parents=True, exist_ok=True)

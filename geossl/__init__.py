@@ -12,11 +12,17 @@ if TYPE_CHECKING:
     from geossl.api.evaluating import evaluate as evaluate
     from geossl.api.exports import export as export
     from geossl.api.finetuning import finetune as finetune
+    from geossl.api.graphs import graph_from_geodataframe as graph_from_geodataframe
+    from geossl.api.graphs import graph_from_raster as graph_from_raster
+    from geossl.api.graphs import write_graph as write_graph
     from geossl.api.maps import cube as cube
     from geossl.api.maps import embed as embed
     from geossl.api.maps import embed_map as embed_map
     from geossl.api.maps import fetch as fetch
     from geossl.api.maps import plan_map as plan_map
+    from geossl.api.nodes import class_raster as class_raster
+    from geossl.api.nodes import cluster_graph as cluster_graph
+    from geossl.api.nodes import embed_graph as embed_graph
     from geossl.api.pretraining import pretrain as pretrain
     from geossl.api.segmentation import segment as segment
     from geossl.api.series import embed_series as embed_series
@@ -32,14 +38,19 @@ __version__ = "0.1.0"
 PUBLIC = {
     "attention_profile": "geossl.api.attention:attention_profile",
     "anomaly": "geossl.api.anomaly:anomaly",
+    "class_raster": "geossl.api.nodes:class_raster",
+    "cluster_graph": "geossl.api.nodes:cluster_graph",
     "cube": "geossl.api.maps:cube",
     "embed": "geossl.api.maps:embed",
+    "embed_graph": "geossl.api.nodes:embed_graph",
     "embed_map": "geossl.api.maps:embed_map",
     "embed_series": "geossl.api.series:embed_series",
     "evaluate": "geossl.api.evaluating:evaluate",
     "export": "geossl.api.exports:export",
     "fetch": "geossl.api.maps:fetch",
     "finetune": "geossl.api.finetuning:finetune",
+    "graph_from_geodataframe": "geossl.api.graphs:graph_from_geodataframe",
+    "graph_from_raster": "geossl.api.graphs:graph_from_raster",
     "load_encoder": "geossl.models.files:load_encoder",
     "open": "geossl.inference.raster:open_map",
     "plan_map": "geossl.api.maps:plan_map",
@@ -49,6 +60,7 @@ PUBLIC = {
     "similar": "geossl.api.similarity:similar",
     "similar_map": "geossl.api.similarity:similar_map",
     "view": "geossl.api.similarity:view",
+    "write_graph": "geossl.api.graphs:write_graph",
 }
 __all__ = [*PUBLIC]
 

@@ -11,7 +11,7 @@ import click
 
 from geossl import __version__, recipe
 from geossl.errors import GeosslError, InputError, Note
-from geossl.options import asks_catalogue, asks_files, asks_protocols, asks_region
+from geossl.options import asks_catalogue, asks_files, asks_nodes, asks_protocols, asks_region
 
 
 class Verbs(click.Group):
@@ -232,6 +232,18 @@ def anomaly(**options: Any) -> None:
     from geossl.api import anomaly as places  # lazy: see embed
 
     click.echo(f"anomaly    {places.anomaly(progress=progress_line('anomaly', 'shards'), **options)}")
+
+
+@main.command()
+@asks_nodes
+def graph(**options: Any) -> None:
+    """Cluster the nodes of a graph: parcels, superpixels, papers.
+
+    geossl pretrain scgc data.source=parcels.gpkg data.features=map.zarr objective.clusters=8
+    """
+    from geossl.api import nodes  # lazy: see embed
+
+    click.echo(f"nodes    {nodes.graph_map(**options)}")
 
 
 @main.command()

@@ -90,3 +90,20 @@ def numbers(_context: click.Context, option: click.Parameter, text: str) -> list
 asks_region = click.option(
     "--aoi", required=True, help="Region: GeoJSON polygons in lon/lat, or any vector file with a CRS."
 )
+
+
+def asks_nodes(verb: Callable[..., None]) -> Callable[..., None]:
+    """Options of the verb that clusters the nodes of a graph."""
+    return with_options(
+        verb,
+        click.option("--encoder", required=True, help="Weight file of a graphmae or scgc run."),
+        click.option("--source", help="Polygons, map, scenes or graph.  [default: what it was trained on]"),
+        click.option("--classes", type=int, help="Let k-means find so many.  [default: the clusters of scgc]"),
+        click.option(
+            "--out", default="nodes.gpkg", show_default=True, help="Or .parquet; .csv if nodes are no places."
+        ),
+        click.option("--raster", help="Also paint the clusters: .tif."),
+        click.option("--gsd", "gsd_m", default=10.0, show_default=True, type=click.FloatRange(min=0, min_open=True)),
+        click.option("--seed", default=0, show_default=True, help="Of k-means."),
+        click.option("--overwrite", is_flag=True, help="Replace outputs."),
+    )

@@ -30,6 +30,8 @@ RUNS = {  # per method a module with data(recipe) and method(recipe, data); impo
     "regularized_ae": "geossl.api.runs.regularized_ae",
     "cross_video_mae": "geossl.api.runs.cross_video_mae",
     "selfcon": "geossl.api.runs.selfcon",
+    "graphmae": "geossl.api.runs.graphmae",
+    "scgc": "geossl.api.runs.scgc",
 }
 
 

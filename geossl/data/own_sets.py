@@ -17,6 +17,7 @@ from rasterio.windows import Window
 from torch import Tensor
 
 from geossl.data.bands import S1_BANDS, RasterFile, normal_name
+from geossl.data.graph_sets import graph_set
 from geossl.data.images import ImageFolder
 from geossl.data.labelled import PICTURES, Bands, LabelledSet, Places
 from geossl.data.labelled_clips import holds_videos, series_set, video_set
@@ -252,6 +253,8 @@ def npz_set(path: Path) -> LabelledSet:
             arrays = {name: file[name] for name in file.files}
     except (ValueError, OSError, EOFError, KeyError, BadZipFile):
         raise InputError(f"{path} is damaged, no .npz file, or holds objects; expected plain arrays") from None
+    if "edge_index" in arrays:
+        return graph_set(path, arrays)
     if missing := [name for name in ("x", "y", "bands", "class_names") if name not in arrays]:
         raise InputError(f"{path} lacks {', '.join(missing)}; expected x (n c h w), y (n), bands, class_names")
     if arrays["x"].ndim == 5:

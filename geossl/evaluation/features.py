@@ -25,6 +25,7 @@ from torch import Tensor
 
 from geossl.errors import InputError, WeightsError
 from geossl.models.encoder import DenseEncoder, Encoder
+from geossl.models.graphs import GraphEncoder
 from geossl.models.series_vit import SeriesViT
 
 Embedder = Callable[[Any, Sequence[Any]], Float[Tensor, "n d"]]
@@ -35,6 +36,12 @@ Change = Callable[[Any, int], Any]  # of an item and its number: a perturbed ite
 def pooled_images(encoder: DenseEncoder, items: Sequence[Mapping[str, Tensor]]) -> Float[Tensor, "n d"]:
     """One vector per image: the joint one where several sensors are given."""
     return encoder.pooled(stacked(items, device_of(encoder)))
+
+
+def graph_nodes(encoder: GraphEncoder, items: Sequence[Mapping[str, Tensor]]) -> Float[Tensor, "n d"]:
+    """One vector per node of graphs ``{"x": n c, "edge_index": 2 e}``."""
+    device = device_of(encoder)
+    return torch.cat([encoder.nodes(item["x"].to(device), item["edge_index"].to(device)) for item in items])
 
 
 def device_of(encoder: Encoder) -> torch.device:
@@ -57,6 +64,7 @@ def pooled_clips(encoder: SeriesViT, items: Sequence[Mapping[str, Tensor]]) -> F
 EMBEDDERS: dict[type[Encoder], Embedder] = {  # kind of encoder -> vectors of a batch
     DenseEncoder: pooled_images,
     SeriesViT: pooled_clips,
+    GraphEncoder: graph_nodes,
 }
 
 

@@ -17,7 +17,8 @@ from geossl.models.encoder import Encoder
 class OptimConfig:
     """Optimiser and schedule of a run; keys as in the recipe's ``train`` section.
 
-    ``adam`` couples weight decay to the gradient (L2), ``adamw`` decouples it.
+    ``adam`` couples weight decay to the gradient (L2), ``adamw`` decouples it. ``decay_all`` decays biases, norms and
+    scalars, too.
     """
 
     optimizer: str
@@ -27,6 +28,7 @@ class OptimConfig:
     schedule: str
     warmup_steps: int
     max_steps: int
+    decay_all: bool = False
 
     def rate(self, step: int) -> float:
         """Share of ``lr`` at a step: linear warm-up, then cosine to zero or constant."""
@@ -38,11 +40,14 @@ class OptimConfig:
         return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
     def build(self, module: nn.Module) -> torch.optim.Optimizer:
-        """Optimiser over trainable parameters; biases, norms and scalars are not decayed."""
+        """Optimiser over trainable parameters; biases, norms and scalars are decayed only if asked for."""
         trained = [p for p in module.parameters() if p.requires_grad]
         groups = [
             {"params": [p for p in trained if p.ndim >= 2], "weight_decay": self.weight_decay},
-            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+            {
+                "params": [p for p in trained if p.ndim < 2],
+                "weight_decay": self.weight_decay if self.decay_all else 0.0,
+            },
         ]
         if self.optimizer == "sgd":
             return torch.optim.SGD(groups, lr=self.lr, momentum=self.betas[0])

@@ -26,6 +26,8 @@ ARCHITECTURES = {  # imported when asked for: some need an extra
     "series_vit": "geossl.models.series_vit:SeriesViT",
     "detector": "geossl.models.detector:Detector",
     "exit_resnet": "geossl.models.exit_resnet:ExitResNet",
+    "gnn": "geossl.models.graph_layers:GNNEncoder",
+    "node_mlp": "geossl.models.graph_layers:NodeMLP",
     "segmenter": "geossl.models.segmenter:Segmenter",
     "vector_autoencoder": "geossl.models.score_autoencoder:VectorAutoencoder",
 }

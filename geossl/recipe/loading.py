@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from geossl.errors import MissingFileError, RecipeError, UnknownNameError
 from geossl.recipe.croma import CromaRecipe
 from geossl.recipe.cross_video_mae import CrossVideoRecipe
+from geossl.recipe.graphs import GraphMAERecipe, SCGCRecipe
 from geossl.recipe.hybrid_distill import HybridRecipe
 from geossl.recipe.mr_mae import MrMaeRecipe
 from geossl.recipe.regularized_ae import RegularizedAERecipe
@@ -25,6 +26,8 @@ RECIPES: dict[str, type[Recipe]] = {  # key = method file name = test file name
     "regularized_ae": RegularizedAERecipe,
     "cross_video_mae": CrossVideoRecipe,
     "selfcon": SelfconRecipe,
+    "graphmae": GraphMAERecipe,
+    "scgc": SCGCRecipe,
 }
 
 

@@ -35,6 +35,7 @@ class Train(Section):
     lr: Annotated[float, Field(gt=0)]
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: Weight = 0.01
+    decay_all: bool = False
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
     clip_norm: Annotated[float, Field(gt=0)] | None = None

@@ -11,6 +11,7 @@ def optim_config(train: Train) -> OptimConfig:
         lr=train.lr,
         betas=train.betas,
         weight_decay=train.weight_decay,
+        decay_all=train.decay_all,
         schedule=train.schedule,
         warmup_steps=int(train.warmup_share * train.max_steps),
         max_steps=train.max_steps,

@@ -44,6 +44,8 @@ SMALL = {  # recipe values that make a step take a fraction of a second
     ],
     "cross_video_mae": ["data.batch_size=6", "encoder.statistics=published", "encoder.dim=48", "encoder.depth=2"],
     "selfcon": ["data.generators=[phase,detail]", "data.hold_out=[]", "data.batch_size=8", "encoder.width=4"],
+    "graphmae": ["encoder.dim=32", "data.batch_nodes=64"],
+    "scgc": ["encoder.widths=[32]", "encoder.dim=4"],
 }
 METHODS = sorted(recipe.RECIPES)
 

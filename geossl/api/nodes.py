@@ -1,0 +1,223 @@
+"""Embed and cluster the nodes of graphs, and put the results back on the ground."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from numpy import ndarray
+from odc.geo import geom
+from odc.geo.geobox import GeoBox
+from rasterio.features import rasterize
+from torch_geometric.data import Data
+
+from geossl.api.graphs import source_graph
+from geossl.data.graphs import read_graph
+from geossl.data.labels import palette
+from geossl.errors import InputError
+from geossl.evaluation.heads import fit_kmeans, predict
+from geossl.inference.blocks import Block
+from geossl.inference.classes import NODATA, Legend, write_classes
+from geossl.inference.nodes import WHOLE_UP_TO, node_embeddings
+from geossl.models.encoder import Encoder
+from geossl.models.files import load_encoder, provenance
+from geossl.models.graph_layers import NodeMLP
+from geossl.models.graphs import GraphEncoder
+from geossl.models.heads import CentroidHead
+from geossl.recipe.graphs import Graphs
+
+
+def embed_graph(
+    graph: Data | str | Path, encoder: str | Path | Encoder, *, block_nodes: int = WHOLE_UP_TO
+) -> pd.DataFrame:
+    """Embed every node.
+
+    Args:
+        graph: From ``graph_from_geodataframe`` or ``graph_from_raster``, any PyG ``Data``, or an ``.npz`` graph.
+        encoder: Of GraphMAE or SCGC: loaded, or its file.
+        block_nodes: Larger graphs are embedded block by block, to the same vectors in bounded memory.
+
+    Returns:
+        A row per node, columns ``e000`` ...; a GeoDataFrame where the nodes are places.
+
+    Raises:
+        InputError: If the features are not those the encoder was trained on.
+    """
+    graph = read_graph(graph)
+    vectors = node_embeddings(as_graph_encoder(encoder), graph, block_nodes)
+    return on_the_ground(graph, pd.DataFrame(vectors, columns=[f"e{i:03d}" for i in range(vectors.shape[1])]))
+
+
+def cluster_graph(
+    graph: Data | str | Path,
+    encoder: str | Path | Encoder,
+    classes: int | None = None,
+    *,
+    seed: int = 0,
+    block_nodes: int = WHOLE_UP_TO,
+) -> pd.DataFrame:
+    """Give every node a cluster: that of SCGC, or by k-means of the embeddings.
+
+    Args:
+        graph: As in ``embed_graph``.
+        encoder: As there.
+        classes: Number of clusters for k-means; None: the encoder's own, which SCGC's has.
+        seed: Of k-means.
+        block_nodes: As in ``embed_graph``.
+
+    Returns:
+        A row per node: ``cluster`` from 0, ``confidence`` (probability) and ``margin`` to the second best; a
+        GeoDataFrame where the nodes are places.
+
+    Raises:
+        InputError: As in ``embed_graph``, or if ``classes`` is needed or does not fit.
+    """
+    graph, model = read_graph(graph), as_graph_encoder(encoder)
+    vectors = node_embeddings(model, graph, block_nodes)
+    if classes is None:
+        if not isinstance(model, NodeMLP):
+            raise InputError(f"{model.spec.name} has no clusters of its own; say how many classes k-means should find")
+        with torch.inference_mode():
+            chances = model.soft_labels(torch.from_numpy(vectors)).numpy()
+    else:
+        if not 2 <= classes <= len(vectors):
+            raise InputError(f"classes={classes} is not possible for {len(vectors)} nodes; ask for 2 to {len(vectors)}")
+        chances = predict(by_size(fit_kmeans(vectors, classes, seed), vectors), vectors)
+    best = np.sort(chances, axis=1)
+    table = {"cluster": chances.argmax(axis=1), "confidence": best[:, -1], "margin": best[:, -1] - best[:, -2]}
+    return on_the_ground(graph, pd.DataFrame(table))
+
+
+def by_size(head: CentroidHead, vectors: Float[ndarray, "n d"]) -> CentroidHead:
+    """The same clusters, the largest first."""
+    sizes = np.bincount(predict(head, vectors).argmax(axis=1), minlength=len(head.centres))
+    head.centres.copy_(head.centres[torch.from_numpy(np.argsort(-sizes, kind="stable"))].clone())
+    return head
+
+
+def on_the_ground(graph: Data, table: pd.DataFrame) -> pd.DataFrame:
+    """The table with the places of the nodes, if they are places."""
+    frame = graph.get("frame")
+    if frame is None:
+        return table
+    return gpd.GeoDataFrame(table, geometry=frame.geometry.to_numpy(), crs=frame.crs)
+
+
+def as_graph_encoder(encoder: str | Path | Encoder) -> GraphEncoder:
+    """A loaded encoder of graphs."""
+    model = encoder if isinstance(encoder, Encoder) else load_encoder(encoder)
+    if not isinstance(model, GraphEncoder):
+        raise InputError(
+            f"{model.spec.name!r} ({model.spec.architecture}) is no encoder of graphs; pretrain graphmae or scgc"
+        )
+    return model
+
+
+def write_nodes(out: str | Path, nodes: pd.DataFrame) -> Path:
+    """Write a table of nodes: ``.gpkg`` or ``.parquet`` with places, ``.csv`` without; appears when whole."""
+    out = Path(out)
+    kinds = (".gpkg", ".parquet", ".csv") if isinstance(nodes, gpd.GeoDataFrame) else (".csv", ".parquet")
+    if out.suffix not in kinds:
+        raise InputError(f"--out {out} must end in {' or '.join(kinds)}")
+    temporary = out.with_name(f"{out.stem}.tmp{out.suffix}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.suffix == ".csv":
+        pd.DataFrame(nodes.drop(columns="geometry", errors="ignore")).to_csv(temporary, index_label="node")
+    elif out.suffix == ".parquet":
+        nodes.to_parquet(temporary)
+    else:
+        nodes.to_file(temporary, driver="GPKG", layer=out.stem)
+    os.replace(temporary, out)
+    return out
+
+
+def class_raster(out: str | Path, nodes: gpd.GeoDataFrame, gsd_m: float = 10) -> Path:
+    """Paint clusters on the ground: a class raster, its confidence in percent and hectares per cluster.
+
+    Args:
+        out: ``.tif``: COG of clusters with colours and names, nodata 255 where no place is.
+        nodes: From ``cluster_graph``, places in a CRS of metres; a cell belongs to the place its centre lies in.
+        gsd_m: Side of a cell; cells lie on multiples of it.
+
+    Raises:
+        InputError: If the places lie in several UTM zones or are no areas, or ``out`` is no ``.tif``.
+    """
+    out = Path(out)
+    if out.suffix != ".tif":
+        raise InputError(f"--raster {out} must end in .tif")
+    if not isinstance(nodes, gpd.GeoDataFrame) or nodes.crs.is_geographic:
+        raise InputError("a class raster needs places of one UTM zone; these have none, or lie in several")
+    if not (nodes.geometry.area > 0).any():
+        raise InputError("a class raster needs areas; these places are points or lines")
+    left, bottom, right, top = nodes.total_bounds
+    box = geom.BoundingBox(left, bottom, right, top, crs=str(nodes.crs))
+    geobox = GeoBox.from_bbox(box, resolution=gsd_m)
+    count = int(nodes["cluster"].max()) + 1
+
+    def parts() -> Iterator[Block]:
+        places = nodes[nodes.geometry.area > 0]
+        for first in range(0, geobox.height, 1024):
+            where = (slice(first, min(first + 1024, geobox.height)), slice(0, geobox.width))
+            part = geobox[where]
+            near = places.iloc[np.sort(places.sindex.query(part.extent.geom))]
+            layers = np.full((2, *part.shape), NODATA, np.uint8)
+            for layer, values in zip(layers, (near["cluster"], (100 * near["confidence"]).round()), strict=True):
+                if len(near):
+                    shapes = zip(near.geometry, values.astype(int), strict=True)
+                    rasterize(shapes, out=layer, transform=part.transform)
+            yield where, layers
+
+    legend = Legend([f"cluster {i}" for i in range(count)], palette(count))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_classes(out, geobox, parts(), legend, None, {"nodes": len(nodes)})
+    return out
+
+
+def graph_map(
+    encoder: str | Path,
+    source: str | Path | None = None,
+    *,
+    classes: int | None = None,
+    out: str | Path = "nodes.gpkg",
+    raster: str | Path | None = None,
+    gsd_m: float = 10,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> Path:
+    """Cluster the nodes of a graph that is made as the one the encoder was trained on.
+
+    Args:
+        encoder: File of a GraphMAE or SCGC encoder pretrained by geossl, which knows how its graph was made.
+        source: Other parcels, map, scenes or graph; None: those it was trained on.
+        classes: As in ``cluster_graph``.
+        out: ``.gpkg`` or ``.parquet`` for places, ``.csv`` for others: ``cluster``, ``confidence``, ``margin`` and the
+            embedding of every node.
+        raster: Also paint a class raster, ``.tif``.
+        gsd_m: Its cell.
+        seed: Of k-means.
+        overwrite: Replace outputs.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        InputError: If something does not fit; nothing was written.
+    """
+    for name, path in (("--out", out), ("--raster", raster)):
+        if path is not None and Path(path).exists() and not overwrite:
+            raise InputError(f"{name} {path} exists; choose another name, or --overwrite")
+    model = as_graph_encoder(encoder)
+    made = provenance(encoder).get("recipe", {}).get("data")
+    if made is None:
+        raise InputError(f"--encoder {encoder} does not say how its graph was made; use geossl.cluster_graph in Python")
+    graph = source_graph(Graphs(**(made if source is None else {**made, "source": str(source)})))
+    nodes = cluster_graph(graph, model, classes, seed=seed)
+    vectors = embed_graph(graph, model)
+    nodes[[c for c in vectors if c.startswith("e")]] = vectors[[c for c in vectors if c.startswith("e")]]
+    if raster is not None:
+        class_raster(raster, nodes, gsd_m)
+    return write_nodes(out, nodes)

@@ -1,0 +1,32 @@
+"""GraphMAE from a recipe."""
+
+from geossl.api.runs.graphs import check_directions, graph_batches, graph_spec, set_statistics
+from geossl.data.graph_batches import GraphBatches
+from geossl.methods.graphmae import GraphMAE
+from geossl.models.graph_layers import GNNEncoder
+from geossl.recipe.graphs import GraphMAERecipe
+from geossl.training.optim import optim_config
+
+
+def data(recipe: GraphMAERecipe) -> GraphBatches:
+    """The graph; of sampled nodes as many hops as encoder and decoder look."""
+    return graph_batches(recipe.data, recipe.train, hops=recipe.encoder.layers + 1)
+
+
+def method(recipe: GraphMAERecipe, data: GraphBatches) -> GraphMAE:
+    """The encoder and method a recipe asks for, with fresh weights."""
+    settings = recipe.encoder
+    spec = graph_spec(
+        f"graphmae_{settings.kind}",
+        "gnn",
+        settings.model_dump(exclude={"scaling", "pool"}),
+        dim=settings.dim,
+        graph=data.graph,
+        scaling=settings.scaling,
+        hops=settings.layers,
+        pool=settings.pool,
+    )
+    encoder = GNNEncoder(spec)
+    set_statistics(encoder, data.graph)
+    check_directions(encoder, data.graph)
+    return GraphMAE(encoder, optim_config(recipe.train), seed=recipe.train.seed, **recipe.objective.model_dump())

@@ -1,0 +1,86 @@
+"""What runs on graphs share."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch_geometric.data import Data
+
+from geossl.api.graphs import source_graph
+from geossl.data.graph_batches import GraphBatches
+from geossl.data.graphs import dense_rows, scipy_csr
+from geossl.errors import InputError
+from geossl.models.graphs import GraphEncoder, GraphSpec
+from geossl.recipe.graphs import Graphs
+from geossl.recipe.sections import Train
+
+PARALLEL = 0.9  # mean cosine of two nodes' features from which on there is nothing to learn from directions
+
+
+def graph_batches(settings: Graphs, train: Train, hops: int) -> GraphBatches:
+    """The graph of a ``data`` section, checked, in batches."""
+    return GraphBatches(
+        source_graph(settings),
+        train.max_steps,
+        batch_graphs=settings.batch_graphs,
+        batch_nodes=settings.batch_nodes,
+        neighbours=settings.neighbours,
+        hops=hops,
+        seed=train.seed,
+        facts={"source": settings.source},
+    )
+
+
+def graph_spec(
+    name: str,
+    architecture: str,
+    arguments: Mapping[str, Any],
+    *,
+    dim: int,
+    graph: Data,
+    scaling: Literal["none", "row", "column"],
+    hops: int,
+    pool: Literal["mean", "max", "sum"],
+) -> GraphSpec:
+    """The specification of an encoder of graphs like this one."""
+    return GraphSpec(
+        name=name,
+        architecture=architecture,
+        arguments=arguments,
+        dim=dim,
+        source="geossl pretrain",
+        licence="see the data's licence",
+        features=graph.x.shape[1],
+        names=tuple(graph.get("names") or ()),
+        scaling=scaling,
+        hops=hops,
+        pool=pool,
+    )
+
+
+def set_statistics(encoder: GraphEncoder, graph: Data) -> None:
+    """Mean and standard deviation of every feature over the training nodes, kept with the encoder."""
+    if encoder.spec.scaling != "column":
+        return
+    x = scipy_csr(graph.x).astype(np.float64)
+    mean = np.asarray(x.mean(axis=0)).ravel()
+    std = np.sqrt(np.maximum(np.asarray(x.multiply(x).mean(axis=0)).ravel() - mean**2, 0))
+    encoder.mean.copy_(torch.from_numpy(mean))
+    encoder.std.copy_(torch.from_numpy(np.where(std < 1e-6, 1.0, std)))
+
+
+def check_directions(encoder: GraphEncoder, graph: Data) -> None:
+    """Refuse features that all point one way, since the scaled cosine error looks at directions alone.
+
+    Raises:
+        InputError: Names the setting that mends it.
+    """
+    rng = np.random.default_rng(0)
+    one, two = (encoder.normalize(dense_rows(graph.x, rng.integers(0, graph.num_nodes, 1000))) for _ in range(2))
+    cosine = float(torch.cosine_similarity(one, two).mean())
+    if cosine > PARALLEL and graph.num_nodes > 1:
+        raise InputError(
+            f"features of {graph.num_nodes} nodes nearly all point one way (mean cosine {cosine:.2f}), so GraphMAE "
+            "would learn nothing; centre them: encoder.scaling=column"
+        )

@@ -1,0 +1,204 @@
+"""SCGC and SCGC*: cluster the nodes of a graph by their own features; the graph enters through the loss alone.
+
+Paper: Kulatilleke, Portmann, Chandra, 2022, arXiv:2204.12656. Not the other method of that abbreviation (Liu et al.).
+Batch: PyG ``Data`` with ``x`` (n c) and ``edge_index`` (2 e), both directions of every edge.
+First an autoencoder learns the features, then k-means gives centres, then contrast and sharpening go on together.
+Differs from the authors' code: the autoencoder is trained here (there, weights are read from a pickle), and labels
+play no part (there, the epoch reported is the one that agrees best with them).
+"""
+
+import warnings
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from sklearn.cluster import KMeans
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+from torch_geometric.data import Data
+
+from geossl.errors import InputError, Note
+from geossl.methods.base import OptimConfig, SSLMethod
+from geossl.models.graph_layers import NodeMLP, mlp
+
+LEAST = 1e-4  # a walk less likely than this is forgotten, so that powers stay sparse
+SMALLEST = 0.001  # share of the nodes below which a cluster counts as empty
+
+
+def walk_weights(
+    edge_index: Int[Tensor, "2 e"], nodes: int, order: int, accumulate: bool
+) -> tuple[Int[Tensor, "2 p"], Float[Tensor, " p"]]:
+    """How likely a random walk from a node ends at another: which pairs count as positive, and how much.
+
+    Args:
+        edge_index: Edges, both directions, without self-loops; every node gets one.
+        nodes: Number of nodes.
+        order: Steps of the walk.
+        accumulate: Sum over 1 ... ``order`` steps (SCGC*: the Influence Augmented Contrastive loss), not the last.
+
+    Returns:
+        Pairs ``(from, to)`` sorted by ``from``, with their weights.
+    """
+    rows, columns = edge_index.cpu().numpy()
+    links = sp.coo_matrix((np.ones(len(rows)), (rows, columns)), shape=(nodes, nodes)).tocsr()
+    links.setdiag(0)
+    links.data[:] = links.data > 0
+    step = links + sp.identity(nodes, format="csr")
+    step = sp.diags_array(1 / np.asarray(step.sum(axis=1)).ravel()) @ step
+    power, total = step, step
+    for _ in range(order - 1):
+        power = power @ step
+        power.data[power.data < LEAST] = 0
+        total = total + power
+    found = sp.coo_matrix(sp.csr_matrix(total if accumulate else power))
+    found.eliminate_zeros()
+    pairs = torch.from_numpy(np.stack([found.row, found.col]).astype(np.int64))
+    return pairs.to(edge_index.device), torch.from_numpy(found.data.astype(np.float32)).to(edge_index.device)
+
+
+def contrast(
+    codes: Float[Tensor, "n d"],
+    pairs: Int[Tensor, "2 p"],
+    weights: Float[Tensor, " p"],
+    tau: float,
+    block: int = 8192,
+) -> Float[Tensor, ""]:
+    """Neighbours against all nodes, over unit vectors.
+
+    Args:
+        codes: One per node.
+        pairs: From ``walk_weights``; every node with itself among them.
+        weights: Of the pairs.
+        tau: Factor on the cosine (an inverse temperature); a node's cosine with itself counts as 0.
+        block: Nodes compared with all others at a time. With more nodes than that their exponentials are computed
+            again for the gradient instead of kept: memory is ``block`` times n floats, and the value is the same.
+
+    Source: the paper's contrastive loss, as its code has it.
+    """
+    unit = F.normalize(codes, dim=1)
+    i, j = pairs
+    cosine = (unit[i] * unit[j]).sum(dim=1).masked_fill(i == j, 0)
+    near = torch.zeros_like(unit[:, 0]).index_add(0, i, weights * (tau * cosine).exp())
+
+    def all_of(rows: Tensor) -> Tensor:
+        with_self = (tau * rows @ unit.T).exp().sum(dim=1)
+        return with_self - (tau * rows.square().sum(dim=1)).exp() + 1
+
+    if len(unit) <= block:
+        everyone = all_of(unit)
+    else:
+        parts = [checkpoint(all_of, rows, use_reentrant=False) for rows in unit.split(block)]
+        everyone = torch.cat(parts)
+    return -(near / everyone + 1e-8).log().mean()
+
+
+def sharpened(labels: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
+    """The target soft labels are pulled to: squared, and divided by cluster size. Source: DEC, equation 3."""
+    weight = labels.square() / labels.sum(dim=0)
+    return (weight / weight.sum(dim=1, keepdim=True)).detach()
+
+
+class SCGC(SSLMethod):
+    """Contrastive graph clustering; ``reconstruct`` and ``accumulate`` make SCGC or SCGC* of it.
+
+    Args:
+        encoder: MLP with cluster centres.
+        optim: Optimiser and schedule.
+        autoencoder_steps: Updates on features alone before the graph comes in.
+        autoencoder_batch: Nodes per such update.
+        reconstruct: Go on rebuilding the features afterwards (SCGC; False in SCGC*).
+        accumulate: Sum walks of all lengths (SCGC*) instead of the longest (SCGC).
+        order: Greatest number of steps along edges.
+        tau: Factor on the cosine.
+        alpha: Weight of the contrast.
+        beta: Weight of the sharpening.
+        seed: Seeds batches and k-means.
+    """
+
+    def __init__(
+        self,
+        encoder: NodeMLP,
+        optim: OptimConfig,
+        autoencoder_steps: int = 400,
+        autoencoder_batch: int = 256,
+        reconstruct: bool = False,
+        accumulate: bool = True,
+        order: int = 1,
+        tau: float = 0.25,
+        alpha: float = 1.0,
+        beta: float = 0.1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(encoder, optim, seed)
+        self.encoder: NodeMLP
+        spec = encoder.spec
+        self.decoder = mlp([spec.dim, *reversed(spec.arguments["widths"]), spec.features])
+        self.autoencoder_steps, self.autoencoder_batch = autoencoder_steps, autoencoder_batch
+        self.reconstruct, self.accumulate, self.order = reconstruct, accumulate, order
+        self.tau, self.alpha, self.beta = tau, alpha, beta
+
+    def losses(self, batch: Data) -> dict[str, Float[Tensor, ""]]:
+        """``contrast``, ``cluster`` and ``rebuild``; the first two are 0 while the autoencoder is trained."""
+        if self.global_step < self.autoencoder_steps:
+            return self.feature_losses(batch, self.global_step)
+        if self.global_step == self.autoencoder_steps:
+            self.start_clusters(batch)
+        return self.graph_losses(batch)
+
+    def feature_losses(self, batch: Data, step: int) -> dict[str, Float[Tensor, ""]]:
+        """The terms of an update of the autoencoder."""
+        rows = self.autoencoder_rows(len(batch.x), step).to(batch.x.device)
+        x = self.encoder.normalize(batch.x[rows])
+        zero = x.new_zeros(())
+        self.readings["smallest_cluster"] = zero  # columns of metrics.csv are the same in both phases
+        return {"contrast": zero, "cluster": zero, "rebuild": F.mse_loss(self.decoder(self.encoder(x)), x)}
+
+    def autoencoder_rows(self, nodes: int, step: int) -> Int[Tensor, " b"]:
+        """Nodes of an update: every epoch a new order, the same whenever the run is resumed."""
+        size = min(self.autoencoder_batch, nodes)
+        epoch, part = divmod(step, -(-nodes // size))
+        rng = np.random.default_rng((self.seed, epoch))
+        return torch.from_numpy(rng.permutation(nodes)[part * size : (part + 1) * size])
+
+    def start_clusters(self, batch: Data) -> None:
+        """Centres from k-means of the codes, the largest cluster first; the optimiser starts afresh.
+
+        Raises:
+            InputError: If there are fewer nodes than clusters.
+        """
+        count = len(self.encoder.centres)
+        with torch.no_grad():
+            codes = self.encoder(self.encoder.normalize(batch.x)).cpu().numpy()
+        if len(codes) < count:
+            raise InputError(f"objective.clusters={count} is more than the {len(codes)} nodes of the graph")
+        found = KMeans(count, n_init=20, random_state=self.seed).fit(codes)
+        order = np.argsort(-np.bincount(found.labels_, minlength=count), kind="stable")
+        self.encoder.centres.data.copy_(torch.from_numpy(found.cluster_centers_[order]))
+        if self._trainer is not None:  # moments of tiny reconstruction gradients would make the first updates leap
+            self._trainer.optimizers[0].state.clear()
+
+    def graph_losses(self, batch: Data) -> dict[str, Float[Tensor, ""]]:
+        """The terms of the second phase."""
+        if "walks" not in batch:  # the same for every update on the whole graph, so kept with it
+            batch.walks = walk_weights(batch.edge_index, len(batch.x), self.order, self.accumulate)
+        pairs, weights = batch.walks
+        x = self.encoder.normalize(batch.x)
+        codes = self.encoder(x)
+        labels = self.encoder.soft_labels(codes)
+        self.readings["smallest_cluster"] = self.smallest(labels)
+        terms = {
+            "contrast": self.alpha * contrast(codes, pairs, weights, self.tau),
+            "cluster": self.beta * F.kl_div(labels.log(), sharpened(labels), reduction="batchmean"),
+        }
+        terms["rebuild"] = F.mse_loss(self.decoder(codes), x) if self.reconstruct else codes.new_zeros(())
+        return terms
+
+    def smallest(self, labels: Float[Tensor, "n k"]) -> Float[Tensor, ""]:
+        """Share of nodes in the smallest cluster; warns at the end of training if it is next to nothing."""
+        shares = torch.bincount(labels.argmax(dim=1), minlength=labels.shape[1]) / len(labels)
+        if self.global_step == self.optim.max_steps - 1 and shares.min() < SMALLEST:
+            text = f"cluster {int(shares.argmin())} holds {100 * float(shares.min()):.2g} % of the nodes"
+            warnings.warn(f"{text}; lower objective.beta or objective.clusters", Note, stacklevel=2)
+        return shares.min().detach()

@@ -1,0 +1,182 @@
+import json
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pytest
+import rasterio
+import shapely
+import torch
+from click.testing import CliRunner
+from torch_geometric.data import Data
+
+import geossl
+from geossl import recipe
+from geossl.cli import main
+from geossl.data.graphs import read_graph
+from geossl.errors import InputError, RecipeError
+from geossl.models.files import provenance
+
+TINY = ["encoder.dim=4", "encoder.widths=[16]", "objective.autoencoder_steps=150", "train.max_steps=220"]
+
+
+@pytest.fixture(scope="module")
+def parcels(tmp_path_factory):
+    """A grid of 12 x 12 fields of 100 m, three crops in bands."""
+    rng = np.random.default_rng(0)
+    row, column = np.divmod(np.arange(144), 12)
+    crop = row // 4
+    values = rng.normal(0, 0.3, (144, 5)) + 2 * np.eye(3, 5)[crop]
+    places = [
+        shapely.box(500_000 + 100 * x, 100 * y, 500_100 + 100 * x, 100 * y + 100)
+        for y, x in zip(row, column, strict=True)
+    ]
+    frame = gpd.GeoDataFrame(values, columns=list("abcde"), geometry=places, crs=32633)
+    path = tmp_path_factory.mktemp("parcels") / "parcels.gpkg"
+    frame.to_file(path)
+    return path, crop
+
+
+@pytest.fixture(scope="module")
+def runs(parcels, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs")
+    changes = [f"data.source={parcels[0]}", "data.edges=rook"]
+    scgc = recipe.load("scgc", [*changes, "objective.clusters=3", *TINY, f"out={out / 'scgc'}"])
+    small = ["encoder.dim=8", "encoder.heads=2", "train.max_steps=20"]
+    graphmae = recipe.load("graphmae", [*changes, *small, f"out={out / 'graphmae'}"])
+    return {"scgc": geossl.pretrain(scgc), "graphmae": geossl.pretrain(graphmae)}
+
+
+def test_parcels_are_clustered_by_what_grows_on_them(parcels, runs):
+    frame = gpd.read_file(parcels[0])
+    graph = geossl.graph_from_geodataframe(frame, edges="rook", smooth=1)
+    found = geossl.cluster_graph(graph, runs["scgc"] / "encoder.safetensors")
+    assert list(found.columns) == ["cluster", "confidence", "margin", "geometry"]
+    assert found.crs == frame.crs
+    for crop in range(3):
+        assert found.cluster[parcels[1] == crop].value_counts(normalize=True).iloc[0] > 0.9
+    assert ((found.confidence >= 1 / 3) & (found.margin <= found.confidence)).all()
+
+
+def test_a_run_knows_its_graph_and_features(parcels, runs):
+    facts = provenance(runs["graphmae"] / "encoder.safetensors")
+    assert facts["data"] == {"nodes": 144, "edges": 264, "source": str(parcels[0])}
+    spec = geossl.load_encoder(runs["graphmae"] / "encoder.safetensors").spec
+    assert spec.names == tuple("abcde")
+    np.testing.assert_allclose(
+        geossl.load_encoder(runs["graphmae"] / "encoder.safetensors").mean,
+        gpd.read_file(parcels[0])[list("abcde")].mean(),
+        atol=1e-5,
+    )
+
+
+def test_embeddings_come_back_with_their_places(parcels, runs):
+    graph = geossl.graph_from_geodataframe(gpd.read_file(parcels[0]), edges="rook")
+    found = geossl.embed_graph(graph, runs["graphmae"] / "encoder.safetensors")
+    assert list(found.columns) == [f"e{i:03d}" for i in range(8)] + ["geometry"]
+    blocks = geossl.embed_graph(graph, runs["graphmae"] / "encoder.safetensors", block_nodes=20)
+    np.testing.assert_allclose(found.iloc[:, :8], blocks.iloc[:, :8], atol=1e-5)
+    bare = Data(x=graph.x, edge_index=graph.edge_index)
+    assert not isinstance(geossl.embed_graph(bare, runs["graphmae"] / "encoder.safetensors"), gpd.GeoDataFrame)
+
+
+def test_the_map_paints_every_pixel_of_a_parcel_with_its_cluster(runs, tmp_path):
+    out, raster = tmp_path / "c.gpkg", tmp_path / "c.tif"
+    encoder = str(runs["scgc"] / "encoder.safetensors")
+    done = CliRunner().invoke(
+        main, ["graph", "--encoder", encoder, "--out", str(out), "--raster", str(raster), "--gsd", "50"]
+    )
+    assert done.exit_code == 0, done.output
+    nodes = gpd.read_file(out)
+    assert {"cluster", "confidence", "margin", "e000", "e003"} <= set(nodes.columns)
+    with rasterio.open(raster) as file, rasterio.open(tmp_path / "c_confidence.tif") as percent:
+        cells, sure = file.read(1), percent.read(1)
+        assert cells.shape == (24, 24)
+        assert json.loads(file.tags()["CLASS_NAMES"])[0] == "cluster 0"
+        for x, y, cluster, confidence in zip(
+            *shapely.get_coordinates(nodes.centroid).T, nodes.cluster, nodes.confidence, strict=True
+        ):
+            row, column = file.index(x - 20, y + 20)
+            assert cells[row, column] == cells[row + 1, column + 1] == cluster
+            assert sure[row, column] == round(100 * confidence)
+    areas = pd.read_csv(tmp_path / "c_area.csv")
+    assert areas.hectares.sum() == pytest.approx(144, rel=0.01)
+
+
+def test_outside_of_parcels_there_is_no_class(tmp_path):
+    places = [shapely.box(0, 0, 100, 100), shapely.box(200, 0, 300, 100)]
+    nodes = gpd.GeoDataFrame({"cluster": [1, 0], "confidence": [0.9, 0.5]}, geometry=places, crs=32633)
+    with rasterio.open(geossl.class_raster(tmp_path / "c.tif", nodes, gsd_m=100.0)) as file:
+        assert file.read(1).tolist() == [[1, 255, 0]]
+        assert file.nodata == 255
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--encoder", "GRAPHMAE"], "graphmae_gat has no clusters of its own; say how many classes"),
+        (["--encoder", "GRAPHMAE", "--classes", "500"], "classes=500 is not possible for 144 nodes"),
+        (["--encoder", "SCGC", "--out", "c.shp"], r"--out c.shp must end in .gpkg or .parquet"),
+        (["--encoder", "SCGC", "--raster", "c.png"], r"--raster c.png must end in .tif"),
+        (["--encoder", "SCGC", "--source", "none.gpkg"], "does not exist"),
+        (["--encoder", "none.safetensors"], "does not exist"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(runs, arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    files = {name.upper(): str(path / "encoder.safetensors") for name, path in runs.items()}
+    done = CliRunner().invoke(main, ["graph", *(files.get(a, a) for a in arguments)])
+    assert done.exit_code == 2
+    assert message.replace("\\", "") in done.output
+    assert done.output.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_outputs_are_not_overwritten_unasked(runs, tmp_path):
+    (tmp_path / "c.gpkg").write_text("mine")
+    encoder = str(runs["scgc"] / "encoder.safetensors")
+    done = CliRunner().invoke(main, ["graph", "--encoder", encoder, "--out", str(tmp_path / "c.gpkg")])
+    assert done.exit_code == 2
+    assert "exists; choose another name, or --overwrite" in done.output
+    assert (tmp_path / "c.gpkg").read_text() == "mine"
+
+
+def test_a_resumed_run_ends_at_the_same_weights(parcels, tmp_path):
+    changes = [f"data.source={parcels[0]}", "objective.clusters=3", *TINY, "train.checkpoint_every=40"]
+    whole = geossl.pretrain(recipe.load("scgc", [*changes, f"out={tmp_path / 'a'}"]))
+    state = geossl.load_encoder(whole / "encoder.safetensors").state_dict()
+    part = tmp_path / "b"
+    geossl.pretrain(recipe.load("scgc", [*changes, f"out={part}"]))
+    again = geossl.load_encoder(part / "encoder.safetensors").state_dict()
+    assert all(torch.equal(state[name], again[name]) for name in state)
+    rows = pd.read_csv(whole / "metrics.csv")
+    assert (rows.contrast[rows.step <= 150] == 0).all()
+    assert (rows.contrast[rows.step > 150] > 0).all()
+
+
+def test_recipes_say_what_does_not_fit():
+    for changes, message in (
+        (["encoder.dim=10", "encoder.heads=4"], "encoder.dim=10 must be a multiple of encoder.heads=4"),
+        (["data.batch_nodes=8", "data.batch_graphs=2"], "both set; choose one"),
+        (["objective.gamma=0.5"], "greater than or equal to 1"),
+    ):
+        with pytest.raises(RecipeError, match=message):
+            recipe.load("graphmae", changes)
+    with pytest.raises(RecipeError, match=r"train.max_steps=300 must be more than objective.autoencoder_steps=400"):
+        recipe.load("scgc", ["train.max_steps=300"])
+
+
+def test_an_image_encoder_is_no_graph_encoder(runs):
+    graph = read_graph(Data(x=torch.ones(3, 2), edge_index=torch.tensor([[0, 1], [1, 0]])))
+    with pytest.raises(InputError, match="has 2 features per node"):
+        geossl.embed_graph(graph, runs["graphmae"] / "encoder.safetensors")
+
+
+def test_features_that_all_point_one_way_are_refused(tmp_path):
+    graph = Data(x=torch.rand(50, 4) * 0.1 + 1, edge_index=torch.tensor([[0, 1], [1, 0]]))
+    file = geossl.write_graph(tmp_path / "g.npz", graph)
+    changes = [f"data.source={file}", "encoder.dim=8", "train.max_steps=2", f"out={tmp_path / 'run'}"]
+    with pytest.raises(InputError, match=r"nearly all point one way \(mean cosine 1.00\).*encoder.scaling=column"):
+        geossl.pretrain(recipe.load("graphmae", [*changes, "encoder.scaling=none"]))
+    assert not (tmp_path / "run").exists() or not list((tmp_path / "run").glob("*.safetensors"))
+    geossl.pretrain(recipe.load("graphmae", changes))

@@ -1,0 +1,168 @@
+import numpy as np
+import pytest
+import torch
+from torch_geometric.data import Data, InMemoryDataset
+
+from geossl.data.graph_batches import GraphBatches, around
+from geossl.data.graphs import dense_rows, read_graph, write_graph
+from geossl.errors import InputError, MissingFileError
+from tests.models.test_graph_layers import random_graph
+
+
+def words(nodes=50, seed=0):
+    x, edge_index = random_graph(nodes, 200, 40, seed)
+    data = Data(x=(x > 1.5).float(), edge_index=edge_index, y=torch.arange(nodes) % 3)
+    for i, split in enumerate(("train", "val", "test")):
+        data[f"{split}_mask"] = torch.arange(nodes) % 3 == i
+    return data
+
+
+def test_a_graph_survives_being_written(tmp_path):
+    graph = words()
+    graph.names = tuple(f"w{i}" for i in range(40))
+    again = read_graph(write_graph(tmp_path / "g.npz", graph))
+    assert again.x.layout == torch.sparse_csr
+    assert torch.equal(dense_rows(again.x), graph.x)
+    assert torch.equal(dense_rows(again.x, np.array([7, 3])), graph.x[[7, 3]])
+    assert torch.equal(again.edge_index, graph.edge_index)
+    assert torch.equal(again.y, graph.y)
+    assert torch.equal(again.val_mask, graph.val_mask)
+    assert again.names == graph.names
+    dense = read_graph(write_graph(tmp_path / "d.npz", Data(x=torch.randn(4, 3), edge_index=graph.edge_index[:, :0])))
+    assert dense.x.layout == torch.strided
+
+
+def test_edges_are_made_plain():
+    graph = read_graph(Data(x=torch.ones(3, 1), edge_index=torch.tensor([[0, 0, 1, 2], [1, 1, 1, 1]])))
+    assert graph.edge_index.tolist() == [[0, 1, 1, 2], [1, 0, 2, 1]]
+
+
+class Small(InMemoryDataset):
+    def __init__(self, graphs):
+        super().__init__()
+        self.data, self.slices = self.collate(graphs)
+
+
+def test_a_data_set_of_one_graph_and_of_many():
+    one = read_graph(Small([words()]))
+    assert torch.equal(one.train_mask, words().train_mask)
+    graphs = [
+        Data(x=torch.full((n, 2), float(n)), edge_index=torch.tensor([[0, 1], [1, 0]]), y=torch.tensor([n]))
+        for n in (2, 3)
+    ]
+    many = read_graph(Small(graphs))
+    assert many.batch.tolist() == [0, 0, 1, 1, 1]
+    assert many.graph_y.tolist() == [2, 3]
+    assert many.edge_index.tolist() == [[0, 1, 2, 3], [1, 0, 3, 2]]
+
+
+def test_graphs_without_features_get_their_degrees(tmp_path):
+    edges = torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])
+    graph = read_graph(Small([Data(edge_index=edges, num_nodes=3, y=torch.tensor([i])) for i in range(2)]))
+    assert graph.x[:3].tolist() == [[0, 1, 0], [0, 0, 1], [0, 1, 0]]
+    again = read_graph(write_graph(tmp_path / "g.npz", graph))
+    assert torch.equal(again.batch, graph.batch)
+    assert torch.equal(again.graph_y, graph.graph_y)
+
+
+def test_text_as_of_sdcn_is_read(tmp_path):
+    np.savetxt(tmp_path / "acm.txt", [[1, 0], [0, 1], [1, 1]])
+    np.savetxt(tmp_path / "acm_graph.txt", [[0, 1], [2, 1]], fmt="%d")
+    np.savetxt(tmp_path / "acm_label.txt", [0, 1, 1], fmt="%d")
+    graph = read_graph(tmp_path)
+    assert graph.edge_index.tolist() == [[0, 1, 1, 2], [1, 0, 2, 1]]
+    assert graph.y.tolist() == [0, 1, 1]
+    (tmp_path / "acm.txt").write_text("a b\n")
+    with pytest.raises(InputError, match="cannot be read as tables of numbers"):
+        read_graph(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": None}, "has no x; a graph needs both"),
+        ({"edge_index": None}, "has no edge_index"),
+        ({"x": torch.ones(50)}, "expected nodes by features"),
+        ({"edge_index": torch.tensor([[0, 99], [1, 2]])}, "names nodes 0 to 99; it has 50"),
+        ({"edge_index": torch.zeros(3, 2, dtype=torch.int64)}, "expected 2 by edges"),
+        ({"x": torch.full((50, 2), torch.nan)}, "holds NaN or infinite"),
+        ({"y": torch.ones(7)}, "y of the graph has 7 values for 50 nodes"),
+    ],
+)
+def test_what_is_no_graph_is_refused(change, message):
+    graph = words()
+    for key, value in change.items():
+        graph[key] = value
+    with pytest.raises(InputError, match=message):
+        read_graph(graph)
+
+
+def test_files_that_are_no_graphs_are_refused(tmp_path):
+    with pytest.raises(MissingFileError, match="does not exist"):
+        read_graph(tmp_path / "none.npz")
+    (tmp_path / "g.pt").write_bytes(b"x")
+    with pytest.raises(InputError, match="is no graph file; expected .npz"):
+        read_graph(tmp_path / "g.pt")
+    np.savez(tmp_path / "pickled.npz", x=np.array([{}], dtype=object), edge_index=np.zeros((2, 0)))
+    with pytest.raises(InputError, match="cannot be read as .npz of plain arrays"):
+        read_graph(tmp_path / "pickled.npz")
+    np.savez(tmp_path / "other.npz", a=np.zeros(3))
+    with pytest.raises(InputError, match="holds a; expected x"):
+        read_graph(tmp_path / "other.npz")
+    with pytest.raises(InputError, match=r"must end in \.npz"):
+        write_graph(tmp_path / "g.csv", words())
+
+
+def test_the_whole_graph_is_one_batch_made_once():
+    data = GraphBatches(read_graph(words()), 3)
+    batches = list(data.train_dataloader())
+    assert len(batches) == 3
+    assert batches[0] is batches[2]
+    assert torch.equal(batches[0].x, words().x)
+    assert data.describe()["nodes"] == 50
+
+
+def test_a_resumed_run_gets_the_batches_it_would_have_got():
+    graph = read_graph(words())
+    whole = GraphBatches(graph, 6, batch_nodes=8, neighbours=3, seed=1)
+    rest = GraphBatches(graph, 6, batch_nodes=8, neighbours=3, seed=1)
+    rest.start_step = 4
+    one, two = list(whole.train_dataloader()), list(rest.train_dataloader())
+    assert len(two) == 2
+    assert torch.equal(one[4].x, two[0].x)
+    assert torch.equal(one[5].edge_index, two[1].edge_index)
+    assert int(one[0].core.sum()) == 8
+
+
+def test_every_node_is_drawn_once_before_any_comes_again():
+    data = GraphBatches(read_graph(words()), 9, batch_nodes=5)
+    first = np.concatenate([data.drawn(list(range(i, i + 5)), 50) for i in range(0, 50, 5)])
+    assert sorted(first) == list(range(50))
+
+
+def test_batches_of_graphs_hold_whole_graphs():
+    graphs = [
+        Data(x=torch.full((n, 1), float(n)), edge_index=torch.tensor([[0, n - 1], [n - 1, 0]])) for n in (2, 3, 4)
+    ]
+    data = GraphBatches(read_graph(Small(graphs)), 5, batch_graphs=2)
+    for batch in data.train_dataloader():
+        sizes = batch.x.flatten().unique().tolist()
+        assert sum(sizes) == len(batch.x)
+        assert batch.edge_index.shape[1] == 2 * len(sizes)
+    with pytest.raises(InputError, match="needs many graphs"):
+        GraphBatches(read_graph(words()), 5, batch_graphs=2)
+
+
+def test_sampled_neighbours_are_neighbours_and_all_of_them_where_few():
+    data = GraphBatches(read_graph(words()), 1, batch_nodes=4)
+    seeds = np.array([3, 11])
+    near = data.incoming
+    full = around(near, seeds, 2, 10**6, np.random.default_rng(0))
+    expected = set(seeds)
+    for _ in range(2):
+        expected |= {int(j) for i in expected for j in near[int(i)].indices}
+    assert set(full.tolist()) == {int(i) for i in expected}
+    assert full[:2].tolist() == [3, 11]
+    some = around(near, seeds, 1, 2, np.random.default_rng(0))
+    assert set(some.tolist()) <= set(full.tolist())
+    assert len(some) <= 2 + 2 * 2

@@ -1,0 +1,224 @@
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from sklearn.cluster import KMeans
+from torch_geometric.data import Data
+
+from geossl.errors import InputError, Note
+from geossl.methods.base import OptimConfig
+from geossl.methods.scgc import SCGC, contrast, sharpened, walk_weights
+from geossl.models.graph_layers import NodeMLP
+from geossl.models.graphs import GraphSpec
+from tests.models.test_graph_layers import random_graph
+
+OPTIM = OptimConfig("adam", 1e-3, (0.9, 0.999), 0.0, "constant", 0, 50, decay_all=True)
+PATH = torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])  # 0 - 1 - 2
+
+
+def method_of(features=6, clusters=3, widths=(16, 8), seed=0, **objective):
+    torch.manual_seed(seed)
+    spec = GraphSpec(
+        name="s", architecture="node_mlp", arguments={"widths": list(widths), "clusters": clusters}, dim=4, source="",
+        licence="", features=features, names=(), scaling="none", hops=0,
+    )  # fmt: skip
+    return SCGC(NodeMLP(spec), OPTIM, autoencoder_steps=0, seed=seed, **objective)
+
+
+def batch_of(nodes=30, edges=90):
+    x, edge_index = random_graph(nodes, edges)
+    return Data(x=x, edge_index=edge_index)
+
+
+def dense(pairs, weights, nodes):
+    out = torch.zeros(nodes, nodes)
+    out[pairs[0], pairs[1]] = weights
+    return out
+
+
+def test_walk_weights_equal_matrices_written_by_hand():
+    step = torch.tensor([[1 / 2, 1 / 2, 0], [1 / 3, 1 / 3, 1 / 3], [0, 1 / 2, 1 / 2]])
+    for order, accumulate, expected in (
+        (1, False, step),
+        (1, True, step),
+        (2, False, step @ step),
+        (2, True, step + step @ step),
+    ):
+        found = dense(*walk_weights(PATH, 3, order, accumulate), 3)
+        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(found.sum(1), torch.full((3,), float(order if accumulate else 1)))
+
+
+def test_a_node_alone_walks_to_itself():
+    pairs, weights = walk_weights(PATH, 4, 3, accumulate=True)
+    assert float(dense(pairs, weights, 4)[3, 3]) == 3
+    assert float(dense(*walk_weights(PATH, 4, 3, accumulate=False), 4)[3, 3]) == 1
+
+
+def test_contrast_of_two_nodes_by_hand():
+    codes, edge = torch.eye(2), torch.tensor([[0, 1], [1, 0]])
+    pairs, weights = walk_weights(edge, 2, 1, accumulate=False)
+    # cosine 0 off the diagonal and 0 by definition on it: (1/2 e^0 + 1/2 e^0) / (e^0 + e^0)
+    assert float(contrast(codes, pairs, weights, 1.0)) == pytest.approx(-math.log(1 / 2 + 1e-8), abs=1e-6)
+    same = float(contrast(torch.ones(2, 2), pairs, weights, 1.0))
+    assert same == pytest.approx(-math.log((1 / 2 + math.e / 2) / (1 + math.e) + 1e-8), abs=1e-6)
+
+
+@pytest.mark.parametrize("block", [2, 3, 100])
+def test_contrast_equals_a_double_loop_for_any_block(block):
+    g = torch.Generator().manual_seed(0)
+    codes = torch.randn(7, 3, generator=g, dtype=torch.float64, requires_grad=True)
+    again = codes.detach().clone().requires_grad_()
+    _, edge_index = random_graph(7, 12)
+    pairs, weights = walk_weights(edge_index, 7, 2, accumulate=True)
+    gamma, terms = dense(pairs, weights, 7), []
+    for i in range(7):
+        near, everyone = 0.0, 0.0
+        for j in range(7):
+            cosine = torch.cosine_similarity(again[i], again[j], dim=0) if i != j else torch.tensor(0.0)
+            near, everyone = near + gamma[i, j] * (0.7 * cosine).exp(), everyone + (0.7 * cosine).exp()
+        terms.append(-(near / everyone + 1e-8).log())
+    expected, found = torch.stack(terms).mean(), contrast(codes, pairs, weights.double(), 0.7, block)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
+    expected.backward()
+    found.backward()
+    torch.testing.assert_close(codes.grad, again.grad, atol=1e-6, rtol=1e-6)
+
+
+def test_tau_multiplies_so_that_zero_leaves_the_weights_alone():
+    codes, (pairs, weights) = torch.randn(3, 2), walk_weights(PATH, 3, 2, accumulate=True)
+    assert float(contrast(codes, pairs, weights, 0.0)) == pytest.approx(-math.log(2 / 3), abs=1e-5)
+
+
+def test_lengths_of_codes_do_not_matter_and_zero_codes_are_finite():
+    codes, (pairs, weights) = torch.randn(3, 2), walk_weights(PATH, 3, 1, accumulate=False)
+    one, two = contrast(codes, pairs, weights, 1.0), contrast(3 * codes, pairs, weights, 1.0)
+    torch.testing.assert_close(one, two)
+    codes = torch.zeros(3, 2, requires_grad=True)
+    contrast(codes, pairs, weights, 1.0).backward()
+    assert torch.isfinite(codes.grad).all()
+
+
+def test_a_step_pulls_neighbours_together_and_pushes_others_away():
+    x, edge_index = random_graph(20, 30)
+    codes = torch.nn.functional.normalize(x[:, :4], dim=1).requires_grad_()
+    pairs, weights = walk_weights(edge_index, 20, 1, accumulate=False)
+    near = torch.zeros(20, 20, dtype=torch.bool).index_put((edge_index[0], edge_index[1]), torch.tensor(True))
+    other = ~near & ~torch.eye(20, dtype=torch.bool)
+
+    def gap(z):
+        cosine = torch.cosine_similarity(z[:, None], z[None], dim=2)
+        return float(cosine[near].mean() - cosine[other].mean())
+
+    contrast(codes, pairs, weights, 1.0).backward()
+    assert gap((codes - 5 * codes.grad).detach()) > gap(codes.detach()) + 0.01
+
+
+def test_targets_are_sharper_and_carry_no_gradient():
+    labels = torch.tensor([[0.7, 0.3], [0.3, 0.7]], requires_grad=True)
+    target = sharpened(labels)
+    expected = 0.49 / (0.49 + 0.09)
+    torch.testing.assert_close(target, torch.tensor([[expected, 1 - expected], [1 - expected, expected]]))
+    assert not target.requires_grad
+    certain = torch.eye(3)[[0, 1, 2, 2]]
+    torch.testing.assert_close(sharpened(certain), certain)
+
+
+def test_the_cluster_term_is_the_mean_divergence_from_the_target():
+    method, batch = method_of(beta=1.0), batch_of()
+    found = float(method.graph_losses(batch)["cluster"])
+    labels = method.encoder.soft_labels(method.encoder(batch.x)).detach()
+    expected = scipy.stats.entropy(sharpened(labels).numpy(), labels.numpy(), axis=1).mean()
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert found > 0
+
+
+def test_the_star_does_without_decoder_once_the_graph_is_in():
+    batch = batch_of()
+    star, plain = method_of(reconstruct=False), method_of(reconstruct=True, accumulate=False)
+    one, two = star.graph_losses(batch), plain.graph_losses(batch_of())
+    torch.testing.assert_close(one["contrast"], two["contrast"])  # equal for one step along edges
+    assert float(one["rebuild"].detach()) == 0 < float(two["rebuild"].detach())
+    sum(one.values()).backward()
+    assert all(p.grad is None for p in star.decoder.parameters())
+    sum(two.values()).backward()
+    assert all(p.grad is not None for p in plain.decoder.parameters())
+
+
+def test_the_paper_s_encoder_has_as_many_parameters_as_published():
+    method = method_of(features=1870, clusters=3, widths=(500, 500, 2000))
+    method.encoder.mlp[-1] = torch.nn.Linear(2000, 10)
+    assert sum(p.numel() for p in method.encoder.mlp.parameters()) == 2_208_010
+
+
+def test_labels_play_no_part():
+    with_labels, without = batch_of(), batch_of()
+    with_labels.y = torch.arange(30) % 3
+    one, two = method_of().graph_losses(with_labels), method_of().graph_losses(without)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_permuting_nodes_permutes_labels_and_keeps_the_losses():
+    method, batch = method_of(order=2), batch_of()
+    order = torch.randperm(30, generator=torch.Generator().manual_seed(0))
+    moved = Data(x=batch.x[order], edge_index=torch.argsort(order)[batch.edge_index])
+    one, two = method.graph_losses(batch), method.graph_losses(moved)
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], atol=1e-5, rtol=1e-4)
+    encoder = method.encoder
+    labels = encoder.soft_labels(encoder(batch.x))
+    torch.testing.assert_close(encoder.soft_labels(encoder(moved.x)), labels[order])
+    torch.testing.assert_close(encoder.soft_labels(encoder(batch.x[3:5])), labels[3:5])  # no edge is needed
+
+
+def test_centres_are_those_of_k_means_with_the_largest_cluster_first():
+    method, batch = method_of(), batch_of(60, 100)
+    batch.x[:40] += 5
+    batch.x[40:55] -= 5
+    method.start_clusters(batch)
+    codes = method.encoder(batch.x).detach().numpy()
+    found = KMeans(3, n_init=20, random_state=0).fit(codes)
+    order = np.argsort(-np.bincount(found.labels_), kind="stable")
+    np.testing.assert_allclose(method.encoder.centres.detach().numpy(), found.cluster_centers_[order], rtol=1e-5)
+    nearest = method.encoder.soft_labels(method.encoder(batch.x)).argmax(1)
+    sizes = torch.bincount(nearest, minlength=3).tolist()
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_the_autoencoder_sees_every_node_once_per_epoch():
+    method = method_of(autoencoder_batch=8)
+    rows = torch.cat([method.autoencoder_rows(30, step) for step in range(4)])
+    assert sorted(rows.tolist()) == list(range(30))
+    assert not torch.equal(method.autoencoder_rows(30, 4), rows[:8])
+    assert torch.equal(method.autoencoder_rows(30, 4), method.autoencoder_rows(30, 4))
+
+
+def test_more_clusters_than_nodes_are_refused():
+    with pytest.raises(InputError, match="objective.clusters=40 is more than the 30 nodes"):
+        method_of(clusters=40).start_clusters(batch_of())
+
+
+def test_an_empty_cluster_is_told_at_the_end(monkeypatch):
+    method, batch = method_of(clusters=2), batch_of()
+    method.encoder.centres.data[1] = 1e4
+    method.graph_losses(batch)
+    monkeypatch.setattr(type(method), "global_step", OPTIM.max_steps - 1)
+    with pytest.warns(Note, match=r"cluster 1 holds 0 % of the nodes; lower objective.beta or objective.clusters"):
+        method.graph_losses(batch)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "term"),
+    [("order", 3, "contrast"), ("tau", 2.0, "contrast"), ("alpha", 2.0, "contrast"), ("beta", 1.0, "cluster"),
+     ("reconstruct", True, "rebuild")],
+)  # fmt: skip
+def test_every_setting_changes_a_term(setting, value, term):
+    plain, changed = (method_of(**c).graph_losses(batch_of())[term] for c in ({}, {setting: value}))
+    assert not torch.equal(plain, changed)
+
+
+def test_the_sum_of_walks_differs_from_the_longest():
+    one, two = (method_of(order=2, accumulate=a).graph_losses(batch_of())["contrast"] for a in (True, False))
+    assert not torch.equal(one, two)

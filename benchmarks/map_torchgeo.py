@@ -1,10 +1,10 @@
 """The same map by a tiled loop as torchgeo users write it today, and by geossl: same raster, weights and threads.
 
 The loop: GridGeoSampler over an intersection of raster datasets, about 50 % overlap, torchgeo's CROMA, the mean where
-tokens overlap, everything in memory. CROMA base with random weights: good for cost and for seams of the method, not for
-those of a trained encoder.
+tokens overlap, everything in memory. CROMA base with random weights, which is good for cost; or a trained encoder,
+which is what seams are about. geossl at the loop's own 120 px window with a margin of 24 px; trained also with 120 px.
 
-Run: python benchmarks/map_torchgeo.py [--side 720]
+Run: python benchmarks/map_torchgeo.py [--encoder demo/run/encoder.safetensors] [--side 720]
 """
 
 import argparse
@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ from geossl.models.croma import CROMAEncoder, croma_spec
 from geossl.models.croma_layouts import to_layout
 from geossl.models.files import read_encoder, save_encoder
 
-WINDOW, STRIDE = 120, 56  # px; whole patches, 53 % overlap
+WINDOW, MARGIN, STRIDE = 120, 24, 56  # px; whole patches, 53 % overlap
 
 
 def torchgeo_loop(folder, weights, side_px):
@@ -89,7 +90,7 @@ def one(who, folder, weights, side_px):
         seams = step_ratio(*torchgeo_loop(Path(folder), weights, side_px))
         km2 = (side_px / 100) ** 2
     else:
-        scene = Scene(folder, weights)
+        scene = Scene(folder, weights).with_margin(int(who.split()[-1]))
         cells = side_px // scene.cell_px
         path = scene.map("geossl.zarr", cells, cells)
         seams = float(seam_ratio(geossl.open(path), scene.cell_px // 8))
@@ -100,6 +101,7 @@ def one(who, folder, weights, side_px):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--encoder", type=Path, help="CROMA; by default base with random weights")
     parser.add_argument("--side", type=int, default=720)
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -110,11 +112,13 @@ def main():
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         big_scene(folder, args.side + 300)
-        weights = folder / "base.safetensors"
+        weights = folder / "weights.safetensors"
         torch.manual_seed(0)
-        save_encoder(weights, CROMAEncoder(croma_spec("base")).eval(), {})
+        encoder = read_encoder(args.encoder) if args.encoder else CROMAEncoder(croma_spec("base"))
+        encoder.spec = replace(encoder.spec, window_px=WINDOW, margin_px=MARGIN)
+        save_encoder(weights, encoder.eval(), {})
         print("| way | km2/s | peak MB | seam step ratio |\n|---|---|---|---|")
-        for who in ("torchgeo loop", "geossl"):
+        for who in ("torchgeo loop", f"geossl, margin {MARGIN}", *(["geossl, margin 120"] if args.encoder else [])):
             call = [sys.executable, __file__, "--child", who, str(folder), str(weights.absolute())]
             done = subprocess.run([*call, str(args.side)], capture_output=True, text=True, check=True)
             m = json.loads(done.stdout.splitlines()[-1])

@@ -12,6 +12,7 @@ from affine import Affine
 from jaxtyping import Bool
 from odc.geo.geobox import GeoBox
 from pyproj import CRS, Transformer
+from pyproj.exceptions import CRSError
 from shapely.validation import explain_validity
 
 from geossl.errors import GridError, MissingFileError
@@ -162,6 +163,20 @@ def by_zone(aoi: Aoi) -> dict[int, Aoi]:
             part = shapely.union_all(parts)
             found[epsg_of(number, part.centroid.y)] = Aoi(part, f"{aoi.name}, zone {number}")
     return found
+
+
+def check_crs(epsg: int) -> None:
+    """Refuse a CRS that maps cannot lie in.
+
+    Raises:
+        GridError: If it is not known, or not projected in metres.
+    """
+    try:
+        crs = CRS.from_epsg(epsg)
+    except CRSError:
+        raise GridError(f"--crs {epsg} is no EPSG code; use one of UTM such as 32633, or leave it out") from None
+    if not crs.is_projected or any(axis.unit_name != "metre" for axis in crs.axis_info):
+        raise GridError(f"--crs {epsg} ({crs.name}) is not projected in metres; use one of UTM such as 32633")
 
 
 def zone_of(longitude: float) -> int:

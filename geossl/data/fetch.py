@@ -12,7 +12,7 @@ from odc.geo.geobox import GeoBox
 from geossl.data.bands import BANDS
 from geossl.data.composite import EPOCH, CatalogScenes, outline
 from geossl.errors import InputError
-from geossl.grid import Aoi, Lattice, by_zone
+from geossl.grid import Aoi, Lattice, by_zone, check_crs
 
 TILE = Lattice(0, patch_px=8, gsd_m=10.0, cell_patches=128)  # 1024 px, on the lattice of maps
 
@@ -33,6 +33,8 @@ def fetch(
         InputError: If ``out`` cannot be written.
         RunError: If a scene cannot be read.
     """
+    if crs is not None:
+        check_crs(crs)
     try:
         for sensor in source.sensors:
             (out / sensor).mkdir(parents=True, exist_ok=True)

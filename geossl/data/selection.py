@@ -54,6 +54,8 @@ def find_scenes(
     for option, values, known in (("--composite", [composite], COMPOSITES), ("--sensors", sensors, tuple(BANDS))):
         if unknown := [value for value in values if value not in known]:
             raise InputError(f"{option} {unknown[0]!r} is not known; use {', '.join(known)}")
+    if not 0 <= max_cloud <= 100:
+        raise InputError(f"--max-cloud {max_cloud:g} is no percentage; use 0 to 100")
     where, period = catalog_of(catalog), parse_dates(dates)
     check_mask(mask)
     check_key(where, sensors)

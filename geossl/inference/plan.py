@@ -111,6 +111,8 @@ class BuildFolder:
             InputError: Names the differing keys, or what stands in the way.
         """
         if overwrite:
+            if self.out.is_dir() and any(self.out.iterdir()) and not (self.out / "zarr.json").exists():
+                raise InputError(f"--out {self.out} is a folder of something else, not a map; choose another name")
             return
         if not self.plan.exists():
             if self.out.exists():
@@ -118,7 +120,7 @@ class BuildFolder:
                     f"--out {self.out} exists and is not an unfinished map; choose another name, or --overwrite"
                 )
             return
-        before, now = json.loads(self.plan.read_text()), plan.to_json()
+        before, now = read_plan(self.plan), plan.to_json()
         if differing := [key for key in now | before if before.get(key) != now.get(key)]:
             raise InputError(
                 f"--out {self.out} was begun with another {', '.join(differing)}; choose another --out, or --overwrite"
@@ -126,21 +128,29 @@ class BuildFolder:
 
     def begin(self, plan: Plan, overwrite: bool) -> bool:
         """Clear leftovers and make the folders; True if there is a plan to go on with."""
-        if overwrite or not self.plan.exists():
-            remove(self.out)
-            remove(self.path)
         try:
+            if overwrite or not self.plan.exists():
+                remove(self.out)
+                remove(self.path)
             self.receipts.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"--out {self.out} cannot be written ({error.strerror}); choose another place") from None
         return self.plan.exists()
 
-    def done(self) -> dict[Shard, dict[str, Any]]:
-        """Receipts by shard."""
-        found = {}
-        for path in self.receipts.glob("*.json"):
-            row, column = path.stem.split("_")
-            found[int(row), int(column)] = json.loads(path.read_text())
+    def done(self) -> set[Shard]:
+        """Shards that have a receipt; told by the names of the files, so that a large map is soon gone on with."""
+        with os.scandir(self.receipts) as entries:
+            names = [entry.name.removesuffix(".json") for entry in entries if entry.name.endswith(".json")]
+        return {(int(row), int(column)) for row, column in (name.split("_") for name in names)}
+
+    def totals(self, sensors: list[str]) -> dict[str, int]:
+        """Patches of the finished shards: those with an embedding, and those each sensor was fed in."""
+        found = dict.fromkeys(("patches", *sensors), 0)
+        for row, column in self.done():
+            receipt = json.loads((self.receipts / f"{row}_{column}.json").read_text())
+            found["patches"] += receipt["patches"]
+            for sensor in sensors:
+                found[sensor] += receipt["fed"][sensor]
         return found
 
     def write(self, path: Path, values: dict[str, Any]) -> None:
@@ -175,8 +185,23 @@ def source_facts(out: Path) -> dict[str, Any]:
     """What the plan of an output that was begun says of its source; of any zone's, as all have the same."""
     for build in (BuildFolder(out).plan, *sorted(out.with_suffix("").glob("*.build/plan.json"))):
         if build.exists():
-            return json.loads(build.read_text())["source"]
+            return read_plan(build)["source"]
     return {}
+
+
+def read_plan(path: Path) -> dict[str, Any]:
+    """The plan of an output that was begun.
+
+    Raises:
+        InputError: If the file is damaged.
+    """
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError):
+        values = None
+    if not isinstance(values, dict) or not isinstance(values.get("source"), dict):
+        raise InputError(f"{path} is damaged, so its map cannot be gone on with; choose another --out, or --overwrite")
+    return values
 
 
 def remove(path: Path) -> None:

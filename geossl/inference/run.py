@@ -38,7 +38,7 @@ class MapConfig:
 
     dtype: str | None = None
     scheduler: str = "sync"
-    batch_size: int = 8
+    batch_size: int = 10  # the 100 cells of a shard fill batches of 10 without a rest
     shard_cells: int = 10
     crs: int | None = None
     gsd_m: float | None = None
@@ -137,6 +137,8 @@ def plans(aoi: grid.Aoi, source: Source, encoder: Path, out: Path, config: MapCo
         "precision": config.precision,
         "valid_share": config.valid_share,
     }
+    if config.crs is not None:
+        grid.check_crs(config.crs)
     zones = {config.crs: aoi} if config.crs else grid.by_zone(aoi)
     found = {}
     for epsg, part in zones.items():
@@ -225,13 +227,13 @@ def complete(work: Work, name: str, out: Path) -> None:
     Raises:
         InputError: If it holds nothing; nothing is left behind.
     """
-    receipts = list(work.build.done().values())
-    if not any(receipt["patches"] for receipt in receipts):
+    made = work.build.totals(work.plan.facts["sensors"])
+    if not made["patches"]:
         remove(out)
         remove(work.build.path)
         raise InputError(f"{name} holds no usable pixel in the rasters (all nodata); choose another place or scene")
     for sensor in work.plan.facts["sensors"]:
-        if not any(receipt["fed"][sensor] for receipt in receipts):
+        if not made[sensor]:
             text = f"{sensor} has no usable pixel in {name}; the other sensor answers alone"
             warnings.warn(text, Note, stacklevel=4)
     is_store = work.data == out.absolute()

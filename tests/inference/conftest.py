@@ -91,7 +91,8 @@ def croma_file(tmp_path_factory):
 
 
 @pytest.fixture
-def identity_file(tmp_path, monkeypatch):
+def identity_file(tmp_path, monkeypatch, request):
+    window_px, margin_px = getattr(request, "param", (64, 16))
     spec = DenseSpec(
         name="identity",
         architecture="identity",
@@ -100,8 +101,8 @@ def identity_file(tmp_path, monkeypatch):
         dim=14 * 64,
         patch_px=8,
         gsd_m=10.0,
-        window_px=64,
-        margin_px=16,
+        window_px=window_px,
+        margin_px=margin_px,
         source="test",
         licence="MIT",
     )

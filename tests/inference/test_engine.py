@@ -1,20 +1,24 @@
 """The engine around the encoder: which sensors answered, finer maps, zones, plans, memory, failures, clusters."""
 
 import json
+import os
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import geopandas as gpd
 import numpy as np
 import pytest
 import shapely
 import xarray as xr
 
 from geossl.errors import GridError, InputError, RunError
-from geossl.grid import Aoi
+from geossl.grid import Aoi, read_aoi
 from geossl.inference import estimate
 from geossl.inference.lazy import embed
+from geossl.inference.plan import BuildFolder
 from geossl.inference.raster import open_map
 from geossl.inference.run import dry_run, embed_map
 from geossl.models.files import read_encoder
@@ -211,7 +215,7 @@ PEAK = """
 import sys
 from pathlib import Path
 import shapely
-from geossl.grid import Aoi
+from geossl.grid import Aoi, read_aoi
 from geossl.inference.run import embed_map
 from tests.inference.test_engine import Everywhere
 side = float(sys.argv[1])
@@ -232,3 +236,59 @@ def test_memory_does_not_grow_with_the_region(croma_file, tmp_path):
     shards = [len(list((tmp_path / f"{name}.zarr.build/receipts").iterdir())) for name in ("small", "large")]
     assert shards[1] >= 4 * shards[0]
     assert peaks[1] < 1.05 * peaks[0]
+
+
+def test_a_map_that_is_being_written_is_locked_and_a_dead_writers_lock_is_not_in_the_way(region, croma_file, tmp_path):
+    mark = tmp_path / "mark"
+    mark.touch()
+    out = tmp_path / "l.zarr"
+    with pytest.raises(RunError, match="the disk is gone"):
+        embed_map(region, Broken(mark=str(mark)), croma_file, out, shard_cells=3)
+    lock = tmp_path / "l.zarr.build/lock"
+    lock.write_text(f"{socket.gethostname()} {os.getppid()}")
+    with pytest.raises(RunError, match=rf"is being written by process {os.getppid()} on .*; wait for it, or delete"):
+        embed_map(region, Broken(mark=str(mark)), croma_file, out, shard_cells=3)
+    lock.write_text("another-machine 1")
+    with pytest.raises(RunError, match="is being written by process 1 on another-machine"):
+        embed_map(region, Broken(mark=str(mark)), croma_file, out, shard_cells=3)
+    mark.unlink()
+    lock.write_text(f"{socket.gethostname()} 999999999")
+    embed_map(region, Broken(mark=str(mark)), croma_file, out, shard_cells=3)
+    assert not lock.exists()
+
+
+def test_a_hole_in_the_region_is_not_computed(region, croma_file, tmp_path):
+    west, south, east, north = region.geometry.bounds
+    width, height = east - west, north - south
+    hole = shapely.box(west + 0.2 * width, south + 0.2 * height, east - 0.2 * width, north - 0.2 * height)
+    (whole,) = embed_map(region, Memory(), croma_file, tmp_path / "w.zarr", shard_cells=2, dtype="float32")
+    (holed,) = embed_map(
+        Aoi(region.geometry - hole, "a"), Memory(), croma_file, tmp_path / "h.zarr", shard_cells=2, dtype="float32"
+    )
+    one, two = open_map(whole).values, open_map(holed).values
+    assert np.isfinite(two[0]).sum() < 0.8 * np.isfinite(one[0]).sum()
+    both = np.isfinite(two[0])
+    np.testing.assert_array_equal(two[:, both], one[:, both])
+
+
+def test_a_region_across_the_antimeridian_becomes_a_map_on_each_side(croma_file, tmp_path):
+    strip = shapely.Polygon([(179.985, -17.0), (-179.985, -17.0), (-179.985, -17.01), (179.985, -17.01)])
+    frame = gpd.GeoDataFrame(geometry=[strip], crs=4326)
+    paths = embed_map(read_aoi(frame), Everywhere(), croma_file, tmp_path / "fiji.zarr", shard_cells=3)
+    assert [p.name for p in paths] == ["utm01s.zarr", "utm60s.zarr"]
+    widths = [open_map(path).sizes["x"] * 80 for path in paths]
+    assert max(widths) < 3000  # 1.6 km and whole cells, no band around the Earth
+    assert all(np.isfinite(open_map(path).values).any() for path in paths)
+
+
+def test_looking_for_finished_shards_reads_no_receipt(tmp_path):
+    build = BuildFolder(tmp_path / "m.zarr")
+    build.receipts.mkdir(parents=True)
+    for row, column in ((0, 3), (12, 0)):
+        receipt = {"patches": 5, "fed": {"s1": 2, "s2": row}}
+        build.write(build.receipts / f"{row}_{column}.json", receipt)
+    (build.receipts / "1_1.tmp").write_text("cut")
+    assert build.done() == {(0, 3), (12, 0)}
+    assert build.totals(["s1", "s2"]) == {"patches": 10, "s1": 4, "s2": 12}
+    (build.receipts / "7_7.json").write_text("not looked into")
+    assert len(build.done()) == 3

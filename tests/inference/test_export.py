@@ -15,7 +15,7 @@ from rio_cogeo.cogeo import cog_validate
 import geossl
 from geossl.cli import main
 from geossl.errors import GridError, InputError, RunError
-from tests.inference.conftest import ORIGIN, features
+from tests.inference.conftest import ORIGIN, features, square
 
 
 def test_a_cog_holds_the_map(place, tmp_path):
@@ -74,6 +74,24 @@ def test_an_int8_cog_is_decoded_by_its_band_scales(place, tmp_path):
     assert (np.abs(found.values - stored)[:, ~hole] <= 0.501 * scales[:, None]).all()
     one, two = found.values[:, ~hole], stored[:, ~hole]
     assert ((one * two).sum(0) / np.linalg.norm(one, axis=0) / np.linalg.norm(two, axis=0)).min() > 0.9995
+
+
+def test_int8_cogs_of_neighbouring_regions_compare_once_decoded(place, tmp_path):
+    stored, found = geossl.open(place / "m.zarr"), []
+    for number, west in enumerate((100, 900)):  # overlapping, each with scales of its own
+        area = features(tmp_path, square(west, -1700, 1500))
+        found.append(geossl.export(place / "m.zarr", tmp_path / f"{number}.tif", aoi=area, dtype="int8"))
+    steps = [np.array(rasterio.open(path).scales)[:, None, None] for path in found]
+    assert not np.allclose(*steps)
+    one, two = xr.align(*map(geossl.open, found), join="inner")
+    both = np.isfinite(one.values[0]) & np.isfinite(two.values[0])
+    assert both.sum() > 50
+    far = np.abs(one.values - two.values)
+    assert (far <= 0.501 * (steps[0] + steps[1]))[:, both].all()
+    exact = stored.sel(y=one["y"], x=one["x"]).values
+    for values in (one.values, two.values):
+        a, b = values[:, both], exact[:, both]
+        assert ((a * b).sum(0) / np.linalg.norm(a, axis=0) / np.linalg.norm(b, axis=0)).min() > 0.9995
 
 
 def test_a_file_is_never_replaced_by_a_folder_nor_the_map_by_itself(place, croma_file, tmp_path):

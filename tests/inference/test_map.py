@@ -50,6 +50,11 @@ def scene(pad=0):
     return Memory().load(Lattice(32631, 8, 10.0, 1).pixels(-ORIGIN[1] // 80 - pad, ORIGIN[0] // 80 - pad, 40, 40, 0))
 
 
+@pytest.mark.parametrize(
+    "identity_file",
+    [(64, 16), (32, 0), (24, 8), (512, 0)],  # windows that overlap, that do not, that keep one patch, beyond the scene
+    indirect=True,
+)
 def test_identity_gives_the_input_back_to_the_last_corner(region, identity_file, tmp_path):
     found = make(tmp_path / "a.zarr", region, identity_file, shard_cells=3)
     pixels = found.odc.geobox.zoom_out(1 / 8)

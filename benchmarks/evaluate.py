@@ -35,7 +35,7 @@ from geossl.models.files import load_encoder
 from geossl.models.normalize import ClippedRange
 from geossl.training.early_stopping import FinetuneConfig
 
-TUNE = FinetuneConfig(epochs=30, patience=8)
+TUNE = FinetuneConfig(epochs=20, patience=6)
 SENSORS = (("s1",), ("s2",), ("s1", "s2"))
 
 

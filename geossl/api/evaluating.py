@@ -1,5 +1,6 @@
 """Judge an encoder by what simple and less simple classifiers make of it on labelled data."""
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -119,6 +120,7 @@ def evaluate(
         batch_size=at_least(batch_size, 1, "--batch-size"),
         perturbations=dict(perturbations or {}),
         tune=FinetuneConfig(epochs=at_least(epochs, 1, "--epochs")),
+        store=out.with_name(f"{out.name}.build"),
         **({"say": progress} if progress else {}),
     )
     subject = load(encoder)
@@ -127,12 +129,14 @@ def evaluate(
     patch_px = subject.spec.patch_px if isinstance(subject, DenseEncoder) else 8
     scenes = Scenes(paths(s1), paths(s2), s2_offset, column, image_px or CHIP_PX, patch_px)
     data = find(dataset, root, download, scenes)
-    refuse_misfits(data, settings, "all" in protocol)
+    refuse_misfits(data, settings)
     they = subjects(subject, baselines)
     found, facts = (
         judge_maps(data, they, settings) if isinstance(data, LabelledMaps) else judge_set(data, they, settings)
     )
-    return report(out, data, subject, found, facts | described(encoder, subject, settings))
+    done = report(out, data, subject, found, facts | described(encoder, subject, settings))
+    shutil.rmtree(out.with_name(f"{out.name}.build"), ignore_errors=True)
+    return done
 
 
 def paths(given: Paths | None) -> list[str | Path] | None:
@@ -142,16 +146,16 @@ def paths(given: Paths | None) -> list[str | Path] | None:
     return [given] if isinstance(given, str | Path) else list(given)
 
 
-def refuse_misfits(data: Data, settings: Settings, is_all: bool) -> None:
+def refuse_misfits(data: Data, settings: Settings) -> None:
     """Say which of the protocols that were asked for the data set does not allow; ``all`` means all it does."""
-    if is_all:
+    if isinstance(data, LabelledMaps) and settings.perturbations:
+        raise InputError(f"perturbations are of images with one label each; {data.name} has a class per pixel")
+    if settings.protocols == PROTOCOLS:
         return
     if isinstance(data, LabelledSet) and "segmentation" in settings.protocols:
         raise InputError(f"--protocol segmentation: {data.name} has no class per pixel; use linear or finetune")
     if isinstance(data, LabelledSet) and data.is_multi and "kmeans" in settings.protocols:
         raise InputError(f"--protocol kmeans: {data.name} has several classes per sample, to match no cluster to")
-    if isinstance(data, LabelledMaps) and settings.perturbations:
-        raise InputError(f"perturbations are of images with one label each; {data.name} has a class per pixel")
 
 
 def report(out: Path, data: Data, encoder: Encoder, found: Findings, facts: Mapping[str, Any]) -> Evaluation:

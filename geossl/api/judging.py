@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from geossl.api.encoder_clips import EncoderClips
 from geossl.api.encoder_images import EncoderImages, band_orders
 from geossl.data.labelled import LabelledSet, label_share
 from geossl.errors import InputError
-from geossl.evaluation.features import Change, features
+from geossl.evaluation.features import Change, digest, features
 from geossl.evaluation.heads import Samples
 from geossl.evaluation.metrics import Scores, mean_of, multi_label, single_label
 from geossl.evaluation.readouts import READOUTS, Split, read_out, without_miou
@@ -22,6 +23,7 @@ from geossl.models.series_vit import SeriesViT
 from geossl.training.classifier import Subset, finetune_encoder
 from geossl.training.early_stopping import FinetuneConfig
 
+MANY = 2000  # items, from which work is kept
 Say = Callable[[str, int, int], None]  # what, done, in all
 
 
@@ -45,6 +47,7 @@ class Settings:
         perturbations: By name; the test part is judged once more under each.
         tune: How encoders are fine-tuned.
         say: Told of progress.
+        store: Folder that keeps vectors of many items, so that interrupted work goes on.
     """
 
     protocols: tuple[str, ...]
@@ -58,6 +61,14 @@ class Settings:
     perturbations: Mapping[str, Change] = field(default_factory=dict)
     tune: FinetuneConfig = field(default_factory=FinetuneConfig)
     say: Say = silent
+    store: Path | None = None
+
+    def kept(self, encoder: Encoder, data: str, items: Sequence[Any], change: str = "") -> Path | None:
+        """Where vectors of these items are kept; None where there are few."""
+        if self.store is None or len(items) < MANY:
+            return None
+        orders = items.orders if isinstance(items, EncoderImages) else {}
+        return self.store / digest(encoder, data, len(items), orders, self.image_px, change)
 
 
 class Subject(NamedTuple):
@@ -150,12 +161,11 @@ def judge_subject(
         encoder = subject.encoder(seed)
         if heads and (x is None or not subject.is_fixed):
             tell = partial(settings.say, " ".join(filter(None, ("embed", subject.name, names))))
-            x = features(encoder, items, batch_size=settings.batch_size, progress=tell)
+            where = settings.kept(encoder, data.name, items)
+            x = features(encoder, items, batch_size=settings.batch_size, progress=tell, store=where)
             check_rows(data, x)
-            changed = {
-                name: features(encoder, items, batch_size=settings.batch_size, change=change)
-                for name, change in settings.perturbations.items()
-            }
+            judged = np.flatnonzero(np.any([part == 2 for part in parts], axis=0))
+            changed = {name: perturbed(encoder, items, x, judged, name, settings) for name in settings.perturbations}
         if heads:
             assert x is not None
             split = Split(*(Samples(x[part == i], data.labels[part == i]) for i in range(3)))
@@ -164,6 +174,22 @@ def judge_subject(
         if "finetune" in settings.protocols:
             settings.say(f"finetune {subject.name} {names}", seed, len(parts))
             tune(data, encoder, items, part, (subject.name, names), seed, settings, found)
+
+
+def perturbed(
+    encoder: Encoder, items: Sequence[Any], x: ndarray, judged: Int[ndarray, " n"], name: str, settings: Settings
+) -> ndarray:
+    """Vectors under a perturbation, of the rows that are judged; the others stay as they are."""
+    change = settings.perturbations[name]
+    if len(items) != len(x):  # rows are not items: all of them
+        return features(encoder, items, batch_size=settings.batch_size, change=change)
+    out = x.copy()
+    some = Subset(items, judged)
+    where = settings.kept(encoder, str(len(items)), some, name)
+    out[judged] = features(
+        encoder, some, batch_size=settings.batch_size, change=renumbered(change, judged), store=where
+    )
+    return out
 
 
 def check_rows(data: LabelledSet, x: ndarray) -> None:

@@ -1,6 +1,7 @@
 """The protocols of an evaluation on chips with a class per pixel: read-outs of patches, and decoders to pixels."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from geossl.api.encoder_images import EncoderImages, band_orders
 from geossl.api.judging import Findings, Settings, Subject, judge_heads
 from geossl.data.labelled import LabelledMaps, MapParts
 from geossl.data.labels import majority
+from geossl.data.splits import PARTS
 from geossl.errors import InputError
 from geossl.evaluation.features import patch_features
 from geossl.evaluation.heads import Samples
@@ -88,8 +90,11 @@ def judge_patches(
         return
     samples: list[Samples] = []
     for part in chips:
-        settings.say(" ".join(filter(None, ("embed", *who))), len(samples), 3)
-        x = patch_features(encoder, part, batch_size=max(1, settings.batch_size // 4))
+        what = " ".join(filter(None, ("embed", PARTS[len(samples)], *who)))
+        where = settings.kept(encoder, f"{data.name} {what} {seed}", part)
+        tell = partial(settings.say, what)
+        size = max(1, settings.batch_size // 4)
+        x = patch_features(encoder, part, batch_size=size, progress=tell, store=where)
         y = patch_classes(part, encoder.spec.patch_px)
         samples.append(Samples(x[y > 0], y[y > 0] - 1))
     if not all(len(part.y) for part in samples):

@@ -30,7 +30,7 @@ from torchgeo.datasets.utils import lazy_import
 from geossl.data.bands import S1_BANDS, S2_BANDS
 from geossl.data.labelled import Bands, LabelledMaps, LabelledSet, MapParts
 from geossl.data.own_sets import Joined
-from geossl.errors import InputError, MissingFileError, UnknownNameError
+from geossl.errors import InputError, MissingFileError, RunError, UnknownNameError
 
 RADAR = Bands(S1_BANDS, "dB", "GRD sigma0")
 L1C_BANDS = (*S2_BANDS[:10], "B10", *S2_BANDS[10:])
@@ -78,6 +78,9 @@ def named_set(name: str, root: Path, download: bool) -> LabelledSet | LabelledMa
     except DatasetNotFoundError:
         how = f"get it from {BY_HAND[name]}" if name in BY_HAND else "add --download"
         raise MissingFileError(f"data set {name} is not at --root {str(root)!r}; name its folder, or {how}") from None
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise RunError(f"data set {name} at {str(root)!r} cannot be fetched or read ({reason})") from None
 
 
 def reflectance(dn: Tensor) -> Tensor:
@@ -153,9 +156,12 @@ def bands_of(folder: Path, names: Sequence[str]) -> Tensor:
     """One file per band, coarser ones resampled bilinearly to 120 px."""
     arrays = []
     for band in names:
-        with rasterio.open(folder / f"{folder.name}_{band}.tif") as file:
-            pixels = file.read(1, out_shape=BigEarthNet.image_size, resampling=Resampling.bilinear)
-            arrays.append(pixels.astype(np.float32))
+        try:
+            with rasterio.open(folder / f"{folder.name}_{band}.tif") as file:
+                pixels = file.read(1, out_shape=BigEarthNet.image_size, resampling=Resampling.bilinear)
+        except rasterio.errors.RasterioError as error:
+            raise RunError(f"{folder} is not complete ({' '.join(str(error).split())}); fetch it again") from None
+        arrays.append(pixels.astype(np.float32))
     return torch.from_numpy(np.stack(arrays))
 
 

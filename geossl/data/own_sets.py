@@ -22,7 +22,7 @@ from geossl.data.images import ImageFolder
 from geossl.data.labelled import PICTURES, Bands, LabelledSet, Places
 from geossl.data.labelled_clips import holds_videos, series_set, video_set
 from geossl.data.offset import s2_offset
-from geossl.errors import BandError, InputError, MissingFileError
+from geossl.errors import BandError, InputError, MissingFileError, RunError
 
 RASTERS = {".tif", ".tiff"}
 
@@ -137,9 +137,12 @@ class RasterItems(Sequence[dict[str, Tensor]]):
         """Pixels of one."""
         out = {}
         for sensor, file in self.files[i].items():
-            with rasterio.open(file.path) as source:
-                whole = Window(0, 0, source.width, source.height)
-                out[sensor] = torch.from_numpy(file.physical(file.read(source, whole, source.shape)))
+            try:
+                with rasterio.open(file.path) as source:
+                    whole = Window(0, 0, source.width, source.height)
+                    out[sensor] = torch.from_numpy(file.physical(file.read(source, whole, source.shape)))
+            except rasterio.errors.RasterioError as error:
+                raise RunError(f"{file.path} cannot be read ({' '.join(str(error).split())})") from None
         return out
 
 

@@ -14,7 +14,10 @@ Perturbations are functions (item, number) -> item; the number lets them draw th
     geossl.evaluate(encoder, pictures, perturbations={"jpeg 60": worse})
 """
 
+import hashlib
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -80,9 +83,9 @@ def embedder_of(encoder: Encoder) -> Embedder:
     raise WeightsError(f"{encoder.spec.name!r} ({encoder.spec.architecture}) gives no vectors that could be judged")
 
 
-def batches(items: Sequence[Any], batch_size: int, change: Change | None = None) -> Iterator[list[Any]]:
-    """Items in order, read when asked for."""
-    for start in range(0, len(items), batch_size):
+def batches(items: Sequence[Any], batch_size: int, change: Change | None = None, first: int = 0) -> Iterator[list[Any]]:
+    """Items in order from one on, read when asked for."""
+    for start in range(first, len(items), batch_size):
         numbers = range(start, min(start + batch_size, len(items)))
         yield [items[i] if change is None else change(items[i], i) for i in numbers]
 
@@ -94,6 +97,7 @@ def features(
     batch_size: int = 64,
     change: Change | None = None,
     progress: Progress | None = None,
+    store: Path | None = None,
 ) -> Float[ndarray, "n d"]:
     """One vector per row, from a frozen encoder in evaluation mode.
 
@@ -103,44 +107,75 @@ def features(
         batch_size: Items at a time; does not change values.
         change: Perturbs every item before it is embedded.
         progress: Called with (items done, items in all).
+        store: Folder that keeps what is done, so that interrupted work goes on; of this encoder and these items alone.
 
     Raises:
         InputError: If a vector is not finite.
     """
     embed = embedder_of(encoder)
-
-    def rows() -> Iterator[list[Any]]:
-        for number, batch in enumerate(batches(items, batch_size, change)):
-            yield batch
-            if progress:
-                progress(number * batch_size + len(batch), len(items))
-
-    return all_rows(encoder, lambda batch: embed(encoder, batch), rows())
+    return all_rows(encoder, lambda some: embed(encoder, some), items, batch_size, change, progress, store)
 
 
 def patch_features(
-    encoder: DenseEncoder, chips: Sequence[Mapping[str, Tensor]], *, batch_size: int = 16
+    encoder: DenseEncoder,
+    chips: Sequence[Mapping[str, Tensor]],
+    *,
+    batch_size: int = 16,
+    progress: Progress | None = None,
+    store: Path | None = None,
 ) -> Float[ndarray, "n d"]:
-    """One vector per patch, chip by chip and row by row."""
+    """One vector per patch, chip by chip and row by row; the rest as in ``features``."""
     device = device_of(encoder)
-    return all_rows(
-        encoder, lambda chip: encoder.tokens(stacked(chip, device)).flatten(0, 2), batches(chips, batch_size)
-    )
+
+    def embed(some: Sequence[Mapping[str, Tensor]]) -> Float[Tensor, "n d"]:
+        return encoder.tokens(stacked(some, device)).flatten(0, 2)
+
+    return all_rows(encoder, embed, chips, batch_size, None, progress, store)
 
 
 def all_rows(
-    encoder: Encoder, embed: Callable[[list[Any]], Float[Tensor, "_ d"]], parts: Iterator[list[Any]]
+    encoder: Encoder,
+    embed: Callable[[Sequence[Any]], Float[Tensor, "_ d"]],
+    items: Sequence[Any],
+    batch_size: int,
+    change: Change | None,
+    progress: Progress | None,
+    store: Path | None,
 ) -> Float[ndarray, "n d"]:
-    """Vectors of all batches; the encoder is left in the mode it was in."""
-    training = encoder.training
+    """Vectors of all batches, those in the store taken from there; the encoder is left in the mode it was in."""
+    training, rows = encoder.training, [np.zeros((0, encoder.spec.dim), np.float32)]
     encoder.eval()
-    with torch.inference_mode():
-        rows = [embed(batch).float().cpu() for batch in parts]
+    for start in range(0, len(items), batch_size):
+        file = None if store is None else store / f"{start:09d}_{batch_size}.npy"
+        if file is not None and file.is_file():
+            rows.append(np.load(file, allow_pickle=False))
+        else:
+            with torch.inference_mode():
+                rows.append(embed(next(batches(items, batch_size, change, start))).float().cpu().numpy())
+            if file is not None:
+                keep(file, rows[-1])
+        if progress:
+            progress(min(start + batch_size, len(items)), len(items))
     encoder.train(training)
-    if not rows:
-        return np.zeros((0, encoder.spec.dim), np.float32)
-    x = torch.cat(rows).numpy()
+    x = np.concatenate(rows if len(rows) == 1 else rows[1:])
     if not np.isfinite(x).all():
         bad = int((~np.isfinite(x).all(axis=1)).sum())
         raise InputError(f"{bad} of {len(x)} vectors of {encoder.spec.name!r} are not finite; an image without data?")
     return x
+
+
+def keep(file: Path, x: Float[ndarray, "n d"]) -> None:
+    """Write a batch's vectors; the file appears whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_suffix(".tmp")
+    with temporary.open("wb") as opened:
+        np.save(opened, x)
+    os.replace(temporary, file)
+
+
+def digest(encoder: Encoder, *facts: Any) -> str:
+    """What vectors depend on, as a name for their store: weights, and facts on the items."""
+    found = hashlib.sha256(repr((encoder.spec, facts)).encode())
+    for name, tensor in encoder.state_dict().items():
+        found.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()[:24]

@@ -67,6 +67,8 @@ def write_report(
     numbers = {"title": title, "scores": {k: s.to_dict() for k, s in scores.items()}, "classes": list(names), **facts}
     body = [f"<h1>{html.escape(title)}</h1>", html_table(score_rows(scores))]
     body.append("<p>Brackets: 95 % bootstrap interval over the test samples.</p>")
+    if len(scores) > 1:
+        body.append(embedded(scores_figure(scores)))
     if curve:
         numbers["label_fractions"] = {
             name: {str(share): scores.to_dict() for share, scores in line.items()} for name, line in curve.items()
@@ -129,22 +131,43 @@ def confusion_figure(confusion: Int[np.ndarray, "k k"], names: Sequence[str]) ->
     return figure
 
 
-def curve_figure(curve: Curve) -> Figure:
-    """Score over share of the training labels."""
-    figure = Figure(figsize=(6, 4), layout="constrained")
+def scores_figure(scores: Mapping[str, Scores]) -> Figure:
+    """The first score of every classifier with its interval, top to bottom."""
+    figure = Figure(figsize=(7, 0.8 + 0.3 * len(scores)), layout="constrained")
     axes = figure.subplots()
-    for name, line in curve.items():
+    for row, found in enumerate(scores.values()):
+        first = next(iter(found.values))
+        low, high = found.intervals[first]
+        axes.plot([low, high], [row, row], color="#8ab", linewidth=3, solid_capstyle="butt")
+        axes.plot(found.values[first], row, "o", color="#135")
+    axes.set_yticks(range(len(scores)), list(scores))
+    axes.invert_yaxis()
+    axes.grid(axis="x", alpha=0.3)
+    kinds = dict.fromkeys(next(iter(found.values)).replace("_", " ") for found in scores.values())
+    axes.set_xlabel(f"{' or '.join(kinds)} on the test part")
+    return figure
+
+
+def curve_figure(curve: Curve) -> Figure:
+    """Score over share of the training labels; lines are moved apart a little, so that intervals can be told apart."""
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for number, (name, line) in enumerate(curve.items()):
         shares = sorted(line)
         first = next(iter(line[shares[0]].values))
         value = np.array([line[share].values[first] for share in shares])
         ends = np.array([line[share].intervals[first] for share in shares]).T
         gap = np.abs(ends - value)  # a bootstrap interval need not be symmetric
-        axes.errorbar([100 * share for share in shares], value, gap, marker="o", capsize=3, label=name)
+        places = 100 * np.array(shares) * 1.02 ** (number - (len(curve) - 1) / 2)
+        axes.errorbar(places, value, gap, marker="o", capsize=2, elinewidth=0.8, label=name)
         axes.set_ylabel(f"{first.replace('_', ' ')} on the test part")
+    ticks = [100 * share for share in sorted({share for line in curve.values() for share in line})]
     axes.set_xscale("log")
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_xticks([], minor=True)
     axes.set_xlabel("labels used, %")
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 

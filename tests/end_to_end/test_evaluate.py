@@ -76,7 +76,7 @@ def test_a_page_and_its_numbers_are_written(weights, npz, tmp_path):
     assert set(found["label_fractions"]["linear"]) == {"0.3", "1.0"}
     assert len(found["chosen"]["croma_tiny / s2 / linear"]) == 2
     assert "| linear" in result.output
-    assert out.read_text().count("<img") == 6  # a confusion matrix each, and the curve
+    assert out.read_text().count("<img") == 7  # scores, the curve, and a confusion matrix each
 
 
 def test_the_same_call_gives_the_same_numbers(encoder, npz, tmp_path):
@@ -242,6 +242,23 @@ def test_an_encoder_of_pictures_is_judged_clean_and_perturbed(tmp_path):
     assert clean == same == 1
     assert inverted < 0.1
     assert list(found.scores) == ["knn", "knn / same", "knn / inverted", "linear", "linear / same", "linear / inverted"]
+
+
+def test_vectors_of_many_items_are_kept_until_the_report_is_there(encoder, npz, tmp_path, monkeypatch):
+    monkeypatch.setattr("geossl.api.judging.MANY", 10)
+    path, out = npz(), tmp_path / "r.html"
+    whole = geossl.evaluate(encoder, path, protocol="linear", batch_size=16, out=out).scores["linear"].to_dict()
+    assert not (tmp_path / "r.html.build").exists()
+    monkeypatch.setattr("geossl.api.judging.judge_heads", lambda *a: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        geossl.evaluate(encoder, path, protocol="linear", batch_size=16, out=out)
+    assert len(list((tmp_path / "r.html.build").rglob("*.npy"))) == 4
+    monkeypatch.undo()
+    monkeypatch.setattr("geossl.api.judging.MANY", 10)
+    monkeypatch.setattr(CROMAEncoder, "pooled", lambda *a: 1 / 0)  # no image needs to be embedded again
+    again = geossl.evaluate(encoder, path, protocol="linear", batch_size=16, out=out)
+    assert again.scores["linear"].to_dict() == whole
+    assert not (tmp_path / "r.html.build").exists()
 
 
 def test_rows_may_be_nodes_of_one_graph(monkeypatch, tmp_path):

@@ -6,7 +6,7 @@ from torch import nn
 from geossl.errors import InputError, WeightsError
 from geossl.evaluation import features as module
 from geossl.evaluation.baselines import BandStatistics, untrained
-from geossl.evaluation.features import features, patch_features
+from geossl.evaluation.features import digest, features, patch_features
 from geossl.models.croma import CROMAEncoder, croma_spec
 from geossl.models.encoder import Encoder, EncoderSpec
 
@@ -75,6 +75,33 @@ def test_progress_is_told_after_every_batch(encoder, items):
     seen = []
     features(encoder, items, batch_size=3, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(3, 7), (6, 7), (7, 7)]
+
+
+def test_interrupted_work_goes_on_where_it_stopped(encoder, items, tmp_path):
+    read = []
+
+    class Stops(list):
+        def __getitem__(self, i):
+            if i == 4 and not read.count("again"):
+                raise KeyboardInterrupt
+            read.append(i)
+            return super().__getitem__(i)
+
+    source = Stops(items)
+    with pytest.raises(KeyboardInterrupt):
+        features(encoder, source, batch_size=2, store=tmp_path / "store")
+    assert len(list((tmp_path / "store").glob("*.npy"))) == 2
+    read[:] = ["again"]
+    found = features(encoder, source, batch_size=2, store=tmp_path / "store")
+    assert read == ["again", 4, 5, 6]
+    np.testing.assert_array_equal(found, features(encoder, items, batch_size=2))
+
+
+def test_a_store_belongs_to_one_encoder_and_its_items(encoder):
+    other = untrained(encoder, 1)
+    names = {digest(encoder, "a"), digest(encoder, "b"), digest(other, "a")}
+    assert len(names) == 3
+    assert digest(encoder, "a") in names
 
 
 class Words(Encoder):

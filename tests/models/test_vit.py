@@ -1,6 +1,7 @@
 import pytest
 import timm
 import torch
+from timm.layers import build_sincos2d_pos_embed
 
 from geossl.errors import BandError, GridError
 from geossl.models.conv_vit import ConvViT, MaskedConvBlock, conv_vit_spec
@@ -72,6 +73,12 @@ def test_positions_are_maes_up_to_the_trained_grid_and_squeezed_beyond():
     inner = sincos_positions(1, 1, 32)  # position 0 lies between the first two of twice as many cells
     assert torch.linalg.norm(twice[0] - inner[0]) < torch.linalg.norm(twice[18] - inner[0])
     assert not torch.equal(twice, sincos_positions(8, 8, 32))
+
+
+def test_positions_are_timms_in_another_order_of_channels():
+    theirs = build_sincos2d_pos_embed([4, 6], dim=32)  # sines of row and column, then cosines
+    ours = sincos_positions(4, 6, 32).unflatten(1, (2, 2, 8)).flip(1).transpose(1, 2).flatten(1)
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 
 @KINDS

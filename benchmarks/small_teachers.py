@@ -37,7 +37,7 @@ def arguments(parser):
     parser.add_argument("--test", type=Path, required=True, help="the same, other pictures")
     parser.add_argument("--out", type=Path, required=True, help="folder for teachers and students; kept between runs")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--teacher-steps", type=int, default=500)
     parser.add_argument("--batch-size", type=int, default=32)
     return parser

@@ -14,17 +14,15 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from geossl.errors import InputError, RunError
+from geossl.errors import InputError
 from geossl.methods.base import OptimConfig, SSLMethod
 from geossl.methods.feature_losses import feature_loss, normalized_features
-from geossl.models.masking import patch_shares, take
+from geossl.methods.usable import USABLE_SHARE, usable_images
+from geossl.models.masking import take
 from geossl.models.stacked import pick
 from geossl.models.teachers import Teacher
 from geossl.models.transformer import QKV
 from geossl.models.vit import ViT, xavier
-
-USABLE_SHARE = 0.9  # of a patch's pixels, from which it is fed
-LEAST_PATCHES = 4  # usable ones; an image with fewer is left out of the batch
 
 
 def regroup(x: Float[Tensor, "b h n dh"], heads: int | None) -> Float[Tensor, "b a n da"]:
@@ -33,8 +31,9 @@ def regroup(x: Float[Tensor, "b h n dh"], heads: int | None) -> Float[Tensor, "b
 
 
 def relation_logits(a: Float[Tensor, "b h n dh"], b: Float[Tensor, "b h n dh"]) -> Float[Tensor, "b h n n"]:
-    """Scaled products of all pairs of tokens, in float32."""
-    return a.float() @ b.float().transpose(-1, -2) * a.shape[-1] ** -0.5
+    """Scaled products of all pairs of tokens, in float32 also under autocast."""
+    with torch.autocast(a.device.type, enabled=False):
+        return a.float() @ b.float().transpose(-1, -2) * a.shape[-1] ** -0.5
 
 
 def relation_loss(student: QKV, teacher: QKV) -> Float[Tensor, ""]:
@@ -64,7 +63,7 @@ def unusual_tokens(tokens: Float[Tensor, "b n d"], keep: int) -> Int[Tensor, "b 
         keep: How many stay.
     """
     direction = F.normalize(tokens.detach().float(), dim=-1)
-    likeness = (direction @ direction.mean(dim=1)[..., None])[..., 0]
+    likeness = (direction * direction.mean(dim=1, keepdim=True)).sum(dim=-1)
     return likeness.argsort(dim=1, stable=True)[:, :keep].sort(dim=1).values
 
 
@@ -126,15 +125,10 @@ class HybridDistill(SSLMethod):
 
     def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Float[Tensor, ""]]:
         """Leave out what is not usable; ``feature`` and ``relation`` of the tokens that are left there."""
-        usable = patch_shares(batch["valid"], self.encoder.spec.patch_px) >= USABLE_SHARE
-        rows = (usable.sum(dim=1) >= LEAST_PATCHES).nonzero()[:, 0]
-        self.readings["left_out"] = torch.tensor(float(len(usable) - len(rows)))
-        if not len(rows):
-            raise RunError(f"no image of a batch has {LEAST_PATCHES} usable patches; check nodata, or use larger chips")
-        if len(rows) < len(usable):
-            batch, usable = {name: x[rows] for name, x in batch.items()}, usable[rows]
+        batch, share, left_out = usable_images(batch, self.encoder.spec.patch_px)
+        self.readings["left_out"] = torch.tensor(float(left_out))
         rng = self.rng()
-        return self.losses_of(batch, equally_many(usable, rng), rng)
+        return self.losses_of(batch, equally_many(share >= USABLE_SHARE, rng), rng)
 
     def losses_of(
         self, batch: Mapping[str, Tensor], ids: Int[Tensor, "b k"], rng: torch.Generator
@@ -175,7 +169,7 @@ class HybridDistill(SSLMethod):
             if number == self.layers[0]:
                 qkv, seen = tuple(t[:, :, first:] for t in found), ids
             tokens = block.finish(tokens, found, positions)
-            count = int(self.keep * ids.shape[1])
+            count = int(self.keep * ids.shape[1] + 1e-9)
             if number in self.stages and 2 <= count < ids.shape[1]:
                 stay = self.staying(tokens[:, first:], count, rng)
                 tokens = torch.cat([tokens[:, :first], take(tokens[:, first:], stay)], dim=1)

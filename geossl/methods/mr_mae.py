@@ -12,19 +12,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from geossl.errors import RunError
 from geossl.methods.base import OptimConfig, SSLMethod
 from geossl.methods.feature_losses import feature_loss, normalized_features
+from geossl.methods.usable import USABLE_SHARE, usable_images
 from geossl.models.conv_vit import ConvViT, Scales
-from geossl.models.masking import patch_shares, take
+from geossl.models.masking import take
 from geossl.models.patches import patchify, sincos_positions
 from geossl.models.stacked import StackedEncoder, pick
 from geossl.models.teachers import Teacher
 from geossl.models.transformer import Block
 from geossl.models.vit import EPS, xavier
-
-USABLE_SHARE = 0.9  # of a patch's pixels, from which it is fed
-LEAST_PATCHES = 4  # usable ones; an image with fewer is left out of the batch
 
 
 def split_patches(
@@ -164,13 +161,8 @@ class MRMAE(SSLMethod):
 
     def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Float[Tensor, ""]]:
         """Draw the mask; ``mimic`` of visible and ``rebuild`` of masked patches."""
-        share = patch_shares(batch["valid"], self.patch_px)
-        rows = ((share >= USABLE_SHARE).sum(dim=1) >= LEAST_PATCHES).nonzero()[:, 0]
-        self.readings["left_out"] = torch.tensor(float(len(share) - len(rows)))
-        if not len(rows):
-            raise RunError(f"no image of a batch has {LEAST_PATCHES} usable patches; check nodata, or use larger chips")
-        if len(rows) < len(share):
-            batch, share = {name: x[rows] for name, x in batch.items()}, share[rows]
+        batch, share, left_out = usable_images(batch, self.patch_px)
+        self.readings["left_out"] = torch.tensor(float(left_out))
         noise = torch.rand(share.shape, generator=self.rng(), device=self.device)
         ids, masked = split_patches(noise, share >= USABLE_SHARE, self.mask_ratio)
         return self.losses_of(batch, ids, masked & (share == 1))

@@ -76,6 +76,15 @@ def test_relation_matrices_have_their_shape_and_scale():
     torch.testing.assert_close(values, values.transpose(-1, -2))
 
 
+def test_relations_and_redundancy_are_exact_under_autocast():
+    one, two = (tuple(t.float() for t in random_qkv(i)) for i in (0, 1))
+    tokens = torch.randn(2, 64, 32, generator=torch.Generator().manual_seed(0))
+    loss, stay = relation_loss(one, two), unusual_tokens(tokens, 40)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(relation_loss(one, two), loss)
+        assert torch.equal(unusual_tokens(tokens, 40), stay)
+
+
 def test_nothing_is_lost_when_student_and_teacher_are_one_and_something_otherwise():
     one, two = random_qkv(0), random_qkv(1)
     mine = tuple(t.clone().requires_grad_() for t in one)

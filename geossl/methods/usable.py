@@ -1,0 +1,34 @@
+"""What of a batch may be learned from, where pixels are missing: shared by methods that feed patches."""
+
+from collections.abc import Mapping
+
+from jaxtyping import Float
+from torch import Tensor
+
+from geossl.errors import RunError
+from geossl.models.masking import patch_shares
+
+USABLE_SHARE = 0.9  # of a patch's pixels, from which it is fed
+LEAST_PATCHES = 4  # usable ones; an image with fewer is left out of the batch
+
+
+def usable_images(batch: Mapping[str, Tensor], patch_px: int) -> tuple[dict[str, Tensor], Float[Tensor, "b n"], int]:
+    """Images with enough usable patches.
+
+    Args:
+        batch: Pixels by sensor, and ``valid`` (b h w).
+        patch_px: Side of a patch.
+
+    Returns:
+        The batch without the others, the share of usable pixels of every patch, and how many images were left out.
+
+    Raises:
+        RunError: If no image is left.
+    """
+    share = patch_shares(batch["valid"], patch_px)
+    rows = ((share >= USABLE_SHARE).sum(dim=1) >= LEAST_PATCHES).nonzero()[:, 0]
+    if not len(rows):
+        raise RunError(f"no image of a batch has {LEAST_PATCHES} usable patches; check nodata, or use larger chips")
+    if len(rows) == len(share):
+        return dict(batch), share, 0
+    return {name: x[rows] for name, x in batch.items()}, share[rows], len(share) - len(rows)

@@ -28,6 +28,7 @@ from geossl.models.vit import ViT, vit_spec
 
 SHAPE = {"dim": 96, "depth": 4, "heads": 4}
 DECODER = {"decoder_dim": 64, "decoder_depth": 1, "decoder_heads": 4}
+TEACHER_BATCH = 32
 SHARE = (0.3, 1.0)  # of a picture's area in a crop
 
 
@@ -98,7 +99,7 @@ class Supervised(SSLMethod):
         return {"entropy": F.cross_entropy(self.head(tokens.mean(1)), batch["label"], label_smoothing=0.1)}
 
 
-def trained(module, pictures, args, seed, path, steps=None, kind=Crops, scores=None):
+def trained(module, pictures, args, seed, path, *, teacher=False, kind=Crops, scores=None):
     """Train, measure and keep an encoder; what ``path`` holds already is not made again.
 
     Returns:
@@ -106,8 +107,8 @@ def trained(module, pictures, args, seed, path, steps=None, kind=Crops, scores=N
     """
     if not path.exists():
         quiet()
-        steps = steps or args.steps
-        draws = StepBatches(args.batch_size, 0, steps, 0, 1)
+        steps = args.teacher_steps if teacher else args.steps
+        draws = StepBatches(TEACHER_BATCH if teacher else args.batch_size, 0, steps, 0, 1)
         loader = DataLoader(kind(pictures, 64, SHARE, seed), batch_sampler=draws)
         names = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
         trainer = L.Trainer(max_steps=steps, accelerator="cpu", gradient_clip_val=3.0, **dict.fromkeys(names, False))
@@ -132,8 +133,10 @@ def teachers(pictures, args):
     labels = Supervised(student(100), optim(steps), len(pictures.classes), seed=100)
     masked = MRMAE(student(101), optim(steps), mimic_weight=0, seed=101, **DECODER)
     return (
-        trained(labels, pictures, args, 100, args.out / "teacher_supervised.safetensors", steps, Labelled)[0],
-        trained(masked, pictures, args, 101, args.out / "teacher_mae.safetensors", steps)[0],
+        trained(labels, pictures, args, 100, args.out / "teacher_supervised.safetensors", teacher=True, kind=Labelled)[
+            0
+        ],
+        trained(masked, pictures, args, 101, args.out / "teacher_mae.safetensors", teacher=True)[0],
     )
 
 

@@ -18,7 +18,7 @@ from geossl.data.graphs import write_graph as write_graph
 from geossl.data.labels import read_labels
 from geossl.data.sentinel import SAMPLE, aligned_scenes
 from geossl.data.superpixels import joined, superpixel_graph
-from geossl.errors import InputError
+from geossl.errors import InputError, MissingFileError
 from geossl.grid import read_features
 from geossl.inference.raster import open_map
 from geossl.recipe.graphs import Graphs
@@ -109,10 +109,21 @@ def source_graph(settings: Graphs) -> Data:
         return scene_graph(settings.source, **style)
     if source.suffix.lower() in VECTORS:
         features = settings.features
-        return graph_from_geodataframe(read_features(source), features, settings.edges, smooth=settings.smooth)
+        return graph_from_geodataframe(read_places(source), features, settings.edges, smooth=settings.smooth)
     if source.suffix in RASTERS:
         return graph_from_raster(source, **style)
     return parcels.smoothed(read_graph(source), settings.smooth)
+
+
+def read_places(path: Path) -> gpd.GeoDataFrame:
+    """The features of a vector file.
+
+    Raises:
+        MissingFileError: If there is none.
+    """
+    if not path.is_file():
+        raise MissingFileError(f"data.source={str(path)!r} does not exist")
+    return gpd.read_parquet(path) if path.suffix.lower() == ".parquet" else read_features(path)
 
 
 def scene_graph(root: str | Path, *, segment_px: int = 64, compactness: float = 0.1, smooth: int = 0) -> Data:

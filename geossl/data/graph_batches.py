@@ -7,6 +7,7 @@ import scipy.sparse as sp
 import torch
 from jaxtyping import Int
 from numpy import ndarray
+from scipy.sparse.csgraph import reverse_cuthill_mckee
 from torch.utils.data import DataLoader
 from torch_geometric.data import Data
 
@@ -15,6 +16,7 @@ from geossl.data.training import StepBatches, TrainingData
 from geossl.errors import InputError
 
 ENOUGH = 2**62  # draws; a run never gets there
+TOGETHER = 32  # nodes near each other that are drawn together, since they share their neighbours
 
 
 class GraphBatches(TrainingData):
@@ -24,7 +26,7 @@ class GraphBatches(TrainingData):
         graph: From ``read_graph``; its features may be sparse, a batch's are dense.
         steps: Batches in all.
         batch_graphs: So many of its graphs per batch, all drawn once before any is drawn again.
-        batch_nodes: Or so many nodes, likewise, with neighbours around them.
+        batch_nodes: Or so many nodes, likewise, with neighbours around them; drawn in small groups near each other.
         neighbours: At most so many per node and hop; those of a node with fewer are all there.
         hops: Steps along edges.
         seed: Seeds the draws.
@@ -63,6 +65,8 @@ class GraphBatches(TrainingData):
         if self.by_graph:
             order = np.argsort(graph.batch.numpy(), kind="stable")
             self.members = np.split(order, np.cumsum(np.bincount(graph.batch.numpy()))[:-1])
+        if self.by_node:
+            self.nearby = reverse_cuthill_mckee(self.incoming, symmetric_mode=True).astype(np.int64)
         self.whole: Data | None = None
 
     def train_dataloader(self) -> DataLoader[Data]:
@@ -80,7 +84,7 @@ class GraphBatches(TrainingData):
             chosen = self.drawn(draws, len(self.members))
             return self.part(np.concatenate([self.members[i] for i in chosen]))
         if self.by_node:
-            seeds = np.unique(self.drawn(draws, self.graph.num_nodes))
+            seeds = np.unique(self.nearby[self.drawn(draws, self.graph.num_nodes, TOGETHER)])
             nodes = around(
                 self.incoming, seeds, self.hops, self.neighbours, np.random.default_rng((self.seed, draws[0]))
             )
@@ -91,10 +95,13 @@ class GraphBatches(TrainingData):
             self.whole = Data(x=dense_rows(self.graph.x), edge_index=self.graph.edge_index)
         return self.whole
 
-    def drawn(self, draws: list[int], items: int) -> Int[ndarray, " b"]:
-        """Items of given draws: every item once, in an order of its own, before any comes again."""
+    def drawn(self, draws: list[int], items: int, together: int = 1) -> Int[ndarray, " b"]:
+        """Items of given draws: every item once, group by group in an order of its own, before any comes again."""
         epochs, places = np.divmod(np.array(draws), items)
-        orders = {e: np.random.default_rng((self.seed, int(e))).permutation(items) for e in np.unique(epochs)}
+        orders = {}
+        for epoch in np.unique(epochs):
+            rank = np.random.default_rng((self.seed, int(epoch))).permutation(-(-items // together))
+            orders[epoch] = np.argsort(rank[np.arange(items) // together], kind="stable")
         return np.array([orders[e][p] for e, p in zip(epochs, places, strict=True)])
 
     def part(self, nodes: Int[ndarray, " m"]) -> Data:

@@ -12,10 +12,12 @@ from torch_geometric.data import Data
 
 import geossl
 from geossl import recipe
+from geossl.api.graphs import source_graph
 from geossl.cli import main
 from geossl.data.graphs import read_graph
 from geossl.errors import InputError, RecipeError
 from geossl.models.files import provenance
+from geossl.recipe.graphs import Graphs
 
 TINY = ["encoder.dim=4", "encoder.widths=[16]", "objective.autoencoder_steps=150", "train.max_steps=220"]
 
@@ -180,3 +182,13 @@ def test_features_that_all_point_one_way_are_refused(tmp_path):
         geossl.pretrain(recipe.load("graphmae", [*changes, "encoder.scaling=none"]))
     assert not (tmp_path / "run").exists() or not list((tmp_path / "run").glob("*.safetensors"))
     geossl.pretrain(recipe.load("graphmae", changes))
+
+
+def test_places_come_from_parquet_too(parcels, tmp_path):
+    frame = gpd.read_file(parcels[0])
+    frame.to_parquet(tmp_path / "p.parquet")
+    one, two = (source_graph(Graphs(source=str(p), edges="rook")) for p in (parcels[0], tmp_path / "p.parquet"))
+    assert torch.equal(one.x, two.x)
+    assert torch.equal(one.edge_index, two.edge_index)
+    with pytest.raises(InputError, match=r"data.source='none.gpkg' does not exist"):
+        source_graph(Graphs(source="none.gpkg"))

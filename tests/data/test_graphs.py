@@ -136,8 +136,12 @@ def test_a_resumed_run_gets_the_batches_it_would_have_got():
 
 def test_every_node_is_drawn_once_before_any_comes_again():
     data = GraphBatches(read_graph(words()), 9, batch_nodes=5)
-    first = np.concatenate([data.drawn(list(range(i, i + 5)), 50) for i in range(0, 50, 5)])
-    assert sorted(first) == list(range(50))
+    for together in (1, 7):
+        first = np.concatenate([data.drawn(list(range(i, i + 5)), 50, together) for i in range(0, 50, 5)])
+        assert sorted(first) == list(range(50))
+        assert not np.array_equal(first, data.drawn(list(range(50, 100)), 50, together))
+    groups = np.array_split(data.drawn(list(range(50)), 49, 7)[:49], 7)
+    assert all((np.diff(group) == 1).all() for group in groups)
 
 
 def test_batches_of_graphs_hold_whole_graphs():

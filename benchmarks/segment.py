@@ -16,28 +16,29 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import geossl
+from geossl.api import finetuning
 from geossl.data.bands import S2_BANDS
 from geossl.data.label_chips import Ground
 from geossl.data.labels import read_labels
 from geossl.data.rasters import LocalRasters
 from geossl.data.sentinel import SAMPLE
 from geossl.data.splits import deal
-from geossl.evaluation.heads import Samples, fit_forest, predict
+from geossl.evaluation.heads import FITS, Samples, fit_forest, predict
 from geossl.evaluation.metrics import class_iou, confusion_matrix, of_images
-from geossl.models.files import load_encoder, save_encoder
+from geossl.models.files import dense, load_encoder, save_encoder
+from geossl.training.decoder import DecoderConfig
 
 SENSORS = ("s1", "s2", "s1+s2")
-TRAINING = {"max_steps": 100, "batch_size": 4, "chip_px": 64, "check_every": 20}
+TRAINING = {"max_steps": 200, "batch_size": 4, "chip_px": 64, "check_every": 20, "lr": 3e-3}
 MODELS = {  # name -> encoder, head, settings
     "CROMA, kNN": ("croma", "knn", {}),
     "CROMA, linear": ("croma", "linear", {}),
     "CROMA, forest": ("croma", "forest", {}),
     "random, linear": ("random", "linear", {}),
-    "CROMA, linear-upsample": ("croma", "linear-upsample", TRAINING),
-    "CROMA, U-Net": ("croma", "unet", TRAINING),
-    "random, U-Net": ("random", "unet", TRAINING),
-    "from scratch, U-Net": ("random", "unet", {**TRAINING, "train_encoder": True}),
+    "CROMA, linear-upsample": ("croma", "linear-upsample", DecoderConfig(**TRAINING)),
+    "CROMA, U-Net": ("croma", "unet", DecoderConfig(**TRAINING)),
+    "random, U-Net": ("random", "unet", DecoderConfig(**TRAINING)),
+    "from scratch, U-Net": ("random", "unet", DecoderConfig(**TRAINING, train_encoder=True)),
 }
 PIXELS = 4000  # of the training part, for the forest on pixels
 
@@ -89,17 +90,32 @@ def baselines(labels, source, seed, is_water):
     return result
 
 
+def judge(name, data, weights, folder, seed):
+    """Scores by sensors of a head or decoder; embeddings of an encoder are kept for the next head."""
+    encoder, head, settings = MODELS[name]
+    labels, encoder = read_labels(data[0]), dense(load_encoder(weights[encoder]))
+    split = deal(labels, 8, 10.0, seed)
+    work = folder / (
+        f"maps_{weights[MODELS[name][0]].stem}"
+        if head in FITS
+        else name.replace(", ", "_").replace(" ", "_") + f"_{seed}"
+    )
+    work.mkdir(exist_ok=True)
+    task = finetuning.Task(labels, data[1], weights[MODELS[name][0]], encoder, split, work, seed)
+    fit = finetuning.fit_heads(head, task, None) if head in FITS else finetuning.train(head, task, settings)
+    return {key: found.to_dict() for key, found in fit[1].items()}
+
+
 def one_seed(folder, seed, data, options):
     """Scores by classifier and sensors."""
-    labels, source, files = data
-    random = random_encoder(options.encoder, folder / f"random{seed}.safetensors", seed)
-    encoders = {"croma": options.encoder, "random": random}
-    scores = baselines(read_labels(labels), source, seed, "flood" in folder.name)
-    for name, (encoder, head, settings) in MODELS.items():
-        out = folder / f"{name.replace(', ', '_').replace(' ', '_')}_{seed}.safetensors"
-        if not out.exists():
-            geossl.finetune(labels, encoder=encoders[encoder], head=head, out=out, seed=seed, **files, **settings)
-        scores[name] = json.loads(out.with_suffix(".json").read_text())["scores"]
+    weights = {"croma": options.encoder}
+    weights["random"] = random_encoder(options.encoder, folder / f"random{seed}.safetensors", seed)
+    scores = {} if options.only else baselines(read_labels(data[0]), data[1], seed, "flood" in folder.name)
+    for name in [name for name in MODELS if options.only in name]:
+        kept = folder / f"{name.replace(', ', '_').replace(' ', '_')}_{seed}.json"
+        if not kept.exists():
+            kept.write_text(json.dumps(judge(name, data, weights, folder, seed)))
+        scores[name] = json.loads(kept.read_text())
         print(folder.name, seed, name, {k: round(v["values"]["miou"], 3) for k, v in scores[name].items()}, flush=True)
     return scores
 
@@ -127,18 +143,13 @@ def main():
     parser.add_argument("--encoder", type=Path, required=True)
     parser.add_argument("--floods", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", default="", help="models whose name holds this")
     parser.add_argument("--out", type=Path, default=Path("runs/segment"))
     options = parser.parse_args()
-    sample = {"s1": SAMPLE / "s1", "s2": SAMPLE / "s2"}
-    sets = {"land_cover": (SAMPLE / "labels", LocalRasters([sample["s1"]], [sample["s2"]]), sample)}
+    sets = {"land_cover": (SAMPLE / "labels", LocalRasters([SAMPLE / "s1"], [SAMPLE / "s2"]))}
     if options.floods:
-        chip = {s: options.floods / f"Spain_7370579_{s.upper()}Hand.tif" for s in ("s1", "s2")}
-        chip["s2_offset"] = 0
-        sets["floods"] = (
-            options.floods / "Spain_7370579_LabelHand.tif",
-            LocalRasters([chip["s1"]], [chip["s2"]], 0),
-            chip,
-        )
+        s1, s2, labels = (options.floods / f"Spain_7370579_{name}Hand.tif" for name in ("S1", "S2", "Label"))
+        sets["floods"] = (labels, LocalRasters([s1], [s2], 0))
     found = {name: [] for name in sets}
     for seed in range(options.seeds):
         for name, data in sets.items():

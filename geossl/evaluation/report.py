@@ -66,7 +66,8 @@ def write_report(
     """
     numbers = {"title": title, "scores": {k: s.to_dict() for k, s in scores.items()}, "classes": list(names), **facts}
     body = [f"<h1>{html.escape(title)}</h1>", html_table(score_rows(scores))]
-    body.append("<p>Brackets: 95 % bootstrap interval over the test samples.</p>")
+    drawn = html.escape(str(facts.get("interval", "test samples drawn with replacement")))
+    body.append(f"<p>Brackets: 95 % bootstrap interval, {drawn}.</p>")
     if len(scores) > 1:
         body.append(embedded(scores_figure(scores)))
     if curve:

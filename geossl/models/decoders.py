@@ -70,17 +70,17 @@ class UNetDecoder(Decoder):
         bands: Of all sensors together.
         classes: Number of classes.
         patch_px: Side of a patch, a power of two.
-        width: Channels at full resolution.
+        width: Channels at full resolution; doubled at every coarser level, to eight times as many.
 
     Source: the decoder of U-Net (Ronneberger et al., 2015) with a transformer as its deepest level, as in UNETR.
     """
 
     kind = "unet"
 
-    def __init__(self, dim: int, bands: int, classes: int, patch_px: int, width: int = 32) -> None:
+    def __init__(self, dim: int, bands: int, classes: int, patch_px: int, width: int = 16) -> None:
         super().__init__(dim=dim, bands=bands, classes=classes, patch_px=patch_px, width=width)
         levels = patch_px.bit_length() - 1
-        widths = [width * min(4, 2**level) for level in range(levels + 1)]  # finest first
+        widths = [width * min(8, 2**level) for level in range(levels + 1)]  # finest first
         self.stem = nn.ModuleList(block(c, out) for c, out in zip([bands, *widths[:-2]], widths[:-1], strict=True))
         self.enter = nn.Sequential(nn.Conv2d(dim, widths[-1], 1), PixelNorm(widths[-1]), nn.GELU())
         self.join = nn.ModuleList(block(widths[i + 1] + widths[i], widths[i]) for i in range(levels))

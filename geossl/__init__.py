@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from geossl.api.nodes import class_raster as class_raster
     from geossl.api.nodes import cluster_graph as cluster_graph
     from geossl.api.nodes import embed_graph as embed_graph
+    from geossl.api.point_classes import classify_points as classify_points
+    from geossl.api.point_classes import finetune_points as finetune_points
+    from geossl.api.point_maps import embed_points as embed_points
     from geossl.api.pretraining import pretrain as pretrain
     from geossl.api.segmentation import segment as segment
     from geossl.api.series import embed_series as embed_series
@@ -36,19 +39,22 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 PUBLIC = {
-    "attention_profile": "geossl.api.attention:attention_profile",
     "anomaly": "geossl.api.anomaly:anomaly",
+    "attention_profile": "geossl.api.attention:attention_profile",
     "class_raster": "geossl.api.nodes:class_raster",
+    "classify_points": "geossl.api.point_classes:classify_points",
     "cluster_graph": "geossl.api.nodes:cluster_graph",
     "cube": "geossl.api.maps:cube",
     "embed": "geossl.api.maps:embed",
     "embed_graph": "geossl.api.nodes:embed_graph",
     "embed_map": "geossl.api.maps:embed_map",
+    "embed_points": "geossl.api.point_maps:embed_points",
     "embed_series": "geossl.api.series:embed_series",
     "evaluate": "geossl.api.evaluating:evaluate",
     "export": "geossl.api.exports:export",
     "fetch": "geossl.api.maps:fetch",
     "finetune": "geossl.api.finetuning:finetune",
+    "finetune_points": "geossl.api.point_classes:finetune_points",
     "graph_from_geodataframe": "geossl.api.graphs:graph_from_geodataframe",
     "graph_from_raster": "geossl.api.graphs:graph_from_raster",
     "load_encoder": "geossl.models.files:load_encoder",

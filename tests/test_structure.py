@@ -112,4 +112,9 @@ def test_a_data_card_states_what_it_must(path):
 
 
 def test_every_data_set_of_a_recipe_has_a_card():
-    assert {p.stem for p in (ROOT / "data_cards").glob("*.md")} >= {"sample_scenes", "ssl4eo_s12"}
+    assert {p.stem for p in (ROOT / "data_cards").glob("*.md")} >= {
+        "sample_points",
+        "sample_scenes",
+        "shapenet55",
+        "ssl4eo_s12",
+    }

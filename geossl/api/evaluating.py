@@ -14,13 +14,14 @@ from geossl.api.judging_maps import judge_maps
 from geossl.api.labelled_data import Data, Scenes, find
 from geossl.data.forgeries import is_forgeries
 from geossl.data.labelled import LabelledMaps, LabelledSet
+from geossl.data.shapes import shape_set
 from geossl.errors import InputError
 from geossl.evaluation.baselines import BandStatistics, untrained
 from geossl.evaluation.features import Change
 from geossl.evaluation.metrics import Scores
 from geossl.evaluation.report import markdown, score_rows, write_report
 from geossl.models.download import sha256_of
-from geossl.models.encoder import DenseEncoder, Encoder
+from geossl.models.encoder import DenseEncoder, Encoder, PointEncoder
 from geossl.models.files import encoder_path, load_encoder, provenance
 from geossl.training.early_stopping import FinetuneConfig
 from geossl.training.run_folder import versions
@@ -82,7 +83,7 @@ def evaluate(
             per class (pictures, or GeoTIFFs with named bands); an ``.npz`` file; ``sample`` (land cover of the bundled
             scenes); labelled polygons or a label raster over ``s1`` and ``s2``; a set; or real and generated pictures
             (``train/real``, ``train/GENERATOR``, ..., or ImagiNet's lists), on which the encoder is calibrated as a
-            detector and ``protocol`` is not used.
+            detector and ``protocol`` is not used. For an encoder of points, see ``geossl.data.shapes.read_shapes``.
         protocol: ``knn``, ``linear``, ``mlp``, ``kmeans``, ``finetune``, ``segmentation`` (decoders of patch tokens to
             a class per pixel), or ``all``; several as a sequence.
         sensors: ``s1``, ``s2`` or ``s1,s2`` (joint); a sequence of these judges each. By default all there are.
@@ -128,7 +129,10 @@ def evaluate(
         return detection(out, encoder, subject, dataset, settings)
     patch_px = subject.spec.patch_px if isinstance(subject, DenseEncoder) else 8
     scenes = Scenes(paths(s1), paths(s2), s2_offset, column, image_px or CHIP_PX, patch_px)
-    data = find(dataset, root, download, scenes)
+    if isinstance(subject, PointEncoder) and isinstance(dataset, str | Path):
+        data: Data = shape_set(dataset)
+    else:
+        data = find(dataset, root, download, scenes)
     refuse_misfits(data, settings)
     they = subjects(subject, baselines)
     found, facts = (

@@ -32,6 +32,7 @@ RUNS = {  # per method a module with data(recipe) and method(recipe, data); impo
     "selfcon": "geossl.api.runs.selfcon",
     "graphmae": "geossl.api.runs.graphmae",
     "scgc": "geossl.api.runs.scgc",
+    "point_cmae": "geossl.api.runs.point_cmae",
 }
 
 

@@ -27,7 +27,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from geossl.errors import InputError, WeightsError
-from geossl.models.encoder import DenseEncoder, Encoder
+from geossl.models.encoder import DenseEncoder, Encoder, PointEncoder
 from geossl.models.graphs import GraphEncoder
 from geossl.models.series_vit import SeriesViT
 
@@ -45,6 +45,32 @@ def graph_nodes(encoder: GraphEncoder, items: Sequence[Mapping[str, Tensor]]) ->
     """One vector per node of graphs ``{"x": n c, "edge_index": 2 e}``."""
     device = device_of(encoder)
     return torch.cat([encoder.nodes(item["x"].to(device), item["edge_index"].to(device)) for item in items])
+
+
+def pooled_points(encoder: PointEncoder, items: Sequence[Float[Tensor, "_ c"]]) -> Float[Tensor, "n d"]:
+    """One vector per cloud, from as many of its points as the encoder was trained on.
+
+    Items are x, y, z and the encoder's features: of whole objects in any unit; for an encoder of scans, in metres from
+    the block's centre and above ground.
+    """
+    return encoder.pooled(torch.stack([as_trained(item, encoder) for item in items]).to(device_of(encoder)))
+
+
+def as_trained(points: Float[Tensor, "m c"], encoder: PointEncoder) -> Float[Tensor, "k c"]:
+    """Points drawn at random, the same whenever asked, and scaled as the encoder's spec says."""
+    spec = encoder.spec
+    if points.shape[1] != spec.channels:
+        needs = ", ".join(["x", "y", "z", *spec.features])
+        raise InputError(f"points hold {points.shape[1]} numbers; {spec.name!r} needs {spec.channels}: {needs}")
+    order = torch.randperm(len(points), generator=torch.Generator().manual_seed(0))
+    points = points[order.repeat(-(-spec.points // len(points)))[: spec.points]]
+    xyz = points[:, :3]
+    if spec.block_m is not None:
+        xyz = xyz / (spec.block_m / 2)
+    else:
+        xyz = xyz - xyz.mean(dim=0)
+        xyz = xyz / xyz.norm(dim=1).max().clamp(min=1e-12)
+    return torch.cat([xyz, points[:, 3:]], dim=1).float()  # only now: far from the origin float32 is coarse
 
 
 def device_of(encoder: Encoder) -> torch.device:
@@ -68,6 +94,7 @@ EMBEDDERS: dict[type[Encoder], Embedder] = {  # kind of encoder -> vectors of a 
     DenseEncoder: pooled_images,
     SeriesViT: pooled_clips,
     GraphEncoder: graph_nodes,
+    PointEncoder: pooled_points,
 }
 
 

@@ -150,3 +150,56 @@ class DenseEncoder(DenseModel):
     @abstractmethod
     def pooled(self, images: Images, kept: Kept | None = None) -> Float[Tensor, "b d"]:
         """Embed every image as one vector; NaN where an image has no fed patch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointSpec(EncoderSpec):
+    """All that is needed to give an encoder of point clouds what it was trained on.
+
+    Args:
+        points: Points per cloud.
+        features: Numbers per point beside x, y and z, in order.
+        block_m: Side of the square block of an airborne scan that is one cloud, in metres; coordinates are from the
+            block's centre, over half a side. None = whole objects, centred and scaled to the unit sphere.
+        voxel_m: Of the points of a block, at most one per cube of this side is kept; 0 = all.
+        ground: How height 0 is found: see ``geossl.data.point_blocks``.
+    """
+
+    points: int
+    features: tuple[str, ...]
+    block_m: float | None
+    voxel_m: float
+    ground: str
+
+    @property
+    def channels(self) -> int:
+        """Numbers per point."""
+        return 3 + len(self.features)
+
+
+class PointEncoder(Encoder, ABC):
+    """Point clouds in, a vector per group of points, per point or per cloud out; ``spec.dim`` is of the last."""
+
+    spec_type: ClassVar[type[EncoderSpec]] = PointSpec
+    spec: PointSpec
+
+    @abstractmethod
+    def tokens(self, points: Float[Tensor, "b n c"]) -> tuple[Float[Tensor, "b g d"], Float[Tensor, "b g 3"]]:
+        """One vector per group of neighbouring points, and where the group lies.
+
+        Args:
+            points: x, y, z and the spec's features, scaled as the spec says.
+        """
+
+    @abstractmethod
+    def pooled(self, points: Float[Tensor, "b n c"]) -> Float[Tensor, "b d"]:
+        """One vector per cloud; does not depend on the order of its points."""
+
+    @property
+    @abstractmethod
+    def point_dim(self) -> int:
+        """Length of the vectors of ``per_point``."""
+
+    @abstractmethod
+    def per_point(self, points: Float[Tensor, "b n c"], where: Float[Tensor, "b m 3"]) -> Float[Tensor, "b m d"]:
+        """One vector for each place of a cloud: its own points, or any others."""

@@ -28,6 +28,8 @@ ARCHITECTURES = {  # imported when asked for: some need an extra
     "exit_resnet": "geossl.models.exit_resnet:ExitResNet",
     "gnn": "geossl.models.graph_layers:GNNEncoder",
     "node_mlp": "geossl.models.graph_layers:NodeMLP",
+    "point_segmenter": "geossl.models.point_segmenter:PointSegmenter",
+    "point_transformer": "geossl.models.point_transformer:PointTransformer",
     "segmenter": "geossl.models.segmenter:Segmenter",
     "vector_autoencoder": "geossl.models.score_autoencoder:VectorAutoencoder",
 }

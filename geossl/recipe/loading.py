@@ -14,6 +14,7 @@ from geossl.recipe.cross_video_mae import CrossVideoRecipe
 from geossl.recipe.graphs import GraphMAERecipe, SCGCRecipe
 from geossl.recipe.hybrid_distill import HybridRecipe
 from geossl.recipe.mr_mae import MrMaeRecipe
+from geossl.recipe.point_cmae import PointCmaeRecipe
 from geossl.recipe.regularized_ae import RegularizedAERecipe
 from geossl.recipe.sections import Recipe, Section
 from geossl.recipe.selfcon import SelfconRecipe
@@ -28,6 +29,7 @@ RECIPES: dict[str, type[Recipe]] = {  # key = method file name = test file name
     "selfcon": SelfconRecipe,
     "graphmae": GraphMAERecipe,
     "scgc": SCGCRecipe,
+    "point_cmae": PointCmaeRecipe,
 }
 
 

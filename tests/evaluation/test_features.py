@@ -9,6 +9,7 @@ from geossl.evaluation.baselines import BandStatistics, untrained
 from geossl.evaluation.features import digest, features, patch_features
 from geossl.models.croma import CROMAEncoder, croma_spec
 from geossl.models.encoder import Encoder, EncoderSpec
+from geossl.models.point_transformer import PointTransformer, point_spec
 
 
 @pytest.fixture(scope="module")
@@ -142,3 +143,26 @@ def test_an_untrained_encoder_is_drawn_by_seed(encoder, items):
     assert np.array_equal(one, same)
     assert not np.allclose(one, other)
     assert not np.allclose(one, features(encoder, items))
+
+
+def point_encoder(**settings):
+    torch.manual_seed(0)
+    sizes = {"groups": 8, "group_size": 6, "points": 32, "width": 24, "depth": 2, "heads": 4}
+    return PointTransformer(point_spec("tiny", **sizes, **settings)).eval()
+
+
+def test_clouds_of_any_size_are_scaled_as_the_encoder_was_trained():
+    encoder = point_encoder()
+    clouds = [torch.randn(n, 3, generator=torch.Generator().manual_seed(n), dtype=torch.float64) for n in (20, 32, 90)]
+    x = features(encoder, clouds)
+    assert x.shape == (3, 48)
+    np.testing.assert_allclose(features(encoder, [5 * c + 70 for c in clouds]), x, atol=1e-4)
+    of_blocks = point_encoder(block_m=12.0)
+    block = clouds[1] - clouds[1].mean(0)
+    inside = features(of_blocks, [6 * block])
+    order = torch.randperm(32, generator=torch.Generator().manual_seed(0))
+    by_hand = of_blocks.pooled(block[order][None].float())
+    np.testing.assert_allclose(inside, by_hand.detach().numpy(), atol=1e-5)
+    assert np.abs(features(of_blocks, [3 * block]) - inside).max() > 1e-3  # metres matter
+    with pytest.raises(InputError, match="points hold 3 numbers; .* needs 4: x, y, z, last"):
+        features(point_encoder(features=["last"]), clouds)

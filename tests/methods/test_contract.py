@@ -46,6 +46,7 @@ SMALL = {  # recipe values that make a step take a fraction of a second
     "selfcon": ["data.generators=[phase,detail]", "data.hold_out=[]", "data.batch_size=8", "encoder.width=4"],
     "graphmae": ["encoder.dim=32", "data.batch_nodes=64"],
     "scgc": ["encoder.widths=[32]", "encoder.dim=4"],
+    "point_cmae": ["data.batch_size=4", "data.points=128", "encoder.group_size=8"],
 }
 METHODS = sorted(recipe.RECIPES)
 

@@ -1,0 +1,256 @@
+"""Classes for the points of airborne scans: learned from classified scans, written back to LAS and LAZ."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from numpy import ndarray
+
+from geossl.api.point_maps import Progress, Scans, block_settings, checked_out, of_scans
+from geossl.data.las import NOISE, Scan, find_files, read_scan, survey, write_classes
+from geossl.data.point_blocks import BlockSettings, block_of, cut_block, grown, inner, lattice_blocks
+from geossl.data.point_clouds import augmented
+from geossl.errors import InputError, WeightsError
+from geossl.evaluation.metrics import confusion_matrix, of_confusion
+from geossl.inference.point_map import classes_of
+from geossl.models.encoder import Encoder
+from geossl.models.files import load_encoder, save_encoder
+from geossl.models.point_segmenter import PointSegmenter, point_segmenter_spec
+from geossl.training.point_segmentation import UNLABELLED, Labelled, PointHeadConfig, train_head
+from geossl.training.run_folder import versions, write_atomically
+
+ASPRS = {
+    2: "ground", 3: "low vegetation", 4: "medium vegetation", 5: "high vegetation", 6: "building", 9: "water",
+    10: "rail", 11: "road", 13: "wire guard", 14: "wire", 15: "tower", 17: "bridge",
+}  # fmt: skip
+NEVER = (0, 1, *NOISE)  # not classified, or noise
+LEAST_SHARE = 0.001  # of the points; rarer classes are not learned unless named
+TEST_SHARE = 0.3
+
+
+def finetune_points(
+    laz: Scans,
+    encoder: str | Path | Encoder,
+    *,
+    out: str | Path = "points.safetensors",
+    classes: Mapping[str, Sequence[int]] | None = None,
+    min_points: int = 64,
+    seed: int = 0,
+    progress: Progress | None = None,
+    **training: Any,
+) -> Path:
+    """Learn point classes from classified scans, for ``classify_points``.
+
+    Heights are above the lowest points here, whatever the encoder's ``ground``: class 2 is not known beforehand.
+    Squares of two blocks are drawn for testing (30 %); points in them are neither learned from nor used to choose
+    anything. Scores and the confusion matrix of these points go beside the model, as ``.json``.
+
+    Args:
+        laz: Scans whose points have LAS classes.
+        encoder: Weight file or loaded encoder, pretrained on blocks of scans.
+        out: ``.safetensors``.
+        classes: Name -> LAS classes that count as it, the first of which is written by ``classify_points``. By default
+            every class that 0.1 % of the points have, except 0, 1, 7 and 18.
+        min_points: Blocks with fewer are left out.
+        seed: Of the split, the head and the order.
+        progress: Called with (steps done, steps in all).
+        training: Fields of ``PointHeadConfig``: ``train_encoder``, ``max_steps``, ``lr``, ``batch_size``.
+
+    Returns:
+        The model.
+
+    Raises:
+        InputError: If scans, classes and encoder do not fit; nothing was written.
+    """
+    out = checked_out(out, (".safetensors",))
+    config = head_config(training)
+    base = of_scans(encoder if isinstance(encoder, Encoder) else load_encoder(encoder))
+    settings = without_classes(block_settings(base.spec, min_points))
+    scan = read_scan([survey(path) for path in find_files(laz)], base.spec.features)
+    groups = class_groups(scan, classes)
+    labels = numbered(scan, list(groups.values()))
+    test = test_points(scan, 2 * settings.block_m, seed)
+    for name, number in zip(groups, range(len(groups)), strict=True):
+        if not (labels[~test] == number).any():
+            raise InputError(f"class {name!r} has no points to learn from; add scans, or leave it out with classes=")
+    torch.manual_seed(seed)
+    model = PointSegmenter(point_segmenter_spec(base.spec, list(groups), [codes[0] for codes in groups.values()]))
+    model.encoder.load_state_dict(base.state_dict())
+    learned = np.where(test, UNLABELLED, labels)
+    train_head(model, lambda i: labelled_block(scan, learned, settings, (seed, i)), config, progress)
+    counts = judged(model, scan, np.where(test, labels, UNLABELLED), settings)
+    facts = {
+        "classes": {name: list(map(int, codes)) for name, codes in groups.items()},
+        "test": of_confusion(counts),
+        "confusion": counts.tolist(),
+        "points": {"train": int((learned >= 0).sum()), "test": int(counts.sum())},
+        "versions": versions(),
+    }
+    save_encoder(out, model, facts)
+    write_atomically(out.with_suffix(".json"), json.dumps(facts, indent=1))
+    return out
+
+
+def classify_points(
+    laz: Scans,
+    model: str | Path | Encoder,
+    *,
+    out: str | Path = "classified.laz",
+    min_points: int = 64,
+    progress: Progress | None = None,
+) -> list[Path]:
+    """Give every point of scans a class, and write them as LAS or LAZ with everything else unchanged.
+
+    The extra dimension ``confidence`` holds the probability of the class in percent; 0 = the point kept the class it
+    had, because it is noise, withheld, or in a block with too few points.
+
+    Args:
+        laz: A LAS or LAZ file, a folder of them, a list, or ``sample`` (bundled). Neighbours are used at the rims.
+        model: From ``finetune_points``.
+        out: ``.laz`` or ``.las`` for one file; a folder, made if it is missing, for several.
+        min_points: Blocks with fewer are left as they are.
+        progress: Called with (files done, files in all).
+
+    Returns:
+        The files written.
+
+    Raises:
+        InputError: If files, model and output do not fit; nothing was written.
+    """
+    found = model if isinstance(model, Encoder) else load_encoder(model)
+    if not isinstance(found, PointSegmenter):
+        raise WeightsError(f"{found.spec.name!r} gives no classes of points; make a model with geossl.finetune_points")
+    settings = without_classes(block_settings(found.eval().spec, min_points))
+    files = [survey(path) for path in find_files(laz)]
+    targets = outputs(Path(out), [file.path for file in files])
+    codes = np.array(found.spec.arguments["codes"])
+    for number, (file, target) in enumerate(zip(files, targets, strict=True)):
+        scan = read_scan(files, found.spec.features, grown(file.bounds, 2 * settings.block_m))
+        classes, percent = np.zeros(file.count, np.uint8), np.zeros(file.count, np.uint8)
+        for block in lattice_blocks(scan, grown(file.bounds, 1e-3), settings):
+            ids = scan.inside(inner(block))
+            ids = ids[scan.source[ids, 0] == number]
+            if len(ids):
+                best, chance = classes_of(found, block.points, block_of(scan, ids, *block.centre, settings).points)
+                rows = scan.source[ids, 1]
+                classes[rows], percent[rows] = codes[best], np.maximum(1, np.rint(100 * chance))
+        write_classes(file.path, target, classes, percent)
+        if progress:
+            progress(number + 1, len(files))
+    return targets
+
+
+def without_classes(settings: BlockSettings) -> BlockSettings:
+    """Heights that do not use the ground class, which is what is asked for: above the lowest points instead."""
+    return replace(settings, ground="none" if settings.ground == "none" else "lowest")
+
+
+def outputs(out: Path, sources: Sequence[Path]) -> list[Path]:
+    """Where each file goes.
+
+    Raises:
+        InputError: If ``out`` is of the wrong kind, or would replace an input.
+    """
+    if out.suffix.lower() in (".las", ".laz"):
+        if len(sources) > 1:
+            raise InputError(f"out={str(out)!r} is one file, but there are {len(sources)} scans; give a folder")
+        targets = [checked_out(out, (".las", ".laz"))]
+    elif out.is_file() or out.suffix:
+        raise InputError(f"out={str(out)!r} must end in .laz or .las, or be a folder")
+    else:
+        targets = [out / path.name for path in sources]
+        if len(set(targets)) < len(targets):
+            raise InputError("two scans have the same file name; classify them one by one")
+    taken = {path.resolve() for path in sources} & {path.resolve() for path in targets}
+    if taken:
+        raise InputError(f"out={str(out)!r} would replace {taken.pop()}, which is read; choose another out")
+    targets[0].parent.mkdir(parents=True, exist_ok=True)
+    return targets
+
+
+def head_config(training: Mapping[str, Any]) -> PointHeadConfig:
+    """Checked settings of the training."""
+    known = PointHeadConfig.__dataclass_fields__
+    for key in training:
+        if key not in known:
+            raise InputError(f"finetune_points has no setting {key!r}; there are {', '.join(known)}")
+    config = PointHeadConfig(**training)
+    if config.max_steps < 1 or config.batch_size < 1 or config.lr <= 0:
+        raise InputError("max_steps and batch_size must be 1 or more, lr positive")
+    return config
+
+
+def class_groups(scan: Scan, classes: Mapping[str, Sequence[int]] | None) -> dict[str, Sequence[int]]:
+    """Name -> LAS classes.
+
+    Raises:
+        InputError: If there are fewer than two, or a code is named twice or is none.
+    """
+    if classes is None:
+        codes, counts = np.unique(scan.classes, return_counts=True)
+        kept = [int(c) for c, n in zip(codes, counts, strict=True) if n >= LEAST_SHARE * len(scan.classes)]
+        classes = {ASPRS.get(code, f"class {code}"): [code] for code in kept if code not in NEVER}
+    named = [code for group in classes.values() for code in group]
+    if len(classes) < 2:
+        raise InputError(
+            f"the scans hold {', '.join(classes) or 'no class'} besides unclassified points; two are needed"
+        )
+    if len(set(named)) < len(named) or not all(0 <= code <= 255 for code in named) or not all(classes.values()):
+        raise InputError(f"classes={dict(classes)} must name every LAS class (0 to 255) once")
+    return dict(classes)
+
+
+def numbered(scan: Scan, groups: Sequence[Sequence[int]]) -> Int[ndarray, " n"]:
+    """Class number of every point, -1 where it has none of the classes."""
+    table = np.full(256, UNLABELLED)
+    for number, codes in enumerate(groups):
+        table[list(codes)] = number
+    return table[scan.classes]
+
+
+def test_points(scan: Scan, side_m: float, seed: int) -> ndarray:
+    """Which points lie in squares drawn for testing."""
+    squares = np.floor(scan.xyz[:, :2] / side_m).astype(np.int64)
+    names, square = np.unique(squares, axis=0, return_inverse=True)
+    if len(names) < 2:
+        raise InputError(f"the scans cover one square of {side_m:g} m; give more ground, so that some can be held out")
+    order = np.random.default_rng(seed).permutation(len(names))
+    drawn = np.zeros(len(names), bool)
+    drawn[order[: max(1, round(TEST_SHARE * len(names)))]] = True
+    return drawn[square.ravel()]
+
+
+def labelled_block(scan: Scan, labels: Int[ndarray, " n"], settings: BlockSettings, seed: tuple[int, int]) -> Labelled:
+    """A random block around a labelled point, turned, with the classes of its points.
+
+    Raises:
+        InputError: If no block has points enough.
+    """
+    rng = np.random.default_rng(seed)
+    places = np.flatnonzero(labels != UNLABELLED)
+    for _ in range(100):
+        x, y = scan.xyz[rng.choice(places), :2]
+        block = cut_block(scan, x, y, settings, rng)
+        if block is not None:
+            points = augmented(block.points, rng, "z", (0.95, 1.05), False, 0.0, 0.0)
+            return points, labels[block.ids].astype(np.int64)
+    raise InputError(f"no block of {settings.block_m:g} m has min_points={settings.min_points} points; lower it")
+
+
+def judged(
+    model: PointSegmenter, scan: Scan, labels: Int[ndarray, " n"], settings: BlockSettings
+) -> Int[ndarray, "k k"]:
+    """Confusion of the labelled points, each classified as ``classify_points`` would."""
+    counts = np.zeros((len(model.classes),) * 2, np.int64)
+    for block in lattice_blocks(scan, grown(scan.bounds, 1e-3), settings):
+        ids = scan.inside(inner(block))
+        ids = ids[labels[ids] != UNLABELLED]
+        if len(ids):
+            found, _ = classes_of(model, block.points, block_of(scan, ids, *block.centre, settings).points)
+            counts += confusion_matrix(labels[ids], found, len(model.classes))
+    return counts

@@ -1,0 +1,47 @@
+"""Point-CMAE from a recipe."""
+
+from geossl.data.point_blocks import BlockSettings
+from geossl.data.point_clouds import PointClouds, cloud_source
+from geossl.methods.point_cmae import PointCMAE
+from geossl.models.point_transformer import PointTransformer, point_spec
+from geossl.recipe.point_cmae import PointCmaeRecipe
+from geossl.training.optim import optim_config
+
+
+def data(recipe: PointCmaeRecipe) -> PointClouds:
+    """Blocks of scans, or whole objects."""
+    d = recipe.data
+    settings = None
+    if d.block_m is not None:
+        settings = BlockSettings(d.block_m, d.points, d.voxel_m, d.ground, d.min_points)
+    source = cloud_source(d.source, d.points, recipe.encoder.features, settings, d.thin)
+    augment = {"turn": d.turn, "scale": d.scale, "per_axis": d.scale_axes, "shift": d.shift, "jitter": d.jitter}
+    return PointClouds(
+        source,
+        d.batch_size,
+        recipe.train.max_steps,
+        seed=recipe.train.seed,
+        augment=augment,
+        workers=d.workers,
+    )
+
+
+def method(recipe: PointCmaeRecipe, data: PointClouds) -> PointCMAE:
+    """The encoder and method a recipe asks for, with fresh weights."""
+    settings, d = recipe.encoder, recipe.data
+    spec = point_spec(
+        settings.size,
+        groups=settings.groups,
+        group_size=settings.group_size,
+        start=settings.start,
+        points=d.points,
+        features=settings.features,
+        block_m=d.block_m,
+        voxel_m=d.voxel_m if d.block_m else 0.0,
+        ground=d.ground if d.block_m else "none",
+        name=f"point_cmae_{settings.size}",
+        source=f"geossl pretrain, {d.source}",
+        licence="see the data's licence",
+    )
+    optim = optim_config(recipe.train)
+    return PointCMAE(PointTransformer(spec), optim, seed=recipe.train.seed, **recipe.objective.model_dump())

@@ -16,7 +16,7 @@ from geossl.evaluation.attention import plot_profiles
 from geossl.methods.hybrid_distill import HybridDistill
 from geossl.models.teachers import EncoderTeacher
 
-LOOKED_AT = 200  # test pictures for the measures of attention
+LOOKED_AT = 100  # test pictures for the measures of attention
 
 
 def arms(supervised, masked):
@@ -35,41 +35,38 @@ def main():
     args.out.mkdir(parents=True, exist_ok=True)
     pictures, test = InMemory(args.train, args.out), InMemory(args.test, args.out)
     supervised, masked = teachers(pictures, args)
-    encoders = {"supervised teacher": [supervised], "masked teacher": [masked]}
+    images, shown = {"rgb": test.pixels[:: len(test) // LOOKED_AT]}, {}
 
     def scores(encoder):
         return readout(encoder, pictures, test)[0]
 
-    kept = {name: args.out / f"hybrid_{name.replace(' ', '_')}.safetensors" for name in encoders}
-    rows = {name: [measured(known[0], kept[name], scores)] for name, known in encoders.items()}
-    for seed in range(args.seeds):
-        fresh = student(seed).eval()
-        encoders.setdefault("random initialisation", []).append(fresh)
-        rows.setdefault("random initialisation", []).append(
-            measured(fresh, args.out / f"hybrid_random_{seed}.safetensors", scores)
-        )
-        for name, (first, second, settings) in arms(EncoderTeacher(supervised), EncoderTeacher(masked)).items():
-            module = HybridDistill(student(seed), optim(args.steps), first, second, seed=seed, **settings)
-            path = args.out / f"hybrid_{name.split(' (')[0].replace(' ', '_').replace(',', '')}_{seed}.safetensors"
-            encoder, found = trained(module, pictures, args, seed, path, scores=lambda m: scores(m.encoder))
-            encoders.setdefault(name, []).append(encoder)
-            rows.setdefault(name, []).append(found)
-    print(f"\n{args.steps} steps of {args.batch_size}, {args.seeds} seeds, mean +- standard deviation; attention of")
-    print(
-        f"{LOOKED_AT} test pictures: NMI and spread between heads (pixels) of the last two layers, NMI of all layers\n"
-    )
-    print("| arm | linear probe | kNN | NMI, layer -2 | NMI, last | head spread, layer -2 | last | NMI by layer |")
-    print("|---|---|---|---|---|---|---|---|")
-    images, shown = {"rgb": test.pixels[:: len(test) // LOOKED_AT]}, {}
-    for name, known in encoders.items():
-        profiles = [geossl.attention_profile(encoder, images)["encoder"] for encoder in known]
+    def row(name, encoders, found):
+        profiles = [geossl.attention_profile(encoder, images)["encoder"] for encoder in encoders]
         shown[name] = profiles[0]
         nmi = [p.nmi.mean(axis=1) for p in profiles]
-        cells = [spread([r[key] for r in rows[name]]) for key in ("linear", "knn")]
+        cells = [spread([f[key] for f in found]) for key in ("linear", "knn")]
         cells += [spread([n[layer] for n in nmi], 4) for layer in (-2, -1)]
         cells += [spread([p.spread_px[layer] for p in profiles], 2) for layer in (-2, -1)]
         by_layer = ", ".join(f"{sum(n[i] for n in nmi) / len(nmi):.4f}" for i in range(len(nmi[0])))
         print(f"| {name} | {' | '.join(cells)} | {by_layer} |", flush=True)
+
+    print(f"\n{args.steps} steps of {args.batch_size}, {args.seeds} seeds, mean +- standard deviation; attention of")
+    print(f"{LOOKED_AT} test pictures: NMI and spread between heads (pixels) of the last two layers\n")
+    print("| arm | linear probe | kNN | NMI, layer -2 | NMI, last | head spread, layer -2 | last | NMI by layer |")
+    print("|---|---|---|---|---|---|---|---|")
+    for name, known in (("supervised teacher", supervised), ("masked teacher", masked)):
+        row(name, [known], [measured(known, args.out / f"hybrid_{name.replace(' ', '_')}.safetensors", scores)])
+    fresh = [student(seed).eval() for seed in range(args.seeds)]
+    kept = [args.out / f"hybrid_random_{seed}.safetensors" for seed in range(args.seeds)]
+    found = [measured(encoder, path, scores) for encoder, path in zip(fresh, kept, strict=True)]
+    row("random initialisation", fresh, found)
+    for name, (first, second, settings) in arms(EncoderTeacher(supervised), EncoderTeacher(masked)).items():
+        students = []
+        for seed in range(args.seeds):
+            module = HybridDistill(student(seed), optim(args.steps), first, second, seed=seed, **settings)
+            path = args.out / f"hybrid_{name.split(' (')[0].replace(' ', '_').replace(',', '')}_{seed}.safetensors"
+            students.append(trained(module, pictures, args, seed, path, scores=lambda m: scores(m.encoder)))
+        row(name, [s[0] for s in students], [s[1] for s in students])
     plot_profiles(shown, args.out / "attention.png")
 
 

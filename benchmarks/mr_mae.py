@@ -59,26 +59,29 @@ def main():
         found, vectors = readout(encoder, pictures, test)
         return {**found, "cka": similarity(vectors, known)}
 
-    rows = {"the teacher itself": [measured(supervised, args.out / "mr_teacher.safetensors", scores)]}
-    for seed in range(args.seeds):
-        fresh = measured(student(seed).eval(), args.out / f"random_{seed}.safetensors", scores)
-        rows.setdefault("random initialisation", []).append(fresh)
-        for name, (taught_by, weights) in arms(good, blank).items():
-            module = MRMAE(student(seed), optim(args.steps), taught_by, seed=seed, **weights, **DECODER)
-            path = args.out / f"{name.replace(' ', '_').replace(',', '')}_{seed}.safetensors"
-            _, found = trained(
-                module, pictures, args, seed, path, scores=lambda m: {**scores(m.encoder), **held_out(m, test)}
-            )
-            rows.setdefault(name, []).append(found)
     print(f"\n{args.steps} steps of {args.batch_size}, {args.seeds} seeds, mean +- standard deviation\n")
     print("| arm | linear probe | kNN | similarity to teacher (CKA) | rebuild, test | mimic, test |")
     print("|---|---|---|---|---|---|")
-    for name, found in rows.items():
-        cells = [
-            spread([f[key] for f in found]) if key in found[0] else ""
-            for key in ("linear", "knn", "cka", "rebuild", "mimic")
-        ]
-        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+    row("the teacher itself", [measured(supervised, args.out / "mr_teacher.safetensors", scores)])
+    fresh = [measured(student(s).eval(), args.out / f"random_{s}.safetensors", scores) for s in range(args.seeds)]
+    row("random initialisation", fresh)
+    for name, (taught_by, weights) in arms(good, blank).items():
+        found = []
+        for seed in range(args.seeds):
+            module = MRMAE(student(seed), optim(args.steps), taught_by, seed=seed, **weights, **DECODER)
+            path = args.out / f"{name.replace(' ', '_').replace(',', '')}_{seed}.safetensors"
+            everything = trained(
+                module, pictures, args, seed, path, scores=lambda m: {**scores(m.encoder), **held_out(m, test)}
+            )
+            found.append(everything[1])
+        row(name, found)
+
+
+def row(name, found):
+    """Print a row of the table."""
+    keys = ("linear", "knn", "cka", "rebuild", "mimic")
+    cells = [spread([f[key] for f in found]) if key in found[0] else "" for key in keys]
+    print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

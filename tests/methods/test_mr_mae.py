@@ -347,7 +347,7 @@ def test_a_teacher_that_is_not_there_is_made_by_its_recipe(tmp_path):
         ("encoder.sensors={rgb: all}", "is of scenes, not pictures"),
         ("data.crop_share=[0.2, 1]", "crop_share is of pictures; scenes take data.crop_px"),
         ("data.chip_px=20", "data.chip_px=20 must be a multiple of the 8-px patch"),
-        ("encoder.margin_px=72", "leaves nothing of encoder.window_px=144"),
+        ("encoder.margin_px=168", "leaves nothing of encoder.window_px=336"),
         ("objective.decoder_heads=7", "must be a multiple of 4 x objective.decoder_heads=7"),
         ("teacher={kind: timm, name: resnet18}", "teacher.weights is missing; give a local weight file of resnet18"),
         ("teacher.weights=x.pth", "belongs to timm and torchgeo"),

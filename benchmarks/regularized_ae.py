@@ -7,6 +7,7 @@ Clear dates train; the west of each scene is trained on, the east is judged.
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 import lightning as L
@@ -114,11 +115,8 @@ def known_density(steps, seeds):
         print(f"| {sigma} | {form} | {width} | {cells} |")
     print("\n| sampled from | step | points | accepted | R-hat | KS p (x, y) | shares (0.35 0.40 0.25) |")
     print("|---|---|---|---|---|---|---|")
-    for name, score, sigma in (
-        ("learned score, sigma 0.2", kept[0.2, "residual", 128, 0].score, 0.2),
-        ("learned score, sigma 0.1", kept[0.1, "residual", 128, 0].score, 0.1),
-        ("exact score, sigma 0.2", lambda z: mixture_score(z, 0.2), 0.2),
-    ):
+    cases = [(f"learned score, sigma {s}", kept[s, "residual", 128, 0].score, s) for s in (0.1, 0.2, 0.3)]
+    for name, score, sigma in [*cases, ("exact score, sigma 0.2", partial(mixture_score, sigma=0.2), 0.2)]:
         noise = torch.randn(20_000, 2, generator=torch.Generator().manual_seed(9))
         truth = mixture(20_000, 50) + sigma * noise
         for points in (5, 1):
@@ -214,7 +212,7 @@ def main():
     parser.add_argument("--clear", nargs="+", default=[], help="dates without clouds")
     parser.add_argument("--cloudy", nargs="+", default=[], help="dates with clouds")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=4000)
     given = parser.parse_args()
     known_density(given.steps, given.seeds)
     if given.series:

@@ -1,6 +1,7 @@
 """Views of clips: which slots and tokens a branch sees, and photometric changes."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -76,3 +77,22 @@ def choose_visible(
     chosen = noise.masked_fill(~pool, torch.inf).argsort(dim=2)[:, :, :keep]
     chosen = chosen.gather(1, where[..., None].expand(-1, -1, keep))
     return (where[..., None] * n + chosen).flatten(1)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Everything random of a step; frames are counted in the clip, slots in tubelets.
+
+    Attributes:
+        views: The raw and the augmented clip.
+        ids: Visible tokens of each.
+        frames: Number of every sampled frame.
+        images: These frames, augmented on their own.
+        image_ids: Visible patches of the images, sample by sample and frame by frame.
+    """
+
+    views: tuple[Float[Tensor, "b t c h w"], Float[Tensor, "b t c h w"]]
+    ids: tuple[Int[Tensor, "b k"], Int[Tensor, "b k"]]
+    frames: Int[Tensor, "b f"]
+    images: Float[Tensor, "b f c h w"]
+    image_ids: Int[Tensor, "bf j"]

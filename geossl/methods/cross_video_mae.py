@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from geossl.errors import RunError
 from geossl.methods.base import OptimConfig, SSLMethod
 from geossl.methods.clip_losses import nt_xent, rebuild_loss, slot_means
-from geossl.methods.clip_views import augment, choose_slots, choose_visible, haze_of
+from geossl.methods.clip_views import Draw, augment, choose_slots, choose_visible, haze_of
 from geossl.methods.croma import gather
 from geossl.models.masking import take
 from geossl.models.patches import sincos_positions
@@ -138,25 +138,6 @@ class Projector(nn.Sequential):
         super().__init__(nn.Linear(dim, dim), middle, nn.ReLU(), nn.Linear(dim, out_dim))
 
 
-@dataclass(frozen=True)
-class Draw:
-    """Everything random of a step; frames are counted in the clip, slots in tubelets.
-
-    Attributes:
-        views: The raw and the augmented clip.
-        ids: Visible tokens of each.
-        frames: Number of every sampled frame.
-        images: These frames, augmented on their own.
-        image_ids: Visible patches of the images, sample by sample and frame by frame.
-    """
-
-    views: tuple[Float[Tensor, "b t c h w"], Float[Tensor, "b t c h w"]]
-    ids: tuple[Int[Tensor, "b k"], Int[Tensor, "b k"]]
-    frames: Int[Tensor, "b f"]
-    images: Float[Tensor, "b f c h w"]
-    image_ids: Int[Tensor, "bf j"]
-
-
 class CrossVideoMAE(SSLMethod):
     """Masked autoencoders of clips and of their frames, tied by contrast.
 
@@ -217,16 +198,18 @@ class CrossVideoMAE(SSLMethod):
         usable = usable_shares(clip, self.tubelet, self.patch_px) >= USABLE_SHARE
         full = usable.float().mean(dim=2) >= FULL_SHARE
         needed = 1 + self.objective.frames_per_clip * (self.objective.frame_from == "held_out")
-        rows = (full.sum(dim=1) >= max(needed, self.objective.frames_per_clip)).nonzero()[:, 0]
+        good = full.sum(dim=1) >= max(needed, self.objective.frames_per_clip)
+        rows, source = good.nonzero()[:, 0], torch.arange(len(clip), device=clip.device)
         self.readings["left_out"] = torch.tensor(float(len(clip) - len(rows)))
         if len(rows) < 2:
             raise RunError(
                 f"{len(rows)} of {len(clip)} clips have {needed} dates that are half usable; check clouds and nodata, "
                 "or lower data.max_cloudy"
             )
-        if len(rows) < len(clip):
-            clip, days, usable, full = clip[rows], days[rows], usable[rows], full[rows]
-        return self.losses_of(clip, days, self.draw(clip, usable, full, self.rng()))
+        if len(rows) < len(clip):  # others take their places: ranks that gather must have equally many
+            source = source.where(good, rows[source % len(rows)])
+            clip, days, usable, full = clip[source], days[source], usable[source], full[source]
+        return self.losses_of(clip, days, self.draw(clip, usable, full, self.rng()), source)
 
     def draw(
         self,
@@ -258,9 +241,13 @@ class CrossVideoMAE(SSLMethod):
         return Draw((clip, augment(clip, o.jitter, self.haze, noise)), (ids[0], ids[1]), frames, images, image_ids)
 
     def losses_of(
-        self, clip: Float[Tensor, "b t c h w"], days: Float[Tensor, "b t"], draw: Draw
+        self,
+        clip: Float[Tensor, "b t c h w"],
+        days: Float[Tensor, "b t"],
+        draw: Draw,
+        source: Int[Tensor, " b"] | None = None,
     ) -> dict[str, Float[Tensor, ""]]:
-        """The same for given frames, views and masks."""
+        """The same for given frames, views and masks; rows of one ``source`` are no negatives of each other."""
         o, slots = self.objective, self.encoder.slots(days)
         terms: dict[str, list[Tensor]] = {}
         whole, part, image = [], [], None
@@ -275,7 +262,8 @@ class CrossVideoMAE(SSLMethod):
                     terms.setdefault("rebuild_video", []).append(error)
                 whole.append(self.project_video(tokens.mean(dim=1)))
                 part.append(self.project_frame(slot_means(tokens, ids, near, n).flatten(0, 1)))
-            terms |= self.contrasts(whole, part, image)
+            source = torch.arange(len(clip), device=clip.device) if source is None else source
+            terms |= self.contrasts(whole, part, image, source)
         return {name: getattr(o, name) * torch.stack(found).sum() for name, found in terms.items() if found}
 
     def rebuild(
@@ -319,7 +307,7 @@ class CrossVideoMAE(SSLMethod):
         return self.project_image(tokens.mean(dim=1)), errors
 
     def contrasts(
-        self, whole: list[Tensor], part: list[Tensor], image: Float[Tensor, "bf z"] | None
+        self, whole: list[Tensor], part: list[Tensor], image: Float[Tensor, "bf z"] | None, source: Int[Tensor, " b"]
     ) -> dict[str, list[Float[Tensor, ""]]]:
         """The contrastive terms with a weight; candidates come from all ranks.
 
@@ -327,6 +315,7 @@ class CrossVideoMAE(SSLMethod):
             whole: Projected clips, of both views.
             part: Projected slots, of both views, clip by clip.
             image: Projected frames, clip by clip.
+            source: Number of the clip of every row.
         """
         o, f = self.objective, self.objective.frames_per_clip
         pairs: dict[str, tuple[Tensor, Tensor]] = {
@@ -336,12 +325,12 @@ class CrossVideoMAE(SSLMethod):
         if image is not None:
             pairs["cross_video"] = ((whole[0] + whole[1]) / 2, image.unflatten(0, (-1, f)).mean(dim=1))
             pairs["cross_frame"] = ((part[0] + part[1]) / 2, image)
+        owner = gather((source + self.global_rank * len(source)).double()[:, None])[:, 0].long()
         terms = {}
         for name, (a, b) in pairs.items():
             if getattr(o, name):
                 a, b = gather(a), gather(b)
-                per_clip = f if name.endswith("frame") else 1
-                clip = torch.arange(len(a), device=a.device) // per_clip
+                clip = owner.repeat_interleave(f if name.endswith("frame") else 1)
                 terms[name] = [nt_xent(a, b, o.temperature, clip)]
         if image is not None:
             clips, frames = (F.normalize(z.detach(), dim=-1) for z in pairs["cross_video"])

@@ -35,6 +35,11 @@ def stack(tmp_path):
     return folder
 
 
+def embedded(source, out, **settings):
+    """The map, opened; without a picture."""
+    return geossl.open(geossl.embed_series(source, encoder(), out=out, picture=False, **settings))
+
+
 def cropped(folder, out, top, left, size):
     """A part of a stack, on the same pixels."""
     out.mkdir()
@@ -64,7 +69,7 @@ def test_the_map_lies_on_the_lattice_of_all_maps(stack, tmp_path):
 
 
 def test_a_vector_is_the_encoders_own_for_its_window(stack, tmp_path):
-    found = geossl.open(geossl.embed_series(stack, encoder(), out=tmp_path / "map.tif"))
+    found = embedded(stack, tmp_path / "map.tif")
     series = open_series(stack, BANDS)
     row, column = 6, 8  # of patches; cell (3, 4), whose window begins one patch before it
     corner = found.odc.geobox[row - 1 : row + 3, column - 1 : column + 3].zoom_out(1 / 4)
@@ -74,10 +79,8 @@ def test_a_vector_is_the_encoders_own_for_its_window(stack, tmp_path):
 
 
 def test_the_region_does_not_matter(stack, tmp_path):
-    whole = geossl.open(geossl.embed_series(stack, encoder(), out=tmp_path / "whole.tif"))
-    part = geossl.open(
-        geossl.embed_series(cropped(stack, tmp_path / "p", 8, 12, 44), encoder(), out=tmp_path / "part.tif")
-    )
+    whole = embedded(stack, tmp_path / "whole.tif")
+    part = embedded(cropped(stack, tmp_path / "p", 8, 12, 44), tmp_path / "part.tif")
     both = whole.sel(x=part.x, y=part.y)
     same = (part == both).all("embedding").values
     assert same[2:-2, 2:-2].all()  # the rim's windows reach beyond the smaller stack
@@ -85,7 +88,7 @@ def test_the_region_does_not_matter(stack, tmp_path):
 
 
 def test_a_date_without_data_influences_nothing(stack, tmp_path):
-    one = geossl.open(geossl.embed_series(stack, encoder(), out=tmp_path / "one.tif")).values
+    one = embedded(stack, tmp_path / "one.tif").values
     path = sorted(stack.glob("*.tif"))[2]
     with rasterio.open(path) as source:
         profile, names, tags = source.profile, source.descriptions, source.tags()
@@ -93,7 +96,7 @@ def test_a_date_without_data_influences_nothing(stack, tmp_path):
         file.write(np.zeros((profile["count"], 64, 64), np.uint16))
         file.descriptions = names
         file.update_tags(**tags)
-    two = geossl.open(geossl.embed_series(stack, encoder(), out=tmp_path / "two.tif")).values
+    two = embedded(stack, tmp_path / "two.tif").values
     np.testing.assert_allclose(two, one, atol=1e-5)
 
 
@@ -111,15 +114,12 @@ def test_days_narrow_the_series(stack, tmp_path):
 
 
 def test_clouds_may_be_left_out(tmp_path):
-    plain, clear = (
-        geossl.open(geossl.embed_series(SAMPLE / "belgium", encoder(), out=tmp_path / f"{band}.tif", cloud_band=band))
-        for band in (None, "B04")
-    )
+    plain, clear = (embedded(SAMPLE / "belgium", tmp_path / f"{band}.tif", cloud_band=band) for band in (None, "B04"))
     assert np.nanmax(np.abs(plain.values - clear.values)) > 0.01
 
 
 def test_a_stack_in_degrees_is_brought_to_its_utm_zone(tmp_path):
-    found = geossl.open(geossl.embed_series(SAMPLE / "boadella", encoder(), out=tmp_path / "map.tif"))
+    found = embedded(SAMPLE / "boadella", tmp_path / "map.tif")
     assert found.rio.crs.to_epsg() == 32631
     assert found.rio.transform().a == 40
     centre = open_series(SAMPLE / "boadella", BANDS).geobox.extent.to_crs("EPSG:32631").centroid
@@ -144,7 +144,7 @@ def test_the_command_does_the_same_and_answers_mistakes_in_one_line(stack, tmp_p
     options = ["--encoder", str(tmp_path / "encoder.safetensors"), "--out", str(tmp_path / "map.tif")]
     done = CliRunner().invoke(cli.main, ["embed-series", str(stack), *options])
     assert done.exit_code == 0, done.output
-    expected = geossl.open(geossl.embed_series(stack, encoder(), out=tmp_path / "again.tif"))
+    expected = embedded(stack, tmp_path / "again.tif")
     np.testing.assert_array_equal(geossl.open(tmp_path / "map.tif").values, expected.values)
     for arguments, message in (
         (["nowhere", *options[:2]], "folder 'nowhere' does not exist"),

@@ -340,6 +340,23 @@ def test_clips_that_are_mostly_cloud_are_left_out_and_too_many_are_refused():
         method.losses(batch)
 
 
+def test_a_clip_that_stands_in_for_another_is_no_negative_of_itself():
+    method, batch = method_of(jitter=0.0), batch_of(clouds=False)
+    batch = {key: x[[0, 1, 2, 3, 4, 0]] for key, x in batch.items()}
+    draw, _ = drawn(method, batch)
+    told = method.losses_of(batch["clip"], batch["days"], draw, torch.tensor([0, 1, 2, 3, 4, 0]))
+    not_told = method.losses_of(batch["clip"], batch["days"], draw)
+    assert float(told["cross_video"].detach()) < float(not_told["cross_video"].detach())
+    assert torch.equal(told["rebuild_video"], not_told["rebuild_video"])
+
+
+def test_contrast_keeps_its_precision_under_autocast():
+    a, b = torch.randn(2, 8, 16, generator=torch.Generator().manual_seed(0))
+    plain = nt_xent(a, b, 0.1, torch.arange(8))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(nt_xent(a, b, 0.1, torch.arange(8)), plain)
+
+
 def test_both_branches_are_exported():
     method = method_of()
     assert method.exports == {"encoder": method.encoder, "image_encoder": method.image_encoder}

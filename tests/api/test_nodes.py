@@ -16,6 +16,7 @@ from geossl.api.graphs import source_graph
 from geossl.cli import main
 from geossl.data.graphs import read_graph
 from geossl.errors import InputError, RecipeError
+from geossl.methods.scgc import SCGC
 from geossl.models.files import provenance
 from geossl.recipe.graphs import Graphs
 
@@ -143,15 +144,27 @@ def test_outputs_are_not_overwritten_unasked(runs, tmp_path):
     assert (tmp_path / "c.gpkg").read_text() == "mine"
 
 
-def test_a_resumed_run_ends_at_the_same_weights(parcels, tmp_path):
-    changes = [f"data.source={parcels[0]}", "objective.clusters=3", *TINY, "train.checkpoint_every=40"]
-    whole = geossl.pretrain(recipe.load("scgc", [*changes, f"out={tmp_path / 'a'}"]))
-    state = geossl.load_encoder(whole / "encoder.safetensors").state_dict()
-    part = tmp_path / "b"
-    geossl.pretrain(recipe.load("scgc", [*changes, f"out={part}"]))
-    again = geossl.load_encoder(part / "encoder.safetensors").state_dict()
-    assert all(torch.equal(state[name], again[name]) for name in state)
-    rows = pd.read_csv(whole / "metrics.csv")
+@pytest.mark.parametrize("dies_at", [70, 170])  # in the autoencoder's phase, and in the graph's
+def test_a_resumed_run_ends_at_the_same_weights(runs, parcels, dies_at, tmp_path, monkeypatch):
+    changes = [f"data.source={parcels[0]}", "data.edges=rook", "objective.clusters=3", *TINY]
+    settings = recipe.load("scgc", [*changes, "train.checkpoint_every=40", f"out={tmp_path / 'run'}"])
+    losses = SCGC.losses
+
+    def dying(method, batch):
+        if method.global_step == dies_at:
+            raise RuntimeError("power cut")
+        return losses(method, batch)
+
+    monkeypatch.setattr(SCGC, "losses", dying)
+    with pytest.raises(RuntimeError, match="power cut"):
+        geossl.pretrain(settings)
+    monkeypatch.setattr(SCGC, "losses", losses)
+    again = geossl.pretrain(settings.model_copy(update={"resume": True}))
+    state = geossl.load_encoder(runs["scgc"] / "encoder.safetensors").state_dict()
+    resumed = geossl.load_encoder(again / "encoder.safetensors").state_dict()
+    for name in state:
+        torch.testing.assert_close(resumed[name], state[name])
+    rows = pd.read_csv(again / "metrics.csv")
     assert (rows.contrast[rows.step <= 150] == 0).all()
     assert (rows.contrast[rows.step > 150] > 0).all()
 

@@ -9,7 +9,7 @@ accuracy, clean, after JPEG of quality 75, after halving the size and back, and 
 Floors: the untrained encoder with the same calibration, and a random forest on the radially averaged power spectrum.
 
 Run: python benchmarks/selfcon.py [--cifake-train ZIP --cifake-test ZIP] [--satellite FOLDER] [--pairs FOLDER]
-         [--seeds 0 1 2] [--steps 160] [--out FILE.json]
+         [--seeds 0 1 2] [--steps 200] [--out FILE.json]
 
 What FILE.json holds already is not run again.
 """
@@ -282,7 +282,7 @@ def main():
     parser.add_argument("--satellite", type=Path)
     parser.add_argument("--pairs", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=160)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
     known = json.loads(asked.out.read_text()) if asked.out and asked.out.exists() else {}

@@ -52,10 +52,18 @@ def contrastive_loss(
 
 
 class Projector(nn.Sequential):
-    """Two layers onto the unit sphere; thrown away after pretraining."""
+    """Two layers onto the unit sphere; thrown away after pretraining.
 
-    def __init__(self, dim: int, hidden: int, out: int) -> None:
-        super().__init__(nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, out))
+    Args:
+        dim: Of the encoder.
+        hidden: Width.
+        out: Length of a vector.
+        batchnorm: Whether vectors are standardised over the batch before they are put on the sphere.
+    """
+
+    def __init__(self, dim: int, hidden: int, out: int, batchnorm: bool) -> None:
+        last = [nn.BatchNorm1d(out, affine=False)] if batchnorm else []
+        super().__init__(nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, out), *last)
 
     def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n out"]:
         """Unit vectors."""
@@ -74,6 +82,8 @@ class SelfCon(SSLMethod):
             none.
         temperature: Of the softmax.
         projection: Hidden and output width of the heads, one per exit and one for the end.
+        batchnorm: Whether heads end in batch normalisation. The published ones do not, and start from ImageNet's
+            weights; from random weights the first steps make all vectors one, and it takes long to leave that point.
         chunk: Images whose activations are held at a time, the rest being computed again in the backward pass (what
             gradient caching does); batch normalisation then sees chunks. None = all.
         seed: Of the run.
@@ -86,13 +96,16 @@ class SelfCon(SSLMethod):
         labels: Sequence[str] = LABELS,
         temperature: float = BASE_TEMPERATURE,
         projection: tuple[int, int] = (2048, 128),
+        batchnorm: bool = False,
         chunk: int | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(encoder, optim, seed)
         self.encoder: ExitResNet
         self.labels, self.temperature, self.chunk = tuple(labels), temperature, chunk
-        self.projectors = nn.ModuleList(Projector(encoder.spec.dim, *projection) for _ in range(len(encoder.exits) + 1))
+        self.projectors = nn.ModuleList(
+            Projector(encoder.spec.dim, *projection, batchnorm) for _ in range(len(encoder.exits) + 1)
+        )
 
     def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Float[Tensor, ""]]:
         """One term per label, or one without labels."""

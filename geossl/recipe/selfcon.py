@@ -30,6 +30,7 @@ class SelfconObjective(Section):
     labels: tuple[Literal["origin", "generator"], ...] = ("origin", "generator")
     temperature: Annotated[float, Field(gt=0)] = 0.07
     projection: tuple[Positive, Positive] = (2048, 128)
+    batchnorm: bool = False
     chunk: Positive | None = None
 
 

@@ -192,3 +192,14 @@ def test_the_recipes_of_the_paper_and_of_scenes_are_complete():
         320000,
     )
     assert recipe.load("selfcon_sentinel2").objective.labels == ()
+
+
+def test_heads_with_batch_normalisation_cannot_make_all_vectors_one():
+    """Images that an encoder hardly tells apart become vectors that cancel out, not a single one."""
+    nearly_one = torch.ones(32, 1, 32) + 1e-3 * torch.randn(32, 1, 32, generator=torch.Generator().manual_seed(0))
+    mean = {}
+    for batchnorm in (False, True):
+        head = method(exits=(), batchnorm=batchnorm).projectors[0]
+        mean[batchnorm] = float(head(nearly_one[:, 0]).mean(dim=0).norm().detach())
+    assert mean[False] > 0.99
+    assert mean[True] < 0.2

@@ -4,6 +4,8 @@ Hybrid Distill against students of the supervised teacher alone (its features) a
 relations), and against fresh weights. Then reach and variety of attention on test pictures, teachers
 beside students, as a table and a figure. Teachers: see small_teachers.py.
 
+--seeds 0 looks at the teachers alone.
+
 Run: python benchmarks/hybrid_distill.py --train eurosat_rgb_train.zip --test eurosat_rgb_test.zip --out runs/hybrid
 """
 
@@ -56,6 +58,9 @@ def main():
     print("|---|---|---|---|---|---|---|---|")
     for name, known in (("supervised teacher", supervised), ("masked teacher", masked)):
         row(name, [known], [measured(known, args.out / f"hybrid_{name.replace(' ', '_')}.safetensors", scores)])
+    if not args.seeds:
+        plot_profiles(shown, args.out / "attention.png")
+        return
     fresh = [student(seed).eval() for seed in range(args.seeds)]
     kept = [args.out / f"hybrid_random_{seed}.safetensors" for seed in range(args.seeds)]
     found = [measured(encoder, path, scores) for encoder, path in zip(fresh, kept, strict=True)]

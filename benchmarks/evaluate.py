@@ -60,6 +60,23 @@ class ResNet(DenseEncoder):
         raise NotImplementedError("only images are classified here")
 
 
+class SideBySide(DenseEncoder):
+    """Tokens of every sensor's own branch, one after the other: what there is to be joined."""
+
+    def __init__(self, encoder):
+        super().__init__()
+        self.encoder = encoder
+        self.spec = replace(encoder.spec, name="side by side", dim=encoder.spec.dim * len(encoder.spec.sensors))
+
+    def tokens(self, images, kept=None):
+        """One vector per patch."""
+        return torch.cat([self.encoder.tokens({name: x}) for name, x in images.items()], dim=-1)
+
+    def pooled(self, images, kept=None):
+        """One vector per image."""
+        return torch.cat([self.encoder.pooled({name: x}) for name, x in images.items()], dim=-1)
+
+
 def from_scratch(spec, seed):
     torch.manual_seed(seed)
     return ResNet(spec)
@@ -98,6 +115,7 @@ def main():
     pretrained = Subject("pretrained", lambda seed: encoders[seed], False)
     random = Subject("untrained", lambda seed: untrained(encoders[0], seed), False)
     statistics = Subject("band statistics", lambda seed: BandStatistics(spec), True)
+    aside = Subject("branches side by side", lambda seed: SideBySide(encoders[seed]), False)
     resnet = Subject("ResNet-18 from scratch", lambda seed: from_scratch(spec, seed), False)
     seeds = len(encoders)
     say = lambda what, done, total: print(f"{what} {done}/{total}", flush=True)  # noqa: E731
@@ -121,6 +139,9 @@ def main():
     for name, (labels, scenes) in ground.items():
         works[name] = lambda labels=labels, scenes=scenes: judge_maps(
             labelled_scenes(labels, scenes), [pretrained, random, statistics], maps
+        )[0]
+        works[f"{name}-side-by-side"] = lambda labels=labels, scenes=scenes: judge_maps(
+            labelled_scenes(labels, scenes), [aside], replace(maps, sensors=(("s1", "s2"),))
         )[0]
     for name, work in works.items():
         if not args.only or name in args.only:

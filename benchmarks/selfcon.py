@@ -81,11 +81,11 @@ def cifake(train, test, folder):
     return folder
 
 
-def trained(arm, source, labels, hold_out, steps, seed):
+def trained(arm, source, labels, unseen, steps, seed):
     """The encoder of an arm, and CPU seconds per step."""
     settings = [
         f"data.source={source}",
-        f"data.hold_out={json.dumps(hold_out)}",
+        f"data.unseen={json.dumps(unseen)}",
         f"objective.labels={json.dumps(labels)}",
     ]
     settings += [f"train.max_steps={steps}", f"train.seed={seed}", "encoder.depth=10", "data.crop_px=24", *ARMS[arm]]
@@ -109,9 +109,9 @@ def trained(arm, source, labels, hold_out, steps, seed):
     return method.encoder.eval(), (time.process_time() - start) / steps
 
 
-def questions(parts, hold_out, tracks, seed):
+def questions(parts, unseen, tracks, seed):
     """What is asked of a data set, by track: pictures to calibrate on, and test pictures under every condition."""
-    fit, hold = (parts[name].without(hold_out) for name in ("train", "calibration"))
+    fit, hold = (parts[name].without(unseen) for name in ("train", "calibration"))
     asked = {}
     for track in tracks:
         data = TrackData(track, fit, hold, "rgb", 32, seed)
@@ -215,18 +215,18 @@ def report(results, title):
         table(f"{title}: which generator (of those trained on), balanced accuracy", rows, CONDITIONS)
 
 
-def run(title, source, labels, hold_out, asked, known):
+def run(title, source, labels, unseen, asked, known):
     """All arms and seeds on one data set that are not known yet; ``known`` is filled and saved one by one."""
     parts = forgeries(source)
     tracks = ["origin", "generator"] if "generator" in labels else ["origin"]
     for seed in asked.seeds:
         missing = [arm for arm in (FLOOR, *ARMS) if f"{title} / {arm} / {seed}" not in known]
-        question = questions(parts, hold_out, tracks, seed) if missing else {}
+        question = questions(parts, unseen, tracks, seed) if missing else {}
         for arm in missing:
             if arm == FLOOR:
                 found = {"seconds": 0.0, "origin": spectrum_floor(question["origin"], seed)}
             else:
-                encoder, seconds = trained(arm, source, labels, hold_out, asked.steps, seed)
+                encoder, seconds = trained(arm, source, labels, unseen, asked.steps, seed)
                 found = {"seconds": seconds}
                 for track in tracks:
                     detector, found[track] = judged(encoder, question[track], seed)

@@ -32,7 +32,7 @@ def detector(
     root: str | Path,
     *,
     track: str = "origin",
-    hold_out: Sequence[str] = (),
+    unseen: Sequence[str] = (),
     config: CalibrationConfig | None = None,
 ) -> Detector:
     """A detector made of an encoder and the ``train`` and ``calibration`` parts of a folder.
@@ -41,7 +41,7 @@ def detector(
         encoder: Takes pictures; is not changed.
         root: See ``geossl.data.forgeries.forgeries``.
         track: ``origin`` (real or generated) or ``generator`` (which).
-        hold_out: Generators that are not learned from.
+        unseen: Generators that are not learned from.
         config: How.
 
     Returns:
@@ -52,18 +52,18 @@ def detector(
     """
     parts = dealt(forgeries(root), 0)
     config = config or CalibrationConfig()
-    return calibrate(encoder, track_data(encoder, parts, track, hold_out, config.seed), config)
+    return calibrate(encoder, track_data(encoder, parts, track, unseen, config.seed), config)
 
 
 def judge_forgeries(
-    encoder: Encoder, root: str | Path, *, hold_out: Sequence[str], seeds: int, batch_size: int, say: Say
+    encoder: Encoder, root: str | Path, *, unseen: Sequence[str], seeds: int, batch_size: int, say: Say
 ) -> tuple[dict[str, Scores], dict[str, Any]]:
     """Scores by row of a report, means over seeds of the calibration, and facts for it.
 
     Args:
         encoder: One of pictures, or a detector, which is judged as it is.
         root: See ``geossl.data.forgeries.forgeries``.
-        hold_out: Generators that are not learned from; they are judged nevertheless.
+        unseen: Generators that are not learned from; they are judged nevertheless.
         seeds: Calibrations.
         batch_size: Pictures at a time.
         say: Told of progress.
@@ -74,14 +74,14 @@ def judge_forgeries(
     found = forgeries(root)
     if isinstance(encoder, Detector):
         rows, seeds, parts, sides = judge_detector(encoder, found, batch_size, say), 1, found, encoder.spec.arguments
-        return rows, facts_of(parts, hold_out, seeds, int(sides["side_px"]))
+        return rows, facts_of(parts, unseen, seeds, int(sides["side_px"]))
     if not isinstance(encoder, DenseEncoder):
         raise WeightsError(f"{encoder.spec.name!r} does not take pictures; use an encoder that does, such as selfcon's")
     runs: list[dict[str, Scores]] = []
     for seed in range(seeds):
         parts = dealt(found, seed)
         say("calibrate", seed + 1, seeds)
-        origin = track_data(encoder, parts, "origin", hold_out, seed)
+        origin = track_data(encoder, parts, "origin", unseen, seed)
         model = calibrate(encoder, origin, CalibrationConfig(seed=seed))
         rows = judge_origin(model, origin, parts["test"], batch_size, say)
         if len(origin.known) > 1:
@@ -91,18 +91,18 @@ def judge_forgeries(
         runs.append(rows)
     names = [name for name in runs[0] if all(name in run for run in runs)]
     return {name: mean_of([run[name] for run in runs]) for name in names}, facts_of(
-        parts, hold_out, seeds, origin.side_px
+        parts, unseen, seeds, origin.side_px
     )
 
 
-def facts_of(parts: Mapping[str, Forgeries], hold_out: Sequence[str], seeds: int, side: int) -> dict[str, Any]:
+def facts_of(parts: Mapping[str, Forgeries], unseen: Sequence[str], seeds: int, side: int) -> dict[str, Any]:
     """What a reader of the report should know."""
     counts = {
         part: {"real": int((p.generator == -1).sum())}
         | {name: int((p.generator == i).sum()) for i, name in enumerate(p.generators)}
         for part, p in parts.items()
     }
-    return {"pictures": counts, "not learned from": list(hold_out), "side_px": side, "calibrations": seeds}
+    return {"pictures": counts, "not learned from": list(unseen), "side_px": side, "calibrations": seeds}
 
 
 def dealt(found: Mapping[str, Forgeries], seed: int) -> dict[str, Forgeries]:
@@ -127,10 +127,10 @@ def dealt(found: Mapping[str, Forgeries], seed: int) -> dict[str, Forgeries]:
 
 
 def track_data(
-    encoder: DenseEncoder, parts: Mapping[str, Forgeries], track: str, hold_out: Sequence[str], seed: int
+    encoder: DenseEncoder, parts: Mapping[str, Forgeries], track: str, unseen: Sequence[str], seed: int
 ) -> TrackData:
     """Pictures for a question, of a side that the encoder can take."""
-    fit, hold = parts["train"].without(hold_out), parts["calibration"].without(hold_out)
+    fit, hold = parts["train"].without(unseen), parts["calibration"].without(unseen)
     side = common_side([fit, hold, parts["test"]]) // encoder.spec.patch_px * encoder.spec.patch_px
     if not side:
         raise InputError(f"pictures are smaller than a patch of {encoder.spec.name} ({encoder.spec.patch_px} px)")

@@ -184,10 +184,10 @@ def detection(
 ) -> Evaluation:
     """Judge on real and generated pictures; generators that pretraining held out are not learned from here, either."""
     made = {} if isinstance(encoder, Encoder) else provenance(encoder_path(encoder))
-    held = made.get("recipe", {}).get("data", {}).get("hold_out", [])
+    held = made.get("recipe", {}).get("data", {}).get("unseen", [])
     there = [name for name in held if (Path(root) / "train" / name).is_dir()]
     scores, facts = judge_forgeries(
-        loaded, root, hold_out=there, seeds=settings.seeds, batch_size=settings.batch_size, say=settings.say
+        loaded, root, unseen=there, seeds=settings.seeds, batch_size=settings.batch_size, say=settings.say
     )
     about = {"data set": str(root), **facts, **described(encoder, loaded, settings)}
     write_report(out, f"{loaded.spec.name} on {root}", scores, ("real", "generated"), about)

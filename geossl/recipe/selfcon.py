@@ -44,7 +44,7 @@ class SelfconData(Section):
     augment: tuple[Augmentation, ...] = ("compression", "blur", "noise")
     augment_share: Annotated[float, Field(ge=0, le=1)] = 0.5
     generators: tuple[Generator, ...] = ("autoencoder", "croma", "phase", "detail", "blend", "quilting")
-    hold_out: tuple[str, ...] = ()
+    unseen: tuple[str, ...] = ()
     holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     workers: Annotated[int, Field(ge=0)] = 0
 

@@ -31,7 +31,7 @@ def encoder(tmp_path_factory):
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("encoder") / "encoder.safetensors"
     encoder = ExitResNet(exit_resnet_spec(10, width=4, stem="small", exits=()))
-    save_encoder(path, encoder, {"recipe": {"data": {"hold_out": ["detail"]}}})
+    save_encoder(path, encoder, {"recipe": {"data": {"unseen": ["detail"]}}})
     return path
 
 
@@ -103,7 +103,7 @@ def test_evaluate_reports_auc_and_balanced_accuracy_clean_and_perturbed(pictures
     } <= set(numbers["scores"])
     clean = numbers["scores"]["real or generated, clean"]["values"]
     model, test = (
-        detecting.detector(load_encoder(encoder), pictures, hold_out=["detail"], config=config),
+        detecting.detector(load_encoder(encoder), pictures, unseen=["detail"], config=config),
         forgeries(pictures)["test"],
     )
     with torch.inference_mode():

@@ -11,7 +11,7 @@ SMALL = ["encoder.depth=10", "encoder.width=4", "objective.projection=[16,8]", "
 
 
 def test_pictures_are_made_once_and_an_encoder_is_pretrained_on_them(tmp_path):
-    arguments = ["pretrain", "selfcon", *SMALL, "data.generators=[phase,detail]", "data.hold_out=[detail]"]
+    arguments = ["pretrain", "selfcon", *SMALL, "data.generators=[phase,detail]", "data.unseen=[detail]"]
     first = CliRunner().invoke(main, [*arguments, f"out={tmp_path / 'a'}"])
     again = CliRunner().invoke(main, [*arguments, f"out={tmp_path / 'b'}"])
     assert first.exit_code == again.exit_code == 0, first.output + again.output
@@ -19,7 +19,7 @@ def test_pictures_are_made_once_and_an_encoder_is_pretrained_on_them(tmp_path):
     assert "generated" not in again.output  # those of the first run
     encoder = geossl.load_encoder(tmp_path / "a" / "encoder.safetensors")
     assert encoder.spec.architecture == "exit_resnet"
-    wrong = CliRunner().invoke(main, [*arguments, "data.hold_out=[blend]", f"out={tmp_path / 'c'}"])
+    wrong = CliRunner().invoke(main, [*arguments, "data.unseen=[blend]", f"out={tmp_path / 'c'}"])
     assert wrong.exit_code == 2
     assert "generator 'blend' is not among detail, phase" in wrong.output
     assert not (tmp_path / "c").exists()

@@ -36,7 +36,7 @@ def data(recipe: SelfconRecipe) -> ForgeryViews | SentinelChips:
     if "train" not in parts:
         raise InputError(f"data.source={settings.source!r} has no train/ part; it needs train/real and train/GENERATOR")
     return ForgeryViews(
-        parts["train"].without(settings.hold_out),
+        parts["train"].without(settings.unseen),
         settings.crop_px,
         settings.batch_size,
         steps,

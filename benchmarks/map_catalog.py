@@ -18,8 +18,10 @@ import rasterio
 import shapely
 
 import geossl
+from geossl.data.remote import GDAL as remote_settings
 from geossl.data.selection import find_scenes
 from geossl.grid import read_aoi
+from geossl.inference import run
 from geossl.inference.encode import EncodeConfig, encode_block
 from geossl.inference.source import images
 
@@ -77,12 +79,15 @@ def region(scene):
     west, south = scenes.LEFT + rim, scenes.TOP - 10 * scenes.SIZE + rim
     east, north = scenes.LEFT + 10 * scenes.SIZE - rim, scenes.TOP - rim
     box = shapely.box(-(-west // side) * side, -(-south // side) * side, east // side * side, north // side * side)
-    return gpd.GeoDataFrame(geometry=[box.buffer(-1)], crs=scenes.EPSG), box.area / 1e6
+    return gpd.GeoDataFrame(geometry=[box.buffer(-1)], crs=scenes.EPSG)
 
 
 def covering(path, box):
-    """Stored bytes of a file's blocks under a box."""
+    """Stored bytes of a file's blocks under a box and what is needed around it: neighbours to interpolate, clouds."""
     with rasterio.open(path) as file:
+        rim = 40 if path.stem == "SCL" else file.transform.a if file.transform.a > 10 else 0
+        west, south, east, north = box
+        box = (west - rim, south - rim, east + rim, north + rim)
         window = rasterio.windows.from_bounds(*box, transform=file.transform)
         side = file.block_shapes[0][0]
         first_row, first_column = int(max(window.row_off, 0)) // side, int(max(window.col_off, 0)) // side
@@ -95,33 +100,62 @@ def covering(path, box):
         )
 
 
+def fetched(remote, source, pixels):
+    """Bytes fetched over bytes of covering blocks: all, and without the first look at each file; requests and files.
+
+    Nothing may have been read before: GDAL keeps what it fetched.
+    """
+    remote.ask()
+    source.load(pixels)
+    sent = remote.ask()
+    needed = sum(covering(Path(remote.folder) / name, pixels.extent.boundingbox.bbox) for name in sent["files"])
+    looks = int(remote_settings["GDAL_INGESTED_BYTES_AT_OPEN"]) * len(sent["files"])
+    return sent["bytes"] / needed, (sent["bytes"] - looks) / needed, sent["requests"], len(sent["files"])
+
+
+def seconds(work):
+    """How long it takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def plans(scene, aoi, source, shard_cells):
+    """What a map of a region is made of."""
+    config = run.MapConfig(crs=scenes.EPSG, shard_cells=shard_cells)
+    return run.plans(read_aoi(aoi), source, Path(scene.path), scene.folder / "planned.zarr", config).values()
+
+
+def speed(scene, aoi, source, request):
+    """km2/s from end to end, of reading alone and of the model alone; all but the first of several shards."""
+    (plan,) = plans(scene, aoi, source, 2)
+    blocks = [plan.lattice.pixels(*plan.block(shard), scene.spec.margin_px) for shard in plan.shards[1:]]
+    reading = seconds(lambda: [source.load(block) for block in blocks])
+    arrays = [images(source.load(block), scene.spec) for block in blocks]
+    model = seconds(lambda: [encode_block(a, scene.encoder, EncodeConfig(batch_size=4)) for a in arrays])
+    times = []
+    report = {"progress": lambda *_: times.append(time.perf_counter())}
+    geossl.embed_map(aoi, out=scene.folder / "timed.zarr", shard_cells=2, batch_size=4, **request, **report)
+    km2 = sum(plan.km2(shard) for shard in plan.shards[1:])
+    return km2 / (times[-1] - times[0]), km2 / reading, km2 / model
+
+
 def rows(scene, tree):
     """Name, value and target of every measurement."""
-    aoi, km2 = region(scene)
+    aoi = region(scene)
     with running() as remote:
         request = {"date": DATES, "catalog": remote.url, "encoder": scene.path, "crs": scenes.EPSG, "picture": False}
         source = find_scenes(read_aoi(aoi), DATES, remote.url)
+        (plan,) = plans(scene, aoi, source, 10)
+        pixels = plan.geobox.zoom_out(1 / scene.spec.patch_px).pad(scene.spec.margin_px)
+        ratio, without, requests, files = fetched(remote, source, pixels)
+        text = f"{without:.2f} ({ratio:.2f} with a first look of 32 kB at each file, which is much of these small ones)"
+        yield "bytes fetched over bytes of covering blocks", text, "<= 1.10"
+        yield f"requests for a block of {files} files", str(requests), ""
+        whole, reading, model = speed(scene, aoi, source, request)
+        text = f"{100 * whole / min(reading, model):.0f} % ({whole:.2f}; {reading:.2f}, {model:.2f} km2/s)"
+        yield "end to end over HTTP (reading, model alone), server on the same cores", text, ">= 80 %"
         path = geossl.embed_map(aoi, out=scene.folder / "calm.zarr", **request)
-        pixels = geossl.open(path).odc.geobox.zoom_out(1 / 8).pad(scene.spec.margin_px)
-        remote.ask()
-        start = time.perf_counter()
-        cube = source.load(pixels)
-        read = time.perf_counter() - start
-        sent = remote.ask()
-        box = pixels.extent.boundingbox.bbox
-        needed = sum(covering(Path(remote.folder) / name, box) for name in sent["files"])
-        yield "bytes fetched over bytes of covering blocks", f"{sent['bytes'] / needed:.2f}", "<= 1.10"
-        yield "requests for a block of 15 files", str(sent["requests"]), ""
-        arrays = images(cube, scene.spec)
-        start = time.perf_counter()
-        encode_block(arrays, scene.encoder, EncodeConfig())
-        model = time.perf_counter() - start
-        start = time.perf_counter()
-        geossl.embed_map(aoi, out=scene.folder / "timed.zarr", shard_cells=2, **request)
-        whole = time.perf_counter() - start
-        rates = f"{km2 / whole:.2f} km2/s; reading {km2 / read:.2f}, model {km2 / model:.2f}"
-        text = f"{100 * max(read, model) / whole:.0f} % ({rates})"
-        yield "end to end over HTTP, share of the slower of reading and model", text, ">= 80 %"
         remote.ask(FAULTS)
         stormy = geossl.embed_map(aoi, out=scene.folder / "stormy.zarr", **request)
         same = tree(path) == tree(stormy)

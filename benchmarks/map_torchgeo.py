@@ -32,14 +32,28 @@ from geossl.models.croma_layouts import to_layout
 from geossl.models.files import read_encoder, save_encoder
 
 WINDOW, MARGIN, STRIDE = 120, 24, 56  # px; whole patches, 53 % overlap
+HEADS = 16  # of torchgeo's CROMA, whatever it is told
+
+
+def embedder(encoder):
+    """Joint tokens by torchgeo's CROMA; by geossl's, which gives the same, where heads are not torchgeo's fixed 16."""
+    a = encoder.spec.arguments
+    if a["heads"] != HEADS:
+        return lambda images: encoder.tokens(images).flatten(1, 2)
+    model = CROMA(encoder_dim=a["dim"], encoder_depth=a["depth"], num_heads=HEADS, image_size=WINDOW).eval()
+    model.load_state_dict(to_layout(encoder, "torchgeo"), strict=False)
+
+    def embed(images):
+        scaled = encoder.normalize(images)
+        return model(x_sar=scaled["s1"], x_optical=scaled["s2"])["joint_encodings"]
+
+    return embed
 
 
 def torchgeo_loop(folder, weights, side_px):
     """Embeddings ``(d, h, w)`` of the scene's upper left square, and where windows begin and end per axis."""
     encoder = read_encoder(weights)
-    a = encoder.spec.arguments
-    model = CROMA(encoder_dim=a["dim"], encoder_depth=a["depth"], num_heads=a["heads"], image_size=WINDOW).eval()
-    model.load_state_dict(to_layout(encoder, "torchgeo"), strict=False)
+    embed = embedder(encoder)
     data = {}
     for name in ("s1", "s2"):
         data[name] = type(name, (RasterDataset,), {"filename_glob": f"{name}.tif"})(str(folder))
@@ -56,8 +70,7 @@ def torchgeo_loop(folder, weights, side_px):
         for batch in DataLoader(both, sampler=sampler, batch_size=8, collate_fn=stack_samples):
             image = batch["image"]
             s1, s2 = image[:, :2], (image[:, 2:] - 1000).clamp(min=0) / 10000
-            scaled = encoder.normalize({"s1": s1, "s2": s2})
-            tokens = model(x_sar=scaled["s1"], x_optical=scaled["s2"])["joint_encodings"]
+            tokens = embed({"s1": s1, "s2": s2})
             for token, bounds in zip(tokens, batch["bounds"], strict=True):
                 column, row = round((bounds[0].start - LEFT) / 80), round((TOP - bounds[1].stop) / 80)
                 grid = token.unflatten(0, (15, 15)).permute(2, 0, 1).numpy()

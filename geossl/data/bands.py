@@ -68,8 +68,9 @@ class RasterFile:
         Not usable: declared nodata, not finite, or 0 in every band. A declared nodata value of 0 means the latter,
         too, since a dark Sentinel-2 pixel may well be 0 in one band.
         """
-        data = source.read(list(self.bands), window=window, out_shape=(len(self.bands), *shape), masked=True)
-        numbers = data.data.astype(np.float32)
+        settings = {"window": window, "out_shape": (len(self.bands), *shape)}
+        data = source.read(list(self.bands), **settings, masked=not self.zero_is_nodata)  # a mask reads all of it again
+        numbers = np.ma.getdata(data).astype(np.float32)
         unusable = ~np.isfinite(numbers).all(axis=0) | (numbers == 0).all(axis=0)
         if not self.zero_is_nodata:
             unusable |= np.ma.getmaskarray(data).any(axis=0)

@@ -56,8 +56,10 @@ class Band:
 
     def read(self, source: DatasetReader, window: Window, shape: tuple[int, int]) -> Float[ndarray, "1 h w"]:
         """Numbers of a window in physical units."""
-        data = source.read([1], window=window, out_shape=(1, *shape), masked=source.nodata not in (None, 0))
-        numbers = np.ma.filled(data.astype(np.float32), np.nan)
+        data = source.read([1], window=window, out_shape=(1, *shape))  # not masked=True, which fetches all of it twice
+        numbers = data.astype(np.float32)
+        if source.nodata not in (None, 0):
+            numbers[data == source.nodata] = np.nan
         return self.convert(numbers).astype(np.float32)
 
 

@@ -240,9 +240,10 @@ def covering_bytes(path, start, side):
         return sum(file.block_size(1, r, c) for r in blocks for c in blocks)
 
 
-def test_no_more_is_fetched_than_the_blocks_that_cover(catalog):
-    server = catalog(scenes.raw)
-    source = find(server)
+@pytest.mark.parametrize("sensor", ["s1", "s2"])
+def test_no_more_is_fetched_than_the_blocks_that_cover(catalog, sensor):
+    server = catalog(scenes.raw if sensor == "s2" else scenes.radar)
+    source = find(server, sensors=[sensor])
     server.sent.clear()
     source.load(grid(1300, 1300, (380, 380)))
     covering = sum(covering_bytes(server.folder / name, 1260, 3880) for name in server.sent)

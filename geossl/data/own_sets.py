@@ -18,7 +18,7 @@ from torch import Tensor
 
 from geossl.data.bands import S1_BANDS, RasterFile, normal_name
 from geossl.data.graph_sets import graph_set
-from geossl.data.images import ImageFolder
+from geossl.data.images import SUFFIXES, ImageFolder
 from geossl.data.labelled import PICTURES, Bands, LabelledSet, Places
 from geossl.data.labelled_clips import holds_videos, series_set, video_set
 from geossl.data.offset import s2_offset
@@ -38,7 +38,7 @@ def read_set(source: str | Path, s2_offset: int | None = None) -> LabelledSet:
         InputError: If it cannot be used; says what was expected.
     """
     path = Path(source)
-    if path.is_dir() and holds_videos(path):
+    if path.is_dir() and not is_split(path) and holds_videos(path):
         return video_set(path)
     if path.is_dir():
         files = sorted(p for p in path.glob("*/*") if p.suffix.lower() in RASTERS)
@@ -48,6 +48,11 @@ def read_set(source: str | Path, s2_offset: int | None = None) -> LabelledSet:
             raise MissingFileError(f"data set file {str(path)!r} does not exist")
         return npz_set(path)
     raise MissingFileError(f"data set {str(source)!r} is no folder, no .npz file, and no data set known by name")
+
+
+def is_split(root: Path) -> bool:
+    """Whether ``train`` and ``test`` hold pictures by class, which would else look like videos of frames by class."""
+    return (root / "test").is_dir() and any(p.suffix.lower() in SUFFIXES for p in root.glob("train/*/*"))
 
 
 class PictureItems(Sequence[dict[str, Tensor]]):

@@ -14,7 +14,7 @@ import torch
 from geossl import recipe as recipes
 from geossl.data.datamodule import SentinelChips
 from geossl.data.training import TrainingData
-from geossl.errors import InputError
+from geossl.errors import InputError, Note
 from geossl.evaluation.online import LabelledChips, OnlineProbe
 from geossl.methods.base import SSLMethod
 from geossl.models.files import save_encoder
@@ -122,7 +122,8 @@ def callbacks(recipe: recipes.Recipe, folder: RunFolder, data: TrainingData, sto
     also: dict[str, float] = {}
     if isinstance(recipe, recipes.ScenesRecipe) and isinstance(data, SentinelChips) and recipe.probe.every_steps:
         probe = online_probe(recipe.probe, folder, data)
-        chain, also = [*chain, probe], probe.latest
+        if probe is not None:
+            chain, also = [*chain, probe], probe.latest
     return [
         *chain,
         TrainProgress(data.batch_size * recipe.train.devices, data.items, also),
@@ -130,13 +131,13 @@ def callbacks(recipe: recipes.Recipe, folder: RunFolder, data: TrainingData, sto
     ]
 
 
-def online_probe(settings: recipes.Probe, folder: RunFolder, data: SentinelChips) -> OnlineProbe:
-    """A read-out on the labels beside the scenes, followed while the encoder is pretrained."""
+def online_probe(settings: recipes.Probe, folder: RunFolder, data: SentinelChips) -> OnlineProbe | None:
+    """A read-out on the labels beside the scenes, followed while the encoder is pretrained; None without labels."""
     train, test = (LabelledChips(*part) for part in data.labelled_chips())
     if not (train.labels > 0).any() or not (test.labels > 0).any():
-        raise InputError(
-            f"probe.every_steps={settings.every_steps} needs labels/*.tif beside s1 and s2 and data.holdout > 0"
-        )
+        text = "no kNN read-out during training: it needs labels/*.tif beside s1 and s2, and data.holdout > 0"
+        warnings.warn(text, Note, stacklevel=3)
+        return None
     return OnlineProbe(train, test, folder.path / "probe.csv", settings.every_steps, settings.neighbours)
 
 

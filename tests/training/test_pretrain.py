@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import geossl
 from geossl import recipe
-from geossl.errors import InputError, RunError
+from geossl.errors import InputError, Note, RunError
 from geossl.models.files import provenance
 from geossl.training.metrics import StepTable
 from geossl.training.run_folder import RunFolder
@@ -162,10 +162,11 @@ def test_the_read_out_is_followed(tmp_path):
     assert all(0 < float(line.split(",")[1]) <= 1 for line in lines[1:])
 
 
-def test_a_read_out_without_held_out_part_is_refused(tmp_path):
-    with pytest.raises(InputError, match="needs labels/.*data.holdout > 0"):
-        run(tmp_path / "run", "probe.every_steps=6", "data.holdout=0.0")
-    assert not (tmp_path / "run").exists()
+def test_without_labels_or_held_out_part_there_is_no_read_out_and_a_note(tmp_path):
+    with pytest.warns(Note, match="no kNN read-out during training: it needs labels"):
+        folder = run(tmp_path / "run", "probe.every_steps=6", "data.holdout=0.0", "train.max_steps=1")
+    assert (folder / "encoder.safetensors").exists()
+    assert not (folder / "probe.csv").exists()
 
 
 def test_measured_statistics_travel_with_the_encoder(tmp_path):

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Int
 from numpy import ndarray
 
-from geossl.api.point_maps import Progress, Scans, block_settings, checked_out, of_scans
+from geossl.api.point_maps import DEVICE, Progress, Scans, block_settings, checked_out, of_scans
 from geossl.data.las import NOISE, Scan, find_files, read_scan, survey, write_classes
 from geossl.data.point_blocks import BlockSettings, block_of, cut_block, grown, inner, lattice_blocks
 from geossl.data.point_clouds import augmented
@@ -80,7 +80,7 @@ def finetune_points(
             raise InputError(f"class {name!r} has no points to learn from; add scans, or leave it out with classes=")
     torch.manual_seed(seed)
     model = PointSegmenter(point_segmenter_spec(base.spec, list(groups), [codes[0] for codes in groups.values()]))
-    model.encoder.load_state_dict(base.state_dict())
+    model.to(DEVICE).encoder.load_state_dict(base.state_dict())
     learned = np.where(test, UNLABELLED, labels)
     train_head(model, lambda i: labelled_block(scan, learned, settings, (seed, i)), config, progress)
     counts = judged(model, scan, np.where(test, labels, UNLABELLED), settings)
@@ -125,7 +125,7 @@ def classify_points(
     found = model if isinstance(model, Encoder) else load_encoder(model)
     if not isinstance(found, PointSegmenter):
         raise WeightsError(f"{found.spec.name!r} gives no classes of points; make a model with geossl.finetune_points")
-    settings = without_classes(block_settings(found.eval().spec, min_points))
+    settings = without_classes(block_settings(found.to(DEVICE).eval().spec, min_points))
     files = [survey(path) for path in find_files(laz)]
     targets = outputs(Path(out), [file.path for file in files])
     codes = np.array(found.spec.arguments["codes"])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import shapely
+import torch
 
 from geossl.data.las import Bounds, LasFile, epsg_of, find_files, read_scan, survey
 from geossl.data.point_blocks import Block, BlockSettings, grown, lattice_blocks
@@ -22,6 +23,7 @@ from geossl.models.files import load_encoder
 
 Scans = str | Path | Sequence[str | Path]
 Progress = Callable[[int, int], None]
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def embed_points(
@@ -174,7 +176,7 @@ def of_scans(encoder: Encoder) -> PointEncoder:
         raise WeightsError(f"{name} does not take point clouds; pretrain one with: geossl pretrain point_cmae")
     if encoder.spec.block_m is None:
         raise WeightsError(f"{name} was trained on whole objects; scans need one trained with data.block_m set")
-    return encoder.eval()
+    return encoder.to(DEVICE).eval()
 
 
 def block_settings(spec: PointSpec, min_points: int) -> BlockSettings:

@@ -15,7 +15,7 @@ from geossl.data.las import FEATURES, SUFFIXES, LasFile, find_files, read_scan, 
 from geossl.data.point_blocks import BlockSettings, cut_block
 from geossl.data.shapes import drawn, read_shapes
 from geossl.data.training import StepBatches, TrainingData
-from geossl.errors import InputError, UnknownNameError
+from geossl.errors import InputError, MissingFileError, UnknownNameError
 
 TURNS = ("none", "z", "all")
 TRIES = 100  # random places, before a scan is said to be too thin
@@ -205,6 +205,10 @@ def cloud_source(
     for name in features:
         if name not in FEATURES:
             raise UnknownNameError("feature", name, FEATURES)
+    if not is_scan(source) and not Path(source).exists():
+        raise MissingFileError(
+            f"data.source={str(source)!r} does not exist; give a .laz, a folder, an .npz or 'sample'"
+        )
     if not is_scan(source):
         if settings is not None:
             raise InputError(f"data.source={str(source)!r} holds whole objects, no scan; use data.block_m=null")

@@ -108,6 +108,7 @@ def test_batches_are_the_same_for_a_seed_and_go_on_where_a_run_stopped(tmp_path)
         (["data.block_m=null"], InputError, "holds airborne scans; set data.block_m"),
         (["data.source=NPZ"], InputError, "holds whole objects, no scan; use data.block_m=null"),
         (["data.source=NPZ", "data.block_m=null"], InputError, r"use encoder.features=\[\]"),
+        (["data.source=nowhere"], MissingFileError, "'nowhere' does not exist; give a .laz"),
         (["data.source=nowhere.laz"], MissingFileError, "nowhere.laz"),
         (["data.block_m=0.5", "data.min_points=60"], InputError, r"no block of 0.5 m has data.min_points=60"),
     ],

@@ -83,7 +83,8 @@ def anomaly(
     if map is not None:
         if not isinstance(found, VectorAutoencoder):
             raise InputError(f"--encoder {encoder} is not an auto-encoder of embeddings; train one on {map} itself")
-        return write(out, open_map(map), region, of_embeddings(open_map(map), found, Path(map), region))
+        embeddings = inside(open_map(map), region)
+        return write(out, embeddings, of_embeddings(embeddings, found, Path(map)))
     if not isinstance(found, PatchAutoencoder):
         raise InputError(f"--encoder {encoder} is not an auto-encoder of pixels from geossl pretrain regularized_ae")
     if region is None:
@@ -96,8 +97,8 @@ def anomaly(
     for path in maps:
         target = out if len(maps) == 1 else out.with_suffix("") / f"{path.stem}.tif"
         target.parent.mkdir(parents=True, exist_ok=True)
-        layers = open_map(path)
-        written.append(write(target, layers, region, blocks(inside(layers, region))))
+        layers = inside(open_map(path), region)
+        written.append(write(target, layers, blocks(layers)))
     return written[0] if len(maps) == 1 else out.with_suffix("")
 
 
@@ -129,25 +130,29 @@ def inside(layers: xr.DataArray, region: grid.Aoi | None) -> xr.DataArray:
     return layers if region is None else clipped(layers, region.to_crs(str(layers.odc.crs)))
 
 
-def of_embeddings(
-    embeddings: xr.DataArray, found: VectorAutoencoder, path: Path, region: grid.Aoi | None
-) -> Iterator[Block]:
-    """Novelty of a map's vectors, block by block."""
+def of_embeddings(embeddings: xr.DataArray, found: VectorAutoencoder, path: Path) -> Iterator[Block]:
+    """Novelty of a map's vectors, block by block.
+
+    Raises:
+        InputError: If the auto-encoder learned from vectors of another length.
+    """
     if embeddings.sizes["embedding"] != found.autoencoder.config.in_dim:
         raise InputError(
             f"{path} holds vectors of length {embeddings.sizes['embedding']}, the auto-encoder learned from "
             f"{found.autoencoder.config.in_dim}; train one on this map: data.source={path}"
         )
-    for where, values in blocks(inside(embeddings, region)):
-        rows = torch.from_numpy(values.reshape(len(values), -1).T.copy())
-        with torch.inference_mode():
-            layers = torch.stack(found.autoencoder.novelty(rows)).numpy().reshape(3, *values.shape[1:])
-        yield where, np.where(np.isfinite(values).all(axis=0), layers, np.nan)
+
+    def parts() -> Iterator[Block]:
+        for where, values in blocks(embeddings):
+            rows = torch.from_numpy(values.reshape(len(values), -1).T.copy())
+            with torch.inference_mode():
+                layers = torch.stack(found.autoencoder.novelty(rows)).numpy().reshape(3, *values.shape[1:])
+            yield where, np.where(np.isfinite(values).all(axis=0), layers, np.nan)
+
+    return parts()
 
 
-def write(out: Path, layers: xr.DataArray, region: grid.Aoi | None, parts: Iterator[Block]) -> Path:
-    """A COG of the three bands."""
-    write_blocks(
-        out, inside(layers, region).odc.geobox, parts, count=len(LAYERS), dtype="float32", nodata=np.nan, names=LAYERS
-    )
+def write(out: Path, grid_of: xr.DataArray, parts: Iterator[Block]) -> Path:
+    """A COG of the three bands on the grid of a map."""
+    write_blocks(out, grid_of.odc.geobox, parts, count=len(LAYERS), dtype="float32", nodata=np.nan, names=LAYERS)
     return out

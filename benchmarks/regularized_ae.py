@@ -18,13 +18,13 @@ from scipy.stats import ks_2samp
 from sklearn.decomposition import PCA
 from sklearn.metrics import roc_auc_score
 
-from geossl.api.pretraining import quiet
 from geossl.data.vectors import Vectors
 from geossl.evaluation.metropolis import metropolis_hastings
 from geossl.methods.base import OptimConfig
 from geossl.methods.regularized_ae import RegularizedAE
 from geossl.models.encoder import EncoderSpec
 from geossl.models.score_autoencoder import AutoencoderConfig, VectorAutoencoder, arguments_of
+from geossl.training.progress import quiet
 
 MEANS = torch.tensor([[-1.2, 0.0], [1.0, 0.8], [0.8, -1.0]])
 SDS = torch.tensor([0.2, 0.25, 0.3])

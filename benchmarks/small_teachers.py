@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader
 
-from geossl.api.pretraining import quiet
 from geossl.data.images import ImageFolder
 from geossl.data.pictures import Crops
 from geossl.data.training import StepBatches
@@ -25,6 +24,7 @@ from geossl.methods.mr_mae import MRMAE
 from geossl.models.files import load_encoder, provenance, save_encoder
 from geossl.models.stacked import RGB
 from geossl.models.vit import ViT, vit_spec
+from geossl.training.progress import quiet
 
 SHAPE = {"dim": 96, "depth": 4, "heads": 4}
 DECODER = {"decoder_dim": 64, "decoder_depth": 1, "decoder_heads": 4}

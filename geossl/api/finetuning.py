@@ -9,19 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import geopandas as gpd
-import lightning as L
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Subset
 
 from geossl.api.maps import Paths, source_of
-from geossl.api.pretraining import quiet
 from geossl.api.workspace import work_path, workspace
 from geossl.data.label_chips import Ground, LabelChips
 from geossl.data.label_samples import PatchSamples, join, patch_samples
 from geossl.data.labels import Labels, read_labels
 from geossl.data.splits import PARTS, Split, deal
-from geossl.data.training import StepBatches
 from geossl.errors import InputError, Note
 from geossl.evaluation.heads import FITS, Samples, fit_head, predict
 from geossl.evaluation.metrics import Scores, of_images
@@ -35,10 +31,8 @@ from geossl.models.download import sha256_of
 from geossl.models.encoder import DenseEncoder
 from geossl.models.files import dense, encoder_path, load_encoder, save_encoder
 from geossl.models.heads import Head
-from geossl.models.segmenter import Segmenter, build
-from geossl.training.checkpoints import Checkpoints, StopOnSignal
-from geossl.training.decoder import DecoderConfig, DecoderTraining, KeepBest, confusions
-from geossl.training.progress import TrainProgress
+from geossl.models.segmenter import Segmenter, build, with_decoder
+from geossl.training.decoder import DecoderConfig, DecoderTraining, confusions, fit
 from geossl.training.run_folder import versions
 
 LEAST = 30  # labelled patches; fewer are not split in three
@@ -254,9 +248,8 @@ def train(kind: str, task: Task, config: DecoderConfig) -> Found:
         raise InputError(f"chip_px={config.chip_px} must be a multiple of the {spec.patch_px} px patch, 4 or more")
     bands = {name: spec.sensors[name].bands for name in names}
     torch.manual_seed(task.seed)
-    arguments = {"dim": spec.dim, "bands": sum(map(len, bands.values())), "classes": len(task.labels.names)}
-    top = DECODERS[kind](**arguments, **({"patch_px": spec.patch_px} if kind == "unet" else {}))
-    model = build(task.encoder, top, names, task.labels.names, task.labels.colours, sha256_of(task.weights))
+    labels, sha256 = task.labels, sha256_of(task.weights)
+    model = with_decoder(task.encoder, kind, names, labels.names, labels.colours, sha256)
     ground = Ground(task.labels, task.split, spec.patch_px, spec.gsd_m)
     boxes = ground.boxes(config.chip_px)
     chips = {part: LabelChips(task.source, ground, boxes[part], part, bands) for part in PARTS}
@@ -276,40 +269,3 @@ def begin(task: Task, settings: dict[str, Any]) -> None:
     if differing := sorted(key for key in now if before.get(key) != now[key]):
         raise InputError(f"training in {task.work} was begun with another {', '.join(differing)}; delete it, or go on")
     path.write_text(json.dumps(now))
-
-
-def fit(module: DecoderTraining, chips: LabelChips, val: LabelChips, checkpoint: Path) -> dict[str, Any]:
-    """Train from the last checkpoint on, if there is one; ``module`` holds the best state in the end."""
-    config, start = module.config, 0
-    best = KeepBest(val, config.check_every, config.patience)
-    if checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=True, map_location="cpu")
-        start = saved["global_step"]
-        best.load_state_dict(saved["callbacks"][best.state_key])
-    if not best.best["is_over"]:
-        draws = np.random.default_rng(module.seed).integers(0, len(chips), config.max_steps * config.batch_size)
-        batches = StepBatches(config.batch_size, start, config.max_steps, 0, 1)
-        stop = StopOnSignal()
-        quiet()
-        trainer = L.Trainer(
-            max_steps=config.max_steps,
-            accelerator="auto",
-            devices=1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            callbacks=[
-                stop,
-                best,  # before the checkpoint, which holds what it found
-                TrainProgress(config.batch_size, "chips", {}),
-                Checkpoints(checkpoint, config.check_every),
-            ],
-        )
-        loader = DataLoader(Subset(chips, draws.tolist()), batch_sampler=batches)
-        trainer.fit(module, loader, ckpt_path=checkpoint if start else None, weights_only=True)
-        if stop.stopped and not best.best["is_over"]:
-            raise KeyboardInterrupt(f"stopped at step {trainer.global_step}; the same command goes on")
-    module.learned.load_state_dict(best.best["state"])
-    return best.best

@@ -22,7 +22,7 @@ from geossl.evaluation.readouts import READOUTS, Split
 from geossl.models.decoders import DECODERS
 from geossl.models.encoder import DenseEncoder
 from geossl.models.files import dense
-from geossl.training.pixel_classifier import train_decoder
+from geossl.training.decoder import confusions, train_decoder
 
 
 class KnownPixels(Sequence[dict[str, Tensor]]):
@@ -130,6 +130,6 @@ def judge_pixels(
         settings.say(" ".join(filter(None, ("decoder", kind, *who))), seed, settings.seeds)
         sensors = who[1].split("+")
         model, setting = train_decoder(
-            encoder, kind, sensors, (chips.train, chips.val), len(data.classes), settings.tune, seed, train_encoder
+            encoder, kind, sensors, data.classes, (chips.train, chips.val), settings.tune, seed, train_encoder
         )
-        found.note((*who, name, ""), of_images(model.confusions(chips.test)), setting)
+        found.note((*who, name, ""), of_images(confusions(model, chips.test)), setting)

@@ -1,7 +1,6 @@
 """Pretrain a method from a recipe."""
 
 import json
-import logging
 import warnings
 from collections.abc import Callable
 from importlib import import_module
@@ -20,7 +19,7 @@ from geossl.methods.base import SSLMethod
 from geossl.models.files import save_encoder
 from geossl.training.checkpoints import Checkpoints, StopOnSignal
 from geossl.training.metrics import Metrics
-from geossl.training.progress import TrainProgress
+from geossl.training.progress import TrainProgress, quiet
 from geossl.training.run_folder import RunFolder, versions
 
 RUNS = {  # per method a module with data(recipe) and method(recipe, data); imported when asked for
@@ -107,13 +106,6 @@ def prepare(recipe: recipes.Recipe) -> tuple[TrainingData, Callable[[], SSLMetho
         ) from None
     data: TrainingData = run.data(recipe)
     return data, lambda: run.method(recipe, data)
-
-
-def quiet() -> None:
-    """Lightning's banners and its advice on workers and precision are noise beside our progress."""
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="lightning")
 
 
 def callbacks(recipe: recipes.Recipe, folder: RunFolder, data: TrainingData, stop: StopOnSignal) -> list[L.Callback]:

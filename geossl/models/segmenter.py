@@ -1,15 +1,17 @@
 """An encoder with heads or a decoder: pixels in, classes out, in the same file and engine as an encoder."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from geossl.models.decoders import DECODERS, Decoder
-from geossl.models.encoder import DenseEncoder, DenseModel, DenseSpec, Images, Kept
+from geossl.models.encoder import DenseEncoder, DenseModel, DenseSpec, Encoder, Images, Kept
 from geossl.models.files import architecture
 from geossl.models.heads import HEADS, Head
 from geossl.models.normalize import ClippedRange
@@ -62,14 +64,16 @@ class Segmenter(DenseModel):
 
     Args:
         spec: From ``segmenter_spec``.
+        encoder: By default the one the spec names, with fresh weights.
     """
 
-    def __init__(self, spec: DenseSpec) -> None:
+    def __init__(self, spec: DenseSpec, encoder: Encoder | None = None) -> None:
         super().__init__()
         self.spec = spec
         inner = dict(spec.arguments["encoder"])
-        kind = architecture(inner["architecture"])
-        encoder = kind(kind.spec_type.from_dict(inner))
+        if encoder is None:
+            kind = architecture(inner["architecture"])
+            encoder = kind(kind.spec_type.from_dict(inner))
         if not isinstance(encoder, DenseEncoder):
             raise ValueError(f"a segmenter needs an encoder of images, not {inner['architecture']!r}")
         self.encoder = encoder
@@ -110,7 +114,8 @@ class Segmenter(DenseModel):
             else first.new_full((len(first), len(sensor.bands), *first.shape[-2:]), 0.5)
             for name, sensor in self.spec.sensors.items()
         ]
-        return self.tops["any"](tokens.nan_to_num(0).movedim(-1, 1), torch.cat(pixels, dim=1))
+        tokens = F.layer_norm(tokens.nan_to_num(0), tokens.shape[-1:])  # whatever the encoder's scale
+        return self.tops["any"](tokens.movedim(-1, 1), torch.cat(pixels, dim=1))
 
     def tokens(self, images: Images, kept: Kept | None = None) -> Float[Tensor, "b gh gw d"]:
         """Class numbers of a patch's cells row by row, then their confidence in percent; NaN = nothing known."""
@@ -140,10 +145,25 @@ def build(
     colours: Sequence[str],
     sha256: str,
 ) -> Segmenter:
-    """Put fitted heads or a decoder on an encoder; arguments as in ``segmenter_spec``."""
-    model = Segmenter(segmenter_spec(encoder.spec, top, sensors, classes, colours, sha256))
-    model.encoder.load_state_dict(encoder.state_dict())
+    """Put fitted heads or a decoder on a copy of an encoder; arguments as in ``segmenter_spec``."""
+    spec = segmenter_spec(encoder.spec, top, sensors, classes, colours, sha256)
+    model = Segmenter(spec, copy.deepcopy(encoder))
     tops: Mapping[str, Any] = {"any": top} if isinstance(top, Decoder) else top
     for name, fitted in tops.items():
         model.tops[name].load_state_dict(fitted.state_dict())
     return model.eval()
+
+
+def with_decoder(
+    encoder: DenseEncoder,
+    kind: str,
+    sensors: Sequence[str],
+    classes: Sequence[str],
+    colours: Sequence[str] = (),
+    sha256: str = "",
+) -> Segmenter:
+    """Put a fresh decoder, a key of ``DECODERS``, on a copy of an encoder; the rest as in ``segmenter_spec``."""
+    spec = encoder.spec
+    arguments = {"dim": spec.dim, "bands": sum(len(spec.sensors[name].bands) for name in sensors)}
+    arguments |= {"classes": len(classes), **({"patch_px": spec.patch_px} if kind == "unet" else {})}
+    return build(encoder, DECODERS[kind](**arguments), sensors, classes, colours, sha256)

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol, cast, runtime_checkable
 
 import lightning as L
 import numpy as np
@@ -10,13 +11,29 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from geossl.errors import InputError
+from geossl.evaluation.features import device_of
 from geossl.evaluation.metrics import confusion_matrix, of_confusion
-from geossl.models.segmenter import Segmenter
+from geossl.models.encoder import DenseEncoder
+from geossl.models.segmenter import Segmenter, with_decoder
+from geossl.training.checkpoints import Checkpoints, StopOnSignal
+from geossl.training.early_stopping import FinetuneConfig
+from geossl.training.progress import TrainProgress, quiet
 
 VALID_SHARE = 0.5  # of a patch's pixels, from which it is fed to the encoder: as in maps
+
+
+@runtime_checkable
+class Chips(Protocol):
+    """Pixels (c h w) by sensor, and ``labels`` (h w), 0 = not labelled, of every chip."""
+
+    def __len__(self) -> int:
+        """Number of chips."""
+
+    def __getitem__(self, i: int) -> Any:
+        """One of them."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +133,7 @@ class KeepBest(L.Callback):
         patience: Looks without progress after which training stops.
     """
 
-    def __init__(self, chips: Dataset[dict[str, Tensor]], every: int, patience: int) -> None:
+    def __init__(self, chips: Chips, every: int, patience: int) -> None:
         self.chips, self.every, self.patience = chips, every, patience
         self.best: dict[str, Any] = {"score": -1.0, "step": 0, "state": {}, "is_over": False}
 
@@ -142,6 +159,109 @@ class KeepBest(L.Callback):
         self.best = dict(state_dict)
 
 
+def fit(module: DecoderTraining, train: Chips, val: Chips, checkpoint: Path | None = None) -> dict[str, Any]:
+    """Train; ``module`` holds the best state in the end.
+
+    Args:
+        module: Model and settings.
+        train: Chips to learn from.
+        val: Chips by which the best state is known.
+        checkpoint: Where an interrupted training goes on.
+
+    Returns:
+        ``score`` (validation mIoU) and ``step`` of the best state, which is ``state``.
+
+    Raises:
+        KeyboardInterrupt: If it was stopped before its end.
+    """
+    config, start = module.config, 0
+    best = KeepBest(val, config.check_every, config.patience)
+    if checkpoint and checkpoint.exists():
+        saved = torch.load(checkpoint, weights_only=True, map_location="cpu")
+        start = saved["global_step"]
+        best.load_state_dict(saved["callbacks"][best.state_key])
+    if not best.best["is_over"]:
+        count = config.max_steps * config.batch_size
+        draws = np.random.default_rng(module.seed).integers(0, len(train), count)
+        stop = StopOnSignal()
+        chain: list[L.Callback] = [stop, best, TrainProgress(config.batch_size, "chips", {})]
+        if checkpoint:
+            chain.append(Checkpoints(checkpoint, config.check_every))  # last: it holds what the others found
+        quiet()
+        trainer = L.Trainer(
+            max_steps=config.max_steps,
+            accelerator="auto",
+            devices=1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            callbacks=chain,
+        )
+        drawn = Subset(cast("Dataset[Any]", train), draws[start * config.batch_size :].tolist())
+        loader = DataLoader(drawn, config.batch_size)
+        trainer.fit(module, loader, ckpt_path=checkpoint if start else None, weights_only=True)
+        if stop.stopped and not best.best["is_over"]:
+            raise KeyboardInterrupt(f"stopped at step {trainer.global_step}; the same command goes on")
+    module.learned.load_state_dict(best.best["state"])
+    return best.best
+
+
+def train_decoder(
+    encoder: DenseEncoder,
+    kind: str,
+    sensors: Sequence[str],
+    classes: Sequence[str],
+    parts: tuple[Chips, Chips],
+    config: FinetuneConfig,
+    seed: int,
+    train_encoder: bool = False,
+) -> tuple[Segmenter, dict[str, Any]]:
+    """Train a decoder with every learning rate and keep the state that was best on the validation chips.
+
+    Args:
+        encoder: Left as it is.
+        kind: Key of ``DECODERS``.
+        sensors: Those the chips have.
+        classes: Names.
+        parts: Training and validation chips.
+        config: How; the decoder learns ten times as fast as the encoder.
+        seed: Of fresh weights, order, turns and flips.
+        train_encoder: Also train a copy of the encoder.
+
+    Returns:
+        The model and what was chosen: ``lr`` (of the encoder), ``step``, ``val_score`` (mIoU).
+
+    Raises:
+        InputError: If a part has no chips.
+    """
+    train, val = parts
+    counts = [len(part) for part in parts]
+    if not all(counts):
+        raise InputError(f"{counts[0]} training and {counts[1]} validation chips; a decoder needs some of each")
+    size = min(config.batch_size, counts[0])
+    updates = counts[0] // size
+    chosen: tuple[Segmenter, dict[str, Any]] | None = None
+    for lr in config.lrs:
+        torch.manual_seed(seed)
+        model = with_decoder(encoder, kind, sensors, classes).to(device_of(encoder))
+        settings = DecoderConfig(
+            train_encoder=train_encoder,
+            max_steps=config.epochs * updates,
+            lr=10 * lr,
+            batch_size=size,
+            drop_sensor=0.0,
+            check_every=updates,
+            patience=config.patience,
+        )
+        best = fit(DecoderTraining(model, settings, seed), train, val)
+        if chosen is None or best["score"] > chosen[1]["val_score"]:
+            chosen = model, {"lr": lr, "step": best["step"], "val_score": best["score"]}
+    assert chosen is not None
+    return chosen[0].eval(), chosen[1]
+
+
 def turned(batch: Mapping[str, Tensor], quarters: int, flip: bool) -> dict[str, Tensor]:
     """Turn by quarters and flip, pixels and labels alike."""
     return {name: torch.rot90(x.flip(-1) if flip else x, quarters, dims=(-2, -1)) for name, x in batch.items()}
@@ -154,16 +274,14 @@ def fed_patches(images: Mapping[str, Float[Tensor, "b _ h w"]], patch_px: int) -
 
 
 @torch.no_grad()
-def confusions(
-    model: Segmenter, chips: Dataset[dict[str, Tensor]], sensors: Sequence[str] | None = None
-) -> Int[np.ndarray, "n k k"]:
+def confusions(model: Segmenter, chips: Chips, sensors: Sequence[str] | None = None) -> Int[np.ndarray, "n k k"]:
     """How often class ``row`` was called ``column``, chip by chip, from all or only some sensors.
 
     Labelled pixels without a token, where neither sensor has data, are not counted.
     """
     model.eval()
     device, classes, found = next(model.parameters()).device, len(model.classes), []
-    for i in range(len(chips)):  # type: ignore[arg-type]
+    for i in range(len(chips)):
         chip = {name: x[None].to(device) for name, x in chips[i].items()}
         labels = chip.pop("labels")
         images = {name: x for name, x in chip.items() if sensors is None or name in sensors}

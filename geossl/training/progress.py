@@ -1,12 +1,21 @@
 """Progress of a training run: a live bar on a terminal, a line now and then in a log."""
 
+import logging
 import time
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+def quiet() -> None:
+    """Lightning's banners and its advice on workers and precision are noise beside our progress."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
 
 
 class TrainProgress(L.Callback):

@@ -15,8 +15,8 @@ from geossl.errors import InputError, UnknownNameError
 from geossl.models.croma import S1, S2, CROMAEncoder, croma_spec
 from geossl.models.croma_layouts import to_layout
 from geossl.models.download import ReleasedWeights, sha256_of
+from geossl.training.decoder import confusions, train_decoder
 from geossl.training.early_stopping import FinetuneConfig
-from geossl.training.pixel_classifier import train_decoder
 
 
 @pytest.fixture(scope="module")
@@ -38,13 +38,14 @@ def chips(n, seed):
     return found
 
 
+NAMES = ("dark", "bright")
 SENSORS = {"s1": Bands(S1.bands, "dB", "not stated"), "s2": Bands(S2.bands, "reflectance", "L2A")}
 
 
 @pytest.fixture
 def halves():
     parts = MapParts(chips(12, 0), chips(6, 1), chips(8, 2))
-    return LabelledMaps("halves", lambda split, seed: parts, ("dark", "bright"), SENSORS)
+    return LabelledMaps("halves", lambda split, seed: parts, NAMES, SENSORS)
 
 
 def test_patches_and_pixels_are_judged(encoder, halves, tmp_path):
@@ -72,8 +73,8 @@ def test_every_set_of_sensors_is_judged_by_the_same_head(encoder, halves, tmp_pa
 def test_a_decoder_learns_on_a_frozen_encoder(encoder, halves, decoder):
     parts = halves.parts("auto", 0)
     config = FinetuneConfig(lrs=(1e-3,), epochs=12, batch_size=4)
-    model, chosen = train_decoder(encoder, decoder, ["s1"], (only(parts.train), only(parts.val)), 2, config, seed=0)
-    counts = model.confusions(only(parts.test)).sum(0)
+    model, chosen = train_decoder(encoder, decoder, ["s1"], NAMES, (only(parts.train), only(parts.val)), config, seed=0)
+    counts = confusions(model, only(parts.test)).sum(0)
     assert np.trace(counts) / counts.sum() > 0.9
     assert chosen["val_score"] > 0.8
 
@@ -82,7 +83,7 @@ def test_the_test_chips_cannot_change_a_decoder(encoder, halves):
     parts = halves.parts("auto", 0)
     config = FinetuneConfig(lrs=(1e-3,), epochs=2, batch_size=4)
     models = [
-        train_decoder(encoder, "unet", ["s1"], (only(parts.train), only(parts.val)), 2, config, seed=0)
+        train_decoder(encoder, "unet", ["s1"], NAMES, (only(parts.train), only(parts.val)), config, seed=0)
         for _ in range(2)
     ]
     (one, chosen), (two, again) = models
@@ -99,7 +100,14 @@ def test_a_frozen_encoder_stays_and_a_trained_one_moves(encoder, halves):
     config = FinetuneConfig(lrs=(1e-3,), epochs=1, batch_size=4)
     for moves in (False, True):
         model, _ = train_decoder(
-            encoder, "linear-upsample", ["s1"], (only(parts.train), only(parts.val)), 2, config, 0, train_encoder=moves
+            encoder,
+            "linear-upsample",
+            ["s1"],
+            NAMES,
+            (only(parts.train), only(parts.val)),
+            config,
+            0,
+            train_encoder=moves,
         )
         same = all(
             torch.equal(a, b)
@@ -111,12 +119,14 @@ def test_a_frozen_encoder_stays_and_a_trained_one_moves(encoder, halves):
 def test_miou_of_pixels_agrees_with_torchmetrics(encoder, halves, tmp_path):
     parts = halves.parts("auto", 0)
     config = FinetuneConfig(lrs=(1e-4,), epochs=1, batch_size=4)
-    model, _ = train_decoder(encoder, "unet", ["s2"], (only(parts.train, "s2"), only(parts.val, "s2")), 2, config, 0)
+    model, _ = train_decoder(
+        encoder, "unet", ["s2"], NAMES, (only(parts.train, "s2"), only(parts.val, "s2")), config, 0
+    )
     test = only(parts.test, "s2")
     with torch.no_grad():
-        called = model({"s2": torch.stack([chip["s2"] for chip in test])}).argmax(dim=1)
+        called = model.probabilities({"s2": torch.stack([chip["s2"] for chip in test])}).argmax(dim=1)
     truth = torch.stack([chip["labels"] for chip in test]) - 1
-    counts = model.confusions(test).sum(0)
+    counts = confusions(model, test).sum(0)
     iou = np.diag(counts) / (counts.sum(0) + counts.sum(1) - np.diag(counts))
     theirs = MulticlassJaccardIndex(2, average=None)(called, truth)
     np.testing.assert_allclose(iou, theirs.numpy(), rtol=1e-5)

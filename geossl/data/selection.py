@@ -63,12 +63,12 @@ def find_scenes(
     for sensor in sensors:
         items = [item for item in search(aoi, period, where, sensor) if cloud_cover(item) <= max_cloud]
         found[sensor] = decided(items, sensor, where)
-        if not found[sensor]:
-            warnings.warn(f"no usable {sensor} scene over {aoi.name} in {dates} in {where.url}", Note, stacklevel=2)
     if not any(found.values()):
         raise InputError(
             f"--catalog {where.url} has no usable scene over {aoi.name} in {dates}; widen --date or --max-cloud"
         )
+    for sensor in [sensor for sensor, scenes in found.items() if not scenes]:
+        warnings.warn(f"no usable {sensor} scene over {aoi.name} in {dates} in {where.url}", Note, stacklevel=2)
     optical = ranked_days([replace(scene, mask=mask) for scene in found.get("s2", [])], aoi, where.sign)
     radar = ranked_passes(found.get("s1", []), aoi, optical)
     request = {"catalog": catalog, "composite": composite, "sensors": sensors, "max_cloud": max_cloud, "mask": mask}

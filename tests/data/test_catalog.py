@@ -341,7 +341,7 @@ def test_what_is_no_period_is_refused(text):
 
 def test_catalogues_that_do_not_answer_or_hold_nothing_say_so(catalog, tmp_path):
     server = catalog(scenes.raw)
-    with pytest.raises(InputError, match="has no usable scene over the region in 2020-01"), pytest.warns(Note):
+    with pytest.raises(InputError, match="has no usable scene over the region in 2020-01"):
         find_scenes(region(), "2020-01", server.url, sensors=["s2"])
     with pytest.raises(InputError, match=r"--catalog http://127.0.0.1:9 cannot be searched"):
         find_scenes(region(), PERIOD, "http://127.0.0.1:9", sensors=["s2"])

@@ -4,11 +4,13 @@ import json
 
 import numpy as np
 import pytest
+import rasterio
 import xarray as xr
 from shapely.geometry import mapping
 
 import geossl as package
 from geossl.data import remote
+from geossl.data.sentinel import SAMPLE
 from tests.data.test_catalog import region, spot
 from tests.end_to_end.test_cli import encoder, geossl, refused  # noqa: F401  (a fixture)
 from tests.inference.test_map import tree
@@ -127,3 +129,46 @@ def test_bad_requests_are_one_line_and_leave_nothing(place, encoder, more, date,
 
 def test_neither_files_nor_a_period(place, encoder):  # noqa: F811
     refused(geossl("embed", "--aoi", "aoi.geojson", "--encoder", encoder, cwd=place[0]), "name a period with --date")
+
+
+def land_cover(path, first=150, side=256):
+    """The bundled classes of the ground the catalogue's scenes are mirrored from, of a square of it."""
+    with rasterio.open(next((SAMPLE / "labels").glob("433D*"))) as file:
+        data, tags = file.read(1), file.tags()
+    tile = np.concatenate([data, data[::-1]], axis=0)
+    tile = np.tile(np.concatenate([tile, tile[:, ::-1]], axis=1), (2, 2))[first : first + side, first : first + side]
+    corner = rasterio.Affine(10, 0, scenes.LEFT + 10 * first, 0, -10, scenes.TOP - 10 * first)
+    profile = {"driver": "GTiff", "count": 1, "height": side, "width": side, "dtype": tile.dtype, "crs": scenes.EPSG}
+    with rasterio.open(path, "w", transform=corner, nodata=0, **profile) as file:
+        file.write(tile, 1)
+        file.update_tags(**tags)
+
+
+@pytest.mark.parametrize("head", ["linear", "unet"])
+def test_labels_and_a_period_are_enough_for_a_class_map(place, encoder, head):  # noqa: F811
+    folder, server = place
+    land_cover(folder / "labels.tif")
+    period = ["--date", "2024-06", "--catalog", server.url]
+    few = ["--max-steps", 10, "--batch-size", 4, "--chip-px", 64] if head == "unet" else []
+    learn = ["--labels", "labels.tif", "--encoder", encoder, "--head", head, *few]
+    done = geossl("finetune", *learn, *period, cwd=folder)
+    assert done.exit_code == 0, done.stderr
+    scores = json.loads((folder / "model.json").read_text())["scores"]
+    assert set(scores) == {"s1", "s2", "s1+s2"}
+    draw = ["--aoi", "aoi.geojson", "--model", "model.safetensors", "--shard-cells", 2]
+    done = geossl("segment", *draw, *period, cwd=folder)
+    assert done.exit_code == 0, done.stderr
+    with rasterio.open(folder / "classes.tif") as file:
+        assert file.res == ((10, 10) if head == "unet" else (80, 80))
+        hectares = (file.read(1) != file.nodata).sum() * file.res[0] ** 2 / 10_000
+    assert hectares == pytest.approx(1700**2 / 10_000, rel=0.05)
+    assert "crops" in (folder / "classes_area.csv").read_text()
+
+
+def test_a_period_without_scenes_is_one_line_and_leaves_nothing(place, encoder):  # noqa: F811
+    folder, server = place
+    land_cover(folder / "labels.tif")
+    before = tree(folder)
+    asked = ["--date", "2019-01", "--catalog", server.url, "--encoder", encoder]
+    refused(geossl("finetune", "--labels", "labels.tif", *asked, cwd=folder), "2019-01", "--labels labels.tif")
+    assert tree(folder) == before

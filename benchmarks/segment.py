@@ -2,10 +2,11 @@
 
 Every classifier is judged per labelled 10 m pixel of the same test blocks of ground (heads give a whole 80 m patch one
 class). Encoders: pretrained by `geossl pretrain croma`, the same one at random initialisation, and trained from there
-with the decoder (from scratch). The bundled scenes' pixels, not their labels, were seen in pretraining; the water
-chip was not.
+with the decoder (from scratch). Seed i has its own pretraining (the i-th of --encoders), split, heads and decoders. The
+bundled scenes' pixels, not their labels, were seen in pretraining; the water chip was not.
 
-Run: python benchmarks/segment.py --encoder runs/croma/encoder.safetensors [--floods FOLDER] [--seeds 3] [--out FOLDER]
+Run: for s in 0 1 2; do geossl pretrain croma train.seed=$s out=runs/croma$s; done
+     python benchmarks/segment.py --encoders runs/croma?/encoder.safetensors [--floods FOLDER] [--out FOLDER]
 --floods holds Spain_7370579_{S1,S2,Label}Hand.tif of Sen1Floods11. What --out holds already is not trained again.
 """
 
@@ -29,7 +30,7 @@ from geossl.models.files import dense, load_encoder, save_encoder
 from geossl.training.decoder import DecoderConfig
 
 SENSORS = ("s1", "s2", "s1+s2")
-TRAINING = {"max_steps": 200, "batch_size": 4, "chip_px": 64, "check_every": 20, "lr": 3e-3}
+TRAINING = {"max_steps": 600, "batch_size": 4, "chip_px": 64, "check_every": 50, "lr": 3e-3}
 MODELS = {  # name -> encoder, head, settings
     "CROMA, kNN": ("croma", "knn", {}),
     "CROMA, linear": ("croma", "linear", {}),
@@ -95,11 +96,8 @@ def judge(name, data, weights, folder, seed):
     encoder, head, settings = MODELS[name]
     labels, encoder = read_labels(data[0]), dense(load_encoder(weights[encoder]))
     split = deal(labels, 8, 10.0, seed)
-    work = folder / (
-        f"maps_{weights[MODELS[name][0]].stem}"
-        if head in FITS
-        else name.replace(", ", "_").replace(" ", "_") + f"_{seed}"
-    )
+    kept = f"maps_{MODELS[name][0]}" if head in FITS else name.replace(", ", "_").replace(" ", "_")
+    work = folder / f"{kept}_{seed}"
     work.mkdir(exist_ok=True)
     task = finetuning.Task(labels, data[1], weights[MODELS[name][0]], encoder, split, work, seed)
     fit = finetuning.fit_heads(head, task, None) if head in FITS else finetuning.train(head, task, settings)
@@ -108,8 +106,8 @@ def judge(name, data, weights, folder, seed):
 
 def one_seed(folder, seed, data, options):
     """Scores by classifier and sensors."""
-    weights = {"croma": options.encoder}
-    weights["random"] = random_encoder(options.encoder, folder / f"random{seed}.safetensors", seed)
+    weights = {"croma": options.encoders[seed]}
+    weights["random"] = random_encoder(options.encoders[seed], folder / f"random{seed}.safetensors", seed)
     scores = {} if options.only else baselines(read_labels(data[0]), data[1], seed, "flood" in folder.name)
     for name in [name for name in MODELS if options.only in name]:
         kept = folder / f"{name.replace(', ', '_').replace(' ', '_')}_{seed}.json"
@@ -140,10 +138,10 @@ def table(seeds, water=None):
 def main():
     """Both data sets, if both are there."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--encoder", type=Path, required=True)
+    parser.add_argument("--encoders", type=Path, nargs="+", required=True)
     parser.add_argument("--floods", type=Path)
-    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", default="", help="models whose name holds this")
+    parser.add_argument("--seed", type=int, help="this one alone")
     parser.add_argument("--out", type=Path, default=Path("runs/segment"))
     options = parser.parse_args()
     sets = {"land_cover": (SAMPLE / "labels", LocalRasters([SAMPLE / "s1"], [SAMPLE / "s2"]))}
@@ -151,7 +149,7 @@ def main():
         s1, s2, labels = (options.floods / f"Spain_7370579_{name}Hand.tif" for name in ("S1", "S2", "Label"))
         sets["floods"] = (labels, LocalRasters([s1], [s2], 0))
     found = {name: [] for name in sets}
-    for seed in range(options.seeds):
+    for seed in range(len(options.encoders)) if options.seed is None else [options.seed]:
         for name, data in sets.items():
             (options.out / name).mkdir(parents=True, exist_ok=True)
             found[name].append(one_seed(options.out / name, seed, data, options))

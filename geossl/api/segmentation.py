@@ -94,7 +94,7 @@ def segment(
         s2: As there.
         s2_offset: As there.
         out: ``.tif``: COG of class numbers with colour table, names and nodata 255. Beside it ``..._confidence.tif``
-            in percent and ``..._area.csv`` in hectares.
+            in percent, ``..._area.csv`` in hectares, and a picture of both (``.png``).
         polygons: Also write outlines, ``.gpkg`` or ``.parquet``.
         seed: Of k-means.
         overwrite: Replace ``out``, and what it was made from if that was begun with other settings.
@@ -154,6 +154,7 @@ def summary(out: Path) -> str:
             continue
         table = pd.read_csv(rasters.area_path(path))
         lines += [f"classes     {path}", f"confidence  {rasters.confidence_path(path)}"]
+        lines += [f"picture     {path.with_suffix('.png')}"]
         lines += [f"area        {rasters.area_path(path)}", table.to_string(index=False)]
     return "\n".join(lines)
 

@@ -21,6 +21,7 @@ from rasterio.features import geometry_mask, shapes
 
 from geossl.errors import InputError
 from geossl.inference.blocks import Block, blocks, write_blocks
+from geossl.inference.class_picture import class_picture
 from geossl.models.heads import Head
 from geossl.models.segmenter import Heads
 
@@ -103,7 +104,7 @@ def write_classes(
     facts: dict[str, Any],
     outlines: Path | None = None,
 ) -> None:
-    """Write ``out`` (classes), ``..._confidence.tif`` and ``..._area.csv``; one block in memory at a time.
+    """Write ``out`` (classes), ``..._confidence.tif``, ``..._area.csv`` and a picture; one block in memory at a time.
 
     Args:
         out: ``.tif``: a COG with colour table, names (``CLASS_NAMES``) and nodata 255; there last of all.
@@ -130,7 +131,10 @@ def write_classes(
             raise InputError(f"--out {out}: nothing could be classified; the region has no pixel the model can use")
         names = ["confidence in percent"]
         write_blocks(confidence_path(out), geobox, strips(percent), **kinds, names=names)
-        write_areas(area_path(out), areas.hectares(), legend)
+        hectares = areas.hectares()
+        write_areas(area_path(out), hectares, legend)
+        picture = out.with_suffix(".png")
+        class_picture(classes, confidence_path(out), picture, legend.names, legend.colours, hectares.tolist())
         if outlines is not None:
             write_polygons(classes, outlines, legend)
         os.replace(classes, out)

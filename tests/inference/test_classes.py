@@ -9,6 +9,7 @@ import rioxarray
 import torch
 import xarray as xr
 from affine import Affine
+from matplotlib import image
 from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
 from pyproj import Geod, Transformer
@@ -104,7 +105,7 @@ def test_a_class_raster_is_a_cog_with_colours_names_and_nodata(tmp_path, values)
     assert int(opened.isnull().sum()) == 100
     with rasterio.open(tmp_path / "c_confidence.tif") as file:
         assert np.unique(file.read(1)).tolist() == [80]
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["c.tif", "c_area.csv", "c_confidence.tif"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["c.png", "c.tif", "c_area.csv", "c_confidence.tif"]
 
 
 def test_the_table_and_the_outlines_agree(tmp_path, values):
@@ -132,3 +133,11 @@ def test_a_raster_without_a_class_is_not_written(tmp_path, values):
     with pytest.raises(InputError, match="nothing could be classified"):
         written(tmp_path, values)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_picture_shows_each_class_in_its_colour_and_share(tmp_path, values):
+    picture = written(tmp_path, values).with_suffix(".png")
+    pixels = (255 * image.imread(picture)[..., :3]).round().astype(int).reshape(-1, 3)
+    shown = [int((pixels == tuple(int(c[i : i + 2], 16) for i in (1, 3, 5))).all(axis=1).sum()) for c in LEGEND.colours]
+    assert shown[0] / shown[1] == pytest.approx(400 / 1100, rel=0.1)
+    assert shown[2] == 0

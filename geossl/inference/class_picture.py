@@ -1,0 +1,59 @@
+"""A picture of a class map: its classes with hectares, and beside them how sure the classifier was."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from jaxtyping import UInt8
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from rasterio.enums import Resampling
+
+LONGEST_PX = 1200
+HEIGHT = 6.0  # inches
+
+
+def class_picture(
+    classes: Path, confidence: Path, out: Path, names: Sequence[str], colours: Sequence[str], hectares: Sequence[float]
+) -> Path:
+    """Write a picture; large maps are thinned out, classes that are nowhere are left out of the legend.
+
+    Args:
+        classes: Raster of class numbers.
+        confidence: Raster of percent.
+        out: The ``.png`` to write.
+        names: One per class.
+        colours: One ``#rrggbb`` per class.
+        hectares: Area per class.
+    """
+    number, known = thinned(classes)
+    percent, _ = thinned(confidence)
+    paint = np.zeros((*number.shape, 4))
+    for i, colour in enumerate(colours):
+        paint[known & (number == i)] = (*to_rgb(colour), 1)
+    rows, columns = number.shape
+    width = min(12.0, max(3.0, HEIGHT * columns / rows))
+    figure = Figure((2 * width + 4, HEIGHT + 0.5), dpi=100, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.imshow(paint, interpolation="nearest")
+    shown = right.imshow(np.ma.masked_where(~known, percent), cmap="viridis", vmin=0, vmax=100, interpolation="nearest")
+    for axes, title in ((left, "class"), (right, "confidence, %")):
+        axes.set_title(title)
+        axes.set_axis_off()
+    figure.colorbar(shown, ax=right, shrink=0.7)
+    there = [i for i in np.argsort(hectares)[::-1] if hectares[i] > 0]
+    patches = [Patch(color=colours[i], label=f"{names[i]}  {hectares[i]:,.1f} ha") for i in there]
+    figure.legend(handles=patches, loc="outside left center", frameon=False)
+    figure.savefig(out)
+    return out
+
+
+def thinned(path: Path) -> tuple[UInt8[np.ndarray, "h w"], np.ndarray]:
+    """A raster with at most 1200 px a side, and where it holds data."""
+    with rasterio.open(path) as file:
+        step = max(1, -(-max(file.shape) // LONGEST_PX))
+        shape = tuple(-(-side // step) for side in file.shape)
+        data = file.read(1, out_shape=shape, resampling=Resampling.nearest)
+        return data, data != file.nodata

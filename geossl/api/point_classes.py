@@ -46,7 +46,8 @@ def finetune_points(
 ) -> Path:
     """Learn point classes from classified scans, for ``classify_points``.
 
-    Heights are above the lowest points here, whatever the encoder's ``ground``: class 2 is not known beforehand.
+    Heights are above the ground that a filter of lowest points finds, whatever the encoder's ``ground``: class 2 is not
+    known beforehand.
     Squares of two blocks are drawn for testing (30 %); points in them are neither learned from nor used to choose
     anything. Scores and the confusion matrix of these points go beside the model, as ``.json``.
 
@@ -130,7 +131,7 @@ def classify_points(
     targets = outputs(Path(out), [file.path for file in files])
     codes = np.array(found.spec.arguments["codes"])
     for number, (file, target) in enumerate(zip(files, targets, strict=True)):
-        scan = read_scan(files, found.spec.features, grown(file.bounds, 2 * settings.block_m))
+        scan = read_scan(files, found.spec.features, grown(file.bounds, settings.rim_m))
         classes, percent = np.zeros(file.count, np.uint8), np.zeros(file.count, np.uint8)
         for block in lattice_blocks(scan, grown(file.bounds, 1e-3), settings):
             ids = scan.inside(inner(block))
@@ -146,7 +147,7 @@ def classify_points(
 
 
 def without_classes(settings: BlockSettings) -> BlockSettings:
-    """Heights that do not use the ground class, which is what is asked for: above the lowest points instead."""
+    """Heights that do not use the ground class, which is what is asked for."""
     return replace(settings, ground="none" if settings.ground == "none" else "lowest")
 
 

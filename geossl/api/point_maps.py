@@ -111,7 +111,7 @@ def chunk_vectors(
     batch_size: int,
 ) -> np.ndarray | None:
     """Mean vectors of a chunk's cells, or None where no block has points enough."""
-    scan = read_scan(files, model.spec.features, grown(bounds, settings.block_m))
+    scan = read_scan(files, model.spec.features, grown(bounds, settings.rim_m))
     (rows, columns), (row, column) = place
     found = [
         inner_vectors(model, np.stack([b.points for b in batch]), np.array([b.centre for b in batch]), batch[0].scale_m)

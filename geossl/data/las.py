@@ -7,6 +7,7 @@ of 5,000 km.
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from jaxtyping import Float, Int, UInt8
 from numpy import ndarray
 from pyproj import CRS
 
+from geossl.data.terrain import Terrain, ground_points
 from geossl.errors import GridError, InputError, MissingFileError
 
 SAMPLE = Path(__file__).parent / "sample_points"
@@ -185,6 +187,11 @@ class Scan:
         """Of the points."""
         (x0, y0, _), (x1, y1, _) = self.xyz.min(0), self.xyz.max(0)
         return float(x0), float(y0), float(x1), float(y1)
+
+    @cached_property
+    def terrain(self) -> Terrain:
+        """The ground, found without classes."""
+        return Terrain(ground_points(self.xyz))
 
     def inside(self, bounds: Bounds) -> Int[ndarray, " k"]:
         """Numbers of the points of a rectangle, left and bottom edge included, in order of place."""

@@ -10,14 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
-from scipy.spatial import KDTree
 
 from geossl.data.las import Bounds, Scan
+from geossl.data.terrain import GAP_M, NEIGHBOURS, REACH_M, Terrain
 
 GROUND = 2  # ASPRS class
 GROUNDS = ("auto", "class2", "lowest", "none")
-LOWEST_M, LOWEST_SHARE = 5.0, 0.02  # without ground points: a low quantile of every 5 m square
-NEIGHBOURS = 6
 
 
 @dataclass(frozen=True)
@@ -30,8 +28,9 @@ class BlockSettings:
         voxel_m: At most one point per cube of this side is kept, so that overlapping flight lines do not count double;
             0 = all.
         ground: Height is above: ``class2``, the ground points of LAS class 2 (inverse-distance mean of the nearest
-            six); ``lowest``, the 2 percent quantile of 5 m squares, likewise; ``auto``, the first where the block or
-            its rim of half a side has six or more ground points, else the second; ``none``, the block's lowest point.
+            six); ``lowest``, the lowest points of the scan that stand on nothing (``geossl.data.terrain``), likewise;
+            ``auto``, the first where the block or its rim of half a side has six or more ground points, else the
+            second; ``none``, the block's lowest point.
         min_points: Blocks with fewer are left out.
     """
 
@@ -40,6 +39,11 @@ class BlockSettings:
     voxel_m: float
     ground: str
     min_points: int
+
+    @property
+    def rim_m(self) -> float:
+        """How far around a rectangle points are needed, for blocks in it to be what they are in the whole scan."""
+        return 2 * self.block_m + (REACH_M + GAP_M if self.ground in ("auto", "lowest") else 0)
 
 
 @dataclass(frozen=True)
@@ -108,31 +112,20 @@ def ground_height(
         return np.full(
             len(ids), scan.xyz[scan.inside((x - side / 2, y - side / 2, x + side / 2, y + side / 2)), 2].min()
         )
-    around = scan.inside((x - side, y - side, x + side, y + side))
-    ground = scan.xyz[around[scan.classes[around] == GROUND]]
-    enough = len(ground) >= (NEIGHBOURS if settings.ground == "auto" else 1)
-    if settings.ground == "lowest" or not enough:
-        ground = lowest(scan.xyz[around])
-    near = KDTree(ground[:, :2])
-    distance, nearest = near.query(scan.xyz[ids, :2], k=min(NEIGHBOURS, len(ground)))
-    distance, nearest = distance.reshape(len(ids), -1), nearest.reshape(len(ids), -1)
-    weight = 1 / np.maximum(distance, 1e-2) ** 2
-    return (ground[nearest, 2] * weight).sum(axis=1) / weight.sum(axis=1)
-
-
-def lowest(xyz: Float[ndarray, "n 3"]) -> Float[ndarray, "m 3"]:
-    """A low quantile of the height of every 5 m square, at the mean place of its points."""
-    row, column = (np.floor(xyz[:, i] / LOWEST_M).astype(np.int64) for i in (1, 0))
-    _, square = np.unique(np.column_stack([row, column]), axis=0, return_inverse=True)
-    parts = (xyz[square.ravel() == i] for i in range(int(square.max()) + 1))
-    return np.array([[*part[:, :2].mean(axis=0), np.quantile(part[:, 2], LOWEST_SHARE)] for part in parts])
+    terrain = None
+    if settings.ground != "lowest":
+        around = scan.inside((x - side, y - side, x + side, y + side))
+        ground = scan.xyz[around[scan.classes[around] == GROUND]]
+        enough = len(ground) >= (NEIGHBOURS if settings.ground == "auto" else 1)
+        terrain = Terrain(ground) if enough else None
+    return (terrain or scan.terrain).at(scan.xyz[ids, :2])
 
 
 def lattice_blocks(scan: Scan, bounds: Bounds, settings: BlockSettings) -> Iterator[Block]:
     """Blocks that overlap by half, one per square of half a side that a rectangle touches; row by row from the south.
 
     Squares are anchored at the CRS origin, and a block's random points depend on its place alone, so a block is the
-    same whatever rectangle it is asked for with; the scan must reach a side beyond.
+    same whatever rectangle it is asked for with; the scan must reach ``rim_m`` beyond.
     """
     step = settings.block_m / 2
     columns = range(math.floor(bounds[0] / step), math.ceil(bounds[2] / step))

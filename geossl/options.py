@@ -60,7 +60,7 @@ def asks_protocols(verb: Callable[..., None]) -> Callable[..., None]:
             multiple=True,
             default=("knn", "linear"),
             show_default=True,
-            help="Also mlp, kmeans, finetune, segmentation (class per pixel), all.",
+            help="Also mlp, kmeans, finetune, segmentation (class per pixel), all; svm; 5-way-10-shot.",
         ),
         click.option("--sensors", **several, help="s1, s2 or s1,s2; repeated, each is judged.  [default: all]"),
         click.option("--root", help="Folder of a data set known by name."),

@@ -9,7 +9,7 @@ import geopandas as gpd
 import torch
 
 from geossl.api.detecting import judge_forgeries
-from geossl.api.judging import Findings, Key, Say, Settings, Subject, judge_set, label_of
+from geossl.api.judging import EPISODE, Findings, Key, Say, Settings, Subject, is_head, judge_set, label_of
 from geossl.api.judging_maps import judge_maps
 from geossl.api.labelled_data import Data, Scenes, find
 from geossl.data.forgeries import is_forgeries
@@ -28,7 +28,7 @@ from geossl.training.run_folder import versions
 
 Paths = str | Path | Sequence[str | Path]
 CHIP_PX = 96  # side of chips of labelled scenes
-PROTOCOLS = ("knn", "linear", "mlp", "kmeans", "finetune", "segmentation")
+PROTOCOLS = ("knn", "linear", "mlp", "kmeans", "finetune", "segmentation")  # all
 
 
 class Evaluation(NamedTuple):
@@ -85,7 +85,8 @@ def evaluate(
             (``train/real``, ``train/GENERATOR``, ..., or ImagiNet's lists), on which the encoder is calibrated as a
             detector and ``protocol`` is not used. For an encoder of points, see ``geossl.data.shapes.read_shapes``.
         protocol: ``knn``, ``linear``, ``mlp``, ``kmeans``, ``finetune``, ``segmentation`` (decoders of patch tokens to
-            a class per pixel), or ``all``; several as a sequence.
+            a class per pixel), or ``all`` of these; and the read-outs of papers on point clouds, ``svm`` (linear) and
+            few-shot episodes such as ``5-way-10-shot``. Several as a sequence.
         sensors: ``s1``, ``s2`` or ``s1,s2`` (joint); a sequence of these judges each. By default all there are.
         out: Report (.html); its numbers go beside it (.json).
         root: Folder of a data set known by name; ``data/NAME`` by default.
@@ -158,8 +159,9 @@ def refuse_misfits(data: Data, settings: Settings) -> None:
         return
     if isinstance(data, LabelledSet) and "segmentation" in settings.protocols:
         raise InputError(f"--protocol segmentation: {data.name} has no class per pixel; use linear or finetune")
-    if isinstance(data, LabelledSet) and data.is_multi and "kmeans" in settings.protocols:
-        raise InputError(f"--protocol kmeans: {data.name} has several classes per sample, to match no cluster to")
+    for name in settings.protocols if isinstance(data, LabelledSet) and data.is_multi else ():
+        if name in ("kmeans", "svm") or EPISODE.fullmatch(name):
+            raise InputError(f"--protocol {name}: {data.name} has several classes per sample; use knn, linear or mlp")
 
 
 def report(out: Path, data: Data, encoder: Encoder, found: Findings, facts: Mapping[str, Any]) -> Evaluation:
@@ -247,8 +249,9 @@ def asked(protocol: str | Sequence[str]) -> tuple[str, ...]:
     names = [name.strip() for given in names for name in given.split(",")]
     if "all" in names:
         return PROTOCOLS
-    if unknown := [name for name in names if name not in PROTOCOLS]:
-        raise InputError(f"--protocol {unknown[0]!r} is not known; use {', '.join(PROTOCOLS)} or all")
+    if unknown := [name for name in names if not (name in PROTOCOLS or is_head(name))]:
+        more = ", ".join((*PROTOCOLS, "svm"))
+        raise InputError(f"--protocol {unknown[0]!r} is not known; use {more}, all, or episodes such as 5-way-10-shot")
     return tuple(dict.fromkeys(names))
 
 

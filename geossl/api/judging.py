@@ -1,5 +1,6 @@
 """Run the protocols of an evaluation: every encoder, set of sensors, seed and read-out, on the same parts."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,12 +19,14 @@ from geossl.evaluation.features import Change, digest, features
 from geossl.evaluation.heads import Samples
 from geossl.evaluation.metrics import Scores, mean_of, multi_label, single_label
 from geossl.evaluation.readouts import READOUTS, Split, read_out, without_miou
+from geossl.evaluation.svm import few_shot
 from geossl.models.encoder import DenseEncoder, Encoder
 from geossl.models.series_vit import SeriesViT
 from geossl.training.classifier import Subset, finetune_encoder
 from geossl.training.early_stopping import FinetuneConfig
 
 MANY = 2000  # items, from which work is kept
+EPISODE = re.compile(r"(\d{1,4})-way-(\d{1,4})-shot")
 Say = Callable[[str, int, int], None]  # what, done, in all
 
 
@@ -36,7 +39,8 @@ class Settings:
     """What is run.
 
     Args:
-        protocols: Of ``knn``, ``linear``, ``mlp``, ``kmeans``, ``finetune``, ``segmentation``.
+        protocols: Of ``knn``, ``linear``, ``mlp``, ``kmeans``, ``svm``, ``finetune``, ``segmentation``, and names such
+            as ``5-way-10-shot``.
         sensors: Sets of sensors, each judged by itself; empty = one set, all that encoder and data share.
         seeds: Runs; a seed draws the split (where none is official) and all heads.
         split: ``auto``, ``official``, ``blocked`` or ``random``.
@@ -155,7 +159,7 @@ def judge_subject(
 ) -> None:
     """One encoder from one set of sensors, every seed."""
     names = "+".join(items.orders) if isinstance(items, EncoderImages) else ""
-    heads = [kind for kind in settings.protocols if kind in READOUTS and not (kind == "kmeans" and data.is_multi)]
+    heads = [kind for kind in settings.protocols if is_head(kind) and not (kind == "kmeans" and data.is_multi)]
     x, changed = None, {}
     for seed, part in enumerate(parts):
         encoder = subject.encoder(seed)
@@ -192,6 +196,11 @@ def perturbed(
     return out
 
 
+def is_head(protocol: str) -> bool:
+    """Whether a protocol reads frozen vectors."""
+    return protocol in READOUTS or EPISODE.fullmatch(protocol) is not None
+
+
 def check_rows(data: LabelledSet, x: ndarray) -> None:
     """As many vectors as labels."""
     if len(x) != len(data.labels):
@@ -210,6 +219,13 @@ def judge_heads(
 ) -> None:
     """Every read-out of one split, and those of a share of its labels."""
     for kind in heads:
+        if episode := EPISODE.fullmatch(kind):
+            known = Samples(
+                *(np.concatenate([getattr(part, name) for part in (split.train, split.val)]) for name in "xy")
+            )
+            ways, shots = map(int, episode.groups())
+            found.note((*who, kind, ""), few_shot(known, split.test, ways, shots, seed=seed), {})
+            continue
         scores, setting = read_out(kind, split, classes, seed, neighbours=settings.neighbours, changed=changed)
         for name, value in scores.items():
             found.note((*who, kind, name), value, {} if name else setting)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from geossl.api.encoder_images import EncoderImages, band_orders
-from geossl.api.judging import Findings, Settings, Subject, judge_heads
+from geossl.api.judging import Findings, Settings, Subject, is_head, judge_heads
 from geossl.data.labelled import LabelledMaps, MapParts
 from geossl.data.labels import majority
 from geossl.data.splits import PARTS
@@ -18,7 +18,7 @@ from geossl.errors import InputError
 from geossl.evaluation.features import patch_features
 from geossl.evaluation.heads import Samples
 from geossl.evaluation.metrics import of_images
-from geossl.evaluation.readouts import READOUTS, Split
+from geossl.evaluation.readouts import Split
 from geossl.models.decoders import DECODERS
 from geossl.models.encoder import DenseEncoder
 from geossl.models.files import dense
@@ -85,7 +85,7 @@ def judge_patches(
     found: Findings,
 ) -> None:
     """Read-outs of the tokens of patches that are at least half labelled, with their commonest class."""
-    heads = [kind for kind in settings.protocols if kind in READOUTS]
+    heads = [kind for kind in settings.protocols if is_head(kind)]
     if not heads:
         return
     samples: list[Samples] = []

@@ -25,8 +25,9 @@ from geossl.evaluation.metrics import (
     multi_label,
     single_label,
 )
+from geossl.evaluation.svm import fit_svm
 
-READOUTS = ("knn", "linear", "mlp", "kmeans")
+READOUTS = ("knn", "linear", "mlp", "kmeans", "svm")
 Classifier = Callable[[Float[ndarray, "n d"]], Float[ndarray, "n k"]]  # features -> chance per class
 
 
@@ -52,7 +53,8 @@ def read_out(
 
     Args:
         kind: ``knn`` (cosine, weighted by closeness), ``linear`` (logistic regression by L-BFGS), ``mlp`` (one hidden
-            layer), ``kmeans`` (as many clusters as classes, matched to classes on the test part).
+            layer), ``kmeans`` (as many clusters as classes, matched to classes on the test part), ``svm`` (linear; one
+            class per sample only).
         split: Of features; labels are one class (n) or several (n k).
         classes: Number of classes.
         seed: Of heads that draw.
@@ -77,6 +79,8 @@ def fit_single(
     kind: str, train: Samples, val: Samples, classes: int, seed: int, neighbours: int | None = None
 ) -> tuple[Classifier, dict[str, Any]]:
     """One class per sample; settings are chosen by balanced accuracy on ``val``."""
+    if kind == "svm":
+        return fit_svm(train, val, classes)
     fixed = [{"neighbours": min(neighbours, len(train.y))}] if kind == "knn" and neighbours else None
     head, setting = fit_head(kind, train, val, classes, seed, fixed)
     return lambda x: predict(head, x), setting

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from geossl.evaluation.features import Change, batches, device_of, embedder_of
 from geossl.evaluation.metrics import confusion_matrix, mean_average_precision, of_confusion
-from geossl.models.encoder import DenseEncoder, Encoder
+from geossl.models.encoder import DenseEncoder, Encoder, PointEncoder
 from geossl.training.early_stopping import FinetuneConfig, Mark, best_of, train_until_best
 
 
@@ -104,6 +104,7 @@ def finetune_encoder(
 
         def losses(rng: np.random.Generator) -> Iterator[Float[Tensor, ""]]:
             order = rng.permutation(train)
+            restart_norms(model)
             for start in range(0, len(train) // size * size, size):
                 rows = order[start : start + size]
                 batch = [augmented(encoder, items[int(i)], rng) for i in rows]
@@ -114,6 +115,17 @@ def finetune_encoder(
         )
 
     return best_of(config, build, fit)
+
+
+def restart_norms(model: Classifier) -> None:
+    """Batch norms of an encoder of points count from here on: few updates would leave their running means far behind.
+
+    What they use when judged is then the mean over the updates of the last epoch.
+    """
+    for module in model.encoder.modules() if isinstance(model.encoder, PointEncoder) else ():
+        if isinstance(module, nn.BatchNorm1d):
+            module.momentum = None
+            module.reset_running_stats()
 
 
 def loss_of(logits: Float[Tensor, "n k"], y: Int[Tensor, "n ..."]) -> Float[Tensor, ""]:
@@ -136,7 +148,9 @@ def validated(model: Classifier, items: Sequence[Any], labels: Int[ndarray, "n .
 
 
 def augmented(encoder: Encoder, item: Any, rng: np.random.Generator) -> Any:
-    """An image turned by quarters and flipped at random, all sensors alike; other items as they are."""
+    """An image turned by quarters and flipped at random, all sensors alike; a cloud varied; other items as they are."""
+    if isinstance(encoder, PointEncoder):
+        return varied(item, rng, is_scan=encoder.spec.block_m is not None)
     if not isinstance(encoder, DenseEncoder):
         return item
     images: Mapping[str, Tensor] = item
@@ -144,3 +158,18 @@ def augmented(encoder: Encoder, item: Any, rng: np.random.Generator) -> Any:
     square = all(x.shape[-1] == x.shape[-2] for x in images.values())
     turn = quarters if square else quarters // 2 * 2
     return {name: torch.rot90(x.flip(-1) if flip else x, turn, dims=(-2, -1)) for name, x in images.items()}
+
+
+def varied(points: Float[Tensor, "m c"], rng: np.random.Generator, is_scan: bool) -> Float[Tensor, "m c"]:
+    """Points in another order, so that others are drawn; turned around the vertical, or stretched along each axis.
+
+    Pieces of scans have no front, but a size; objects are scaled to one size anyway, and may have a front. Factors of
+    2/3 to 3/2 are those of Point-MAE's and Point-CMAE's fine-tuning.
+    """
+    points = points[torch.from_numpy(rng.permutation(len(points)))]
+    if is_scan:
+        a, mirror = rng.uniform(0, 2 * np.pi), rng.choice([-1.0, 1.0])
+        change = np.array([[np.cos(a), -mirror * np.sin(a), 0], [np.sin(a), mirror * np.cos(a), 0], [0, 0, 1]])
+    else:
+        change = np.diag(rng.uniform(2 / 3, 3 / 2, 3))
+    return torch.cat([points[:, :3] @ torch.from_numpy(change).to(points), points[:, 3:]], dim=1)

@@ -154,7 +154,7 @@ def test_blocks_keep_neighbours_together():
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--protocol", "svm"], "--protocol 'svm' is not known; use knn, linear"),
+        (["--protocol", "forest"], "--protocol 'forest' is not known; use knn, linear"),
         (["--split", "mine"], "--split 'mine' is not known; use auto, official, blocked, random"),
         (["--split", "official"], "set has no official split; use --split blocked or random"),
         (["--label-fractions", "1.5"], "--label-fractions 1.5 is no share between 0 and 1"),

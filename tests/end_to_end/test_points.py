@@ -82,8 +82,9 @@ def test_a_cell_is_the_mean_of_the_points_in_it(scans, encoder, tmp_path):
 
 @pytest.fixture(scope="module")
 def model(scans, encoder, tmp_path_factory):
+    """The split of this seed has points of each class in both parts."""
     out = tmp_path_factory.mktemp("model") / "m.safetensors"
-    return geossl.finetune_points(scans, encoder, out=out, max_steps=100, batch_size=8)
+    return geossl.finetune_points(scans, encoder, out=out, max_steps=100, batch_size=8, seed=3)
 
 
 def test_classes_are_learned_and_judged_on_other_ground(model):
@@ -177,6 +178,18 @@ def test_encoders_of_points_are_judged_like_others(tmp_path):
     assert out.is_file()
     best = max(score.values["accuracy"] for score in found.scores.values())
     assert best > 0.8  # rods and balls: even random weights tell them apart
+    protocols = ["svm", "2-way-4-shot", "finetune"]
+    tasks = geossl.evaluate(encoder, data, protocol=protocols, epochs=6, out=out).scores
+    assert list(tasks) == protocols
+    assert tasks["svm"].values["accuracy"] > 0.8
+    assert tasks["2-way-4-shot"].values["accuracy"] > 0.65
+    assert tasks["finetune"].values["accuracy"] > 0.9  # after a dozen updates: batch norms keep up
+    again = geossl.evaluate(encoder, data, protocol=protocols, epochs=6, out=out).scores
+    assert {k: v.to_dict() for k, v in again.items()} == {k: v.to_dict() for k, v in tasks.items()}
+    with pytest.raises(InputError, match="3-way-4-shot needs 3 classes"):
+        geossl.evaluate(encoder, data, protocol="3-way-4-shot", out=out)
+    with pytest.raises(InputError, match="'5-way' is not known; use .*, svm, all, or episodes such as 5-way-10-shot"):
+        geossl.evaluate(encoder, data, protocol="5-way", out=out)
     np.savez(tmp_path / "plain.npz", x=np.zeros((4, 9, 3)))
     with pytest.raises(InputError, match="holds no two classes"):
         geossl.evaluate(encoder, tmp_path / "plain.npz", out=out)

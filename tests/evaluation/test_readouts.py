@@ -99,7 +99,7 @@ def test_the_test_part_cannot_change_a_head_or_its_settings(split, kind):
         assert hit.sum() > 0
 
 
-@pytest.mark.parametrize("kind", ["knn", "linear", "mlp"])
+@pytest.mark.parametrize("kind", ["knn", "linear", "mlp", "svm"])
 def test_fitting_is_never_given_the_test_part(split, kind):
     one, _ = fit_single(kind, split.train, split.val, 4, 0)
     two, _ = fit_single(kind, split.train, split.val, 4, 0)

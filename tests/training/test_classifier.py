@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from geossl.models.croma import CROMAEncoder, croma_spec
-from geossl.training.classifier import Classifier, augmented, finetune_encoder, loss_of
+from geossl.training.classifier import Classifier, augmented, finetune_encoder, loss_of, varied
 from geossl.training.early_stopping import FinetuneConfig
 
 QUICK = FinetuneConfig(lrs=(1e-3,), epochs=8, batch_size=8, patience=8)
@@ -106,3 +106,20 @@ def test_turns_and_flips_move_all_sensors_alike(encoder):
     assert len(seen) == 8
     oblong = augmented(encoder, {"s1": torch.zeros(1, 8, 16)}, rng)
     assert oblong["s1"].shape == (1, 8, 16)
+
+
+def test_clouds_are_varied_as_their_kind_allows():
+    rng = np.random.default_rng(0)
+    points = torch.from_numpy(np.c_[rng.normal((0, 0, 5), 1, (40, 3)), np.arange(40)]).double()
+    scan = [varied(points, np.random.default_rng(i), is_scan=True) for i in range(3)]
+    for cloud in scan:  # another order, the same heights and distances from the axis, features stay with their points
+        back = cloud[cloud[:, 3].argsort()]
+        assert not torch.equal(cloud[:, 3], points[:, 3])
+        torch.testing.assert_close(back[:, 2:], points[:, 2:])
+        torch.testing.assert_close(back[:, :2].norm(dim=1), points[:, :2].norm(dim=1))
+    assert not torch.allclose(scan[0][scan[0][:, 3].argsort()], scan[1][scan[1][:, 3].argsort()])
+    thing = varied(points, rng, is_scan=False)
+    factors = thing[thing[:, 3].argsort()][:, :3] / points[:, :3]
+    torch.testing.assert_close(factors, factors[:1].expand_as(factors))
+    assert ((factors > 2 / 3) & (factors < 3 / 2)).all()
+    assert len(factors[0].unique()) == 3

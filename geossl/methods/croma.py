@@ -16,35 +16,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from geossl.methods.base import OptimConfig, SSLMethod
+from geossl.methods.gather import gather
 from geossl.models.croma import CROMAEncoder
-from geossl.models.masking import random_kept_ids
+from geossl.models.masking import filled, random_kept_ids
 from geossl.models.patches import patchify, sincos_positions
 from geossl.models.transformer import Block
-
-
-class GatherRows(torch.autograd.Function):
-    """Concatenate equal batches of all ranks; the backward sums every rank's gradient of this rank's rows."""
-
-    @staticmethod
-    def forward(ctx: object, rows: Tensor) -> Tensor:
-        """Return rows of rank 0, 1, ... in order."""
-        parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, rows.contiguous())
-        return torch.cat(parts)
-
-    @staticmethod
-    def backward(ctx: object, grad: Tensor) -> Tensor:
-        """Return this rank's slice of the summed gradient."""
-        grad = grad.contiguous()
-        dist.all_reduce(grad)
-        return grad.chunk(dist.get_world_size())[dist.get_rank()]
-
-
-def gather(rows: Float[Tensor, "b d"]) -> Float[Tensor, "all d"]:
-    """Rows of all ranks, differentiable; without a process group, the rows themselves."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return rows
-    return GatherRows.apply(rows)
 
 
 def contrastive_loss(
@@ -114,9 +90,7 @@ class Decoder(nn.Module):
         self, tokens: Float[Tensor, "b k d"], ids: Int[Tensor, "b k"], grid: tuple[int, int]
     ) -> Float[Tensor, "b n p"]:
         """Put tokens back to their positions, mask tokens elsewhere, add positions, decode."""
-        x = self.project(tokens)
-        full = self.mask_token.to(x.dtype).expand(len(x), grid[0] * grid[1], -1)
-        x = full.scatter(1, ids[..., None].expand_as(x), x)
+        x = filled(self.project(tokens), ids, self.mask_token, grid[0] * grid[1])
         x = x + sincos_positions(*grid, x.shape[-1]).to(x)
         for block in self.blocks:
             x = block(x)

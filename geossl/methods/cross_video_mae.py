@@ -20,8 +20,8 @@ from geossl.errors import RunError
 from geossl.methods.base import OptimConfig, SSLMethod
 from geossl.methods.clip_losses import nt_xent, rebuild_loss, slot_means
 from geossl.methods.clip_views import Draw, augment, choose_slots, choose_visible, haze_of
-from geossl.methods.croma import gather
-from geossl.models.masking import take
+from geossl.methods.gather import gather
+from geossl.models.masking import filled, take
 from geossl.models.patches import sincos_positions
 from geossl.models.series_vit import USABLE_SHARE, SeriesViT, TimeEncoding, tubelets, usable_shares
 from geossl.models.transformer import Block
@@ -123,8 +123,8 @@ class Decoder(nn.Module):
         """Tokens at their places, mask tokens elsewhere, positions, blocks."""
         x = self.project(tokens)
         where = sincos_positions(*grid, x.shape[-1]).to(x) + self.time(days)[:, :, None]
-        full = self.mask_token.to(x.dtype).expand(len(x), where.shape[1] * where.shape[2], -1)
-        x = full.scatter(1, ids[..., None].expand_as(x), x) + where.flatten(1, 2)
+        where = where.flatten(1, 2)
+        x = filled(x, ids, self.mask_token, where.shape[1]) + where
         for block in self.blocks:
             x = block(x)
         return self.to_pixels(self.norm(x))

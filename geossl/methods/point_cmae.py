@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from geossl.methods.base import OptimConfig, SSLMethod
-from geossl.models.masking import random_kept_ids, take
+from geossl.models.masking import filled, random_kept_ids, take
 from geossl.models.point_transformer import Groups, Places, PointTransformer, run_blocks
 from geossl.models.transformer import Block
 
@@ -91,8 +91,7 @@ class Decoder(nn.Module):
         rng: torch.Generator | None,
     ) -> tuple[Float[Tensor, "b g k 3"], Float[Tensor, "b g d"]]:
         """Points of every patch from its centre, and the last block's features, both in the order of the patches."""
-        full = self.mask_token.to(x.dtype).expand(*centres.shape[:2], -1)
-        full = full.scatter(1, visible[..., None].expand_as(x), x)
+        full = filled(x, visible, self.mask_token, centres.shape[1])
         features = run_blocks(self.blocks, full, self.place(centres), drop_path, rng)[-1]
         return self.to_points(self.norm(features)).unflatten(2, (-1, 3)), features
 

@@ -3,20 +3,24 @@
 Papers: Bae et al., AAAI 2023, arXiv:2106.15499 (SelfCon); Boychev, Cholakov, arXiv:2407.20020 (ImagiNet: two labels).
 Batch: ``{"views": b m c h w, 0 to 1, "generator": b (-1 = real)}`` from geossl.data.forgery_views, or Sentinel chips.
 With one view and an exit it is SelfCon, with two views and no exit SupCon, with two views and exits SelfCon-M; without
-labels only an image's own outputs attract each other (SelfCon-SU, or SimCLR's loss for two views and no exit).
+labels only an image's own outputs attract each other (SelfCon-SU, or SimCLR's loss for two views and no exit). With
+``alpha`` these are the paper's starred forms, in which the end of the network is not drawn towards its exits.
 Differs from the published code: anchors without a positive are skipped, a batch without generated images counts 0 for
 the second label, and a loss in chunks recomputes them with the batch's own random state.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from geossl.errors import Note
 from geossl.methods.base import OptimConfig, SSLMethod
+from geossl.methods.gather import gather
 from geossl.models.exit_resnet import ExitResNet
 
 BASE_TEMPERATURE = 0.07
@@ -24,7 +28,10 @@ LABELS = ("origin", "generator")
 
 
 def contrastive_loss(
-    z: Float[Tensor, "b v d"], labels: Int[Tensor, " b"], temperature: float = BASE_TEMPERATURE
+    z: Float[Tensor, "b v d"],
+    labels: Int[Tensor, " b"],
+    temperature: float = BASE_TEMPERATURE,
+    anchors: Bool[Tensor, " v"] | None = None,
 ) -> Float[Tensor, ""]:
     """Mean over all outputs that have a positive of the mean negative log-likelihood of their positives.
 
@@ -35,6 +42,7 @@ def contrastive_loss(
         z: Unit vectors: outputs (exits, end, views) of every image.
         labels: Class per image; ``torch.arange(b)`` for the label-free form.
         temperature: Of the softmax.
+        anchors: Outputs that are anchors; the others are positives and candidates only. None = all.
 
     Source: SelfCon, eq. 3; SupCon, eq. 2, for outputs that are views.
     """
@@ -46,8 +54,8 @@ def contrastive_loss(
     log_share = (rows @ rows.T / temperature).masked_fill(itself, -torch.inf).log_softmax(dim=1)
     count = positive.sum(dim=1)
     per_anchor = -log_share.masked_fill(~positive, 0.0).sum(dim=1) / count.clamp(min=1)
-    anchors = count > 0
-    mean = per_anchor[anchors].sum() / anchors.sum().clamp(min=1)
+    asked = count > 0 if anchors is None else (count > 0) & anchors.repeat(b)
+    mean = per_anchor[asked].sum() / asked.sum().clamp(min=1)
     return temperature / BASE_TEMPERATURE * mean
 
 
@@ -71,9 +79,7 @@ class Projector(nn.Sequential):
 
 
 class SelfCon(SSLMethod):
-    """Self-contrastive learning, with the labels one has.
-
-    Every device contrasts the images of its own batch.
+    """Self-contrastive learning, with the labels one has; images of all devices are contrasted with each other.
 
     Args:
         encoder: With exits, or without for SupCon.
@@ -81,6 +87,8 @@ class SelfCon(SSLMethod):
         labels: ``origin`` (real or generated, all images), ``generator`` (which one, generated images only), both, or
             none.
         temperature: Of the softmax.
+        alpha: None = all outputs are anchors alike. A number = SelfCon*: the ends are contrasted among themselves
+            (SupCon), and added are the exits, times alpha, contrasted with everything.
         projection: Hidden and output width of the heads, one per exit and one for the end.
         batchnorm: Whether heads end in batch normalisation. The published ones do not, and start from ImageNet's
             weights; from random weights the first steps make all vectors one, and it takes long to leave that point.
@@ -95,6 +103,7 @@ class SelfCon(SSLMethod):
         optim: OptimConfig,
         labels: Sequence[str] = LABELS,
         temperature: float = BASE_TEMPERATURE,
+        alpha: float | None = None,
         projection: tuple[int, int] = (2048, 128),
         batchnorm: bool = False,
         chunk: int | None = None,
@@ -102,7 +111,9 @@ class SelfCon(SSLMethod):
     ) -> None:
         super().__init__(encoder, optim, seed)
         self.encoder: ExitResNet
-        self.labels, self.temperature, self.chunk = tuple(labels), temperature, chunk
+        self.labels, self.temperature, self.alpha, self.chunk = tuple(labels), temperature, alpha, chunk
+        if chunk is not None:
+            warnings.warn(f"batch statistics are those of chunks of {chunk} images, not of batches", Note, stacklevel=2)
         self.projectors = nn.ModuleList(
             Projector(encoder.spec.dim, *projection, batchnorm) for _ in range(len(encoder.exits) + 1)
         )
@@ -112,16 +123,25 @@ class SelfCon(SSLMethod):
         views = batch["views"] if "views" in batch else self.stacked(batch)[:, None]
         b, m = views.shape[:2]
         found = self.projected(views.flatten(0, 1))
-        z = found.reshape(b, m * found.shape[1], -1)
+        z = gather(found.reshape(b, m * found.shape[1], -1))  # every rank has the whole loss, exact for uneven labels
         if not self.labels:
-            return {"self": contrastive_loss(z, torch.arange(b, device=z.device), self.temperature)}
-        generator, terms = batch["generator"], {}
+            return {"self": self.contrasted(z, torch.arange(len(z), device=z.device))}
+        generator, terms = gather(batch["generator"]), {}
         if "origin" in self.labels:
-            terms["origin"] = contrastive_loss(z, (generator >= 0).long(), self.temperature)
+            terms["origin"] = self.contrasted(z, (generator >= 0).long())
         if "generator" in self.labels:
             made = generator >= 0
-            terms["generator"] = contrastive_loss(z[made], generator[made], self.temperature)
+            terms["generator"] = self.contrasted(z[made], generator[made])
         return terms
+
+    def contrasted(self, z: Float[Tensor, "b v d"], labels: Int[Tensor, " b"]) -> Float[Tensor, ""]:
+        """The loss of a label, plain or starred."""
+        if self.alpha is None:
+            return contrastive_loss(z, labels, self.temperature)
+        outputs = len(self.projectors)
+        is_end = torch.arange(z.shape[1], device=z.device) % outputs == outputs - 1
+        ends = contrastive_loss(z[:, is_end], labels, self.temperature)
+        return ends + self.alpha * contrastive_loss(z, labels, self.temperature, ~is_end)
 
     def stacked(self, batch: Mapping[str, Tensor]) -> Float[Tensor, "b c h w"]:
         """Bands of all sensors the encoder takes."""

@@ -23,6 +23,14 @@ def take(x: Float[Tensor, "b n d"], ids: Int[Tensor, "b k"]) -> Float[Tensor, "b
     return torch.gather(x, 1, ids[..., None].expand(-1, -1, x.shape[-1]))
 
 
+def filled(
+    x: Float[Tensor, "b k d"], ids: Int[Tensor, "b k"], mask_token: Float[Tensor, " d"], count: int
+) -> Float[Tensor, "b n d"]:
+    """``count`` tokens: ``x`` at ``ids``, the mask token elsewhere. The inverse of ``take``."""
+    full = mask_token.to(x.dtype).expand(len(x), count, -1)
+    return full.scatter(1, ids[..., None].expand_as(x), x)
+
+
 def patch_shares(valid: Bool[Tensor, "b h w"], patch: int) -> Float[Tensor, "b n"]:
     """Share of usable pixels of every patch, row-major."""
     return F.avg_pool2d(valid[:, None].float(), patch).flatten(1)

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from geossl.recipe.sections import Positive, Recipe, Section
+from geossl.recipe.sections import Positive, Recipe, Section, Weight
 
 Augmentation = Literal["compression", "blur", "noise", "resize"]
 Generator = Literal["autoencoder", "croma", "phase", "detail", "blend", "quilting"]
@@ -29,6 +29,7 @@ class SelfconObjective(Section):
 
     labels: tuple[Literal["origin", "generator"], ...] = ("origin", "generator")
     temperature: Annotated[float, Field(gt=0)] = 0.07
+    alpha: Weight | None = None
     projection: tuple[Positive, Positive] = (2048, 128)
     batchnorm: bool = False
     chunk: Positive | None = None
@@ -66,6 +67,8 @@ class SelfconRecipe(Recipe):
             raise ValueError(
                 "without labels, an image needs encoder.exits or data.views=2 to be contrasted with itself"
             )
+        if self.objective.alpha is not None and not exits:
+            raise ValueError(f"objective.alpha={self.objective.alpha:g} is of exits, but encoder.exits is empty")
         if self.encoder.input != "pictures" and (labels or self.data.views == 2):
             raise ValueError(
                 f"encoder.input={self.encoder.input} reads unlabelled scenes once; "

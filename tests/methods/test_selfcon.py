@@ -3,10 +3,12 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 import torch.nn.functional as F
 
 from geossl import recipe
-from geossl.errors import RecipeError
+from geossl.errors import Note, RecipeError
 from geossl.methods.base import OptimConfig
 from geossl.methods.selfcon import SelfCon, contrastive_loss
 from geossl.models.exit_resnet import ExitResNet, exit_resnet_spec
@@ -48,6 +50,14 @@ def test_losses_equal_the_published_numbers(z):
     made = ORIGIN == 1
     assert float(contrastive_loss(z[made], GENERATOR[made])) == pytest.approx(5.17217077314527, abs=1e-10)
     assert float(contrastive_loss(z.float(), LABELS)) == pytest.approx(5.773858631629107, abs=1e-5)
+
+
+def test_starred_terms_equal_the_published_numbers(z):
+    exits = torch.tensor([True, False])
+    assert float(contrastive_loss(z, LABELS, anchors=exits)) == pytest.approx(6.5929168194786625, abs=1e-10)
+    assert float(contrastive_loss(z, torch.arange(8), anchors=exits)) == pytest.approx(6.488161979959738, abs=1e-10)
+    both = sum(float(contrastive_loss(z, LABELS, anchors=a)) for a in (exits, ~exits))
+    assert both / 2 == pytest.approx(float(contrastive_loss(z, LABELS)), abs=1e-12)
 
 
 @pytest.mark.parametrize("outputs", [1, 2, 3])
@@ -153,8 +163,72 @@ def test_gradient_reaches_exit_end_and_both_heads():
     assert len(method(exits=()).projectors) == 1
 
 
+def test_starred_forms_add_the_exits_to_a_loss_of_ends_alone():
+    data = batch(views=2)
+    own = method(exits=(1, 2), alpha=0.5, labels=("origin",))
+    z = own.projected(data["views"].flatten(0, 1)).reshape(6, 6, 8)  # exit, exit, end of a view, then of the other
+    label, ends = (data["generator"] >= 0).long(), torch.tensor([False, False, True] * 2)
+    expected = contrastive_loss(z[:, [2, 5]], label) + 0.5 * contrastive_loss(z, label, anchors=~ends)
+    assert float(own.losses(data)["origin"]) == pytest.approx(float(expected), rel=1e-5)
+    supcon = method(exits=(1, 2), alpha=0.0, labels=("origin",)).losses(data)["origin"]
+    assert float(supcon) == pytest.approx(float(contrastive_loss(z[:, [2, 5]], label)), rel=1e-5)
+
+
+def test_an_end_is_no_anchor_of_the_starred_term():
+    """Whatever else an end is like, its own row of the loss is not there: moving it against a wall of zeros is free."""
+    z = torch.zeros(4, 2, 6, dtype=torch.float64)
+    z[:, 0, 0], z[:, 1, 1:5] = 1, torch.eye(4, dtype=torch.float64)  # exits all alike, ends at right angles to them
+    z.requires_grad_()
+    exits = torch.tensor([True, False])
+    (as_anchor,) = torch.autograd.grad(contrastive_loss(z, torch.arange(4)), z)
+    (starred,) = torch.autograd.grad(contrastive_loss(z, torch.arange(4), anchors=exits), z)
+    others = as_anchor[:, 1, 1:5] - torch.diag_embed(as_anchor[:, 1, 1:5].diagonal())
+    assert others.abs().max() > 0.01  # as anchors, ends are pushed off each other
+    assert starred[:, 1, 1:].abs().max() == 0  # as candidates, they are moved along the exits only
+
+
+@pytest.mark.parametrize("views", [1, 2])
+def test_every_picture_with_two_outputs_has_a_positive(views):
+    alone = contrastive_loss(
+        method().projected(torch.rand(3 * views, 3, 16, 16)).reshape(3, 2 * views, 8), torch.arange(3)
+    )
+    assert float(alone.detach()) > 0
+
+
+def ranked(rank, port, result):
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    torch.set_num_threads(1)
+    own, data = method().eval(), batch()
+    part = {name: x.chunk(2)[rank] for name, x in data.items()}
+    loss = torch.stack(list(own.losses(part).values())).sum()
+    loss.backward()
+    result.put((rank, float(loss.detach()), [p.grad.numpy() for p in own.parameters()]))
+    dist.destroy_process_group()
+
+
+def test_two_ranks_give_the_loss_and_the_gradient_of_one(unused_tcp_port):
+    """Three pictures each, of which one and two are generated: uneven labels are exact, too."""
+    own, data = method().eval(), batch()
+    assert [int((part >= 0).sum()) for part in data["generator"].chunk(2)] == [1, 2]
+    whole = torch.stack(list(own.losses(data).values())).sum()
+    whole.backward()
+    context = mp.get_context("spawn")
+    queue = context.Queue()
+    workers = [context.Process(target=ranked, args=(r, unused_tcp_port, queue)) for r in (0, 1)]
+    for worker in workers:
+        worker.start()
+    parts = [queue.get(timeout=120) for _ in workers]
+    for worker in workers:
+        worker.join()
+    assert [loss for _, loss, _ in parts] == pytest.approx([float(whole.detach())] * 2, rel=1e-5)
+    for one, two, p in zip(parts[0][2], parts[1][2], own.parameters(), strict=True):
+        mean = (one + two) / 2  # as data parallel training takes it
+        np.testing.assert_allclose(mean, p.grad.numpy(), rtol=1e-3, atol=1e-6)
+
+
 def test_chunks_do_not_matter_where_batch_statistics_do_not():
-    whole, parts, data = method().eval(), method(chunk=4).eval(), batch()
+    with pytest.warns(Note, match="batch statistics are those of chunks of 4 images"):
+        whole, parts, data = method().eval(), method(chunk=4).eval(), batch()
     one, two = (torch.stack(list(m.losses(data).values())).sum() for m in (whole, parts))
     assert float(one) == pytest.approx(float(two), rel=1e-6)
     one.backward()
@@ -170,6 +244,7 @@ def test_chunks_do_not_matter_where_batch_statistics_do_not():
     [
         (["objective.labels=[]", "encoder.exits=[]"], "needs encoder.exits or data.views=2"),
         (["encoder.input=s2"], "reads unlabelled scenes once"),
+        (["encoder.exits=[]", "objective.alpha=1"], "objective.alpha=1 is of exits, but encoder.exits is empty"),
         (["encoder.exits=[2,2]"], "names a stage twice"),
         (["encoder.exits=[4]"], "encoder.exits.0 = 4 is wrong"),
         (["encoder.window_px=100"], "multiple of the 8-px patch"),

@@ -1,4 +1,4 @@
-"""Chips for training: read, redrawn if mostly unusable, turned and flipped alike for both sensors."""
+"""Chips for training: read, redrawn if mostly unusable, turned and flipped alike for all sensors."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
@@ -19,7 +19,7 @@ VALID_SHARE = 0.5
 
 @runtime_checkable
 class ChipSource(Protocol):
-    """Anything that gives ``s1``, ``s2``, ``valid`` for a draw number; a higher attempt gives other pixels."""
+    """Anything that gives pixels by sensor and ``valid`` for a draw number; a higher attempt gives other pixels."""
 
     def read(self, number: int, attempt: int) -> dict[str, Tensor]:
         """The pixels of a draw, square, any size."""
@@ -47,7 +47,7 @@ def read(scenes: Sequence[AlignedSentinel], chip: Chip) -> dict[str, Tensor]:
 
 
 class ChipDataset(Dataset[dict[str, Tensor]]):
-    """Draw number -> ``s1`` (2 h w), ``s2`` (12 h w), ``valid`` (h w); NaN where not usable.
+    """Draw number -> pixels by sensor, such as ``s2`` (12 h w), and ``valid`` (h w); NaN where not usable.
 
     Everything random is a function of seed and draw number, so workers, ranks and restarts change nothing.
 
@@ -70,11 +70,11 @@ class ChipDataset(Dataset[dict[str, Tensor]]):
                 best = chip
             if best["valid"].float().mean() >= VALID_SHARE:
                 break
-        chip = resized({key: best[key] for key in ("s1", "s2")}, self.chip_px)
+        chip = resized({key: x for key, x in best.items() if key != "valid"}, self.chip_px)
         if self.augment:
             rng = np.random.default_rng((self.seed, number, ATTEMPTS))
             chip = turned(chip, int(rng.integers(4)), bool(rng.integers(2)))
-        valid = torch.isfinite(chip["s1"]).all(0) & torch.isfinite(chip["s2"]).all(0)
+        valid = torch.stack([torch.isfinite(x).all(0) for x in chip.values()]).all(0)
         return {**{key: x.contiguous() for key, x in chip.items()}, "valid": valid}
 
 

@@ -67,14 +67,18 @@ class SentinelChips(TrainingData):
             self.train_roi, self.held_roi = split_scenes(self.scenes, holdout)
             self.source = SceneChips(self.scenes, RandomChips(self.scenes, sizes, 2**62, seed, roi=self.train_roi))
 
+    @property
+    def dataset(self) -> ChipDataset:
+        """A chip per draw number."""
+        return ChipDataset(self.source, self.chip_px, self.seed)
+
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Batches from ``start_step`` on; every rank its own draws."""
         trainer = self.trainer
         rank, ranks = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        dataset = ChipDataset(self.source, self.chip_px, self.seed)
         draws = StepBatches(self.batch_size, self.start_step, self.steps, rank, ranks)
         keep = {"multiprocessing_context": "spawn", "persistent_workers": True} if self.workers else {}
-        return DataLoader(dataset, batch_sampler=draws, num_workers=self.workers, **keep)  # type: ignore[arg-type]
+        return DataLoader(self.dataset, batch_sampler=draws, num_workers=self.workers, **keep)  # type: ignore[arg-type]
 
     def survey(self, chips: int = 2000) -> Iterator[dict[str, Tensor]]:
         """Chips to take statistics from: a regular grid over the training part, or random ones."""

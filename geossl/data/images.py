@@ -25,7 +25,10 @@ def read_picture(path: Path) -> Float[ndarray, "3 h w"]:
         with Image.open(path) as image:
             pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
     except (UnidentifiedImageError, OSError, ValueError):
-        raise InputError(f"{path} cannot be read as a picture; delete it or save it again as PNG or JPEG") from None
+        also = "; GeoTIFFs of any bands need encoder.sensors={bands: all}" if path.suffix.lower()[:4] == ".tif" else ""
+        raise InputError(
+            f"{path} cannot be read as a picture; delete it or save it again as PNG or JPEG{also}"
+        ) from None
     return np.ascontiguousarray(pixels.transpose(2, 0, 1)) / 255
 
 

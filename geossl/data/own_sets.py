@@ -13,9 +13,11 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
+from rasterio.enums import ColorInterp
 from rasterio.windows import Window
 from torch import Tensor
 
+from geossl.data.band_images import BandImages, read_window
 from geossl.data.bands import S1_BANDS, RasterFile, normal_name
 from geossl.data.graph_sets import graph_set
 from geossl.data.images import SUFFIXES, ImageFolder
@@ -116,10 +118,11 @@ def checked(root: Path, classes: Sequence[str]) -> tuple[str, ...]:
 
 
 def is_picture(path: Path) -> bool:
-    """Whether a TIFF is 8-bit and has at most four bands."""
+    """Whether a TIFF is 8-bit and has at most three bands, or four with transparency."""
     try:
         with rasterio.open(path) as file:
-            return file.count <= 4 and file.dtypes[0] == "uint8"
+            clear = file.count == 4 and file.colorinterp[3] == ColorInterp.alpha
+            return (file.count <= 3 or clear) and file.dtypes[0] == "uint8"
     except rasterio.errors.RasterioIOError:
         return True  # the reader of pictures says what is wrong with it
 
@@ -153,6 +156,8 @@ class RasterItems(Sequence[dict[str, Tensor]]):
 
 def raster_set(root: Path, paths: Sequence[Path], stated: int | None) -> LabelledSet:
     """GeoTIFFs with named bands by class; all have the same bands."""
+    if not any(descriptions(paths[0])):
+        return numbered_set(root, paths)
     first = band_names(paths[0])
     files, xy, epsg = [], [], []
     for path in paths:
@@ -187,13 +192,47 @@ def raster_set(root: Path, paths: Sequence[Path], stated: int | None) -> Labelle
     return LabelledSet(root.name, RasterItems(files), labels, checked(root, classes), held, places=places)
 
 
-def band_names(path: Path) -> list[str]:
-    """ESA names of a file's bands, from its band descriptions."""
+@dataclass(frozen=True)
+class NumberedItems(Sequence[dict[str, Tensor]]):
+    """GeoTIFFs of bands without names as items, numbers as stored.
+
+    Args:
+        images: Them.
+    """
+
+    images: BandImages
+
+    def __len__(self) -> int:
+        """Number of files."""
+        return len(self.images)
+
+    def __getitem__(self, i: Any) -> Any:
+        """Pixels of one."""
+        return {"bands": read_window(self.images.paths[i])}
+
+
+def numbered_set(root: Path, paths: Sequence[Path]) -> LabelledSet:
+    """GeoTIFFs by class whose bands have no names; bands are numbered from 1."""
+    images = BandImages(root, paths)
+    owners = [p.relative_to(root).parts[0] for p in images.paths]
+    classes = sorted(set(owners))
+    labels = np.array([classes.index(o) for o in owners], np.int64)
+    held = {"bands": Bands(tuple(str(i + 1) for i in range(images.bands)), "as stored", "not stated")}
+    return LabelledSet(root.name, NumberedItems(images), labels, checked(root, classes), held)
+
+
+def descriptions(path: Path) -> list[str]:
+    """What a file says of its bands; empty where nothing."""
     try:
         with rasterio.open(path) as source:
-            names = [normal_name(text or "") for text in source.descriptions]
+            return [text or "" for text in source.descriptions]
     except rasterio.errors.RasterioIOError as error:
         raise InputError(f"{path} cannot be read as a raster ({' '.join(str(error).split())})") from None
+
+
+def band_names(path: Path) -> list[str]:
+    """ESA names of a file's bands, from its band descriptions."""
+    names = [normal_name(text) for text in descriptions(path)]
     if not all(names):
         raise BandError(f"{path} has bands without names; name them in the band descriptions (VV, VH, B01 ... B12)")
     return names

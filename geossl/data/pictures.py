@@ -99,13 +99,17 @@ class Pictures(TrainingData):
         self.root, self.chip_px, self.steps, self.seed, self.workers = root, chip_px, steps, seed, workers
         self.pictures, self.crop_share = ImageFolder(root), crop_share
 
+    @property
+    def dataset(self) -> Crops:
+        """A crop per draw number."""
+        return Crops(self.pictures, self.chip_px, self.crop_share, self.seed)
+
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Batches from ``start_step`` on; every rank its own draws."""
         rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         draws = StepBatches(self.batch_size, self.start_step, self.steps, rank, ranks)
-        dataset = Crops(self.pictures, self.chip_px, self.crop_share, self.seed)
         keep = {"multiprocessing_context": "spawn", "persistent_workers": True} if self.workers else {}
-        return DataLoader(dataset, batch_sampler=draws, num_workers=self.workers, **keep)  # type: ignore[arg-type]
+        return DataLoader(self.dataset, batch_sampler=draws, num_workers=self.workers, **keep)  # type: ignore[arg-type]
 
     def survey(self, pictures: int = 2000) -> Iterator[dict[str, Tensor]]:
         """Whole pictures to take statistics from, in a random order."""

@@ -1,7 +1,7 @@
 """Encoders that see all bands of all sensors as channels of one image: what single-image methods pretrain."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,6 +18,21 @@ from geossl.models.patches import sincos_positions
 
 RGB = SensorSpec(("R", "G", "B"), "0..1", "8 bit", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # of ImageNet
 INPUTS: Mapping[str, SensorSpec] = {"s1": S1, "s2": S2, "rgb": RGB}  # bands of training batches, in their order
+
+
+def numbered_bands(count: int) -> SensorSpec:
+    """Bands that have no names, only numbers from 1; their unit is that of the file, their statistics to be measured.
+
+    The sensor of such images is called ``bands``.
+    """
+    return SensorSpec(
+        tuple(str(i + 1) for i in range(count)), "as stored", "not stated", (0.0,) * count, (1.0,) * count
+    )
+
+
+def channels(sensor: str, bands: Sequence[str]) -> list[int]:
+    """Where bands lie in a training batch: by name for sensors of ``INPUTS``, by number for images of any bands."""
+    return [INPUTS[sensor].bands.index(b) if sensor in INPUTS else int(b) - 1 for b in bands]
 
 
 def choose_bands(sensor: str, bands: tuple[str, ...], known: SensorSpec | None = None) -> SensorSpec:
@@ -46,12 +61,17 @@ def pick(batch: Mapping[str, Tensor], sensors: Mapping[str, SensorSpec]) -> dict
     Args:
         batch: Pixels by sensor in the bands and order of ``INPUTS``; sensors that are not there are left out.
         sensors: What the network takes.
+
+    Raises:
+        BandError: If images of any bands have fewer than are asked for.
     """
     found = {}
     for name, sensor in sensors.items():
         if name in batch:
-            where = [INPUTS[name].bands.index(band) for band in sensor.bands]
-            found[name] = batch[name] if sensor.bands == INPUTS[name].bands else batch[name][:, where]
+            where, count = channels(name, sensor.bands), batch[name].shape[1]
+            if max(where) >= count:
+                raise BandError(f"band {max(where) + 1} of {name} is asked for; the images have {count} bands")
+            found[name] = batch[name] if where == list(range(count)) else batch[name][:, where]
     return found
 
 

@@ -1,46 +1,65 @@
-"""What runs on single images share: pictures or scenes, and the statistics an encoder takes from them."""
+"""What runs on single images share: where images come from, and the statistics an encoder takes from them."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from geossl.api.runs.scenes import measured_sensors, scene_chips
+from geossl.data.band_images import BandChips
 from geossl.data.datamodule import SentinelChips
 from geossl.data.pictures import Pictures
+from geossl.errors import MissingFileError
 from geossl.methods.base import SSLMethod
 from geossl.models.encoder import SensorSpec
-from geossl.models.stacked import INPUTS, choose_bands
+from geossl.models.stacked import INPUTS, choose_bands, numbered_bands
 from geossl.recipe import ScenesRecipe
 from geossl.recipe.images import ImageEncoder, Images
 
-ImageData = SentinelChips | Pictures
+ImageData = SentinelChips | Pictures | BandChips
 
 
 def image_data(recipe: ScenesRecipe, encoder: ImageEncoder, data: Images) -> ImageData:
-    """Pictures for an encoder of ``rgb``, else chips of scenes; checked."""
-    for name, bands in encoder.sensors.items():
-        if bands != "all":
-            choose_bands(name, bands)
-    if "rgb" not in encoder.sensors:
-        return scene_chips(recipe)
-    return Pictures(
-        root=data.source,
-        chip_px=data.chip_px,
-        batch_size=data.batch_size,
-        steps=recipe.train.max_steps,
-        seed=recipe.train.seed,
-        crop_share=data.crop_share,
-        workers=data.workers,
-    )
+    """Pictures for an encoder of ``rgb``, GeoTIFFs for one of ``bands``, else chips of scenes; checked."""
+    shape = (data.source, data.chip_px, data.batch_size, recipe.train.max_steps)
+    seed, workers = recipe.train.seed, data.workers
+    found: ImageData
+    if "rgb" in encoder.sensors:
+        found = Pictures(*shape, seed=seed, crop_share=data.crop_share, workers=workers)
+    elif "bands" in encoder.sensors:
+        found = BandChips(*shape, seed=seed, holdout=data.holdout, crop_px=data.crop_px, workers=workers)
+    else:
+        try:
+            found = scene_chips(recipe)
+        except MissingFileError as error:
+            others = "encoder.sensors={bands: all} reads GeoTIFFs of any bands, {rgb: all} pictures"
+            raise MissingFileError(f"{error}; {others}") from None
+    chosen(encoder, inputs(found))
+    return found
 
 
-def sensors_of(encoder: ImageEncoder, data: ImageData) -> dict[str, SensorSpec]:
-    """Input of the encoder: bands and statistics as the recipe says."""
-    known = {name: INPUTS[name] for name in encoder.sensors}
-    if encoder.statistics == "data":
-        known = measured_sensors(known, data)
+def inputs(data: ImageData) -> dict[str, SensorSpec]:
+    """What a batch holds."""
+    if isinstance(data, BandChips):
+        return {"bands": numbered_bands(data.images.bands)}
+    return {name: INPUTS[name] for name in (("rgb",) if isinstance(data, Pictures) else ("s1", "s2"))}
+
+
+def scaled_inputs(encoder: ImageEncoder, data: ImageData) -> dict[str, SensorSpec]:
+    """What a batch holds of the encoder's sensors, with published statistics or those of the data."""
+    known = {name: sensor for name, sensor in inputs(data).items() if name in encoder.sensors}
+    return measured_sensors(known, data) if encoder.statistics == "data" else known
+
+
+def chosen(encoder: ImageEncoder, known: Mapping[str, SensorSpec]) -> dict[str, SensorSpec]:
+    """The bands of the encoder.
+
+    Raises:
+        BandError: If there is no such band.
+    """
     return {
-        name: known[name] if bands == "all" else choose_bands(name, bands, known[name])
+        name: known[name] if bands == "all" else choose_bands(name, tuple(str(b) for b in bands), known[name])
         for name, bands in encoder.sensors.items()
     }
 
@@ -57,6 +76,12 @@ def geometry(encoder: ImageEncoder, data: Images, patch_px: int) -> dict[str, An
     }
 
 
+def examples(data: ImageData, count: int = 8) -> dict[str, Tensor]:
+    """The first images that are trained on, by sensor."""
+    found = [data.dataset[i] for i in range(count)]
+    return {name: torch.stack([x[name] for x in found]) for name in inputs(data)}
+
+
 @torch.no_grad()
 def rehearse(module: SSLMethod, data: ImageData) -> None:
     """One step on an empty image, so that teachers that do not fit are told before anything is written.
@@ -64,6 +89,6 @@ def rehearse(module: SSLMethod, data: ImageData) -> None:
     Raises:
         InputError: If a teacher does not take what the data has, or its layers or heads are not as asked.
     """
-    names, side = ("rgb",) if isinstance(data, Pictures) else ("s1", "s2"), data.chip_px
-    empty = {name: torch.zeros(1, len(INPUTS[name].bands), side, side) for name in names}
+    side = data.chip_px
+    empty = {name: torch.zeros(1, len(sensor.bands), side, side) for name, sensor in inputs(data).items()}
     module.losses({**empty, "valid": torch.ones(1, side, side, dtype=torch.bool)})

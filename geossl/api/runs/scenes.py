@@ -1,5 +1,6 @@
 """What runs on Sentinel-1/2 scenes share."""
 
+from geossl.data.band_images import BandChips
 from geossl.data.datamodule import SentinelChips
 from geossl.data.pictures import Pictures
 from geossl.data.statistics import streaming_statistics
@@ -22,7 +23,9 @@ def scene_chips(recipe: ScenesRecipe) -> SentinelChips:
     )
 
 
-def measured_sensors(sensors: dict[str, SensorSpec], data: SentinelChips | Pictures) -> dict[str, SensorSpec]:
+def measured_sensors(
+    sensors: dict[str, SensorSpec], data: SentinelChips | Pictures | BandChips
+) -> dict[str, SensorSpec]:
     """The same sensors with the statistics of the user's own data, in one streaming pass."""
     measured = streaming_statistics(data.survey())
     return {

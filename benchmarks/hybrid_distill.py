@@ -15,7 +15,7 @@ from small_teachers import InMemory, arguments, measured, optim, readout, spread
 
 import geossl
 from geossl.evaluation.attention import plot_profiles
-from geossl.methods.hybrid_distill import HybridDistill
+from geossl.methods.hybrid_distill import HybridDistill, Relations
 from geossl.models.teachers import EncoderTeacher
 
 LOOKED_AT = 100  # test pictures for the measures of attention
@@ -25,7 +25,11 @@ def arms(supervised, masked):
     """Name of an arm -> teachers of features and relations, and weights."""
     return {
         "supervised teacher only": (supervised, None, {"relation_weight": 0.0, "keep": 1.0}),
-        "masked teacher only, relations": (None, masked, {"feature_weight": 0.0, "keep": 1.0, "layers": (-1, -1)}),
+        "masked teacher only, relations": (
+            None,
+            masked,
+            {"feature_weight": 0.0, "keep": 1.0, "relations": Relations((-1, -1))},
+        ),
         "both (Hybrid Distill)": (supervised, masked, {}),
     }
 

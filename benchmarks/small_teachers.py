@@ -20,14 +20,14 @@ from geossl.data.pictures import Crops
 from geossl.data.training import StepBatches
 from geossl.evaluation.probe import knn_accuracy, linear_accuracy
 from geossl.methods.base import OptimConfig, SSLMethod
-from geossl.methods.mr_mae import MRMAE
+from geossl.methods.mr_mae import MRMAE, DecoderShape
 from geossl.models.files import load_encoder, provenance, save_encoder
 from geossl.models.stacked import RGB
 from geossl.models.vit import ViT, vit_spec
 from geossl.training.progress import quiet
 
 SHAPE = {"dim": 96, "depth": 4, "heads": 4}
-DECODER = {"decoder_dim": 64, "decoder_depth": 1, "decoder_heads": 4}
+DECODER = {"decoder": DecoderShape(64, 1, 4)}
 TEACHER_BATCH = 32
 SHARE = (0.3, 1.0)  # of a picture's area in a crop
 

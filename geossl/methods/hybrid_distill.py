@@ -6,7 +6,8 @@ of Feature Distillation (Wei et al., arXiv:2205.14141). The share of tokens kept
 Batch: pixels by sensor in physical units (b c h w), NaN where not usable, and ``"valid": b h w``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,6 +25,8 @@ from geossl.models.teachers import Teacher
 from geossl.models.transformer import QKV
 from geossl.models.vit import ViT, xavier
 
+TINY_MIM = ("qk", "vv")  # the kinds of relations that TinyMIM imitates
+
 
 def regroup(x: Float[Tensor, "b h n dh"], heads: int | None) -> Float[Tensor, "b a n da"]:
     """The channels of all heads in another number of equal groups; None = as they are."""
@@ -36,17 +39,33 @@ def relation_logits(a: Float[Tensor, "b h n dh"], b: Float[Tensor, "b h n dh"]) 
         return a.float() @ b.float().transpose(-1, -2) * a.shape[-1] ** -0.5
 
 
-def relation_loss(student: QKV, teacher: QKV) -> Float[Tensor, ""]:
-    """KL(teacher || student) of query-key and of value-value relations, softmax over keys, summed.
+@dataclass(frozen=True)
+class Relations:
+    """Which relations are imitated.
+
+    Args:
+        layers: Block that gives them, of student and of teacher; negative ones count from the last.
+        heads: Groups that both sides' channels are regrouped into; None = heads as they are.
+        kinds: Between what of the tokens: ``qk`` (queries and keys), ``vv``, ``qq``, ``kk``.
+    """
+
+    layers: tuple[int, int] = (-2, -2)
+    heads: int | None = None
+    kinds: tuple[str, ...] = TINY_MIM
+
+
+def relation_loss(student: QKV, teacher: QKV, kinds: Sequence[str] = TINY_MIM) -> Float[Tensor, ""]:
+    """KL(teacher || student) of relations, softmax over keys, summed over their kinds.
 
     Mean over samples, heads and queries of the sum over keys.
 
     Args:
         student: Queries, keys and values (b h n dh).
         teacher: Of the same tokens in the same order; as many heads, of any width.
+        kinds: See Relations.
     """
     total = torch.zeros((), device=student[0].device)
-    for i, j in ((0, 1), (2, 2)):
+    for i, j in (("qkv".index(kind[0]), "qkv".index(kind[1])) for kind in kinds):
         target = relation_logits(teacher[i], teacher[j]).log_softmax(dim=-1)
         found = relation_logits(student[i], student[j]).log_softmax(dim=-1)
         total = total + (target.exp() * (target - found)).sum(dim=-1).mean()
@@ -78,8 +97,7 @@ class HybridDistill(SSLMethod):
         feature_weight: Factor on the features' loss (alpha); 0 = that teacher is not asked.
         relation_weight: Factor on the relations' loss (beta); 0 likewise.
         feature_loss: ``smooth_l1``, ``mse`` or ``cosine``.
-        layers: Block that gives relations, of student and of teacher; negative ones count from the last.
-        relation_heads: Groups that both sides' channels are regrouped into; None = heads as they are.
+        relations: Which relations.
         keep: Share of tokens that stays after each third of the blocks has begun; 1 = all.
         dropping: ``redundant``, or ``random`` for comparison.
         seed: Seeds what is drawn.
@@ -94,8 +112,7 @@ class HybridDistill(SSLMethod):
         feature_weight: float = 1.0,
         relation_weight: float = 1.0,
         feature_loss: str = "smooth_l1",
-        layers: tuple[int, int] = (-2, -2),
-        relation_heads: int | None = None,
+        relations: Relations = Relations(),
         keep: float = 0.75,
         dropping: str = "redundant",
         seed: int = 0,
@@ -106,7 +123,7 @@ class HybridDistill(SSLMethod):
         self.relation_teacher = relation_teacher if relation_weight else None
         if self.feature_teacher is None and self.relation_teacher is None:
             raise ValueError(f"nothing to learn from with {feature_weight=}, {relation_weight=} and the teachers given")
-        depth = len(encoder.blocks)
+        depth, layers = len(encoder.blocks), relations.layers
         if not -depth <= layers[0] < depth:
             raise InputError(f"student layer {layers[0]} does not exist; the student has {depth} blocks")
         if self.relation_teacher and not -self.relation_teacher.depth <= layers[1] < self.relation_teacher.depth:
@@ -114,10 +131,10 @@ class HybridDistill(SSLMethod):
                 f"layer {layers[1]} of teacher {self.relation_teacher.name} does not exist; "
                 f"it has {self.relation_teacher.depth} blocks that relations can be taken from"
             )
-        self.layers = (layers[0] % depth, layers[1])
+        self.relations, self.layers = relations, (layers[0] % depth, layers[1])
         self.stages = {0, depth // 3, 2 * (depth // 3)}  # blocks after which tokens leave
         self.feature_weight, self.relation_weight, self.feature_loss = feature_weight, relation_weight, feature_loss
-        self.relation_heads, self.keep, self.dropping = relation_heads, keep, dropping
+        self.keep, self.dropping = keep, dropping
         self.head = None
         if self.feature_teacher is not None:
             self.head = nn.Linear(encoder.spec.dim, self.feature_teacher.dim)
@@ -151,8 +168,8 @@ class HybridDistill(SSLMethod):
                     f"the student has {student[0].shape[1]} heads, the teacher {teacher[0].shape[1]}; give the student "
                     "as many, or set relation_heads to a number that divides both widths"
                 )
-            loss = relation_loss(student, teacher)
-            self.readings["relation_of_uniform"] = loss.detach() / uniform_loss(teacher)
+            loss = relation_loss(student, teacher, self.relations.kinds)
+            self.readings["relation_of_uniform"] = loss.detach() / uniform_loss(teacher, self.relations.kinds)
             terms["relation"] = self.relation_weight * loss
         return terms
 
@@ -185,8 +202,8 @@ class HybridDistill(SSLMethod):
         return noise.argsort(dim=1)[:, :count].sort(dim=1).values
 
     def grouped(self, qkv: QKV) -> QKV:
-        """In ``relation_heads`` groups."""
-        q, k, v = (regroup(t, self.relation_heads) for t in qkv)
+        """In the groups of ``relations.heads``."""
+        q, k, v = (regroup(t, self.relations.heads) for t in qkv)
         return q, k, v
 
 
@@ -202,10 +219,10 @@ def restricted(qkv: QKV, ids: Int[Tensor, "b k"]) -> QKV:
     return q, k, v
 
 
-def uniform_loss(teacher: QKV) -> Float[Tensor, ""]:
+def uniform_loss(teacher: QKV, kinds: Sequence[str] = TINY_MIM) -> Float[Tensor, ""]:
     """``relation_loss`` of a student that attends to everything alike: what nothing learned costs."""
     total = torch.zeros((), device=teacher[0].device)
-    for i, j in ((0, 1), (2, 2)):
+    for i, j in (("qkv".index(kind[0]), "qkv".index(kind[1])) for kind in kinds):
         log_p = relation_logits(teacher[i], teacher[j]).log_softmax(dim=-1)
         total = total + (log_p.exp() * log_p).sum(dim=-1).mean() + torch.tensor(float(log_p.shape[-1])).log()
     return total.clamp(min=1e-12)

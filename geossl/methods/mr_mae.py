@@ -7,6 +7,7 @@ The authors published code for encoder, masking and decoder only. Ours are: the 
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,7 +17,7 @@ from geossl.methods.base import OptimConfig, SSLMethod
 from geossl.methods.feature_losses import feature_loss, normalized_features
 from geossl.methods.usable import USABLE_SHARE, usable_images
 from geossl.models.conv_vit import ConvViT, Scales
-from geossl.models.masking import take
+from geossl.models.masking import filled, take
 from geossl.models.patches import patchify, sincos_positions
 from geossl.models.stacked import StackedEncoder, pick
 from geossl.models.teachers import Teacher
@@ -40,11 +41,21 @@ def split_patches(
     return ids, usable.scatter(1, ids, False)
 
 
-def pixel_targets(x: Float[Tensor, "b c h w"], patch: int) -> Float[Tensor, "b n p"]:
-    """Pixels of every patch with zero mean and unit (unbiased) variance over all its numbers. Source: MAE."""
+def pixel_targets(x: Float[Tensor, "b c h w"], patch: int, norm: str = "patch") -> Float[Tensor, "b n p"]:
+    """Pixels of every patch: channel, then row, then column.
+
+    Args:
+        x: Standardised pixels.
+        patch: Side of a patch.
+        norm: ``patch`` (zero mean, unit unbiased variance over all numbers of a patch; MAE's), ``patch_band`` (over
+            each band of a patch, so that contrast between bands is not asked for) or ``none``.
+    """
     pixels = patchify(x, patch)
-    var, mean = torch.var_mean(pixels, dim=-1, keepdim=True)
-    return (pixels - mean) / (var + 1e-6).sqrt()
+    if norm == "none":
+        return pixels
+    bands = pixels.unflatten(-1, (x.shape[1] if norm == "patch_band" else 1, -1))
+    var, mean = torch.var_mean(bands, dim=-1, keepdim=True)
+    return ((bands - mean) / (var + 1e-6).sqrt()).flatten(-2)
 
 
 def rebuild_loss(
@@ -75,22 +86,30 @@ class Fusion(nn.Module):
         return self.norm(scales.tokens + take(maps.flatten(2).transpose(1, 2), ids))
 
 
+@dataclass(frozen=True)
+class DecoderShape:
+    """Width (a multiple of 4 and of ``heads``), number of blocks, attention heads; the paper's by default."""
+
+    dim: int = 512
+    depth: int = 8
+    heads: int = 16
+
+
 class Decoder(nn.Module):
     """Predict the pixels of every patch from the tokens of the visible ones.
 
     Args:
         encoder_dim: Width of the tokens.
-        dim: Width of the decoder; a multiple of 4 and of ``heads``.
-        depth: Blocks.
-        heads: Attention heads per block.
+        shape: Of the decoder.
         out_dim: Numbers per patch.
     """
 
-    def __init__(self, encoder_dim: int, dim: int, depth: int, heads: int, out_dim: int) -> None:
+    def __init__(self, encoder_dim: int, shape: DecoderShape, out_dim: int) -> None:
         super().__init__()
+        dim = shape.dim
         self.project = nn.Linear(encoder_dim, dim)
         self.mask_token = nn.Parameter(torch.randn(dim) * 0.02)
-        self.blocks = nn.ModuleList(Block(dim, heads, qkv_bias=True, eps=EPS) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(dim, shape.heads, qkv_bias=True, eps=EPS) for _ in range(shape.depth))
         self.norm = nn.LayerNorm(dim, EPS)
         self.to_pixels = nn.Linear(dim, out_dim)
         self.apply(xavier)
@@ -99,9 +118,7 @@ class Decoder(nn.Module):
         self, tokens: Float[Tensor, "b k d"], ids: Int[Tensor, "b k"], grid: tuple[int, int]
     ) -> Float[Tensor, "b n p"]:
         """Tokens at their places, mask tokens elsewhere, positions, blocks."""
-        x = self.project(tokens)
-        full = self.mask_token.to(x.dtype).expand(len(x), grid[0] * grid[1], -1)
-        x = full.scatter(1, ids[..., None].expand_as(x), x)
+        x = filled(self.project(tokens), ids, self.mask_token, grid[0] * grid[1])
         x = x + sincos_positions(*grid, x.shape[-1]).to(x)
         for block in self.blocks:
             x = block(x)
@@ -114,15 +131,14 @@ class MRMAE(SSLMethod):
     Args:
         encoder: ViT or ConvViT.
         optim: Optimiser and schedule.
-        teachers: Imitated, each through a head of its own; their losses are averaged.
+        teachers: Imitated, each of their layers through a head of its own; the losses of all heads are averaged.
         mask_ratio: Share of patches hidden.
         mimic_weight: Factor on the features' loss; 0 = the teachers are not even asked.
         rebuild_weight: Factor on the pixels' loss; 0 = no decoder.
         mimic_loss: ``mse``, ``smooth_l1`` or ``cosine``.
         target_norm: Of the teacher's tokens: ``layer_norm``, ``l2`` or ``none``.
-        decoder_dim: Width of the decoder.
-        decoder_depth: Its blocks.
-        decoder_heads: Its heads.
+        pixel_norm: Of the pixels that are rebuilt: ``patch``, ``patch_band`` or ``none``.
+        decoder: Shape of the decoder.
         seed: Seeds the masks.
     """
 
@@ -136,9 +152,8 @@ class MRMAE(SSLMethod):
         rebuild_weight: float = 1.0,
         mimic_loss: str = "mse",
         target_norm: str = "layer_norm",
-        decoder_dim: int = 512,
-        decoder_depth: int = 8,
-        decoder_heads: int = 16,
+        pixel_norm: str = "patch",
+        decoder: DecoderShape = DecoderShape(),
         seed: int = 0,
     ) -> None:
         super().__init__(encoder, optim, seed)
@@ -148,15 +163,12 @@ class MRMAE(SSLMethod):
         spec = encoder.spec
         self.patch_px = spec.patch_px
         self.mask_ratio, self.mimic_loss, self.target_norm = mask_ratio, mimic_loss, target_norm
+        self.pixel_norm = pixel_norm
         self.mimic_weight, self.rebuild_weight = mimic_weight, rebuild_weight
         self.fusion = Fusion(spec.arguments["dims"], encoder.steps) if isinstance(encoder, ConvViT) else None
-        self.decoder = (
-            Decoder(spec.dim, decoder_dim, decoder_depth, decoder_heads, encoder.bands * spec.patch_px**2)
-            if rebuild_weight
-            else None
-        )
+        self.decoder = Decoder(spec.dim, decoder, encoder.bands * spec.patch_px**2) if rebuild_weight else None
         self.teachers = tuple(teachers) if mimic_weight else ()  # last, so that MAE starts alike with and without
-        self.heads = nn.ModuleList(nn.Linear(spec.dim, teacher.dim) for teacher in self.teachers)
+        self.heads = nn.ModuleList(nn.Linear(spec.dim, t.dim) for t in self.teachers for _ in t.layers)
         self.heads.apply(xavier)
 
     def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Float[Tensor, ""]]:
@@ -177,14 +189,14 @@ class MRMAE(SSLMethod):
         terms: dict[str, Tensor] = {}
         if self.teachers:
             images = {name: pixels for name, pixels in batch.items() if name != "valid"}
-            parts = []
-            for teacher, head in zip(self.teachers, self.heads, strict=True):
-                target = normalized_features(take(teacher.features(images, grid), ids), self.target_norm)
-                parts.append(feature_loss(head(tokens), target, self.mimic_loss))
+            found = [features for teacher in self.teachers for features in teacher.features_of_layers(images, grid)]
+            targets = [normalized_features(take(features, ids), self.target_norm) for features in found]
+            parts = [feature_loss(h(tokens), t, self.mimic_loss) for h, t in zip(self.heads, targets, strict=True)]
             terms["mimic"] = self.mimic_weight * torch.stack(parts).mean()
         if self.decoder is not None:
             rebuilt = self.decoder(tokens, ids, grid)
-            terms["rebuild"] = self.rebuild_weight * rebuild_loss(rebuilt, pixel_targets(x, self.patch_px), asked)
+            target = pixel_targets(x, self.patch_px, self.pixel_norm)
+            terms["rebuild"] = self.rebuild_weight * rebuild_loss(rebuilt, target, asked)
         return terms
 
     def visible_tokens(self, x: Float[Tensor, "b c h w"], ids: Int[Tensor, "b k"]) -> Float[Tensor, "b k d"]:

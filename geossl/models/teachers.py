@@ -23,11 +23,12 @@ from torch import Tensor, nn
 
 from geossl.errors import BandError, GridError, MissingFileError, UnknownNameError, WeightsError
 from geossl.models.encoder import DenseEncoder, SensorSpec
-from geossl.models.stacked import INPUTS, pick
+from geossl.models.stacked import INPUTS, channels, pick
 from geossl.models.transformer import QKV, to_heads
 from geossl.models.vit import ViT
 
 Batch = Mapping[str, Tensor]  # pixels by sensor in physical units, bands as in INPUTS; NaN = not usable
+LAST = (-1,)  # of a network's layers
 NO_WEIGHTS = ("norm.", "fc_norm.", "head.", "fc.", "classifier.")  # a file may lack or have more of these
 
 
@@ -40,11 +41,29 @@ class Teacher(ABC):
         licence: Of its weights.
         dim: Length of a feature.
         patch_px: Side of its patch, or the stride of its last map; None if it takes one size of image only.
+        layers: Blocks whose features are imitated, 0 = first; negative ones count from the last. Others than the last
+            need a ViT.
+
+    Raises:
+        WeightsError: If it does not have such a layer.
     """
 
-    def __init__(self, model: nn.Module, name: str, licence: str, dim: int, patch_px: int | None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        name: str,
+        licence: str,
+        dim: int,
+        patch_px: int | None,
+        layers: Sequence[int] = LAST,
+    ) -> None:
         self.model = model.requires_grad_(False).eval()
         self.name, self.licence, self.dim, self.patch_px = name, licence, dim, patch_px
+        self.layers = tuple(layers)
+        if self.layers != LAST and not all(-self.depth <= layer < self.depth for layer in self.layers):
+            raise WeightsError(
+                f"teacher {name} has {self.depth} blocks, not layers {list(self.layers)}; [-1] is any network's last"
+            )
 
     @abstractmethod
     def maps(self, batch: Batch, grid: tuple[int, int]) -> Float[Tensor, "b d gh gw"]:
@@ -64,6 +83,22 @@ class Teacher(ABC):
         """
         with self.ready(next(iter(batch.values())).device):
             return on_grid(self.maps(batch, grid).float(), grid).flatten(2).transpose(1, 2)
+
+    def features_of_layers(self, batch: Batch, grid: tuple[int, int]) -> list[Float[Tensor, "b n d"]]:
+        """``features`` of each of ``layers``; of a block before the last as they leave it, without a norm.
+
+        Raises:
+            WeightsError: If it is no vision transformer and other layers than the last are asked for.
+        """
+        if self.layers == LAST:
+            return [self.features(batch, grid)]
+        with self.ready(next(iter(batch.values())).device):
+            maps = [on_grid(found.float(), grid) for found in self.layer_maps(batch, grid)]
+            return [found.flatten(2).transpose(1, 2) for found in maps]
+
+    def layer_maps(self, batch: Batch, grid: tuple[int, int]) -> list[Float[Tensor, "b d gh gw"]]:
+        """``maps`` of each of ``layers``."""
+        raise WeightsError(f"teacher {self.name} can teach its last layer only; others need a ViT (ours, or of timm)")
 
     def relations(self, batch: Batch, grid: tuple[int, int], layer: int) -> QKV:
         """Queries, keys and values (b heads n dh) of all patches in a block of the teacher.
@@ -111,11 +146,14 @@ class EncoderTeacher(Teacher):
     Args:
         encoder: In physical units, as loaded.
         sensors: Which of its sensors it sees; all that a batch has by default.
+        layers: See Teacher.
     """
 
-    def __init__(self, encoder: DenseEncoder, sensors: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, encoder: DenseEncoder, sensors: Sequence[str] | None = None, layers: Sequence[int] = LAST
+    ) -> None:
         spec = encoder.spec
-        super().__init__(encoder, spec.name, spec.licence, spec.dim, spec.patch_px)
+        super().__init__(encoder, spec.name, spec.licence, spec.dim, spec.patch_px, layers)
         self.encoder = encoder
         if unknown := set(sensors or ()) - set(spec.sensors):
             raise BandError(
@@ -134,6 +172,13 @@ class EncoderTeacher(Teacher):
     def maps(self, batch: Batch, grid: tuple[int, int]) -> Float[Tensor, "b d gh gw"]:
         """See Teacher."""
         return self.encoder.tokens(self.images(batch, grid)).permute(0, 3, 1, 2)
+
+    def layer_maps(self, batch: Batch, grid: tuple[int, int]) -> list[Float[Tensor, "b d gh gw"]]:
+        """See Teacher."""
+        if not isinstance(self.encoder, ViT):
+            return super().layer_maps(batch, grid)
+        found = self.encoder.layers(self.encoder.normalize(self.images(batch, grid)), self.layers)
+        return [tokens.transpose(1, 2).unflatten(2, grid) for tokens in found]
 
     def relations(self, batch: Batch, grid: tuple[int, int], layer: int) -> QKV:
         """See Teacher."""
@@ -154,6 +199,7 @@ class TimmTeacher(Teacher):
         spec: Bands it was trained on, with mean and spread of their physical units; a band that the data does not
             have (B10 of Sentinel-2) is 0.
         limits: Pixels are clipped to this range first.
+        layers: See Teacher.
     """
 
     def __init__(
@@ -164,17 +210,23 @@ class TimmTeacher(Teacher):
         sensor: str,
         spec: SensorSpec,
         limits: tuple[float, float] | None = None,
+        layers: Sequence[int] = LAST,
     ) -> None:
-        super().__init__(model, name, licence, int(model.num_features), stride_of(model))  # type: ignore[arg-type]
+        dim = int(model.num_features)  # type: ignore[arg-type]
+        super().__init__(model, name, licence, dim, stride_of(model), layers)
         self.sensor, self.spec, self.limits = sensor, spec, limits
 
     def pixels(self, batch: Batch, grid: tuple[int, int]) -> Float[Tensor, "b c h w"]:
         """What it sees of a batch: its bands in its range and size."""
         if self.sensor not in batch:
             raise BandError(f"teacher {self.name} takes {self.sensor}; the data has {', '.join(batch)}")
-        x, have = batch[self.sensor], INPUTS[self.sensor].bands
+        x, known = batch[self.sensor], INPUTS.get(self.sensor)
         x = torch.stack(
-            [x[:, have.index(b)] if b in have else torch.zeros_like(x[:, 0]) for b in self.spec.bands], dim=1
+            [
+                x[:, channels(self.sensor, [b])[0]] if known is None or b in known.bands else torch.zeros_like(x[:, 0])
+                for b in self.spec.bands
+            ],
+            dim=1,
         )
         mean, std = (torch.tensor(v).to(x).view(-1, 1, 1) for v in (self.spec.mean, self.spec.std))
         x = torch.where(x.isnan(), mean, x)
@@ -190,10 +242,26 @@ class TimmTeacher(Teacher):
         x = self.pixels(batch, grid)
         found = self.model.forward_features(x)  # type: ignore[operator]
         if found.ndim == 3:
-            found = found[:, int(getattr(self.model, "num_prefix_tokens", 0)) :]
-            side = grid if self.patch_px is not None else (round(found.shape[1] ** 0.5),) * 2
-            return found.transpose(1, 2).unflatten(2, side)
+            return self.laid_out(found[:, int(getattr(self.model, "num_prefix_tokens", 0)) :], grid)
         return found.permute(0, 3, 1, 2) if getattr(self.model, "output_fmt", "NCHW") == "NHWC" else found
+
+    def laid_out(self, tokens: Float[Tensor, "b n d"], grid: tuple[int, int]) -> Float[Tensor, "b d gh gw"]:
+        """Tokens of patches as a map."""
+        side = grid if self.patch_px is not None else (round(tokens.shape[1] ** 0.5),) * 2
+        return tokens.transpose(1, 2).unflatten(2, side)
+
+    def layer_maps(self, batch: Batch, grid: tuple[int, int]) -> list[Float[Tensor, "b d gh gw"]]:
+        """See Teacher."""
+        model: Any = self.model
+        if not isinstance(model, VisionTransformer):
+            return super().layer_maps(batch, grid)
+        last = len(model.blocks) - 1
+        numbers = [layer % len(model.blocks) for layer in self.layers]
+        found: Any = model.forward_intermediates(
+            self.pixels(batch, grid), indices=sorted(set(numbers)), output_fmt="NLC", intermediates_only=True
+        )
+        by_number = dict(zip(sorted(set(numbers)), found, strict=True))
+        return [self.laid_out(model.norm(by_number[n]) if n == last else by_number[n], grid) for n in numbers]
 
     def relations(self, batch: Batch, grid: tuple[int, int], layer: int) -> QKV:
         """See Teacher."""

@@ -4,7 +4,7 @@ Papers: Dosovitskiy et al., ICLR 2021, arXiv:2010.11929; masked use and position
 arXiv:2111.06377.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -124,6 +124,21 @@ class ViT(StackedEncoder):
         for block in self.blocks:
             tokens = block(tokens, positions)
         return self.norm(tokens)[:, self.prefix :]
+
+    def layers(self, x: Float[Tensor, "b c h w"], numbers: Sequence[int]) -> list[Float[Tensor, "b n d"]]:
+        """Tokens of all patches as they leave some blocks; of the last one after the norm, as ``forward`` gives them.
+
+        Args:
+            x: Standardised, stacked pixels.
+            numbers: Of blocks, 0 = first; negative ones count from the last.
+        """
+        tokens, positions = self.start(x)
+        found = []
+        for block in self.blocks:
+            tokens = block(tokens, positions)
+            found.append(tokens)
+        found[-1] = self.norm(tokens)
+        return [found[number][:, self.prefix :] for number in numbers]
 
     def relations(self, x: Float[Tensor, "b c h w"], layer: int) -> QKV:
         """Queries, keys and values (b heads n dh) of all patches in a block; later blocks are not run.

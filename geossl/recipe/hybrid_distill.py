@@ -22,13 +22,14 @@ class Teachers(Section):
 
 
 class HybridObjective(Section):
-    """The losses; keys are the arguments of ``geossl.methods.hybrid_distill.HybridDistill``."""
+    """The losses; keys are the arguments of ``geossl.methods.hybrid_distill.HybridDistill`` and ``Relations``."""
 
     feature_weight: Weight = 1.0
     relation_weight: Weight = 1.0
     feature_loss: Literal["smooth_l1", "mse", "cosine"] = "smooth_l1"
     layer: int = -2
     relation_heads: Positive | None = None
+    relations: Annotated[tuple[Literal["qk", "vv", "qq", "kk"], ...], Field(min_length=1)] = ("qk", "vv")
     keep: Annotated[float, Field(gt=0, le=1)] = 0.75
     dropping: Literal["redundant", "random"] = "redundant"
 
@@ -52,7 +53,7 @@ class HybridRecipe(ScenesRecipe):
             if weight and teacher is None:
                 raise ValueError(f"objective.{key}_weight={weight:g} needs teachers.{key}; 0 does without")
             if teacher is not None:
-                check_teacher(f"teachers.{key}", teacher)
+                check_teacher(f"teachers.{key}", teacher, self.encoder)
         if not self.objective.feature_weight and not self.objective.relation_weight:
             raise ValueError("objective.feature_weight and relation_weight are both 0; nothing would be learned")
         return self

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,10 +8,11 @@ import torch.nn.functional as F
 
 import geossl
 from geossl import recipe
-from geossl.errors import InputError, RecipeError, RunError, WeightsError
+from geossl.errors import InputError, Note, RecipeError, RunError, WeightsError
 from geossl.methods.base import OptimConfig
 from geossl.methods.hybrid_distill import (
     HybridDistill,
+    Relations,
     equally_many,
     regroup,
     relation_logits,
@@ -21,10 +23,10 @@ from geossl.methods.hybrid_distill import (
 )
 from geossl.models.croma import CROMAEncoder, croma_spec
 from geossl.models.files import save_encoder
-from geossl.models.stacked import INPUTS, RGB
+from geossl.models.stacked import INPUTS, RGB, numbered_bands
 from geossl.models.teachers import EncoderTeacher
 from geossl.models.vit import ViT, vit_spec
-from tests.methods.test_mr_mae import Norms, batch
+from tests.methods.test_mr_mae import Norms, batch, bundled_chips
 from tests.models.test_vit import vit
 
 OPTIM = OptimConfig("adamw", 2e-3, (0.9, 0.95), 0.05, "cosine", 2, 200)
@@ -104,6 +106,17 @@ def test_a_uniform_student_loses_log_n_minus_the_teachers_entropy():
     assert float(relation_loss(flat, sharp)) == pytest.approx(expected, abs=1e-5)
     assert float(uniform_loss(sharp)) == pytest.approx(expected, abs=1e-5)
     assert float(relation_loss(sharp, flat)) != pytest.approx(expected, abs=1e-2)
+
+
+def test_kinds_of_relations_are_added():
+    one, two = random_qkv(0), random_qkv(1)
+    alone = {kind: float(relation_loss(one, two, (kind,))) for kind in ("qk", "vv", "qq", "kk")}
+    assert len({round(x, 6) for x in alone.values()}) == 4
+    assert float(relation_loss(one, two, tuple(alone))) == pytest.approx(sum(alone.values()), rel=1e-5)
+    assert float(relation_loss(one, two)) == pytest.approx(alone["qk"] + alone["vv"], rel=1e-5)
+    q = relation_logits(two[0], two[0]).log_softmax(-1)
+    by_hand = (q.exp() * (q - relation_logits(one[0], one[0]).log_softmax(-1))).sum(-1).mean()
+    assert alone["qq"] == pytest.approx(float(by_hand), rel=1e-5)
 
 
 def test_leaving_out_before_the_softmax_is_leaving_out_and_summing_to_one():
@@ -193,6 +206,21 @@ def test_keeping_all_tokens_is_dropping_none():
     assert torch.equal(plain.run(x, everything, torch.Generator())[0], plain.encoder(x, everything))
 
 
+@pytest.mark.parametrize("bands", [2, 3, 12])
+@pytest.mark.parametrize("size", [(120, 120), (96, 160)])
+def test_any_bands_and_sizes_and_the_same_for_a_seed(bands, size):
+    sensor = {"bands": replace(numbered_bands(bands), std=(1.0,) * bands)}
+    data = {"bands": torch.randn(2, bands, *size), "valid": torch.ones(2, *size, dtype=torch.bool)}
+    teacher = EncoderTeacher(vit(sensor, seed=5))
+
+    def losses():
+        own = HybridDistill(vit(sensor, depth=3), OPTIM, teacher, teacher, relations=Relations((-2, -1)))
+        return own.losses(data)
+
+    one, two = losses(), losses()
+    assert all(one[name].isfinite() and torch.equal(one[name], two[name]) for name in ("feature", "relation"))
+
+
 def test_targets_follow_the_tokens_that_are_left(monkeypatch):
     """A teacher that tells places: the targets are those of the ids that stayed."""
     module, seen = method(), {}
@@ -208,7 +236,7 @@ def test_targets_follow_the_tokens_that_are_left(monkeypatch):
 
 
 def test_gradients_go_where_they_are_due():
-    module = method(keep=1.0, layers=(-2, -2))
+    module = method(keep=1.0, relations=Relations((-2, -2)))
 
     def reached(term):
         module.zero_grad()
@@ -262,16 +290,16 @@ def test_heads_must_agree_or_be_regrouped():
     with pytest.raises(InputError, match="the student has 2 heads, the teacher 4; give the student as many"):
         method(relation=masked_teacher(heads=4)).losses(batch())
     wide = masked_teacher(dim=64, heads=4)
-    assert method(relation=wide, relation_heads=4).losses(batch())["relation"].isfinite()
-    same = method(relation_heads=2).losses(batch())["relation"]
+    assert method(relation=wide, relations=Relations(heads=4)).losses(batch())["relation"].isfinite()
+    same = method(relations=Relations(heads=2)).losses(batch())["relation"]
     assert torch.equal(same, method().losses(batch())["relation"])
 
 
 def test_layers_must_exist():
     with pytest.raises(InputError, match="student layer -7 does not exist; the student has 6 blocks"):
-        method(layers=(-7, -1))
+        method(relations=Relations((-7, -1)))
     with pytest.raises(InputError, match="layer 6 of teacher vit_nano does not exist; it has 6 blocks"):
-        method(layers=(-2, 6))
+        method(relations=Relations((-2, 6)))
     with pytest.raises(InputError, match="it has 0 blocks"):
         method(relation=EncoderTeacher(CROMAEncoder(croma_spec("tiny", dim=32, depth=2, heads=8))))
     norms = Norms()
@@ -285,9 +313,11 @@ def test_layers_must_exist():
         ("feature_weight", 2.0, "feature"),
         ("relation_weight", 2.0, "relation"),
         ("feature_loss", "cosine", "feature"),
-        ("layers", (-3, -2), "relation"),
-        ("layers", (-2, -3), "relation"),
-        ("relation_heads", 4, "relation"),
+        ("relations", Relations((-3, -2)), "relation"),
+        ("relations", Relations((-2, -3)), "relation"),
+        ("relations", Relations(heads=4), "relation"),
+        ("relations", Relations(kinds=("qk",)), "relation"),
+        ("relations", Relations(kinds=("qq", "kk", "vv")), "relation"),
         ("keep", 0.5, "feature"),
         ("dropping", "random", "feature"),
     ],
@@ -328,6 +358,28 @@ def test_it_learns_one_batch(position):
     assert float(module.readings["relation_of_uniform"]) > 0
 
 
+def test_losses_fall_on_held_out_chips_of_the_bundled_scenes():
+    sensor = {"s2": INPUTS["s2"]}
+    teachers = [EncoderTeacher(vit(sensor, seed=i, side=48, depth=3)) for i in (3, 4)]
+    with torch.no_grad():
+        for p in teachers[1].model.parameters():  # random weights attend to everything alike; these do not
+            p *= 2
+    optim = OptimConfig("adamw", 2e-3, (0.9, 0.95), 0.05, "constant", 5, 150)
+    module = HybridDistill(vit(sensor, side=48, depth=3).train(), optim, *teachers)
+    train, held = bundled_chips(48, 150)
+    with torch.no_grad():
+        before = module.losses(held)
+    optimizer = module.optim.build(module)
+    for chips in train:
+        optimizer.zero_grad()
+        sum(module.losses(chips).values()).backward()
+        optimizer.step()
+    with torch.no_grad():
+        after = module.losses(held)
+    assert float(after["feature"]) < 0.6 * float(before["feature"])
+    assert float(after["relation"]) < 0.9 * float(before["relation"])
+
+
 QUICK = ["train.max_steps=2", "train.log_every=1", "data.batch_size=2", "data.chip_px=48", "data.crop_px=null"]
 QUICK += ["encoder.window_px=48", "encoder.margin_px=8", "encoder.statistics=published"]
 
@@ -339,7 +391,11 @@ def test_a_run_exports_a_student_that_embeds_without_its_teachers(tmp_path, caps
     save_encoder(tmp_path / "c.safetensors", croma, {})
     save_encoder(tmp_path / "m.safetensors", mae, {})
     names = [f"teachers.feature.name={tmp_path}/c.safetensors", f"teachers.relation.name={tmp_path}/m.safetensors"]
-    run = geossl.pretrain(recipe.load("hybrid_distill", [*QUICK, *names, f"out={tmp_path}/r"]))
+    with pytest.warns(Note) as notes:
+        run = geossl.pretrain(recipe.load("hybrid_distill", [*QUICK, *names, f"out={tmp_path}/r"]))
+    texts = [str(note.message) for note in notes]
+    assert any("features of teacher croma_tiny (layer -1) are nearly the same" in text for text in texts)
+    assert any("attention of teacher vit_nano in layer 2 is nearly uniform" in text for text in texts)
     assert capsys.readouterr().err.count("same patches") == 2
     header = (run / "metrics.csv").read_text().splitlines()[0]
     assert header == "step,loss,feature,relation,left_out,relation_of_uniform,lr"

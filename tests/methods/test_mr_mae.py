@@ -6,19 +6,22 @@ from torch import nn
 
 import geossl
 from geossl import recipe
+from geossl.data.datamodule import SentinelChips
 from geossl.errors import InputError, MissingFileError, Note, RecipeError, RunError
 from geossl.methods.base import OptimConfig
 from geossl.methods.feature_losses import feature_loss, normalized_features
-from geossl.methods.mr_mae import MRMAE, pixel_targets, rebuild_loss, split_patches
+from geossl.methods.mr_mae import MRMAE, DecoderShape, pixel_targets, rebuild_loss, split_patches
 from geossl.models.conv_vit import ConvViT
 from geossl.models.croma import CROMAEncoder, croma_spec
 from geossl.models.files import provenance, save_encoder
+from geossl.models.masking import take
+from geossl.models.patches import patchify
 from geossl.models.stacked import INPUTS, RGB
 from geossl.models.teachers import EncoderTeacher, Teacher
 from tests.models.test_vit import conv, vit
 
 OPTIM = OptimConfig("adamw", 1e-3, (0.9, 0.95), 0.05, "cosine", 2, 200)
-DECODER = {"decoder_dim": 32, "decoder_depth": 1, "decoder_heads": 2}
+DECODER = {"decoder": DecoderShape(32, 1, 2)}
 KINDS = pytest.mark.parametrize("make", [vit, conv], ids=["plain", "conv"])
 
 
@@ -97,6 +100,21 @@ def test_pixels_of_a_patch_are_ordered_channel_row_column():
     torch.testing.assert_close(pixel_targets(x, 2)[0, 0], expected)
 
 
+def test_pixels_are_normalised_over_a_patch_over_its_bands_or_not_at_all():
+    x = torch.randn(2, 3, 16, 16) * torch.tensor([1.0, 5.0, 20.0]).view(3, 1, 1) + 7
+    pixels = patchify(x, 8)
+    by_band = pixel_targets(x, 8, "patch_band").unflatten(-1, (3, 64))
+    assert by_band.mean(-1).abs().max() < 1e-5
+    assert by_band.var(-1).sub(1).abs().max() < 1e-4
+    whole = pixel_targets(x, 8)
+    assert whole.var(-1).sub(1).abs().max() < 1e-4
+    spread = whole.unflatten(-1, (3, 64)).var(-1).mean((0, 1))
+    assert spread[2] > 100 * spread[0]  # contrast between bands is part of the target
+    assert torch.equal(pixel_targets(x, 8, "none"), pixels)
+    one = torch.randn(2, 1, 16, 16)
+    torch.testing.assert_close(pixel_targets(one, 8, "patch_band"), pixel_targets(one, 8))
+
+
 def test_targets_are_normalised_token_by_token():
     x = torch.randn(2, 5, 64) * 7 + 3
     out = normalized_features(x, "layer_norm")
@@ -152,6 +170,41 @@ def test_gradients_go_where_they_are_due(make):
     assert reached("mimic") == everything - decoder
     assert reached("rebuild") == everything - heads
     assert {"fusion.fine.weight", "fusion.middle.weight"} <= everything or make is vit
+
+
+def test_a_teacher_sees_the_whole_image():
+    """What is hidden from the student changes the targets of what it sees."""
+    teacher = EncoderTeacher(vit({"rgb": RGB}, seed=3))
+    module, data = method(teachers=[teacher]), batch()
+    ids, masked = masks()
+    hidden = masked.unflatten(1, (4, 4)).repeat_interleave(8, 1).repeat_interleave(8, 2)[:, None]
+    other = {**data, "rgb": torch.where(hidden, 1 - data["rgb"], data["rgb"])}
+    assert torch.equal(
+        module.visible_tokens(*seen(module, data, ids)), module.visible_tokens(*seen(module, other, ids))
+    )
+    assert (
+        abs(float(module.losses_of(other, ids, masked)["mimic"] - module.losses_of(data, ids, masked)["mimic"])) > 1e-4
+    )
+
+
+def seen(module, data, ids):
+    return module.encoder.normalize({"rgb": data["rgb"]}), ids
+
+
+@pytest.mark.parametrize("layers", [(0,), (-2, -1), (1, 0, 3)])
+def test_layers_of_a_teacher_have_a_head_each_and_are_averaged(layers):
+    teacher = EncoderTeacher(vit({"rgb": RGB}, seed=3, depth=4), layers=layers)
+    module, data = method(teachers=[teacher]), batch()
+    ids, masked = masks()
+    tokens = module.visible_tokens(*seen(module, data, ids))
+    outputs = teacher.encoder.layers(teacher.encoder.normalize({"rgb": data["rgb"]}), layers)
+    parts = [
+        feature_loss(head(tokens), normalized_features(take(found, ids), "layer_norm"), "mse")
+        for head, found in zip(module.heads, outputs, strict=True)
+    ]
+    assert float(module.losses_of(data, ids, masked)["mimic"]) == pytest.approx(
+        float(sum(parts)) / len(layers), rel=1e-5
+    )
 
 
 @KINDS
@@ -220,9 +273,11 @@ def test_losses_of_several_teachers_are_averaged():
         ("rebuild_weight", 3.0, "rebuild"),
         ("mimic_loss", "cosine", "mimic"),
         ("target_norm", "l2", "mimic"),
-        ("decoder_dim", 64, "rebuild"),
-        ("decoder_depth", 2, "rebuild"),
-        ("decoder_heads", 4, "rebuild"),
+        ("pixel_norm", "patch_band", "rebuild"),
+        ("pixel_norm", "none", "rebuild"),
+        ("decoder", DecoderShape(64, 1, 2), "rebuild"),
+        ("decoder", DecoderShape(32, 2, 2), "rebuild"),
+        ("decoder", DecoderShape(32, 1, 4), "rebuild"),
     ],
 )
 def test_every_setting_changes_the_loss(setting, value, term):
@@ -271,6 +326,39 @@ def test_another_sensors_teacher_is_imitated():
     assert after["rebuild"] == before["rebuild"]
 
 
+@KINDS
+def test_losses_fall_on_held_out_chips_of_the_bundled_scenes(make):
+    torch.manual_seed(0)
+    teacher = EncoderTeacher(vit({"s2": INPUTS["s2"]}, seed=3))
+    module = MRMAE(make({"s2": INPUTS["s2"]}).train(), OptimConfig(*OPTIM_200), [teacher], **DECODER)
+    train, held = bundled_chips(32, 200)
+    with torch.no_grad():
+        before = module.losses(held)
+    optimizer = module.optim.build(module)
+    for chips in train:
+        optimizer.zero_grad()
+        sum(module.losses(chips).values()).backward()
+        optimizer.step()
+    with torch.no_grad():
+        after = module.losses(held)
+    assert float(after["mimic"]) < 0.6 * float(before["mimic"])
+    assert float(after["rebuild"]) < 0.95 * float(before["rebuild"])
+
+
+OPTIM_200 = ("adamw", 2e-3, (0.9, 0.95), 0.05, "constant", 5, 200)
+
+
+def bundled_chips(side, steps):
+    """Batches of the west of the bundled scenes, and one of their east."""
+    data = SentinelChips("sample", side, 8, steps, holdout=0.25)
+    found = data.labelled(data.held_roi).images
+    rows = {name: x[:: len(x) // 24] for name, x in found.items()}
+    return data.train_dataloader(), {
+        **rows,
+        "valid": torch.isfinite(rows["s2"]).all(1) & torch.isfinite(rows["s1"]).all(1),
+    }
+
+
 QUICK = ["train.max_steps=2", "train.log_every=1", "data.batch_size=2", "data.chip_px=32", "data.crop_px=null"]
 QUICK += ["encoder.window_px=32", "encoder.margin_px=8", "encoder.statistics=published"]
 QUICK += ["objective.decoder_dim=32", "objective.decoder_depth=1", "objective.decoder_heads=2"]
@@ -288,7 +376,8 @@ def croma_file(tmp_path_factory):
 @pytest.mark.parametrize("sensors", ["{s2: all}", "{s1: all, s2: [B02, B03, B04, B08]}"])
 def test_a_run_exports_an_encoder_that_embeds_without_its_teacher(kind, sensors, croma_file, tmp_path, capsys):
     changes = [f"encoder.kind={kind}", f"encoder.sensors={sensors}", f"teacher.name={croma_file}", f"out={tmp_path}/r"]
-    run = geossl.pretrain(recipe.load("mr_mae", [*QUICK, *changes]))
+    with pytest.warns(Note, match=r"features of teacher croma_tiny \(layer -1\) are nearly the same for all patches"):
+        run = geossl.pretrain(recipe.load("mr_mae", [*QUICK, *changes]))
     assert "teacher croma_tiny, 32 numbers per patch: same patches" in capsys.readouterr().err
     encoder = geossl.load_encoder(run / "encoder.safetensors")
     assert isinstance(encoder, ConvViT) == (kind == "conv")
@@ -342,10 +431,10 @@ def test_a_teacher_that_is_not_there_is_made_by_its_recipe(tmp_path):
     ("override", "message"),
     [
         ("teacher=null", "objective.mimic_weight=1 needs a teacher; 0 is plain MAE"),
-        ("encoder.sensors={s3: all}", "must be {rgb: all} for pictures, or s1, s2 or both"),
+        ("encoder.sensors={s3: all}", "must be {rgb: all} for pictures, {bands: all} for GeoTIFFs"),
         ("encoder.sensors={rgb: all, s2: all}", "must be {rgb: all} for pictures"),
         ("encoder.sensors={rgb: all}", "is of scenes, not pictures"),
-        ("data.crop_share=[0.2, 1]", "crop_share is of pictures; scenes take data.crop_px"),
+        ("data.crop_share=[0.2, 1]", "crop_share is of pictures; scenes and images of any bands take data.crop_px"),
         ("data.chip_px=20", "data.chip_px=20 must be a multiple of the 8-px patch"),
         ("encoder.margin_px=168", "leaves nothing of encoder.window_px=336"),
         ("objective.decoder_heads=7", "must be a multiple of 4 x objective.decoder_heads=7"),

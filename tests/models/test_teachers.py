@@ -4,6 +4,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from geossl.api.runs.teachers import stretched
 from geossl.errors import BandError, GridError, MissingFileError, UnknownNameError, WeightsError
 from geossl.models.croma import CROMAEncoder, croma_spec
 from geossl.models.encoder import SensorSpec
@@ -105,6 +106,50 @@ def test_any_network_of_timm_teaches(name):
     found = teacher.features({"rgb": torch.rand(2, 3, 32, 48)}, (4, 6))
     assert found.shape == (2, 24, teacher.dim)
     assert found.isfinite().all()
+
+
+def test_layers_of_timm_are_what_leaves_their_blocks():
+    torch.manual_seed(0)
+    model = timm_model("vit_tiny_patch16_224", 3, None)
+    teacher = TimmTeacher(model, "vit", "MIT", "rgb", RGB, layers=(3, -1, 0))
+    batch, seen = {"rgb": torch.rand(2, 3, 32, 48)}, []
+    for block in model.blocks:
+        block.register_forward_hook(lambda module, inputs, output: seen.append(output[:, 1:]))
+    last = teacher.features(batch, (2, 3))
+    found = teacher.features_of_layers(batch, (2, 3))
+    torch.testing.assert_close(found[0], seen[3], atol=1e-5, rtol=0)
+    torch.testing.assert_close(found[1], last, atol=1e-5, rtol=0)
+    torch.testing.assert_close(found[2], seen[0], atol=1e-5, rtol=0)
+    assert not found[0].requires_grad
+
+
+def test_layers_of_ours_end_with_the_normed_last_one():
+    model, batch = vit({"rgb": RGB}, class_token=True), {"rgb": torch.rand(2, 3, 32, 32)}
+    first, last = EncoderTeacher(model, layers=(0, 1)).features_of_layers(batch, (4, 4))
+    x = model.start(model.normalize(batch))[0]
+    torch.testing.assert_close(first, model.blocks[0](x)[:, 1:], atol=0, rtol=0)
+    torch.testing.assert_close(last, EncoderTeacher(model).features(batch, (4, 4)), atol=0, rtol=0)
+
+
+def test_layers_that_a_teacher_does_not_have_are_one_line():
+    with pytest.raises(WeightsError, match=r"vit_nano has 2 blocks, not layers \[2\]; \[-1\] is any network's last"):
+        EncoderTeacher(vit({"rgb": RGB}), layers=(2,))
+    croma = CROMAEncoder(croma_spec("tiny", dim=32, depth=2, heads=8))
+    with pytest.raises(WeightsError, match=r"croma_tiny has 0 blocks, not layers \[0, -1\]"):
+        EncoderTeacher(croma, layers=(0, -1))
+    with pytest.raises(WeightsError, match="can teach its last layer only"):
+        EncoderTeacher(conv({"rgb": RGB}), layers=(0,)).features_of_layers({"rgb": torch.rand(1, 3, 32, 32)}, (4, 4))
+
+
+def test_bands_are_stretched_to_colours_by_their_own_statistics():
+    seen = stretched(
+        SensorSpec(("3", "1", "2"), "as stored", "x", (200.0, 10.0, 0.0), (50.0, 1.0, 2.0)), RGB.mean, RGB.std
+    )
+    teacher = TimmTeacher(Means(8, True), "means", "MIT", "bands", seen)
+    pixels = torch.tensor([10.0, -4.0, 300.0, 9.0]).view(1, 4, 1, 1).expand(1, 4, 8, 8)  # mean, low end, high end
+    found = teacher.features({"bands": pixels}, (1, 1))[0, 0]
+    shown = torch.tensor([1.0, 0.5, 0.0])  # mean - 2 std is 0, mean + 2 std is 1
+    torch.testing.assert_close(found, (shown - torch.tensor(RGB.mean)) / torch.tensor(RGB.std), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("layer", [0, -1])

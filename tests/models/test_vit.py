@@ -152,7 +152,7 @@ def test_the_papers_size_has_the_papers_parts():
 
 @KINDS
 @pytest.mark.parametrize("bands", [2, 3, 12, 14])
-@pytest.mark.parametrize("size", [(120, 120), (96, 160)])
+@pytest.mark.parametrize("size", [(120, 120), (96, 160), (224, 224)])
 def test_any_bands_and_any_size_of_whole_patches(make, bands, size):
     model = make(flat(bands))
     with torch.inference_mode():

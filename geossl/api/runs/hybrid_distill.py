@@ -1,8 +1,8 @@
 """Hybrid Distill from a recipe."""
 
-from geossl.api.runs.images import ImageData, geometry, image_data, rehearse, sensors_of
-from geossl.api.runs.teachers import frozen, make_missing, tell
-from geossl.methods.hybrid_distill import HybridDistill
+from geossl.api.runs.images import ImageData, chosen, examples, geometry, image_data, rehearse, scaled_inputs
+from geossl.api.runs.teachers import frozen, make_missing, note_alike, note_uniform, tell
+from geossl.methods.hybrid_distill import HybridDistill, Relations
 from geossl.models.teachers import Teacher
 from geossl.models.vit import ViT, vit_spec
 from geossl.recipe.hybrid_distill import HybridRecipe
@@ -21,7 +21,7 @@ def data(recipe: HybridRecipe) -> ImageData:
 
 def method(recipe: HybridRecipe, data: ImageData) -> HybridDistill:
     """The student and method a recipe asks for, with fresh weights."""
-    settings, sensors = recipe.encoder, tuple(recipe.encoder.sensors)
+    settings, sensors = recipe.encoder, scaled_inputs(recipe.encoder, data)
     feature, relation = (
         frozen(teacher, sensors) if weight and teacher is not None else None for teacher, weight in sections(recipe)
     )
@@ -30,7 +30,7 @@ def method(recipe: HybridRecipe, data: ImageData) -> HybridDistill:
     student = ViT(
         vit_spec(
             settings.size,
-            sensors_of(settings, data),
+            chosen(settings, sensors),
             patch_px=settings.patch_px,
             class_token=settings.class_token,
             name=f"hybrid_distill_{settings.size}",
@@ -41,12 +41,17 @@ def method(recipe: HybridRecipe, data: ImageData) -> HybridDistill:
     side = recipe.data.chip_px // settings.patch_px
     for teacher in known:
         tell(teacher, (side, side), settings.patch_px)
-    keys = recipe.objective.model_dump(exclude={"layer"})
+    keys = recipe.objective.model_dump(exclude={"layer", "relation_heads", "relations"})
     layers = (recipe.objective.layer, teacher_layer(recipe, relation, len(student.blocks)))
+    relations = Relations(layers, recipe.objective.relation_heads, recipe.objective.relations)
     module = HybridDistill(
-        student, optim_config(recipe.train), feature, relation, layers=layers, seed=recipe.train.seed, **keys
+        student, optim_config(recipe.train), feature, relation, relations=relations, seed=recipe.train.seed, **keys
     )
     rehearse(module, data)
+    if feature is not None:
+        note_alike(feature, examples(data), (side, side))
+    if relation is not None:
+        note_uniform(relation, examples(data), (side, side), layers[1])
     return module
 
 

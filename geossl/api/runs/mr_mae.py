@@ -1,9 +1,12 @@
 """MR-MAE from a recipe."""
 
-from geossl.api.runs.images import ImageData, geometry, image_data, rehearse, sensors_of
-from geossl.api.runs.teachers import frozen, make_missing, tell
-from geossl.methods.mr_mae import MRMAE
+from collections.abc import Mapping
+
+from geossl.api.runs.images import ImageData, chosen, examples, geometry, image_data, rehearse, scaled_inputs
+from geossl.api.runs.teachers import frozen, make_missing, note_alike, tell
+from geossl.methods.mr_mae import MRMAE, DecoderShape
 from geossl.models.conv_vit import ConvViT, conv_vit_spec
+from geossl.models.encoder import SensorSpec
 from geossl.models.stacked import StackedEncoder
 from geossl.models.vit import ViT, vit_spec
 from geossl.recipe.mr_mae import MrMaeRecipe
@@ -20,22 +23,26 @@ def data(recipe: MrMaeRecipe) -> ImageData:
 
 def method(recipe: MrMaeRecipe, data: ImageData) -> MRMAE:
     """The encoder and method a recipe asks for, with fresh weights."""
-    teachers = []
+    teachers, known = [], scaled_inputs(recipe.encoder, data)
     if recipe.teacher is not None and recipe.objective.mimic_weight:
-        teachers = [frozen(recipe.teacher, tuple(recipe.encoder.sensors))]
-    encoder = fresh_encoder(recipe, data, "".join(f"; teacher {t.name} ({t.licence})" for t in teachers))
+        teachers = [frozen(recipe.teacher, known, recipe.teacher.layers)]
+    encoder = fresh_encoder(recipe, known, "".join(f"; teacher {t.name} ({t.licence})" for t in teachers))
     side = recipe.data.chip_px // encoder.spec.patch_px
     for teacher in teachers:
         tell(teacher, (side, side), encoder.spec.patch_px)
     optim = optim_config(recipe.train)
-    module = MRMAE(encoder, optim, teachers, seed=recipe.train.seed, **recipe.objective.model_dump())
+    keys = recipe.objective.model_dump(exclude={"decoder_dim", "decoder_depth", "decoder_heads"})
+    shape = (recipe.objective.decoder_dim, recipe.objective.decoder_depth, recipe.objective.decoder_heads)
+    module = MRMAE(encoder, optim, teachers, decoder=DecoderShape(*shape), seed=recipe.train.seed, **keys)
     rehearse(module, data)
+    for teacher in teachers:
+        note_alike(teacher, examples(data), (side, side))
     return module
 
 
-def fresh_encoder(recipe: MrMaeRecipe, data: ImageData, taught: str) -> StackedEncoder:
+def fresh_encoder(recipe: MrMaeRecipe, known: Mapping[str, SensorSpec], taught: str) -> StackedEncoder:
     """A plain or hierarchical encoder."""
-    settings, sensors = recipe.encoder, sensors_of(recipe.encoder, data)
+    settings, sensors = recipe.encoder, chosen(recipe.encoder, known)
     source = f"geossl pretrain, {recipe.data.source}{taught}"
     method = "mr_mae" if recipe.objective.mimic_weight else "mae"
     if settings.kind == "conv":

@@ -3,21 +3,29 @@
 import sys
 import urllib.error
 import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
 from torchgeo import models as torchgeo_models
 
 from geossl.api import pretraining
 from geossl.errors import Note, UnknownNameError, WeightsError
+from geossl.evaluation.attention import normalized_mutual_information
+from geossl.methods.hybrid_distill import relation_logits
 from geossl.models.download import ENCODERS
 from geossl.models.encoder import SensorSpec
 from geossl.models.files import dense, load_encoder
-from geossl.models.stacked import INPUTS, RGB
-from geossl.models.teachers import EncoderTeacher, TimmTeacher, read_tensors, timm_model
+from geossl.models.stacked import INPUTS, RGB, choose_bands
+from geossl.models.teachers import LAST, EncoderTeacher, TimmTeacher, read_tensors, timm_model
 from geossl.models.teachers import Teacher as Frozen
 from geossl.recipe.images import Teacher
 
+ALIKE = 0.05  # share of the features' variance that lies between patches, below which a teacher is noted
+UNIFORM = 0.01  # normalised mutual information of query and key, likewise
 TRUE_COLOUR = ("B04", "B03", "B02")
 BRIGHTEST = 0.3  # reflectance that becomes 1 for networks of pictures
 S1_MEAN_STD = ((-12.59, -20.26), (5.26, 5.91))  # dB; SSL4EO-S12, as torchgeo's weights of radar expect
@@ -32,34 +40,47 @@ def make_missing(teacher: Teacher | None) -> None:
     pretraining.pretrain(teacher.recipe, out=str(folder), resume=True)
 
 
-def frozen(teacher: Teacher, sensors: tuple[str, ...]) -> Frozen:
+def frozen(teacher: Teacher, sensors: Mapping[str, SensorSpec], layers: Sequence[int] = LAST) -> Frozen:
     """The network a section names.
 
     Args:
         teacher: Of a recipe.
-        sensors: What the data has.
+        sensors: What the data has, with its statistics.
+        layers: Blocks whose features are imitated.
 
     Raises:
         InputError: If it is not known or cannot be loaded, or the data does not have what it takes.
     """
     if teacher.kind == "geossl":
-        return EncoderTeacher(dense(load_encoder(teacher.name)), teacher.sensors)
+        return EncoderTeacher(dense(load_encoder(teacher.name)), teacher.sensors, layers)
     if teacher.kind == "timm":
-        return timm_teacher(teacher, sensors)
-    return torchgeo_teacher(teacher)
+        return timm_teacher(teacher, sensors, layers)
+    return torchgeo_teacher(teacher, layers)
 
 
-def timm_teacher(teacher: Teacher, sensors: tuple[str, ...]) -> TimmTeacher:
-    """A network of pictures: on pictures, or on true colours of Sentinel-2, stretched with fixed limits."""
+def timm_teacher(teacher: Teacher, sensors: Mapping[str, SensorSpec], layers: Sequence[int]) -> TimmTeacher:
+    """A network of pictures: on pictures, or on true colours of Sentinel-2 or of any bands, stretched."""
     model = timm_model(teacher.name, 3, str(teacher.weights))
     facts: Any = model.pretrained_cfg
+    if "bands" in sensors:
+        colours = choose_bands("bands", tuple(str(b) for b in teacher.bands or ()), sensors["bands"])
+        spec = stretched(colours, facts["mean"], facts["std"])
+        return TimmTeacher(model, teacher.name, facts.get("license") or "not stated", "bands", spec, layers=layers)
     sensor, bands, scale = ("rgb", RGB.bands, 1.0) if "rgb" in sensors else ("s2", TRUE_COLOUR, BRIGHTEST)
     mean, std = (tuple(scale * float(v) for v in facts[key]) for key in ("mean", "std"))
     spec = SensorSpec(bands, INPUTS[sensor].unit, INPUTS[sensor].level, mean, std)
-    return TimmTeacher(model, teacher.name, facts.get("license") or "not stated", sensor, spec, (0.0, scale))
+    return TimmTeacher(model, teacher.name, facts.get("license") or "not stated", sensor, spec, (0.0, scale), layers)
 
 
-def torchgeo_teacher(teacher: Teacher) -> TimmTeacher:
+def stretched(colours: SensorSpec, mean: Sequence[float], std: Sequence[float]) -> SensorSpec:
+    """Statistics under which bands look to a network of pictures as if mean +- 2 deviations were 0 to 1."""
+    low = [m - 2 * s for m, s in zip(colours.mean, colours.std, strict=True)]
+    width = [4 * s for s in colours.std]
+    means = tuple(lo + m * w for lo, m, w in zip(low, mean, width, strict=True))
+    return replace(colours, mean=means, std=tuple(s * w for s, w in zip(std, width, strict=True)))
+
+
+def torchgeo_teacher(teacher: Teacher, layers: Sequence[int]) -> TimmTeacher:
     """A network of torchgeo on Sentinel-2 (DN / 10000 = reflectance) or Sentinel-1.
 
     Raises:
@@ -95,13 +116,41 @@ def torchgeo_teacher(teacher: Teacher) -> TimmTeacher:
                 "copy the file and give its path as weights"
             ) from None
     spec = SensorSpec(bands, INPUTS[sensor].unit, str(weights.meta["dataset"]), mean, std)
-    return TimmTeacher(timm_model(weights.meta["model"], channels, state), teacher.name, "see torchgeo", sensor, spec)
+    model = timm_model(weights.meta["model"], channels, state)
+    return TimmTeacher(model, teacher.name, "see torchgeo", sensor, spec, layers=layers)
 
 
 def known_weights() -> list[str]:
     """Full names of torchgeo's weights of Sentinel-1 and -2 transformers and ResNets."""
     kinds = [getattr(torchgeo_models, name) for name in dir(torchgeo_models) if name.endswith("_Weights")]
     return [str(weight) for kind in kinds for weight in kind if "SENTINEL" in weight.name]
+
+
+def note_alike(teacher: Frozen, images: Mapping[str, Tensor], grid: tuple[int, int]) -> None:
+    """Note a teacher whose normalised features hardly differ between patches: a constant would imitate it."""
+    for layer, found in zip(teacher.layers, teacher.features_of_layers(images, grid), strict=True):
+        tokens = torch.nn.functional.layer_norm(found, found.shape[-1:]).flatten(0, 1)
+        share = float((tokens - tokens.mean(dim=0)).square().mean())
+        if share < ALIKE:
+            warnings.warn(
+                f"features of teacher {teacher.name} (layer {layer}) are nearly the same for all patches: of their "
+                f"variance, {share:.1%} is between patches of the first images; it has little to teach",
+                Note,
+                stacklevel=2,
+            )
+
+
+def note_uniform(teacher: Frozen, images: Mapping[str, Tensor], grid: tuple[int, int], layer: int) -> None:
+    """Note a teacher that attends to everything alike in a block: its relations are met by knowing nothing."""
+    q, k, _ = teacher.relations(images, grid, layer)
+    shared = float(normalized_mutual_information(relation_logits(q, k).softmax(dim=-1)).mean())
+    if shared < UNIFORM:
+        warnings.warn(
+            f"attention of teacher {teacher.name} in layer {layer} is nearly uniform: the mutual information of query "
+            f"and key is {shared:.4f} (0 = all alike); its relations have little to teach",
+            Note,
+            stacklevel=2,
+        )
 
 
 def tell(teacher: Frozen, grid: tuple[int, int], patch_px: int) -> None:

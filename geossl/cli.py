@@ -11,7 +11,7 @@ import click
 
 from geossl import __version__, recipe
 from geossl.errors import GeosslError, InputError, Note
-from geossl.options import asks_catalogue, asks_files, asks_nodes, asks_protocols, asks_region
+from geossl.options import asks_catalogue, asks_files, asks_nodes, asks_protocols, asks_region, asks_shards
 
 
 class Verbs(click.Group):
@@ -111,10 +111,8 @@ def fetch(date: str | None, **options: Any) -> None:
 @click.option("--out", default="embedding.zarr", show_default=True, help=".zarr (sharded, resumable) or .tif (COG).")
 @click.option("--dtype", type=click.Choice(["int8", "float16", "float32"]), help="[default: int8 .zarr, float32 .tif]")
 @click.option("--gsd", "gsd_m", type=float, help="Cell of the map in metres: 40 or 20 cost 4 or 16 times as much.")
-@click.option("--crs", type=int, help="EPSG code of the map. [default: UTM zone of the region]")
-@click.option("--scheduler", default="sync", show_default=True, help="sync, processes[:N], tcp://HOST:PORT, file:JSON.")
+@asks_shards
 @click.option("--batch-size", default=10, show_default=True, type=click.IntRange(1), help="Windows per forward pass.")
-@click.option("--shard-cells", default=10, show_default=True, type=click.IntRange(1), help="Shard side; sets memory.")
 @click.option("--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "bf16"]))
 @click.option("--dry-run", is_flag=True, help="Say what it would take, and stop.")
 @click.option("--overwrite", is_flag=True, help="Replace an output that was made from another plan.")
@@ -194,10 +192,8 @@ def finetune(**options: Any) -> None:
 @asks_files
 @click.option("--out", default="classes.tif", show_default=True, help="COG; confidence and area table go beside it.")
 @click.option("--polygons", help="Also write outlines: .gpkg or .parquet.")
-@click.option("--crs", type=int, help="EPSG code of the map. [default: UTM zone of the region]")
-@click.option("--scheduler", default="sync", show_default=True, help="sync, processes[:N], tcp://HOST:PORT, file:JSON.")
+@asks_shards
 @click.option("--batch-size", default=10, show_default=True, type=click.IntRange(1), help="Windows per forward pass.")
-@click.option("--shard-cells", default=10, show_default=True, type=click.IntRange(1), help="Shard side; sets memory.")
 @click.option("--seed", default=0, show_default=True, help="Of k-means.")
 @click.option("--overwrite", is_flag=True, help="Replace an output.")
 def segment(**options: Any) -> None:
@@ -220,9 +216,7 @@ def segment(**options: Any) -> None:
 @asks_catalogue
 @asks_files
 @click.option("--out", default="anomaly.tif", show_default=True, help="COG: score_norm, energy, p_value.")
-@click.option("--crs", type=int, help="EPSG code of the map. [default: UTM zone of the region]")
-@click.option("--scheduler", default="sync", show_default=True, help="sync, processes[:N], tcp://HOST:PORT, file:JSON.")
-@click.option("--shard-cells", default=10, show_default=True, type=click.IntRange(1), help="Shard side; sets memory.")
+@asks_shards
 @click.option("--overwrite", is_flag=True, help="Replace an output.")
 def anomaly(**options: Any) -> None:
     """Say where a region is unlike what an auto-encoder learned.

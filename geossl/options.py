@@ -50,6 +50,19 @@ def asks_files(verb: Callable[..., None]) -> Callable[..., None]:
     )
 
 
+def asks_shards(verb: Callable[..., None]) -> Callable[..., None]:
+    """Options of verbs that work through a region shard by shard."""
+    scheduler = "sync, processes[:N], tcp://HOST:PORT, file:JSON."
+    return with_options(
+        verb,
+        click.option("--crs", type=int, help="EPSG code of the map. [default: UTM zone of the region]"),
+        click.option("--scheduler", default="sync", show_default=True, help=scheduler),
+        click.option(
+            "--shard-cells", default=10, show_default=True, type=click.IntRange(1), help="Shard side; sets memory."
+        ),
+    )
+
+
 def asks_protocols(verb: Callable[..., None]) -> Callable[..., None]:
     """Options of an evaluation."""
     several: dict[str, Any] = {"multiple": True, "callback": lambda _c, _p, given: list(given) or None}

@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from geossl import grid
 from geossl.api.maps import Paths, source_of
 from geossl.api.workspace import work_path, workspace
-from geossl.data.labels import palette
+from geossl.data.colours import palette
 from geossl.data.rasters import apply
 from geossl.data.splits import epsg_of, tickets
 from geossl.errors import InputError, MissingFileError, Note

@@ -14,8 +14,6 @@ import pandas as pd
 import rasterio
 import shapely
 from jaxtyping import Float, Int, UInt8
-from matplotlib import colormaps
-from matplotlib.colors import to_hex
 from numpy import ndarray
 from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
@@ -24,6 +22,7 @@ from rasterio.features import rasterize
 from rasterio.windows import Window
 from torch import Tensor
 
+from geossl.data.colours import class_colours
 from geossl.data.rasters import SUFFIXES, expand, outline, source_coordinates
 from geossl.errors import InputError, MissingFileError
 from geossl.grid import Aoi, from_frame, read_features
@@ -109,8 +108,8 @@ class Polygons:
 
     @property
     def colours(self) -> tuple[str, ...]:
-        """A palette."""
-        return palette(len(self.names))
+        """Usual ones, or a palette."""
+        return class_colours(self.names)
 
     def area(self) -> Aoi:
         """The polygons that have a class."""
@@ -185,7 +184,7 @@ class Rasters:
 
     @property
     def colours(self) -> tuple[str, ...]:
-        """Of the first file with a colour table, or a palette."""
+        """Of the first file with a colour table; else usual ones, or a palette."""
         for path in self.paths:
             with rasterio.open(path) as file:
                 try:
@@ -193,7 +192,7 @@ class Rasters:
                 except ValueError:
                     continue
                 return tuple("#{:02x}{:02x}{:02x}".format(*table.get(v, (128, 128, 128))[:3]) for v in self.values)
-        return palette(len(self.values))
+        return class_colours(self.names)
 
     def area(self) -> Aoi:
         """Outlines of the files."""
@@ -331,10 +330,3 @@ def class_names(paths: Sequence[Path]) -> dict[int, str]:
         found = json.loads(tags.get("CLASSES") or tags.get("CLASS_NAMES") or "{}")
         names |= {int(k): str(v) for k, v in (enumerate(found) if isinstance(found, list) else found.items())}
     return names
-
-
-def palette(classes: int) -> tuple[str, ...]:
-    """Colours that can be told apart."""
-    table = colormaps["tab20"]
-    order = [*range(0, 20, 2), *range(1, 20, 2)]
-    return tuple(to_hex(table(order[i % 20])) for i in range(classes))

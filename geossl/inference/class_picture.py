@@ -30,12 +30,14 @@ def class_picture(
     """
     number, known = thinned(classes)
     percent, _ = thinned(confidence)
+    inside = np.ix_(*(np.arange(side.min(), side.max() + 1) for side in np.nonzero(known)))
+    number, known, percent = number[inside], known[inside], percent[inside]
     paint = np.zeros((*number.shape, 4))
     for i, colour in enumerate(colours):
         paint[known & (number == i)] = (*to_rgb(colour), 1)
     rows, columns = number.shape
     width = min(12.0, max(3.0, HEIGHT * columns / rows))
-    figure = Figure((2 * width + 4, HEIGHT + 0.5), dpi=100, layout="constrained")
+    figure = Figure((2 * width + 3.5, HEIGHT + 0.5), dpi=100, layout="constrained")
     left, right = figure.subplots(1, 2)
     left.imshow(paint, interpolation="nearest")
     shown = right.imshow(np.ma.masked_where(~known, percent), cmap="viridis", vmin=0, vmax=100, interpolation="nearest")

@@ -5,6 +5,7 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from shapely.geometry import Point, box
 
+from geossl.data.colours import class_colours, palette
 from geossl.data.labels import class_counts, majority, read_labels
 from geossl.errors import InputError
 from tests.data.conftest import write_raster
@@ -111,3 +112,11 @@ def test_pixels_of_a_patch_are_counted_by_class():
     labels = np.array([[1, 1, 0, 2], [1, 2, 0, 0]], np.uint8)
     assert class_counts(labels, 2, 3).tolist() == [[[0, 3, 1, 0], [3, 0, 1, 0]]]
     assert majority(labels, 2).tolist() == [[1, 0]]
+
+
+def test_usual_classes_have_usual_colours_and_others_can_be_told_apart():
+    assert class_colours(["Water", "trees", "built"]) == ("#419bdf", "#397d49", "#c4281b")
+    mixed = class_colours(["water", "wheat", "maize"])
+    assert mixed == palette(3)
+    assert len(set(mixed)) == 3
+    assert class_colours(["shrub", "rangeland"]) == palette(2)

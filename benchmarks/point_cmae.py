@@ -3,14 +3,18 @@
 The task was fixed before any of the methods ran: every object is turned at random in 3-D, cut by a random plane (12 %
 of its points gone), shaken (noise of 2 % of its radius), and thinned to 256 points; size is removed. A linear SVM on
 frozen features (C of three by cross-validation on the training part) is judged on the test part, by balanced accuracy.
-Few-shot: three classes, ten labelled samples of each, ten episodes within the test part.
+Few-shot: some classes, ten or twenty labelled samples of each from the training part, twenty to judge from the test
+part, linear SVM, ten episodes.
+Fine-tuning (--finetune): encoder and a linear layer trained together, learning rate and epoch chosen on a fifth of the
+training part; the same for weights as initialised.
 Sets: --shapes, an .npz with x_train, y_train, x_test, y_test, class_names (ModelNet10: research use only, not in this
 repository), and --cylinders, an .npz with x, y, file_index (pieces of an airborne scan; files 0 and 1 train, 2 and 3
 test).
 Methods see the training part only. Token cosine: mean cosine between the features of different patches of a test
 object, in the decoder (where the constraint acts) and in the encoder; near 1, they all say the same.
 
-Run: python benchmarks/point_cmae.py --shapes FILE --cylinders FILE [--seeds 3] [--steps 250] [--more] [--out DIR]
+Run: python benchmarks/point_cmae.py --shapes FILE --cylinders FILE [--seeds 3] [--steps 250] [--more] [--finetune]
+     [--out DIR]
 """
 
 import argparse
@@ -21,10 +25,16 @@ import torch
 
 from geossl import recipe as recipes
 from geossl.api import pretraining
+from geossl.data.labelled import LabelledSet
 from geossl.data.point_clouds import rotation
 from geossl.data.shapes import unit_sphere
-from geossl.evaluation.svm import few_shot_accuracy, svm_accuracy
+from geossl.evaluation.baselines import untrained
+from geossl.evaluation.heads import Samples
+from geossl.evaluation.metrics import single_label
+from geossl.evaluation.svm import few_shot, svm_accuracy
 from geossl.methods.point_cmae import token_cosine
+from geossl.training.classifier import Subset, finetune_encoder
+from geossl.training.early_stopping import FinetuneConfig
 
 POINTS, NOISE, CUT = 256, 0.02, 0.12
 SETTINGS = [
@@ -89,10 +99,30 @@ def loaded(recipe, checkpoint=None):
     return module.eval()
 
 
-def judged(module, train, test):
-    """SVM accuracy, few-shot accuracy (three classes, ten samples each) and token cosine of one method."""
+def episodes_of(kind):
+    """Numbers of classes and of labelled samples of each."""
+    return [(ways, shots) for ways in ((5, 10) if kind == "shapes" else (3,)) for shots in (10, 20)]
+
+
+def judged(kind, module, train, test):
+    """SVM accuracy, token cosines and few-shot accuracies of one method."""
     (a, one), (b, two) = ((vectors(module.encoder, x), y) for x, y in (train, test))
-    return svm_accuracy(a, one, b, two), few_shot_accuracy(b, two, 3, 10)[0], *diversity(module, test[0])
+    known, asked = Samples(a, one), Samples(b, two)
+    few = [few_shot(known, asked, *episode).values["accuracy"] for episode in episodes_of(kind)]
+    return svm_accuracy(a, one, b, two), *diversity(module, test[0]), *few
+
+
+def finetuned(encoder, train, test, seed):
+    """Balanced accuracy on the test part."""
+    items = [torch.from_numpy(cloud) for x, _ in (train, test) for cloud in x]
+    labels = np.concatenate([train[1], test[1]])
+    part = np.repeat([0, 2], [len(train[1]), len(test[1])])
+    parts = LabelledSet("clouds", items, labels, tuple(map(str, np.unique(labels))), part=part).parts("official", seed)
+    config = FinetuneConfig(epochs=15, batch_size=32, patience=15)
+    model, chosen = finetune_encoder(encoder, items, labels, parts, labels.max() + 1, config, seed)
+    rows = np.flatnonzero(parts == 2)
+    chances = model.chances(Subset(items, rows), np.arange(len(rows)), False)
+    return single_label(labels[rows], chances).values["balanced_accuracy"], chosen
 
 
 def rows_of(kind, path, args):
@@ -101,7 +131,7 @@ def rows_of(kind, path, args):
     source = args.out / f"{kind}.npz"
     if not source.exists():
         np.savez(source, x=train[0].astype(np.float32))
-    rows = {}
+    rows, tuned = {}, {}
     for seed in range(args.first, args.seeds):
         for name, (factor, values) in (VARIANTS | (MORE if args.more else {})).items():
             if args.only not in (None, name):
@@ -111,13 +141,39 @@ def rows_of(kind, path, args):
             changes += [f"train.seed={seed}", f"out={args.out}/{kind}/{stem}/{seed}", "resume=true"]
             recipe = recipes.load("point_cmae", [*SETTINGS, *changes])
             if name == "Point-MAE":
-                rows.setdefault("random weights", []).append(judged(loaded(recipe), train, test))
+                fresh = loaded(recipe)
+                rows.setdefault("random weights", []).append(judged(kind, fresh, train, test))
+                if args.finetune:
+                    fresh = untrained(fresh.encoder, seed)
+                    tuned.setdefault("random weights", []).append(finetuned(fresh, train, test, seed))
             if not Path(recipe.out, "encoder.safetensors").exists():
                 pretraining.pretrain(recipe)
             module = loaded(recipe, Path(recipe.out, "checkpoints/last.ckpt"))
-            rows.setdefault(name, []).append(judged(module, train, test))
+            rows.setdefault(name, []).append(judged(kind, module, train, test))
             print(kind, seed, name, rows[name][-1], flush=True)
-    return rows
+            if args.finetune:
+                tuned.setdefault(name, []).append(finetuned(module.encoder, train, test, seed))
+                print(kind, seed, name, "fine-tuned", tuned[name][-1], flush=True)
+    return rows, tuned
+
+
+def show(kind, steps, rows, tuned):
+    """Tables."""
+    few = " | ".join(f"{ways} classes, {shots} samples" for ways, shots in episodes_of(kind))
+    print(f"\n| {kind}, {steps} steps | SVM, mean +- std | seeds | {few} | token cosine, decoder | encoder |")
+    print("|---|---|---|---|---|" + "---|" * len(episodes_of(kind)))
+    for name, found in rows.items():
+        accuracy, decoder, encoder, *episodes = np.array(found).T
+        each = " ".join(f"{a:.3f}" for a in accuracy)
+        cells = " | ".join(f"{x.mean():.3f}" for x in episodes)
+        svm = f"{accuracy.mean():.3f} +- {accuracy.std():.3f}"
+        print(f"| {name} | {svm} | {each} | {cells} | {decoder.mean():.2f} | {encoder.mean():.2f} |")
+    if tuned:
+        print(f"\n| {kind}, fine-tuned | mean +- std | seeds |\n|---|---|---|")
+    for name, found in tuned.items():
+        accuracy = np.array([score for score, _ in found])
+        print(f"| {name} | {accuracy.mean():.3f} +- {accuracy.std():.3f} | {' '.join(f'{a:.3f}' for a in accuracy)} |")
+    print()
 
 
 def main():
@@ -129,23 +185,14 @@ def main():
     parser.add_argument("--first", type=int, default=0, help="first seed, to spread runs over machines")
     parser.add_argument("--steps", type=int, default=250)
     parser.add_argument("--more", action="store_true", help="two further variants")
+    parser.add_argument("--finetune", action="store_true", help="also fine-tune the variants")
     parser.add_argument("--out", type=Path, default=Path("runs/points"))
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     for kind, path in (("shapes", args.shapes), ("cylinders", args.cylinders)):
         if path is None:
             continue
-        rows = rows_of(kind, path, args)
-        print(
-            f"\n| {kind}, {args.steps} steps | SVM, mean +- std | seeds | few-shot | token cosine, decoder | encoder |"
-        )
-        print("|---|---|---|---|---|---|")
-        for name, found in rows.items():
-            accuracy, few, decoder, encoder = np.array(found).T
-            each = " ".join(f"{a:.3f}" for a in accuracy)
-            svm = f"{accuracy.mean():.3f} +- {accuracy.std():.3f}"
-            print(f"| {name} | {svm} | {each} | {few.mean():.3f} | {decoder.mean():.2f} | {encoder.mean():.2f} |")
-        print()
+        show(kind, args.steps, *rows_of(kind, path, args))
 
 
 if __name__ == "__main__":

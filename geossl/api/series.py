@@ -52,7 +52,7 @@ def embed_series(
         end: Last day.
         picture: Also write a PCA false-colour picture beside it.
         overwrite: Replace an output.
-        progress: Called with (windows done, windows in all).
+        progress: Called with (blocks done, blocks in all).
 
     Returns:
         The path written, which ``geossl.open`` reads.

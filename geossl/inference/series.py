@@ -1,6 +1,7 @@
 """An image series and an encoder to one vector per patch, window by window, on the lattice of all maps of a zone."""
 
 from collections.abc import Callable, Iterator
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from geossl.inference.blocks import Block
 from geossl.models.encoder import DenseSpec
 from geossl.models.series_vit import SeriesViT
 
+READ_PX = 128  # side of a block that is read at once
 Read = Callable[[GeoBox], Float[np.ndarray, "t c h w"]]  # pixels of a grid, NaN = not usable
 
 
@@ -46,10 +48,10 @@ def series_blocks(
     device: str = "cpu",
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Block]:
-    """Embeddings cell by cell, ``(embedding, y, x)`` each; NaN where a patch is usable on no date.
+    """Embeddings block by block, ``(embedding, y, x)`` each; NaN where a patch is usable on no date.
 
-    Every cell is the middle of a window of its own and runs alone, so its values depend neither on the region nor on
-    other cells. Memory is that of one window.
+    Every cell is the middle of a window of its own and runs alone, and blocks lie on the lattice, so values depend
+    neither on the region nor on other cells. Memory is that of one block.
 
     Args:
         encoder: In evaluation mode.
@@ -57,17 +59,39 @@ def series_blocks(
         days: Since 1 January 2015, one per date.
         extent: What to embed.
         device: Where to run.
-        progress: Called with (cells done, cells in all).
+        progress: Called with (blocks done, blocks in all).
     """
     lattice, spec = extent.lattice, encoder.spec
-    keep, edge = lattice.cell_patches, spec.margin_px // spec.patch_px
+    keep, step = lattice.cell_patches, lattice.cell_patches * spec.patch_px
     day = torch.from_numpy(np.asarray(days, dtype=np.float32))[None].to(device)
-    for number in range(extent.rows * extent.columns):
-        r, c = divmod(number, extent.columns)
-        pixels = read(lattice.pixels(extent.row + r, extent.column + c, 1, 1, spec.margin_px))
-        with torch.inference_mode():
-            tokens = encoder.tokens(torch.from_numpy(pixels)[None].to(device), day)[0].float().cpu().numpy()
-        middle = tokens[edge : edge + keep, edge : edge + keep].transpose(2, 0, 1)
-        yield (slice(r * keep, (r + 1) * keep), slice(c * keep, (c + 1) * keep)), np.ascontiguousarray(middle)
+    side = max(1, READ_PX // step)
+    tops, lefts = aligned(extent.row, extent.rows, side), aligned(extent.column, extent.columns, side)
+    for number, (top, left) in enumerate(product(tops, lefts)):
+        pixels = torch.from_numpy(read(lattice.pixels(top, left, side, side, spec.margin_px)))
+        rows = range(max(top, extent.row), min(top + side, extent.row + extent.rows))
+        columns = range(max(left, extent.column), min(left + side, extent.column + extent.columns))
+        values = np.empty((spec.dim, len(rows) * keep, len(columns) * keep), np.float32)
+        for (i, row), (j, column) in product(enumerate(rows), enumerate(columns)):
+            y, x = (row - top) * step, (column - left) * step
+            window = pixels[None, :, :, y : y + spec.window_px, x : x + spec.window_px].to(device)
+            found = middle(encoder, window, day)
+            values[:, i * keep : (i + 1) * keep, j * keep : (j + 1) * keep] = found
+        y, x = (rows.start - extent.row) * keep, (columns.start - extent.column) * keep
+        yield (slice(y, y + values.shape[1]), slice(x, x + values.shape[2])), values
         if progress:
-            progress(number + 1, extent.rows * extent.columns)
+            progress(number + 1, len(tops) * len(lefts))
+
+
+def aligned(first: int, count: int, side: int) -> range:
+    """Starts of the blocks of ``side`` cells, counted from the lattice's origin, that hold some of ``count`` cells."""
+    return range(first // side * side, first + count, side)
+
+
+@torch.inference_mode()
+def middle(
+    encoder: SeriesViT, window: Float[torch.Tensor, "1 t c h w"], day: Float[torch.Tensor, "1 t"]
+) -> Float[np.ndarray, "d k k"]:
+    """What is kept of a window."""
+    edge = encoder.spec.margin_px // encoder.spec.patch_px
+    tokens = encoder.tokens(window, day)[0].float().cpu().numpy()
+    return tokens[edge : len(tokens) - edge, edge : tokens.shape[1] - edge].transpose(2, 0, 1)

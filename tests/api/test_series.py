@@ -11,6 +11,7 @@ import geossl
 from geossl import cli
 from geossl.data.series import SAMPLE, open_series
 from geossl.errors import InputError, WeightsError
+from geossl.inference import series as blockwise
 from geossl.models.encoder import SensorSpec
 from geossl.models.files import save_encoder
 from geossl.models.series_vit import SeriesViT, series_spec
@@ -85,6 +86,38 @@ def test_the_region_does_not_matter(stack, tmp_path):
     same = (part == both).all("embedding").values
     assert same[2:-2, 2:-2].all()  # the rim's windows reach beyond the smaller stack
     assert same[2:-2, 2:-2].size > 30
+
+
+def moved(folder, out, metres):
+    """The same pixels farther east."""
+    out.mkdir()
+    for path in folder.glob("*.tif"):
+        shutil.copy(path, out)
+        with rasterio.open(out / path.name, "r+") as file:
+            file.transform = rasterio.Affine.translation(metres, 0) @ file.transform
+    return out
+
+
+@pytest.mark.parametrize(("window_px", "margin_px", "is_seamless"), [(20, 8, True), (16, 4, False)])
+def test_a_map_of_middle_patches_has_no_seams(stack, tmp_path, window_px, margin_px, is_seamless):
+    """Where a window keeps one patch, a scene that moves by a patch moves in the map and nothing else changes."""
+    shape = {"window_px": window_px, "margin_px": margin_px}
+    parts = []
+    for name, folder in (("here", stack), ("there", moved(stack, tmp_path / "moved", 40))):
+        out = geossl.embed_series(folder, encoder(**shape), out=tmp_path / f"{name}.tif", picture=False)
+        values = geossl.open(out).load()
+        parts.append(values.where(values.notnull().all("embedding"), drop=True).values)
+    assert (parts[0].shape == parts[1].shape and np.array_equal(*parts)) is is_seamless
+
+
+def test_blocks_that_are_read_at_once_do_not_matter(stack, tmp_path, monkeypatch):
+    whole = embedded(stack, tmp_path / "whole.tif").values
+    monkeypatch.setattr(blockwise, "READ_PX", 24)  # three cells; 64 px lie over four or five such blocks
+    told = []
+    parts = embedded(stack, tmp_path / "parts.tif", progress=lambda *count: told.append(count)).values
+    assert np.array_equal(whole, parts, equal_nan=True)
+    assert told == [(i + 1, len(told)) for i in range(len(told))]
+    assert len(told) >= 9
 
 
 def test_a_date_without_data_influences_nothing(stack, tmp_path):

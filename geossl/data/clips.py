@@ -79,39 +79,24 @@ class SeriesClips(ClipSource):
 
     def draw(self, rng: np.random.Generator) -> Clip:
         """See ClipSource; of 20 draws the first with a clear date for every frame that needs one, else the best."""
-        best: tuple[int, ImageSeries, Float[ndarray, "t c h w"], Int[ndarray, " t"]] | None = None
+        best: tuple[int, Float[ndarray, "t c h w"], Int[ndarray, " t"]] | None = None
         for _ in range(ATTEMPTS):
             one = self.series[int(rng.choice(len(self.series), p=self.chance))]
             top, left = (int(rng.integers(n - self.chip_px + 1)) for n in one.geobox.shape)
-            dates = self.within(one.days, rng)
+            dates = within(one.days, self.span, rng)
             pixels = one.chip(dates.tolist(), top, left, self.chip_px)
-            clear = np.isfinite(pixels[:, 0]).mean(axis=(1, 2)) >= CLEAR_SHARE
-            if best is None or clear.sum() > best[0]:
-                best = int(clear.sum()), one, pixels, dates
-            if best[0] >= self.least_clear:
+            clear = int((usable_of(pixels) >= CLEAR_SHARE).sum())
+            if best is None or clear > best[0]:
+                best = clear, pixels, one.days[dates]
+            if clear >= self.least_clear:
                 break
         assert best is not None
-        _, one, pixels, dates = best
-        chosen = self.choose(np.isfinite(pixels[:, 0]).mean(axis=(1, 2)), rng)
-        turned = np.rot90(pixels[chosen], int(rng.integers(4)), axes=(-2, -1))
-        turned = turned[..., ::-1] if rng.integers(2) else turned
-        return filled_up(torch.from_numpy(turned.copy()), one.days[dates[chosen]].astype(np.float32), self.frames)
+        return clip_of(*best[1:], self.frames, self.least_clear, rng)
 
     @property
     def least_clear(self) -> int:
         """Dates of a clip that should be clear."""
         return self.frames - int(self.max_cloudy * self.frames)
-
-    def within(self, days: Int[ndarray, " t"], rng: np.random.Generator) -> Int[ndarray, " n"]:
-        """Numbers of the dates in a random stretch of time; the whole series if it is shorter."""
-        start = days[0] + int(rng.integers(max(1, days[-1] - days[0] - self.span + 1)))
-        return np.flatnonzero((days >= start) & (days <= start + self.span))
-
-    def choose(self, usable: Float[ndarray, " t"], rng: np.random.Generator) -> Int[ndarray, " n"]:
-        """Numbers of the dates of a clip, in time: clear ones, and some of the others."""
-        clear, cloudy = np.flatnonzero(usable >= CLEAR_SHARE), np.flatnonzero((usable > 0) & (usable < CLEAR_SHARE))
-        some = rng.permutation(cloudy)[: int(rng.integers(self.frames - self.least_clear + 1))]
-        return np.sort(np.concatenate([rng.permutation(clear)[: self.frames - len(some)], some]))
 
     def describe(self) -> dict[str, Any]:
         """See ClipSource."""
@@ -176,6 +161,30 @@ class Clips(TrainingData):
     def describe(self) -> dict[str, Any]:
         """See TrainingData."""
         return self.source.describe()
+
+
+def within(days: Int[ndarray, " t"], span: int, rng: np.random.Generator) -> Int[ndarray, " n"]:
+    """Numbers of the dates in a random stretch of time; the whole series if it is shorter."""
+    start = days[0] + int(rng.integers(max(1, days[-1] - days[0] - span + 1)))
+    return np.flatnonzero((days >= start) & (days <= start + span))
+
+
+def usable_of(pixels: Float[ndarray, "t c h w"]) -> Float[ndarray, " t"]:
+    """Share of every date's pixels that is usable."""
+    return np.isfinite(pixels[:, 0]).mean(axis=(1, 2))
+
+
+def clip_of(
+    pixels: Float[ndarray, "t c h w"], days: Int[ndarray, " t"], frames: int, least_clear: int, rng: np.random.Generator
+) -> Clip:
+    """Some of the dates of a chip, in time: clear ones and some of the others; turned and flipped, all alike."""
+    usable = usable_of(pixels)
+    clear, cloudy = np.flatnonzero(usable >= CLEAR_SHARE), np.flatnonzero((usable > 0) & (usable < CLEAR_SHARE))
+    some = rng.permutation(cloudy)[: int(rng.integers(frames - least_clear + 1))]
+    chosen = np.sort(np.concatenate([rng.permutation(clear)[: frames - len(some)], some]))
+    turned = np.rot90(pixels[chosen], int(rng.integers(4)), axes=(-2, -1))
+    turned = turned[..., ::-1] if rng.integers(2) else turned
+    return filled_up(torch.from_numpy(turned.copy()), days[chosen].astype(np.float32), frames)
 
 
 def filled_up(pixels: Float[Tensor, "n c h w"], days: Float[ndarray, " n"], frames: int) -> Clip:

@@ -3,9 +3,10 @@
 from typing import Any
 
 from geossl.data.clips import Clips, ClipSource, SeriesClips, video_clips
+from geossl.data.seasons import SeasonClips
 from geossl.data.series import Clouds, find_series
 from geossl.data.statistics import streaming_statistics
-from geossl.errors import WeightsError
+from geossl.errors import InputError, WeightsError
 from geossl.methods.cross_video_mae import CrossVideoMAE, Objective
 from geossl.models.encoder import SensorSpec
 from geossl.models.files import load_encoder
@@ -17,15 +18,20 @@ from geossl.training.optim import optim_config
 
 
 def data(recipe: CrossVideoRecipe) -> Clips:
-    """Clips of series or of videos."""
+    """Clips of series, of the seasons of SSL4EO-S12, or of videos."""
     d, seed = recipe.data, recipe.train.seed
     source: ClipSource
     if recipe.encoder.sensor == "rgb":
         source = video_clips(d.source, d.frames, d.chip_px, seed, d.span)
     else:
         clouds = Clouds(d.cloud_band, d.cloud_above) if d.cloud_band else None
-        series = find_series(d.source, recipe.encoder.bands or SENTINEL_2, clouds, d.s2_offset)
-        source = SeriesClips(series, d.frames, d.chip_px, seed, d.span, d.max_cloudy)
+        bands, drawn = recipe.encoder.bands or SENTINEL_2, (d.frames, d.chip_px, seed, d.span, d.max_cloudy)
+        if SeasonClips.is_layout(d.source):
+            if d.s2_offset:
+                raise InputError("data.s2_offset=-1000: SSL4EO-S12 was made before there was an offset; leave it out")
+            source = SeasonClips(d.source, bands, clouds, *drawn)
+        else:
+            source = SeriesClips(find_series(d.source, bands, clouds, d.s2_offset), *drawn)
     return Clips(source, d.batch_size, recipe.train.max_steps, d.workers)
 
 

@@ -55,7 +55,9 @@ def test_an_image_branch_that_does_not_fit_is_refused(run):
     video = geossl.load_encoder(run / "encoder.safetensors")
     with pytest.raises(WeightsError, match="is series_vit; it must be a plain vit"):
         given_image_branch(str(run / "encoder.safetensors"), video)
-    other = SeriesViT(type(video.spec).from_dict(video.spec.to_dict() | {"patch_px": 8}))
+    other = SeriesViT(
+        type(video.spec).from_dict(video.spec.to_dict() | {"patch_px": 8, "window_px": 16, "margin_px": 0})
+    )
     with pytest.raises(WeightsError, match="has patches of 4 px; the recipe says 8 px"):
         given_image_branch(str(run / "image_encoder.safetensors"), other)
 
@@ -90,7 +92,7 @@ def test_ordinary_video_is_learned_from_folders_of_frames(tmp_path):
     [
         ("data.chip_px=18", "data.chip_px=18 must be a multiple of the 4-px patch"),
         ("data.chip_px=4", "less than two patches"),
-        ("encoder.margin_px=16", "encoder.margin_px=16 leaves nothing of a window of 32 px"),
+        ("encoder.margin_px=12", "encoder.margin_px=12 leaves nothing of a window of 20 px"),
         ("encoder.tubelet=3", "data.frames=8 must be a multiple of encoder.tubelet=3"),
         ("encoder.dim=90", "must be a multiple of 4 and of encoder.heads=4"),
         ("objective.decoder_dim=48", "must be a multiple of 32"),

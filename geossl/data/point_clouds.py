@@ -84,16 +84,17 @@ class ShapeClouds(CloudSource):
 
     def __init__(self, source: str | Path, points: int) -> None:
         shapes = read_shapes(source)
-        self.clouds = [cloud for cloud, test in zip(shapes.clouds, shapes.test, strict=True) if not test]
-        self.points = points
+        self.clouds, self.rows, self.points = shapes.clouds, np.flatnonzero(~shapes.test), points
+        if not len(self.rows):
+            raise InputError(f"data.source={str(source)!r} holds test objects only; pretraining leaves those out")
 
     def draw(self, rng: np.random.Generator) -> Float[ndarray, "n c"]:
         """See CloudSource."""
-        return drawn(self.clouds[rng.integers(len(self.clouds))], self.points, rng)
+        return drawn(self.clouds[int(self.rows[rng.integers(len(self.rows))])], self.points, rng)
 
     def describe(self) -> dict[str, Any]:
         """See CloudSource."""
-        return {"objects": len(self.clouds)}
+        return {"objects": len(self.rows)}
 
 
 def augmented(

@@ -1,13 +1,16 @@
 """Whole objects as point sets: a file per object, a folder per class, or one ``.npz``."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
+from torch import Tensor
 
 from geossl.data.labelled import LabelledSet
 from geossl.errors import InputError, MissingFileError
@@ -20,16 +23,54 @@ class Shapes:
     """Objects, and their classes where known.
 
     Args:
-        clouds: x, y, z per point of each.
+        clouds: x, y, z per point of each; files are read when asked for.
         labels: Class number of each; empty without classes.
         classes: Names.
         test: Which belong to the official test part.
     """
 
-    clouds: list[Float[ndarray, "_ 3"]]
+    clouds: Sequence[Float[ndarray, "_ 3"]]
     labels: Int[ndarray, " n"]
     classes: tuple[str, ...]
     test: ndarray
+
+
+class ShapeFiles(Sequence[Float[ndarray, "_ 3"]]):
+    """Objects of files, read when asked for: a set may be larger than memory.
+
+    Args:
+        paths: One object each.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = paths
+
+    def __len__(self) -> int:
+        """Number of objects."""
+        return len(self.paths)
+
+    def __getitem__(self, i: Any) -> Any:
+        """Points of one."""
+        return read_shape(self.paths[i])
+
+
+class CloudTensors(Sequence[Tensor]):
+    """The same as tensors.
+
+    Args:
+        clouds: Points of objects.
+    """
+
+    def __init__(self, clouds: Sequence[Float[ndarray, "_ 3"]]) -> None:
+        self.clouds = clouds
+
+    def __len__(self) -> int:
+        """Number of objects."""
+        return len(self.clouds)
+
+    def __getitem__(self, i: Any) -> Any:
+        """Points of one."""
+        return torch.from_numpy(self.clouds[i])
 
 
 def read_shapes(source: str | Path) -> Shapes:
@@ -38,7 +79,8 @@ def read_shapes(source: str | Path) -> Shapes:
     Args:
         source: ``.npz`` with ``x`` (objects, points, 3) and, if known, ``y`` and ``class_names``; or ``x_train``,
             ``y_train``, ``x_test``, ``y_test``. Or a folder of ``.npy``, ``.xyz`` or ``.txt`` files, one object each
-            with x, y, z in the first columns; sub-folders are classes, ``train`` and ``test`` above them a split.
+            with x, y, z in the first columns; sub-folders are classes, ``train`` and ``test`` above them a split. Or
+            ShapeNet-55 as it is given out, ``shapenet_pc/`` and ``ShapeNet-55/{train,test}.txt``.
 
     Raises:
         InputError: If there is nothing to read, or it is not what was expected.
@@ -48,6 +90,8 @@ def read_shapes(source: str | Path) -> Shapes:
         return npz_shapes(path)
     if not path.is_dir():
         raise MissingFileError(f"{str(source)!r} is no folder of point sets and no .npz file")
+    if (path / "shapenet_pc").is_dir() and (path / "ShapeNet-55").is_dir():
+        return shapenet(path)
     files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
     if not files:
         raise InputError(f"{path} holds no point sets ({', '.join(sorted(SUFFIXES))})")
@@ -55,7 +99,26 @@ def read_shapes(source: str | Path) -> Shapes:
     classes = tuple(sorted(set(owners))) if all(owners) else ()
     labels = np.array([classes.index(o) for o in owners] if classes else [], dtype=np.int64)
     test = np.array(["test" in p.relative_to(path).parts[:-1] for p in files])
-    return Shapes([read_shape(p) for p in files], labels, classes, test)
+    read_shape(files[0])  # a folder of something else is said before work starts
+    return Shapes(ShapeFiles(files), labels, classes, test)
+
+
+def shapenet(root: Path) -> Shapes:
+    """ShapeNet-55: files named ``SYNSET-MODEL.npy`` in one folder, and a list of them for each part."""
+    parts = []
+    for part in ("train", "test"):
+        path = root / "ShapeNet-55" / f"{part}.txt"
+        if not path.is_file():
+            raise MissingFileError(f"{path} does not exist; it lists the files of that part, one name per line")
+        parts.append(path.read_text(encoding="utf-8").split())
+    names = [name for part in parts for name in part]
+    files = [root / "shapenet_pc" / name for name in names]
+    if not names or not files[0].is_file():
+        raise MissingFileError(f"{root / 'shapenet_pc'} does not hold the files of {root / 'ShapeNet-55'}")
+    owners = [name.split("-")[0] for name in names]
+    classes = tuple(sorted(set(owners)))
+    labels = np.array([classes.index(owner) for owner in owners], dtype=np.int64)
+    return Shapes(ShapeFiles(files), labels, classes, np.arange(len(files)) >= len(parts[0]))
 
 
 def shape_set(source: str | Path) -> LabelledSet:
@@ -68,7 +131,7 @@ def shape_set(source: str | Path) -> LabelledSet:
     if len(shapes.classes) < 2:
         raise InputError(f"{source} holds no two classes; expected y and class_names, or a folder per class")
     part = np.where(shapes.test, 2, 0).astype(np.int64) if shapes.test.any() else None
-    items = [torch.from_numpy(cloud) for cloud in shapes.clouds]
+    items = CloudTensors(shapes.clouds)
     return LabelledSet(Path(source).stem, items, shapes.labels, shapes.classes, part=part)
 
 

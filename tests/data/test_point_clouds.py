@@ -4,7 +4,7 @@ import torch
 
 from geossl import recipe
 from geossl.api.pretraining import prepare
-from geossl.data.point_clouds import augmented, rotation
+from geossl.data.point_clouds import augmented, cloud_source, rotation
 from geossl.data.shapes import drawn, read_shapes, unit_sphere
 from geossl.errors import InputError, MissingFileError, UnknownNameError
 from tests.scans import scene, write_scan
@@ -27,6 +27,43 @@ def test_objects_come_from_folders_with_classes_and_a_split(tmp_path):
     found = {(shapes.classes[y], bool(t)): c for c, y, t in zip(shapes.clouds, shapes.labels, shapes.test, strict=True)}
     assert set(found) == {("chair", False), ("table", False), ("table", True)}
     np.testing.assert_allclose(found["table", True], cube(seed=2), atol=1e-9)
+
+
+def test_shapenet_is_read_as_it_is_given_out(tmp_path):
+    names = {"train": ["02691156-a1.npy", "03001627-b2.npy"], "test": ["02691156-c3.npy"]}
+    (tmp_path / "shapenet_pc").mkdir()
+    (tmp_path / "ShapeNet-55").mkdir()
+    for part, files in names.items():
+        (tmp_path / f"ShapeNet-55/{part}.txt").write_text("\n".join(files) + "\n")
+        for i, name in enumerate(files):
+            np.save(tmp_path / "shapenet_pc" / name, cube(seed=i).astype(np.float32))
+    shapes = read_shapes(tmp_path)
+    assert shapes.classes == ("02691156", "03001627")
+    assert shapes.labels.tolist() == [0, 1, 0]
+    assert shapes.test.tolist() == [False, False, True]
+    np.testing.assert_allclose(shapes.clouds[1], cube(seed=1), rtol=1e-6)
+    data, _ = prepare(recipe.load("point_cmae_base", [f"data.source={tmp_path}", "data.batch_size=2"]))
+    assert data.describe() == {"objects": 2}
+    (tmp_path / "ShapeNet-55/test.txt").unlink()
+    with pytest.raises(MissingFileError, match=r"test.txt does not exist; it lists the files"):
+        read_shapes(tmp_path)
+
+
+def test_objects_are_read_when_they_are_drawn(tmp_path):
+    for name in ("a", "b"):
+        np.save(tmp_path / f"{name}.npy", cube())
+    shapes = read_shapes(tmp_path)
+    (tmp_path / "b.npy").write_bytes(b"broken")
+    assert len(shapes.clouds) == 2
+    with pytest.raises(InputError, match=r"b.npy cannot be read"):
+        shapes.clouds[1]
+
+
+def test_a_set_of_test_objects_alone_teaches_nothing(tmp_path):
+    (tmp_path / "test").mkdir()
+    np.save(tmp_path / "test" / "a.npy", cube())
+    with pytest.raises(InputError, match="holds test objects only"):
+        cloud_source(tmp_path, 10, (), None, 0.0)
 
 
 def test_objects_come_from_one_file_with_or_without_a_split(tmp_path):
@@ -122,7 +159,5 @@ def test_settings_that_do_not_fit_the_data_are_refused(tmp_path, changes, error,
 
 
 def test_an_unknown_feature_is_named():
-    from geossl.data.point_clouds import cloud_source
-
     with pytest.raises(UnknownNameError, match="did you mean 'intensity'"):
         cloud_source("sample", 10, ("intensty",), None, 0.0)

@@ -112,7 +112,8 @@ def source_graph(settings: Graphs) -> Data:
         return graph_from_geodataframe(read_places(source), features, settings.edges, smooth=settings.smooth)
     if source.suffix in RASTERS:
         return graph_from_raster(source, **style)
-    return parcels.smoothed(read_graph(source), settings.smooth)
+    edges = None if settings.edges == Graphs().edges else settings.edges  # nodes of a file need not be places
+    return parcels.smoothed(read_graph(source, edges), settings.smooth)
 
 
 def read_places(path: Path) -> gpd.GeoDataFrame:

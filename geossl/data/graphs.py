@@ -15,18 +15,40 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torch_geometric.data import Batch, Data
 
+from geossl.data.similar_nodes import similar_nodes
 from geossl.errors import InputError, MissingFileError
 
 SPLITS = ("train", "val", "test")
 SPARSE_BELOW = 0.25  # share of features that are not zero below which a file holds those alone
 
 
-def read_graph(source: str | Path | Data | Dataset) -> Data:
+class NodeRows:
+    """Features of nodes by number, as a dense tensor (b c), of a matrix that may be sparse.
+
+    Args:
+        x: All of them (n c), dense or CSR.
+    """
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+
+    def __len__(self) -> int:
+        """Number of nodes."""
+        return self.x.shape[0]
+
+    def __getitem__(self, rows: Int[Tensor, " b"]) -> Float[Tensor, "b c"]:
+        """Features of some."""
+        return dense_rows(self.x, rows.numpy())
+
+
+def read_graph(source: str | Path | Data | Dataset, edges: str | None = None) -> Data:
     """One graph, or the union of many, checked.
 
     Args:
         source: PyG ``Data``; a PyG data set such as ``Planetoid`` or ``TUDataset``; an ``.npz`` file as ``write_graph``
             makes it; or a folder with ``NAME.txt``, ``NAME_graph.txt`` and ``NAME_label.txt`` as of SDCN.
+        edges: ``knn:5``: every node with the five nearest by its features, whatever edges the source has; then it may
+            have none. ``knn:5:words``: with the five that share most words; see ``similar_nodes``.
 
     Returns:
         ``x`` (n c) float32, sparse CSR if the file holds it so; ``edge_index`` (2 e) both directions, without
@@ -37,24 +59,28 @@ def read_graph(source: str | Path | Data | Dataset) -> Data:
         InputError: If it cannot be used; says which array and why.
     """
     if isinstance(source, Data):
-        return checked(source, "the graph")
+        return checked(source, "the graph", edges)
     if not isinstance(source, (str, Path)):
-        return from_dataset(source)
+        return from_dataset(source, edges)
     path = Path(source)
     if path.is_dir():
-        return from_text(path)
+        return from_text(path, edges)
     if not path.is_file():
         raise MissingFileError(f"graph file {str(path)!r} does not exist")
     if path.suffix != ".npz":
         raise InputError(f"{path} is no graph file; expected .npz (geossl.write_graph makes one of any PyG data set)")
-    return from_npz(path)
+    return from_npz(path, edges)
 
 
-def from_dataset(dataset: Any) -> Data:
+def from_dataset(dataset: Any, edges: str | None) -> Data:
     """The graphs of a PyG data set."""
     graphs = [dataset[i] for i in range(len(dataset))]
     if len(graphs) == 1:
-        return checked(graphs[0], type(dataset).__name__)
+        return checked(graphs[0], type(dataset).__name__, edges)
+    if edges is not None:
+        raise InputError(
+            f"edges={edges!r} would join the {len(graphs)} graphs of {type(dataset).__name__}; leave it out"
+        )
     if any(g.x is None for g in graphs):
         graphs = degrees_as_features(graphs)
     joined = Batch.from_data_list(graphs)
@@ -74,31 +100,38 @@ def degrees_as_features(graphs: list[Data], most: int = 400) -> list[Data]:
     ]
 
 
-def checked(data: Data, name: str) -> Data:
-    """A copy with plain edges and float features.
+def checked(data: Data, name: str, edges: str | None = None) -> Data:
+    """A copy with plain edges, those of its features where ``edges`` says so, and float features.
 
     Raises:
         InputError: If features or edges are missing, do not fit each other, or are not finite.
     """
-    if data.get("x") is None or data.get("edge_index") is None:
-        raise InputError(f"{name} has no {'x' if data.get('x') is None else 'edge_index'}; a graph needs both")
+    missing = [key for key in ("x", "edge_index") if data.get(key) is None and (key == "x" or edges is None)]
+    if missing:
+        hint = "" if "x" in missing else "; or make edges of its features: data.edges=knn:5"
+        raise InputError(f"{name} has no {missing[0]}; a graph needs both{hint}")
     nodes = data.x.shape[0]
     if data.x.ndim != 2 or not nodes or not data.x.shape[1]:
         raise InputError(f"x of {name} has shape {tuple(data.x.shape)}; expected nodes by features, at least 1 x 1")
-    edges = data.edge_index
-    if edges.ndim != 2 or edges.shape[0] != 2:
-        raise InputError(f"edge_index of {name} has shape {tuple(edges.shape)}; expected 2 by edges")
-    if edges.numel() and not 0 <= int(edges.min()) <= int(edges.max()) < nodes:
-        raise InputError(f"edge_index of {name} names nodes {int(edges.min())} to {int(edges.max())}; it has {nodes}")
     values = data.x.values() if data.x.layout == torch.sparse_csr else data.x
     if not torch.isfinite(values).all():
         raise InputError(f"x of {name} holds NaN or infinite numbers; fill or drop these nodes first")
+    if edges is None:
+        pairs = data.edge_index
+    else:
+        pairs = torch.from_numpy(similar_nodes(scipy_csr(data.x) if values is not data.x else data.x.numpy(), edges))
+    if pairs.ndim != 2 or pairs.shape[0] != 2:
+        raise InputError(f"edge_index of {name} has shape {tuple(pairs.shape)}; expected 2 by edges")
+    if pairs.numel() and not 0 <= int(pairs.min()) <= int(pairs.max()) < nodes:
+        raise InputError(f"edge_index of {name} names nodes {int(pairs.min())} to {int(pairs.max())}; it has {nodes}")
     out = copy.copy(data)
     out.x = data.x.float()
-    out.edge_index = plain_edges(edges, nodes)
+    out.edge_index = plain_edges(pairs, nodes)
     for key in ("y", "batch", *(f"{s}_mask" for s in SPLITS)):
         if out.get(key) is not None and len(out[key]) != nodes:
             raise InputError(f"{key} of {name} has {len(out[key])} values for {nodes} nodes; expected one each")
+    if out.get("batch") is not None and (int(out.batch.min()) or len(out.batch.unique()) <= int(out.batch.max())):
+        raise InputError(f"batch of {name} must number its graphs 0, 1, 2 ... without gaps")
     return out
 
 
@@ -110,50 +143,57 @@ def plain_edges(edges: Int[Tensor, "2 e"], nodes: int) -> Int[Tensor, "2 f"]:
     return torch.from_numpy(np.stack([codes // nodes, codes % nodes]))
 
 
-def from_npz(path: Path) -> Data:
+def from_npz(path: Path, edges: str | None) -> Data:
     """Read arrays; never a pickle."""
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
     except (ValueError, OSError, EOFError, KeyError):
         raise InputError(f"{path} cannot be read as .npz of plain arrays; write it with geossl.write_graph") from None
-    if "x_data" in arrays:
-        parts = (arrays["x_data"].astype(np.float32), arrays["x_indices"], arrays["x_indptr"])
-        x = sparse(sp.csr_matrix(parts, shape=tuple(arrays["x_shape"])))
-    elif "x" in arrays:
-        x = torch.from_numpy(arrays["x"].astype(np.float32))
-    else:
-        raise InputError(f"{path} holds {', '.join(sorted(arrays))}; expected x (or x_data, ...) and edge_index")
-    if "edge_index" not in arrays:
-        raise InputError(f"{path} holds {', '.join(sorted(arrays))}; expected edge_index, too")
-    data = Data(x=x, edge_index=torch.from_numpy(arrays["edge_index"].astype(np.int64)))
-    for key in ("y", "batch", "graph_y"):
-        if key in arrays:
-            data[key] = torch.from_numpy(arrays[key].astype(np.int64))
-    for split in SPLITS:
-        if f"{split}_idx" in arrays:
-            mask = np.zeros(x.shape[0], dtype=bool)
-            mask[arrays[f"{split}_idx"]] = True
-            data[f"{split}_mask"] = torch.from_numpy(mask)
+    try:
+        if "x_data" in arrays:
+            parts = (arrays["x_data"].astype(np.float32), arrays["x_indices"], arrays["x_indptr"])
+            x = sparse(sp.csr_matrix(parts, shape=tuple(arrays["x_shape"])))
+        elif "x" in arrays:
+            x = torch.from_numpy(arrays["x"].astype(np.float32))
+        else:
+            raise InputError(f"{path} holds {', '.join(sorted(arrays))}; expected x (or x_data, ...) and edge_index")
+        data = Data(x=x)
+        for key in ("edge_index", "y", "batch", "graph_y"):
+            if key in arrays:
+                data[key] = torch.from_numpy(arrays[key].astype(np.int64, casting="same_kind"))
+        for split in SPLITS:
+            if f"{split}_idx" in arrays:
+                mask = np.zeros(x.shape[0], dtype=bool)
+                mask[arrays[f"{split}_idx"]] = True
+                data[f"{split}_mask"] = torch.from_numpy(mask)
+    except (ValueError, TypeError, IndexError, KeyError, RuntimeError) as error:
+        raise InputError(
+            f"{path} holds arrays that make no graph ({error}); write it with geossl.write_graph"
+        ) from None
     if "names" in arrays:
         data.names = tuple(str(n) for n in arrays["names"])
-    return checked(data, str(path))
+    return checked(data, str(path), edges)
 
 
-def from_text(folder: Path) -> Data:
+def from_text(folder: Path, edges: str | None) -> Data:
     """A folder in the layout of SDCN's data."""
-    graphs = sorted(folder.glob("*_graph.txt"))
-    name = graphs[0].name.removesuffix("_graph.txt") if graphs else "NAME"
-    features, labels = folder / f"{name}.txt", folder / f"{name}_label.txt"
-    if len(graphs) != 1 or not features.is_file():
-        raise InputError(f"{folder} holds no NAME.txt with one NAME_graph.txt; expected features and edges as text")
+    found: dict[str, list[Path]] = {"_graph": [], "_label": [], "": []}
+    for path in sorted(folder.glob("*.txt")):
+        found[path.stem[-6:] if path.stem[-6:] in found else ""].append(path)
+    if len(found[""]) != 1 or (len(found["_graph"]) != 1 and edges is None):
+        held = ", ".join(path.name for paths in found.values() for path in paths) or "no .txt"
+        raise InputError(f"{folder} holds {held}; expected one NAME.txt of features and one NAME_graph.txt of edges")
+    labels = folder / f"{found[''][0].stem}_label.txt"
     try:
-        x = torch.from_numpy(np.loadtxt(features, dtype=np.float32, ndmin=2))
-        edges = torch.from_numpy(np.loadtxt(graphs[0], dtype=np.int64, ndmin=2).T.copy())
-        y = torch.from_numpy(np.loadtxt(labels, dtype=np.int64)) if labels.is_file() else None
+        data = Data(x=torch.from_numpy(np.loadtxt(found[""][0], dtype=np.float32, ndmin=2)))
+        if edges is None:
+            data.edge_index = torch.from_numpy(np.loadtxt(found["_graph"][0], dtype=np.int64, ndmin=2).T.copy())
+        if labels.is_file():
+            data.y = torch.from_numpy(np.loadtxt(labels, dtype=np.int64))
     except ValueError as error:
         raise InputError(f"{folder} cannot be read as tables of numbers ({error})") from None
-    return checked(Data(x=x, edge_index=edges, y=y), str(folder))
+    return checked(data, str(folder), edges)
 
 
 def write_graph(path: str | Path, graph: str | Path | Data | Dataset) -> Path:

@@ -1,19 +1,21 @@
 """SCGC and SCGC*: cluster the nodes of a graph by their own features; the graph enters through the loss alone.
 
 Paper: Kulatilleke, Portmann, Chandra, 2022, arXiv:2204.12656. Not the other method of that abbreviation (Liu et al.).
-Batch: PyG ``Data`` with ``x`` (n c) and ``edge_index`` (2 e), both directions of every edge.
+Batch: PyG ``Data`` with ``x`` (n c) and ``edge_index`` (2 e), both directions of every edge; of a sampled graph also
+``core`` (n,), those that were drawn: both losses are theirs, the others are neighbours and negatives.
 First an autoencoder learns the features, then k-means gives centres, then contrast and sharpening go on together.
 Differs from the authors' code: the autoencoder is trained here (there, weights are read from a pickle), and labels
 play no part (there, the epoch reported is the one that agrees best with them).
 """
 
 import warnings
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import scipy.sparse as sp
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from sklearn.cluster import KMeans
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -25,6 +27,19 @@ from geossl.models.graph_layers import NodeMLP, mlp
 
 LEAST = 1e-4  # a walk less likely than this is forgotten, so that powers stay sparse
 SMALLEST = 0.001  # share of the nodes below which a cluster counts as empty
+MOST = 100_000  # nodes k-means looks at; of more, so many at random
+BLOCK = 8192  # nodes encoded at a time for k-means
+
+
+@runtime_checkable
+class Rows(Protocol):
+    """Features of nodes by number: a tensor (n c), or what reads as one."""
+
+    def __len__(self) -> int:
+        """Number of nodes."""
+
+    def __getitem__(self, rows: Int[Tensor, " b"]) -> Float[Tensor, "b c"]:
+        """Features of some."""
 
 
 def walk_weights(
@@ -64,6 +79,7 @@ def contrast(
     weights: Float[Tensor, " p"],
     tau: float,
     block: int = 8192,
+    core: Bool[Tensor, " n"] | None = None,
 ) -> Float[Tensor, ""]:
     """Neighbours against all nodes, over unit vectors.
 
@@ -74,6 +90,7 @@ def contrast(
         tau: Factor on the cosine (an inverse temperature); a node's cosine with itself counts as 0.
         block: Nodes compared with all others at a time. With more nodes than that their exponentials are computed
             again for the gradient instead of kept: memory is ``block`` times n floats, and the value is the same.
+        core: Nodes that are compared with all; None: all are.
 
     Source: the paper's contrastive loss, as its code has it.
     """
@@ -91,7 +108,8 @@ def contrast(
     else:
         parts = [checkpoint(all_of, rows, use_reentrant=False) for rows in unit.split(block)]
         everyone = torch.cat(parts)
-    return -(near / everyone + 1e-8).log().mean()
+    terms = -(near / everyone + 1e-8).log()
+    return terms.mean() if core is None else terms[core].mean()
 
 
 def sharpened(labels: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
@@ -114,6 +132,7 @@ class SCGC(SSLMethod):
         tau: Factor on the cosine.
         alpha: Weight of the contrast.
         beta: Weight of the sharpening.
+        nodes: Features of all nodes, where batches hold some of them: autoencoder and k-means always see all.
         seed: Seeds batches and k-means.
     """
 
@@ -129,6 +148,7 @@ class SCGC(SSLMethod):
         tau: float = 0.25,
         alpha: float = 1.0,
         beta: float = 0.1,
+        nodes: Rows | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(encoder, optim, seed)
@@ -138,6 +158,7 @@ class SCGC(SSLMethod):
         self.autoencoder_steps, self.autoencoder_batch = autoencoder_steps, autoencoder_batch
         self.reconstruct, self.accumulate, self.order = reconstruct, accumulate, order
         self.tau, self.alpha, self.beta = tau, alpha, beta
+        self.nodes = nodes
 
     def losses(self, batch: Data) -> dict[str, Float[Tensor, ""]]:
         """``contrast``, ``cluster`` and ``rebuild``; the first two are 0 while the autoencoder is trained."""
@@ -149,8 +170,8 @@ class SCGC(SSLMethod):
 
     def feature_losses(self, batch: Data, step: int) -> dict[str, Float[Tensor, ""]]:
         """The terms of an update of the autoencoder."""
-        rows = self.autoencoder_rows(len(batch.x), step).to(batch.x.device)
-        x = self.encoder.normalize(batch.x[rows])
+        nodes: Rows = batch.x if self.nodes is None else self.nodes
+        x = self.encoder.normalize(nodes[self.autoencoder_rows(len(nodes), step)].to(batch.x.device))
         zero = x.new_zeros(())
         self.readings["smallest_cluster"] = zero  # columns of metrics.csv are the same in both phases
         return {"contrast": zero, "cluster": zero, "rebuild": F.mse_loss(self.decoder(self.encoder(x)), x)}
@@ -163,16 +184,22 @@ class SCGC(SSLMethod):
         return torch.from_numpy(rng.permutation(nodes)[part * size : (part + 1) * size])
 
     def start_clusters(self, batch: Data) -> None:
-        """Centres from k-means of the codes, the largest cluster first; the optimiser starts afresh.
+        """Centres from k-means of the codes of all nodes, the largest cluster first; the optimiser starts afresh.
+
+        Of more than ``MOST`` nodes, so many drawn at random.
 
         Raises:
             InputError: If there are fewer nodes than clusters.
         """
-        count = len(self.encoder.centres)
+        count, nodes = len(self.encoder.centres), batch.x if self.nodes is None else self.nodes
+        if len(nodes) < count:
+            raise InputError(f"objective.clusters={count} is more than the {len(nodes)} nodes of the graph")
+        rows = torch.arange(len(nodes))
+        if len(nodes) > MOST:
+            rows = torch.randperm(len(nodes), generator=torch.Generator().manual_seed(self.seed))[:MOST]
         with torch.no_grad():
-            codes = self.encoder(self.encoder.normalize(batch.x)).cpu().numpy()
-        if len(codes) < count:
-            raise InputError(f"objective.clusters={count} is more than the {len(codes)} nodes of the graph")
+            parts = [self.encoder(self.encoder.normalize(nodes[r].to(batch.x.device))) for r in rows.split(BLOCK)]
+        codes = torch.cat(parts).cpu().numpy()
         found = KMeans(count, n_init=20, random_state=self.seed).fit(codes)
         order = np.argsort(-np.bincount(found.labels_, minlength=count), kind="stable")
         self.encoder.centres.data.copy_(torch.from_numpy(found.cluster_centers_[order]))
@@ -186,10 +213,11 @@ class SCGC(SSLMethod):
         pairs, weights = batch.walks
         x = self.encoder.normalize(batch.x)
         codes = self.encoder(x)
-        labels = self.encoder.soft_labels(codes)
+        core = batch.get("core")
+        labels = self.encoder.soft_labels(codes if core is None else codes[core])
         self.readings["smallest_cluster"] = self.smallest(labels)
         terms = {
-            "contrast": self.alpha * contrast(codes, pairs, weights, self.tau),
+            "contrast": self.alpha * contrast(codes, pairs, weights, self.tau, core=core),
             "cluster": self.beta * F.kl_div(labels.log(), sharpened(labels), reduction="batchmean"),
         }
         terms["rebuild"] = F.mse_loss(self.decoder(codes), x) if self.reconstruct else codes.new_zeros(())

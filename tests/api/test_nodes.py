@@ -169,6 +169,42 @@ def test_a_resumed_run_ends_at_the_same_weights(runs, parcels, dies_at, tmp_path
     assert (rows.contrast[rows.step > 150] > 0).all()
 
 
+def test_a_sampled_run_ends_near_the_whole_one(parcels, tmp_path):
+    tiny = ["encoder.dim=4", "encoder.widths=[16]", "objective.autoencoder_steps=60", "train.max_steps=90"]
+    changes = [f"data.source={parcels[0]}", "data.edges=rook", "objective.clusters=3", *tiny]
+    found = []
+    for name, sampling in (("whole", []), ("sampled", ["data.batch_nodes=144", "data.neighbours=8"])):
+        run = geossl.pretrain(recipe.load("scgc", [*changes, *sampling, f"out={tmp_path / name}"]))
+        found.append(geossl.load_encoder(run / "encoder.safetensors").state_dict())
+    for name in found[0]:
+        torch.testing.assert_close(found[0][name], found[1][name], atol=1e-3, rtol=1e-3)
+
+
+def test_features_without_edges_are_joined_to_their_nearest(parcels, tmp_path):
+    x = torch.from_numpy(gpd.read_file(parcels[0])[list("abcde")].to_numpy())
+    np.savez(tmp_path / "x.npz", x=x.numpy())
+    settings = ["objective.clusters=3", *TINY, f"out={tmp_path / 'run'}", f"data.source={tmp_path / 'x.npz'}"]
+    done = CliRunner().invoke(main, ["pretrain", "scgc", *settings])
+    assert done.exit_code == 2
+    assert "has no edge_index; a graph needs both; or make edges of its features: data.edges=knn:5" in done.output
+    assert not (tmp_path / "run").exists()
+    done = CliRunner().invoke(main, ["pretrain", "scgc", *settings, "data.edges=knn:5"])
+    assert done.exit_code == 0, done.output
+    encoder = str(tmp_path / "run" / "encoder.safetensors")
+    done = CliRunner().invoke(main, ["graph", "--encoder", encoder, "--out", str(tmp_path / "c.csv")])
+    assert done.exit_code == 0, done.output
+    found = pd.read_csv(tmp_path / "c.csv").cluster
+    for crop in range(3):
+        assert found[parcels[1] == crop].value_counts(normalize=True).iloc[0] > 0.9
+
+
+def test_more_clusters_than_nodes_are_refused_before_anything_is_trained(parcels, tmp_path):
+    settings = [f"data.source={parcels[0]}", "objective.clusters=500", f"out={tmp_path / 'run'}"]
+    with pytest.raises(InputError, match=r"objective.clusters=500 is more than the 144 nodes of data.source="):
+        geossl.pretrain(recipe.load("scgc", settings))
+    assert not (tmp_path / "run").exists()
+
+
 def test_recipes_say_what_does_not_fit():
     for changes, message in (
         (["encoder.dim=10", "encoder.heads=4"], "encoder.dim=10 must be a multiple of encoder.heads=4"),

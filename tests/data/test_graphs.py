@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 from torch_geometric.data import Data, InMemoryDataset
 
 from geossl.data.graph_batches import GraphBatches, around
 from geossl.data.graphs import dense_rows, read_graph, write_graph
+from geossl.data.similar_nodes import similar_nodes
 from geossl.errors import InputError, MissingFileError
 from tests.models.test_graph_layers import random_graph
 
@@ -77,11 +79,66 @@ def test_text_as_of_sdcn_is_read(tmp_path):
         read_graph(tmp_path)
 
 
+def test_the_text_files_of_sdcn_name_how_many_neighbours_a_graph_has(tmp_path):
+    np.savetxt(tmp_path / "usps.txt", [[0.0], [1.0], [9.0]])
+    np.savetxt(tmp_path / "usps_label.txt", [0, 0, 1], fmt="%d")
+    with pytest.raises(InputError, match=r"holds usps_label.txt, usps.txt; expected one NAME.txt .* NAME_graph.txt"):
+        read_graph(tmp_path)
+    assert read_graph(tmp_path, "knn:1").edge_index.tolist() == [[0, 1, 1, 2], [1, 0, 2, 1]]
+    np.savetxt(tmp_path / "usps3_graph.txt", [[0, 2]], fmt="%d")
+    assert read_graph(tmp_path).edge_index.tolist() == [[0, 2], [2, 0]]
+    assert read_graph(tmp_path).y.tolist() == [0, 0, 1]
+
+
+def test_nearest_nodes_equal_a_loop_over_distances():
+    x = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
+    distance = ((x[:, None] - x[None]) ** 2).sum(2)
+    np.fill_diagonal(distance, np.inf)
+    expected = {(i, j) for i in range(40) for j in np.argsort(distance[i])[:3]}
+    for features in (x, sp.csr_matrix(x)):
+        assert set(zip(*similar_nodes(features, "knn:3").tolist(), strict=True)) == expected
+
+
+def test_a_twin_is_the_nearest_node_and_never_the_node_itself():
+    assert similar_nodes(np.array([[1.0], [1.0], [5.0]]), "knn:1").tolist()[1][:2] == [1, 0]
+
+
+def test_shared_words_count_once_and_over_the_words_of_both(monkeypatch):
+    monkeypatch.setattr("geossl.data.similar_nodes.BLOCK", 2)
+    x = np.array([[1, 0, 0, 0], [7, 0, 0, 0], [1, 1, 1, 1], [0, 1, 1, 1]], dtype=np.float32)
+    has = (x > 0) / (x > 0).sum(1, keepdims=True)
+    alike = has @ has.T
+    np.fill_diagonal(alike, -1)
+    assert similar_nodes(x, "knn:1:words").tolist() == [[0, 1, 2, 3], alike.argmax(1).tolist()]
+    assert alike.argmax(1).tolist() == [1, 0, 0, 2]
+
+
+@pytest.mark.parametrize("edges", ["knn", "knn:0", "knn:50", "knn:x", "knn:3:cosine", "rook", "distance:3"])
+def test_edges_that_cannot_be_made_are_refused(edges):
+    with pytest.raises(InputError, match=f"edges='{edges}' (is not understood|needs at least 1 neighbour)"):
+        read_graph(words(), edges)
+
+
+def test_edges_from_features_replace_those_of_the_source(tmp_path):
+    graph = words()
+    graph.x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+    again = read_graph(write_graph(tmp_path / "g.npz", graph), "knn:4")
+    assert torch.equal(again.edge_index, read_graph(Data(x=graph.x), "knn:4").edge_index)
+    assert not torch.equal(again.edge_index, graph.edge_index)
+    assert int(torch.bincount(again.edge_index[0]).min()) >= 4
+    with pytest.raises(InputError, match="would join the 2 graphs of Small"):
+        read_graph(Small([words(), words()]), "knn:3")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"x": None}, "has no x; a graph needs both"),
-        ({"edge_index": None}, "has no edge_index"),
+        (
+            {"edge_index": None},
+            "has no edge_index; a graph needs both; or make edges of its features: data.edges=knn:5",
+        ),
+        ({"batch": torch.arange(50) * 2}, "must number its graphs 0, 1, 2"),
         ({"x": torch.ones(50)}, "expected nodes by features"),
         ({"edge_index": torch.tensor([[0, 99], [1, 2]])}, "names nodes 0 to 99; it has 50"),
         ({"edge_index": torch.zeros(3, 2, dtype=torch.int64)}, "expected 2 by edges"),
@@ -111,6 +168,25 @@ def test_files_that_are_no_graphs_are_refused(tmp_path):
         read_graph(tmp_path / "other.npz")
     with pytest.raises(InputError, match=r"must end in \.npz"):
         write_graph(tmp_path / "g.csv", words())
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"x": np.array([["a"], ["b"]]), "edge_index": np.zeros((2, 0), int)},
+        {"x": np.ones((2, 1)), "edge_index": np.array([[0.5], [1.0]])},
+        {"x": np.ones((2, 1)), "edge_index": np.zeros((2, 0), int), "train_idx": np.array([9])},
+        {"x": np.ones((2, 1)), "edge_index": np.zeros((2, 0), int), "y": np.array(["a", "b"])},
+        {"x_data": np.ones(1), "edge_index": np.zeros((2, 0), int)},
+        {"x_data": np.ones(1), "x_indices": np.array([7]), "x_indptr": np.array([0, 1]), "x_shape": np.array([1, 3]),
+         "edge_index": np.zeros((2, 0), int)},
+    ],
+)  # fmt: skip
+def test_arrays_that_make_no_graph_are_told_in_one_line(arrays, tmp_path):
+    np.savez(tmp_path / "g.npz", **arrays)
+    with pytest.raises(InputError, match="holds arrays that make no graph") as caught:
+        read_graph(tmp_path / "g.npz")
+    assert "\n" not in str(caught.value)
 
 
 def test_the_whole_graph_is_one_batch_made_once():

@@ -7,6 +7,8 @@ import torch
 from sklearn.cluster import KMeans
 from torch_geometric.data import Data
 
+from geossl.data.graph_batches import GraphBatches
+from geossl.data.graphs import NodeRows
 from geossl.errors import InputError, Note
 from geossl.methods.base import OptimConfig
 from geossl.methods.scgc import SCGC, contrast, sharpened, walk_weights
@@ -185,6 +187,61 @@ def test_centres_are_those_of_k_means_with_the_largest_cluster_first():
     nearest = method.encoder.soft_labels(method.encoder(batch.x)).argmax(1)
     sizes = torch.bincount(nearest, minlength=3).tolist()
     assert sizes == sorted(sizes, reverse=True)
+
+
+def test_k_means_of_very_many_nodes_looks_at_a_draw_of_them(monkeypatch):
+    monkeypatch.setattr("geossl.methods.scgc.MOST", 40)
+    monkeypatch.setattr("geossl.methods.scgc.BLOCK", 7)
+    method, batch = method_of(), batch_of(60, 100)
+    method.start_clusters(batch)
+    drawn = torch.randperm(60, generator=torch.Generator().manual_seed(0))[:40]
+    found = KMeans(3, n_init=20, random_state=0).fit(method.encoder(batch.x[drawn]).detach().numpy())
+    order = np.argsort(-np.bincount(found.labels_), kind="stable")
+    np.testing.assert_allclose(method.encoder.centres.detach().numpy(), found.cluster_centers_[order], rtol=1e-4)
+
+
+def test_a_sampled_batch_is_judged_by_the_nodes_drawn():
+    graph = batch_of(40, 60)
+    data = GraphBatches(graph, 4, batch_nodes=10, neighbours=40, hops=2)
+    part = data.batch(list(range(10)))
+    assert int(part.core.sum()) == 10 < len(part.x)
+    method = method_of(order=2, alpha=1.0)
+    found = method.graph_losses(part)
+    pairs, weights = walk_weights(part.edge_index, len(part.x), 2, accumulate=True)
+    codes = method.encoder(part.x)
+    unit = torch.nn.functional.normalize(codes, dim=1)
+    powers = (0.25 * (unit @ unit.T).fill_diagonal_(0)).exp()
+    gamma = dense(pairs, weights, len(part.x))
+    terms = -((gamma * powers).sum(1) / powers.sum(1) + 1e-8).log()
+    torch.testing.assert_close(found["contrast"], terms[:10].mean())
+    labels = method.encoder.soft_labels(codes[:10]).detach()
+    expected = scipy.stats.entropy(sharpened(labels).numpy(), labels.numpy(), axis=1).mean()
+    assert float(found["cluster"].detach()) == pytest.approx(0.1 * expected, rel=1e-3)
+
+
+def test_sampling_all_nodes_equals_the_whole_graph():
+    graph = batch_of(40, 60)
+    data = GraphBatches(graph, 4, batch_nodes=40, neighbours=40, hops=2)
+    whole, sampled = method_of(order=2, reconstruct=True), method_of(order=2, reconstruct=True, nodes=NodeRows(graph.x))
+    part = data.batch(list(range(40)))
+    for step in range(3):
+        one, two = (m.feature_losses(b, step)["rebuild"] for m, b in ((whole, graph), (sampled, part)))
+        torch.testing.assert_close(one, two)
+    whole.start_clusters(graph)
+    sampled.start_clusters(part)
+    torch.testing.assert_close(whole.encoder.centres, sampled.encoder.centres)
+    one, two = whole.graph_losses(graph), sampled.graph_losses(part)
+    for name in one:
+        torch.testing.assert_close(one[name], two[name])
+
+
+def test_a_small_batch_still_starts_from_the_centres_of_all_nodes():
+    graph = batch_of(60, 100)
+    data = GraphBatches(graph, 4, batch_nodes=5, neighbours=2, hops=1)
+    whole, sampled = method_of(), method_of(nodes=NodeRows(graph.x))
+    whole.start_clusters(graph)
+    sampled.start_clusters(data.batch(list(range(5))))
+    torch.testing.assert_close(whole.encoder.centres, sampled.encoder.centres)
 
 
 def test_the_autoencoder_sees_every_node_once_per_epoch():

@@ -2,6 +2,8 @@
 
 from geossl.api.runs.graphs import graph_batches, graph_spec, set_statistics
 from geossl.data.graph_batches import GraphBatches
+from geossl.data.graphs import NodeRows
+from geossl.errors import InputError
 from geossl.methods.scgc import SCGC
 from geossl.models.graph_layers import NodeMLP
 from geossl.recipe.graphs import SCGCRecipe
@@ -17,6 +19,9 @@ def method(recipe: SCGCRecipe, data: GraphBatches) -> SCGC:
     """The encoder and method a recipe asks for, with fresh weights."""
     settings = recipe.encoder
     objective = recipe.objective.model_dump()
+    if objective["clusters"] > data.graph.num_nodes:
+        text = f"objective.clusters={objective['clusters']} is more than the {data.graph.num_nodes} nodes"
+        raise InputError(f"{text} of data.source={recipe.data.source}; ask for fewer")
     spec = graph_spec(
         "scgc",
         "node_mlp",
@@ -29,4 +34,6 @@ def method(recipe: SCGCRecipe, data: GraphBatches) -> SCGC:
     )
     encoder = NodeMLP(spec)
     set_statistics(encoder, data.graph)
-    return SCGC(encoder, optim_config(recipe.train), seed=recipe.train.seed, **objective)
+    is_whole = recipe.data.batch_nodes is None and recipe.data.batch_graphs is None
+    nodes = None if is_whole else NodeRows(data.graph.x)
+    return SCGC(encoder, optim_config(recipe.train), nodes=nodes, seed=recipe.train.seed, **objective)

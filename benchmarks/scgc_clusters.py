@@ -2,29 +2,35 @@
 
 The headline is the last epoch of the recipe (``fixed``). ``oracle`` is the published protocol: the best epoch of each
 score by the labels, which nobody without labels can pick. ``settled`` is a stopping rule without labels: the first
-epoch at which fewer than 0.1 % of the nodes changed their cluster (that of DEC, Xie et al. 2016). The autoencoder of a
-seed is trained once, for all recipes.
+epoch at which fewer than 0.1 % of the nodes changed their cluster (that of DEC, Xie et al. 2016); ``modular`` the epoch
+of greatest modularity. The autoencoder of a seed is trained once, for all recipes.
 
-Run: python benchmarks/scgc_clusters.py acm.npz scgc_star_acm scgc_acm [--seeds 5] [--epochs 50] [--out curves.csv]
+Every seed leaves OUT_SEED.csv, and a seed that has left one is not run again: the command can be stopped, and seeds run
+elsewhere count if their files are there.
+
+Run: python benchmarks/scgc_clusters.py acm.npz scgc_star_acm scgc_acm --epochs 200 --out runs/scgc_acm [--seeds 5]
 """
 
 import argparse
 import copy
-import csv
+import os
 import resource
 import time
+from pathlib import Path
 
 import lightning as L
 import numpy as np
+import pandas as pd
 import torch
 from sklearn.cluster import KMeans
 
 from geossl import recipe as recipes
 from geossl.api import pretraining
-from geossl.data.graphs import read_graph
+from geossl.data.graphs import dense_rows, read_graph
 from geossl.evaluation.clustering import clustering_scores
 
-NAMES = ("acc", "nmi", "ari", "f1")
+NAMES = ["acc", "nmi", "ari", "f1"]
+RAW = "k-means of features"
 
 
 @torch.inference_mode()
@@ -38,6 +44,10 @@ def modularity(labels, edge_index):
     source, target = edge_index.numpy()
     ends = np.bincount(labels[source]) / len(source)
     return float((labels[source] == labels[target]).mean() - (ends**2).sum())
+
+
+def scores(truth, labels):
+    return {name: 100 * value for name, value in clustering_scores(truth, labels).items()}
 
 
 def pretrained(recipe, seed):
@@ -59,9 +69,8 @@ def trained(method, batch, truth, epochs):
     optimizer, rows, before = method.optim.build(method), [], labels_of(method, batch)
     for epoch in range(epochs + 1):
         labels = labels_of(method, batch)
-        row = {name: 100 * value for name, value in clustering_scores(truth, labels).items()}
-        row |= {"changed": float((labels != before).mean()), "modularity": modularity(labels, batch.edge_index)}
-        rows.append(row)
+        readings = {"changed": float((labels != before).mean()), "modularity": modularity(labels, batch.edge_index)}
+        rows.append({"epoch": epoch, **scores(truth, labels), **readings})
         before = labels
         if epoch < epochs:
             optimizer.zero_grad()
@@ -70,15 +79,53 @@ def trained(method, batch, truth, epochs):
     return rows
 
 
-def settled(rows, share=0.001):
-    """First epoch at which hardly a label changes; the last one if that never comes."""
-    return next((i for i, row in enumerate(rows) if i and row["changed"] < share), len(rows) - 1)
+def curves(args, seed, truth):
+    """A row per recipe and epoch of one seed, from its file if there is one."""
+    file = Path(f"{args.out}_{seed}.csv")
+    if file.exists():
+        return pd.read_csv(file)
+    loaded = [recipes.load(name, [f"data.source={args.graph}", f"train.seed={seed}"]) for name in args.recipes]
+    start, batch, seconds = pretrained(loaded[0], seed)
+    print(f"seed {seed}  autoencoder {seconds:.0f} s", flush=True)
+    every = []
+    for name, recipe in zip(args.recipes, loaded, strict=True):
+        method = pretraining.prepare(recipe)[1]()
+        method.load_state_dict(start.state_dict())
+        began, epochs = time.monotonic(), args.epochs or fixed(recipe)
+        every += [{"seed": seed, "recipe": name, **row} for row in trained(method, copy.copy(batch), truth, epochs)]
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        print(f"  {name}  {(time.monotonic() - began) / epochs:.2f} s per epoch  {peak:.2f} GiB at most", flush=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(every).to_csv(file.with_suffix(".tmp"), index=False)
+    os.replace(file.with_suffix(".tmp"), file)
+    return pd.DataFrame(every)
 
 
-def table(title, found):
-    """One line: mean and standard deviation over seeds."""
-    cells = [f"{np.mean(values):.1f} +- {np.std(values):.1f}" for values in np.transpose(found)]
-    return f"| {title} | " + " | ".join(cells) + " |"
+def fixed(recipe):
+    """Epochs on the graph by the recipe."""
+    return recipe.train.max_steps - recipe.objective.autoencoder_steps
+
+
+def chosen(name, curve, epochs):
+    """The epoch of every rule, by name of the rule; the oracle's best of each score."""
+    calm = curve.index[(curve.epoch > 0) & (curve.changed < 0.001)]
+    last = curve.index[-1]
+    rows = {
+        f"{name}, fixed {epochs}": curve.loc[curve.epoch == epochs].iloc[0],
+        f"{name}, settled": curve.loc[calm[0] if len(calm) else last],
+        f"{name}, modular": curve.loc[curve.modularity.idxmax()],
+        f"{name}, last of {curve.epoch[last]}": curve.loc[last],
+    }
+    best = curve[NAMES].max()
+    best["epoch"] = curve.epoch[curve.acc.idxmax()]
+    return {**rows, f"{name}, oracle": best}
+
+
+def table(title, rows):
+    """One line: mean and standard deviation over seeds, and the epochs chosen."""
+    cells = [f"{rows[name].mean():.1f} +- {rows[name].std(ddof=0):.1f}" for name in NAMES]
+    epochs = ", ".join(f"{e:.0f}" for e in rows["epoch"])
+    return f"| {title} | " + " | ".join(cells) + f" | {epochs} |"
 
 
 def main():
@@ -86,49 +133,24 @@ def main():
     parser.add_argument("graph")
     parser.add_argument("recipes", nargs="+")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, help="instead of the recipe's")
-    parser.add_argument("--out", help="CSV of every epoch")
+    parser.add_argument("--out", default="runs/scgc_clusters", help="OUT_SEED.csv holds every epoch")
     args = parser.parse_args()
-    truth = read_graph(args.graph).y.numpy()
-    every, results = [], {}
-    for seed in range(args.seeds):
-        loaded = [recipes.load(name, [f"data.source={args.graph}", f"train.seed={seed}"]) for name in args.recipes]
-        start, batch, seconds = pretrained(loaded[0], seed)
-        print(f"seed {seed}  autoencoder {seconds:.0f} s", flush=True)
-        raw = KMeans(len(start.encoder.centres), n_init=20, random_state=seed).fit_predict(batch.x.numpy())
-        results.setdefault("k-means of features", []).append([100 * clustering_scores(truth, raw)[n] for n in NAMES])
-        for name, recipe in zip(args.recipes, loaded, strict=True):
-            method = pretraining.prepare(recipe)[1]()
-            method.load_state_dict(start.state_dict())
-            whole = copy.copy(batch)
-            fixed = recipe.train.max_steps - recipe.objective.autoencoder_steps
-            began = time.monotonic()
-            rows = trained(method, whole, truth, args.epochs or fixed)
-            epoch_seconds = (time.monotonic() - began) / (len(rows) - 1)
-            every += [{"seed": seed, "recipe": name, "epoch": i, **row} for i, row in enumerate(rows)]
-            stop = settled(rows)
-            chosen = {
-                "autoencoder + k-means": rows[0],
-                f"{name}, fixed {fixed}": rows[fixed],
-                f"{name}, settled": rows[stop],
-            }
-            if args.epochs and args.epochs != fixed:
-                chosen[f"{name}, last of {args.epochs}"] = rows[-1]
-            for title, row in chosen.items():
-                if title != "autoencoder + k-means" or name == args.recipes[0]:
-                    results.setdefault(title, []).append([row[n] for n in NAMES])
-            results.setdefault(f"{name}, oracle", []).append([max(row[n] for row in rows) for n in NAMES])
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-            print(f"  {name}  {epoch_seconds:.2f} s per epoch  settled at {stop}  {peak:.2f} GiB at most", end="")
-            print(f"  fixed {rows[fixed]['acc']:.1f}  oracle {results[f'{name}, oracle'][-1][0]:.1f}", flush=True)
-            if args.out:
-                with open(args.out, "w", newline="") as file:
-                    writer = csv.DictWriter(file, every[0])
-                    writer.writeheader()
-                    writer.writerows(every)
-    print("| | ACC | NMI | ARI | F1 |\n|---|---|---|---|---|")
-    for title, found in results.items():
-        print(table(title, found))
+    graph, results = read_graph(args.graph), {}
+    truth, x = graph.y.numpy(), dense_rows(graph.x).numpy()
+    for seed in range(args.first_seed, args.first_seed + args.seeds):
+        raw = KMeans(len(np.unique(truth)), n_init=20, random_state=seed).fit_predict(x)
+        results.setdefault(RAW, []).append({"epoch": 0, **scores(truth, raw)})
+        every = curves(args, seed, truth)
+        results.setdefault("autoencoder + k-means", []).append(every.iloc[0][[*NAMES, "epoch"]])
+        for name in args.recipes:
+            rows = chosen(name, every[every.recipe == name], fixed(recipes.load(name)))
+            for title, row in rows.items():
+                results.setdefault(title, []).append(row[[*NAMES, "epoch"]])
+    print("| | ACC | NMI | ARI | F1 | epochs |\n|---|---|---|---|---|---|")
+    for title, rows in results.items():
+        print(table(title, pd.DataFrame(rows)))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Superpixels: an image or embedding map cut into patches of like pixels, with outlines on the ground."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import geopandas as gpd
@@ -14,10 +15,11 @@ from odc.geo.geobox import GeoBox
 from rasterio.features import shapes
 from skimage.segmentation import slic
 from sklearn.decomposition import PCA
+from torch import Tensor
 from torch_geometric.data import Batch, Data
 
 from geossl.data.labels import Labels
-from geossl.data.parcels import band_names, neighbours, smoothed
+from geossl.data.parcels import band_names, smoothed
 from geossl.errors import InputError
 
 CHANNELS = 8  # principal components that are segmented, of maps with more bands
@@ -63,22 +65,59 @@ def superpixel_graph(
     values = pixels.values.astype(np.float32)
     geobox: GeoBox = pixels.odc.geobox
     ids = segments(values if cut is None else cut.values.astype(np.float32), segment_px, compactness)
-    ids = np.where(np.isfinite(values).all(axis=0), ids, 0)
-    numbers, flat = np.unique(ids, return_inverse=True)
-    first = int(numbers[0] == 0)
-    ids = (flat.reshape(ids.shape) - first).astype(np.int32)  # 0 and up, -1 outside
-    count = len(numbers) - first
+    ids, count = numbered(np.where(np.isfinite(values).all(axis=0), ids, 0))
     outlines = polygons(ids, geobox, count)
     x, names = statistics(values, ids, count, band_names(pixels), spread)
     frame = gpd.GeoDataFrame({"area_m2": shapely.area(outlines)}, geometry=outlines, crs=str(geobox.crs))
     points = shapely.get_coordinates(shapely.point_on_surface(outlines))
-    data = Data(x=torch.from_numpy(x), edge_index=torch.from_numpy(neighbours(outlines, "rook")))
+    data = Data(x=torch.from_numpy(x), edge_index=torch.from_numpy(touching(ids)))
     data.pos = torch.from_numpy(points)
     data.names, data.frame = names, frame
     if labels is not None:
         data.y = torch.from_numpy(majorities(labels.grid(geobox), ids, count))
         data.classes = labels.names
     return smoothed(data, smooth)
+
+
+def numbered(ids: Int[ndarray, "h w"]) -> tuple[Int[ndarray, "h w"], int]:
+    """The same superpixels as 0, 1, 2 ..., -1 where there is none, and how many they are."""
+    numbers, flat = np.unique(ids, return_inverse=True)
+    first = int(numbers[0] == 0)
+    return (flat.reshape(ids.shape) - first).astype(np.int32), len(numbers) - first
+
+
+def touching(ids: Int[ndarray, "h w"]) -> Int[ndarray, "2 e"]:
+    """Pairs of superpixels that share a side of a pixel, both directions; those of -1 are left out."""
+    a = np.concatenate([ids[:, :-1].ravel(), ids[:-1].ravel()])
+    b = np.concatenate([ids[:, 1:].ravel(), ids[1:].ravel()])
+    kept = (a != b) & (a >= 0) & (b >= 0)
+    pairs = np.unique(np.stack([a[kept], b[kept]]).astype(np.int64), axis=1)
+    return np.unique(np.hstack([pairs, pairs[::-1]]), axis=1)
+
+
+def image_graphs(images: Iterable[Float[Tensor, "c h w"]], segment_px: int = 64, compactness: float = 0.1) -> Data:
+    """A graph of superpixels per image, for classes of whole images; images need no place on the ground.
+
+    Args:
+        images: Pixels; NaN belong to no superpixel. All of the same bands, of any size.
+        segment_px: Pixels per superpixel, about.
+        compactness: As in ``segments``.
+
+    Returns:
+        Their union: ``x`` (n 2c), mean and standard deviation of every band; ``edge_index`` between superpixels that
+        touch; ``batch`` (n,), the image of every node. Set ``graph_y`` (images,) to the classes.
+
+    Raises:
+        InputError: If an image has no usable pixel.
+    """
+    graphs = []
+    for image in images:
+        values = image.numpy()
+        ids, count = numbered(segments(values, segment_px, compactness))
+        x, _ = statistics(values, ids, count, tuple(map(str, range(len(values)))), spread=True)
+        graphs.append(Data(x=torch.from_numpy(x), edge_index=torch.from_numpy(touching(ids))))
+    union = Batch.from_data_list(graphs)
+    return Data(x=union.x, edge_index=union.edge_index, batch=union.batch)
 
 
 def polygons(ids: Int[ndarray, "h w"], geobox: GeoBox, count: int) -> ndarray:

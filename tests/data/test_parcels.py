@@ -11,7 +11,8 @@ from odc.geo.xr import xr_coords
 
 from geossl.api.graphs import graph_from_geodataframe, graph_from_raster
 from geossl.data.graphs import read_graph
-from geossl.data.superpixels import joined, majorities, segments
+from geossl.data.parcels import neighbours
+from geossl.data.superpixels import image_graphs, joined, majorities, segments, touching
 from geossl.errors import GridError, InputError, Note
 
 SQUARES = [shapely.box(x, y, x + 100, y + 100) for y in (0, 100) for x in (500_000, 500_100)]
@@ -168,6 +169,27 @@ def test_neighbours_of_superpixels_are_those_whose_pixels_touch():
         table |= {tuple(sorted((int(i), int(j)))) for i, j in zip(a[a != b], b[a != b], strict=True)}
     order = {number: i for i, number in enumerate(np.unique(ids))}
     assert pairs(graph) == sorted((order[i], order[j]) for i, j in table)
+
+
+def test_pairs_that_touch_are_written_down_and_equal_those_of_outlines():
+    ids = np.array([[0, 0, 1], [2, 0, 1], [2, 2, -1]])
+    assert touching(ids).tolist() == [[0, 0, 1, 2], [1, 2, 0, 0]]
+    graph = graph_from_raster(quarters(), segment_px=20)
+    by_outline = neighbours(graph.frame.geometry.to_numpy(), "rook")
+    assert sorted(zip(*by_outline.tolist(), strict=True)) == sorted(zip(*graph.edge_index.tolist(), strict=True))
+
+
+def test_images_become_graphs_of_their_own():
+    images = [torch.from_numpy(quarters(size).values.astype(np.float32)) for size in (24, 12)]
+    graph = image_graphs(images, segment_px=36)
+    assert graph.batch.unique().tolist() == [0, 1]
+    assert torch.equal(graph.batch[graph.edge_index[0]], graph.batch[graph.edge_index[1]])
+    alone = image_graphs(images[1:], segment_px=36)
+    assert torch.equal(graph.x[graph.batch == 1], alone.x)
+    whole = graph_from_raster(quarters(), segment_px=36)
+    torch.testing.assert_close(graph.x[graph.batch == 0], whole.x)
+    with pytest.raises(InputError, match="no pixel of the image is usable"):
+        image_graphs([images[0] * torch.nan])
 
 
 def test_pixels_without_data_belong_to_no_superpixel():

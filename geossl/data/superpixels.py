@@ -95,7 +95,7 @@ def touching(ids: Int[ndarray, "h w"]) -> Int[ndarray, "2 e"]:
     return np.unique(np.hstack([pairs, pairs[::-1]]), axis=1)
 
 
-def image_graphs(images: Iterable[Float[Tensor, "c h w"]], segment_px: int = 64, compactness: float = 0.1) -> Data:
+def image_graphs(images: Iterable[Float[Tensor, "c _ _"]], segment_px: int = 64, compactness: float = 0.1) -> Data:
     """A graph of superpixels per image, for classes of whole images; images need no place on the ground.
 
     Args:

@@ -45,6 +45,10 @@ def test_error_of_a_zero_row_is_one_with_a_finite_gradient():
     loss.backward()
     assert float(loss.detach()) == 1
     assert torch.isfinite(z.grad).all()
+    z = torch.ones(1, 3, requires_grad=True)
+    scaled_cosine_error(z, torch.zeros(1, 3), 2.0).backward()
+    assert float(scaled_cosine_error(z, torch.zeros(1, 3), 2.0).detach()) == 1
+    assert not z.grad.any()
 
 
 def test_masks_hide_as_many_as_they_should():
@@ -77,8 +81,11 @@ def test_the_encoder_sees_features_the_token_and_others_features():
 
 
 @pytest.mark.parametrize("kind", ["gat", "gin"])
-def test_a_hidden_node_does_not_see_its_target(kind):
+@pytest.mark.parametrize("is_alone", [False, True])
+def test_a_hidden_node_does_not_see_its_target(kind, is_alone):
     method, batch = method_of(kind).eval(), batch_of()
+    if is_alone:
+        batch.edge_index = batch.edge_index[:, (batch.edge_index != 4).all(dim=0)]
     seen = []
     method.decoder.register_forward_hook(lambda module, given, out: seen.append(out.detach().clone()))
     mask = Mask(torch.tensor([1, 4]), torch.tensor([], dtype=torch.int64), torch.tensor([], dtype=torch.int64))
@@ -143,6 +150,7 @@ def test_dropped_edges_are_hidden_from_the_encoder_alone():
 
     def counting(parts, order, edges):
         counts.append(len(edges[0].source) - 12)
+        assert int((edges[0].source == edges[0].target).sum()) == 12  # one each, whatever is dropped
         return encode(parts, order, edges)
 
     method.encoder.encode = counting

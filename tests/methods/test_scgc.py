@@ -20,10 +20,10 @@ OPTIM = OptimConfig("adam", 1e-3, (0.9, 0.999), 0.0, "constant", 0, 50, decay_al
 PATH = torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])  # 0 - 1 - 2
 
 
-def method_of(features=6, clusters=3, widths=(16, 8), seed=0, **objective):
+def method_of(features=6, clusters=3, widths=(16, 8), dim=4, seed=0, **objective):
     torch.manual_seed(seed)
     spec = GraphSpec(
-        name="s", architecture="node_mlp", arguments={"widths": list(widths), "clusters": clusters}, dim=4, source="",
+        name="s", architecture="node_mlp", arguments={"widths": list(widths), "clusters": clusters}, dim=dim, source="",
         licence="", features=features, names=(), scaling="none", hops=0,
     )  # fmt: skip
     return SCGC(NodeMLP(spec), OPTIM, autoencoder_steps=0, seed=seed, **objective)
@@ -128,6 +128,14 @@ def test_targets_are_sharper_and_carry_no_gradient():
     torch.testing.assert_close(sharpened(certain), certain)
 
 
+def test_targets_of_equal_clusters_are_surer_than_the_labels():
+    labels = torch.rand(50, 4, generator=torch.Generator().manual_seed(0))
+    for _ in range(100):  # rows to one, columns to equal shares
+        labels = labels / labels.sum(0) * 50 / 4
+        labels = labels / labels.sum(1, keepdim=True)
+    assert (sharpened(labels).max(1).values >= labels.max(1).values - 1e-6).all()
+
+
 def test_the_cluster_term_is_the_mean_divergence_from_the_target():
     method, batch = method_of(beta=1.0), batch_of()
     found = float(method.graph_losses(batch)["cluster"])
@@ -149,10 +157,10 @@ def test_the_star_does_without_decoder_once_the_graph_is_in():
     assert all(p.grad is not None for p in plain.decoder.parameters())
 
 
-def test_the_paper_s_encoder_has_as_many_parameters_as_published():
-    method = method_of(features=1870, clusters=3, widths=(500, 500, 2000))
-    method.encoder.mlp[-1] = torch.nn.Linear(2000, 10)
-    assert sum(p.numel() for p in method.encoder.mlp.parameters()) == 2_208_010
+def test_the_star_trains_half_the_parameters_as_published():
+    method = method_of(features=1870, clusters=3, widths=(500, 500, 2000), dim=10)
+    assert sum(p.numel() for p in method.encoder.parameters()) == 2_208_010 + 3 * 10
+    assert sum(p.numel() for p in method.decoder.parameters()) == 2_209_870
 
 
 def test_labels_play_no_part():
@@ -187,6 +195,25 @@ def test_centres_are_those_of_k_means_with_the_largest_cluster_first():
     nearest = method.encoder.soft_labels(method.encoder(batch.x)).argmax(1)
     sizes = torch.bincount(nearest, minlength=3).tolist()
     assert sizes == sorted(sizes, reverse=True)
+
+
+def test_clusters_are_numbered_the_same_in_whatever_order_k_means_finds_them(monkeypatch):
+    method, batch = method_of(), batch_of(60, 100)
+    method.start_clusters(batch)
+    centres = method.encoder.centres.detach().clone()
+
+    class Turned(KMeans):
+        def fit(self, x):
+            super().fit(x)
+            self.cluster_centers_, self.labels_ = self.cluster_centers_[[2, 0, 1]], np.array([1, 2, 0])[self.labels_]
+            return self
+
+    monkeypatch.setattr("geossl.methods.scgc.KMeans", Turned)
+    method.start_clusters(batch)
+    assert (
+        len(set(np.bincount(KMeans(3, n_init=20, random_state=0).fit(method.encoder(batch.x).detach()).labels_))) == 3
+    )
+    torch.testing.assert_close(method.encoder.centres.detach(), centres)
 
 
 def test_k_means_of_very_many_nodes_looks_at_a_draw_of_them(monkeypatch):

@@ -127,12 +127,23 @@ def checked(data: Data, name: str, edges: str | None = None) -> Data:
     out = copy.copy(data)
     out.x = data.x.float()
     out.edge_index = plain_edges(pairs, nodes)
-    for key in ("y", "batch", *(f"{s}_mask" for s in SPLITS)):
-        if out.get(key) is not None and len(out[key]) != nodes:
-            raise InputError(f"{key} of {name} has {len(out[key])} values for {nodes} nodes; expected one each")
-    if out.get("batch") is not None and (int(out.batch.min()) or len(out.batch.unique()) <= int(out.batch.max())):
-        raise InputError(f"batch of {name} must number its graphs 0, 1, 2 ... without gaps")
+    check_lengths(out, name)
     return out
+
+
+def check_lengths(data: Data, name: str) -> None:
+    """Refuse values that are not one per node, graph or feature, and graphs that are not numbered one by one."""
+    nodes, features = data.x.shape
+    if data.get("batch") is not None and len(data.batch) == nodes:
+        present = data.batch.unique()
+        if int(present[0]) or len(present) <= int(present[-1]):
+            raise InputError(f"batch of {name} must number its graphs 0, 1, 2 ... without gaps")
+    graphs = 1 if data.get("batch") is None else int(data.batch.max()) + 1
+    expected = dict.fromkeys(("y", "batch", *(f"{s}_mask" for s in SPLITS)), (nodes, "nodes"))
+    expected |= {"graph_y": (graphs, "graphs"), "names": (features, "features")}
+    for key, (count, what) in expected.items():
+        if data.get(key) is not None and len(data[key]) != count:
+            raise InputError(f"{key} of {name} has {len(data[key])} values for {count} {what}; expected one each")
 
 
 def plain_edges(edges: Int[Tensor, "2 e"], nodes: int) -> Int[Tensor, "2 f"]:

@@ -198,6 +198,30 @@ def test_features_without_edges_are_joined_to_their_nearest(parcels, tmp_path):
         assert found[parcels[1] == crop].value_counts(normalize=True).iloc[0] > 0.9
 
 
+@pytest.mark.parametrize("method", ["graphmae", "scgc"])
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        (
+            {"edge_index": np.zeros((2, 0), int)},
+            "(9 nodes) has no edges to learn from; connect its nodes, e.g. data.edges",
+        ),
+        ({"x": np.ones((9, 3))}, "(9 nodes) has the same features at every node; there is nothing to learn"),
+        ({"x": np.ones((1, 3)), "edge_index": np.zeros((2, 0), int)}, "(1 nodes) has no edges"),
+    ],
+)
+def test_graphs_without_anything_to_learn_are_refused(method, arrays, message, tmp_path):
+    graph = {"x": np.random.default_rng(0).normal(size=(9, 3)), "edge_index": np.array([[0, 1], [1, 2]])}
+    np.savez(tmp_path / "g.npz", **{**graph, **arrays})
+    done = CliRunner().invoke(
+        main, ["pretrain", method, f"data.source={tmp_path / 'g.npz'}", f"out={tmp_path / 'run'}"]
+    )
+    assert done.exit_code == 2
+    assert message in done.output
+    assert done.output.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
 def test_more_clusters_than_nodes_are_refused_before_anything_is_trained(parcels, tmp_path):
     settings = [f"data.source={parcels[0]}", "objective.clusters=500", f"out={tmp_path / 'run'}"]
     with pytest.raises(InputError, match=r"objective.clusters=500 is more than the 144 nodes of data.source="):

@@ -138,6 +138,11 @@ def test_edges_from_features_replace_those_of_the_source(tmp_path):
             {"edge_index": None},
             "has no edge_index; a graph needs both; or make edges of its features: data.edges=knn:5",
         ),
+        (
+            {"batch": torch.arange(50) // 25, "graph_y": torch.arange(3)},
+            "graph_y of the graph has 3 values for 2 graphs",
+        ),
+        ({"names": ("a", "b")}, "names of the graph has 2 values for 40 features"),
         ({"batch": torch.arange(50) * 2}, "must number its graphs 0, 1, 2"),
         ({"x": torch.ones(50)}, "expected nodes by features"),
         ({"edge_index": torch.tensor([[0, 99], [1, 2]])}, "names nodes 0 to 99; it has 50"),

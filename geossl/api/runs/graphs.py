@@ -19,9 +19,20 @@ PARALLEL = 0.9  # mean cosine of two nodes' features from which on there is noth
 
 
 def graph_batches(settings: Graphs, train: Train, hops: int) -> GraphBatches:
-    """The graph of a ``data`` section, checked, in batches."""
+    """The graph of a ``data`` section, checked, in batches.
+
+    Raises:
+        InputError: If it has no edges, or nothing tells its nodes apart.
+    """
+    graph = source_graph(settings)
+    place = f"the graph of data.source={settings.source} ({graph.num_nodes} nodes)"
+    if not graph.edge_index.shape[1]:
+        raise InputError(f"{place} has no edges to learn from; connect its nodes, e.g. data.edges=knn:5")
+    x = scipy_csr(graph.x)
+    if np.array_equal(x.max(axis=0).toarray(), x.min(axis=0).toarray()):
+        raise InputError(f"{place} has the same features at every node; there is nothing to learn")
     return GraphBatches(
-        source_graph(settings),
+        graph,
         train.max_steps,
         batch_graphs=settings.batch_graphs,
         batch_nodes=settings.batch_nodes,

@@ -27,9 +27,7 @@ from geossl import recipe as recipes
 from geossl.api import pretraining
 from geossl.data.graphs import read_graph
 from geossl.data.own_sets import read_set
-from geossl.data.superpixels import image_graphs
 from geossl.evaluation.nodes import C_GRID
-from geossl.inference.nodes import graph_embeddings
 
 SETTINGS = [  # ours, not tuned
     "encoder.kind=gin",
@@ -79,10 +77,7 @@ def main():
     out.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     if not (out / "graphs.npz").exists():
-        pixels = (torch.cat(list(images.items[i].values())) for i in range(len(images.labels)))
-        graphs = image_graphs(pixels, args.segment_px)
-        graphs.graph_y = torch.from_numpy(images.labels)
-        geossl.write_graph(out / "graphs.npz", graphs)
+        geossl.write_graph(out / "graphs.npz", geossl.graphs_from_images(args.set, segment_px=args.segment_px))
     graphs, y = read_graph(out / "graphs.npz"), images.labels
     print(f"{len(y)} graphs of {graphs.num_nodes / len(y):.0f} nodes  {time.monotonic() - started:.0f} s", flush=True)
     rows = {}
@@ -97,12 +92,13 @@ def main():
         trained = geossl.load_encoder(geossl.pretrain(recipe) / "encoder.safetensors")
         seconds = time.monotonic() - started
         mean, both = pooled(graphs)
+        learned = geossl.embed_graphs(graphs, trained).to_numpy()
         vectors = {
             "mean of node features": mean,
             "their mean and standard deviation": both,
-            "GraphMAE before training": graph_embeddings(fresh, graphs),
-            "GraphMAE": graph_embeddings(trained, graphs),
-            "GraphMAE and mean of node features": np.hstack([graph_embeddings(trained, graphs), mean]),
+            "GraphMAE before training": geossl.embed_graphs(graphs, fresh).to_numpy(),
+            "GraphMAE": learned,
+            "GraphMAE and mean of node features": np.hstack([learned, mean]),
         }
         for name, x in vectors.items():
             rows.setdefault(name, []).append(judged(x, y, train))

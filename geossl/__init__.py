@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from geossl.api.finetuning import finetune as finetune
     from geossl.api.graphs import graph_from_geodataframe as graph_from_geodataframe
     from geossl.api.graphs import graph_from_raster as graph_from_raster
+    from geossl.api.graphs import graphs_from_images as graphs_from_images
     from geossl.api.graphs import write_graph as write_graph
     from geossl.api.maps import cube as cube
     from geossl.api.maps import embed as embed
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from geossl.api.nodes import class_raster as class_raster
     from geossl.api.nodes import cluster_graph as cluster_graph
     from geossl.api.nodes import embed_graph as embed_graph
+    from geossl.api.nodes import embed_graphs as embed_graphs
     from geossl.api.point_classes import classify_points as classify_points
     from geossl.api.point_classes import finetune_points as finetune_points
     from geossl.api.point_maps import embed_points as embed_points
@@ -47,6 +49,7 @@ PUBLIC = {
     "cube": "geossl.api.maps:cube",
     "embed": "geossl.api.maps:embed",
     "embed_graph": "geossl.api.nodes:embed_graph",
+    "embed_graphs": "geossl.api.nodes:embed_graphs",
     "embed_map": "geossl.api.maps:embed_map",
     "embed_points": "geossl.api.point_maps:embed_points",
     "embed_series": "geossl.api.series:embed_series",
@@ -57,6 +60,7 @@ PUBLIC = {
     "finetune_points": "geossl.api.point_classes:finetune_points",
     "graph_from_geodataframe": "geossl.api.graphs:graph_from_geodataframe",
     "graph_from_raster": "geossl.api.graphs:graph_from_raster",
+    "graphs_from_images": "geossl.api.graphs:graphs_from_images",
     "load_encoder": "geossl.models.files:load_encoder",
     "open": "geossl.inference.raster:open_map",
     "plan_map": "geossl.api.maps:plan_map",

@@ -16,8 +16,9 @@ from geossl.data.bands import BANDS
 from geossl.data.graphs import read_graph
 from geossl.data.graphs import write_graph as write_graph
 from geossl.data.labels import read_labels
+from geossl.data.own_sets import read_set
 from geossl.data.sentinel import SAMPLE, aligned_scenes
-from geossl.data.superpixels import joined, superpixel_graph
+from geossl.data.superpixels import image_graphs, joined, superpixel_graph
 from geossl.errors import InputError, MissingFileError
 from geossl.grid import read_features
 from geossl.inference.raster import open_map
@@ -95,6 +96,31 @@ def graph_from_raster(
         raster = open_map(raster)
     settings: dict[str, Any] = {"segment_px": segment_px, "compactness": compactness, "smooth": smooth}
     return superpixel_graph(raster, cut=cut, spread=raster.shape[0] <= 16, labels=known, **settings)
+
+
+def graphs_from_images(source: str | Path, *, segment_px: int = 64, compactness: float = 0.1) -> Data:
+    """Make a graph of superpixels of every image of a labelled data set, for classes of whole images.
+
+    Args:
+        source: A folder with a folder of images per class, also below ``train`` and ``test``; or an ``.npz`` file, as
+            ``geossl evaluate`` takes them. Of several sensors all bands follow one another.
+        segment_px: Pixels per superpixel, about.
+        compactness: As in ``graph_from_raster``.
+
+    Returns:
+        The union of all graphs, in the order of the data set: ``x`` (n 2c), mean and standard deviation of every band;
+        ``edge_index``; ``batch`` (n,), the image of every node; ``graph_y``, the class of every image, and ``classes``.
+
+    Raises:
+        InputError: If the data set cannot be used, or holds no images of one class each.
+    """
+    images = read_set(source)
+    if not images.sensors or images.labels.ndim != 1:
+        raise InputError(f"{source} holds no images of one class each; expected a folder of images per class, or .npz")
+    pixels = (torch.cat(list(images.items[i].values())) for i in range(len(images.labels)))
+    graphs = image_graphs(pixels, segment_px, compactness)
+    graphs.graph_y, graphs.classes = torch.from_numpy(images.labels), images.classes
+    return graphs
 
 
 def source_graph(settings: Graphs) -> Data:

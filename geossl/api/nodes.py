@@ -22,7 +22,7 @@ from geossl.errors import InputError
 from geossl.evaluation.heads import fit_kmeans, predict
 from geossl.inference.blocks import Block
 from geossl.inference.classes import NODATA, Legend, write_classes
-from geossl.inference.nodes import WHOLE_UP_TO, node_embeddings
+from geossl.inference.nodes import WHOLE_UP_TO, graph_embeddings, node_embeddings
 from geossl.models.encoder import Encoder
 from geossl.models.files import load_encoder, provenance
 from geossl.models.graph_layers import NodeMLP
@@ -50,6 +50,26 @@ def embed_graph(
     graph = read_graph(graph)
     vectors = node_embeddings(as_graph_encoder(encoder), graph, block_nodes)
     return on_the_ground(graph, pd.DataFrame(vectors, columns=[f"e{i:03d}" for i in range(vectors.shape[1])]))
+
+
+def embed_graphs(graphs: Data | str | Path, encoder: str | Path | Encoder) -> pd.DataFrame:
+    """Embed every graph of a union of many as one vector: its nodes pooled as the encoder's recipe says.
+
+    Args:
+        graphs: From ``graphs_from_images``, a PyG data set written with ``write_graph``, or ``Data`` with ``batch``.
+        encoder: As in ``embed_graph``.
+
+    Returns:
+        A row per graph, columns ``e000`` ...
+
+    Raises:
+        InputError: As in ``embed_graph``, or if it is one graph.
+    """
+    graphs = read_graph(graphs)
+    if graphs.get("batch") is None:
+        raise InputError("this is one graph, without batch (the graph of every node); embed_graph embeds its nodes")
+    vectors = graph_embeddings(as_graph_encoder(encoder), graphs)
+    return pd.DataFrame(vectors, columns=[f"e{i:03d}" for i in range(vectors.shape[1])])
 
 
 def cluster_graph(

@@ -16,6 +16,7 @@ from geossl.api.graphs import source_graph
 from geossl.cli import main
 from geossl.data.graphs import read_graph
 from geossl.errors import InputError, RecipeError
+from geossl.evaluation.nodes import svm_graphs
 from geossl.methods.scgc import SCGC
 from geossl.models.files import provenance
 from geossl.recipe.graphs import Graphs
@@ -255,6 +256,31 @@ def test_features_that_all_point_one_way_are_refused(tmp_path):
         geossl.pretrain(recipe.load("graphmae", [*changes, "encoder.scaling=none"]))
     assert not (tmp_path / "run").exists() or not list((tmp_path / "run").glob("*.safetensors"))
     geossl.pretrain(recipe.load("graphmae", changes))
+
+
+def test_images_are_told_apart_by_their_graphs(tmp_path):
+    rng = np.random.default_rng(0)
+    stripes = np.kron(np.tile([[0, 1]], (1, 4)), np.ones((32, 4)))  # one class has stripes of the other's mean
+    x = np.stack([[stripes if i % 2 else stripes * 0 + 0.5, rng.random((32, 32))] for i in range(24)])
+    x = (x + rng.normal(0, 0.05, x.shape)).astype(np.float32)
+    np.savez(tmp_path / "set.npz", x=x, y=np.arange(24) % 2, bands=["B04", "B08"], class_names=["flat", "striped"])
+    graphs = geossl.graphs_from_images(tmp_path / "set.npz", segment_px=32)
+    assert graphs.classes == ("flat", "striped")
+    assert len(graphs.graph_y) == 24 == int(graphs.batch.max()) + 1
+    file = geossl.write_graph(tmp_path / "graphs.npz", graphs)
+    gin = ["encoder.kind=gin", "encoder.dim=16", "encoder.norm=batch", "objective.decoder=gin", "data.batch_graphs=8"]
+    changes = [*gin, f"data.source={file}", "train.max_steps=20", f"out={tmp_path / 'run'}"]
+    encoder = geossl.pretrain(recipe.load("graphmae", changes)) / "encoder.safetensors"
+    vectors = geossl.embed_graphs(file, encoder)
+    assert vectors.shape == (24, 16)
+    assert svm_graphs(vectors.to_numpy(), graphs.graph_y.numpy(), folds=4) > 0.9
+    nodes = geossl.embed_graph(file, encoder).to_numpy()
+    np.testing.assert_allclose(vectors.iloc[3], nodes[graphs.batch == 3].mean(0), atol=1e-5)
+    with pytest.raises(InputError, match="this is one graph, without batch"):
+        geossl.embed_graphs(Data(x=graphs.x, edge_index=graphs.edge_index), encoder)
+    np.savez(tmp_path / "g.npz", x=np.ones((2, 1)), edge_index=np.array([[0], [1]]), y=np.array([0, 1]))
+    with pytest.raises(InputError, match="holds no images of one class each"):
+        geossl.graphs_from_images(tmp_path / "g.npz")
 
 
 def test_places_come_from_parquet_too(parcels, tmp_path):

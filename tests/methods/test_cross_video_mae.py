@@ -8,8 +8,9 @@ from geossl.errors import RunError
 from geossl.methods.base import OptimConfig
 from geossl.methods.clip_losses import nt_xent, rebuild_loss, slot_means
 from geossl.methods.clip_views import choose_slots, choose_visible
-from geossl.methods.cross_video_mae import CrossVideoMAE, Objective
+from geossl.methods.cross_video_mae import CrossVideoMAE, Decoder, Objective
 from geossl.models.encoder import SensorSpec
+from geossl.models.patches import sincos_positions
 from geossl.models.series_vit import SeriesViT, series_spec, tubelets, untubelets, usable_shares
 from geossl.models.vit import ViT, vit_spec
 
@@ -229,6 +230,36 @@ def test_predictions_do_not_see_masked_pixels():
         for x in (batch["clip"], other)
     )
     assert torch.equal(one, two)
+
+
+def test_every_token_is_visible_or_rebuilt_or_not_usable(monkeypatch):
+    method, batch, asked = method_of(jitter=0.0, rebuild_image=0.0), batch_of(), []
+    draw, usable = drawn(method, batch)
+
+    def keep(*arguments):
+        asked.append(arguments[3])
+        return rebuild_loss(*arguments)
+
+    monkeypatch.setattr("geossl.methods.cross_video_mae.rebuild_loss", keep)
+    method.losses_of(batch["clip"], batch["days"], draw)
+    assert len(asked) == 2
+    for ids, rebuilt in zip(draw.ids, asked, strict=True):
+        seen = torch.zeros_like(rebuilt).scatter(1, ids, True)
+        assert torch.equal(seen.int() + rebuilt.int() + (~usable.flatten(1)).int(), torch.ones_like(rebuilt).int())
+        assert rebuilt.any()
+
+
+def test_the_decoder_puts_tokens_back_where_they_came_from():
+    torch.manual_seed(0)
+    decoder, days = Decoder(8, 32, 0, 5, "doy"), torch.tensor([[10.0, 200.0]])
+    ids = torch.tensor([[17, 3, 30, 4]])
+    tokens = torch.randn(1, 4, 8)
+    found = decoder(tokens, ids, (4, 4), days)
+    where = (sincos_positions(4, 4, 32) + decoder.time(days)[0, :, None]).flatten(0, 1)
+    for number in range(32):
+        mine = (ids[0] == number).nonzero()
+        token = decoder.project(tokens[0, mine[0, 0]]) if len(mine) else decoder.mask_token
+        torch.testing.assert_close(found[0, number], decoder.to_pixels(decoder.norm(token + where[number])))
 
 
 @pytest.mark.parametrize("gone", [TERMS[2:], TERMS[:1], ("rebuild_image", "cross_video", "cross_frame"), TERMS[:4]])

@@ -9,7 +9,7 @@ from geossl.errors import InputError
 from geossl.methods.base import OptimConfig
 from geossl.methods.regularized_ae import RegularizedAE, contractive_loss, denoising_loss, jacobian_norm
 from geossl.models.encoder import EncoderSpec
-from geossl.models.score_autoencoder import AutoencoderConfig, VectorAutoencoder, arguments_of
+from geossl.models.score_autoencoder import AutoencoderConfig, ScoreAutoencoder, VectorAutoencoder, arguments_of
 
 SIGMA = 0.5
 C = torch.tensor([[2.0, 0.6, 0, 0], [0.6, 1.0, 0.2, 0], [0, 0.2, 0.5, 0.1], [0, 0, 0.1, 0.2]])
@@ -105,6 +105,54 @@ def test_losses_leave_their_input_alone_and_repeat_for_a_seed(settings):
     assert {k: float(v) for k, v in one.items()} == {k: float(v) for k, v in two.items()}
     if settings.get("jacobian_probes", 1) is not None:
         assert float(next(iter(one.values()))) != float(next(iter(other.values())))
+
+
+def test_noise_is_fresh_in_every_step(monkeypatch):
+    method, batch, seen = made(), torch.randn(64, 2), []
+    for step in (0, 1, 0):
+        monkeypatch.setattr(RegularizedAE, "global_step", step)
+        seen.append(float(method.losses(batch)["denoise"]))
+    assert seen[0] == seen[2] != seen[1]
+
+
+def test_whitening_is_of_the_training_rows_alone(tmp_path):
+    rng = np.random.default_rng(0)
+    tables = [rng.normal(size=(1000, 3)).astype(np.float32)]
+    held = np.random.default_rng(0).permutation(1000)[:250]  # as data.holdout=0.25 of seed 0 draws them
+    tables.append(tables[0].copy())
+    tables[1][held] += 1000
+    found = []
+    for i, table in enumerate(tables):
+        np.save(tmp_path / f"{i}.npy", table)
+        data, build = prepare(recipe.load("regularized_ae", [f"data.source={tmp_path / f'{i}.npy'}"]))
+        found.append((data, build().encoder.autoencoder.whiten))
+    assert float(found[1][0].held.mean()) > 900
+    assert torch.equal(found[0][0].train, found[1][0].train)
+    assert all(
+        torch.equal(getattr(found[0][1], name), getattr(found[1][1], name)) for name in ("mean", "basis", "scale")
+    )
+
+
+def test_fixed_points_of_a_learned_reconstruction_lie_where_the_data_do():
+    """Where no noise ever lands r is arbitrary, and x <- r(x) might settle there; counted on a grid far beyond it."""
+    torch.manual_seed(0)
+    modes = torch.tensor([[-1.2, 0.0], [1.0, 0.8], [0.8, -1.0]])
+    net = ScoreAutoencoder(AutoencoderConfig(2, 2, (64, 64), 0.3))
+    optimizer = torch.optim.Adam(net.parameters(), 2e-3)
+    for _ in range(1500):
+        z = modes[torch.randint(3, (256,))] + 0.3 * torch.randn(256, 2)
+        optimizer.zero_grad()
+        (denoising_loss(net.reconstruct, z, 0.3 * torch.randn_like(z)) / 0.09).backward()
+        optimizer.step()
+    side = torch.linspace(-4, 4, 17)
+    x = torch.cartesian_prod(side, side)
+    with torch.no_grad():
+        untouched = torch.cdist(x, modes).amin(1)
+        for _ in range(300):
+            x = net.reconstruct(x)
+    away = torch.cdist(x, modes).amin(1)
+    assert (untouched < 0.9).float().mean() < 0.2
+    assert (away < 0.9).float().mean() > 0.95
 
 
 def test_noise_shrinks_to_the_encoders_over_the_first_half(monkeypatch):

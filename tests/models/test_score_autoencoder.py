@@ -54,6 +54,16 @@ def test_the_energy_form_is_a_gradient_field_and_the_others_need_not_be():
     assert float(model("residual").hessian(z)[1].min()) > 1e-3
 
 
+def test_second_derivatives_of_a_gaussian_are_minus_its_inverse_covariance(monkeypatch):
+    net, sigma = model().double(), 0.5
+    smoothed = C + sigma**2 * torch.eye(3, dtype=torch.float64)
+    w = C @ torch.linalg.inv(smoothed)  # what a linear auto-encoder of N(0, C) becomes
+    monkeypatch.setattr(net, "reconstruct", lambda z: z @ w.T)
+    hessian, asymmetry = net.hessian(torch.randn(4, 3, dtype=torch.float64))
+    torch.testing.assert_close(hessian, -torch.linalg.inv(smoothed).expand(4, 3, 3))
+    assert float(asymmetry.max()) < 1e-12
+
+
 def test_the_energy_form_gives_the_same_numbers_without_gradients():
     net, z = model("energy"), torch.randn(4, 3)
     with torch.inference_mode():

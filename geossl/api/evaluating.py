@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import geopandas as gpd
+import numpy as np
 import torch
 
 from geossl.api.detecting import judge_forgeries
@@ -153,6 +154,8 @@ def paths(given: Paths | None) -> list[str | Path] | None:
 
 def refuse_misfits(data: Data, settings: Settings) -> None:
     """Say which of the protocols that were asked for the data set does not allow; ``all`` means all it does."""
+    if isinstance(data, LabelledSet) and not data.is_multi and len(np.unique(data.labels)) < 2:
+        raise InputError(f"{data.name} holds samples of one class only; two or more are needed")
     if isinstance(data, LabelledMaps) and settings.perturbations:
         raise InputError(f"perturbations are of images with one label each; {data.name} has a class per pixel")
     if settings.protocols == PROTOCOLS:

@@ -1,7 +1,7 @@
 """Embedding maps of image series: many dates in, one vector per patch out."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from geossl.data.series import Clouds, ImageSeries, open_series
 from geossl.errors import GridError, InputError, WeightsError
 from geossl.grid import epsg_of, zone_of
 from geossl.inference import raster
-from geossl.inference.blocks import write_blocks
+from geossl.inference.blocks import Block, write_blocks
 from geossl.inference.quicklook import quicklook
 from geossl.inference.series import extent_of, series_blocks
 from geossl.models.encoder import Encoder
@@ -72,13 +72,26 @@ def embed_series(
     epsg = epsg_for(series)
     extent = extent_of(spec, outline(series.geobox, CRS(epsg)), epsg)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    parts = series_blocks(
-        model.to(device), lambda grid: series.read(grid, dates), series.days[dates], extent, device, progress
-    )
+    filled = 0
+
+    def parts() -> Iterator[Block]:
+        nonlocal filled
+        found = series_blocks(
+            model.to(device), lambda grid: series.read(grid, dates), series.days[dates], extent, device, progress
+        )
+        for where, values in found:
+            filled += int(np.isfinite(values[0]).sum())
+            yield where, values
+
     tags = {"GEOSSL_ENCODER": spec.name, "GEOSSL_DATES": json.dumps([series.files[i].date for i in dates])}
     names = [f"e{i:03d}" for i in range(spec.dim)]
     settings = {"count": spec.dim, "dtype": "float32", "nodata": np.nan, "names": names, "tags": tags}
-    write_blocks(out, extent.geobox, parts, **settings)  # type: ignore[arg-type]
+    write_blocks(out, extent.geobox, parts(), **settings)  # type: ignore[arg-type]
+    if not filled:
+        out.unlink()
+        raise InputError(
+            f"series {series.name} has no usable patch on any date; check nodata, and what counts as cloud"
+        )
     if picture:
         quicklook(raster.open_map(out), out.with_suffix(".png"))
     return out

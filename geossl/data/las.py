@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from numpy import ndarray
 from pyproj import CRS
+from pyproj.exceptions import CRSError
 
 from geossl.data.terrain import Terrain, ground_points
 from geossl.errors import GridError, InputError, MissingFileError
@@ -147,8 +148,12 @@ def epsg_of(files: Sequence[LasFile], crs: int | None) -> int:
         GridError: If files disagree, do not say, or are not in metres.
     """
     codes = {}
+    try:
+        stated = CRS.from_epsg(crs) if crs is not None else None
+    except CRSError:
+        raise GridError(f"crs={crs} is no known EPSG code; for example 2154") from None
     for file in files:
-        found = CRS.from_epsg(crs) if crs else file.crs
+        found = stated or file.crs
         if found is None:
             raise GridError(f"{file.path} does not say its CRS; state it, e.g. crs=2154")
         if not found.is_projected or abs(found.axis_info[0].unit_conversion_factor - 1) > 1e-9:

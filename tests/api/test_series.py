@@ -146,6 +146,12 @@ def test_days_narrow_the_series(stack, tmp_path):
         geossl.embed_series(stack, encoder(), out=tmp_path / "x.tif", end="soon")
 
 
+def test_a_series_of_clouds_alone_makes_no_map(tmp_path):
+    with pytest.raises(InputError, match="belgium has no usable patch on any date"):
+        embedded(SAMPLE / "belgium", tmp_path / "map.tif", cloud_band="B04", cloud_above=1e-6)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_clouds_may_be_left_out(tmp_path):
     plain, clear = (embedded(SAMPLE / "belgium", tmp_path / f"{band}.tif", cloud_band=band) for band in (None, "B04"))
     assert np.nanmax(np.abs(plain.values - clear.values)) > 0.01

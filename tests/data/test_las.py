@@ -127,6 +127,8 @@ def test_the_crs_is_in_metres_known_and_one(tmp_path):
         epsg_of([feet], None)
     with pytest.raises(GridError, match=r"does not say its CRS; state it"):
         epsg_of([none], None)
+    with pytest.raises(GridError, match=r"crs=999999 is no known EPSG code"):
+        epsg_of([none], 999999)
 
 
 def test_of_a_compound_crs_the_horizontal_part_counts(tmp_path):

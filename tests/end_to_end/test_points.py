@@ -190,6 +190,9 @@ def test_encoders_of_points_are_judged_like_others(tmp_path):
         geossl.evaluate(encoder, data, protocol="3-way-4-shot", out=out)
     with pytest.raises(InputError, match="'5-way' is not known; use .*, svm, all, or episodes such as 5-way-10-shot"):
         geossl.evaluate(encoder, data, protocol="5-way", out=out)
+    np.savez(tmp_path / "same.npz", x=np.random.default_rng(0).random((4, 9, 3)), y=[0] * 4, class_names=["a", "b"])
+    with pytest.raises(InputError, match="same holds samples of one class only"):
+        geossl.evaluate(encoder, tmp_path / "same.npz", out=out)
     np.savez(tmp_path / "plain.npz", x=np.zeros((4, 9, 3)))
     with pytest.raises(InputError, match="holds no two classes"):
         geossl.evaluate(encoder, tmp_path / "plain.npz", out=out)

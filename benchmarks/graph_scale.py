@@ -46,10 +46,14 @@ def main():
         recipe, run = recipes.load("graphmae", ["encoder.dim=64"]), graphmae
         data = GraphBatches(graph, args.steps, batch_nodes=4096, hops=3)
     else:
-        recipe, run = recipes.load("scgc", ["objective.autoencoder_steps=0"]), scgc
+        recipe, run = recipes.load("scgc", ["data.batch_nodes=2048"]), scgc
         data = GraphBatches(graph, args.steps, batch_nodes=2048, hops=1)
     method = run.method(recipe, data)
     optimizer = method.optim.build(method)
+    if args.method == "scgc":
+        started = time.monotonic()
+        method.start_clusters(data.batch([0]))
+        told("centres by k-means of the codes of all nodes", started)
     started = time.monotonic()
     for batch in data.train_dataloader():
         optimizer.zero_grad()

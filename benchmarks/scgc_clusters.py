@@ -83,7 +83,8 @@ def curves(args, seed, truth):
     """A row per recipe and epoch of one seed, from its file if there is one."""
     file = Path(f"{args.out}_{seed}.csv")
     if file.exists():
-        return pd.read_csv(file)
+        found = pd.read_csv(file)
+        return found if args.epochs is None else found[found.epoch <= args.epochs].reset_index(drop=True)
     loaded = [recipes.load(name, [f"data.source={args.graph}", f"train.seed={seed}"]) for name in args.recipes]
     start, batch, seconds = pretrained(loaded[0], seed)
     print(f"seed {seed}  autoencoder {seconds:.0f} s", flush=True)

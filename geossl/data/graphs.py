@@ -77,17 +77,13 @@ def from_dataset(dataset: Any, edges: str | None) -> Data:
     graphs = [dataset[i] for i in range(len(dataset))]
     if len(graphs) == 1:
         return checked(graphs[0], type(dataset).__name__, edges)
-    if edges is not None:
-        raise InputError(
-            f"edges={edges!r} would join the {len(graphs)} graphs of {type(dataset).__name__}; leave it out"
-        )
     if any(g.x is None for g in graphs):
         graphs = degrees_as_features(graphs)
     joined = Batch.from_data_list(graphs)
     data = Data(x=joined.x, edge_index=joined.edge_index, batch=joined.batch)
     if joined.y is not None:
         data["graph_y" if len(joined.y) == len(graphs) else "y"] = joined.y
-    return checked(data, type(dataset).__name__)
+    return checked(data, type(dataset).__name__, edges)
 
 
 def degrees_as_features(graphs: list[Data], most: int = 400) -> list[Data]:
@@ -106,6 +102,8 @@ def checked(data: Data, name: str, edges: str | None = None) -> Data:
     Raises:
         InputError: If features or edges are missing, do not fit each other, or are not finite.
     """
+    if edges is not None and data.get("batch") is not None:
+        raise InputError(f"edges={edges!r} would join the many graphs of {name}; leave it out")
     missing = [key for key in ("x", "edge_index") if data.get(key) is None and (key == "x" or edges is None)]
     if missing:
         hint = "" if "x" in missing else "; or make edges of its features: data.edges=knn:5"

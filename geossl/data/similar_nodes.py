@@ -35,7 +35,7 @@ def similar_nodes(x: Float[ndarray, "n c"] | sp.csr_matrix | sp.csr_array, edges
     k, nodes = int(number), x.shape[0]
     if not 1 <= k < nodes:
         raise InputError(f"edges={edges!r} needs at least 1 neighbour, and more than {k} nodes; there are {nodes}")
-    # of itself, scikit-learn never lists a node
+    # asked without rows, scikit-learn leaves out the node itself, also where another lies on it
     near = most_words(x, k) if measure else NearestNeighbors(n_neighbors=k).fit(x).kneighbors(return_distance=False)
     return np.stack([np.repeat(np.arange(nodes), k), near.ravel().astype(np.int64)])
 

@@ -38,7 +38,7 @@ def test_test_labels_choose_nothing():
 def test_the_latest_of_equally_good_epochs_counts(monkeypatch):
     scores = iter([0.5, 0.1, 0.7, 0.2, 0.7, 0.3, 0.6, 0.4])
     monkeypatch.setattr(nodes, "right", lambda *a: next(scores))
-    assert probe_nodes(*two_groups(), epochs=4) == {"test": 0.3, "val": 0.7, "epoch": 3.0}
+    assert probe_nodes(*two_groups(), epochs=4) == {"test": 0.3, "val": 0.7, "epoch": 3.0, "last": 0.4}
 
 
 def test_several_labels_are_judged_by_micro_f1():

@@ -9,15 +9,18 @@ threshold on B05) and the Boadella reservoir (12 dates, 3.8 x 3.8 km), six bands
 4. season: day of the year of single dates from the image branch, fitted on one site, judged on the other (a third year
    is not there); median error in days, 91 = chance.
 
-It leaves pictures in --out: rebuilt.png (a masked series), boadella.png (PCA of the embedding raster).
+It leaves pictures in --out: rebuilt.png (a masked series), boadella.png (PCA of the embedding raster). With --seams it
+does nothing but measure how much the borders of windows show in maps of Boadella by that encoder (of the recipe).
 
 Run: python benchmarks/cross_video_mae.py --worldcereal A.npz B.npz --boadella FOLDER [--seeds 3] [--settings]
+     [--seams runs/cross_video_mae/encoder.safetensors]
 """
 
 import argparse
 import json
 import shutil
 import time
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -26,6 +29,7 @@ import rasterio
 import torch
 import torch.nn.functional as F
 from affine import Affine
+from odc.geo.crs import CRS
 from PIL import Image
 from sklearn.linear_model import Ridge
 from sklearn.metrics import balanced_accuracy_score
@@ -34,10 +38,12 @@ from sklearn.preprocessing import StandardScaler
 
 from geossl import recipe as recipes
 from geossl.api import pretraining
-from geossl.api.series import embed_series
+from geossl.api.series import embed_series, epsg_for
 from geossl.data.clips import CLEAR_SHARE
+from geossl.data.rasters import outline
 from geossl.data.series import Clouds, open_series
 from geossl.evaluation.heads import Samples, fit_head, predict
+from geossl.inference.series import Extent, extent_of, series_blocks
 from geossl.models.files import load_encoder
 from geossl.models.series_vit import tubelets, untubelets, usable_shares
 
@@ -361,9 +367,37 @@ def speed(args, times=4, rounds=3, size=32):
         print(f"| {name} | {size * times * rounds / seconds:.0f} | {next(iter(spent.values())) / seconds:.2f} |")
 
 
+def seams(path, folder, side=32):
+    """Step between neighbouring patches across lines every 160 m over that elsewhere, for windows and margins."""
+    encoder = load_encoder(path)
+    bands = encoder.spec.sensors["s2"].bands
+    series = open_series(folder, bands, Clouds("B02", 0.2), 0)
+    read, area = (
+        partial(series.read, dates=list(range(len(series.files)))),
+        outline(series.geobox, CRS(epsg_for(series))),
+    )
+    print("| window, px | margin, px | kept, px | step ratio | CPU s per km2 |\n|---|---|---|---|---|")
+    for window, margin in ((32, 8), (64, 24), (20, 8)):
+        encoder.spec = replace(encoder.spec, window_px=window, margin_px=margin)
+        extent = extent_of(encoder.spec, area.centroid, epsg_for(series))
+        cells = side // extent.lattice.cell_patches
+        row, column = ((n * extent.lattice.cell_patches // 4 * 4) // extent.lattice.cell_patches for n in extent[1:3])
+        extent = Extent(extent.lattice, row - cells // 2, column - cells // 2, cells, cells)
+        x, start = np.empty((encoder.spec.dim, side, side), np.float32), time.process_time()
+        for where, values in series_blocks(encoder, read, series.days, extent):
+            x[:, *where] = values
+        spent, x = time.process_time() - start, x / np.linalg.norm(x, axis=0)
+        steps = [1 - (np.delete(x, 0, axis) * np.delete(x, -1, axis)).sum(0) for axis in (1, 2)]
+        line = np.arange(1, side) % 4 == 0
+        across, within = (np.nanmean([steps[0][rows], steps[1][:, rows].T]) for rows in (line, ~line))
+        area_km2 = (side * PATCH / 100) ** 2
+        kept = window - 2 * margin
+        print(f"| {window} | {margin} | {kept} | {across / within:.2f} | {spent / area_km2:.1f} |", flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--worldcereal", type=Path, nargs=2, required=True)
+    parser.add_argument("--worldcereal", type=Path, nargs=2)
     parser.add_argument("--boadella", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/cross_video"))
     parser.add_argument("--steps", type=int, default=300)
@@ -372,8 +406,12 @@ def main():
     parser.add_argument(
         "--settings", action="store_true", help="also measure the settings that are ours, one seed each"
     )
+    parser.add_argument("--seams", type=Path, metavar="ENCODER", help="only measure the seams of its maps of Boadella")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    if args.seams:
+        seams(args.seams, args.boadella)
+        return
     root = args.out / "series"
     labels = {path.stem: to_folder(path, root / path.stem) for path in args.worldcereal}
     (root / "boadella").mkdir(exist_ok=True)

@@ -53,9 +53,9 @@ def ground_points(xyz: Float[ndarray, "n 3"]) -> Float[ndarray, "m 3"]:
     ground = np.zeros(len(low), dtype=bool)
     for (row, column), own in squares.items():
         around = product(range(row - 1, row + 2), range(column - 1, column + 2))
-        near = np.concatenate(
-            [own, *(squares[place] for place in around if place in squares and place != (row, column))]
-        )
+        near = np.concatenate([own, *(squares[at] for at in around if at in squares and at != (row, column))])
+        away = cells[near] - np.array([row, column]) * SQUARE
+        near = near[((away >= -2 * RADIUS) & (away < SQUARE + 2 * RADIUS)).all(axis=1)]
         ground[own] = is_ground(cells[near], low[near, 2])[: len(own)]
     return low[ground]
 

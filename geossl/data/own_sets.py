@@ -218,7 +218,16 @@ def numbered_set(root: Path, paths: Sequence[Path]) -> LabelledSet:
     classes = sorted(set(owners))
     labels = np.array([classes.index(o) for o in owners], np.int64)
     held = {"bands": Bands(tuple(str(i + 1) for i in range(images.bands)), "as stored", "not stated")}
-    return LabelledSet(root.name, NumberedItems(images), labels, checked(root, classes), held)
+    where = [centre(box_of(path)) for path in images.paths]
+    xy, epsg = np.array([place[:2] for place in where]), np.array([place[2] for place in where])
+    places = Places(xy, epsg) if epsg.all() else None
+    return LabelledSet(root.name, NumberedItems(images), labels, checked(root, classes), held, places=places)
+
+
+def box_of(path: Path) -> GeoBox:
+    """Grid of a file."""
+    with rasterio.open(path) as source:
+        return GeoBox.from_rio(source)
 
 
 def descriptions(path: Path) -> list[str]:

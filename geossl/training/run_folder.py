@@ -39,7 +39,7 @@ class RunFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"out={str(self.path)!r} is a file; give a folder for the run")
-        if not self.recipe.exists():
+        if not self.recipe.exists() or not self.holds_steps():
             return
         if not recipe.resume:
             raise InputError(
@@ -52,6 +52,10 @@ class RunFolder:
                     f"{self.path} was started with {key}={before.get(key)!r}, not {now[key]!r}; "
                     "resume with the same value or choose another out="
                 )
+
+    def holds_steps(self) -> bool:
+        """Whether anything was learned that could be lost; not where the first step failed."""
+        return any(path.exists() for path in (self.checkpoint, self.metrics, self.encoder))
 
     def open(self, recipe: recipes.Recipe) -> Path | None:
         """Make the folder, write recipe and versions; return the checkpoint to go on from, if any."""

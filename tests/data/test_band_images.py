@@ -17,13 +17,13 @@ from geossl.data.statistics import streaming_statistics
 from geossl.errors import BandError, InputError, MissingFileError, Note
 
 
-def write(path, pixels, nodata=None):
+def write(path, pixels, nodata=None, left=0):
     path.parent.mkdir(parents=True, exist_ok=True)
     profile = {"driver": "GTiff", "count": len(pixels), "dtype": pixels.dtype, "nodata": nodata}
     profile |= {"height": pixels.shape[1], "width": pixels.shape[2]}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        with rasterio.open(path, "w", transform=from_origin(0, 0, 1, 1), crs="EPSG:32630", **profile) as file:
+        with rasterio.open(path, "w", transform=from_origin(left, 0, 1, 1), crs="EPSG:32630", **profile) as file:
             file.write(pixels)
     return path
 
@@ -147,12 +147,14 @@ def test_any_bands_are_learned_imitated_and_judged(folder, tmp_path):
     for name in ("a", "b"):
         for i in range(8):
             pixels = smooth(i, side=32) // (1 if name == "a" else 4)
-            write(tmp_path / "classes" / name / f"{i}.tif", pixels)
+            write(
+                tmp_path / "classes" / name / f"{i}.tif", pixels, left=10_000 * i
+            )  # so far apart, none is near another
     held = read_set(tmp_path / "classes")
     assert held.sensors["bands"].names == ("1", "2", "3", "4", "5")
+    assert held.places.xy[:2].tolist() == [[16.0, -16.0], [10_016.0, -16.0]]
     for encoder in (mae, mr, student):
-        with pytest.warns(Note, match="does not say where its samples lie"):
-            found = geossl.evaluate(encoder, tmp_path / "classes", protocol="knn", out=tmp_path / "r.html")
+        found = geossl.evaluate(encoder, tmp_path / "classes", protocol="knn", out=tmp_path / "r.html")
         assert "1.0" in str(found)
 
 
@@ -162,6 +164,11 @@ def test_teachers_that_cannot_take_the_bands_are_refused_before_anything_is_writ
         write(tmp_path / "four" / f"{i}.tif", smooth(i, bands=4))
     with pytest.raises(BandError, match="band 5 of bands is asked for; the images have 4 bands"):
         pretrain("mr_mae", tmp_path / "four", *DECODER, f"teacher={{name: {mae}}}", f"out={tmp_path}/x")
+    never = f"teacher={{name: {tmp_path}/no.safetensors, recipe: croma}}"
+    with pytest.raises(
+        BandError, match="recipe croma makes one of s1, s2, but the data has bands; pretrain one on such"
+    ):
+        pretrain("mr_mae", folder, *DECODER, never, f"out={tmp_path}/x")
     with pytest.raises(BandError, match="bands has no band 6; known: 1, 2, 3, 4, 5"):
         pretrain("mae", folder, *DECODER, "encoder.sensors={bands: [1, 6]}", f"out={tmp_path}/x")
     assert not (tmp_path / "x").exists()

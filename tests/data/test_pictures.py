@@ -62,6 +62,11 @@ def test_a_masked_autoencoder_learns_from_a_folder_of_pictures(folder, tmp_path)
     encoder = geossl.load_encoder(run / "encoder.safetensors")
     assert encoder.spec.sensors["rgb"].mean != (0.485, 0.456, 0.406)
     assert encoder.pooled({"rgb": torch.rand(2, 3, 64, 64)}).isfinite().all()
+    (folder / "0.png").write_bytes((folder / "0.png").read_bytes()[:60])
+    plain = ["encoder.statistics=published", f"out={tmp_path}/y"]
+    for _ in range(2):  # the second time is not told that there is a run: it had no step
+        with pytest.raises(InputError, match=r"0\.png cannot be read as a picture"):
+            geossl.pretrain(recipe.load("mae", [*changes, *plain, "data.batch_size=5"]))
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(InputError, match="does not hold pictures"):

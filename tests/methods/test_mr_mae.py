@@ -424,6 +424,8 @@ def test_a_teacher_that_is_not_there_is_made_by_its_recipe(tmp_path):
     assert name.read_bytes() == before
     with pytest.raises(MissingFileError, match="does not exist"):
         geossl.pretrain(recipe.load("mr_mae", [*QUICK, f"out={tmp_path}/x", "teacher={name: nowhere/e.safetensors}"]))
+    with pytest.raises(MissingFileError, match="makes one called FOLDER/encoder.safetensors; give such a name"):
+        geossl.pretrain(recipe.load("mr_mae", [*QUICK, f"out={tmp_path}/x", f"teacher.name={tmp_path}/e.safetensors"]))
     assert not (tmp_path / "x").exists()
 
 

@@ -224,7 +224,7 @@ def test_weights_come_from_local_files_and_must_fit(tmp_path):
         timm_model("vit_smal_patch16_224", 3, None)
     with pytest.raises(MissingFileError, match="does not exist"):
         read_tensors(tmp_path / "none.pth")
-    for content in (b"no weights", b""):
+    for content in (b"no weights", b"", b"junk"):
         (tmp_path / "c.pth").write_bytes(content)
         with pytest.raises(WeightsError, match="is damaged, holds more than tensors or is no weight file"):
             read_tensors(tmp_path / "c.pth")

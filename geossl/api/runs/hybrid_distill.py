@@ -1,6 +1,6 @@
 """Hybrid Distill from a recipe."""
 
-from geossl.api.runs.images import ImageData, chosen, examples, geometry, image_data, rehearse, scaled_inputs
+from geossl.api.runs.images import ImageData, chosen, examples, geometry, image_data, inputs, rehearse, scaled_inputs
 from geossl.api.runs.teachers import frozen, make_missing, note_alike, note_uniform, tell
 from geossl.methods.hybrid_distill import HybridDistill, Relations
 from geossl.models.teachers import Teacher
@@ -15,7 +15,7 @@ def data(recipe: HybridRecipe) -> ImageData:
     found = image_data(recipe, recipe.encoder, recipe.data)
     for teacher, weight in sections(recipe):
         if weight:
-            make_missing(teacher)
+            make_missing(teacher, inputs(found))
     return found
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from geossl.api.runs.images import ImageData, chosen, examples, geometry, image_data, rehearse, scaled_inputs
+from geossl.api.runs.images import ImageData, chosen, examples, geometry, image_data, inputs, rehearse, scaled_inputs
 from geossl.api.runs.teachers import frozen, make_missing, note_alike, tell
 from geossl.methods.mr_mae import MRMAE, DecoderShape
 from geossl.models.conv_vit import ConvViT, conv_vit_spec
@@ -17,7 +17,7 @@ def data(recipe: MrMaeRecipe) -> ImageData:
     """Pictures or chips; a teacher that can be made is made first."""
     found = image_data(recipe, recipe.encoder, recipe.data)
     if recipe.objective.mimic_weight:
-        make_missing(recipe.teacher)
+        make_missing(recipe.teacher, inputs(found))
     return found
 
 

@@ -5,20 +5,19 @@ import json
 from pathlib import Path
 
 import click
-import torch
-from safetensors.torch import load_file
 
 from geossl.api.generating import generate
 from geossl.api.runs.scenes import measured_sensors
 from geossl.data.datamodule import SentinelChips
 from geossl.data.forgeries import forgeries
 from geossl.data.forgery_views import ForgeryViews
-from geossl.errors import InputError, MissingFileError, WeightsError
+from geossl.errors import InputError
 from geossl.methods.selfcon import SelfCon
 from geossl.models.croma import S1, S2
 from geossl.models.download import cache_folder
 from geossl.models.encoder import SensorSpec
 from geossl.models.exit_resnet import RGB, ExitResNet, exit_resnet_spec, load_trunk
+from geossl.models.teachers import read_tensors
 from geossl.recipe.selfcon import SelfconData, SelfconRecipe
 from geossl.training.optim import optim_config
 
@@ -84,7 +83,7 @@ def method(recipe: SelfconRecipe, data: ForgeryViews | SentinelChips) -> SelfCon
     )
     encoder = ExitResNet(spec)
     if settings.weights:
-        load_trunk(encoder, tensors_of(Path(settings.weights)))
+        load_trunk(encoder, read_tensors(Path(settings.weights)))
     return SelfCon(encoder, optim_config(recipe.train), seed=recipe.train.seed, **recipe.objective.model_dump())
 
 
@@ -97,17 +96,3 @@ def sensors(recipe: SelfconRecipe, data: ForgeryViews | SentinelChips) -> dict[s
         return {"rgb": RGB}
     names = tuple(f"band {i + 1}" for i in range(data.bands))
     return {"bands": SensorSpec(names, "0..1", "not stated", (0.5,) * data.bands, (0.25,) * data.bands)}
-
-
-def tensors_of(path: Path) -> dict[str, torch.Tensor]:
-    """Weights of a local file, without running anything it might hold."""
-    if not path.is_file():
-        raise MissingFileError(
-            f"encoder.weights={str(path)!r} does not exist; it is a file of a ResNet with torchvision's or timm's names"
-        )
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise WeightsError(f"{path} is no weight file that can be read safely ({type(error).__name__})") from None

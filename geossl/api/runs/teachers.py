@@ -3,7 +3,7 @@
 import sys
 import urllib.error
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from torch import Tensor
 from torchgeo import models as torchgeo_models
 
 from geossl.api import pretraining
-from geossl.errors import Note, UnknownNameError, WeightsError
+from geossl.errors import BandError, MissingFileError, Note, UnknownNameError, WeightsError
 from geossl.evaluation.attention import normalized_mutual_information
 from geossl.methods.hybrid_distill import relation_logits
 from geossl.models.download import ENCODERS
@@ -22,6 +22,7 @@ from geossl.models.files import dense, load_encoder
 from geossl.models.stacked import INPUTS, RGB, choose_bands
 from geossl.models.teachers import LAST, EncoderTeacher, TimmTeacher, read_tensors, timm_model
 from geossl.models.teachers import Teacher as Frozen
+from geossl.recipe import load
 from geossl.recipe.images import Teacher
 
 ALIKE = 0.05  # share of the features' variance that lies between patches, below which a teacher is noted
@@ -31,10 +32,32 @@ BRIGHTEST = 0.3  # reflectance that becomes 1 for networks of pictures
 S1_MEAN_STD = ((-12.59, -20.26), (5.26, 5.91))  # dB; SSL4EO-S12, as torchgeo's weights of radar expect
 
 
-def make_missing(teacher: Teacher | None) -> None:
-    """Pretrain a teacher that is not there, if its section names the recipe that makes it; once, and resumable."""
+def make_missing(teacher: Teacher | None, sensors: Iterable[str]) -> None:
+    """Pretrain a teacher that is not there, if its section names the recipe that makes it; once, and resumable.
+
+    Args:
+        teacher: Of a recipe.
+        sensors: What the data has.
+
+    Raises:
+        BandError: If the teacher would take none of them.
+        MissingFileError: If the recipe makes files of other names.
+    """
     if teacher is None or teacher.recipe is None or teacher.name in ENCODERS or Path(teacher.name).is_file():
         return
+    takes = set(getattr(load(teacher.recipe).encoder, "sensors", ("s1", "s2")))  # type: ignore[attr-defined]
+    if not takes & set(sensors):
+        name = ", ".join(sensors)
+        raise BandError(
+            f"teacher {teacher.name} is missing, and recipe {teacher.recipe} makes one of {', '.join(sorted(takes))}, "
+            f"but the data has {name}; pretrain one on such images, for instance with geossl pretrain mae "
+            f"data.source=FOLDER 'encoder.sensors={{{name}: all}}', and give its file as the teacher's name"
+        )
+    if Path(teacher.name).name != "encoder.safetensors":
+        raise MissingFileError(
+            f"teacher file {teacher.name!r} does not exist, and recipe {teacher.recipe} makes one called "
+            "FOLDER/encoder.safetensors; give such a name, or an encoder that is there"
+        )
     folder = Path(teacher.name).parent
     print(f"teacher {teacher.name} is not there: pretraining it with recipe {teacher.recipe}", file=sys.stderr)
     pretraining.pretrain(teacher.recipe, out=str(folder), resume=True)

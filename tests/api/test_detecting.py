@@ -6,7 +6,10 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from geossl.api import detecting
 from geossl.api.evaluating import evaluate
@@ -66,6 +69,38 @@ def test_a_fake_has_the_values_and_the_format_of_its_real_one(pictures):
             values = [np.sort(np.asarray(x).reshape(-1, 3), axis=0) for x in (made, own)]
         np.testing.assert_array_equal(*values)
         assert path.parent.name == real[path.stem].parent.name  # same content
+
+
+def test_single_values_do_not_give_the_answer_away(pictures):
+    """A logistic regression on numbers that know nothing of arrangement is as good as chance."""
+    parts = forgeries(pictures)
+
+    def statistics(part):
+        x = np.stack([part[i].reshape(3, -1) for i in range(len(part))])
+        unique = [[len(np.unique(band)) for band in row] for row in x]
+        return np.concatenate([x.min(2), x.max(2), x.mean(2), x.std(2), unique], axis=1)
+
+    model = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=1000))
+    model.fit(statistics(parts["train"]), parts["train"].origin)
+    chance = model.predict_proba(statistics(parts["test"]))[:, 1]
+    assert 0.45 <= roc_auc_score(parts["test"].origin, chance) <= 0.55
+
+
+def test_test_pictures_do_not_reach_a_detector(encoder, tmp_path):
+    """The same folder with other test pictures gives the same detector, threshold and all."""
+    rng = np.random.default_rng(0)
+    for part in ("train", "calibration", "test"):
+        for maker, top in (("real", 255), ("gan", 120)):
+            (tmp_path / part / maker).mkdir(parents=True)
+            for i in range(6):
+                pixels = rng.integers(0, top, (32, 32, 3)).astype(np.uint8)
+                Image.fromarray(pixels).save(tmp_path / part / maker / f"{i}.png")
+    config = CalibrationConfig(max_steps=4, batch_size=4, hidden=8)
+    before = detecting.detector(load_encoder(encoder), tmp_path, config=config).state_dict()
+    for path in tmp_path.glob("test/*/*.png"):
+        Image.new("RGB", (32, 32), "red").save(path)
+    after = detecting.detector(load_encoder(encoder), tmp_path, config=config).state_dict()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
 def test_the_same_seed_makes_the_same_files_whatever_else_is_made(pictures, tmp_path):

@@ -28,6 +28,15 @@ def test_compression_loses_more_at_lower_quality_and_keeps_the_size(picture, cod
     assert len(np.unique(found * 255 - np.rint(found * 255))) == 1  # whole numbers of a file
 
 
+@pytest.mark.parametrize("codec", ["JPEG", "WEBP"])
+def test_the_best_quality_is_close_to_the_picture(codec):
+    rng = np.random.default_rng(0)
+    smooth = perturb.resize(rng.random((3, 4, 4)).astype(np.float32), 64, 64)
+    change = np.abs(perturb.compress(smooth, codec, 100) - smooth)
+    assert change.mean() < 2 / 255  # colour is kept at half resolution
+    assert change.mean() < 0.5 * np.abs(perturb.compress(smooth, codec, 50) - smooth).mean()
+
+
 def test_bands_other_than_three_are_compressed_one_by_one(picture):
     five = np.concatenate([picture, picture[:2]])
     found = perturb.compress(five, "JPEG", 60)

@@ -269,6 +269,15 @@ def test_the_recipes_of_the_paper_and_of_scenes_are_complete():
     assert recipe.load("selfcon_sentinel2").objective.labels == ()
 
 
+def test_the_papers_size_has_the_papers_parts():
+    with torch.device("meta"):
+        for stem in ("full", "strided"):  # strides have no weights
+            own = SelfCon(ExitResNet(exit_resnet_spec(50, stem=stem)), OPTIM)
+            assert sum(p.numel() for p in own.encoder.parameters()) == 24_558_656
+            assert [sum(p.numel() for p in head.parameters()) for head in own.projectors] == [4_458_624] * 2
+            assert sum(p.numel() for p in own.parameters()) == 33_475_904
+
+
 def test_heads_with_batch_normalisation_cannot_make_all_vectors_one():
     """Images that an encoder hardly tells apart become vectors that cancel out, not a single one."""
     nearly_one = torch.ones(32, 1, 32) + 1e-3 * torch.randn(32, 1, 32, generator=torch.Generator().manual_seed(0))

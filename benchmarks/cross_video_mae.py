@@ -267,7 +267,7 @@ def run_arm(args, judge, name, changes, seed):
     """Pretrain and judge, unless both were done; scores are kept beside the run."""
     recipe = recipe_of(args, seed, changes, name)
     run = Path(recipe.out)
-    scores = run.with_suffix(".json")
+    scores = run.with_name(f"{run.name}.json")
     if scores.exists():
         return {tuple(key.split("/")): values for key, values in json.loads(scores.read_text()).items()}
     if name == "random init":

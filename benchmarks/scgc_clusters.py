@@ -28,6 +28,7 @@ from geossl import recipe as recipes
 from geossl.api import pretraining
 from geossl.data.graphs import dense_rows, read_graph
 from geossl.evaluation.clustering import clustering_scores
+from geossl.methods.scgc import modularity
 
 NAMES = ["acc", "nmi", "ari", "f1"]
 RAW = "k-means of features"
@@ -37,13 +38,6 @@ RAW = "k-means of features"
 def labels_of(method, batch):
     encoder = method.encoder
     return encoder.soft_labels(encoder(encoder.normalize(batch.x))).argmax(1).numpy()
-
-
-def modularity(labels, edge_index):
-    """Share of edges inside clusters beyond what degrees alone give."""
-    source, target = edge_index.numpy()
-    ends = np.bincount(labels[source]) / len(source)
-    return float((labels[source] == labels[target]).mean() - (ends**2).sum())
 
 
 def scores(truth, labels):
@@ -69,7 +63,8 @@ def trained(method, batch, truth, epochs):
     optimizer, rows, before = method.optim.build(method), [], labels_of(method, batch)
     for epoch in range(epochs + 1):
         labels = labels_of(method, batch)
-        readings = {"changed": float((labels != before).mean()), "modularity": modularity(labels, batch.edge_index)}
+        share = float(modularity(torch.from_numpy(labels), batch.edge_index))
+        readings = {"changed": float((labels != before).mean()), "modularity": share}
         rows.append({"epoch": epoch, **scores(truth, labels), **readings})
         before = labels
         if epoch < epochs:

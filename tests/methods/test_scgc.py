@@ -1,5 +1,6 @@
 import math
 
+import networkx as nx
 import numpy as np
 import pytest
 import scipy.stats
@@ -11,7 +12,7 @@ from geossl.data.graph_batches import GraphBatches
 from geossl.data.graphs import NodeRows
 from geossl.errors import InputError, Note
 from geossl.methods.base import OptimConfig
-from geossl.methods.scgc import SCGC, contrast, sharpened, walk_weights
+from geossl.methods.scgc import SCGC, contrast, modularity, sharpened, walk_weights
 from geossl.models.graph_layers import NodeMLP
 from geossl.models.graphs import GraphSpec
 from tests.models.test_graph_layers import random_graph
@@ -306,3 +307,13 @@ def test_every_setting_changes_a_term(setting, value, term):
 def test_the_sum_of_walks_differs_from_the_longest():
     one, two = (method_of(order=2, accumulate=a).graph_losses(batch_of())["contrast"] for a in (True, False))
     assert not torch.equal(one, two)
+
+
+def test_modularity_is_that_of_networkx():
+    rng = np.random.default_rng(0)
+    graph = nx.gnm_random_graph(40, 90, seed=0)
+    labels = rng.integers(0, 4, 40)
+    edges = torch.tensor([(a, b) for a, b in graph.edges] + [(b, a) for a, b in graph.edges]).T
+    theirs = nx.community.modularity(graph, [set(np.flatnonzero(labels == k).tolist()) for k in range(4)])
+    assert float(modularity(torch.from_numpy(labels), edges)) == pytest.approx(theirs, abs=1e-6)
+    assert float(modularity(torch.from_numpy(labels), edges[:, :0])) == 0

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from geossl.data.chips import ChipDataset
-from geossl.data.training import StepBatches, TrainingData
+from geossl.data.training import TrainingData
 from geossl.errors import BandError, InputError, MissingFileError, Note
 
 SUFFIXES = {".tif", ".tiff"}
@@ -170,10 +170,7 @@ class BandChips(TrainingData):
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Batches from ``start_step`` on; every rank its own draws."""
-        rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        draws = StepBatches(self.batch_size, self.start_step, self.steps, rank, ranks)
-        keep = {"multiprocessing_context": "spawn", "persistent_workers": True} if self.workers else {}
-        return DataLoader(self.dataset, batch_sampler=draws, num_workers=self.workers, **keep)  # type: ignore[arg-type]
+        return self.loader(self.dataset, self.steps, self.workers)
 
     def survey(self, windows: int = 1000) -> Iterator[dict[str, Tensor]]:
         """Windows to take statistics from."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from geossl.data.series import ImageSeries
-from geossl.data.training import StepBatches, TrainingData
+from geossl.data.training import TrainingData
 from geossl.data.video import VideoFile, find_videos, read_frames
 from geossl.errors import GridError, InputError
 
@@ -148,11 +148,7 @@ class Clips(TrainingData):
 
     def train_dataloader(self) -> DataLoader[Clip]:
         """Batches from ``start_step`` on; every rank its own draws."""
-        trainer = self.trainer
-        rank, ranks = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        draws = StepBatches(self.batch_size, self.start_step, self.steps, rank, ranks)
-        keep = {"multiprocessing_context": "spawn", "persistent_workers": True} if self.workers else {}
-        return DataLoader(self.source, batch_sampler=draws, num_workers=self.workers, **keep)  # type: ignore[arg-type]
+        return self.loader(self.source, self.steps, self.workers)
 
     def survey(self, clips: int = 200) -> Iterator[dict[str, Tensor]]:
         """Clips to take statistics from: the first of the run."""

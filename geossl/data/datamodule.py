@@ -15,7 +15,7 @@ from geossl.data.labels import LabelledChips, label_values, majority
 from geossl.data.samplers import GridChips, RandomChips, Rois, split_scenes
 from geossl.data.sentinel import SAMPLE, AlignedSentinel, aligned_scenes
 from geossl.data.ssl4eo import SSL4EO
-from geossl.data.training import StepBatches, TrainingData
+from geossl.data.training import TrainingData
 from geossl.errors import InputError
 
 PATCH_PX = 8
@@ -74,11 +74,7 @@ class SentinelChips(TrainingData):
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Batches from ``start_step`` on; every rank its own draws."""
-        trainer = self.trainer
-        rank, ranks = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        draws = StepBatches(self.batch_size, self.start_step, self.steps, rank, ranks)
-        keep = {"multiprocessing_context": "spawn", "persistent_workers": True} if self.workers else {}
-        return DataLoader(self.dataset, batch_sampler=draws, num_workers=self.workers, **keep)  # type: ignore[arg-type]
+        return self.loader(self.dataset, self.steps, self.workers)
 
     def survey(self, chips: int = 2000) -> Iterator[dict[str, Tensor]]:
         """Chips to take statistics from: a regular grid over the training part, or random ones."""

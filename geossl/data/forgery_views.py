@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from geossl.data.forgeries import Forgeries
 from geossl.data.perturb import AUGMENTATIONS, training_view
-from geossl.data.training import StepBatches, TrainingData
+from geossl.data.training import TrainingData
 from geossl.errors import InputError
 
 
@@ -90,10 +90,7 @@ class ForgeryViews(TrainingData):
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Batches from ``start_step`` on; every rank its own draws."""
-        rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        draws = StepBatches(self.batch_size, self.start_step, self.steps, rank, ranks)
-        keep = {"multiprocessing_context": "spawn", "persistent_workers": True} if self.workers else {}
-        return DataLoader(self.dataset, batch_sampler=draws, num_workers=self.workers, **keep)  # type: ignore[arg-type]
+        return self.loader(self.dataset, self.steps, self.workers)
 
     def describe(self) -> dict[str, Any]:
         """What was trained on, for an encoder's provenance."""

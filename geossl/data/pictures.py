@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from geossl.data.images import ImageFolder
-from geossl.data.training import StepBatches, TrainingData
+from geossl.data.training import TrainingData
 
 ASPECT = 4 / 3  # most that a crop is wider than high, or higher than wide; the usual of ImageNet training
 
@@ -106,10 +106,7 @@ class Pictures(TrainingData):
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Batches from ``start_step`` on; every rank its own draws."""
-        rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        draws = StepBatches(self.batch_size, self.start_step, self.steps, rank, ranks)
-        keep = {"multiprocessing_context": "spawn", "persistent_workers": True} if self.workers else {}
-        return DataLoader(self.dataset, batch_sampler=draws, num_workers=self.workers, **keep)  # type: ignore[arg-type]
+        return self.loader(self.dataset, self.steps, self.workers)
 
     def survey(self, pictures: int = 2000) -> Iterator[dict[str, Tensor]]:
         """Whole pictures to take statistics from, in a random order."""

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from geossl.data.las import FEATURES, SUFFIXES, LasFile, find_files, read_scan, survey
 from geossl.data.point_blocks import BlockSettings, cut_block
 from geossl.data.shapes import drawn, read_shapes
-from geossl.data.training import StepBatches, TrainingData
+from geossl.data.training import TrainingData
 from geossl.errors import InputError, MissingFileError, UnknownNameError
 
 TURNS = ("none", "z", "all")
@@ -176,11 +176,7 @@ class PointClouds(TrainingData):
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Batches from ``start_step`` on; every rank its own draws."""
-        trainer = self.trainer
-        rank, ranks = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        draws = StepBatches(self.batch_size, self.start_step, self.steps, rank, ranks)
-        keep = {"multiprocessing_context": "spawn", "persistent_workers": True} if self.workers else {}
-        return DataLoader(self.dataset, batch_sampler=draws, num_workers=self.workers, **keep)  # type: ignore[arg-type]
+        return self.loader(self.dataset, self.steps, self.workers)
 
     def describe(self) -> dict[str, Any]:
         """See TrainingData."""

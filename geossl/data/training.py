@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import lightning as L
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 
 
 class TrainingData(L.LightningDataModule, ABC):
@@ -19,6 +19,20 @@ class TrainingData(L.LightningDataModule, ABC):
     def __init__(self, batch_size: int, items: str) -> None:
         super().__init__()
         self.batch_size, self.items, self.start_step = batch_size, items, 0
+
+    def loader(self, dataset: Any, steps: int, workers: int) -> DataLoader[Any]:
+        """Batches from ``start_step`` on; every rank its own draws.
+
+        Args:
+            dataset: Item by draw number.
+            steps: Of the whole run.
+            workers: Loader processes.
+        """
+        trainer = self.trainer
+        rank, ranks = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        draws = StepBatches(self.batch_size, self.start_step, steps, rank, ranks)
+        keep: dict[str, Any] = {"multiprocessing_context": "spawn", "persistent_workers": True} if workers else {}
+        return DataLoader(dataset, batch_sampler=draws, num_workers=workers, **keep)
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:

@@ -199,7 +199,7 @@ def fit(module: DecoderTraining, train: Chips, val: Chips, checkpoint: Path | No
             use_distributed_sampler=False,
             callbacks=chain,
         )
-        draws = np.roll(draws, -start * config.batch_size)  # Lightning counts a resumed run from 0
+        draws = np.roll(draws, -start * config.batch_size)  # as long as the whole run, see StepBatches
         drawn = Subset(cast("Dataset[Any]", train), draws.tolist())
         loader = DataLoader(drawn, config.batch_size)
         trainer.fit(module, loader, ckpt_path=checkpoint if start else None, weights_only=True)

@@ -10,7 +10,8 @@ ROOT = Path(__file__).parents[2]
 SMALL = ["encoder.depth=10", "encoder.width=4", "objective.projection=[16,8]", "data.batch_size=8", "train.max_steps=2"]
 
 
-def test_pictures_are_made_once_and_an_encoder_is_pretrained_on_them(tmp_path):
+def test_pictures_are_made_once_and_an_encoder_is_pretrained_on_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("GEOSSL_CACHE", str(tmp_path / "cache"))  # other tests make the same ones
     arguments = ["pretrain", "selfcon", *SMALL, "data.generators=[phase,detail]", "data.unseen=[detail]"]
     first = CliRunner().invoke(main, [*arguments, f"out={tmp_path / 'a'}"])
     again = CliRunner().invoke(main, [*arguments, f"out={tmp_path / 'b'}"])

@@ -21,6 +21,11 @@ from geossl.errors import BandError, InputError, MissingFileError, Note
 SUFFIXES = {".tif", ".tiff"}
 
 
+def unreadable(path: Path, error: RasterioError) -> InputError:
+    """What to say of a damaged file."""
+    return InputError(f"{path} cannot be read ({' '.join(str(error).split())}); delete it or write it again")
+
+
 def read_window(path: Path, window: Window | None = None) -> Float[Tensor, "c h w"]:
     """All bands of a part of a file, or of all of it; NaN where nodata, masked or not finite.
 
@@ -31,9 +36,7 @@ def read_window(path: Path, window: Window | None = None) -> Float[Tensor, "c h 
         with rasterio.open(path) as file:
             values = file.read(window=window, masked=True)
     except RasterioError as error:
-        raise InputError(
-            f"{path} cannot be read ({' '.join(str(error).split())}); delete it or write it again"
-        ) from None
+        raise unreadable(path, error) from None
     pixels = values.astype(np.float32).filled(np.nan)
     return torch.from_numpy(np.where(np.isfinite(pixels), pixels, np.float32(np.nan)))
 
@@ -72,9 +75,7 @@ class BandImages:
                     counts.append(file.count)
                     plain = not any(kind.startswith("complex") for kind in file.dtypes)
             except RasterioError as error:
-                raise InputError(
-                    f"{path} cannot be read ({' '.join(str(error).split())}); delete it or write it again"
-                ) from None
+                raise unreadable(path, error) from None
             if not plain:
                 raise InputError(f"{path} holds complex numbers; write their magnitude, for instance in dB")
             if counts[-1] != counts[0]:

@@ -4,18 +4,19 @@ Paper: Kulatilleke, Portmann, Chandra, 2022, arXiv:2204.12656. Not the other met
 Batch: PyG ``Data`` with ``x`` (n c) and ``edge_index`` (2 e), both directions of every edge; of a sampled graph also
 ``core`` (n,), those that were drawn: both losses are theirs, the others are neighbours and negatives.
 First an autoencoder learns the features, then k-means gives centres, then contrast and sharpening go on together.
-Differs from the authors' code: the autoencoder is trained here (there, weights are read from a pickle), and labels
-play no part (there, the epoch reported is the one that agrees best with them).
+Differs from the authors' code: the autoencoder is trained here (there, weights are read from a pickle), labels play no
+part (there, the epoch reported is the one that agrees best with them), and centres start where the graph says, too;
+``start="codes"`` is the authors'.
 """
 
 import warnings
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
+from numpy import ndarray
 from sklearn.cluster import KMeans
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -23,11 +24,12 @@ from torch_geometric.data import Data
 
 from geossl.errors import InputError, Note
 from geossl.methods.base import OptimConfig, SSLMethod
+from geossl.methods.graph_walks import modularity, walk_step, walk_weights
 from geossl.models.graph_layers import NodeMLP, mlp
 
-LEAST = 1e-4  # a walk less likely than this is forgotten, so that powers stay sparse
 SMALLEST = 0.001  # share of the nodes below which a cluster counts as empty
 MOST = 100_000  # nodes k-means looks at; of more, so many at random
+STARTS = 20  # of k-means
 BLOCK = 8192  # nodes encoded at a time for k-means
 
 
@@ -42,35 +44,11 @@ class Rows(Protocol):
         """Features of some."""
 
 
-def walk_weights(
-    edge_index: Int[Tensor, "2 e"], nodes: int, order: int, accumulate: bool
-) -> tuple[Int[Tensor, "2 p"], Float[Tensor, " p"]]:
-    """How likely a random walk from a node ends at another: which pairs count as positive, and how much.
+class Whole(NamedTuple):
+    """A graph of which batches hold a part; ``edge_index`` (2 e) has both directions."""
 
-    Args:
-        edge_index: Edges, both directions, without self-loops; every node gets one.
-        nodes: Number of nodes.
-        order: Steps of the walk.
-        accumulate: Sum over 1 ... ``order`` steps (SCGC*: the Influence Augmented Contrastive loss), not the last.
-
-    Returns:
-        Pairs ``(from, to)`` sorted by ``from``, with their weights.
-    """
-    rows, columns = edge_index.cpu().numpy()
-    links = sp.coo_matrix((np.ones(len(rows)), (rows, columns)), shape=(nodes, nodes)).tocsr()
-    links.setdiag(0)
-    links.data[:] = links.data > 0
-    step = links + sp.identity(nodes, format="csr")
-    step = sp.diags_array(1 / np.asarray(step.sum(axis=1)).ravel()) @ step
-    power, total = step, step
-    for _ in range(order - 1):
-        power = power @ step
-        power.data[power.data < LEAST] = 0
-        total = total + power
-    found = sp.coo_matrix(sp.csr_matrix(total if accumulate else power))
-    found.eliminate_zeros()
-    pairs = torch.from_numpy(np.stack([found.row, found.col]).astype(np.int64))
-    return pairs.to(edge_index.device), torch.from_numpy(found.data.astype(np.float32)).to(edge_index.device)
+    x: Rows
+    edge_index: Tensor
 
 
 def contrast(
@@ -118,18 +96,42 @@ def sharpened(labels: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
     return (weight / weight.sum(dim=1, keepdim=True)).detach()
 
 
-def modularity(labels: Int[Tensor, " n"], edge_index: Int[Tensor, "2 e"]) -> Float[Tensor, ""]:
-    """Share of edges inside clusters beyond what degrees alone give; 0 without edges.
+def code_centres(codes: Float[ndarray, "n d"], clusters: int, seed: int) -> Float[ndarray, "k d"]:
+    """Centres by k-means, as published: the best of ``STARTS`` by the distances."""
+    return KMeans(clusters, n_init=STARTS, random_state=seed).fit(drawn(codes, seed)).cluster_centers_
 
-    Known without classes. Of several seeds keep that of the greatest: a bad start of the clusters shows in it.
 
-    Source: Newman and Girvan, 2004; undirected graphs with both directions of every edge.
+def graph_centres(
+    codes: Float[ndarray, "n d"], edge_index: Int[Tensor, "2 e"], clusters: int, seed: int
+) -> Float[ndarray, "k d"]:
+    """Centres by k-means of codes averaged over two steps along edges: the best of ``STARTS`` by modularity.
+
+    A code says what a node is like, its neighbours what it belongs to. Clusters of averaged codes are turned into
+    centres among the nodes' own codes, since the encoder sees no edges, and it is the clusters around these that are
+    compared. Source: ours.
     """
-    if not edge_index.shape[1]:
-        return labels.new_zeros((), dtype=torch.float32)
-    source, target = labels[edge_index]
-    ends = torch.bincount(source) / len(source)
-    return (source == target).float().mean() - ends.square().sum()
+    step = walk_step(edge_index, len(codes))
+    near, own = drawn(step @ (step @ codes), seed), drawn(codes, seed)
+    best, most = code_centres(codes, clusters, seed), -1.0
+    for start in range(STARTS):
+        labels = KMeans(clusters, n_init=1, random_state=STARTS * seed + start).fit(near).labels_
+        centres = np.stack([own[labels == k].mean(axis=0) for k in np.unique(labels)])
+        score = float(modularity(nearest(codes, centres), edge_index)) if len(centres) == clusters else -1.0
+        if score > most:
+            best, most = centres, score
+    return best
+
+
+def drawn(rows: Float[ndarray, "n d"], seed: int) -> Float[ndarray, "m d"]:
+    """All rows, or of more than ``MOST`` so many, always the same."""
+    if len(rows) <= MOST:
+        return rows
+    return rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:MOST].numpy()]
+
+
+def nearest(codes: Float[ndarray, "n d"], centres: Float[ndarray, "k d"]) -> Int[Tensor, " n"]:
+    """Number of the centre nearest to each code."""
+    return torch.cdist(torch.from_numpy(codes), torch.from_numpy(centres.astype(codes.dtype))).argmin(dim=1)
 
 
 class SCGC(SSLMethod):
@@ -146,7 +148,8 @@ class SCGC(SSLMethod):
         tau: Factor on the cosine.
         alpha: Weight of the contrast.
         beta: Weight of the sharpening.
-        nodes: Features of all nodes, where batches hold some of them: autoencoder and k-means always see all.
+        start: Where centres start: ``graph`` (``graph_centres``) or ``codes`` (``code_centres``, as published).
+        whole: The graph, where batches hold a part of it: autoencoder and k-means always see all nodes.
         seed: Seeds batches and k-means.
     """
 
@@ -162,7 +165,8 @@ class SCGC(SSLMethod):
         tau: float = 0.25,
         alpha: float = 1.0,
         beta: float = 0.1,
-        nodes: Rows | None = None,
+        start: str = "graph",
+        whole: Whole | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(encoder, optim, seed)
@@ -172,7 +176,7 @@ class SCGC(SSLMethod):
         self.autoencoder_steps, self.autoencoder_batch = autoencoder_steps, autoencoder_batch
         self.reconstruct, self.accumulate, self.order = reconstruct, accumulate, order
         self.tau, self.alpha, self.beta = tau, alpha, beta
-        self.nodes = nodes
+        self.start, self.whole = start, whole
 
     def losses(self, batch: Data) -> dict[str, Float[Tensor, ""]]:
         """``contrast``, ``cluster`` and ``rebuild``; the first two are 0 while the autoencoder is trained."""
@@ -184,7 +188,7 @@ class SCGC(SSLMethod):
 
     def feature_losses(self, batch: Data, step: int) -> dict[str, Float[Tensor, ""]]:
         """The terms of an update of the autoencoder."""
-        nodes: Rows = batch.x if self.nodes is None else self.nodes
+        nodes: Rows = (self.whole or batch).x
         x = self.encoder.normalize(nodes[self.autoencoder_rows(len(nodes), step)].to(batch.x.device))
         zero = x.new_zeros(())
         self.readings |= {
@@ -201,25 +205,25 @@ class SCGC(SSLMethod):
         return torch.from_numpy(rng.permutation(nodes)[part * size : (part + 1) * size])
 
     def start_clusters(self, batch: Data) -> None:
-        """Centres from k-means of the codes of all nodes, the largest cluster first; the optimiser starts afresh.
-
-        Of more than ``MOST`` nodes, so many drawn at random.
+        """Centres among the codes of all nodes, that of the largest cluster first; the optimiser starts afresh.
 
         Raises:
             InputError: If there are fewer nodes than clusters.
         """
-        count, nodes = len(self.encoder.centres), batch.x if self.nodes is None else self.nodes
-        if len(nodes) < count:
-            raise InputError(f"objective.clusters={count} is more than the {len(nodes)} nodes of the graph")
-        rows = torch.arange(len(nodes))
-        if len(nodes) > MOST:
-            rows = torch.randperm(len(nodes), generator=torch.Generator().manual_seed(self.seed))[:MOST]
+        count, graph = len(self.encoder.centres), self.whole or batch
+        nodes = len(graph.x)
+        if nodes < count:
+            raise InputError(f"objective.clusters={count} is more than the {nodes} nodes of the graph")
+        rows = torch.arange(nodes).split(BLOCK)
         with torch.no_grad():
-            parts = [self.encoder(self.encoder.normalize(nodes[r].to(batch.x.device))) for r in rows.split(BLOCK)]
+            parts = [self.encoder(self.encoder.normalize(graph.x[r].to(batch.x.device))) for r in rows]
         codes = torch.cat(parts).cpu().numpy()
-        found = KMeans(count, n_init=20, random_state=self.seed).fit(codes)
-        order = np.argsort(-np.bincount(found.labels_, minlength=count), kind="stable")
-        self.encoder.centres.data.copy_(torch.from_numpy(found.cluster_centers_[order]))
+        if self.start == "graph" and graph.edge_index.shape[1]:
+            centres = graph_centres(codes, graph.edge_index.cpu(), count, self.seed)
+        else:
+            centres = code_centres(codes, count, self.seed)
+        order = torch.bincount(nearest(codes, centres), minlength=count).argsort(descending=True, stable=True)
+        self.encoder.centres.data.copy_(torch.from_numpy(centres)[order])
         if self._trainer is not None:  # moments of tiny reconstruction gradients would make the first updates leap
             self._trainer.optimizers[0].state.clear()
 

@@ -107,6 +107,7 @@ class SCGCObjective(Section):
     tau: Weight = 0.25
     alpha: Weight = 1.0
     beta: Weight = 0.1
+    start: Literal["graph", "codes"] = "graph"
 
 
 class SCGCRecipe(Recipe):

@@ -1,4 +1,5 @@
 import math
+import warnings
 
 import networkx as nx
 import numpy as np
@@ -6,13 +7,15 @@ import pytest
 import scipy.stats
 import torch
 from sklearn.cluster import KMeans
+from sklearn.metrics import adjusted_rand_score
 from torch_geometric.data import Data
 
 from geossl.data.graph_batches import GraphBatches
 from geossl.data.graphs import NodeRows
 from geossl.errors import InputError, Note
 from geossl.methods.base import OptimConfig
-from geossl.methods.scgc import SCGC, contrast, modularity, sharpened, walk_weights
+from geossl.methods.graph_walks import modularity, walk_step, walk_weights
+from geossl.methods.scgc import SCGC, Whole, code_centres, contrast, graph_centres, nearest, sharpened
 from geossl.models.graph_layers import NodeMLP
 from geossl.models.graphs import GraphSpec
 from tests.models.test_graph_layers import random_graph
@@ -184,8 +187,8 @@ def test_permuting_nodes_permutes_labels_and_keeps_the_losses():
     torch.testing.assert_close(encoder.soft_labels(encoder(batch.x[3:5])), labels[3:5])  # no edge is needed
 
 
-def test_centres_are_those_of_k_means_with_the_largest_cluster_first():
-    method, batch = method_of(), batch_of(60, 100)
+def test_published_centres_are_those_of_k_means_with_the_largest_cluster_first():
+    method, batch = method_of(start="codes"), batch_of(60, 100)
     batch.x[:40] += 5
     batch.x[40:55] -= 5
     method.start_clusters(batch)
@@ -199,7 +202,7 @@ def test_centres_are_those_of_k_means_with_the_largest_cluster_first():
 
 
 def test_clusters_are_numbered_the_same_in_whatever_order_k_means_finds_them(monkeypatch):
-    method, batch = method_of(), batch_of(60, 100)
+    method, batch = method_of(start="codes"), batch_of(60, 100)
     method.start_clusters(batch)
     centres = method.encoder.centres.detach().clone()
 
@@ -220,12 +223,70 @@ def test_clusters_are_numbered_the_same_in_whatever_order_k_means_finds_them(mon
 def test_k_means_of_very_many_nodes_looks_at_a_draw_of_them(monkeypatch):
     monkeypatch.setattr("geossl.methods.scgc.MOST", 40)
     monkeypatch.setattr("geossl.methods.scgc.BLOCK", 7)
-    method, batch = method_of(), batch_of(60, 100)
+    method, batch = method_of(start="codes"), batch_of(60, 100)
     method.start_clusters(batch)
     drawn = torch.randperm(60, generator=torch.Generator().manual_seed(0))[:40]
     found = KMeans(3, n_init=20, random_state=0).fit(method.encoder(batch.x[drawn]).detach().numpy())
-    order = np.argsort(-np.bincount(found.labels_), kind="stable")
+    sizes = np.bincount(found.predict(method.encoder(batch.x).detach().numpy()), minlength=3)
+    order = np.argsort(-sizes, kind="stable")
     np.testing.assert_allclose(method.encoder.centres.detach().numpy(), found.cluster_centers_[order], rtol=1e-4)
+
+
+def two_towns(nodes=200, seed=0):
+    """Codes in four heaps, edges inside two towns: a heap's place on the first axis has nothing to do with its town."""
+    rng = np.random.default_rng(seed)
+    town, other = np.arange(nodes) % 2, rng.permutation(np.arange(nodes) % 2)
+    codes = np.stack([4.0 * other, 2.0 * town], axis=1) + rng.normal(0, 0.5, (nodes, 2))
+    pairs = rng.integers(0, nodes, (2, 20 * nodes))
+    pairs = pairs[:, (town[pairs[0]] == town[pairs[1]]) & (pairs[0] != pairs[1])]
+    edges = np.unique(np.concatenate([pairs, pairs[::-1]], axis=1), axis=1)
+    return codes.astype(np.float32), torch.from_numpy(edges), town
+
+
+def agreement(codes, centres, truth):
+    return adjusted_rand_score(truth, nearest(codes, centres))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_edges_show_the_clusters_that_codes_alone_hide(seed):
+    codes, edges, town = two_towns(seed=seed)
+    assert agreement(codes, code_centres(codes, 2, seed), town) < 0.05  # the heaps are wider apart than the towns
+    centres = graph_centres(codes, edges, 2, seed)
+    assert agreement(codes, centres, town) > 0.5
+    own = np.stack([codes[town == k].mean(axis=0) for k in (0, 1)])
+    np.testing.assert_allclose(centres[centres[:, 1].argsort()], own, atol=0.3)
+
+
+def test_the_start_of_greatest_modularity_is_kept():
+    codes, edges, _ = two_towns()
+    step, found = walk_step(edges, len(codes)).toarray(), {}
+    near = step @ step @ codes
+    for start in range(20):
+        labels = KMeans(4, n_init=1, random_state=start).fit(near).labels_
+        centres = np.stack([codes[labels == k].mean(axis=0) for k in range(4)])
+        of_nodes = ((codes[:, None] - centres) ** 2).sum(axis=2).argmin(axis=1)
+        graph = nx.Graph(edges.T.tolist())
+        parts = [set(np.flatnonzero(of_nodes == k).tolist()) & set(graph) for k in range(4)]
+        found.setdefault(round(nx.community.modularity(graph, parts), 6), centres)  # of equals the first
+    assert len(found) > 3  # starts differ, so there is something to choose
+    kept, expected = graph_centres(codes, edges, 4, 0), found[max(found)]
+    np.testing.assert_allclose(kept[kept[:, 0].argsort()], expected[expected[:, 0].argsort()], rtol=1e-5)
+
+
+def test_without_edges_both_starts_are_the_same():
+    batch = batch_of(60, 100)
+    batch.edge_index = batch.edge_index[:, :0]
+    one, two = method_of(start="graph"), method_of(start="codes")
+    one.start_clusters(batch)
+    two.start_clusters(batch)
+    assert torch.equal(one.encoder.centres, two.encoder.centres)
+
+
+def test_codes_that_are_all_the_same_still_give_centres():
+    codes, edges, _ = two_towns()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # k-means says that it found fewer clusters
+        assert np.isfinite(graph_centres(np.ones_like(codes), edges, 3, 0)).all()
 
 
 def test_a_sampled_batch_is_judged_by_the_nodes_drawn():
@@ -250,7 +311,10 @@ def test_a_sampled_batch_is_judged_by_the_nodes_drawn():
 def test_sampling_all_nodes_equals_the_whole_graph():
     graph = batch_of(40, 60)
     data = GraphBatches(graph, 4, batch_nodes=40, neighbours=40, hops=2)
-    whole, sampled = method_of(order=2, reconstruct=True), method_of(order=2, reconstruct=True, nodes=NodeRows(graph.x))
+    whole, sampled = (
+        method_of(order=2, reconstruct=True),
+        method_of(order=2, reconstruct=True, whole=Whole(NodeRows(graph.x), graph.edge_index)),
+    )
     part = data.batch(list(range(40)))
     for step in range(3):
         one, two = (m.feature_losses(b, step)["rebuild"] for m, b in ((whole, graph), (sampled, part)))
@@ -266,7 +330,7 @@ def test_sampling_all_nodes_equals_the_whole_graph():
 def test_a_small_batch_still_starts_from_the_centres_of_all_nodes():
     graph = batch_of(60, 100)
     data = GraphBatches(graph, 4, batch_nodes=5, neighbours=2, hops=1)
-    whole, sampled = method_of(), method_of(nodes=NodeRows(graph.x))
+    whole, sampled = method_of(), method_of(whole=Whole(NodeRows(graph.x), graph.edge_index))
     whole.start_clusters(graph)
     sampled.start_clusters(data.batch(list(range(5))))
     torch.testing.assert_close(whole.encoder.centres, sampled.encoder.centres)

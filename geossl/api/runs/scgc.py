@@ -4,7 +4,7 @@ from geossl.api.runs.graphs import graph_batches, graph_spec, set_statistics
 from geossl.data.graph_batches import GraphBatches
 from geossl.data.graphs import NodeRows
 from geossl.errors import InputError
-from geossl.methods.scgc import SCGC
+from geossl.methods.scgc import SCGC, Whole
 from geossl.models.graph_layers import NodeMLP
 from geossl.recipe.graphs import SCGCRecipe
 from geossl.training.optim import optim_config
@@ -35,5 +35,5 @@ def method(recipe: SCGCRecipe, data: GraphBatches) -> SCGC:
     encoder = NodeMLP(spec)
     set_statistics(encoder, data.graph)
     is_whole = recipe.data.batch_nodes is None and recipe.data.batch_graphs is None
-    nodes = None if is_whole else NodeRows(data.graph.x)
-    return SCGC(encoder, optim_config(recipe.train), nodes=nodes, seed=recipe.train.seed, **objective)
+    whole = None if is_whole else Whole(NodeRows(data.graph.x), data.graph.edge_index)
+    return SCGC(encoder, optim_config(recipe.train), whole=whole, seed=recipe.train.seed, **objective)

@@ -9,7 +9,8 @@ Fine-tuning (--finetune): encoder and a linear layer trained together, learning 
 training part; the same for weights as initialised.
 Sets: --shapes, an .npz with x_train, y_train, x_test, y_test, class_names (ModelNet10: research use only, not in this
 repository), and --cylinders, an .npz with x, y, file_index (pieces of an airborne scan; files 0 and 1 train, 2 and 3
-test).
+test). Of the scan's pieces there are few, so there is a second judgement, in which every piece is judged: by an SVM
+that learned from the other three files.
 Methods see the training part only. Token cosine: mean cosine between the features of different patches of a test
 object, in the decoder (where the constraint acts) and in the encoder; near 1, they all say the same.
 
@@ -22,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from sklearn.metrics import balanced_accuracy_score
 
 from geossl import recipe as recipes
 from geossl.api import pretraining
@@ -31,7 +33,7 @@ from geossl.data.shapes import unit_sphere
 from geossl.evaluation.baselines import untrained
 from geossl.evaluation.heads import Samples
 from geossl.evaluation.metrics import single_label
-from geossl.evaluation.svm import few_shot, svm_accuracy
+from geossl.evaluation.svm import few_shot, svm_accuracy, svm_labels
 from geossl.methods.point_cmae import token_cosine
 from geossl.training.classifier import Subset, finetune_encoder
 from geossl.training.early_stopping import FinetuneConfig
@@ -62,15 +64,15 @@ def hard(cloud, rng):
 
 
 def parts_of(path, kind):
-    """(clouds, labels) of the training and the test part, made hard; the same for every seed and method."""
+    """(clouds, labels, file) of the training and the test part, made hard; the same for every seed and method."""
     file = np.load(path)
     if kind == "shapes":
-        parts = [(file[f"x_{name}"], file[f"y_{name}"]) for name in ("train", "test")]
+        parts = [(file[f"x_{name}"], file[f"y_{name}"], None) for name in ("train", "test")]
     else:
         first = file["file_index"] < 2
-        parts = [(file["x"][rows], file["y"][rows]) for rows in (first, ~first)]
+        parts = [(file["x"][rows], file["y"][rows], file["file_index"][rows]) for rows in (first, ~first)]
     rng = np.random.default_rng(0)
-    return [(np.stack([hard(cloud, rng) for cloud in x]), y.astype(int)) for x, y in parts]
+    return [(np.stack([hard(cloud, rng) for cloud in x]), y.astype(int), files) for x, y, files in parts]
 
 
 @torch.inference_mode()
@@ -104,17 +106,28 @@ def episodes_of(kind):
     return [(ways, shots) for ways in ((5, 10) if kind == "shapes" else (3,)) for shots in (10, 20)]
 
 
+def every_file(x, y, files):
+    """Balanced accuracy over all pieces, each judged by an SVM that learned from the other files."""
+    found = np.empty_like(y)
+    for file in np.unique(files):
+        away = files == file
+        found[away] = svm_labels(x[~away], y[~away], x[away])
+    return balanced_accuracy_score(y, found)
+
+
 def judged(kind, module, train, test):
-    """SVM accuracy, token cosines and few-shot accuracies of one method."""
-    (a, one), (b, two) = ((vectors(module.encoder, x), y) for x, y in (train, test))
+    """SVM accuracy, that over all files (NaN of shapes), token cosines and few-shot accuracies of one method."""
+    (a, one, first), (b, two, second) = ((vectors(module.encoder, x), y, files) for x, y, files in (train, test))
     known, asked = Samples(a, one), Samples(b, two)
     few = [few_shot(known, asked, *episode).values["accuracy"] for episode in episodes_of(kind)]
-    return svm_accuracy(a, one, b, two), *diversity(module, test[0]), *few
+    whole = [np.concatenate(pair) for pair in ((a, b), (one, two), (first, second))] if kind == "cylinders" else None
+    every = every_file(*whole) if whole else np.nan
+    return svm_accuracy(a, one, b, two), every, *diversity(module, test[0]), *few
 
 
 def finetuned(encoder, train, test, seed):
     """Balanced accuracy on the test part."""
-    items = [torch.from_numpy(cloud) for x, _ in (train, test) for cloud in x]
+    items = [torch.from_numpy(cloud) for x, *_ in (train, test) for cloud in x]
     labels = np.concatenate([train[1], test[1]])
     part = np.repeat([0, 2], [len(train[1]), len(test[1])])
     parts = LabelledSet("clouds", items, labels, tuple(map(str, np.unique(labels))), part=part).parts("official", seed)
@@ -138,7 +151,7 @@ def rows_of(kind, path, args):
                 continue
             stem = name.replace(" ", "_").replace(",", "").split("_(")[0]
             changes = [*values, f"data.source={source}", f"train.max_steps={int(factor * args.steps)}"]
-            changes += [f"train.seed={seed}", f"out={args.out}/{kind}/{stem}/{seed}", "resume=true"]
+            changes += [f"train.seed={seed}", f"out={args.out}/{kind}/{stem}/{seed}", "resume=true", *args.set]
             recipe = recipes.load("point_cmae", [*SETTINGS, *changes])
             if name == "Point-MAE":
                 fresh = loaded(recipe)
@@ -157,22 +170,32 @@ def rows_of(kind, path, args):
     return rows, tuned
 
 
+def spread(values):
+    """Mean and standard deviation over seeds."""
+    return f"{np.mean(values):.3f} +- {np.std(values):.3f}"
+
+
 def show(kind, steps, rows, tuned):
     """Tables."""
-    few = " | ".join(f"{ways} classes, {shots} samples" for ways, shots in episodes_of(kind))
-    print(f"\n| {kind}, {steps} steps | SVM, mean +- std | seeds | {few} | token cosine, decoder | encoder |")
-    print("|---|---|---|---|---|" + "---|" * len(episodes_of(kind)))
+    few = [f"{ways} classes, {shots} samples" for ways, shots in episodes_of(kind)]
+    head = [
+        f"{kind}, {steps} steps",
+        "SVM, mean +- std",
+        "seeds",
+        "every file, mean +- std",
+        *few,
+        "token cosine, decoder",
+    ]
+    print("\n| " + " | ".join([*head, "encoder"]) + " |\n|" + "---|" * (len(head) + 1))
     for name, found in rows.items():
-        accuracy, decoder, encoder, *episodes = np.array(found).T
-        each = " ".join(f"{a:.3f}" for a in accuracy)
-        cells = " | ".join(f"{x.mean():.3f}" for x in episodes)
-        svm = f"{accuracy.mean():.3f} +- {accuracy.std():.3f}"
-        print(f"| {name} | {svm} | {each} | {cells} | {decoder.mean():.2f} | {encoder.mean():.2f} |")
+        accuracy, every, decoder, encoder, *episodes = np.array(found).T
+        cells = [name, spread(accuracy), " ".join(f"{a:.3f}" for a in accuracy), spread(every), *map(spread, episodes)]
+        print("| " + " | ".join([*cells, f"{decoder.mean():.2f}", f"{encoder.mean():.2f}"]) + " |")
     if tuned:
         print(f"\n| {kind}, fine-tuned | mean +- std | seeds |\n|---|---|---|")
     for name, found in tuned.items():
         accuracy = np.array([score for score, _ in found])
-        print(f"| {name} | {accuracy.mean():.3f} +- {accuracy.std():.3f} | {' '.join(f'{a:.3f}' for a in accuracy)} |")
+        print(f"| {name} | {spread(accuracy)} | {' '.join(f'{a:.3f}' for a in accuracy)} |")
     print()
 
 
@@ -185,6 +208,7 @@ def main():
     parser.add_argument("--first", type=int, default=0, help="first seed, to spread runs over machines")
     parser.add_argument("--steps", type=int, default=250)
     parser.add_argument("--more", action="store_true", help="two further variants")
+    parser.add_argument("--set", nargs="*", default=[], help="recipe values for all variants, such as train.lr=3.0e-4")
     parser.add_argument("--finetune", action="store_true", help="also fine-tune the variants")
     parser.add_argument("--out", type=Path, default=Path("runs/points"))
     args = parser.parse_args()

@@ -80,7 +80,9 @@ def curves(args, seed, truth):
     if file.exists():
         found = pd.read_csv(file)
         return found if args.epochs is None else found[found.epoch <= args.epochs].reset_index(drop=True)
-    loaded = [recipes.load(name, [f"data.source={args.graph}", f"train.seed={seed}"]) for name in args.recipes]
+    loaded = [
+        recipes.load(name, [f"data.source={args.graph}", f"train.seed={seed}", *args.set]) for name in args.recipes
+    ]
     start, batch, seconds = pretrained(loaded[0], seed)
     print(f"seed {seed}  autoencoder {seconds:.0f} s", flush=True)
     every = []
@@ -131,6 +133,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, help="instead of the recipe's")
+    parser.add_argument("--set", nargs="*", default=[], help="recipe values, such as objective.start=codes")
     parser.add_argument("--out", default="runs/scgc_clusters", help="OUT_SEED.csv holds every epoch")
     args = parser.parse_args()
     graph, results = read_graph(args.graph), {}

@@ -35,6 +35,7 @@ def twins(args):
             part = torch.from_numpy(rng.permutation(once.shape[1])) % 2
         half, own = once[:, part == k], copy.copy(batch)
         own.edge_index = torch.cat([half, half.flip(0)], dim=1)
+        method.start_clusters(own)  # centres, too, of what this half of the edges says
         found.append((method, own, method.optim.build(method)))
     return found
 

@@ -44,11 +44,13 @@ def scores(truth, labels):
     return {name: 100 * value for name, value in clustering_scores(truth, labels).items()}
 
 
-def pretrained(recipe, seed):
+def pretrained(recipe, seed, shuffle=False):
     """The autoencoder of a seed, its batch and the seconds it took."""
     data, build = pretraining.prepare(recipe)
     L.seed_everything(seed, verbose=False)
     method, batch = build(), data.batch([0])
+    if shuffle:
+        batch.edge_index = torch.randperm(len(batch.x))[batch.edge_index]
     optimizer, started = method.optim.build(method), time.monotonic()
     for step in range(method.autoencoder_steps):
         optimizer.zero_grad()
@@ -83,7 +85,7 @@ def curves(args, seed, truth):
     loaded = [
         recipes.load(name, [f"data.source={args.graph}", f"train.seed={seed}", *args.set]) for name in args.recipes
     ]
-    start, batch, seconds = pretrained(loaded[0], seed)
+    start, batch, seconds = pretrained(loaded[0], seed, args.shuffle)
     print(f"seed {seed}  autoencoder {seconds:.0f} s", flush=True)
     every = []
     for name, recipe in zip(args.recipes, loaded, strict=True):
@@ -134,6 +136,7 @@ def main():
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, help="instead of the recipe's")
     parser.add_argument("--set", nargs="*", default=[], help="recipe values, such as objective.start=codes")
+    parser.add_argument("--shuffle", action="store_true", help="deal the edges out to other nodes: what are they for?")
     parser.add_argument("--out", default="runs/scgc_clusters", help="OUT_SEED.csv holds every epoch")
     args = parser.parse_args()
     graph, results = read_graph(args.graph), {}

@@ -67,12 +67,8 @@ def test_graphmae_finds_crops_that_features_and_untrained_attention_do_not(seed)
     assert after >= before + 2
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_scgc_finds_crops_in_averaged_features(seed):
-    batch, y = scene(seed)
-    raw = accuracy(batch.x.numpy(), y)
-    batch = smoothed(batch, 1)
-    batch.x = (batch.x - batch.x.mean(0)) / batch.x.std(0)
+def scgc_accuracy(batch, y, seed):
+    """SCGC* with weights of a seed."""
     torch.manual_seed(seed)
     spec = GraphSpec(
         name="s", architecture="node_mlp", arguments={"widths": [128, 128, 256], "clusters": 6}, dim=10, source="",
@@ -85,7 +81,34 @@ def test_scgc_finds_crops_in_averaged_features(seed):
     encoder = trained(method, batch, 100, lambda step: method.graph_losses(batch))
     with torch.no_grad():
         labels = encoder.soft_labels(encoder(batch.x)).argmax(1).numpy()
-    found, means = 100 * clustering_scores(y, labels)["acc"], accuracy(batch.x.numpy(), y)
-    print(f"raw {raw:.1f}  means {means:.1f}  SCGC* {found:.1f}")
-    assert found >= 92
-    assert found >= raw + 10
+    return 100 * clustering_scores(y, labels)["acc"]
+
+
+def averaged(batch):
+    """Features of nodes and their neighbours, standardised."""
+    batch = smoothed(batch, 1)
+    batch.x = (batch.x - batch.x.mean(0)) / batch.x.std(0)
+    return batch
+
+
+def test_scgc_finds_crops_as_well_as_k_means_of_averaged_features():
+    better = 0
+    for seed in range(3):
+        batch, y = scene(seed)
+        batch = averaged(batch)
+        found, means = [scgc_accuracy(batch, y, init) for init in (1, 2, 3)], accuracy(batch.x.numpy(), y)
+        print(f"scene {seed}  means {means:.1f}  SCGC* {np.mean(found):.1f} +- {np.std(found):.1f}")
+        assert np.mean(found) >= 92
+        better += np.mean(found) >= means
+    assert better >= 2
+
+
+def test_edges_dealt_out_to_other_nodes_mislead_scgc():
+    batch, y = scene(0)
+    batch = averaged(batch)
+    found, means = scgc_accuracy(batch, y, 1), accuracy(batch.x.numpy(), y)
+    batch.edge_index = torch.randperm(SIDE**2)[batch.edge_index]
+    misled = scgc_accuracy(batch, y, 1)
+    print(f"means {means:.1f}  SCGC* {found:.1f}  with other edges {misled:.1f}")
+    assert found >= means - 1
+    assert misled <= means - 20

@@ -30,6 +30,7 @@ from geossl.models.graph_layers import NodeMLP, mlp
 SMALLEST = 0.001  # share of the nodes below which a cluster counts as empty
 MOST = 100_000  # nodes k-means looks at; of more, so many at random
 STARTS = 20  # of k-means
+AUTOENCODER_BATCH = 256  # nodes per update of the autoencoder, as published
 BLOCK = 8192  # nodes encoded at a time for k-means
 
 
@@ -140,8 +141,7 @@ class SCGC(SSLMethod):
     Args:
         encoder: MLP with cluster centres.
         optim: Optimiser and schedule.
-        autoencoder_steps: Updates on features alone before the graph comes in.
-        autoencoder_batch: Nodes per such update.
+        autoencoder_steps: Updates of ``AUTOENCODER_BATCH`` nodes on features alone before the graph comes in.
         reconstruct: Go on rebuilding the features afterwards (SCGC; False in SCGC*).
         accumulate: Sum walks of all lengths (SCGC*) instead of the longest (SCGC).
         order: Greatest number of steps along edges.
@@ -158,7 +158,6 @@ class SCGC(SSLMethod):
         encoder: NodeMLP,
         optim: OptimConfig,
         autoencoder_steps: int = 400,
-        autoencoder_batch: int = 256,
         reconstruct: bool = False,
         accumulate: bool = True,
         order: int = 1,
@@ -173,7 +172,7 @@ class SCGC(SSLMethod):
         self.encoder: NodeMLP
         spec = encoder.spec
         self.decoder = mlp([spec.dim, *reversed(spec.arguments["widths"]), spec.features])
-        self.autoencoder_steps, self.autoencoder_batch = autoencoder_steps, autoencoder_batch
+        self.autoencoder_steps = autoencoder_steps
         self.reconstruct, self.accumulate, self.order = reconstruct, accumulate, order
         self.tau, self.alpha, self.beta = tau, alpha, beta
         self.start, self.whole = start, whole
@@ -199,7 +198,7 @@ class SCGC(SSLMethod):
 
     def autoencoder_rows(self, nodes: int, step: int) -> Int[Tensor, " b"]:
         """Nodes of an update: every epoch a new order, the same whenever the run is resumed."""
-        size = min(self.autoencoder_batch, nodes)
+        size = min(AUTOENCODER_BATCH, nodes)
         epoch, part = divmod(step, -(-nodes // size))
         rng = np.random.default_rng((self.seed, epoch))
         return torch.from_numpy(rng.permutation(nodes)[part * size : (part + 1) * size])

@@ -100,7 +100,6 @@ class SCGCObjective(Section):
 
     clusters: Annotated[int, Field(ge=2)]
     autoencoder_steps: Annotated[int, Field(ge=0)] = 400
-    autoencoder_batch: Positive = 256
     reconstruct: bool = False
     accumulate: bool = True
     order: Positive = 1

@@ -336,8 +336,9 @@ def test_a_small_batch_still_starts_from_the_centres_of_all_nodes():
     torch.testing.assert_close(whole.encoder.centres, sampled.encoder.centres)
 
 
-def test_the_autoencoder_sees_every_node_once_per_epoch():
-    method = method_of(autoencoder_batch=8)
+def test_the_autoencoder_sees_every_node_once_per_epoch(monkeypatch):
+    monkeypatch.setattr("geossl.methods.scgc.AUTOENCODER_BATCH", 8)
+    method = method_of()
     rows = torch.cat([method.autoencoder_rows(30, step) for step in range(4)])
     assert sorted(rows.tolist()) == list(range(30))
     assert not torch.equal(method.autoencoder_rows(30, 4), rows[:8])

@@ -42,10 +42,10 @@ def embed_graph(
         block_nodes: Larger graphs are embedded block by block, to the same vectors in bounded memory.
 
     Returns:
-        A row per node, columns ``e000`` ...; a GeoDataFrame where the nodes are places.
+        A row per node, columns ``e000`` ...; a GeoDataFrame with their index, in metres, where the nodes are places.
 
     Raises:
-        InputError: If the features are not those the encoder was trained on.
+        InputError: If a feature the encoder was trained on is missing; those with names are found by name.
     """
     graph = read_graph(graph)
     vectors = node_embeddings(as_graph_encoder(encoder), graph, block_nodes)
@@ -124,7 +124,7 @@ def on_the_ground(graph: Data, table: pd.DataFrame) -> pd.DataFrame:
     frame = graph.get("frame")
     if frame is None:
         return table
-    return gpd.GeoDataFrame(table, geometry=frame.geometry.to_numpy(), crs=frame.crs)
+    return gpd.GeoDataFrame(table.set_index(frame.index), geometry=frame.geometry.to_numpy(), crs=frame.crs)
 
 
 def as_graph_encoder(encoder: str | Path | Encoder) -> GraphEncoder:

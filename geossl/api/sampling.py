@@ -96,4 +96,5 @@ def mosaic(rows: Float[ndarray, "n c"], encoder: PatchAutoencoder) -> Float[ndar
     bands = [first + sensors["s2"].bands.index(b) for b in ("B04", "B03", "B02")]
     cells = rows.reshape(len(rows), -1, patch, patch)[:, bands].transpose(0, 2, 3, 1)
     cells = np.pad(np.clip(cells / 0.3, 0, 1), ((0, 0), (0, 1), (0, 1), (0, 0)), constant_values=1)
+    cells = np.pad(cells, ((0, -len(cells) % 8), (0, 0), (0, 0), (0, 0)), constant_values=1)
     return np.concatenate([np.concatenate(list(row), axis=1) for row in cells.reshape(-1, 8, *cells.shape[1:])])

@@ -52,10 +52,10 @@ def graph_of(
 
 
 def in_metres(frame: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
-    """The same places in a CRS of metres, rows numbered 0 and up.
+    """The same places in a CRS of metres.
 
     Raises:
-        GridError: If there is no CRS, or a place has no geometry.
+        GridError: If there is no CRS, or it does not fit, or a place has no geometry.
     """
     if frame.crs is None:
         raise GridError("the GeoDataFrame has no CRS, so its distances mean nothing; set it, e.g. frame.set_crs(4326)")
@@ -65,27 +65,33 @@ def in_metres(frame: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
     if len(missing):
         raise GridError(f"row {missing[0]} of the GeoDataFrame has no geometry ({len(missing)} have none); drop them")
     is_metric = frame.crs.is_projected and frame.crs.axis_info[0].unit_name in ("metre", "meter")
-    frame = frame.reset_index(drop=True)
-    return frame if is_metric else frame.to_crs(frame.estimate_utm_crs())
+    if is_metric:
+        return frame
+    try:
+        return frame.to_crs(frame.estimate_utm_crs())
+    except RuntimeError:  # of GeoPandas: no zone there
+        raise GridError(f"no UTM zone fits the places; are their coordinates those of {frame.crs.name}?") from None
 
 
 def columns(
     frame: gpd.GeoDataFrame, features: Sequence[str] | None, labels: str | None
 ) -> tuple[Float[ndarray, "n c"], tuple[str, ...]]:
     """Attributes as features, and their names; all that are numbers where none are named."""
-    attributes = frame.drop(columns=frame.geometry.name)
+    attributes = frame.drop(columns=frame.geometry.name).rename(columns=str)
+    if len(twice := attributes.columns[attributes.columns.duplicated()]):
+        raise InputError(f"the GeoDataFrame has several columns {twice[0]!r}; rename or drop them")
     if features is None:
         numeric = attributes.select_dtypes("number").columns
-        features = [str(name) for name in numeric if name != labels]
+        features = [name for name in numeric if name != labels]
         if not features:
             raise InputError("the GeoDataFrame has no attribute of numbers; name a raster as features, or add columns")
     for name in features:
         if name not in attributes:
             raise InputError(f"features name {name!r}, which is no column; there are {', '.join(attributes)}")
-        if not pd.api.types.is_numeric_dtype(attributes[name]):
+        if not pd.api.types.is_numeric_dtype(attributes[name]) or pd.api.types.is_complex_dtype(attributes[name]):
             raise InputError(f"column {name!r} holds no numbers and cannot be a feature")
         if bad := int((~np.isfinite(attributes[name].to_numpy(dtype=np.float64))).sum()):
-            raise InputError(f"column {name!r} is missing in {bad} of {len(frame)} rows; fill or drop them")
+            raise InputError(f"column {name!r} is missing or infinite in {bad} of {len(frame)} rows; fill or drop them")
     return np.array(attributes[list(features)], dtype=np.float32), tuple(features)
 
 
@@ -118,7 +124,8 @@ def neighbours(places: ndarray, edges: str) -> Int[ndarray, "2 e"]:
         number = -1.0
     is_known = kind in ("contiguity", "rook", "knn", "distance")
     needs = kind in ("knn", "distance")
-    if not is_known or (number is not None and (number <= 0 or kind == "rook")) or (needs and number is None):
+    is_fit = number is None or (0 < number < np.inf and kind != "rook" and (kind != "knn" or number.is_integer()))
+    if not is_known or not is_fit or (needs and number is None):
         raise InputError(f"edges={edges!r} is not understood; expected {EDGES}")
     if kind == "knn":
         return nearest_places(places, int(number or 0), edges)
@@ -131,7 +138,8 @@ def neighbours(places: ndarray, edges: str) -> Int[ndarray, "2 e"]:
         a, b = tree.query(places, predicate="dwithin", distance=number)
     a, b = a[a < b], b[a < b]
     if kind == "rook":
-        shared = shapely.length(shapely.intersection(places[a], places[b])) > 1e-6
+        valid = shapely.make_valid(places)  # outlines that cross themselves cannot be intersected
+        shared = shapely.length(shapely.intersection(valid[a], valid[b])) > 1e-6
         a, b = a[shared], b[shared]
     lonely = 1 - len(np.union1d(a, b)) / len(places)
     if lonely > LONELY:

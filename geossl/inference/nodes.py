@@ -1,5 +1,7 @@
 """Embed the nodes of a graph: whole, or block by block with the neighbours each block depends on."""
 
+import copy
+
 import numpy as np
 import scipy.sparse as sp
 import torch
@@ -8,6 +10,7 @@ from numpy import ndarray
 from scipy.sparse.csgraph import reverse_cuthill_mckee
 from torch_geometric.data import Data
 
+from geossl.data.graphs import scipy_csr, sparse
 from geossl.errors import InputError
 from geossl.models.graphs import GraphEncoder
 
@@ -26,7 +29,7 @@ def node_embeddings(encoder: GraphEncoder, graph: Data, block_nodes: int = WHOLE
     Raises:
         InputError: If the graph's features are not those the encoder was trained on.
     """
-    check_features(encoder, graph)
+    graph = with_known_features(encoder, graph)
     encoder.eval()
     nodes = graph.num_nodes
     if nodes <= block_nodes:
@@ -62,23 +65,29 @@ def dense(x: torch.Tensor, rows: Int[ndarray, " m"] | None = None) -> Float[torc
     return torch.from_numpy((matrix if rows is None else matrix[rows]).toarray())
 
 
-def check_features(encoder: GraphEncoder, graph: Data) -> None:
-    """Refuse features the encoder does not know.
+def with_known_features(encoder: GraphEncoder, graph: Data) -> Data:
+    """The graph with the features the encoder was trained on, in its order; found by name where both have names.
 
     Raises:
-        InputError: If number or names differ.
+        InputError: If one is missing, or, without names, their number differs.
     """
-    spec = encoder.spec
+    spec, names = encoder.spec, tuple(graph.get("names") or ())
+    if names and spec.names and names != spec.names:
+        missing = [name for name in spec.names if name not in names]
+        if missing:
+            raise InputError(
+                f"feature {missing[0]!r} ({len(missing)} of {len(spec.names)}) that {spec.name} was trained on is not "
+                f"in the graph; it has {', '.join(names[:10])}"
+            )
+        columns = [names.index(name) for name in spec.names]
+        graph, is_sparse = copy.copy(graph), graph.x.layout == torch.sparse_csr
+        graph.names = spec.names
+        graph.x = sparse(scipy_csr(graph.x)[:, columns].sorted_indices()) if is_sparse else graph.x[:, columns]
     if graph.x.shape[1] != spec.features:
         raise InputError(
             f"the graph has {graph.x.shape[1]} features per node; {spec.name} was trained on {spec.features}"
         )
-    names = tuple(graph.get("names") or ())
-    if names and spec.names and names != spec.names:
-        at = next(i for i, pair in enumerate(zip(names, spec.names, strict=True)) if pair[0] != pair[1])
-        raise InputError(
-            f"feature {at} of the graph is {names[at]!r}; {spec.name} was trained on {spec.names[at]!r} there"
-        )
+    return graph
 
 
 @torch.inference_mode()
@@ -90,7 +99,7 @@ def graph_embeddings(encoder: GraphEncoder, graph: Data, batch_graphs: int = 64)
         graph: The union of many, with ``batch``: the graph of every node, 0 and up without gaps.
         batch_graphs: Graphs embedded at a time.
     """
-    check_features(encoder, graph)
+    graph = with_known_features(encoder, graph)
     encoder.eval()
     owner, (source, target) = graph.batch.numpy(), graph.edge_index.numpy()
     links = sp.csr_matrix((np.ones(len(source), dtype=np.int8), (target, source)), shape=(len(owner), len(owner)))

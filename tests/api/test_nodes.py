@@ -84,6 +84,16 @@ def test_embeddings_come_back_with_their_places(parcels, runs):
     assert not isinstance(geossl.embed_graph(bare, runs["graphmae"] / "encoder.safetensors"), gpd.GeoDataFrame)
 
 
+def test_rows_keep_the_index_of_their_parcels_and_features_are_found_by_name(parcels, runs):
+    fields, encoder = gpd.read_file(parcels[0]), runs["scgc"] / "encoder.safetensors"
+    expected = geossl.cluster_graph(geossl.graph_from_geodataframe(fields), encoder)
+    named = fields[[*reversed(fields.columns)]].set_axis([f"p{i % 100}" for i in range(len(fields))])  # some twice
+    found = geossl.cluster_graph(geossl.graph_from_geodataframe(named), encoder)
+    assert list(found.index) == list(named.index)
+    np.testing.assert_array_equal(found.cluster, expected.cluster)
+    assert found.crs == fields.crs
+
+
 def test_the_map_paints_every_pixel_of_a_parcel_with_its_cluster(runs, tmp_path):
     out, raster = tmp_path / "c.gpkg", tmp_path / "c.tif"
     encoder = str(runs["scgc"] / "encoder.safetensors")

@@ -1,6 +1,7 @@
 import geopandas as gpd
 import libpysal.graph
 import numpy as np
+import pandas as pd
 import pytest
 import shapely
 import torch
@@ -38,6 +39,12 @@ def raster_of(values, size_m=100.0, crs="EPSG:32633", left=500_000, top=200):
 def test_four_squares_touch_at_sides_and_at_the_corner():
     assert pairs(graph_from_geodataframe(frame_of())) == [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
     assert pairs(graph_from_geodataframe(frame_of(), edges="rook")) == [(0, 1), (0, 2), (1, 3), (2, 3)]
+
+
+def test_outlines_that_cross_themselves_have_neighbours_too():
+    bow = shapely.Polygon([(500_100, 100), (500_200, 200), (500_200, 100), (500_100, 200)])  # a triangle at either side
+    graph = graph_from_geodataframe(frame_of([*SQUARES[:3], bow]), edges="rook")
+    assert pairs(graph) == [(0, 1), (0, 2), (2, 3)]
 
 
 def test_gaps_are_bridged_when_asked_and_told_when_not():
@@ -134,7 +141,14 @@ def test_cells_without_data_are_left_out_and_places_without_cells_refused():
         (frame_of(), {"features": ["z"]}, InputError, "name 'z', which is no column; there are a"),
         (frame_of(a=list("wxyz")), {"features": "a"}, InputError, "holds no numbers"),
         (frame_of(a=list("wxyz")), {}, InputError, "no attribute of numbers"),
-        (frame_of(a=[1, 2, 3, np.nan]), {}, InputError, "column 'a' is missing in 1 of 4 rows"),
+        (frame_of(a=[1, 2, 3, np.nan]), {}, InputError, "column 'a' is missing or infinite in 1 of 4 rows"),
+        (frame_of(a=[1j, 2, 3, 4]), {"features": "a"}, InputError, "holds no numbers"),
+        (frame_of().rename(columns={"a": 7}), {"features": "z"}, InputError, "are 7"),
+        (pd.concat([frame_of(), frame_of()[["a"]]], axis=1), {}, InputError, "several columns 'a'"),
+        (frame_of([shapely.Point(500_000, 0)], crs=4326), {}, GridError, "no UTM zone fits.*those of WGS 84?"),
+        (frame_of(), {"edges": "knn:2.7"}, InputError, "not understood"),
+        (frame_of(), {"edges": "knn:nan"}, InputError, "not understood"),
+        (frame_of(), {"edges": "distance:inf"}, InputError, "not understood"),
         (frame_of(), {"labels": "crop"}, InputError, "labels name 'crop', which is no column"),
     ],
 )

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch_geometric.data import Data
 
-from geossl.data.graphs import read_graph, write_graph
+from geossl.data.graphs import read_graph, scipy_csr, sparse, write_graph
 from geossl.errors import InputError
 from geossl.inference.nodes import graph_embeddings, node_embeddings
 from geossl.models.graph_layers import GNNEncoder
@@ -51,8 +51,24 @@ def test_other_features_than_those_trained_on_are_refused():
     encoder = GNNEncoder(GraphSpec(**{**spec_of().__dict__, "names": tuple("abcdef")}))
     with pytest.raises(InputError, match="has 5 features per node; g was trained on 6"):
         node_embeddings(encoder, Data(x=x[:, :5], edge_index=edge_index))
-    with pytest.raises(InputError, match="feature 1 of the graph is 'c'; g was trained on 'b' there"):
-        node_embeddings(encoder, Data(x=x, edge_index=edge_index, names=tuple("acbdef")))
+    with pytest.raises(
+        InputError, match=r"feature 'b' \(1 of 6\) that g was trained on is not in the graph; it has a, c"
+    ):
+        node_embeddings(encoder, Data(x=x, edge_index=edge_index, names=tuple("acxdef")))
+
+
+@pytest.mark.parametrize("is_sparse", [False, True])
+def test_features_are_found_by_name_in_any_order_and_among_others(is_sparse):
+    x, edge_index = sparse_graph()
+    encoder = GNNEncoder(GraphSpec(**{**spec_of().__dict__, "names": tuple("abcdef")}))
+    expected = node_embeddings(encoder, Data(x=x, edge_index=edge_index, names=tuple("abcdef")))
+    other = torch.hstack([x[:, [2, 0, 1, 5]], torch.full((len(x), 1), 7.0), x[:, [4, 3]]])
+    if is_sparse:
+        other = sparse(scipy_csr(other))
+    graph = Data(x=other, edge_index=edge_index, names=("c", "a", "b", "f", "more", "e", "d"))
+    for block in (100, 1000):
+        np.testing.assert_allclose(node_embeddings(encoder, graph, block), expected, atol=1e-5, rtol=1e-4)
+    assert graph.x.shape[1] == 7
 
 
 def test_graphs_are_pooled_the_same_however_many_at_a_time():

@@ -169,6 +169,8 @@ def class_raster(out: str | Path, nodes: gpd.GeoDataFrame, gsd_m: float = 10) ->
     out = Path(out)
     if out.suffix != ".tif":
         raise InputError(f"--raster {out} must end in .tif")
+    if not 0 < gsd_m < np.inf:
+        raise InputError(f"gsd_m={gsd_m} is no side of a cell; expected metres above 0")
     if not isinstance(nodes, gpd.GeoDataFrame) or nodes.crs.is_geographic:
         raise InputError("a class raster needs places of one UTM zone; these have none, or lie in several")
     if not (nodes.geometry.area > 0).any():

@@ -111,19 +111,23 @@ def checked(data: Data, name: str, edges: str | None = None) -> Data:
     nodes = data.x.shape[0]
     if data.x.ndim != 2 or not nodes or not data.x.shape[1]:
         raise InputError(f"x of {name} has shape {tuple(data.x.shape)}; expected nodes by features, at least 1 x 1")
-    values = data.x.values() if data.x.layout == torch.sparse_csr else data.x
+    out = copy.copy(data)
+    out.x = data.x.detach().to_sparse_csr() if data.x.layout == torch.sparse_coo else data.x.detach()
+    values = out.x.values() if out.x.layout == torch.sparse_csr else out.x
     if not torch.isfinite(values).all():
         raise InputError(f"x of {name} holds NaN or infinite numbers; fill or drop these nodes first")
     if edges is None:
         pairs = data.edge_index
     else:
-        pairs = torch.from_numpy(similar_nodes(scipy_csr(data.x) if values is not data.x else data.x.numpy(), edges))
+        pairs = torch.from_numpy(similar_nodes(scipy_csr(out.x) if values is not out.x else out.x.numpy(), edges))
     if pairs.ndim != 2 or pairs.shape[0] != 2:
         raise InputError(f"edge_index of {name} has shape {tuple(pairs.shape)}; expected 2 by edges")
     if pairs.numel() and not 0 <= int(pairs.min()) <= int(pairs.max()) < nodes:
         raise InputError(f"edge_index of {name} names nodes {int(pairs.min())} to {int(pairs.max())}; it has {nodes}")
-    out = copy.copy(data)
-    out.x = data.x.float()
+    out.x = out.x.float()
+    for key in ("y", "graph_y"):
+        if isinstance(data.get(key), Tensor) and data[key].ndim == 2 and data[key].shape[1] == 1:
+            out[key] = data[key].flatten()  # as of OGB
     out.edge_index = plain_edges(pairs, nodes)
     check_lengths(out, name)
     return out
@@ -211,6 +215,9 @@ def write_graph(path: str | Path, graph: str | Path | Data | Dataset) -> Path:
     Args:
         path: The ``.npz`` file.
         graph: As in ``read_graph``.
+
+    Raises:
+        InputError: As there, or if ``y`` holds other numbers than those of classes.
     """
     path = Path(path)
     if path.suffix != ".npz":
@@ -224,7 +231,7 @@ def write_graph(path: str | Path, graph: str | Path | Data | Dataset) -> Path:
         arrays["x"] = data.x.to_dense().numpy() if data.x.layout != torch.strided else data.x.numpy()
     for key in ("y", "batch", "graph_y"):
         if data.get(key) is not None:
-            arrays[key] = data[key].numpy()
+            arrays[key] = whole_numbers(data[key], f"{key} of the graph")
     for split in SPLITS:
         mask = data.get(f"{split}_mask")
         if mask is not None and mask.ndim == 1:
@@ -235,6 +242,16 @@ def write_graph(path: str | Path, graph: str | Path | Data | Dataset) -> Path:
     np.savez_compressed(temporary, allow_pickle=False, **arrays)
     os.replace(temporary, path)
     return path
+
+
+def whole_numbers(values: Tensor, name: str) -> Int[ndarray, "..."]:
+    """Classes as integers, which some data sets keep as floats."""
+    found = values.detach().cpu().long()
+    if not torch.equal(found.to(values.dtype), values.detach().cpu()):
+        raise InputError(
+            f"{name} holds other numbers than whole ones; expected classes (-1 = not known), or leave it out"
+        )
+    return found.numpy()
 
 
 def sparse(x: sp.csr_matrix) -> Tensor:

@@ -1,7 +1,5 @@
 """Embed the nodes of a graph: whole, or block by block with the neighbours each block depends on."""
 
-import copy
-
 import numpy as np
 import scipy.sparse as sp
 import torch
@@ -10,7 +8,6 @@ from numpy import ndarray
 from scipy.sparse.csgraph import reverse_cuthill_mckee
 from torch_geometric.data import Data
 
-from geossl.data.graphs import scipy_csr, sparse
 from geossl.errors import InputError
 from geossl.models.graphs import GraphEncoder
 
@@ -29,11 +26,11 @@ def node_embeddings(encoder: GraphEncoder, graph: Data, block_nodes: int = WHOLE
     Raises:
         InputError: If the graph's features are not those the encoder was trained on.
     """
-    graph = with_known_features(encoder, graph)
+    columns = known_features(encoder, graph)
     encoder.eval()
     nodes = graph.num_nodes
     if nodes <= block_nodes:
-        return encoder.nodes(dense(graph.x), graph.edge_index).numpy()
+        return encoder.nodes(dense(graph.x, None, columns), graph.edge_index).numpy()
     source, target = graph.edge_index.numpy()
     links = sp.csr_matrix((np.ones(len(source), dtype=np.int8), (target, source)), shape=(nodes, nodes))
     order = reverse_cuthill_mckee(links, symmetric_mode=False)
@@ -43,7 +40,7 @@ def node_embeddings(encoder: GraphEncoder, graph: Data, block_nodes: int = WHOLE
         around = with_halo(links, core, encoder.spec.hops)
         kept = sp.coo_matrix(links[around][:, around])
         edges = torch.from_numpy(np.stack([kept.col, kept.row]).astype(np.int64))
-        out[core] = encoder.nodes(dense(graph.x, around), edges)[: len(core)].numpy()
+        out[core] = encoder.nodes(dense(graph.x, around, columns), edges)[: len(core)].numpy()
     return out
 
 
@@ -56,17 +53,23 @@ def with_halo(links: sp.csr_matrix, core: Int[ndarray, " m"], hops: int) -> Int[
     return found
 
 
-def dense(x: torch.Tensor, rows: Int[ndarray, " m"] | None = None) -> Float[torch.Tensor, "m c"]:
-    """Features of some nodes, all where None."""
-    if x.layout != torch.sparse_csr:
-        return x if rows is None else x[torch.from_numpy(rows)]
-    parts = (x.values().numpy(), x.col_indices().numpy(), x.crow_indices().numpy())
-    matrix = sp.csr_matrix(parts, shape=tuple(x.shape))
-    return torch.from_numpy((matrix if rows is None else matrix[rows]).toarray())
+def dense(
+    x: torch.Tensor, rows: Int[ndarray, " m"] | None, columns: Int[ndarray, " c"] | None
+) -> Float[torch.Tensor, "m c"]:
+    """Features of some nodes, all where None, and of these some or all."""
+    if x.layout == torch.sparse_csr:
+        parts = (x.values().numpy(), x.col_indices().numpy(), x.crow_indices().numpy())
+        matrix = sp.csr_matrix(parts, shape=tuple(x.shape))
+        x = torch.from_numpy((matrix if rows is None else matrix[rows]).toarray())
+    elif rows is not None:
+        x = x[torch.from_numpy(rows)]
+    return x if columns is None else x[:, torch.from_numpy(columns)]
 
 
-def with_known_features(encoder: GraphEncoder, graph: Data) -> Data:
-    """The graph with the features the encoder was trained on, in its order; found by name where both have names.
+def known_features(encoder: GraphEncoder, graph: Data) -> Int[ndarray, " c"] | None:
+    """Where in the graph the features are the encoder was trained on; None: in the same places.
+
+    They are found by name where both have names, in any order and among others.
 
     Raises:
         InputError: If one is missing, or, without names, their number differs.
@@ -79,15 +82,12 @@ def with_known_features(encoder: GraphEncoder, graph: Data) -> Data:
                 f"feature {missing[0]!r} ({len(missing)} of {len(spec.names)}) that {spec.name} was trained on is not "
                 f"in the graph; it has {', '.join(names[:10])}"
             )
-        columns = [names.index(name) for name in spec.names]
-        graph, is_sparse = copy.copy(graph), graph.x.layout == torch.sparse_csr
-        graph.names = spec.names
-        graph.x = sparse(scipy_csr(graph.x)[:, columns].sorted_indices()) if is_sparse else graph.x[:, columns]
+        return np.array([names.index(name) for name in spec.names])
     if graph.x.shape[1] != spec.features:
         raise InputError(
             f"the graph has {graph.x.shape[1]} features per node; {spec.name} was trained on {spec.features}"
         )
-    return graph
+    return None
 
 
 @torch.inference_mode()
@@ -99,7 +99,7 @@ def graph_embeddings(encoder: GraphEncoder, graph: Data, batch_graphs: int = 64)
         graph: The union of many, with ``batch``: the graph of every node, 0 and up without gaps.
         batch_graphs: Graphs embedded at a time.
     """
-    graph = with_known_features(encoder, graph)
+    columns = known_features(encoder, graph)
     encoder.eval()
     owner, (source, target) = graph.batch.numpy(), graph.edge_index.numpy()
     links = sp.csr_matrix((np.ones(len(source), dtype=np.int8), (target, source)), shape=(len(owner), len(owner)))
@@ -110,5 +110,5 @@ def graph_embeddings(encoder: GraphEncoder, graph: Data, batch_graphs: int = 64)
         nodes = order[ends[first - 1] if first else 0 : ends[last - 1]]
         kept = sp.coo_matrix(links[nodes][:, nodes])
         edges = torch.from_numpy(np.stack([kept.col, kept.row]).astype(np.int64))
-        out.append(encoder.pooled(dense(graph.x, nodes), edges, torch.from_numpy(owner[nodes] - first)))
+        out.append(encoder.pooled(dense(graph.x, nodes, columns), edges, torch.from_numpy(owner[nodes] - first)))
     return torch.cat(out).numpy()

@@ -251,3 +251,21 @@ def test_sampled_neighbours_are_neighbours_and_all_of_them_where_few():
     some = around(near, seeds, 1, 2, np.random.default_rng(0))
     assert set(some.tolist()) <= set(full.tolist())
     assert len(some) <= 2 + 2 * 2
+
+
+def test_classes_kept_as_floats_or_as_a_column_are_written_as_whole_numbers(tmp_path):
+    graph = words()
+    column = Data(x=graph.x, edge_index=graph.edge_index, y=graph.y[:, None].float())
+    again = read_graph(write_graph(tmp_path / "g.npz", column))
+    assert torch.equal(again.y, graph.y)
+    column.y = torch.linspace(0, 1, 50)
+    with pytest.raises(InputError, match="y of the graph holds other numbers than whole ones"):
+        write_graph(tmp_path / "h.npz", column)
+    assert not (tmp_path / "h.npz").exists()
+
+
+def test_features_of_any_layout_are_the_same(tmp_path):
+    graph = words()
+    for i, x in enumerate((graph.x.to_sparse(), graph.x.clone().requires_grad_())):
+        again = read_graph(write_graph(tmp_path / f"{i}.npz", Data(x=x, edge_index=graph.edge_index)))
+        assert torch.equal(dense_rows(again.x), graph.x)

@@ -35,7 +35,7 @@ def draw_samples(
 
     Args:
         encoder: Weight file of ``geossl pretrain regularized_ae``; chains begin at its training vectors, read again.
-        out: Picture: spectra as lines, patches in true colours, real ones first.
+        out: Picture, ``.png``: spectra as lines, patches in true colours, real ones first.
         chains: Chains side by side.
         kept: Draws kept per chain.
         thin: Steps from one to the next.
@@ -46,8 +46,15 @@ def draw_samples(
         The chains, in physical units, with acceptance, split R-hat and effective sample size.
 
     Raises:
-        InputError: If the file is of another kind.
+        InputError: If the file is of another kind, or arguments do not fit; said before anything is drawn.
     """
+    out = Path(out)
+    if out.suffix != ".png":
+        raise InputError(f"out={str(out)!r} must end in .png")
+    if min(chains, kept, thin) < 1 or burn_in < 0:
+        raise InputError(
+            f"chains={chains}, kept={kept}, thin={thin} must be 1 or more, and burn_in={burn_in} not below 0"
+        )
     found = load_encoder(encoder)
     if not isinstance(found, PatchAutoencoder | VectorAutoencoder):
         raise InputError(f"--encoder {encoder} is not from geossl pretrain regularized_ae")
@@ -62,6 +69,7 @@ def draw_samples(
         warnings.warn(text, Note, stacklevel=2)
     samples = model.whiten.inverse(model.whiten.mean.new_tensor(drawn.samples)).numpy()
     figure = picture(rows.numpy()[:SHOWN], samples[-1][:SHOWN], found)
+    out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=110)
     return Chains(samples, drawn.acceptance, drawn.proposal_sd, drawn.r_hat, drawn.effective)
 

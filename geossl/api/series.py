@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -127,13 +128,15 @@ def dates_between(series: ImageSeries, start: str | None, end: str | None) -> li
     limits = []
     for name, day in (("start", start), ("end", end)):
         try:
-            limits.append(None if day is None else np.datetime64(day, "D").item().strftime("%Y%m%d"))
-        except (ValueError, AttributeError):
+            limits.append(None if day is None else date.fromisoformat(day).strftime("%Y%m%d"))
+        except ValueError:
             raise InputError(f"--{name} {day!r} is no day such as 2020-01-31") from None
     days = [file.date for file in series.files]
     found = [i for i, d in enumerate(days) if (limits[0] or d) <= d <= (limits[1] or d)]
     if not found:
-        raise InputError(f"no date from {start} to {end}; the series has {days[0]} to {days[-1]}")
+        raise InputError(
+            f"no date from {start or 'the first'} to {end or 'the last'}; the series has {days[0]} to {days[-1]}"
+        )
     return found
 
 

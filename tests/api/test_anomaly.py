@@ -100,9 +100,12 @@ def test_samples_are_drawn_and_shown(tmp_path, patch):
     run = geossl.pretrain(
         "regularized_ae", out=str(tmp_path / "r"), **{**SMALL, "data__patch_px": patch, "encoder__keep": 8}
     )
-    settings = {"out": tmp_path / "s.png", "chains": 60, "kept": 4, "thin": 30, "burn_in": 100}
+    for change, message in (({"out": "s.xyz"}, "must end in .png"), ({"chains": 0}, "chains=0, kept=4")):
+        with pytest.raises(InputError, match=message):
+            draw_samples(run / "encoder.safetensors", **{"out": tmp_path / "s.png", **change})
+    settings = {"out": tmp_path / "new" / "s.png", "chains": 60, "kept": 4, "thin": 30, "burn_in": 100}
     with pytest.warns(Note, match="the chains do not agree"):  # of so short a training
         found = draw_samples(run / "encoder.safetensors", **settings)
     assert found.samples.shape == (4, 60, 12 * patch**2)
     assert np.isfinite(found.samples).all()
-    assert len(Image.open(tmp_path / "s.png").convert("RGB").getcolors(2**24)) > 50
+    assert len(Image.open(tmp_path / "new" / "s.png").convert("RGB").getcolors(2**24)) > 50

@@ -140,8 +140,10 @@ def test_days_narrow_the_series(stack, tmp_path):
     with rasterio.open(out) as file:
         assert days[0] not in file.tags()["GEOSSL_DATES"]
         assert days[1] in file.tags()["GEOSSL_DATES"]
-    with pytest.raises(InputError, match="no date from 2031-01-01 to None; the series has"):
+    with pytest.raises(InputError, match="no date from 2031-01-01 to the last; the series has"):
         geossl.embed_series(stack, encoder(), out=tmp_path / "x.tif", start="2031-01-01")
+    with pytest.raises(InputError, match="--end '2030-01' is no day such as"):  # its first day would leave out the rest
+        geossl.embed_series(stack, encoder(), out=tmp_path / "x.tif", end="2030-01")
     with pytest.raises(InputError, match="--end 'soon' is no day such as"):
         geossl.embed_series(stack, encoder(), out=tmp_path / "x.tif", end="soon")
 

@@ -150,7 +150,8 @@ def write_nodes(out: str | Path, nodes: pd.DataFrame) -> Path:
     elif out.suffix == ".parquet":
         nodes.to_parquet(temporary)
     else:
-        nodes.to_file(temporary, driver="GPKG", layer=out.stem)
+        is_kept = nodes.index.name not in (None, "fid", *nodes.columns)  # GeoPackage numbers rows by fid itself
+        nodes.to_file(temporary, driver="GPKG", layer=out.stem, index=is_kept)
     os.replace(temporary, out)
     return out
 

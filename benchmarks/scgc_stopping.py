@@ -1,38 +1,31 @@
-"""When to stop SCGC without labels: where clusters agree best with the edges of nodes it was not shown.
+"""When to stop SCGC without labels: by its own loss on nodes it was not shown.
 
-The encoder sees a node's features alone, so it also gives clusters to nodes that took no part in training. What it has
+The encoder sees a node's features alone, so it also gives codes to nodes that took no part in training. What it has
 learned of the graph holds for their edges, too; what it has learned by heart of single edges does not. So a fifth of
-the nodes is held out with all their edges, and the modularity over edges that touch them (share inside clusters beyond
-what degrees give) rises while structure is learned and falls while edges are memorised. The rule: of the recipe's
-epochs that with the greatest. Then SCGC is trained on all nodes for so many epochs; these runs are those of
-scgc_clusters.py (its files OUT_SEED.csv). The autoencoder, which sees no edges, learns from all nodes.
+the nodes is held out with all their edges, and the contrast of these nodes with all others falls while structure is
+learned and rises while edges are memorised. The rule: of the recipe's epochs that with the least. Then SCGC is trained
+on all nodes for so many epochs; these runs are those of scgc_clusters.py (its files OUT_SEED.csv). The autoencoder,
+which sees no edges, learns from all nodes.
 
 Run: python benchmarks/scgc_stopping.py acm.npz scgc_star_acm scgc_acm --curves runs/scgc_acm [--seeds 5]
 """
 
 import argparse
-import copy
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from scgc_clusters import NAMES, fixed, labels_of, pretrained, table
+from scgc_clusters import NAMES, fixed, pretrained, table
 from torch_geometric.data import Data
 from torch_geometric.utils import subgraph
 
 from geossl import recipe as recipes
 from geossl.api import pretraining
+from geossl.methods.graph_walks import walk_weights
+from geossl.methods.scgc import contrast
 
 SHARE = 0.2  # of the nodes, held out
-
-
-def touching(labels, edge_index, held):
-    """Modularity over the edges that touch nodes held out."""
-    source, target = edge_index
-    ends = torch.bincount(labels[source]) / len(source)
-    asked = held[source] | held[target]
-    return float((labels[source] == labels[target])[asked].float().mean() - ends.square().sum())
 
 
 def held_out(graph, seed):
@@ -43,19 +36,22 @@ def held_out(graph, seed):
     return held, Data(x=graph.x[~held], edge_index=edge_index)
 
 
-def found(start, graph, recipe, seed):
-    """Agreement with the edges of nodes held out, after every epoch from the first on."""
+def curve_of(start, graph, recipe, seed):
+    """Contrast of the nodes held out after every epoch from the first on."""
     method = pretraining.prepare(recipe)[1]()
     method.load_state_dict(start.state_dict())
     held, shown = held_out(graph, seed)
+    pairs, weights = walk_weights(graph.edge_index, len(held), method.order, method.accumulate)
     method.start_clusters(shown)
-    optimizer, scores = method.optim.build(method), []
+    optimizer, found = method.optim.build(method), []
     for _ in range(fixed(recipe)):
         optimizer.zero_grad()
         sum(method.graph_losses(shown).values()).backward()
         optimizer.step()
-        scores.append(touching(torch.from_numpy(labels_of(method, graph)), graph.edge_index, held))
-    return scores
+        with torch.no_grad():
+            codes = method.encoder(method.encoder.normalize(graph.x))
+            found.append(float(contrast(codes, pairs, weights, method.tau, core=held)))
+    return found
 
 
 def main():
@@ -72,20 +68,20 @@ def main():
         start, graph, _ = pretrained(loaded[0], seed)
         every = pd.read_csv(f"{args.curves}_{seed}.csv")
         for name, recipe in zip(args.recipes, loaded, strict=True):
-            scores = found(copy.deepcopy(start), graph, recipe, seed)
-            epoch = 1 + int(np.argmax(scores))
+            found = curve_of(start, graph, recipe, seed)
+            epoch = 1 + int(np.argmin(found))
             curve = every[(every.recipe == name)]
             rows[name].append(curve[curve.epoch == epoch].iloc[0][[*NAMES, "epoch"]])
             best = curve[curve.epoch <= fixed(recipe)].acc
             print(
-                f"seed {seed}  {name}  epoch {epoch}  held out {scores[epoch - 1]:.3f}, at the end {scores[-1]:.3f}  "
+                f"seed {seed}  {name}  epoch {epoch}  held out {found[epoch - 1]:.3f}, at the end {found[-1]:.3f}  "
                 f"ACC {rows[name][-1].acc:.1f}, best {best.max():.1f} at {curve.epoch[best.idxmax()]}, "
                 f"last {best.iloc[-1]:.1f}",
                 flush=True,
             )
     print("| | ACC | NMI | ARI | F1 | epochs |\n|---|---|---|---|---|---|")
-    for name, found_rows in rows.items():
-        print(table(name, pd.DataFrame(found_rows)))
+    for name, chosen in rows.items():
+        print(table(name, pd.DataFrame(chosen)))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ import geossl
 from geossl import recipe as recipes
 from geossl.api import pretraining
 from geossl.api.graphs import as_cube, graph_from_raster
-from geossl.data.labels import palette
+from geossl.data.colours import palette
 from geossl.data.parcels import smoothed
 from geossl.data.sentinel import SAMPLE, aligned_scenes
 from geossl.evaluation.clustering import clustering_scores, matched

@@ -1,4 +1,6 @@
 import ast
+import importlib
+import importlib.util
 import re
 from pathlib import Path
 from statistics import median
@@ -118,3 +120,12 @@ def test_every_data_set_of_a_recipe_has_a_card():
         "shapenet55",
         "ssl4eo_s12",
     }
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda p: p.name)
+def test_benchmarks_import_what_there_is(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("geossl"):
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                assert hasattr(module, alias.name) or importlib.util.find_spec(f"{node.module}.{alias.name}")

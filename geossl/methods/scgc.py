@@ -2,7 +2,8 @@
 
 Paper: Kulatilleke, Portmann, Chandra, 2022, arXiv:2204.12656. Not the other method of that abbreviation (Liu et al.).
 Batch: PyG ``Data`` with ``x`` (n c) and ``edge_index`` (2 e), both directions of every edge; of a sampled graph also
-``core`` (n,), those that were drawn: both losses are theirs, the others are neighbours and negatives.
+``core`` (n,), those that were drawn: both losses are theirs, the others are neighbours and negatives; of one without
+nodes held out ``everyone``, the whole, whose ``core`` are these: their contrast says when to stop, see ``held_out``.
 First an autoencoder learns the features, then k-means gives centres, then contrast and sharpening go on together.
 Differs from the authors' code: the autoencoder is trained here (there, weights are read from a pickle), labels play no
 part (there, the epoch reported is the one that agrees best with them), and centres start where the graph says, too;
@@ -153,6 +154,8 @@ class SCGC(SSLMethod):
         seed: Seeds batches and k-means.
     """
 
+    least: Tensor  # contrast of nodes held out, and after how many updates it was
+
     def __init__(
         self,
         encoder: NodeMLP,
@@ -176,6 +179,9 @@ class SCGC(SSLMethod):
         self.reconstruct, self.accumulate, self.order = reconstruct, accumulate, order
         self.tau, self.alpha, self.beta = tau, alpha, beta
         self.start, self.whole = start, whole
+        self.register_buffer(
+            "least", torch.tensor([torch.inf, 0.0])
+        )  # contrast of nodes held out, and after which step
 
     def losses(self, batch: Data) -> dict[str, Float[Tensor, ""]]:
         """``contrast``, ``cluster`` and ``rebuild``; the first two are 0 while the autoencoder is trained."""
@@ -187,13 +193,12 @@ class SCGC(SSLMethod):
 
     def feature_losses(self, batch: Data, step: int) -> dict[str, Float[Tensor, ""]]:
         """The terms of an update of the autoencoder."""
-        nodes: Rows = (self.whole or batch).x
+        nodes: Rows = (self.whole or batch.get("everyone", batch)).x
         x = self.encoder.normalize(nodes[self.autoencoder_rows(len(nodes), step)].to(batch.x.device))
         zero = x.new_zeros(())
-        self.readings |= {
-            "smallest_cluster": zero,
-            "modularity": zero,
-        }  # columns of metrics.csv are the same in both phases
+        self.readings |= {"smallest_cluster": zero, "modularity": zero}  # both phases give metrics.csv the same columns
+        if "everyone" in batch:
+            self.readings["held_out"] = zero
         return {"contrast": zero, "cluster": zero, "rebuild": F.mse_loss(self.decoder(self.encoder(x)), x)}
 
     def autoencoder_rows(self, nodes: int, step: int) -> Int[Tensor, " b"]:
@@ -231,6 +236,8 @@ class SCGC(SSLMethod):
         if "walks" not in batch:  # the same for every update on the whole graph, so kept with it
             batch.walks = walk_weights(batch.edge_index, len(batch.x), self.order, self.accumulate)
         pairs, weights = batch.walks
+        if "everyone" in batch:
+            self.readings["held_out"] = self.held_out(batch.everyone)
         x = self.encoder.normalize(batch.x)
         codes = self.encoder(x)
         core = batch.get("core")
@@ -245,6 +252,27 @@ class SCGC(SSLMethod):
         }
         terms["rebuild"] = F.mse_loss(self.decoder(codes), x) if self.reconstruct else codes.new_zeros(())
         return terms
+
+    @torch.no_grad()
+    def held_out(self, everyone: Data) -> Float[Tensor, ""]:
+        """Contrast of nodes held out before an update; says at the end of training when it was least.
+
+        The encoder needs no edges, so it gives codes to nodes it has not seen. What it learns of the graph's structure
+        holds for them, what it learns by heart of single edges does not: from there on their contrast rises.
+        """
+        if "walks" not in everyone:
+            everyone.walks = walk_weights(everyone.edge_index, len(everyone.x), self.order, self.accumulate)
+        pairs, weights = everyone.walks
+        codes = self.encoder(self.encoder.normalize(everyone.x))
+        found = contrast(codes, pairs, weights, self.tau, core=everyone.core)
+        if found < self.least[0] or self.global_step == self.autoencoder_steps + 1:  # a run needs one update at least
+            self.least = torch.stack([found, found.new_tensor(float(self.global_step))])
+        if self.global_step == self.optim.max_steps - 1:
+            best = int(self.least[1])
+            text = f"contrast of the nodes held out was least after {best} of {self.optim.max_steps} updates"
+            advice = f"to train on all of them so long: train.max_steps={best} data.held_out=0"
+            warnings.warn(f"{text}; {advice}", Note, stacklevel=2)
+        return found
 
     def smallest(self, labels: Float[Tensor, "n k"]) -> Float[Tensor, ""]:
         """Share of nodes in the smallest cluster; warns at the end of training if it is next to nothing."""

@@ -109,11 +109,17 @@ class SCGCObjective(Section):
     start: Literal["graph", "codes"] = "graph"
 
 
+class SCGCGraphs(Graphs):
+    """A graph, some nodes of which may be kept from training, to see when to stop."""
+
+    held_out: Rate = 0.0
+
+
 class SCGCRecipe(Recipe):
     """Everything an SCGC run depends on."""
 
     method: Literal["scgc"]
-    data: Graphs
+    data: SCGCGraphs
     encoder: NodeMLPSection = NodeMLPSection()
     objective: SCGCObjective
     train: AdamTrain

@@ -15,7 +15,7 @@ from geossl import recipe
 from geossl.api.graphs import source_graph
 from geossl.cli import main
 from geossl.data.graphs import read_graph
-from geossl.errors import InputError, RecipeError
+from geossl.errors import InputError, Note, RecipeError
 from geossl.evaluation.nodes import svm_graphs
 from geossl.methods.scgc import SCGC
 from geossl.models.files import provenance
@@ -181,6 +181,36 @@ def test_a_resumed_run_ends_at_the_same_weights(runs, parcels, dies_at, tmp_path
     rows = pd.read_csv(again / "metrics.csv")
     assert (rows.contrast[rows.step <= 150] == 0).all()
     assert (rows.contrast[rows.step > 150] > 0).all()
+
+
+@pytest.mark.parametrize("dies_at", [None, 180])
+def test_nodes_held_out_say_when_to_stop_also_after_a_power_cut(parcels, dies_at, tmp_path, monkeypatch):
+    changes = [f"data.source={parcels[0]}", "data.edges=rook", "data.held_out=0.25", "objective.clusters=3", *TINY]
+    changes += ["train.lr=0.03", "train.log_every=1", "train.checkpoint_every=1", f"out={tmp_path / 'run'}"]
+    settings, losses = recipe.load("scgc", changes), SCGC.losses
+
+    def dying(method, batch):
+        if method.global_step == dies_at:
+            raise RuntimeError("power cut")
+        return losses(method, batch)
+
+    if dies_at:
+        monkeypatch.setattr(SCGC, "losses", dying)
+        with pytest.raises(RuntimeError, match="power cut"):
+            geossl.pretrain(settings)
+        monkeypatch.setattr(SCGC, "losses", losses)
+        settings = settings.model_copy(update={"resume": True})
+    with pytest.warns(Note, match=r"held out was least after \d+ of 220 updates") as told:
+        run = geossl.pretrain(settings)
+    rows = pd.read_csv(run / "metrics.csv")
+    assert (rows.held_out[rows.step <= 150] == 0).all()
+    graph = rows[rows.step > 151]  # a run needs an update on the graph; a row is of before its step
+    best = int(graph.step[graph.held_out.idxmin()]) - 1
+    assert best < 219  # edges are learned by heart in the end, so there is something to find
+    note = next(str(w.message) for w in told if "held out" in str(w.message))
+    assert f"least after {best} of 220 updates" in note
+    assert f"train.max_steps={best} data.held_out=0" in note
+    recipe.load("scgc", [*changes, f"train.max_steps={best}", "data.held_out=0"])
 
 
 def test_a_sampled_run_ends_near_the_whole_one(parcels, tmp_path):

@@ -308,6 +308,19 @@ def test_a_sampled_batch_is_judged_by_the_nodes_drawn():
     assert float(found["cluster"].detach()) == pytest.approx(0.1 * expected, rel=1e-3)
 
 
+def test_nodes_held_out_are_contrasted_with_everyone():
+    everyone = batch_of(40, 60)
+    everyone.core = torch.arange(40) % 5 == 0
+    method = method_of(order=2)
+    found = method.held_out(everyone)
+    unit = torch.nn.functional.normalize(method.encoder(everyone.x), dim=1)
+    powers = (0.25 * (unit @ unit.T).fill_diagonal_(0)).exp()
+    gamma = dense(*walk_weights(everyone.edge_index, 40, 2, accumulate=True), 40)
+    terms = -((gamma * powers).sum(1) / powers.sum(1) + 1e-8).log()
+    torch.testing.assert_close(found, terms[everyone.core].mean().detach())
+    assert not found.requires_grad
+
+
 def test_sampling_all_nodes_equals_the_whole_graph():
     graph = batch_of(40, 60)
     data = GraphBatches(graph, 4, batch_nodes=40, neighbours=40, hops=2)

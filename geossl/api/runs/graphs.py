@@ -18,8 +18,8 @@ from geossl.recipe.sections import Train
 PARALLEL = 0.9  # mean cosine of two nodes' features from which on there is nothing to learn from directions
 
 
-def graph_batches(settings: Graphs, train: Train, hops: int) -> GraphBatches:
-    """The graph of a ``data`` section, checked, in batches.
+def graph_batches(settings: Graphs, train: Train, hops: int, held_out: float = 0.0) -> GraphBatches:
+    """The graph of a ``data`` section, checked, in batches; of the whole graph without a share of its nodes.
 
     Raises:
         InputError: If it has no edges, or nothing tells its nodes apart.
@@ -39,6 +39,7 @@ def graph_batches(settings: Graphs, train: Train, hops: int) -> GraphBatches:
         neighbours=settings.neighbours,
         hops=hops,
         seed=train.seed,
+        held_out=held_out,
         facts={"source": settings.source},
     )
 

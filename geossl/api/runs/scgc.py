@@ -12,7 +12,7 @@ from geossl.training.optim import optim_config
 
 def data(recipe: SCGCRecipe) -> GraphBatches:
     """The graph; of sampled nodes with the neighbours that walks reach."""
-    return graph_batches(recipe.data, recipe.train, hops=recipe.objective.order)
+    return graph_batches(recipe.data, recipe.train, recipe.objective.order, recipe.data.held_out)
 
 
 def method(recipe: SCGCRecipe, data: GraphBatches) -> SCGC:

@@ -2,9 +2,7 @@
 
 import signal
 import sys
-import time
 import warnings
-from collections.abc import Callable
 from typing import Any, NoReturn
 
 import click
@@ -12,6 +10,8 @@ import click
 from geossl import __version__, recipe
 from geossl.errors import GeosslError, InputError, Note
 from geossl.options import asks_catalogue, asks_files, asks_nodes, asks_protocols, asks_region, asks_shards
+from geossl.point_verbs import points
+from geossl.progress_lines import progress_line, step_line
 
 
 class Verbs(click.Group):
@@ -58,6 +58,7 @@ def main() -> None:
     geossl segment --aoi region.geojson --model model.safetensors --s1 ...
     geossl evaluate croma_base eurosat         how good is an encoder?
     geossl anomaly --aoi region.geojson --encoder autoencoder.safetensors --s2 ...
+    geossl points embed tiles/ --encoder ...   airborne laser scans; also finetune, classify
     geossl similar map.zarr --to 3.01,41.55    where else does it look like this?
     geossl view map.zarr                       look at a map in the browser
     geossl export map.zarr map.tif             or .parquet, or a folder of STAC documents
@@ -130,22 +131,6 @@ def embed(dry_run: bool, **options: Any) -> None:
         return
     out = maps.embed_map(progress=progress_line("embed", "shards"), **options)
     click.echo(f"embedding  {out}\npicture    {maps.picture_path(out)}")
-
-
-def progress_line(verb: str, parts: str) -> Callable[[int, int, float], None]:
-    """Prints shards, area, speed and time left; one line, rewritten on a terminal."""
-    started, first = time.monotonic(), []
-
-    def show(done: int, total: int, km2: float) -> None:
-        first.append(done)
-        seconds = time.monotonic() - started
-        left = (total - done) * seconds / (done - first[0] + 1)
-        end = "\r" if sys.stderr.isatty() and done < total else "\n"
-        text = f"{verb}  {done}/{total} {parts}  {km2:.1f} km2  {km2 / seconds:.2f} km2/s  {left:.0f} s left   "
-        click.echo(text, nl=False, err=True)
-        click.echo(end, nl=False, err=True)
-
-    return show
 
 
 @main.command()
@@ -240,6 +225,9 @@ def graph(**options: Any) -> None:
     click.echo(f"nodes    {nodes.graph_map(**options)}")
 
 
+main.add_command(points)
+
+
 @main.command()
 @click.argument("map_path", metavar="MAP")
 @click.option("--to", required=True, help="A point lon,lat, or a vector file of points and polygons.")
@@ -322,13 +310,6 @@ def evaluate(**options: Any) -> None:
 
     found = evaluating.evaluate(**options, progress=step_line)
     click.echo(f"{found.table()}\nreport   {found.report}")
-
-
-def step_line(what: str, done: int, total: int) -> None:
-    """Prints a step of longer work; one line, rewritten on a terminal."""
-    end = "\r" if sys.stderr.isatty() and done < total else "\n"
-    click.echo(f"{what}  {done}/{total}   ", nl=False, err=True)
-    click.echo(end, nl=False, err=True)
 
 
 @main.command("list")

@@ -24,7 +24,9 @@ MAY_IMPORT = {  # layer -> geossl layers below it
     "data": {"grid", "errors"},
     "training": {"methods", "evaluation", "models", "recipe", "errors"},
     "api": {"training", "methods", "evaluation", "viewer", "inference", "data", "models", "recipe", "grid", "errors"},
-    "cli": {"options", "api", "recipe", "errors", "models", "__init__"},
+    "cli": {"options", "point_verbs", "progress_lines", "api", "recipe", "errors", "models", "__init__"},
+    "point_verbs": {"progress_lines", "api", "errors"},
+    "progress_lines": set(),
     "options": {"errors"},
     "__init__": {"api", "inference", "models"},
 }

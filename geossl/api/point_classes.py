@@ -11,12 +11,12 @@ import torch
 from jaxtyping import Int
 from numpy import ndarray
 
-from geossl.api.point_maps import DEVICE, Progress, Scans, block_settings, checked_out, of_scans
+from geossl.api.point_maps import DEVICE, Progress, Scans, block_settings, checked_out, of_scans, refuse_existing
 from geossl.data.las import NOISE, Scan, find_files, read_scan, survey, write_classes
 from geossl.data.point_blocks import BlockSettings, block_of, cut_block, grown, inner, lattice_blocks
 from geossl.data.point_clouds import augmented
 from geossl.errors import InputError, WeightsError
-from geossl.evaluation.metrics import confusion_matrix, of_confusion
+from geossl.evaluation.metrics import class_iou, confusion_matrix, of_confusion
 from geossl.inference.point_map import classes_of
 from geossl.models.encoder import Encoder
 from geossl.models.files import load_encoder, save_encoder
@@ -103,6 +103,7 @@ def classify_points(
     *,
     out: str | Path = "classified.laz",
     min_points: int = 64,
+    overwrite: bool = False,
     progress: Progress | None = None,
 ) -> list[Path]:
     """Give every point of scans a class, and write them as LAS or LAZ with everything else unchanged.
@@ -115,6 +116,7 @@ def classify_points(
         model: From ``finetune_points``.
         out: ``.laz`` or ``.las`` for one file; a folder, made if it is missing, for several.
         min_points: Blocks with fewer are left as they are.
+        overwrite: Replace outputs.
         progress: Called with (files done, files in all).
 
     Returns:
@@ -129,6 +131,7 @@ def classify_points(
     settings = without_classes(block_settings(found.to(DEVICE).eval().spec, min_points))
     files = [survey(path) for path in find_files(laz)]
     targets = outputs(Path(out), [file.path for file in files])
+    refuse_existing(targets, overwrite)
     codes = np.array(found.spec.arguments["codes"])
     for number, (file, target) in enumerate(zip(files, targets, strict=True)):
         scan = read_scan(files, found.spec.features, grown(file.bounds, settings.rim_m))
@@ -144,6 +147,16 @@ def classify_points(
         if progress:
             progress(number + 1, len(files))
     return targets
+
+
+def summary(model: Path) -> str:
+    """Scores of a model on its held-out squares, for printing."""
+    facts = json.loads(model.with_suffix(".json").read_text())
+    test, counts = facts["test"], np.array(facts["confusion"])
+    lines = [f"held-out points {facts['points']['test']}  accuracy {test['accuracy']:.3f}  mIoU {test['miou']:.3f}"]
+    for name, share, truth in zip(facts["classes"], class_iou(counts), counts.sum(axis=1), strict=True):
+        lines.append(f"  {name:<12} IoU {share:.3f}  points {truth}")
+    return "\n".join(lines)
 
 
 def without_classes(settings: BlockSettings) -> BlockSettings:

@@ -37,6 +37,7 @@ def embed_points(
     batch_size: int = 32,
     chunk_m: float = 1000.0,
     picture: bool = True,
+    overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Path:
     """Embed an airborne scan into a raster: per cell the mean vector of its points.
@@ -55,6 +56,7 @@ def embed_points(
         batch_size: Blocks at a time; does not change values.
         chunk_m: Side of the squares that are held in memory at a time; does not change values.
         picture: Also write a false-colour picture beside the output.
+        overwrite: Replace an output.
         progress: Called with (chunks done, chunks in all).
 
     Raises:
@@ -64,6 +66,7 @@ def embed_points(
         InputError: If a value does not fit; nothing was written.
     """
     out = checked_out(out, (".tif",))
+    refuse_existing([out], overwrite)
     model = of_scans(encoder if isinstance(encoder, Encoder) else load_encoder(encoder))
     settings = block_settings(model.spec, min_points)
     cell = settings.block_m / 2 if cell_m is None else float(cell_m)
@@ -185,6 +188,17 @@ def block_settings(spec: PointSpec, min_points: int) -> BlockSettings:
     if min_points < 1:
         raise InputError(f"min_points={min_points} must be 1 or more")
     return BlockSettings(spec.block_m, spec.points, spec.voxel_m, spec.ground, min_points)
+
+
+def refuse_existing(outputs: Sequence[Path], overwrite: bool) -> None:
+    """Keep what is there.
+
+    Raises:
+        InputError: If an output exists and is not to be replaced.
+    """
+    there = [path for path in outputs if path.exists()]
+    if there and not overwrite:
+        raise InputError(f"{there[0]} exists; choose another --out, or --overwrite (overwrite=True)")
 
 
 def checked_out(out: str | Path, suffixes: Sequence[str]) -> Path:

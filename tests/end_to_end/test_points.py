@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from click.testing import CliRunner
 
 import geossl
+from geossl.cli import main
 from geossl.errors import InputError, WeightsError
 from geossl.models.croma import CROMAEncoder, croma_spec
 from geossl.models.files import save_encoder
@@ -196,3 +198,58 @@ def test_encoders_of_points_are_judged_like_others(tmp_path):
     np.savez(tmp_path / "plain.npz", x=np.zeros((4, 9, 3)))
     with pytest.raises(InputError, match="holds no two classes"):
         geossl.evaluate(encoder, tmp_path / "plain.npz", out=out)
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, ["points", *map(str, arguments)])
+
+
+def test_the_command_line_embeds_learns_and_classifies(scans, encoder, tmp_path):
+    done = run("embed", scans, "--encoder", encoder, "--out", tmp_path / "e.tif", "--cell", 6)
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "e.png").exists()
+    with rasterio.open(tmp_path / "e.tif") as file:
+        values, *_ = embedded(scans, encoder, tmp_path / "f.tif", cell_m=6.0)
+        np.testing.assert_array_equal(file.read(), values)
+    names = ["--class", "ground=2", "--class", "up=5,6"]
+    model = tmp_path / "m.safetensors"
+    done = run("finetune", scans, "--encoder", encoder, *names, "--max-steps", 3, "--out", model)
+    assert done.exit_code == 0, done.output
+    assert "ground" in done.output
+    assert "mIoU" in done.output
+    assert json.loads(model.with_suffix(".json").read_text())["classes"] == {"ground": [2], "up": [5, 6]}
+    done = run("classify", scans, "--model", model, "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    found = {int(c) for path in (tmp_path / "out").iterdir() for c in laspy.read(path).classification}
+    assert found <= {2, 5, 6}
+    for verb, *rest in (("embed", "--encoder", encoder), ("classify", "--model", model)):
+        out = tmp_path / ("e.tif" if verb == "embed" else "out")
+        before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+        done = run(verb, scans, *rest, "--out", out)
+        assert done.exit_code == 2
+        assert "exists; choose another --out, or --overwrite" in done.stderr
+        assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+        assert run(verb, scans, *rest, "--out", out, "--overwrite").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["embd"], "No such command"),
+        (["embed", "SCANS"], "Missing option '--encoder'"),
+        (["embed", "nowhere", "--encoder", "ENCODER"], "nowhere"),
+        (["embed", "SCANS", "--encoder", "ENCODER", "--out", "x.png"], r"must end in .tif"),
+        (["embed", "SCANS", "--encoder", "ENCODER", "--cell", "0"], "cell"),
+        (["finetune", "SCANS", "--encoder", "ENCODER", "--class", "roof"], "'roof' is no NAME=CODES"),
+        (["finetune", "SCANS", "--encoder", "ENCODER", "--class", "roof=x"], "'roof=x' is no NAME=CODES"),
+        (["finetune", "SCANS", "--encoder", "ENCODER", "--class", "sea=9"], "sea"),
+        (["classify", "SCANS", "--model", "ENCODER"], "gives no classes of points"),
+    ],
+)
+def test_what_points_cannot_do_is_one_line(scans, encoder, arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = run(*({"SCANS": scans, "ENCODER": encoder}.get(a, a) for a in arguments))
+    assert done.exit_code == 2, done.output
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert message.replace("\\", "") in done.stderr
+    assert not any(tmp_path.iterdir())

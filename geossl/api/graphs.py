@@ -29,7 +29,7 @@ VECTORS = {".gpkg", ".geojson", ".json", ".shp", ".fgb", ".parquet"}
 
 
 def graph_from_geodataframe(
-    frame: gpd.GeoDataFrame,
+    frame: gpd.GeoDataFrame | str | Path,
     features: str | Path | Sequence[str] | xr.DataArray | None = None,
     edges: str = "contiguity",
     *,
@@ -39,7 +39,7 @@ def graph_from_geodataframe(
     """Make a graph of places: parcels, points, lines, in any CRS.
 
     Args:
-        frame: One row per node. A CRS in degrees or feet is changed to the UTM zone of the places.
+        frame: One row per node, or a vector file. A CRS in degrees or feet is changed to the UTM zone of the places.
         features: Columns of numbers (all, other than ``labels``, if None), or a raster that is averaged under every
             place: an embedding map (``.zarr``, ``.tif``), any GeoTIFF, or ``(band, y, x)`` with a CRS.
         edges: ``contiguity`` (touching or overlapping), ``contiguity:2`` (at most 2 m apart, for outlines with gaps),
@@ -58,6 +58,8 @@ def graph_from_geodataframe(
         features = open_map(features)
     if isinstance(features, Path):
         raise InputError(f"features={str(features)!r} is no raster; expected .zarr, .tif or names of columns")
+    if isinstance(frame, str | Path):
+        frame = read_places(Path(frame))
     return parcels.graph_of(frame, features, edges, labels, smooth)
 
 
@@ -135,7 +137,7 @@ def source_graph(settings: Graphs) -> Data:
         return scene_graph(settings.source, **style)
     if source.suffix.lower() in VECTORS:
         features = settings.features
-        return graph_from_geodataframe(read_places(source), features, settings.edges, smooth=settings.smooth)
+        return graph_from_geodataframe(source, features, settings.edges, smooth=settings.smooth)
     if source.suffix in RASTERS:
         return graph_from_raster(source, **style)
     edges = None if settings.edges == Graphs().edges else settings.edges  # nodes of a file need not be places

@@ -105,7 +105,7 @@ class GraphBatches(TrainingData):
     def without_some(self, everyone: Data) -> Data:
         """The graph without the nodes held out; the same for a seed, however often a run is resumed."""
         order = np.random.default_rng(self.seed).permutation(self.graph.num_nodes)
-        count = int(self.held_out * len(order))
+        count = max(1, int(self.held_out * len(order)))
         part = self.part(np.sort(order[count:]))
         everyone.core = torch.zeros(len(order), dtype=torch.bool).index_fill(0, torch.from_numpy(order[:count]), True)
         part.everyone = everyone

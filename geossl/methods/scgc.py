@@ -268,9 +268,11 @@ class SCGC(SSLMethod):
         if found < self.least[0] or self.global_step == self.autoencoder_steps + 1:  # a run needs one update at least
             self.least = torch.stack([found, found.new_tensor(float(self.global_step))])
         if self.global_step == self.optim.max_steps - 1:
-            best = int(self.least[1])
-            text = f"contrast of the nodes held out was least after {best} of {self.optim.max_steps} updates"
+            best, last = int(self.least[1]), self.global_step
+            text = f"contrast of the nodes held out was least after {best} of {last + 1} updates"
             advice = f"to train on all of them so long: train.max_steps={best} data.held_out=0"
+            if best == last:
+                advice = "it may fall further: raise train.max_steps"
             warnings.warn(f"{text}; {advice}", Note, stacklevel=2)
         return found
 

@@ -13,6 +13,7 @@ from torch_geometric.data import Data
 import geossl
 from geossl import recipe
 from geossl.api.graphs import source_graph
+from geossl.api.nodes import write_nodes
 from geossl.cli import main
 from geossl.data.graphs import read_graph
 from geossl.errors import InputError, Note, RecipeError
@@ -60,6 +61,26 @@ def test_parcels_are_clustered_by_what_grows_on_them(parcels, runs):
     for crop in range(3):
         assert found.cluster[parcels[1] == crop].value_counts(normalize=True).iloc[0] > 0.9
     assert ((found.confidence >= 1 / 3) & (found.margin <= found.confidence)).all()
+
+
+def test_a_vector_file_is_as_good_as_its_frame(parcels):
+    one, two = (geossl.graph_from_geodataframe(f, edges="rook") for f in (gpd.read_file(parcels[0]), parcels[0]))
+    assert torch.equal(one.x, two.x)
+    assert torch.equal(one.edge_index, two.edge_index)
+
+
+@pytest.mark.parametrize(("name", "is_kept"), [("parcel", True), ("fid", False), ("cluster", False), (None, False)])
+def test_a_geopackage_keeps_the_index_where_its_name_is_free(parcels, runs, name, is_kept, tmp_path):
+    frame = gpd.read_file(parcels[0])
+    frame.index = pd.Index(np.arange(144) + 1000, name=name)
+    graph = geossl.graph_from_geodataframe(frame, edges="rook")
+    found = geossl.cluster_graph(graph, runs["scgc"] / "encoder.safetensors")
+    assert found.index.equals(frame.index)
+    read = gpd.read_file(write_nodes(tmp_path / "c.gpkg", found))
+    assert list(read.cluster) == list(found.cluster)
+    assert ("parcel" in read) == is_kept
+    if is_kept:
+        assert list(read.parcel) == list(frame.index)
 
 
 def test_a_run_knows_its_graph_and_features(parcels, runs):

@@ -218,6 +218,8 @@ def test_nodes_held_out_are_left_out_with_all_their_edges():
     assert torch.equal(again.everyone.core, everyone.core)
     other = next(iter(GraphBatches(graph, 3, held_out=0.2, seed=2).train_dataloader()))
     assert not torch.equal(other.everyone.core, everyone.core)
+    few = next(iter(GraphBatches(graph, 3, held_out=0.001).train_dataloader()))
+    assert int(few.everyone.core.sum()) == 1
     with pytest.raises(InputError, match=r"data.held_out=0.2 needs the whole graph"):
         GraphBatches(graph, 3, held_out=0.2, batch_nodes=8)
 

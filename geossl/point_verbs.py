@@ -14,7 +14,23 @@ asks_blocks = click.option(
 asks_overwrite = click.option("--overwrite", is_flag=True, help="Replace an output.")
 
 
-@click.group()
+class PointVerbs(click.Group):
+    """Verbs in the order a project uses them, which cannot be gone on with when interrupted."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Keep the order of definition."""
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Say what an interruption leaves."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            left = "interrupted; files written before are whole; --overwrite replaces them and starts again"
+            raise click.Abort(left) from None
+
+
+@click.group(cls=PointVerbs)
 def points() -> None:
     """Embed and classify airborne laser scans (LAS, LAZ).
 
@@ -36,6 +52,7 @@ def points() -> None:
 @click.option("--crs", type=int, help="EPSG code, for files that do not say.")
 @asks_blocks
 @click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1), help="Blocks at a time.")
+@click.option("--chunk", "chunk_m", default=1000.0, show_default=True, help="Metres held in memory at a time.")
 @asks_overwrite
 def embed(scans: str, **options: Any) -> None:
     """Embed SCANS as one raster: per cell the mean vector of its points."""
@@ -63,6 +80,7 @@ def embed(scans: str, **options: Any) -> None:
 @asks_blocks
 @click.option("--seed", default=0, show_default=True)
 @click.option("--out", default="points.safetensors", show_default=True, help="Model; its scores go beside it (.json).")
+@asks_overwrite
 def finetune(scans: str, **options: Any) -> None:
     """Learn the classes of the points of SCANS, for geossl points classify.
 
@@ -96,7 +114,11 @@ def named_codes(given: tuple[str, ...]) -> dict[str, list[int]] | None:
     found = {}
     for text in given:
         name, _, codes = text.partition("=")
+        if name in found:
+            raise InputError(f"--class names {name!r} twice; list its codes in one, such as {name}=3,4")
         try:
+            if not name.strip():
+                raise ValueError
             found[name] = [int(code) for code in codes.split(",")]
         except ValueError:
             raise InputError(f"--class {text!r} is no NAME=CODES such as roof=6 or roof=6,64") from None

@@ -1,6 +1,7 @@
 """Classes for the points of airborne scans: learned from classified scans, written back to LAS and LAZ."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +42,7 @@ def finetune_points(
     classes: Mapping[str, Sequence[int]] | None = None,
     min_points: int = 64,
     seed: int = 0,
+    overwrite: bool = False,
     progress: Progress | None = None,
     **training: Any,
 ) -> Path:
@@ -59,6 +61,7 @@ def finetune_points(
             every class that 0.1 % of the points have, except 0, 1, 7 and 18.
         min_points: Blocks with fewer are left out.
         seed: Of the split, the head and the order.
+        overwrite: Replace an earlier model and its scores.
         progress: Called with (steps done, steps in all).
         training: Fields of ``PointHeadConfig``: ``train_encoder``, ``max_steps``, ``lr``, ``batch_size``.
 
@@ -69,6 +72,7 @@ def finetune_points(
         InputError: If scans, classes and encoder do not fit; nothing was written.
     """
     out = checked_out(out, (".safetensors",))
+    refuse_existing([out, out.with_suffix(".json")], overwrite)
     config = head_config(training)
     base = of_scans(encoder if isinstance(encoder, Encoder) else load_encoder(encoder))
     settings = without_classes(block_settings(base.spec, min_points))
@@ -154,8 +158,9 @@ def summary(model: Path) -> str:
     facts = json.loads(model.with_suffix(".json").read_text())
     test, counts = facts["test"], np.array(facts["confusion"])
     lines = [f"held-out points {facts['points']['test']}  accuracy {test['accuracy']:.3f}  mIoU {test['miou']:.3f}"]
+    width = max(map(len, facts["classes"]))
     for name, share, truth in zip(facts["classes"], class_iou(counts), counts.sum(axis=1), strict=True):
-        lines.append(f"  {name:<12} IoU {share:.3f}  points {truth}")
+        lines.append(f"  {name:<{width}} IoU {share:.3f}  points {truth}")
     return "\n".join(lines)
 
 
@@ -194,8 +199,8 @@ def head_config(training: Mapping[str, Any]) -> PointHeadConfig:
         if key not in known:
             raise InputError(f"finetune_points has no setting {key!r}; there are {', '.join(known)}")
     config = PointHeadConfig(**training)
-    if config.max_steps < 1 or config.batch_size < 1 or config.lr <= 0:
-        raise InputError("max_steps and batch_size must be 1 or more, lr positive")
+    if config.max_steps < 1 or config.batch_size < 1 or not 0 < config.lr < math.inf:
+        raise InputError("max_steps and batch_size must be 1 or more, lr positive and finite")
     return config
 
 

@@ -222,8 +222,10 @@ def test_the_command_line_embeds_learns_and_classifies(scans, encoder, tmp_path)
     assert done.exit_code == 0, done.output
     found = {int(c) for path in (tmp_path / "out").iterdir() for c in laspy.read(path).classification}
     assert found <= {2, 5, 6}
-    for verb, *rest in (("embed", "--encoder", encoder), ("classify", "--model", model)):
-        out = tmp_path / ("e.tif" if verb == "embed" else "out")
+    learn = ("finetune", "--encoder", encoder, *names, "--max-steps", 3)
+    outs = {"embed": tmp_path / "e.tif", "finetune": model, "classify": tmp_path / "out"}
+    for verb, *rest in (("embed", "--encoder", encoder), ("classify", "--model", model), learn):
+        out = outs[verb]
         before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
         done = run(verb, scans, *rest, "--out", out)
         assert done.exit_code == 2
@@ -242,6 +244,9 @@ def test_the_command_line_embeds_learns_and_classifies(scans, encoder, tmp_path)
         (["embed", "SCANS", "--encoder", "ENCODER", "--cell", "0"], "cell"),
         (["finetune", "SCANS", "--encoder", "ENCODER", "--class", "roof"], "'roof' is no NAME=CODES"),
         (["finetune", "SCANS", "--encoder", "ENCODER", "--class", "roof=x"], "'roof=x' is no NAME=CODES"),
+        (["finetune", "SCANS", "--encoder", "ENCODER", "--class", "=2"], "'=2' is no NAME=CODES"),
+        (["finetune", "SCANS", "--encoder", "ENCODER", "--class", "a=2", "--class", "a=3"], "names 'a' twice"),
+        (["finetune", "SCANS", "--encoder", "ENCODER", "--lr", "nan"], "lr positive and finite"),
         (["finetune", "SCANS", "--encoder", "ENCODER", "--class", "sea=9"], "sea"),
         (["classify", "SCANS", "--model", "ENCODER"], "gives no classes of points"),
     ],
@@ -252,4 +257,16 @@ def test_what_points_cannot_do_is_one_line(scans, encoder, arguments, message, t
     assert done.exit_code == 2, done.output
     assert len(done.stderr.strip().splitlines()) == 1
     assert message.replace("\\", "") in done.stderr
+    assert not any(tmp_path.iterdir())
+
+
+def test_interrupted_points_do_not_promise_to_go_on(scans, encoder, tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("geossl.point_verbs.step_line", stop)
+    done = run("embed", scans, "--encoder", encoder, "--out", tmp_path / "e.tif")
+    assert done.exit_code == 130
+    assert "--overwrite replaces them" in done.stderr
+    assert "run the same command again" not in done.stderr
     assert not any(tmp_path.iterdir())

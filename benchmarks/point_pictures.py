@@ -120,11 +120,11 @@ def main():
         print(f"| {name} | {value * (module.encoder.spec.block_m / 2) ** 2:.2f} |")
     print()
     picture_of_blocks(module, module.encoder.spec, args.out / "rebuilt.png")
-    geossl.embed_points("sample", module.encoder, out=args.out / "embedding.tif", cell_m=3.0)
+    geossl.embed_points("sample", module.encoder, out=args.out / "embedding.tif", cell_m=3.0, overwrite=True)
     *first, last = find_files("sample")
-    settings = {"classes": CLASSES, "max_steps": args.steps, "out": args.out / "points.safetensors"}
-    model = geossl.finetune_points(first, module.encoder, **settings)
-    (made,) = geossl.classify_points(last, model, out=args.out / "classified.laz")
+    settings = {"classes": CLASSES, "max_steps": args.steps, "overwrite": True}
+    model = geossl.finetune_points(first, module.encoder, out=args.out / "points.safetensors", **settings)
+    (made,) = geossl.classify_points(last, model, out=args.out / "classified.laz", overwrite=True)
     truth, found = laspy.read(last), laspy.read(made)
     picture_of_classes(truth, found, args.out / "classes.png")
     numbers = np.full(256, -1)

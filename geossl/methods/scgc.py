@@ -114,14 +114,14 @@ def graph_centres(
     """
     step = walk_step(edge_index, len(codes))
     near, own = drawn(step @ (step @ codes), seed), drawn(codes, seed)
-    best, most = code_centres(codes, clusters, seed), -1.0
+    best, most = None, -1.0
     for start in range(STARTS):
         labels = KMeans(clusters, n_init=1, random_state=STARTS * seed + start).fit(near).labels_
         centres = np.stack([own[labels == k].mean(axis=0) for k in np.unique(labels)])
         score = float(modularity(nearest(codes, centres), edge_index)) if len(centres) == clusters else -1.0
         if score > most:
             best, most = centres, score
-    return best
+    return code_centres(codes, clusters, seed) if best is None else best  # of codes nearly all the same
 
 
 def drawn(rows: Float[ndarray, "n d"], seed: int) -> Float[ndarray, "m d"]:
@@ -179,9 +179,7 @@ class SCGC(SSLMethod):
         self.reconstruct, self.accumulate, self.order = reconstruct, accumulate, order
         self.tau, self.alpha, self.beta = tau, alpha, beta
         self.start, self.whole = start, whole
-        self.register_buffer(
-            "least", torch.tensor([torch.inf, 0.0])
-        )  # contrast of nodes held out, and after which step
+        self.register_buffer("least", torch.tensor([torch.inf, 0.0]))
 
     def losses(self, batch: Data) -> dict[str, Float[Tensor, ""]]:
         """``contrast``, ``cluster`` and ``rebuild``; the first two are 0 while the autoencoder is trained."""
@@ -233,9 +231,7 @@ class SCGC(SSLMethod):
 
     def graph_losses(self, batch: Data) -> dict[str, Float[Tensor, ""]]:
         """The terms of the second phase."""
-        if "walks" not in batch:  # the same for every update on the whole graph, so kept with it
-            batch.walks = walk_weights(batch.edge_index, len(batch.x), self.order, self.accumulate)
-        pairs, weights = batch.walks
+        pairs, weights = self.walks(batch)
         if "everyone" in batch:
             self.readings["held_out"] = self.held_out(batch.everyone)
         x = self.encoder.normalize(batch.x)
@@ -253,6 +249,13 @@ class SCGC(SSLMethod):
         terms["rebuild"] = F.mse_loss(self.decoder(codes), x) if self.reconstruct else codes.new_zeros(())
         return terms
 
+    def walks(self, graph: Data) -> tuple[Int[Tensor, "2 p"], Float[Tensor, " p"]]:
+        """``walk_weights``, kept with the graph: the whole one is the same for every update."""
+        if "walks" not in graph:
+            graph.walks = walk_weights(graph.edge_index, len(graph.x), self.order, self.accumulate)
+        pairs, weights = graph.walks  # a list after a move to another device
+        return pairs, weights
+
     @torch.no_grad()
     def held_out(self, everyone: Data) -> Float[Tensor, ""]:
         """Contrast of nodes held out before an update; says at the end of training when it was least.
@@ -260,9 +263,7 @@ class SCGC(SSLMethod):
         The encoder needs no edges, so it gives codes to nodes it has not seen. What it learns of the graph's structure
         holds for them, what it learns by heart of single edges does not: from there on their contrast rises.
         """
-        if "walks" not in everyone:
-            everyone.walks = walk_weights(everyone.edge_index, len(everyone.x), self.order, self.accumulate)
-        pairs, weights = everyone.walks
+        pairs, weights = self.walks(everyone)
         codes = self.encoder(self.encoder.normalize(everyone.x))
         found = contrast(codes, pairs, weights, self.tau, core=everyone.core)
         if found < self.least[0] or self.global_step == self.autoencoder_steps + 1:  # a run needs one update at least

@@ -9,17 +9,22 @@ import click
 
 from geossl import __version__, recipe
 from geossl.errors import GeosslError, InputError, Note
-from geossl.options import asks_catalogue, asks_files, asks_nodes, asks_protocols, asks_region, asks_shards
+from geossl.options import (
+    InOrder,
+    asks_catalogue,
+    asks_files,
+    asks_nodes,
+    asks_protocols,
+    asks_region,
+    asks_shards,
+    given,
+)
 from geossl.point_verbs import points
 from geossl.progress_lines import progress_line, step_line
 
 
-class Verbs(click.Group):
-    """Verbs in the order a project uses them; errors of ours are one line."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Keep the order of definition."""
-        return list(self.commands)
+class Verbs(InOrder):
+    """All verbs; errors of ours are one line."""
 
     def main(self, *args: Any, **settings: Any) -> Any:
         """Exit with 2 on bad input, 1 on failed work, 130 when interrupted; one line on stderr, no traceback."""
@@ -159,9 +164,7 @@ def finetune(**options: Any) -> None:
     """
     from geossl.api import finetuning  # lazy: see embed
 
-    for name in ("train_encoder", "max_steps", "lr", "batch_size", "chip_px"):  # heads have none of these
-        if options[name] is None:
-            del options[name]
+    options = given(options, "train_encoder", "max_steps", "lr", "batch_size", "chip_px")  # heads have none of these
     written = finetuning.finetune(progress=progress_line("embed", "shards"), **options)
     click.echo(finetuning.summary(written))
     click.echo(f"model    {written}\nreport   {written.with_suffix('.html')}")

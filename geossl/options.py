@@ -8,6 +8,19 @@ import click
 from geossl.errors import InputError
 
 
+class InOrder(click.Group):
+    """Verbs in the order a project uses them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Keep the order of definition."""
+        return list(self.commands)
+
+
+def given(options: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Options without those of ``names`` that were not given; what they are for says the default."""
+    return {key: value for key, value in options.items() if key not in names or value is not None}
+
+
 def with_options(verb: Callable[..., None], *options: Callable[..., Any]) -> Callable[..., None]:
     """Add options to a verb, shown in this order."""
     for option in reversed(options):

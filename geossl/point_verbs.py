@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from geossl.errors import InputError
+from geossl.options import InOrder, given
 from geossl.progress_lines import step_line
 
 asks_blocks = click.option(
@@ -14,12 +15,8 @@ asks_blocks = click.option(
 asks_overwrite = click.option("--overwrite", is_flag=True, help="Replace an output.")
 
 
-class PointVerbs(click.Group):
-    """Verbs in the order a project uses them, which cannot be gone on with when interrupted."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Keep the order of definition."""
-        return list(self.commands)
+class PointVerbs(InOrder):
+    """Verbs that start again after an interruption."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Say what an interruption leaves."""
@@ -70,7 +67,7 @@ def embed(scans: str, **options: Any) -> None:
     "classes",
     multiple=True,
     metavar="NAME=CODES",
-    callback=lambda _c, _p, given: named_codes(given),
+    callback=lambda _c, _p, texts: named_codes(texts),
     help="ground=2, roof=6,64: LAS classes that count as one; repeated.  [default: every class there is]",
 )
 @click.option("--train-encoder", is_flag=True, default=None, help="Train the encoder, too.")
@@ -88,9 +85,7 @@ def finetune(scans: str, **options: Any) -> None:
     """
     from geossl.api import point_classes  # lazy: see embed
 
-    for name in ("train_encoder", "max_steps", "lr", "batch_size"):
-        if options[name] is None:
-            del options[name]
+    options = given(options, "train_encoder", "max_steps", "lr", "batch_size")
     written = point_classes.finetune_points(scans, progress=partial(step_line, "updates"), **options)
     click.echo(f"{point_classes.summary(written)}\nmodel    {written}\nscores   {written.with_suffix('.json')}")
 
@@ -109,10 +104,10 @@ def classify(scans: str, **options: Any) -> None:
         click.echo(f"points   {path}")
 
 
-def named_codes(given: tuple[str, ...]) -> dict[str, list[int]] | None:
+def named_codes(texts: tuple[str, ...]) -> dict[str, list[int]] | None:
     """LAS classes by name."""
     found = {}
-    for text in given:
+    for text in texts:
         name, _, codes = text.partition("=")
         if name in found:
             raise InputError(f"--class names {name!r} twice; list its codes in one, such as {name}=3,4")

@@ -25,7 +25,7 @@ MAY_IMPORT = {  # layer -> geossl layers below it
     "training": {"methods", "evaluation", "models", "recipe", "errors"},
     "api": {"training", "methods", "evaluation", "viewer", "inference", "data", "models", "recipe", "grid", "errors"},
     "cli": {"options", "point_verbs", "progress_lines", "api", "recipe", "errors", "models", "__init__"},
-    "point_verbs": {"progress_lines", "api", "errors"},
+    "point_verbs": {"options", "progress_lines", "api", "errors"},
     "progress_lines": set(),
     "options": {"errors"},
     "__init__": {"api", "inference", "models"},

@@ -60,9 +60,33 @@ def pretrained(recipe, seed, shuffle=False):
     return method, batch, time.monotonic() - started
 
 
-def trained(method, batch, truth, epochs):
+def copied(recipe, start):
+    """The method of a recipe with the weights of another, and its optimiser."""
+    method = pretraining.prepare(recipe)[1]()
+    method.load_state_dict(start.state_dict())
+    return method, method.optim.build(method)
+
+
+def update(method, optimizer, batch):
+    """One epoch on the graph."""
+    optimizer.zero_grad()
+    sum(method.graph_losses(batch).values()).backward()
+    optimizer.step()
+
+
+def asked(doc):
+    """Arguments of benchmarks over graphs, recipes and seeds."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("graph")
+    parser.add_argument("recipes", nargs="+")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=0)
+    return parser
+
+
+def trained(method, optimizer, batch, truth, epochs):
     """Scores and label-free readings after every epoch."""
-    optimizer, rows, before = method.optim.build(method), [], labels_of(method, batch)
+    rows, before = [], labels_of(method, batch)
     for epoch in range(epochs + 1):
         labels = labels_of(method, batch)
         share = float(modularity(torch.from_numpy(labels), batch.edge_index))
@@ -70,9 +94,7 @@ def trained(method, batch, truth, epochs):
         rows.append({"epoch": epoch, **scores(truth, labels), **readings})
         before = labels
         if epoch < epochs:
-            optimizer.zero_grad()
-            sum(method.graph_losses(batch).values()).backward()
-            optimizer.step()
+            update(method, optimizer, batch)
     return rows
 
 
@@ -89,10 +111,11 @@ def curves(args, seed, truth):
     print(f"seed {seed}  autoencoder {seconds:.0f} s", flush=True)
     every = []
     for name, recipe in zip(args.recipes, loaded, strict=True):
-        method = pretraining.prepare(recipe)[1]()
-        method.load_state_dict(start.state_dict())
+        method, optimizer = copied(recipe, start)
         began, epochs = time.monotonic(), args.epochs or fixed(recipe)
-        every += [{"seed": seed, "recipe": name, **row} for row in trained(method, copy.copy(batch), truth, epochs)]
+        every += [
+            {"seed": seed, "recipe": name, **row} for row in trained(method, optimizer, copy.copy(batch), truth, epochs)
+        ]
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         print(f"  {name}  {(time.monotonic() - began) / epochs:.2f} s per epoch  {peak:.2f} GiB at most", flush=True)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -129,11 +152,7 @@ def table(title, rows):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("graph")
-    parser.add_argument("recipes", nargs="+")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--first-seed", type=int, default=0)
+    parser = asked(__doc__)
     parser.add_argument("--epochs", type=int, help="instead of the recipe's")
     parser.add_argument("--set", nargs="*", default=[], help="recipe values, such as objective.start=codes")
     parser.add_argument("--shuffle", action="store_true", help="deal the edges out to other nodes: what are they for?")

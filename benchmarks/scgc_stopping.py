@@ -9,36 +9,26 @@ on all nodes for so many epochs; these runs are those of scgc_clusters.py (its f
 Run: python benchmarks/scgc_stopping.py acm.npz scgc_star_acm scgc_acm --curves runs/scgc_acm [--seeds 5]
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scgc_clusters import NAMES, fixed, pretrained, table
+from scgc_clusters import NAMES, asked, copied, fixed, pretrained, table, update
 
 from geossl import recipe as recipes
-from geossl.api import pretraining
 
 
 def contrasts(recipe, start, batch):
     """Contrast of the nodes held out before every epoch on the graph."""
-    method, found = pretraining.prepare(recipe)[1](), []
-    method.load_state_dict(start.state_dict())
-    optimizer = method.optim.build(method)
+    (method, optimizer), found = copied(recipe, start), []
     for _ in range(fixed(recipe)):
-        optimizer.zero_grad()
-        sum(method.graph_losses(batch).values()).backward()
-        optimizer.step()
+        update(method, optimizer, batch)
         found.append(float(method.readings["held_out"]))
     return found
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("graph")
-    parser.add_argument("recipes", nargs="+")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--first-seed", type=int, default=0)
+    parser = asked(__doc__)
     parser.add_argument("--share", type=float, default=0.2, help="of the nodes, held out")
     parser.add_argument("--curves", required=True, type=Path, help="OUT of scgc_clusters.py")
     args = parser.parse_args()

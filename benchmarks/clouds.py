@@ -19,7 +19,7 @@ import torch
 from scipy.ndimage import binary_dilation
 
 import geossl
-from geossl.data.bands import S2_BANDS
+from geossl.sensors import S2_BANDS
 
 TEN = ("B02", "B03", "B04", "B08")
 STANDS_FOR = {"B01": "B02", "B09": "B8A"}

@@ -30,7 +30,6 @@ import xarray as xr
 from affine import Affine
 
 import geossl
-from geossl.data.bands import S2_BANDS
 from geossl.data.rasters import LocalRasters
 from geossl.grid import Lattice
 from geossl.inference import workers
@@ -40,6 +39,7 @@ from geossl.inference.quantize import quantize, quantize_bands
 from geossl.inference.raster import band_scales
 from geossl.inference.source import images
 from geossl.models.files import save_encoder
+from geossl.sensors import S2_BANDS
 
 SAMPLE = Path(geossl.__file__).parent / "data/sample"
 QUICK = 24  # px, margin of the quicker window

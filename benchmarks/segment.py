@@ -18,7 +18,6 @@ import numpy as np
 import torch
 
 from geossl.api import finetuning
-from geossl.data.bands import S2_BANDS
 from geossl.data.label_chips import Ground
 from geossl.data.labels import read_labels
 from geossl.data.rasters import LocalRasters
@@ -27,6 +26,7 @@ from geossl.data.splits import deal
 from geossl.evaluation.heads import FITS, Samples, fit_forest, predict
 from geossl.evaluation.metrics import class_iou, confusion_matrix, of_images
 from geossl.models.files import dense, load_encoder, save_encoder
+from geossl.sensors import S2_BANDS
 from geossl.training.decoder import DecoderConfig
 
 SENSORS = ("s1", "s2", "s1+s2")

@@ -22,8 +22,8 @@ from geossl.evaluation.probe import knn_accuracy, linear_accuracy
 from geossl.methods.base import OptimConfig, SSLMethod
 from geossl.methods.mr_mae import MRMAE, DecoderShape
 from geossl.models.files import load_encoder, provenance, save_encoder
-from geossl.models.stacked import RGB
 from geossl.models.vit import ViT, vit_spec
+from geossl.sensors import RGB
 from geossl.training.progress import quiet
 
 SHAPE = {"dim": 96, "depth": 4, "heads": 4}

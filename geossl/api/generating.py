@@ -16,7 +16,6 @@ from numpy import ndarray
 from PIL import Image, ImageDraw
 
 from geossl.api.runs.scenes import measured_sensors
-from geossl.data.bands import S2_BANDS
 from geossl.data.chips import read
 from geossl.data.datamodule import SentinelChips
 from geossl.data.forgeries import PARTS
@@ -26,7 +25,7 @@ from geossl.data.perturb import from_bytes, to_bytes
 from geossl.data.samplers import Chip, GridChips, Rois, split_scenes
 from geossl.data.sentinel import SAMPLE, AlignedSentinel, aligned_scenes
 from geossl.errors import InputError, Note, UnknownNameError
-from geossl.models.croma import S1, S2
+from geossl.sensors import S1, S2, S2_BANDS
 from geossl.training.generators import filled_in, fit_autoencoder, fit_croma
 
 LEARNED = ("autoencoder", "croma")

@@ -12,7 +12,6 @@ from odc.geo.xr import xr_coords
 from torch_geometric.data import Data
 
 from geossl.data import parcels
-from geossl.data.bands import BANDS
 from geossl.data.graphs import read_graph
 from geossl.data.graphs import write_graph as write_graph
 from geossl.data.labels import read_labels
@@ -23,6 +22,7 @@ from geossl.errors import InputError, MissingFileError
 from geossl.grid import read_features
 from geossl.inference.raster import open_map
 from geossl.recipe.graphs import Graphs
+from geossl.sensors import BANDS
 
 RASTERS = {".zarr", ".tif"}
 VECTORS = {".gpkg", ".geojson", ".json", ".shp", ".fgb", ".parquet"}

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import geopandas as gpd
 
-from geossl.data.bands import BANDS
 from geossl.data.label_chips import Ground, LabelChips
 from geossl.data.labelled import Bands, LabelledMaps, LabelledSet, MapParts
 from geossl.data.labels import read_labels
@@ -16,6 +15,7 @@ from geossl.data.rasters import LocalRasters
 from geossl.data.sentinel import SAMPLE
 from geossl.data.splits import PARTS, deal
 from geossl.errors import InputError, UnknownNameError
+from geossl.sensors import BANDS
 
 Data = LabelledSet | LabelledMaps
 NAMES = (*DATASETS, "sample")

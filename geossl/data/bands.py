@@ -17,10 +17,8 @@ from rasterio.windows import Window
 
 from geossl.data.offset import PRODUCT, s2_offset
 from geossl.errors import BandError, GridError, MissingFileError
+from geossl.sensors import BANDS
 
-S1_BANDS = ("VV", "VH")
-S2_BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")
-BANDS = {"s1": S1_BANDS, "s2": S2_BANDS}
 GDAL_CACHE_MB = 64  # of blocks read; GDAL would take 5 % of the machine, and a block is rarely read twice
 LOOK_PX = 256  # side of the thinned look that unit checks are made on
 DB_RANGE = (-100.0, 60.0)  # beyond it a number is a fill value, not backscatter

@@ -17,9 +17,9 @@ from odc.geo.xr import xr_coords
 from pyproj import Transformer
 
 from geossl.data import clouds, remote
-from geossl.data.bands import BANDS
 from geossl.data.catalog import Catalog
 from geossl.data.scenes import Scene
+from geossl.sensors import BANDS
 
 COMPOSITES = ("clearest", "medoid", "median")
 STRIP_ROWS = 256  # of a median held at once

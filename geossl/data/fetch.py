@@ -9,10 +9,10 @@ import rasterio
 import xarray as xr
 from odc.geo.geobox import GeoBox
 
-from geossl.data.bands import BANDS
 from geossl.data.composite import EPOCH, CatalogScenes, outline
 from geossl.errors import InputError
 from geossl.grid import Aoi, Lattice, by_zone, check_crs
+from geossl.sensors import BANDS
 
 TILE = Lattice(0, patch_px=8, gsd_m=10.0, cell_patches=128)  # 1024 px, on the lattice of maps
 

@@ -27,10 +27,10 @@ from torchgeo.datasets import (
 )
 from torchgeo.datasets.utils import lazy_import
 
-from geossl.data.bands import S1_BANDS, S2_BANDS
 from geossl.data.labelled import Bands, LabelledMaps, LabelledSet, MapParts
 from geossl.data.own_sets import Joined
 from geossl.errors import InputError, MissingFileError, RunError, UnknownNameError
+from geossl.sensors import S1_BANDS, S2_BANDS
 
 RADAR = Bands(S1_BANDS, "dB", "GRD sigma0")
 L1C_BANDS = (*S2_BANDS[:10], "B10", *S2_BANDS[10:])

@@ -18,13 +18,14 @@ from rasterio.windows import Window
 from torch import Tensor
 
 from geossl.data.band_images import BandImages, read_window
-from geossl.data.bands import S1_BANDS, RasterFile, normal_name
+from geossl.data.bands import RasterFile, normal_name
 from geossl.data.graph_sets import graph_set
 from geossl.data.images import SUFFIXES, ImageFolder
 from geossl.data.labelled import PICTURES, Bands, LabelledSet, Places
 from geossl.data.labelled_clips import holds_videos, series_set, video_set
 from geossl.data.offset import s2_offset
 from geossl.errors import BandError, InputError, MissingFileError, RunError
+from geossl.sensors import S1_BANDS
 
 RASTERS = {".tif", ".tiff"}
 

@@ -19,8 +19,9 @@ from odc.geo.xr import xr_coords
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
-from geossl.data.bands import BANDS, GDAL_CACHE_MB, RasterFile, inspect
+from geossl.data.bands import GDAL_CACHE_MB, RasterFile, inspect
 from geossl.errors import InputError, MissingFileError, RunError
+from geossl.sensors import BANDS
 
 SUFFIXES = {".tif", ".tiff", ".vrt", ".jp2"}
 ALIGNED = 1e-3  # of a pixel: grids that agree this well are copied, not resampled

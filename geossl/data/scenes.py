@@ -9,10 +9,10 @@ from typing import Any
 
 import shapely
 
-from geossl.data.bands import S1_BANDS, S2_BANDS
 from geossl.data.catalog import Item
 from geossl.data.offset import NEW_BASELINE
 from geossl.errors import BandError
+from geossl.sensors import S1_BANDS, S2_BANDS
 
 EARTH_SEARCH = {
     "B01": "coastal", "B02": "blue", "B03": "green", "B04": "red", "B05": "rededge1", "B06": "rededge2",

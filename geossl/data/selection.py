@@ -14,13 +14,13 @@ from rasterio.features import geometry_mask
 from rasterio.io import DatasetReader
 
 from geossl.data import remote
-from geossl.data.bands import BANDS
 from geossl.data.catalog import INSTALL, Catalog, Item, catalog_of, parse_dates, search
 from geossl.data.clouds import BAD, check_mask
 from geossl.data.composite import COMPOSITES, CatalogScenes
 from geossl.data.scenes import Scene, days_between, scene_of
 from geossl.errors import BandError, InputError, Note
 from geossl.grid import Aoi
+from geossl.sensors import BANDS
 
 LOOK_PX = 512  # side of the thinned look scenes are ranked on
 WHOLE = 0.999  # share of a region that counts as all of it

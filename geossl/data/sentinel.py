@@ -23,9 +23,10 @@ from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 from torchgeo.datasets import GeoDataset, RasterDataset
 
-from geossl.data.bands import S1_BANDS, S2_BANDS, RasterFile, inspect
+from geossl.data.bands import RasterFile, inspect
 from geossl.data.rasters import expand, mosaic, outline
 from geossl.errors import GridError, InputError, MissingFileError
+from geossl.sensors import S1_BANDS, S2_BANDS
 
 IN_MEMORY_BYTES = 256 * 2**20  # scenes that fit are read once per process
 SAMPLE = Path(__file__).parent / "sample"

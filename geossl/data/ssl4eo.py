@@ -15,8 +15,8 @@ from jaxtyping import Float
 from numpy import ndarray
 from rasterio.enums import Resampling
 
-from geossl.data.bands import S1_BANDS, S2_BANDS
 from geossl.errors import InputError, MissingFileError, RunError
+from geossl.sensors import S1_BANDS, S2_BANDS
 
 
 def file_name(band: str) -> str:

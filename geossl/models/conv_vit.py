@@ -12,11 +12,12 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from geossl.models.encoder import DenseSpec, SensorSpec
+from geossl.models.encoder import DenseSpec
 from geossl.models.masking import enlarge, take
 from geossl.models.stacked import StackedEncoder
 from geossl.models.transformer import Block
 from geossl.models.vit import EPS, xavier
+from geossl.sensors import SensorSpec
 
 SIZES: dict[str, dict[str, Any]] = {  # base is the paper's
     "nano": {"dims": [32, 64, 128], "depths": [1, 1, 4], "heads": 4},

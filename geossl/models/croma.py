@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from geossl.errors import BandError, GridError
 from geossl.models.alibi import alibi_slopes, grid_coordinates
 from geossl.models.attention import Positions
-from geossl.models.encoder import DenseEncoder, DenseSpec, Images, Kept, SensorSpec
+from geossl.models.encoder import DenseEncoder, DenseSpec, Images, Kept
 from geossl.models.masking import take
 from geossl.models.normalize import ClippedRange
 from geossl.models.patches import patchify, sincos_positions
 from geossl.models.transformer import Block, CrossBlock, FeedForward, mean_tokens
+from geossl.sensors import S1, S2, SensorSpec
 
 PATCH_PX = 8
 SIZES: dict[str, dict[str, int]] = {
@@ -27,40 +28,6 @@ SIZES: dict[str, dict[str, int]] = {
     "base": {"dim": 768, "depth": 12, "heads": 16},
     "large": {"dim": 1024, "depth": 24, "heads": 16},
 }
-S1 = SensorSpec(("VV", "VH"), "dB", "GRD sigma0 or gamma0", (-12.548, -20.192), (5.257, 5.912))
-S2 = SensorSpec(  # SSL4EO-S12 L2A statistics, reflectance
-    ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12"),
-    "reflectance",
-    "L2A",
-    (
-        0.07524,
-        0.08843,
-        0.114416,
-        0.129747,
-        0.162491,
-        0.219464,
-        0.242221,
-        0.251776,
-        0.258165,
-        0.264552,
-        0.236851,
-        0.180507,
-    ),
-    (
-        0.110803,
-        0.115515,
-        0.118363,
-        0.136811,
-        0.137027,
-        0.135555,
-        0.141651,
-        0.147479,
-        0.143931,
-        0.158228,
-        0.145552,
-        0.134348,
-    ),
-)
 
 
 def croma_spec(

@@ -8,34 +8,10 @@ from typing import Any, ClassVar
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from geossl.sensors import SensorSpec
+
 Images = Mapping[str, Float[Tensor, "b _ h w"]]  # sensor name -> pixels in physical units, NaN = not usable
 Kept = Mapping[str, Bool[Tensor, "b gh gw"]]  # sensor name -> True where the patch is fed to the encoder
-
-
-@dataclass(frozen=True)
-class SensorSpec:
-    """The input an encoder expects of one sensor.
-
-    Args:
-        bands: ESA band names in the order the first layer was trained on.
-        unit: ``reflectance`` (0 to 1) or ``dB``.
-        level: Processing level, e.g. ``L2A`` or ``GRD sigma0``.
-        mean: Per band, in ``unit``, frozen at training time.
-        std: Per band, in ``unit``, all positive.
-    """
-
-    bands: tuple[str, ...]
-    unit: str
-    level: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        """Check that statistics and bands match."""
-        if not len(self.bands) == len(self.mean) == len(self.std):
-            raise ValueError(f"{len(self.bands)} bands, {len(self.mean)} means, {len(self.std)} stds; need one each")
-        if min(self.std) <= 0:
-            raise ValueError(f"std must be positive for every band, got {list(self.std)}")
 
 
 @dataclass(frozen=True, kw_only=True)

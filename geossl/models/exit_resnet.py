@@ -14,7 +14,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from geossl.errors import BandError
-from geossl.models.encoder import DenseEncoder, DenseSpec, Images, Kept, SensorSpec
+from geossl.models.encoder import DenseEncoder, DenseSpec, Images, Kept
+from geossl.sensors import SensorSpec
 
 BLOCKS: dict[int, tuple[int, int, int, int]] = {
     10: (1, 1, 1, 1),

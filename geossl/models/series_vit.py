@@ -12,12 +12,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from geossl.errors import BandError, GridError
-from geossl.models.encoder import DenseSpec, Encoder, EncoderSpec, SensorSpec
+from geossl.models.encoder import DenseSpec, Encoder, EncoderSpec
 from geossl.models.masking import take
 from geossl.models.normalize import Standardize
 from geossl.models.patches import patchify, sincos_positions, unpatchify
 from geossl.models.transformer import Block
 from geossl.models.vit import EPS, xavier
+from geossl.sensors import SensorSpec
 
 YEAR_DAYS = 365.25
 FIRST_YEAR = 2015  # days are counted from its 1 January

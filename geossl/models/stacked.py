@@ -10,24 +10,11 @@ from torch import Tensor, nn
 from geossl.errors import BandError, GridError
 from geossl.models.alibi import alibi_slopes, grid_coordinates
 from geossl.models.attention import Positions
-from geossl.models.croma import S1, S2
-from geossl.models.encoder import DenseEncoder, DenseSpec, Images, Kept, SensorSpec
+from geossl.models.encoder import DenseEncoder, DenseSpec, Images, Kept
 from geossl.models.masking import enlarge
 from geossl.models.normalize import Standardize
 from geossl.models.patches import sincos_positions
-
-RGB = SensorSpec(("R", "G", "B"), "0..1", "8 bit", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # of ImageNet
-INPUTS: Mapping[str, SensorSpec] = {"s1": S1, "s2": S2, "rgb": RGB}  # bands of training batches, in their order
-
-
-def numbered_bands(count: int) -> SensorSpec:
-    """Bands that have no names, only numbers from 1; their unit is that of the file, their statistics to be measured.
-
-    The sensor of such images is called ``bands``.
-    """
-    return SensorSpec(
-        tuple(str(i + 1) for i in range(count)), "as stored", "not stated", (0.0,) * count, (1.0,) * count
-    )
+from geossl.sensors import INPUTS, SensorSpec
 
 
 def channels(sensor: str, bands: Sequence[str]) -> list[int]:

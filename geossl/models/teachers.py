@@ -20,10 +20,11 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from geossl.errors import BandError, GridError, MissingFileError, UnknownNameError, WeightsError
-from geossl.models.encoder import DenseEncoder, SensorSpec
-from geossl.models.stacked import INPUTS, channels, pick
+from geossl.models.encoder import DenseEncoder
+from geossl.models.stacked import channels, pick
 from geossl.models.transformer import QKV, to_heads
 from geossl.models.vit import ViT
+from geossl.sensors import INPUTS, SensorSpec
 
 Batch = Mapping[str, Tensor]  # pixels by sensor in physical units, bands as in INPUTS; NaN = not usable
 LAST = (-1,)  # of a network's layers

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from geossl.methods.base import OptimConfig
 from geossl.methods.croma import CROMA
 from geossl.models.croma import CROMAEncoder, croma_spec
-from geossl.models.encoder import SensorSpec
 from geossl.models.normalize import ClippedRange
 from geossl.models.patches import patchify, unpatchify
+from geossl.sensors import SensorSpec
 
 PATCH_PX = 8
 

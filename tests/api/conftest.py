@@ -4,9 +4,9 @@ import pytest
 import shapely
 import torch
 
-from geossl.data.bands import S2_BANDS
 from geossl.models.croma import CROMAEncoder, croma_spec
 from geossl.models.files import save_encoder
+from geossl.sensors import S2_BANDS
 from tests.data.conftest import write_raster
 
 SIDE = 320  # pixels of the scene, 10 m each

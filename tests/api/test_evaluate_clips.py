@@ -7,8 +7,8 @@ import geossl
 from geossl.data.own_sets import read_set
 from geossl.errors import BandError, InputError
 from geossl.evaluation.features import features
-from geossl.models.encoder import SensorSpec
 from geossl.models.series_vit import SeriesViT, series_spec
+from geossl.sensors import SensorSpec
 
 S2 = SensorSpec(("B04", "B08"), "reflectance", "L2A", (0.1, 0.3), (0.05, 0.1))
 RGB = SensorSpec(("R", "G", "B"), "0..1", "8 bit", (0.5,) * 3, (0.25,) * 3)

@@ -12,9 +12,9 @@ from geossl import cli
 from geossl.data.series import SAMPLE, open_series
 from geossl.errors import InputError, WeightsError
 from geossl.inference import series as blockwise
-from geossl.models.encoder import SensorSpec
 from geossl.models.files import save_encoder
 from geossl.models.series_vit import SeriesViT, series_spec
+from geossl.sensors import SensorSpec
 
 BANDS = ("B04", "B08")
 S2 = SensorSpec(BANDS, "reflectance", "L2A", (0.08, 0.3), (0.05, 0.1))

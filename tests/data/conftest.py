@@ -3,7 +3,7 @@ import pytest
 import rasterio
 from affine import Affine
 
-from geossl.data.bands import S2_BANDS
+from geossl.sensors import S2_BANDS
 
 
 def write_raster(path, data, *, epsg=32631, left=500_000.0, top=4_600_000.0, gsd=10.0, names=None, nodata=None, **tags):

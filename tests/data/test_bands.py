@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
-from geossl.data.bands import S2_BANDS, date_of, inspect, normal_name
+from geossl.data.bands import date_of, inspect, normal_name
 from geossl.data.sentinel import SAMPLE
 from geossl.errors import BandError, GridError
+from geossl.sensors import S2_BANDS
 from tests.data.conftest import optical, radar, write_raster
 
 

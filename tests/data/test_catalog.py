@@ -13,13 +13,13 @@ from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 
 from geossl.data import remote
-from geossl.data.bands import S2_BANDS
 from geossl.data.catalog import parse_dates
 from geossl.data.composite import CatalogScenes
 from geossl.data.scenes import solar_day
 from geossl.data.selection import find_scenes
 from geossl.errors import InputError, Note, RunError
 from geossl.grid import Aoi
+from geossl.sensors import S2_BANDS
 from tests.servers import scenes
 from tests.servers.stac import serving
 

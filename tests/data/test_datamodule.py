@@ -5,12 +5,12 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 
 from geossl.data import sentinel
-from geossl.data.bands import S2_BANDS
 from geossl.data.chips import ChipDataset, resized, turned
 from geossl.data.datamodule import SentinelChips
 from geossl.data.labels import class_names, label_values, majority
 from geossl.data.sentinel import SAMPLE
 from geossl.data.training import StepBatches
+from geossl.sensors import S2_BANDS
 from tests.data.conftest import optical, radar, write_raster
 
 TAGGED = {"names": S2_BANDS, "BOA_ADD_OFFSET": "0"}

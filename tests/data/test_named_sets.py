@@ -8,10 +8,10 @@ import rasterio
 import torch
 from torchgeo.datasets import BigEarthNet, BigEarthNetV2, EuroSAT
 
-from geossl.data.bands import S1_BANDS, S2_BANDS
 from geossl.data.labelled import LabelledMaps
 from geossl.data.named_sets import DATASETS, IGBP, named_set
 from geossl.errors import InputError, MissingFileError, UnknownNameError
+from geossl.sensors import S1_BANDS, S2_BANDS
 
 RNG = np.random.default_rng(0)
 

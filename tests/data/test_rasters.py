@@ -10,10 +10,11 @@ import rasterio
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
-from geossl.data.bands import S2_BANDS, inspect
+from geossl.data.bands import inspect
 from geossl.data.rasters import LocalRasters
 from geossl.data.sentinel import SAMPLE
 from geossl.errors import BandError, InputError, MissingFileError, RunError
+from geossl.sensors import S2_BANDS
 from tests.data.conftest import optical, radar, write_raster
 
 TAGGED = {"names": S2_BANDS, "BOA_ADD_OFFSET": "0"}

@@ -5,10 +5,10 @@ import pytest
 import shapely
 import torch
 
-from geossl.data.bands import S2_BANDS
 from geossl.data.samplers import GridChips, RandomChips, split_scenes
 from geossl.data.sentinel import Sentinel1, aligned_scenes
 from geossl.errors import InputError
+from geossl.sensors import S2_BANDS
 from tests.data.conftest import optical, radar, write_raster
 
 TAGGED = {"names": S2_BANDS, "BOA_ADD_OFFSET": "0"}

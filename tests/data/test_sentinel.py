@@ -9,9 +9,9 @@ from torchgeo.datasets import RasterDataset
 from torchgeo.samplers import RandomGeoSampler
 
 from geossl.data import sentinel
-from geossl.data.bands import S2_BANDS
 from geossl.data.sentinel import AlignedSentinel, Sentinel1, Sentinel2, aligned_scenes
 from geossl.errors import GridError, InputError, MissingFileError
+from geossl.sensors import S2_BANDS
 from tests.data.conftest import optical, radar, write_raster
 
 TAGGED = {"names": S2_BANDS, "BOA_ADD_OFFSET": "0"}

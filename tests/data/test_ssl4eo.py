@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from geossl.data.bands import S2_BANDS
 from geossl.data.datamodule import SentinelChips
 from geossl.data.ssl4eo import SSL4EO
 from geossl.errors import InputError, RunError
+from geossl.sensors import S2_BANDS
 from tests.data.conftest import radar, write_raster
 
 

@@ -17,7 +17,7 @@ from geossl.evaluation.features import EMBEDDERS
 from geossl.models.croma import CROMAEncoder, croma_spec
 from geossl.models.encoder import DenseSpec, Encoder, EncoderSpec
 from geossl.models.files import save_encoder
-from geossl.models.stacked import RGB
+from geossl.sensors import RGB
 
 L1C = ["B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B09", "B10", "B11", "B12", "B8A"]
 L2A = [b for b in L1C if b != "B10"]

@@ -6,7 +6,7 @@ import geossl
 from geossl.errors import InputError, WeightsError
 from geossl.evaluation.attention import attention_distance, normalized_mutual_information
 from geossl.models.attention_maps import attention_maps
-from geossl.models.stacked import INPUTS, RGB
+from geossl.sensors import INPUTS, RGB
 from tests.models.test_vit import conv, vit
 
 

@@ -9,10 +9,10 @@ from geossl.methods.base import OptimConfig
 from geossl.methods.clip_losses import nt_xent, rebuild_loss, slot_means
 from geossl.methods.clip_views import choose_slots, choose_visible
 from geossl.methods.cross_video_mae import CrossVideoMAE, Decoder, Objective
-from geossl.models.encoder import SensorSpec
 from geossl.models.patches import sincos_positions
 from geossl.models.series_vit import SeriesViT, series_spec, tubelets, untubelets, usable_shares
 from geossl.models.vit import ViT, vit_spec
+from geossl.sensors import SensorSpec
 
 OPTIM = OptimConfig("adamw", 1e-3, (0.9, 0.95), 0.01, "constant", 0, 40)
 SENSORS = {"s2": SensorSpec(("B02", "B08"), "reflectance", "L2A", (0.05, 0.3), (0.03, 0.1))}

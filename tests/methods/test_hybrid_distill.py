@@ -23,9 +23,9 @@ from geossl.methods.hybrid_distill import (
 )
 from geossl.models.croma import CROMAEncoder, croma_spec
 from geossl.models.files import save_encoder
-from geossl.models.stacked import INPUTS, RGB, numbered_bands
 from geossl.models.teachers import EncoderTeacher
 from geossl.models.vit import ViT, vit_spec
+from geossl.sensors import INPUTS, RGB, numbered_bands
 from tests.methods.test_mr_mae import Norms, batch, bundled_chips
 from tests.models.test_vit import vit
 

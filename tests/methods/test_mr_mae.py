@@ -16,8 +16,8 @@ from geossl.models.croma import CROMAEncoder, croma_spec
 from geossl.models.files import provenance, save_encoder
 from geossl.models.masking import take
 from geossl.models.patches import patchify
-from geossl.models.stacked import INPUTS, RGB
 from geossl.models.teachers import EncoderTeacher, Teacher
+from geossl.sensors import INPUTS, RGB
 from tests.models.test_vit import conv, vit
 
 OPTIM = OptimConfig("adamw", 1e-3, (0.9, 0.95), 0.05, "cosine", 2, 200)

@@ -4,7 +4,7 @@ import torch
 from scipy.stats import kstest
 
 from geossl.data.vectors import patch_rows
-from geossl.models.encoder import DenseSpec, SensorSpec
+from geossl.models.encoder import DenseSpec
 from geossl.models.novelty import novelty_map
 from geossl.models.patches import patchify
 from geossl.models.score_autoencoder import (
@@ -15,6 +15,7 @@ from geossl.models.score_autoencoder import (
     arguments_of,
     energy_difference,
 )
+from geossl.sensors import SensorSpec
 
 FORMS = ["residual", "residual_sigma", "plain", "energy"]
 C = torch.diag(torch.tensor([2.0, 0.5, 0.1], dtype=torch.float64))

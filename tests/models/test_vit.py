@@ -5,12 +5,12 @@ from timm.layers import build_sincos2d_pos_embed
 
 from geossl.errors import BandError, GridError
 from geossl.models.conv_vit import ConvViT, MaskedConvBlock, conv_vit_spec
-from geossl.models.encoder import SensorSpec
 from geossl.models.files import load_encoder, save_encoder
 from geossl.models.masking import enlarge, patch_shares, random_kept_ids
 from geossl.models.patches import sincos_positions
-from geossl.models.stacked import INPUTS, RGB, choose_bands, pick
+from geossl.models.stacked import choose_bands, pick
 from geossl.models.vit import ViT, vit_spec
+from geossl.sensors import INPUTS, RGB, SensorSpec
 
 SMALL = {"dim": 32, "depth": 2, "heads": 2}
 CONV = {"dims": [8, 16, 32], "depths": [1, 1, 2], "heads": 2}

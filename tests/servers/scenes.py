@@ -8,9 +8,9 @@ import shapely
 from affine import Affine
 from pyproj import Transformer
 
-from geossl.data.bands import S2_BANDS
 from geossl.data.scenes import EARTH_SEARCH
 from geossl.data.sentinel import SAMPLE
+from geossl.sensors import S2_BANDS
 
 EPSG, LEFT, TOP = 32718, 720_000, 5_680_000  # a corner of a Sentinel-2 tile's grid: multiples of 10, 20 and 60 m
 SIZE = 672  # px, the pair mirrored three times; divisible by 6

@@ -3,8 +3,9 @@
 from geossl.api.runs.scenes import measured_sensors, scene_chips
 from geossl.data.datamodule import SentinelChips
 from geossl.methods.croma import CROMA
-from geossl.models.croma import S1, S2, CROMAEncoder, croma_spec
+from geossl.models.croma import CROMAEncoder, croma_spec
 from geossl.recipe.croma import CromaRecipe
+from geossl.sensors import S1, S2
 from geossl.training.optim import optim_config
 
 

@@ -12,10 +12,10 @@ from geossl.data.datamodule import SentinelChips
 from geossl.data.pictures import Pictures
 from geossl.errors import MissingFileError
 from geossl.methods.base import SSLMethod
-from geossl.models.encoder import SensorSpec
-from geossl.models.stacked import INPUTS, choose_bands, numbered_bands
+from geossl.models.stacked import choose_bands
 from geossl.recipe import ScenesRecipe
 from geossl.recipe.images import ImageEncoder, Images
+from geossl.sensors import INPUTS, SensorSpec, numbered_bands
 
 ImageData = SentinelChips | Pictures | BandChips
 

@@ -6,10 +6,10 @@ from geossl.api.runs.images import ImageData, chosen, examples, geometry, image_
 from geossl.api.runs.teachers import frozen, make_missing, note_alike, tell
 from geossl.methods.mr_mae import MRMAE, DecoderShape
 from geossl.models.conv_vit import ConvViT, conv_vit_spec
-from geossl.models.encoder import SensorSpec
 from geossl.models.stacked import StackedEncoder
 from geossl.models.vit import ViT, vit_spec
 from geossl.recipe.mr_mae import MrMaeRecipe
+from geossl.sensors import SensorSpec
 from geossl.training.optim import optim_config
 
 

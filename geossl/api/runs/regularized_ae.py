@@ -10,8 +10,7 @@ from geossl.errors import InputError
 from geossl.inference.blocks import blocks
 from geossl.inference.raster import open_map
 from geossl.methods.regularized_ae import RegularizedAE
-from geossl.models.croma import S1, S2
-from geossl.models.encoder import DenseSpec, EncoderSpec, SensorSpec
+from geossl.models.encoder import DenseSpec, EncoderSpec
 from geossl.models.score_autoencoder import (
     AutoencoderConfig,
     PatchAutoencoder,
@@ -19,6 +18,7 @@ from geossl.models.score_autoencoder import (
     arguments_of,
 )
 from geossl.recipe.regularized_ae import RegularizedAERecipe
+from geossl.sensors import S1, S2, SensorSpec
 from geossl.training.optim import optim_config
 
 SENSORS = {"s1": S1, "s2": S2}

@@ -4,8 +4,8 @@ from geossl.data.band_images import BandChips
 from geossl.data.datamodule import SentinelChips
 from geossl.data.pictures import Pictures
 from geossl.data.statistics import streaming_statistics
-from geossl.models.encoder import SensorSpec
 from geossl.recipe import ScenesRecipe
+from geossl.sensors import SensorSpec
 
 
 def scene_chips(recipe: ScenesRecipe) -> SentinelChips:

@@ -13,12 +13,11 @@ from geossl.data.forgeries import forgeries
 from geossl.data.forgery_views import ForgeryViews
 from geossl.errors import InputError
 from geossl.methods.selfcon import SelfCon
-from geossl.models.croma import S1, S2
 from geossl.models.download import cache_folder
-from geossl.models.encoder import SensorSpec
 from geossl.models.exit_resnet import RGB, ExitResNet, exit_resnet_spec, load_trunk
 from geossl.models.teachers import read_tensors
 from geossl.recipe.selfcon import SelfconData, SelfconRecipe
+from geossl.sensors import S1, S2, SensorSpec
 from geossl.training.optim import optim_config
 
 

@@ -17,13 +17,13 @@ from geossl.errors import BandError, MissingFileError, Note, UnknownNameError, W
 from geossl.evaluation.attention import normalized_mutual_information
 from geossl.methods.hybrid_distill import relation_logits
 from geossl.models.download import ENCODERS
-from geossl.models.encoder import SensorSpec
 from geossl.models.files import dense, load_encoder
-from geossl.models.stacked import INPUTS, RGB, choose_bands
+from geossl.models.stacked import choose_bands
 from geossl.models.teachers import LAST, EncoderTeacher, TimmTeacher, read_tensors, timm_model
 from geossl.models.teachers import Teacher as Frozen
 from geossl.recipe import load
 from geossl.recipe.images import Teacher
+from geossl.sensors import INPUTS, RGB, SensorSpec
 
 ALIKE = 0.05  # share of the features' variance that lies between patches, below which a teacher is noted
 UNIFORM = 0.01  # normalised mutual information of query and key, likewise

@@ -39,9 +39,9 @@ from sklearn.preprocessing import StandardScaler
 from geossl import recipe as recipes
 from geossl.api import pretraining
 from geossl.api.series import embed_series, epsg_for
-from geossl.data.clips import CLEAR_SHARE
-from geossl.data.rasters import outline
-from geossl.data.series import Clouds, open_series
+from geossl.data.resampling import outline
+from geossl.data.series.batches import CLEAR_SHARE
+from geossl.data.series.stacks import Clouds, open_series
 from geossl.evaluation.heads import Samples, fit_head, predict
 from geossl.inference.series import Extent, extent_of, series_blocks
 from geossl.models.files import load_encoder

@@ -24,9 +24,8 @@ from torchvision.models import resnet18
 
 from geossl.api.judging import Settings, Subject, judge_set, label_of
 from geossl.api.judging_maps import judge_maps
-from geossl.api.labelled_data import Scenes, labelled_scenes
-from geossl.data.own_sets import read_set
-from geossl.data.sentinel import SAMPLE
+from geossl.data.datasets.find import Scenes, labelled_scenes, read_set
+from geossl.data.sentinel.aligned import SAMPLE
 from geossl.evaluation.baselines import BandStatistics, untrained
 from geossl.evaluation.metrics import Scores
 from geossl.evaluation.report import markdown, score_rows

@@ -25,8 +25,8 @@ from sklearn.svm import SVC
 import geossl
 from geossl import recipe as recipes
 from geossl.api import pretraining
-from geossl.data.graphs import read_graph
-from geossl.data.own_sets import read_set
+from geossl.data.datasets.find import read_set
+from geossl.data.graphs.files import read_graph
 from geossl.evaluation.nodes import C_GRID
 
 SETTINGS = [  # ours, not tuned

@@ -24,9 +24,9 @@ import geossl
 from geossl import recipe as recipes
 from geossl.api import pretraining
 from geossl.api.graphs import as_cube, graph_from_raster
-from geossl.data.colours import palette
-from geossl.data.parcels import smoothed
-from geossl.data.sentinel import SAMPLE, aligned_scenes
+from geossl.data.graphs.parcels import smoothed
+from geossl.data.labels.colours import palette
+from geossl.data.sentinel.aligned import SAMPLE, aligned_scenes
 from geossl.evaluation.clustering import clustering_scores, matched
 from geossl.inference.nodes import node_embeddings
 

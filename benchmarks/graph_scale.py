@@ -16,8 +16,8 @@ import torch
 
 from geossl import recipe as recipes
 from geossl.api.runs import graphmae, scgc
-from geossl.data.graph_batches import GraphBatches
-from geossl.data.parcels import graph_of
+from geossl.data.graphs.batches import GraphBatches
+from geossl.data.graphs.parcels import graph_of
 from geossl.inference.nodes import node_embeddings
 
 

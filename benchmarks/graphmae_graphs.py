@@ -11,7 +11,7 @@ import numpy as np
 
 import geossl
 from geossl import recipe as recipes
-from geossl.data.graphs import read_graph
+from geossl.data.graphs.files import read_graph
 from geossl.evaluation.nodes import svm_graphs
 from geossl.inference.nodes import graph_embeddings
 

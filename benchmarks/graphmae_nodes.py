@@ -18,7 +18,7 @@ import torch
 import geossl
 from geossl import recipe as recipes
 from geossl.api import pretraining
-from geossl.data.graphs import dense_rows, read_graph
+from geossl.data.graphs.files import dense_rows, read_graph
 from geossl.evaluation.nodes import probe_nodes
 
 NAMES = ("trained", "not trained", "raw features")

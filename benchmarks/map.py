@@ -30,7 +30,7 @@ import xarray as xr
 from affine import Affine
 
 import geossl
-from geossl.data.rasters import LocalRasters
+from geossl.data.sentinel.rasters import LocalRasters
 from geossl.grid import Lattice
 from geossl.inference import workers
 from geossl.inference.encode import EncodeConfig, encode_block

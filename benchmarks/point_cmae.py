@@ -27,9 +27,9 @@ from sklearn.metrics import balanced_accuracy_score
 
 from geossl import recipe as recipes
 from geossl.api import pretraining
-from geossl.data.labelled import LabelledSet
-from geossl.data.point_clouds import rotation
-from geossl.data.shapes import unit_sphere
+from geossl.data.datasets.base import LabelledSet
+from geossl.data.points.batches import rotation
+from geossl.data.points.objects import unit_sphere
 from geossl.evaluation.baselines import untrained
 from geossl.evaluation.heads import Samples
 from geossl.evaluation.metrics import single_label

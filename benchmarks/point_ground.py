@@ -1,7 +1,8 @@
 """How far is the ground that is found without classes from the ground class of the file?
 
-Root mean square over all points, in metres, of the height of the ground under them: filter of geossl.data.terrain, and
-the lowest points of 5 m squares (2 percent quantile) as a simple alternative, against the points of LAS class 2; all
+Root mean square over all points, in metres, of the height of the ground under them: filter of
+geossl.data.points.ground, and the lowest points of 5 m squares (2 percent quantile) as a simple alternative, against
+the points of LAS class 2; all
 three interpolated alike. Files given together (a,b) are one scan.
 
 Run: python benchmarks/point_ground.py A.laz B1.laz,B2.laz ...
@@ -12,8 +13,8 @@ import time
 
 import numpy as np
 
-from geossl.data.las import find_files, read_scan, survey
-from geossl.data.terrain import Terrain, ground_points
+from geossl.data.points.ground import Terrain, ground_points
+from geossl.data.points.las import find_files, read_scan, survey
 
 SIDE_M, SHARE = 5.0, 0.02
 

@@ -19,8 +19,8 @@ import torch
 import geossl
 from geossl import recipe as recipes
 from geossl.api import pretraining
-from geossl.data.las import find_files, read_scan, survey
-from geossl.data.point_blocks import BlockSettings, lattice_blocks
+from geossl.data.points.blocks import BlockSettings, lattice_blocks
+from geossl.data.points.las import find_files, read_scan, survey
 from geossl.evaluation.metrics import class_iou, confusion_matrix, of_confusion
 from geossl.methods.point_cmae import chamfer
 

@@ -18,7 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from geossl.api.generating import generate
-from geossl.data.forgeries import forgeries
+from geossl.data.synthetic.images import forgeries
 
 
 def statistics(pictures):

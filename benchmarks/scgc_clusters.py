@@ -26,7 +26,7 @@ from sklearn.cluster import KMeans
 
 from geossl import recipe as recipes
 from geossl.api import pretraining
-from geossl.data.graphs import dense_rows, read_graph
+from geossl.data.graphs.files import dense_rows, read_graph
 from geossl.evaluation.clustering import clustering_scores
 from geossl.methods.graph_walks import modularity
 

@@ -18,11 +18,11 @@ import numpy as np
 import torch
 
 from geossl.api import finetuning
-from geossl.data.label_chips import Ground
-from geossl.data.labels import read_labels
-from geossl.data.rasters import LocalRasters
-from geossl.data.sentinel import SAMPLE
-from geossl.data.splits import deal
+from geossl.data.labels.blocks import deal
+from geossl.data.labels.chips import Ground
+from geossl.data.labels.ground_truth import read_labels
+from geossl.data.sentinel.aligned import SAMPLE
+from geossl.data.sentinel.rasters import LocalRasters
 from geossl.evaluation.heads import FITS, Samples, fit_forest, predict
 from geossl.evaluation.metrics import class_iou, confusion_matrix, of_images
 from geossl.models.files import dense, load_encoder, save_encoder

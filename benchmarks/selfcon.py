@@ -32,9 +32,9 @@ from torch import nn
 
 from geossl import recipe as recipes
 from geossl.api.pretraining import prepare
-from geossl.data.forgeries import forgeries
-from geossl.data.forgery_calibration import TrackData
-from geossl.data.images import read_picture
+from geossl.data.images.folders import read_picture
+from geossl.data.synthetic.calibration import TrackData
+from geossl.data.synthetic.images import forgeries
 from geossl.evaluation.detection import identification_scores
 from geossl.evaluation.metrics import auc
 from geossl.methods.base import SSLMethod

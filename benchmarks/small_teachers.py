@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader
 
-from geossl.data.images import ImageFolder
-from geossl.data.pictures import Crops
-from geossl.data.training import StepBatches
+from geossl.data.batches import StepBatches
+from geossl.data.images.batches import Crops
+from geossl.data.images.folders import ImageFolder
 from geossl.evaluation.probe import knn_accuracy, linear_accuracy
 from geossl.methods.base import OptimConfig, SSLMethod
 from geossl.methods.mr_mae import MRMAE, DecoderShape

@@ -318,7 +318,7 @@ def evaluate(**options: Any) -> None:
 @main.command("list")
 def list_names() -> None:
     """List recipes, methods, released encoders and labelled data sets."""
-    from geossl.api.labelled_data import NAMES  # lazy: imports torch
+    from geossl.data.datasets.find import NAMES  # lazy: imports torch
     from geossl.models.download import ENCODERS
 
     click.echo(f"recipes   {' '.join(recipe.names())}")

@@ -12,10 +12,10 @@ from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor
 
-from geossl.data.forgeries import Forgeries, forgeries
-from geossl.data.forgery_calibration import TrackData, common_side
-from geossl.data.perturb import CONDITIONS
-from geossl.data.sample_splits import random_split
+from geossl.data.splits import random_split
+from geossl.data.synthetic.calibration import TrackData, common_side
+from geossl.data.synthetic.images import Forgeries, forgeries
+from geossl.data.synthetic.perturbations import CONDITIONS
 from geossl.errors import BandError, InputError, Note, WeightsError
 from geossl.evaluation.detection import detection_scores, identification_scores, per_content, per_generator
 from geossl.evaluation.metrics import Scores, mean_of
@@ -39,7 +39,7 @@ def detector(
 
     Args:
         encoder: Takes pictures; is not changed.
-        root: See ``geossl.data.forgeries.forgeries``.
+        root: See ``geossl.data.synthetic.images.forgeries``.
         track: ``origin`` (real or generated) or ``generator`` (which).
         unseen: Generators that are not learned from.
         config: How.
@@ -62,7 +62,7 @@ def judge_forgeries(
 
     Args:
         encoder: One of pictures, or a detector, which is judged as it is.
-        root: See ``geossl.data.forgeries.forgeries``.
+        root: See ``geossl.data.synthetic.images.forgeries``.
         unseen: Generators that are not learned from; they are judged nevertheless.
         seeds: Calibrations.
         batch_size: Pictures at a time.

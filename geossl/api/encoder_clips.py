@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from geossl.api.encoder_images import band_orders
-from geossl.data.labelled import LabelledSet
+from geossl.data.datasets.base import LabelledSet
 from geossl.errors import InputError
 from geossl.models.series_vit import SeriesViT
 

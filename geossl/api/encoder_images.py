@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from geossl.data.labelled import Bands
+from geossl.data.datasets.base import Bands
 from geossl.errors import BandError, GridError, Note
 from geossl.models.encoder import DenseSpec
 

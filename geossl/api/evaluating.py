@@ -12,10 +12,9 @@ import torch
 from geossl.api.detecting import judge_forgeries
 from geossl.api.judging import EPISODE, Findings, Key, Say, Settings, Subject, is_head, judge_set, label_of
 from geossl.api.judging_maps import judge_maps
-from geossl.api.labelled_data import Data, Scenes, find
-from geossl.data.forgeries import is_forgeries
-from geossl.data.labelled import LabelledMaps, LabelledSet
-from geossl.data.shapes import shape_set
+from geossl.data.datasets.base import LabelledMaps, LabelledSet
+from geossl.data.datasets.find import Data, Scenes, find, shape_set
+from geossl.data.synthetic.images import is_forgeries
 from geossl.errors import InputError
 from geossl.evaluation.baselines import BandStatistics, untrained
 from geossl.evaluation.features import Change
@@ -84,7 +83,8 @@ def evaluate(
             per class (pictures, or GeoTIFFs with named bands); an ``.npz`` file; ``sample`` (land cover of the bundled
             scenes); labelled polygons or a label raster over ``s1`` and ``s2``; a set; or real and generated pictures
             (``train/real``, ``train/GENERATOR``, ..., or ImagiNet's lists), on which the encoder is calibrated as a
-            detector and ``protocol`` is not used. For an encoder of points, see ``geossl.data.shapes.read_shapes``.
+            detector and ``protocol`` is not used. For an encoder of points, see
+            ``geossl.data.points.objects.read_shapes``.
         protocol: ``knn``, ``linear``, ``mlp``, ``kmeans``, ``finetune``, ``segmentation`` (decoders of patch tokens to
             a class per pixel), or ``all`` of these; and the read-outs of papers on point clouds, ``svm`` (linear) and
             few-shot episodes such as ``5-way-10-shot``. Several as a sequence.

@@ -14,10 +14,11 @@ import torch
 
 from geossl.api.maps import Paths, source_of
 from geossl.api.workspace import work_path, workspace
-from geossl.data.label_chips import Ground, LabelChips
-from geossl.data.label_samples import PatchSamples, join, patch_samples
-from geossl.data.labels import Labels, read_labels
-from geossl.data.splits import PARTS, Split, deal
+from geossl.data.labels.blocks import Split, deal
+from geossl.data.labels.chips import Ground, LabelChips
+from geossl.data.labels.ground_truth import Labels, read_labels
+from geossl.data.labels.patches import PatchSamples, join, patch_samples
+from geossl.data.splits import PARTS
 from geossl.errors import InputError, Note
 from geossl.evaluation.heads import FITS, Samples, fit_head, predict
 from geossl.evaluation.metrics import Scores, of_images

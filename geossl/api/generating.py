@@ -16,14 +16,14 @@ from numpy import ndarray
 from PIL import Image, ImageDraw
 
 from geossl.api.runs.scenes import measured_sensors
-from geossl.data.chips import read
-from geossl.data.datamodule import SentinelChips
-from geossl.data.forgeries import PARTS
-from geossl.data.generators import GENERATORS, same_values
-from geossl.data.labels import class_names, label_values
-from geossl.data.perturb import from_bytes, to_bytes
-from geossl.data.samplers import Chip, GridChips, Rois, split_scenes
-from geossl.data.sentinel import SAMPLE, AlignedSentinel, aligned_scenes
+from geossl.data.labels.ground_truth import class_names, label_values
+from geossl.data.sentinel.aligned import SAMPLE, AlignedSentinel, aligned_scenes
+from geossl.data.sentinel.batches import SentinelChips
+from geossl.data.sentinel.chips import read
+from geossl.data.sentinel.samplers import Chip, GridChips, Rois, split_scenes
+from geossl.data.synthetic.generators import GENERATORS, same_values
+from geossl.data.synthetic.images import PARTS
+from geossl.data.synthetic.perturbations import from_bytes, to_bytes
 from geossl.errors import InputError, Note, UnknownNameError
 from geossl.sensors import S1, S2, S2_BANDS
 from geossl.training.generators import filled_in, fit_autoencoder, fit_croma

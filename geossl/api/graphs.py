@@ -11,13 +11,13 @@ from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
 from torch_geometric.data import Data
 
-from geossl.data import parcels
-from geossl.data.graphs import read_graph
-from geossl.data.graphs import write_graph as write_graph
-from geossl.data.labels import read_labels
-from geossl.data.own_sets import read_set
-from geossl.data.sentinel import SAMPLE, aligned_scenes
-from geossl.data.superpixels import image_graphs, joined, superpixel_graph
+from geossl.data.datasets.find import read_set
+from geossl.data.graphs import parcels
+from geossl.data.graphs.files import read_graph
+from geossl.data.graphs.files import write_graph as write_graph
+from geossl.data.graphs.superpixels import image_graphs, joined, superpixel_graph
+from geossl.data.labels.ground_truth import read_labels
+from geossl.data.sentinel.aligned import SAMPLE, aligned_scenes
 from geossl.errors import InputError, MissingFileError
 from geossl.grid import read_features
 from geossl.inference.raster import open_map

@@ -13,7 +13,7 @@ from numpy import ndarray
 
 from geossl.api.encoder_clips import EncoderClips
 from geossl.api.encoder_images import EncoderImages, band_orders
-from geossl.data.labelled import LabelledSet, label_share
+from geossl.data.datasets.base import LabelledSet, label_share
 from geossl.errors import InputError
 from geossl.evaluation.features import Change, digest, features
 from geossl.evaluation.heads import Samples

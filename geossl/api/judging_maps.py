@@ -11,8 +11,8 @@ from torch import Tensor
 
 from geossl.api.encoder_images import EncoderImages, band_orders
 from geossl.api.judging import Findings, Settings, Subject, is_head, judge_heads
-from geossl.data.labelled import LabelledMaps, MapParts
-from geossl.data.labels import majority
+from geossl.data.datasets.base import LabelledMaps, MapParts
+from geossl.data.labels.ground_truth import majority
 from geossl.data.splits import PARTS
 from geossl.errors import InputError
 from geossl.evaluation.features import patch_features

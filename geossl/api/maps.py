@@ -9,10 +9,10 @@ import pandas as pd
 import xarray as xr
 
 from geossl import grid
-from geossl.data import fetch as tiles
-from geossl.data.composite import CatalogScenes
-from geossl.data.rasters import LocalRasters
-from geossl.data.selection import find_scenes, search_facts
+from geossl.data.sentinel.rasters import LocalRasters
+from geossl.data.stac import download as tiles
+from geossl.data.stac.composite import CatalogScenes
+from geossl.data.stac.ranking import find_scenes, search_facts
 from geossl.errors import InputError
 from geossl.inference import lazy, raster, run
 from geossl.inference.plan import source_facts

@@ -16,8 +16,8 @@ from rasterio.features import rasterize
 from torch_geometric.data import Data
 
 from geossl.api.graphs import source_graph
-from geossl.data.colours import palette
-from geossl.data.graphs import read_graph
+from geossl.data.graphs.files import read_graph
+from geossl.data.labels.colours import palette
 from geossl.errors import InputError
 from geossl.evaluation.heads import fit_kmeans, predict
 from geossl.inference.blocks import Block

@@ -13,9 +13,9 @@ from jaxtyping import Int
 from numpy import ndarray
 
 from geossl.api.point_maps import DEVICE, Progress, Scans, block_settings, checked_out, of_scans, refuse_existing
-from geossl.data.las import NOISE, Scan, find_files, read_scan, survey, write_classes
-from geossl.data.point_blocks import BlockSettings, block_of, cut_block, grown, inner, lattice_blocks
-from geossl.data.point_clouds import augmented
+from geossl.data.points.batches import augmented
+from geossl.data.points.blocks import BlockSettings, block_of, cut_block, grown, inner, lattice_blocks
+from geossl.data.points.las import NOISE, Scan, find_files, read_scan, survey, write_classes
 from geossl.errors import InputError, WeightsError
 from geossl.evaluation.metrics import class_iou, confusion_matrix, of_confusion
 from geossl.inference.point_map import classes_of

@@ -9,8 +9,8 @@ import numpy as np
 import shapely
 import torch
 
-from geossl.data.las import Bounds, LasFile, epsg_of, find_files, read_scan, survey
-from geossl.data.point_blocks import Block, BlockSettings, grown, lattice_blocks
+from geossl.data.points.blocks import Block, BlockSettings, grown, lattice_blocks
+from geossl.data.points.las import Bounds, LasFile, epsg_of, find_files, read_scan, survey
 from geossl.errors import InputError, WeightsError
 from geossl.grid import Lattice
 from geossl.inference import raster

@@ -11,8 +11,8 @@ import lightning as L
 import torch
 
 from geossl import recipe as recipes
-from geossl.data.datamodule import SentinelChips
-from geossl.data.training import TrainingData
+from geossl.data.batches import TrainingData
+from geossl.data.sentinel.batches import SentinelChips
 from geossl.errors import InputError, Note
 from geossl.evaluation.online import LabelledChips, OnlineProbe
 from geossl.methods.base import SSLMethod

@@ -17,8 +17,8 @@ from threadpoolctl import threadpool_limits
 from geossl import grid
 from geossl.api.maps import Paths, source_of
 from geossl.api.workspace import work_path, workspace
-from geossl.data.colours import palette
-from geossl.data.rasters import apply
+from geossl.data.labels.colours import palette
+from geossl.data.resampling import apply
 from geossl.data.splits import epsg_of, tickets
 from geossl.errors import InputError, MissingFileError, Note
 from geossl.evaluation.heads import fit_kmeans

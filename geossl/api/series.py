@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from odc.geo.crs import CRS
 
-from geossl.data.rasters import outline
-from geossl.data.series import Clouds, ImageSeries, open_series
+from geossl.data.resampling import outline
+from geossl.data.series.stacks import Clouds, ImageSeries, open_series
 from geossl.errors import GridError, InputError, WeightsError
 from geossl.grid import epsg_of, zone_of
 from geossl.inference import raster
@@ -43,7 +43,8 @@ def embed_series(
     zone. Usable dates of a patch are averaged; pixels outside the stack and clouds are not fed.
 
     Args:
-        source: Folder with a Sentinel-2 GeoTIFF per date (``20200113.tif``), or a series from ``geossl.data.series``.
+        source: Folder with a Sentinel-2 GeoTIFF per date (``20200113.tif``), or a series from
+            ``geossl.data.series.stacks``.
         encoder: A series encoder: weight file, or loaded.
         out: The GeoTIFF.
         cloud_band: A pixel is cloud where this band is brighter than ``cloud_above``; None = only nodata is left out.

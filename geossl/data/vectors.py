@@ -11,10 +11,10 @@ from numpy import ndarray
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from geossl.data.chips import read
-from geossl.data.samplers import GridChips, Rois
-from geossl.data.sentinel import AlignedSentinel
-from geossl.data.training import TrainingData
+from geossl.data.batches import TrainingData
+from geossl.data.sentinel.aligned import AlignedSentinel
+from geossl.data.sentinel.chips import read
+from geossl.data.sentinel.samplers import GridChips, Rois
 from geossl.errors import InputError, MissingFileError
 
 CHIP_PX = 16

@@ -2,8 +2,8 @@
 
 Another kind of encoder (graphs, point clouds, series): write one function (encoder, items) -> one vector per row, name
 it in ``EMBEDDERS``, and every protocol works. It must let gradients through, since fine-tuning uses it, too. Rows need
-not be items: a graph is one item with a row per node. Labels come as a ``geossl.data.labelled.LabelledSet`` (items,
-labels, classes; places or an official split if there are any)::
+not be items: a graph is one item with a row per node. Labels come as a
+``geossl.data.datasets.base.LabelledSet`` (items, labels, classes; places or an official split if there are any)::
 
     nodes = LabelledSet("cora", [graph], graph.y.numpy(), names, part=part)
     geossl.evaluate(encoder, nodes, protocol=("knn", "linear", "kmeans"))

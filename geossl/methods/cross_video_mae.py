@@ -5,7 +5,7 @@ summaries: two branches; masked-patch error; contrast of a raw with an augmented
 their sampled frames (cross-modal), each at video and at frame level, on features of visible tokens.
 Ours, and therefore settings: weights, temperature, projectors, kind of mask, where frames come from, what is rebuilt,
 whether the image branch learns. Losses have the form of CrossPoint (CVPR 2022), masking that of SpatioTemporal-MAE.
-Batch: ``{"clip": b t c h w physical units, NaN = not usable, "days": b t}`` from geossl.data.clips.
+Batch: ``{"clip": b t c h w physical units, NaN = not usable, "days": b t}`` from geossl.data.series.batches.
 """
 
 from collections.abc import Mapping

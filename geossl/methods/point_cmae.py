@@ -1,7 +1,7 @@
 """Point-CMAE: rebuild a cloud's hidden patches under two masks, and let features hidden by both agree.
 
 Paper: Ren, Mei, Paudel, Wang, Li, Liu, Cucchiara, Van Gool, Sebe, ACCV 2024, arXiv:2407.05862.
-Batch: ``{"points": b n 3+f}`` from geossl.data.point_clouds.
+Batch: ``{"points": b n 3+f}`` from geossl.data.points.batches.
 With ``masks=1`` it is Point-MAE (Pang et al., ECCV 2022, arXiv:2203.06604).
 Differs from the released code: no class tokens (they enter no loss there), masks come from the run's own random
 numbers, and the constraint compares a token with itself. The released code compares the tokens hidden by both masks

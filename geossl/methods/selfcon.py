@@ -1,7 +1,7 @@
 """SelfCon: contrast the exits of a network with its end, and with images of the same class.
 
 Papers: Bae et al., AAAI 2023, arXiv:2106.15499 (SelfCon); Boychev, Cholakov, arXiv:2407.20020 (ImagiNet: two labels).
-Batch: ``{"views": b m c h w, 0 to 1, "generator": b (-1 = real)}`` from geossl.data.forgery_views, or Sentinel chips.
+Batch: ``{"views": b m c h w, 0 to 1, "generator": b (-1 = real)}`` from geossl.data.synthetic.batches.
 With one view and an exit it is SelfCon, with two views and no exit SupCon, with two views and exits SelfCon-M; without
 labels only an image's own outputs attract each other (SelfCon-SU, or SimCLR's loss for two views and no exit). With
 ``alpha`` these are the paper's starred forms, in which the end of the network is not drawn towards its exits.

@@ -138,7 +138,7 @@ class PointSpec(EncoderSpec):
         block_m: Side of the square block of an airborne scan that is one cloud, in metres; coordinates are from the
             block's centre, over half a side. None = whole objects, centred and scaled to the unit sphere.
         voxel_m: Of the points of a block, at most one per cube of this side is kept; 0 = all.
-        ground: How height 0 is found: see ``geossl.data.point_blocks``.
+        ground: How height 0 is found: see ``geossl.data.points.blocks``.
     """
 
     points: int

@@ -11,7 +11,7 @@ from PIL import Image
 import geossl
 from geossl.api.sampling import draw_samples
 from geossl.cli import main
-from geossl.data.sentinel import SAMPLE
+from geossl.data.sentinel.aligned import SAMPLE
 from geossl.errors import InputError, Note
 
 REGION = Path(__file__).parents[2] / "examples" / "region.geojson"

@@ -15,7 +15,7 @@ from geossl.api import detecting
 from geossl.api.evaluating import evaluate
 from geossl.api.generating import generate
 from geossl.cli import main
-from geossl.data.forgeries import forgeries
+from geossl.data.synthetic.images import forgeries
 from geossl.errors import BandError, InputError, Note, UnknownNameError, WeightsError
 from geossl.models.croma import CROMAEncoder, croma_spec
 from geossl.models.exit_resnet import ExitResNet, exit_resnet_spec

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 import geossl
-from geossl.data.own_sets import read_set
+from geossl.data.datasets.find import read_set
 from geossl.errors import BandError, InputError
 from geossl.evaluation.features import features
 from geossl.models.series_vit import SeriesViT, series_spec

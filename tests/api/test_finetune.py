@@ -13,10 +13,11 @@ import torch
 
 import geossl
 from geossl.api import finetuning
-from geossl.data.label_samples import PatchSamples
-from geossl.data.labels import read_labels
-from geossl.data.rasters import LocalRasters
-from geossl.data.splits import PARTS, Split, deal
+from geossl.data.labels.blocks import Split, deal
+from geossl.data.labels.ground_truth import read_labels
+from geossl.data.labels.patches import PatchSamples
+from geossl.data.sentinel.rasters import LocalRasters
+from geossl.data.splits import PARTS
 from geossl.errors import InputError, Note
 from geossl.models.files import load_encoder
 from tests.api.conftest import FIELD, LEFT, NAMES, SIDE, TOP

@@ -15,7 +15,7 @@ from geossl import recipe
 from geossl.api.graphs import source_graph
 from geossl.api.nodes import write_nodes
 from geossl.cli import main
-from geossl.data.graphs import read_graph
+from geossl.data.graphs.files import read_graph
 from geossl.errors import InputError, Note, RecipeError
 from geossl.evaluation.nodes import svm_graphs
 from geossl.methods.scgc import SCGC

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 import geossl
 from geossl import cli
-from geossl.data.series import SAMPLE, open_series
+from geossl.data.series.stacks import SAMPLE, open_series
 from geossl.errors import InputError, WeightsError
 from geossl.inference import series as blockwise
 from geossl.models.files import save_encoder

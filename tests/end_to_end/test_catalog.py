@@ -9,9 +9,9 @@ import xarray as xr
 from shapely.geometry import mapping
 
 import geossl as package
-from geossl.data import remote
-from geossl.data.sentinel import SAMPLE
-from tests.data.test_catalog import region, spot
+from geossl.data.sentinel.aligned import SAMPLE
+from geossl.data.stac import remote
+from tests.data.stac.test_search import region, spot
 from tests.end_to_end.test_cli import encoder, geossl, refused  # noqa: F401  (a fixture)
 from tests.inference.test_map import tree
 from tests.servers import scenes

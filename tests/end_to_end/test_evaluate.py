@@ -10,7 +10,7 @@ from PIL import Image
 
 import geossl
 from geossl.cli import main
-from geossl.data.labelled import LabelledSet, Places
+from geossl.data.datasets.base import LabelledSet, Places
 from geossl.errors import BandError, GridError, InputError, Note
 from geossl.evaluation.baselines import BandStatistics
 from geossl.evaluation.features import EMBEDDERS
@@ -92,7 +92,7 @@ def test_the_same_call_gives_the_same_numbers(encoder, npz, tmp_path):
 
 def changed_test_part(path, tmp_path, encoder):
     """The same data set with wild pixels and labels in the test part of seed 0."""
-    from geossl.data.own_sets import read_set
+    from geossl.data.datasets.find import read_set
 
     part = read_set(path).parts("auto", 0)
     arrays = dict(np.load(path))

@@ -10,7 +10,7 @@ from torchmetrics.classification import MulticlassJaccardIndex
 
 import geossl
 from geossl.api.judging_maps import patch_classes
-from geossl.data.labelled import Bands, LabelledMaps, MapParts
+from geossl.data.datasets.base import Bands, LabelledMaps, MapParts
 from geossl.errors import InputError, UnknownNameError
 from geossl.models.croma import CROMAEncoder, croma_spec
 from geossl.models.croma_layouts import to_layout

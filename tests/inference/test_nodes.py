@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch_geometric.data import Data
 
-from geossl.data.graphs import read_graph, scipy_csr, sparse, write_graph
+from geossl.data.graphs.files import read_graph, scipy_csr, sparse, write_graph
 from geossl.errors import InputError
 from geossl.inference.nodes import graph_embeddings, node_embeddings
 from geossl.models.graph_layers import GNNEncoder

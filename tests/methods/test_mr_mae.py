@@ -6,7 +6,7 @@ from torch import nn
 
 import geossl
 from geossl import recipe
-from geossl.data.datamodule import SentinelChips
+from geossl.data.sentinel.batches import SentinelChips
 from geossl.errors import InputError, MissingFileError, Note, RecipeError, RunError
 from geossl.methods.base import OptimConfig
 from geossl.methods.feature_losses import feature_loss, normalized_features

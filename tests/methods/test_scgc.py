@@ -10,8 +10,8 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 from torch_geometric.data import Data
 
-from geossl.data.graph_batches import GraphBatches
-from geossl.data.graphs import NodeRows
+from geossl.data.graphs.batches import GraphBatches
+from geossl.data.graphs.files import NodeRows
 from geossl.errors import InputError, Note
 from geossl.methods.base import OptimConfig
 from geossl.methods.graph_walks import modularity, walk_step, walk_weights

@@ -8,8 +8,8 @@ import shapely
 from affine import Affine
 from pyproj import Transformer
 
-from geossl.data.scenes import EARTH_SEARCH
-from geossl.data.sentinel import SAMPLE
+from geossl.data.sentinel.aligned import SAMPLE
+from geossl.data.stac.scenes import EARTH_SEARCH
 from geossl.sensors import S2_BANDS
 
 EPSG, LEFT, TOP = 32718, 720_000, 5_680_000  # a corner of a Sentinel-2 tile's grid: multiples of 10, 20 and 60 m

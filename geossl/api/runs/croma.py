@@ -1,7 +1,7 @@
 """CROMA from a recipe."""
 
 from geossl.api.runs.scenes import measured_sensors, scene_chips
-from geossl.data.datamodule import SentinelChips
+from geossl.data.sentinel.batches import SentinelChips
 from geossl.methods.croma import CROMA
 from geossl.models.croma import CROMAEncoder, croma_spec
 from geossl.recipe.croma import CromaRecipe

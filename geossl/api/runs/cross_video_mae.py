@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from geossl.data.clips import Clips, ClipSource, SeriesClips, video_clips
-from geossl.data.seasons import SeasonClips
-from geossl.data.series import Clouds, find_series
+from geossl.data.series.batches import Clips, ClipSource, SeriesClips, video_clips
+from geossl.data.series.ssl4eo import SeasonClips
+from geossl.data.series.stacks import Clouds, find_series
 from geossl.data.statistics import streaming_statistics
 from geossl.errors import InputError, WeightsError
 from geossl.methods.cross_video_mae import CrossVideoMAE, Objective

@@ -1,7 +1,7 @@
 """GraphMAE from a recipe."""
 
 from geossl.api.runs.graphs import check_directions, graph_batches, graph_spec, set_statistics
-from geossl.data.graph_batches import GraphBatches
+from geossl.data.graphs.batches import GraphBatches
 from geossl.methods.graphmae import GraphMAE
 from geossl.models.graph_layers import GNNEncoder
 from geossl.recipe.graphs import GraphMAERecipe

@@ -8,8 +8,8 @@ import torch
 from torch_geometric.data import Data
 
 from geossl.api.graphs import source_graph
-from geossl.data.graph_batches import GraphBatches
-from geossl.data.graphs import dense_rows, scipy_csr
+from geossl.data.graphs.batches import GraphBatches
+from geossl.data.graphs.files import dense_rows, scipy_csr
 from geossl.errors import InputError
 from geossl.models.graphs import GraphEncoder, GraphSpec
 from geossl.recipe.graphs import Graphs

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from geossl.api.runs.scenes import measured_sensors, scene_chips
-from geossl.data.band_images import BandChips
-from geossl.data.datamodule import SentinelChips
-from geossl.data.pictures import Pictures
+from geossl.data.images.batches import Pictures
+from geossl.data.images.geotiffs import BandChips
+from geossl.data.sentinel.batches import SentinelChips
 from geossl.errors import MissingFileError
 from geossl.methods.base import SSLMethod
 from geossl.models.stacked import choose_bands

@@ -1,7 +1,7 @@
 """Point-CMAE from a recipe."""
 
-from geossl.data.point_blocks import BlockSettings
-from geossl.data.point_clouds import PointClouds, cloud_source
+from geossl.data.points.batches import PointClouds, cloud_source
+from geossl.data.points.blocks import BlockSettings
 from geossl.methods.point_cmae import PointCMAE
 from geossl.models.point_transformer import PointTransformer, point_spec
 from geossl.recipe.point_cmae import PointCmaeRecipe

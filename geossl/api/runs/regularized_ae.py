@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from geossl.data.datamodule import SentinelChips
+from geossl.data.sentinel.batches import SentinelChips
 from geossl.data.vectors import Vectors, file_vectors, scene_vectors
 from geossl.errors import InputError
 from geossl.inference.blocks import blocks

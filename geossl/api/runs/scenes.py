@@ -1,8 +1,8 @@
 """What runs on Sentinel-1/2 scenes share."""
 
-from geossl.data.band_images import BandChips
-from geossl.data.datamodule import SentinelChips
-from geossl.data.pictures import Pictures
+from geossl.data.images.batches import Pictures
+from geossl.data.images.geotiffs import BandChips
+from geossl.data.sentinel.batches import SentinelChips
 from geossl.data.statistics import streaming_statistics
 from geossl.recipe import ScenesRecipe
 from geossl.sensors import SensorSpec

@@ -1,8 +1,8 @@
 """SCGC from a recipe."""
 
 from geossl.api.runs.graphs import graph_batches, graph_spec, set_statistics
-from geossl.data.graph_batches import GraphBatches
-from geossl.data.graphs import NodeRows
+from geossl.data.graphs.batches import GraphBatches
+from geossl.data.graphs.files import NodeRows
 from geossl.errors import InputError
 from geossl.methods.scgc import SCGC, Whole
 from geossl.models.graph_layers import NodeMLP

@@ -8,9 +8,9 @@ import click
 
 from geossl.api.generating import generate
 from geossl.api.runs.scenes import measured_sensors
-from geossl.data.datamodule import SentinelChips
-from geossl.data.forgeries import forgeries
-from geossl.data.forgery_views import ForgeryViews
+from geossl.data.sentinel.batches import SentinelChips
+from geossl.data.synthetic.batches import ForgeryViews
+from geossl.data.synthetic.images import forgeries
 from geossl.errors import InputError
 from geossl.methods.selfcon import SelfCon
 from geossl.models.download import cache_folder

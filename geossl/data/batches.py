@@ -1,0 +1,137 @@
+"""What a pretraining run asks of its data: batches from any step on, and a description."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import lightning as L
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+
+class TrainingData(L.LightningDataModule, ABC):
+    """Data of a run; ``train_dataloader`` gives the batches from ``start_step`` on and has the length of a whole run.
+
+    Args:
+        batch_size: Items per step and rank.
+        items: What they are called where speed is shown: images, clouds, graphs.
+    """
+
+    def __init__(self, batch_size: int, items: str) -> None:
+        super().__init__()
+        self.batch_size, self.items, self.start_step = batch_size, items, 0
+
+    def loader(self, dataset: Any, steps: int, workers: int) -> DataLoader[Any]:
+        """Batches from ``start_step`` on; every rank its own draws.
+
+        Args:
+            dataset: Item by draw number.
+            steps: Of the whole run.
+            workers: Loader processes.
+        """
+        trainer = self.trainer
+        rank, ranks = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        draws = StepBatches(self.batch_size, self.start_step, steps, rank, ranks)
+        keep: dict[str, Any] = {"multiprocessing_context": "spawn", "persistent_workers": True} if workers else {}
+        return DataLoader(dataset, batch_sampler=draws, num_workers=workers, **keep)
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """What was trained on, as JSON values, for an encoder's provenance."""
+
+
+class StepBatches(Sampler[list[int]]):
+    """Draw numbers of every step: a rank's share of the step's draws.
+
+    Its length is that of the whole run wherever it starts, since Lightning counts a resumed run's steps from 0.
+
+    Args:
+        batch_size: Draws per step and rank.
+        start: First step.
+        steps: Steps in all.
+        rank: This process.
+        ranks: Number of processes.
+    """
+
+    def __init__(self, batch_size: int, start: int, steps: int, rank: int, ranks: int) -> None:
+        self.batch_size, self.start, self.steps, self.rank, self.ranks = batch_size, start, steps, rank, ranks
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Yield the batches from ``start`` on."""
+        for step in range(self.start, self.steps):
+            first = (step * self.ranks + self.rank) * self.batch_size
+            yield list(range(first, first + self.batch_size))
+
+    def __len__(self) -> int:
+        """Steps in all."""
+        return self.steps
+
+
+ATTEMPTS = 20
+
+
+VALID_SHARE = 0.5
+
+
+@runtime_checkable
+class ChipSource(Protocol):
+    """Anything that gives pixels by sensor and ``valid`` for a draw number; a higher attempt gives other pixels."""
+
+    def read(self, number: int, attempt: int) -> dict[str, Tensor]:
+        """The pixels of a draw, square, any size."""
+
+
+class ChipDataset(Dataset[dict[str, Tensor]]):
+    """Draw number -> pixels by sensor, such as ``s2`` (12 h w), and ``valid`` (h w); NaN where not usable.
+
+    Everything random is a function of seed and draw number, so workers, ranks and restarts change nothing.
+
+    Args:
+        source: Where pixels come from.
+        chip_px: Side of the chips given out; larger or smaller crops are resized.
+        seed: Seeds turns and flips.
+        augment: Whether to turn and flip.
+    """
+
+    def __init__(self, source: ChipSource, chip_px: int, seed: int = 0, augment: bool = True) -> None:
+        self.source, self.chip_px, self.seed, self.augment = source, chip_px, seed, augment
+
+    def __getitem__(self, number: int) -> dict[str, Tensor]:
+        """The chip of a draw; of up to 20 attempts the first that is half usable, else the most usable one."""
+        best: dict[str, Tensor] = {}
+        for attempt in range(ATTEMPTS):
+            chip = self.source.read(number, attempt)
+            if not best or chip["valid"].sum() > best["valid"].sum():
+                best = chip
+            if best["valid"].float().mean() >= VALID_SHARE:
+                break
+        chip = resized({key: x for key, x in best.items() if key != "valid"}, self.chip_px)
+        if self.augment:
+            rng = np.random.default_rng((self.seed, number, ATTEMPTS))
+            chip = turned(chip, int(rng.integers(4)), bool(rng.integers(2)))
+        valid = torch.stack([torch.isfinite(x).all(0) for x in chip.values()]).all(0)
+        return {**{key: x.contiguous() for key, x in chip.items()}, "valid": valid}
+
+
+def resized(chip: Mapping[str, Float[Tensor, "_ h w"]], size: int) -> dict[str, Float[Tensor, "_ s s"]]:
+    """Bilinear and antialiased over the usable pixels; NaN where they carry less than half of the weight."""
+    out = {}
+    for key, x in chip.items():
+        if x.shape[-1] != size:
+            usable = torch.isfinite(x)
+            total, weight = (
+                F.interpolate(layer[None], (size, size), mode="bilinear", antialias=True)[0]
+                for layer in (x.nan_to_num(0), usable.to(x.dtype))
+            )
+            x = torch.where(weight >= 0.5, total / weight, torch.nan)
+        out[key] = x
+    return out
+
+
+def turned(chip: Mapping[str, Tensor], quarters: int, flip: bool) -> dict[str, Tensor]:
+    """Turn by quarters and flip, all sensors alike."""
+    return {key: torch.rot90(x.flip(-1) if flip else x, quarters, dims=(-2, -1)) for key, x in chip.items()}

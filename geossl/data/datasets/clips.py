@@ -1,0 +1,111 @@
+"""Labelled image series (an .npz) and labelled videos (a folder per class), for judging encoders of clips."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy import ndarray
+from torch import Tensor
+
+from geossl.data.datasets.base import PICTURES, Bands, LabelledSet
+from geossl.data.sentinel.bands import normal_name
+from geossl.data.series.video import VIDEOS, VideoFile, find_videos, read_frames
+from geossl.errors import InputError
+
+FRAMES = 16  # taken from a video, at equal steps over all of it
+
+
+class SeriesItems(Sequence[dict[str, Tensor]]):
+    """Image series of one array: ``s2`` (t c h w) reflectance and ``days`` (t).
+
+    Args:
+        x: All of them; integers are reflectance x 10000, and 0 in all bands is no data.
+        days: Of every frame, since 1 January 2015.
+        offset: Added to integers.
+    """
+
+    def __init__(self, x: ndarray, days: Float[ndarray, "n t"], offset: float) -> None:
+        self.x, self.days, self.offset = x, days, offset
+
+    def __len__(self) -> int:
+        """Number of series."""
+        return len(self.x)
+
+    def __getitem__(self, i: Any) -> Any:
+        """One series."""
+        pixels = self.x[i].astype(np.float32)
+        if np.issubdtype(self.x.dtype, np.integer):
+            empty = (pixels == 0).all(axis=1, keepdims=True)
+            pixels = np.where(empty, np.nan, np.maximum(pixels + np.float32(self.offset), 0) / np.float32(10000))
+        return {"s2": torch.from_numpy(pixels), "days": torch.from_numpy(self.days[i])}
+
+
+class VideoItems(Sequence[dict[str, Tensor]]):
+    """Videos: ``rgb`` (t 3 h w), frames at equal steps, the square in their middle; ``days`` are frame numbers.
+
+    Args:
+        videos: They.
+        frames: Of each.
+    """
+
+    def __init__(self, videos: Sequence[VideoFile], frames: int = FRAMES) -> None:
+        self.videos, self.frames = videos, frames
+
+    def __len__(self) -> int:
+        """Number of videos."""
+        return len(self.videos)
+
+    def __getitem__(self, i: Any) -> Any:
+        """One video."""
+        video = self.videos[i]
+        numbers = ((np.arange(self.frames) + 0.5) * video.frames / self.frames).astype(int)
+        pixels = read_frames(video, numbers.tolist())
+        h, w = pixels.shape[-2:]
+        side, top, left = min(h, w), (h - min(h, w)) // 2, (w - min(h, w)) // 2
+        middle = pixels[..., top : top + side, left : left + side]
+        return {"rgb": middle, "days": torch.from_numpy(numbers.astype(np.float32))}
+
+
+def holds_videos(root: Path) -> bool:
+    """Whether class folders hold video files or folders of frames."""
+    return any(p.suffix.lower() in VIDEOS or p.is_dir() for p in root.glob("*/*"))
+
+
+def video_set(root: Path) -> LabelledSet:
+    """Video files, or folders of frames, by class.
+
+    Raises:
+        InputError: If there are fewer than two classes, or a video cannot be read.
+    """
+    videos = [video for video in find_videos(root) if video.label]
+    classes = tuple(sorted({video.label for video in videos}))
+    if len(classes) < 2:
+        raise InputError(f"{root} holds {len(classes)} class folder; expected two or more")
+    labels = np.array([classes.index(video.label) for video in videos], np.int64)
+    return LabelledSet(root.name, VideoItems(videos), labels, classes, PICTURES)
+
+
+def series_set(path: Path, arrays: Mapping[str, ndarray]) -> LabelledSet:
+    """Arrays ``x`` (n t c h w), ``days`` (n t), ``y`` (n), ``bands``, ``class_names``; optional ``part``, ``offset``.
+
+    Raises:
+        InputError: If they do not fit each other.
+    """
+    x, y = arrays["x"], arrays["y"].astype(np.int64)
+    names = tuple(normal_name(str(band)) for band in arrays["bands"])
+    classes = tuple(str(name) for name in arrays["class_names"])
+    days = arrays.get("days", np.zeros(0)).astype(np.float32)
+    if len(x) != len(y) or x.shape[2] != len(names) or days.shape != x.shape[:2]:
+        raise InputError(
+            f"{path}: x is {x.shape}, y {y.shape}, days {days.shape}, bands {len(names)}; expected x (n t c h w), "
+            "y (n), days (n t) since 2015-01-01, c bands"
+        )
+    if y.ndim != 1 or y.min() < 0 or y.max() >= len(classes):
+        raise InputError(f"{path}: y does not fit the {len(classes)} class_names; expected 0 to {len(classes) - 1}")
+    items = SeriesItems(x, days, float(arrays.get("offset", np.zeros(()))))
+    level = str(arrays["level"]) if "level" in arrays else "not stated"
+    part = arrays["part"].astype(np.int64) if "part" in arrays else None
+    return LabelledSet(path.stem, items, y, classes, {"s2": Bands(names, "reflectance", level)}, part=part)

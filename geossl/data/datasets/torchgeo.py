@@ -1,0 +1,310 @@
+"""Labelled data sets known by name, through TorchGeo's classes, in physical units and with their official splits.
+
+Every adapter says what TorchGeo's tensors do not: band names, units, processing level, and where its labels are.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+import torch
+from rasterio.enums import Resampling
+from torch import Tensor
+from torchgeo.datasets import (
+    SEN12MS,
+    BigEarthNet,
+    BigEarthNetV2,
+    CopernicusBenchDFC2020S1,
+    CopernicusBenchDFC2020S2,
+    DatasetNotFoundError,
+    DependencyNotFoundError,
+    EuroSAT,
+    EuroSAT100,
+    EuroSATSpatial,
+    So2Sat,
+)
+from torchgeo.datasets.utils import lazy_import
+
+from geossl.data.datasets.base import Bands, LabelledMaps, LabelledSet, MapParts
+from geossl.data.datasets.folders import Joined
+from geossl.errors import InputError, MissingFileError, RunError, UnknownNameError
+from geossl.sensors import S1_BANDS, S2_BANDS
+
+RADAR = Bands(S1_BANDS, "dB", "GRD sigma0")
+L1C_BANDS = (*S2_BANDS[:10], "B10", *S2_BANDS[10:])
+PARTS: tuple[Any, ...] = ("train", "val", "test")  # TorchGeo types them as literals
+
+
+class Items(Sequence[Any]):
+    """Items of a TorchGeo data set, changed one by one.
+
+    Args:
+        source: The data set.
+        change: Of a sample (or of a number, where TorchGeo's own reading is not wanted) to an item.
+    """
+
+    def __init__(self, source: Any, change: Callable[[Any], Any]) -> None:
+        self.source, self.change = source, change
+
+    def __len__(self) -> int:
+        """Number of items."""
+        return len(self.source)
+
+    def __getitem__(self, i: Any) -> Any:
+        """One of them."""
+        return self.change(self.source[i])
+
+
+def named_set(name: str, root: Path, download: bool) -> LabelledSet | LabelledMaps:
+    """A data set known by name.
+
+    Args:
+        name: One of ``DATASETS``.
+        root: Its folder, in the layout TorchGeo expects.
+        download: Fetch it if it is not there.
+
+    Raises:
+        UnknownNameError: If the name is not known.
+        MissingFileError: If the data set is not at ``root``.
+    """
+    if name not in DATASETS:
+        raise UnknownNameError("data set", name, DATASETS)
+    try:
+        return DATASETS[name](root, download)
+    except DependencyNotFoundError as error:
+        raise InputError(f"data set {name} needs another package: {' '.join(str(error).split())}") from None
+    except DatasetNotFoundError:
+        how = f"get it from {BY_HAND[name]}" if name in BY_HAND else "add --download"
+        raise MissingFileError(f"data set {name} is not at --root {str(root)!r}; name its folder, or {how}") from None
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise RunError(f"data set {name} at {str(root)!r} cannot be fetched or read ({reason})") from None
+
+
+def reflectance(dn: Tensor) -> Tensor:
+    """Of numbers without offset; all data sets here are older than processing baseline 04.00."""
+    return dn.float() / 10000
+
+
+def eurosat_of(kind: type[EuroSAT], name: str) -> Callable[[Path, bool], LabelledSet]:
+    """EuroSAT in one of its splits: 13 bands of L1C, 64 px, ten classes."""
+
+    def read(root: Path, download: bool) -> LabelledSet:
+        sets = [kind(str(root), part, download=download) for part in PARTS]
+        items = Joined([Items(s, lambda sample: {"s2": reflectance(sample["image"])}) for s in sets])
+        return LabelledSet(
+            name,
+            items,
+            np.concatenate([np.array(s.targets, np.int64) for s in sets]),
+            tuple(sets[0].classes),
+            {"s2": Bands(tuple(kind.all_band_names), "reflectance", "L1C")},
+            part=numbered(sets),
+            gsd_m=10.0,
+        )
+
+    return read
+
+
+def numbered(sets: Sequence[Any]) -> np.ndarray:
+    """0, 1, 2 for every sample of the training, validation and test sets."""
+    return np.repeat(np.arange(len(sets)), [len(s) for s in sets])
+
+
+def bigearthnet(root: Path, download: bool) -> LabelledSet:
+    """BigEarthNet-MM: Sentinel-1 and L2A, 120 px, 19 classes, several per patch; the authors' splits."""
+    sets = [BigEarthNet(str(root), part, num_classes=19, download=download) for part in PARTS]
+    items = [Items([*s.folders], lambda f: patch(Path(f["s1"]), Path(f["s2"]))) for s in sets]
+    labels = np.stack([s._load_target(i).numpy() for s in sets for i in range(len(s))]).astype(np.int64)
+    return of_bigearthnet("bigearthnet", Joined(items), labels, tuple(BigEarthNet.class_sets[19]), numbered(sets))
+
+
+def bigearthnet2(root: Path, download: bool) -> LabelledSet:
+    """BigEarthNet v2.0 (reBEN): the same places with newer labels and splits by grid cell."""
+    sets = [BigEarthNetV2(str(root), part, download=download) for part in PARTS]
+    items = [Items([row for _, row in s.metadata_df.iterrows()], lambda row: reben(root, row)) for s in sets]
+    labels = np.stack([s._load_target(i).numpy() for s in sets for i in range(len(s))]).astype(np.int64)
+    return of_bigearthnet("bigearthnet2", Joined(items), labels, tuple(BigEarthNetV2.class_set), numbered(sets))
+
+
+def of_bigearthnet(
+    name: str, items: Sequence[Any], labels: np.ndarray, classes: tuple[str, ...], part: np.ndarray
+) -> LabelledSet:
+    """What both versions share."""
+    sensors = {"s1": RADAR, "s2": Bands(S2_BANDS, "reflectance", "L2A")}
+    return LabelledSet(name, items, labels, classes, sensors, part=part, gsd_m=10.0)
+
+
+def reben(root: Path, row: Any) -> dict[str, Tensor]:
+    """Item of a row of version 2's table."""
+    names = BigEarthNetV2.dir_file_names
+    radar, optical = str(row["s1_name"]), str(row["patch_id"])
+    s1 = root / names["s1"] / radar.rsplit("_", 3)[0] / radar
+    return patch(s1, root / names["s2"] / optical.rsplit("_", 2)[0] / optical)
+
+
+def patch(s1: Path, s2: Path) -> dict[str, Tensor]:
+    """Bands of a BigEarthNet patch at 10 m, by their names.
+
+    TorchGeo's reading is not used: it cuts decibels to whole numbers and has VH before VV.
+    """
+    return {"s1": bands_of(s1, S1_BANDS), "s2": reflectance(bands_of(s2, S2_BANDS))}
+
+
+def bands_of(folder: Path, names: Sequence[str]) -> Tensor:
+    """One file per band, coarser ones resampled bilinearly to 120 px."""
+    arrays = []
+    for band in names:
+        try:
+            with rasterio.open(folder / f"{folder.name}_{band}.tif") as file:
+                pixels = file.read(1, out_shape=BigEarthNet.image_size, resampling=Resampling.bilinear)
+        except rasterio.errors.RasterioError as error:
+            raise RunError(f"{folder} is not complete ({' '.join(str(error).split())}); fetch it again") from None
+        arrays.append(pixels.astype(np.float32))
+    return torch.from_numpy(np.stack(arrays))
+
+
+def so2sat(root: Path, download: bool) -> LabelledSet:
+    """So2Sat LCZ42, version 2: 32 px, 17 local climate zones; ten optical bands, so encoders of twelve take radar only.
+
+    Radar is the Lee-filtered intensity (bands 5 and 6: VH, VV), here in dB.
+    """
+    h5py = lazy_import("h5py")  # an extra; says so if it is missing
+    sets = [So2Sat(str(root), "2", part) for part in ("train", "validation", "test")]
+    labels = []
+    for s in sets:
+        with h5py.File(s.fn, "r") as file:
+            labels.append(file["label"][:].argmax(axis=1))
+    optical = tuple(name.removeprefix("S2_") for name in So2Sat.all_s2_band_names)
+    sensors = {"s1": RADAR._replace(level="Lee-filtered"), "s2": Bands(optical, "reflectance", "not stated")}
+
+    def item(sample: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        power = sample["image"][[5, 4]].clamp(min=1e-10)
+        return {"s1": 10 * power.log10(), "s2": sample["image"][8:]}
+
+    items = Joined([Items(s, item) for s in sets])
+    classes = tuple(So2Sat.classes)
+    return LabelledSet("so2sat", items, np.concatenate(labels), classes, sensors, part=numbered(sets), gsd_m=10.0)
+
+
+def dfc2020(root: Path, download: bool) -> LabelledMaps:
+    """DFC2020 as Copernicus-Bench splits it: Sentinel-1 and L1C, 256 px, a class per pixel."""
+    radar, optical = CopernicusBenchDFC2020S1, CopernicusBenchDFC2020S2
+    pairs = [[kind(str(root), part, download=download) for kind in (radar, optical)] for part in PARTS]
+
+    def item(both: tuple[Any, Any]) -> dict[str, Tensor]:
+        s1, s2 = both
+        return {"s1": s1["image"], "s2": reflectance(s2["image"]), "labels": s1["mask"].long()}
+
+    parts = MapParts(*(Items(Zipped(*pair), item) for pair in pairs))
+    sensors = {"s1": RADAR, "s2": Bands(tuple(optical.all_bands), "reflectance", "L1C")}
+    return LabelledMaps("dfc2020", official(parts), tuple(radar.classes[1:]), sensors)
+
+
+class Zipped(Sequence[Any]):
+    """Items of several data sets side by side.
+
+    Args:
+        sets: Of the same length and order.
+    """
+
+    def __init__(self, *sets: Any) -> None:
+        self.sets = sets
+
+    def __len__(self) -> int:
+        """Number of items."""
+        return len(self.sets[0])
+
+    def __getitem__(self, i: Any) -> Any:
+        """One of each."""
+        return tuple(s[i] for s in self.sets)
+
+
+IGBP = (
+    "evergreen needleleaf forest",
+    "evergreen broadleaf forest",
+    "deciduous needleleaf forest",
+    "deciduous broadleaf forest",
+    "mixed forest",
+    "closed shrubland",
+    "open shrubland",
+    "woody savanna",
+    "savanna",
+    "grassland",
+    "permanent wetland",
+    "cropland",
+    "urban",
+    "cropland and natural mosaic",
+    "snow and ice",
+    "barren",
+    "water",
+)
+
+
+def sen12ms(root: Path, download: bool) -> LabelledMaps:
+    """SEN12MS: Sentinel-1 and L1C, 256 px, IGBP land cover of MODIS (500 m); every seventh training scene validates."""
+    sets = {part: SEN12MS(str(root), part) for part in ("train", "test")}
+
+    def item(sample: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        labels = sample["mask"].long()
+        known = torch.where((labels >= 1) & (labels <= len(IGBP)), labels, 0)
+        return {"s1": sample["image"][:2].float(), "s2": reflectance(sample["image"][2:]), "labels": known}
+
+    scenes = ["_".join(name.split("_")[i] for i in (0, 1, 3)) for name in sets["train"].ids]
+    held = set(sorted(set(scenes))[::7])
+    rows = {name: [i for i, scene in enumerate(scenes) if (scene in held) == (name == "val")] for name in PARTS[:2]}
+    train, val = (Items(Chosen(sets["train"], rows[name]), item) for name in PARTS[:2])
+    sensors = {"s1": RADAR, "s2": Bands(L1C_BANDS, "reflectance", "L1C")}
+    return LabelledMaps("sen12ms", official(MapParts(train, val, Items(sets["test"], item))), IGBP, sensors)
+
+
+class Chosen(Sequence[Any]):
+    """Some items.
+
+    Args:
+        source: Of all.
+        rows: Their numbers.
+    """
+
+    def __init__(self, source: Any, rows: Sequence[int]) -> None:
+        self.source, self.rows = source, rows
+
+    def __len__(self) -> int:
+        """How many."""
+        return len(self.rows)
+
+    def __getitem__(self, i: Any) -> Any:
+        """One of them."""
+        return self.source[self.rows[i]]
+
+
+def official(parts: MapParts) -> Callable[[str, int], MapParts]:
+    """Parts that depend on no seed.
+
+    Raises:
+        InputError: If another split is asked for.
+    """
+
+    def of(split: str, seed: int) -> MapParts:
+        if split not in ("auto", "official"):
+            raise InputError(f"--split {split!r} is not possible here; this data set has an official split")
+        return parts
+
+    return of
+
+
+DATASETS: dict[str, Callable[[Path, bool], LabelledSet | LabelledMaps]] = {
+    "bigearthnet": bigearthnet,
+    "bigearthnet2": bigearthnet2,
+    "dfc2020": dfc2020,
+    "eurosat": eurosat_of(EuroSAT, "eurosat"),
+    "eurosat100": eurosat_of(EuroSAT100, "eurosat100"),
+    "eurosat_spatial": eurosat_of(EuroSATSpatial, "eurosat_spatial"),
+    "sen12ms": sen12ms,
+    "so2sat": so2sat,
+}
+BY_HAND = {
+    "sen12ms": "https://mediatum.ub.tum.de/1474000 (with the lists train_list.txt and test_list.txt)",
+    "so2sat": "https://mediatum.ub.tum.de/1483140",
+}

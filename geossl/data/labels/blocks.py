@@ -1,0 +1,112 @@
+"""Split labelled ground into train, validation and test by blocks."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from numpy import ndarray
+from odc.geo.geobox import GeoBox
+
+from geossl.data.labels.ground_truth import Labels, class_counts
+from geossl.data.splits import BLOCKS, PARTS, best_deal, epsg_of
+from geossl.errors import InputError
+from geossl.grid import Lattice, by_zone
+
+LEAST_PATCHES = 4  # side of the smallest block
+
+
+Block = tuple[int, int, int]  # EPSG code, row and column of a square anchored at the CRS origin
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which block of ground is in which part.
+
+    Args:
+        side_m: Side of a block; whole patches, so that no patch lies in two.
+        parts: Number in ``PARTS`` by block; blocks without labels are left out.
+    """
+
+    side_m: float
+    parts: Mapping[Block, int]
+
+    def blocks(self, places: Float[ndarray, "n 2"], epsg: int) -> Int[ndarray, "n 3"]:
+        """Block of every place.
+
+        Args:
+            places: Easting and northing in metres; no place may lie on a border.
+            epsg: Their CRS.
+        """
+        x, y = np.floor(places[:, 0] / self.side_m), np.floor(-places[:, 1] / self.side_m)
+        return np.column_stack([np.full(len(places), epsg), y, x]).astype(np.int64)
+
+    def part(self, places: Float[ndarray, "n 2"], epsg: int) -> Int[ndarray, " n"]:
+        """Part of every place; -1 where its block holds no label."""
+        known, where = np.unique(self.blocks(places, epsg), axis=0, return_inverse=True)
+        numbers = [self.parts.get((int(e), int(row), int(column)), -1) for e, row, column in known]
+        return np.array(numbers, np.int64)[where.ravel()]
+
+
+def deal(labels: Labels, patch_px: int, gsd_m: float, seed: int) -> Split:
+    """Deal the labelled ground in blocks: 60 % training, 15 % validation, 25 % test of every class, as near as can be.
+
+    Blocks are as large as 40 of them allow, and four patches at least. Of many random deals the one is taken whose
+    parts come nearest to the wanted shares of every class.
+
+    Args:
+        labels: What is known.
+        patch_px: Side of a patch.
+        gsd_m: Side of a pixel.
+        seed: Of the deals.
+
+    Raises:
+        InputError: If the labels lie in fewer than three blocks.
+    """
+    least_px = LEAST_PATCHES * patch_px
+    finest = counted(labels, least_px, gsd_m)
+    times, blocks = 1, finest
+    while len(coarser := merged(finest, 2 * times)) >= BLOCKS:
+        times, blocks = 2 * times, coarser
+    if len(blocks) < len(PARTS):
+        raise InputError(
+            f"the labels lie within {len(blocks)} block(s) of {least_px * gsd_m:g} m; training, validation and test "
+            "need one each: label places further apart"
+        )
+    parts = best_deal(np.stack(list(blocks.values())), seed)
+    return Split(times * least_px * gsd_m, dict(zip(blocks, parts.tolist(), strict=True)))
+
+
+def counted(labels: Labels, side_px: int, gsd_m: float) -> dict[Block, Int[ndarray, " k"]]:
+    """Labelled pixels per class of every square that has some."""
+    found: dict[Block, Int[ndarray, " k"]] = {}
+    many = 8
+    for box, grid in tiles(labels, many * side_px, gsd_m):
+        counts = class_counts(grid, side_px, len(labels.names))[..., 1:]
+        top, left = round(-box.transform.f / (side_px * gsd_m)), round(box.transform.c / (side_px * gsd_m))
+        for row, column in np.argwhere(counts.any(axis=-1)).tolist():
+            found[epsg_of(box), top + row, left + column] = counts[row, column]
+    if not found:
+        raise InputError("no pixel centre lies in a label; label larger areas")
+    return dict(sorted(found.items()))
+
+
+def merged(blocks: Mapping[Block, Int[ndarray, " k"]], times: int) -> dict[Block, Int[ndarray, " k"]]:
+    """The same in blocks of ``times`` the side."""
+    found: dict[Block, Int[ndarray, " k"]] = {}
+    for (epsg, row, column), counts in blocks.items():
+        key = epsg, row // times, column // times
+        found[key] = found.get(key, 0) + counts
+    return dict(sorted(found.items()))
+
+
+def tiles(labels: Labels, side_px: int, gsd_m: float) -> Iterator[tuple[GeoBox, UInt8[ndarray, "h w"]]]:
+    """Squares anchored at the CRS origin that hold labels, with the class of every pixel."""
+    for epsg, region in by_zone(labels.area()).items():
+        lattice, area = Lattice(epsg, side_px, gsd_m, 1), region.to_crs(epsg)
+        top, left, rows, columns = lattice.around(area)
+        for row, column in np.argwhere(lattice.touched(area, top, left, rows, columns)).tolist():
+            box = lattice.pixels(top + row, left + column, 1, 1, 0)
+            grid = labels.grid(box)
+            if grid.any():
+                yield box, grid

@@ -1,0 +1,102 @@
+"""Chips with a class per pixel, of one part (training, validation, test) of the labelled ground."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Int, UInt8
+from numpy import ndarray
+from odc.geo.geobox import GeoBox
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from geossl.data.labels.blocks import Split, tiles
+from geossl.data.labels.ground_truth import Labels
+from geossl.data.resampling import apply
+from geossl.data.splits import PARTS, epsg_of
+
+IN_MEMORY = 2000  # chips that are kept once read: 1 GB of 96 px chips of 14 bands
+
+
+@runtime_checkable
+class Pixels(Protocol):
+    """Gives pixels of any grid."""
+
+    def load(self, geobox: GeoBox) -> xr.Dataset:
+        """``s1`` and ``s2`` in physical units, NaN where not usable."""
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What is known of the ground, and how it is split.
+
+    Args:
+        labels: Classes.
+        split: Parts.
+        patch_px: Side of a patch; blocks are whole patches.
+        gsd_m: Side of a pixel.
+    """
+
+    labels: Labels
+    split: Split
+    patch_px: int
+    gsd_m: float
+
+    def parts(self, box: GeoBox) -> Int[ndarray, "h w"]:
+        """Part of every pixel of a grid of whole patches; -1 where nothing is labelled for far around."""
+        patches = box.zoom_out(self.patch_px)
+        rows, columns = np.mgrid[: patches.height, : patches.width] + 0.5
+        places = np.column_stack([v.ravel() for v in apply(patches.transform, columns, rows)])
+        part = self.split.part(places, epsg_of(box)).reshape(patches.shape)
+        return part.repeat(self.patch_px, axis=0).repeat(self.patch_px, axis=1)
+
+    def boxes(self, chip_px: int) -> dict[str, list[GeoBox]]:
+        """Grids of the chips that hold labels, by part; a chip across a border is in both, each with its own labels."""
+        found: dict[str, list[GeoBox]] = {name: [] for name in PARTS}
+        for box, grid in tiles(self.labels, chip_px, self.gsd_m):
+            part = self.parts(box)
+            for number, name in enumerate(PARTS):
+                if grid[part == number].any():
+                    found[name].append(box)
+        return found
+
+    def labels_of(self, box: GeoBox, part: str) -> UInt8[ndarray, "h w"]:
+        """Class per pixel of one part; 0 = not labelled, or of another part."""
+        return np.where(self.parts(box) == PARTS.index(part), self.labels.grid(box), 0).astype(np.uint8)
+
+
+class LabelChips(Dataset[dict[str, Tensor]]):
+    """Chips of one part: pixels by sensor, and ``labels`` (h w), 0 = not labelled.
+
+    Args:
+        source: Gives pixels.
+        ground: Gives labels.
+        boxes: Grids of the chips.
+        part: ``train``, ``val`` or ``test``.
+        bands: Band names by sensor, in the encoder's order.
+    """
+
+    def __init__(
+        self, source: Pixels, ground: Ground, boxes: list[GeoBox], part: str, bands: Mapping[str, tuple[str, ...]]
+    ) -> None:
+        self.source, self.ground, self.boxes, self.part, self.bands = source, ground, boxes, part, bands
+        self.kept: dict[int, dict[str, Tensor]] = {}
+
+    def __len__(self) -> int:
+        """Number of chips."""
+        return len(self.boxes)
+
+    def __getitem__(self, i: int) -> dict[str, Tensor]:
+        """Pixels and labels of a chip."""
+        if i in self.kept:
+            return self.kept[i]
+        cube = self.source.load(self.boxes[i])
+        item = {name: cube[name].sel({f"{name}_band": list(bands)}).values for name, bands in self.bands.items()}
+        item["labels"] = self.ground.labels_of(self.boxes[i], self.part).astype(np.int64)
+        chip = {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in item.items()}
+        if len(self.kept) < IN_MEMORY:
+            self.kept[i] = chip
+        return chip

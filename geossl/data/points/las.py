@@ -1,0 +1,311 @@
+"""Airborne laser scans: LAS and LAZ files, and their points in a form from which any square is quickly cut.
+
+Coordinates stay in float64 until they are relative to something near: float32 has steps of half a metre at a northing
+of 5,000 km.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from numpy import ndarray
+from pyproj import CRS
+from pyproj.exceptions import CRSError
+
+from geossl.data.points.ground import Terrain, ground_points
+from geossl.errors import GridError, InputError, MissingFileError
+
+SAMPLE = Path(__file__).parent / "sample_points"
+SUFFIXES = {".las", ".laz"}
+FEATURES = ("intensity", "return_ratio", "first", "last")
+NOISE = (7, 18)  # ASPRS classes: low and high noise
+BELOW_M, ABOVE_M = 5.0, 20.0  # beyond the 0.1 and 99.9 percent quantiles of height lie birds and echoes
+CHUNK = 2_000_000  # points read at a time
+BIN_M = 4.0  # side of the squares points are sorted by
+
+Bounds = tuple[float, float, float, float]  # left, bottom, right, top
+
+
+@dataclass(frozen=True)
+class LasFile:
+    """What is known of a file before its points are used.
+
+    Args:
+        path: The file.
+        bounds: Of its points.
+        count: Number of points.
+        crs: Horizontal CRS, or None if the file has none.
+        heights: Range outside of which points are taken for noise.
+        brightness: Quantiles 2, 50 and 98 percent of log(1 + intensity), by which a file's uncalibrated numbers become
+            comparable.
+    """
+
+    path: Path
+    bounds: Bounds
+    count: int
+    crs: CRS | None
+    heights: tuple[float, float]
+    brightness: tuple[float, float, float]
+
+
+def laspy() -> Any:
+    """The module that reads LAS.
+
+    Raises:
+        InputError: If it is not installed.
+    """
+    try:
+        import laspy as module
+    except ModuleNotFoundError:
+        raise InputError("LAS and LAZ files need the package 'laspy'; pip install 'geossl[points]'") from None
+    return module
+
+
+def find_files(source: str | Path | Sequence[str | Path]) -> list[Path]:
+    """LAS and LAZ files of a path, a folder (searched through), a list of these, or ``sample``.
+
+    Raises:
+        MissingFileError: If there is none.
+    """
+    if str(source) == "sample":
+        source = SAMPLE
+    given = [source] if isinstance(source, str | Path) else source
+    found: list[Path] = []
+    for path in map(Path, given):
+        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        if not inside or not inside[0].is_file():
+            raise MissingFileError(f"{str(path)!r} is no .las or .laz file and no folder that holds one")
+        found += inside
+    if not found:
+        raise MissingFileError("no .las or .laz file was given")
+    return found
+
+
+def read_chunks(path: Path) -> Iterator[Any]:
+    """Points of a file, part by part.
+
+    Raises:
+        InputError: If the file cannot be read, or is compressed and the decompressor is missing.
+    """
+    module = laspy()
+    if path.suffix.lower() == ".laz" and not module.LazBackend.detect_available():
+        raise InputError(f"{path} is compressed, which needs the package 'lazrs'; pip install 'geossl[points]'")
+    try:
+        with module.open(path) as file:
+            yield from file.chunk_iterator(CHUNK)
+    except Exception as error:  # laspy and lazrs raise many kinds
+        raise InputError(
+            f"{path} cannot be read as LAS ({' '.join(str(error).split())[:100]}); copy it again"
+        ) from None
+
+
+def survey(path: Path) -> LasFile:
+    """Read a file once for its quantiles.
+
+    Raises:
+        InputError: If it is unreadable or holds no points.
+    """
+    heights, brightness = [], np.zeros(65536, np.int64)
+    for part in read_chunks(path):
+        heights.append(np.asarray(part.z, dtype=np.float32))
+        brightness += np.bincount(np.asarray(part.intensity), minlength=65536)
+    with laspy().open(path) as file:
+        header = file.header
+        crs = parse_crs(header)
+    if not header.point_count:
+        raise InputError(f"{path} holds no points")
+    low, high = np.quantile(np.concatenate(heights), [0.001, 0.999])
+    place = np.searchsorted(brightness.cumsum(), np.array([0.02, 0.5, 0.98]) * header.point_count)
+    a, b, c = np.log1p(place)
+    (x0, y0, _), (x1, y1, _) = header.mins, header.maxs
+    bounds = (float(x0), float(y0), float(x1), float(y1))
+    span = (float(low) - BELOW_M, float(high) + ABOVE_M)
+    return LasFile(path, bounds, int(header.point_count), crs, span, (float(a), float(b), float(c)))
+
+
+def parse_crs(header: Any) -> CRS | None:
+    """Horizontal part of a header's CRS."""
+    try:
+        crs = header.parse_crs()
+    except Exception:  # damaged records; the user may state the CRS
+        return None
+    return crs.sub_crs_list[0] if crs is not None and crs.is_compound else crs
+
+
+def epsg_of(files: Sequence[LasFile], crs: int | None) -> int:
+    """EPSG code files share.
+
+    Args:
+        files: Of one map.
+        crs: Code the user states; wins.
+
+    Raises:
+        GridError: If files disagree, do not say, or are not in metres.
+    """
+    codes = {}
+    try:
+        stated = CRS.from_epsg(crs) if crs is not None else None
+    except CRSError:
+        raise GridError(f"crs={crs} is no known EPSG code; for example 2154") from None
+    for file in files:
+        found = stated or file.crs
+        if found is None:
+            raise GridError(f"{file.path} does not say its CRS; state it, e.g. crs=2154")
+        if not found.is_projected or abs(found.axis_info[0].unit_conversion_factor - 1) > 1e-9:
+            unit = found.axis_info[0].unit_name
+            raise GridError(f"{file.path} is in {unit} ({found.name}); reproject it to a CRS in metres first")
+        code = found.to_epsg(min_confidence=70)
+        if code is None:
+            raise GridError(f"the CRS of {file.path} ({found.name}) has no EPSG code; state the code, e.g. crs=32631")
+        codes[code] = file.path
+    if len(codes) > 1:
+        (a, one), (b, two) = list(codes.items())[:2]
+        raise GridError(f"{one} is in EPSG:{a} and {two} in EPSG:{b}; reproject them to one CRS first")
+    return int(next(iter(codes)))
+
+
+@dataclass(frozen=True)
+class Scan:
+    """Points of one or several files, sorted by squares of 4 m and then by place, whatever their order in the files.
+
+    Args:
+        xyz: Metres, in the files' CRS.
+        features: Numbers per point, as asked.
+        classes: LAS class.
+        source: Number of the file and of the point in it.
+        keys: Row and column of the square of every point, as one sorted number.
+    """
+
+    xyz: Float[ndarray, "n 3"]
+    features: Float[ndarray, "n f"]
+    classes: UInt8[ndarray, " n"]
+    source: Int[ndarray, "n 2"]
+    keys: Int[ndarray, " n"]
+
+    @property
+    def bounds(self) -> Bounds:
+        """Of the points."""
+        (x0, y0, _), (x1, y1, _) = self.xyz.min(0), self.xyz.max(0)
+        return float(x0), float(y0), float(x1), float(y1)
+
+    @cached_property
+    def terrain(self) -> Terrain:
+        """The ground, found without classes."""
+        return Terrain(ground_points(self.xyz))
+
+    def inside(self, bounds: Bounds) -> Int[ndarray, " k"]:
+        """Numbers of the points of a rectangle, left and bottom edge included, in order of place."""
+        left, bottom, right, top = bounds
+        rows = np.arange(np.floor(bottom / BIN_M), np.ceil(top / BIN_M), dtype=np.int64)
+        first = np.searchsorted(self.keys, key_of(rows, np.int64(np.floor(left / BIN_M))))
+        last = np.searchsorted(self.keys, key_of(rows, np.int64(np.ceil(right / BIN_M))))
+        ids = np.concatenate([np.arange(a, b) for a, b in zip(first, last, strict=True)] or [np.zeros(0, np.int64)])
+        x, y = self.xyz[ids, 0], self.xyz[ids, 1]
+        return ids[(x >= left) & (x < right) & (y >= bottom) & (y < top)]
+
+
+def key_of(row: Int[ndarray, " n"], column: Int[ndarray, "..."] | np.int64) -> Int[ndarray, " n"]:
+    """Row and column as one number; columns reach from -2^31 to 2^31."""
+    return row * 2**32 + column + 2**31
+
+
+def read_scan(files: Sequence[LasFile], features: Sequence[str], bounds: Bounds | None = None) -> Scan:
+    """Points of files that are no noise and not withheld.
+
+    Args:
+        files: From ``survey``.
+        features: Of ``FEATURES``: ``intensity`` (log, from the file's median, over its spread, within -2 to 2),
+            ``return_ratio`` (number of the return over their count), ``first``, ``last`` (1 or 0).
+        bounds: Only points of this rectangle.
+    """
+    found: list[list[ndarray]] = []
+    for number, file in enumerate(files):
+        if bounds is not None and not overlap(file.bounds, bounds):
+            continue
+        first = 0
+        for part in read_chunks(file.path):
+            xyz = np.column_stack([part.x, part.y, part.z]).astype(np.float64)
+            classes = np.asarray(part.classification, dtype=np.uint8)
+            keep = ~np.isin(classes, NOISE) & ~np.asarray(part.withheld, dtype=bool)
+            keep &= (xyz[:, 2] >= file.heights[0]) & (xyz[:, 2] <= file.heights[1])
+            if bounds is not None:
+                keep &= (xyz[:, 0] >= bounds[0]) & (xyz[:, 0] < bounds[2])
+                keep &= (xyz[:, 1] >= bounds[1]) & (xyz[:, 1] < bounds[3])
+            ids = np.flatnonzero(keep)
+            numbers = np.column_stack([np.full(len(ids), number), first + ids])
+            found.append([xyz[ids], features_of(part, ids, features, file), classes[ids], numbers])
+            first += len(keep)
+    if not found:
+        return sorted_scan(np.zeros((0, 3)), np.zeros((0, len(features)), np.float32), *EMPTY)
+    xyz, values, classes, source = (np.concatenate(column) for column in zip(*found, strict=True))
+    return sorted_scan(xyz, values, classes, source)
+
+
+EMPTY = (np.zeros(0, np.uint8), np.zeros((0, 2), np.int64))
+
+
+def overlap(a: Bounds, b: Bounds) -> bool:
+    """Whether two rectangles share a point."""
+    return a[0] <= b[2] and b[0] <= a[2] and a[1] <= b[3] and b[1] <= a[3]
+
+
+def features_of(part: Any, ids: Int[ndarray, " k"], features: Sequence[str], file: LasFile) -> Float[ndarray, "k f"]:
+    """Features of some points of a part."""
+    returns, number = (
+        np.asarray(part[name])[ids].astype(np.float32) for name in ("number_of_returns", "return_number")
+    )
+    low, middle, high = file.brightness
+    bright = np.log1p(np.asarray(part.intensity)[ids].astype(np.float32))
+    known = {
+        "intensity": np.clip((bright - middle) / max(high - low, 1e-6), -2, 2),
+        "return_ratio": number / np.maximum(returns, 1),
+        "first": number == 1,
+        "last": number == returns,
+    }
+    return (
+        np.stack([known[name] for name in features], axis=1).astype(np.float32)
+        if features
+        else np.zeros((len(ids), 0), np.float32)
+    )
+
+
+def sorted_scan(xyz: ndarray, features: ndarray, classes: ndarray, source: ndarray) -> Scan:
+    """Points in the order of their squares, and of place within them."""
+    row, column = (np.floor(xyz[:, i] / BIN_M).astype(np.int64) for i in (1, 0))
+    keys = key_of(row, column)
+    order = np.lexsort((xyz[:, 2], xyz[:, 1], xyz[:, 0], keys))
+    return Scan(xyz[order], features[order], classes[order], source[order], keys[order])
+
+
+def write_classes(source: Path, out: Path, classes: UInt8[ndarray, " n"], percent: UInt8[ndarray, " n"]) -> None:
+    """Copy a scan with new classes and an extra dimension ``confidence``; renamed into place when whole.
+
+    Args:
+        source: File to copy; everything else stays as it is.
+        out: ``.las`` or ``.laz``.
+        classes: Per point.
+        percent: Confidence; points with 0 keep the class they had.
+
+    Raises:
+        InputError: If the file's point format has no room for a class.
+    """
+    module = laspy()
+    points = module.read(source)
+    known = percent > 0
+    if points.header.point_format.id < 6 and known.any() and classes[known].max() > 31:
+        raise InputError(f"{source} has an old point format, whose classes end at 31; the model gives {classes.max()}")
+    if "confidence" not in points.point_format.dimension_names:
+        points.add_extra_dim(module.ExtraBytesParams("confidence", "u1", "class, percent; 0 = kept"))
+    points.classification = np.where(known, classes, np.asarray(points.classification))
+    points.confidence = percent
+    temporary = out.with_name(f"{out.stem}.tmp{out.suffix}")
+    try:
+        points.write(temporary)
+        os.replace(temporary, out)
+    finally:
+        temporary.unlink(missing_ok=True)

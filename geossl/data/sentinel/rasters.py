@@ -1,0 +1,130 @@
+"""Local raster files as one aligned source: files, VRTs and folders; any CRS, resolution and extent."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+import shapely
+import xarray as xr
+from jaxtyping import Float
+from numpy import ndarray
+from odc.geo.crs import CRS
+from odc.geo.geobox import GeoBox
+from odc.geo.xr import xr_coords
+
+from geossl.data.resampling import expand, onto, outline
+from geossl.data.sentinel.bands import GDAL_CACHE_MB, RasterFile, inspect
+from geossl.errors import InputError, RunError
+from geossl.sensors import BANDS
+
+
+@dataclass(frozen=True)
+class LocalRasters:
+    """Sentinel-1 and/or Sentinel-2 files; a plain value that workers can open for themselves.
+
+    Where files of one sensor overlap, the first valid pixel wins, in the order given and by name within a folder.
+
+    Args:
+        s1: Files or folders, VV and VH in dB; None = no radar.
+        s2: Files or folders, 12 bands; None = no optical.
+        s2_offset: Stated offset of Sentinel-2 numbers; by default what each file says.
+    """
+
+    s1: Sequence[str | Path] | None
+    s2: Sequence[str | Path] | None
+    s2_offset: int | None = None
+    files: dict[str, tuple[RasterFile, ...]] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Look at every file once, before any work starts.
+
+        Raises:
+            MissingFileError, BandError, GridError: What is wrong with which file, and what to do.
+        """
+        for sensor, paths in (("s1", self.s1), ("s2", self.s2)):
+            if found := expand(paths, sensor):
+                self.files[sensor] = tuple(inspect(path, sensor, self.s2_offset) for path in found)
+        if not self.files:
+            raise InputError("no rasters given; name Sentinel-1 with --s1, Sentinel-2 with --s2, or both")
+
+    @property
+    def sensors(self) -> tuple[str, ...]:
+        """The sensors there are files of."""
+        return tuple(self.files)
+
+    @property
+    def dated(self) -> bool:
+        """False: files may hold composites."""
+        return False
+
+    def describe(self) -> dict[str, Any]:
+        """JSON values that pin what is read: file, size, time of change, bands, offset and why."""
+        return {
+            sensor: [
+                {
+                    "path": str(Path(f.path).absolute()),
+                    "footprint": shapely.to_wkb(outline(f.geobox, CRS(4326)).simplify(1e-4), hex=True),
+                    "bytes": Path(f.path).stat().st_size,
+                    "changed_ns": Path(f.path).stat().st_mtime_ns,
+                    "day": f"{f.date[:4]}-{f.date[4:6]}-{f.date[6:]}" if f.date else "",
+                    "bands": list(f.bands),
+                    "level": f.level,
+                    "offset": f.offset,
+                    "scale": f.scale,
+                    "decided_by": f.reason,
+                }
+                for f in files
+            ]
+            for sensor, files in self.files.items()
+        }
+
+    def footprints(self, crs: str | int) -> dict[str, shapely.Geometry]:
+        """Area each sensor has a file of, in ``crs``; nodata inside a file is not looked at."""
+        return {
+            sensor: shapely.union_all([outline(f.geobox, CRS(crs)) for f in files])
+            for sensor, files in self.files.items()
+        }
+
+    def load(self, geobox: GeoBox) -> xr.Dataset:
+        """Read all sensors onto a grid, in dB and reflectance.
+
+        Files on this very grid are copied; others are resampled bilinearly, pixel by pixel from the file, so that a
+        value does not depend on how much is read at once. Radar is averaged in dB, as encoders take it.
+
+        Returns:
+            ``s1 (s1_band, y, x)`` and ``s2 (s2_band, y, x)`` float32; NaN outside files and where there is no data.
+
+        Raises:
+            RunError: If a file cannot be read; a failed read is never taken for missing data.
+        """
+        coords = xr_coords(geobox)
+        y, x = geobox.dimensions
+        arrays = {}
+        for sensor, files in self.files.items():
+            dims = (f"{sensor}_band", y, x)
+            names = {f"{sensor}_band": list(BANDS[sensor])}
+            arrays[sensor] = xr.DataArray(mosaic(files, sensor, geobox), dims=dims, coords={**names, **coords})
+        return xr.Dataset(arrays)
+
+
+def mosaic(files: Sequence[RasterFile], sensor: str, geobox: GeoBox) -> Float[ndarray, "c h w"]:
+    """Files of one sensor on a grid, in physical units; the first valid pixel wins, NaN where there is none."""
+    data = np.full((len(BANDS[sensor]), *geobox.shape), np.nan, dtype=np.float32)
+    for file in files:
+        if shapely.intersects(outline(file.geobox, geobox.crs), geobox.extent.geom):
+            missing = np.isnan(data[0])
+            data[:, missing] = file.physical(warp(file, geobox))[:, missing]
+    return data
+
+
+def warp(file: RasterFile, geobox: GeoBox) -> Float[ndarray, "c h w"]:
+    """Numbers of a file on a grid; NaN where there is none. The file is open no longer than this takes."""
+    try:
+        settings = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_CACHEMAX": GDAL_CACHE_MB}
+        with rasterio.Env(**settings), rasterio.open(file.path) as source:
+            return onto(geobox, file, source)
+    except rasterio.errors.RasterioError as error:
+        raise RunError(f"{file.path} cannot be read ({' '.join(str(error).split())})") from None

@@ -1,0 +1,160 @@
+"""Image series: GeoTIFFs of one place on several dates, read as pixels by date, clouds left out."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy import ndarray
+from odc.geo.geobox import GeoBox
+
+from geossl.data.resampling import SUFFIXES
+from geossl.data.sentinel.bands import RasterFile, date_of, inspect
+from geossl.data.sentinel.rasters import warp
+from geossl.errors import BandError, GridError, InputError, MissingFileError
+
+SAMPLE = Path(__file__).parent / "sample_series"
+FIRST_DAY = date(2015, 1, 1).toordinal()
+KEPT_BYTES = 2**29  # a series that is smaller is kept in memory once it was read
+
+
+@dataclass(frozen=True)
+class Clouds:
+    """What counts as cloud where files carry no mask: a pixel brighter than this.
+
+    Args:
+        band: Name of the band.
+        above: Reflectance; 0.2 in B02 and 0.3 in B05 leave out snow, too.
+    """
+
+    band: str
+    above: float
+
+
+@dataclass(frozen=True)
+class ImageSeries:
+    """Dates of one place on one pixel grid.
+
+    Args:
+        name: Of the folder.
+        bands: Names, in the order they are read.
+        files: One per date, in time.
+        clouds: What is left out; None = nothing but nodata.
+    """
+
+    name: str
+    bands: tuple[str, ...]
+    files: tuple[RasterFile, ...]
+    clouds: Clouds | None = None
+
+    @property
+    def geobox(self) -> GeoBox:
+        """Pixel grid of the first date; other dates are brought onto it."""
+        return self.files[0].geobox
+
+    @property
+    def days(self) -> Int[ndarray, " t"]:
+        """Days since 1 January 2015, in time."""
+        return np.array([day_number(file.date) for file in self.files])
+
+    def read(self, geobox: GeoBox, dates: Sequence[int] | None = None) -> Float[ndarray, "t c h w"]:
+        """Reflectance on a grid; NaN in all bands where a pixel is not usable.
+
+        Args:
+            geobox: Any grid; files that lie on it are copied, others resampled bilinearly.
+            dates: Numbers of the dates; all by default.
+        """
+        chosen = self.files if dates is None else [self.files[i] for i in dates]
+        pixels = np.stack([file.physical(warp(file, geobox)) for file in chosen])
+        if self.clouds is not None:
+            bright = pixels[:, self.bands.index(self.clouds.band)] > self.clouds.above
+            np.moveaxis(pixels, 1, -1)[bright] = np.nan
+        return pixels
+
+    def chip(self, dates: Sequence[int], top: int, left: int, size: int) -> Float[ndarray, "t c s s"]:
+        """A square of the grid on some dates."""
+        height, width = self.geobox.shape
+        if 4 * len(self.files) * len(self.bands) * height * width <= KEPT_BYTES:
+            return self.whole[dates, :, top : top + size, left : left + size]
+        return self.read(self.geobox[top : top + size, left : left + size], dates)
+
+    @cached_property
+    def whole(self) -> Float[ndarray, "t c h w"]:
+        """All of it, kept."""
+        return self.read(self.geobox)
+
+    def describe(self) -> dict[str, Any]:
+        """JSON values for provenance."""
+        return {
+            "name": self.name,
+            "dates": [file.date for file in self.files],
+            "offsets": sorted({file.offset for file in self.files}),
+            "clouds": vars(self.clouds) if self.clouds else None,
+        }
+
+
+def day_number(day: str) -> int:
+    """Days from 1 January 2015 to ``YYYYMMDD``."""
+    return date.fromisoformat(day).toordinal() - FIRST_DAY
+
+
+def open_series(
+    folder: str | Path, bands: Sequence[str], clouds: Clouds | None = None, s2_offset: int | None = None
+) -> ImageSeries:
+    """Look at the dated GeoTIFFs of a folder.
+
+    Args:
+        folder: Holds one raster per date; names hold the date (``20200113`` or ``2020-01-13``).
+        bands: Sentinel-2 bands to read, found by name.
+        clouds: What is left out.
+        s2_offset: Stated offset of the numbers, for files that do not say.
+
+    Raises:
+        InputError: If there are fewer than two dates, two of one date, or a file without a date or a band.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise MissingFileError(f"folder {str(folder)!r} does not exist; expected one with a GeoTIFF per date")
+    if clouds is not None and clouds.band not in bands:
+        raise BandError(f"clouds are told by {clouds.band}, which is not among the bands: {', '.join(bands)}")
+    dated: dict[str, Path] = {}
+    for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES):
+        day = date_of(re.sub(r"(20\d\d)-(\d\d)-(\d\d)", r"\1\2\3", path.stem))
+        if not day:
+            raise InputError(f"{path} has no date in its name; expected something like 20200113 or 2020-01-13")
+        if day in dated:
+            raise InputError(f"{path} and {dated[day].name} are of one date; keep one raster per date")
+        dated[day] = path
+    if len(dated) < 2:
+        raise InputError(f"{folder} holds {len(dated)} dated rasters; a series needs at least 2")
+    files = []
+    for day in sorted(dated):
+        found = inspect(dated[day], "s2", s2_offset, tuple(bands))
+        files.append(RasterFile(**(vars(found) | {"date": day})))
+    if len({file.crs for file in files}) > 1:
+        raise GridError(f"{folder} mixes coordinate systems; a series lies on one grid")
+    return ImageSeries(folder.name, tuple(bands), tuple(files), clouds)
+
+
+def find_series(
+    root: str | Path, bands: Sequence[str], clouds: Clouds | None = None, s2_offset: int | None = None
+) -> list[ImageSeries]:
+    """All series of a folder: its own rasters, or those of the folders in it; ``sample`` is the bundled ones.
+
+    Raises:
+        InputError: As ``open_series``, or if there is none.
+    """
+    root = SAMPLE if str(root) == "sample" else Path(root)
+    if not root.is_dir():
+        raise MissingFileError(f"data.source {str(root)!r} does not exist; expected a folder of series")
+    own = [p for p in root.iterdir() if p.suffix.lower() in SUFFIXES]
+    inside = [p for p in root.iterdir() if p.is_dir() and any(q.suffix.lower() in SUFFIXES for q in p.iterdir())]
+    folders = [root] if own else sorted(p for p in inside if p.name != "labels")
+    if not folders:
+        raise InputError(f"{root} holds no series: GeoTIFFs named by date, or folders of them")
+    return [open_series(folder, bands, clouds, s2_offset) for folder in folders]

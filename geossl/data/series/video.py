@@ -1,0 +1,109 @@
+"""Ordinary video: files decoded by PyAV, or folders of frames; with a class per folder or without."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from geossl.data.images.folders import SUFFIXES as PICTURES
+from geossl.data.images.folders import read_picture
+from geossl.errors import InputError, MissingFileError, RunError
+
+VIDEOS = {".mp4", ".webm", ".mkv", ".avi", ".mov", ".mpg", ".m4v"}
+INSTALL = "reading video files needs PyAV: pip install 'geossl[video]'; or give folders of frames"
+
+
+@dataclass(frozen=True)
+class VideoFile:
+    """One video.
+
+    Args:
+        path: The file, or the folder of its frames.
+        frames: How many there are.
+        label: Name of the folder it lies in, below the root; empty if it lies in the root.
+    """
+
+    path: Path
+    frames: int
+    label: str
+
+
+def find_videos(root: str | Path) -> list[VideoFile]:
+    """Videos below a folder, sorted by path: video files, and folders that hold two or more pictures.
+
+    Raises:
+        InputError: If there is none, or a file cannot be decoded.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise MissingFileError(f"folder {str(root)!r} does not exist; expected one with videos or folders of frames")
+    found = []
+    for path in sorted([p for p in root.rglob("*") if p.suffix.lower() in VIDEOS or p.is_dir()] + [root]):
+        count = len(pictures(path)) if path.is_dir() else frames_of(path)
+        if count >= 2:
+            parts = path.relative_to(root).parts
+            found.append(VideoFile(path, count, parts[0] if len(parts) > 1 else ""))
+    if not found:
+        raise InputError(f"{root} holds no video ({', '.join(sorted(VIDEOS))}) and no folder of frames")
+    return found
+
+
+def pictures(folder: Path) -> list[Path]:
+    """Frames of a folder in the order of their names."""
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURES)
+
+
+def frames_of(path: Path) -> int:
+    """Number of frames of a file; counted by decoding where the container does not say."""
+    try:
+        import av  # lazy: an extra
+    except ModuleNotFoundError:
+        raise InputError(INSTALL) from None
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            return int(stream.frames or sum(1 for _ in container.decode(stream)))
+    except (av.FFmpegError, IndexError) as error:
+        raise InputError(f"{path} cannot be decoded ({error}); remove it or convert it to .mp4") from None
+
+
+def read_frames(video: VideoFile, numbers: Sequence[int]) -> Float[Tensor, "t 3 h w"]:
+    """Some frames, 0 to 1, in ascending order of ``numbers``; numbers may repeat.
+
+    Raises:
+        RunError: If the file ends before the last of them, or frames differ in size.
+    """
+    if video.path.is_dir():
+        paths = pictures(video.path)
+        frames = [torch.from_numpy(read_picture(paths[i])) for i in numbers]
+        if len({frame.shape for frame in frames}) > 1:
+            raise RunError(f"{video.path} holds frames of different sizes; resize them to one")
+        return torch.stack(frames)
+    return decoded(video, numbers)
+
+
+def decoded(video: VideoFile, numbers: Sequence[int]) -> Float[Tensor, "t 3 h w"]:
+    """The same from a video file, decoded from its start up to the last number."""
+    import av  # lazy: an extra
+
+    found: dict[int, Tensor] = {}
+    try:
+        with av.open(str(video.path)) as container:
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            for number, frame in enumerate(container.decode(stream)):
+                if number in numbers:
+                    found[number] = torch.from_numpy(np.ascontiguousarray(frame.to_ndarray(format="rgb24")))
+                if number >= max(numbers):
+                    break
+    except av.FFmpegError as error:
+        raise RunError(f"{video.path} cannot be decoded ({error})") from None
+    if not found:
+        raise RunError(f"{video.path} holds no frame {min(numbers)}")
+    last = max(found)
+    frames = [found[i] if i in found else found[last] for i in numbers]  # containers may promise a frame too many
+    return torch.stack(frames).permute(0, 3, 1, 2).float() / 255

@@ -1,0 +1,210 @@
+"""Chosen scenes of a catalogue as one aligned source, read onto any grid."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from functools import partial
+from typing import Any
+
+import numpy as np
+import shapely
+import xarray as xr
+from jaxtyping import Bool, Float, UInt16
+from numpy import ndarray
+from odc.geo.geobox import GeoBox
+from odc.geo.xr import xr_coords
+from pyproj import Transformer
+
+from geossl.data.stac import clouds, remote
+from geossl.data.stac.scenes import Scene
+from geossl.data.stac.search import Catalog
+from geossl.sensors import BANDS
+
+COMPOSITES = ("clearest", "medoid", "median")
+STRIP_ROWS = 256  # of a median held at once
+NEAR = 0.1  # degrees around a block beyond which an outline is cut off before it is projected
+EPOCH = date(2000, 1, 1)
+
+
+@dataclass(frozen=True)
+class CatalogScenes:
+    """Sentinel-1 and/or Sentinel-2 scenes in order of preference; a plain value that workers can read for themselves.
+
+    Args:
+        catalog: Where they were found.
+        optical: Scenes, best solar day first.
+        radar: Scenes, best pass first; all of one orbit direction.
+        composite: ``clearest``, ``medoid`` or ``median``.
+        search: What was asked for; a resumed map compares it.
+    """
+
+    catalog: Catalog
+    optical: tuple[Scene, ...]
+    radar: tuple[Scene, ...]
+    composite: str
+    search: dict[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def sensors(self) -> tuple[str, ...]:
+        """The sensors there are scenes of."""
+        return tuple(name for name, scenes in (("s1", self.radar), ("s2", self.optical)) if scenes)
+
+    @property
+    def dated(self) -> bool:
+        """Whether every optical pixel is of one day."""
+        return bool(self.optical) and self.composite != "median"
+
+    def describe(self) -> dict[str, Any]:
+        """JSON values that pin what is read: every scene in order, and what was decided about it."""
+        scenes = {"s1": self.radar, "s2": self.optical}
+        facts: dict[str, Any] = {name: [scene.to_json() for scene in scenes[name]] for name in self.sensors}
+        if self.radar and self.optical:
+            facts["delta_days"] = max(scene.apart for scene in self.firsts(self.radar))
+        return {"search": self.search, "catalog": self.catalog.url, "sign": self.catalog.sign, **facts}
+
+    @staticmethod
+    def firsts(scenes: Sequence[Scene]) -> list[Scene]:
+        """The scene that comes first in each place."""
+        return list({scene.within: scene for scene in reversed(scenes)}.values())
+
+    @classmethod
+    def from_json(cls, facts: dict[str, Any]) -> "CatalogScenes":
+        """The source that ``describe`` describes."""
+        optical, radar = (tuple(Scene.from_json(s) for s in facts.get(name, [])) for name in ("s2", "s1"))
+        catalog = Catalog(facts["catalog"], {}, facts["sign"])
+        return cls(catalog, optical, radar, facts["search"]["composite"], facts["search"])
+
+    def footprints(self, crs: str | int) -> dict[str, shapely.Geometry]:
+        """Area each sensor has a scene of, in ``crs``."""
+        by_sensor = {"s1": self.radar, "s2": self.optical}
+        return {name: shapely.union_all([outline(s, crs) for s in by_sensor[name]]) for name in self.sensors}
+
+    def load(self, geobox: GeoBox) -> xr.Dataset:
+        """Read all sensors onto a grid; every value is a function of its place alone, not of the block asked for.
+
+        Returns:
+            ``s1 (s1_band, y, x)`` dB, ``s2 (s2_band, y, x)`` reflectance, and ``date (y, x)`` for ``clearest`` and
+            ``medoid``; NaN = not usable.
+
+        Raises:
+            RunError: If a file cannot be read.
+        """
+        coords, (y, x) = xr_coords(geobox), geobox.dimensions
+        arrays = {}
+        if self.radar:
+            arrays["s1"], _ = first_usable(self.radar, geobox, self.catalog.sign)
+        if self.optical:
+            combine = first_usable if self.composite == "clearest" else partial(over_dates, kind=self.composite)
+            arrays["s2"], days = combine(self.optical, geobox, self.catalog.sign)
+        found = {
+            name: xr.DataArray(data, dims=(f"{name}_band", y, x), coords={f"{name}_band": list(BANDS[name]), **coords})
+            for name, data in arrays.items()
+        }
+        if self.dated:
+            found["date"] = xr.DataArray(days, dims=(y, x), coords=coords)
+        return xr.Dataset(found)
+
+
+def outline(scene: Scene, crs: str | int) -> shapely.Geometry:
+    """Where a scene is used, in a CRS: its footprint, or the part of it that it was chosen for."""
+    return projected(scene.area & shapely.from_wkb(scene.within) if scene.within else scene.area, crs)
+
+
+def projected(area: shapely.Geometry, crs: str | int) -> shapely.Geometry:
+    """An area given in longitude and latitude in a CRS; long edges are followed."""
+    transformer = Transformer.from_crs(4326, crs, always_xy=True)
+    return shapely.transform(shapely.segmentize(area, 0.01), transformer.transform, interleaved=False)
+
+
+def first_usable(
+    scenes: Sequence[Scene], geobox: GeoBox, sign: str
+) -> tuple[Float[ndarray, "c h w"], UInt16[ndarray, "h w"]]:
+    """Pixels of the first scene that has a usable one, and its day since 2000-01-01; 0 = none.
+
+    Only the part that is still missing is read, and scenes are read no further once nothing is.
+    """
+    data = np.full((len(BANDS[scenes[0].sensor]), *geobox.shape), np.nan, dtype=np.float32)
+    days = np.zeros(geobox.shape, dtype=np.uint16)
+    for scene in scenes:
+        missing = np.isnan(data[0])
+        if not missing.any():
+            break
+        y, x = (slice(int(v.min()), int(v.max()) + 1) for v in np.nonzero(missing))
+        part = geobox[y, x]
+        if not shapely.intersects(outline(scene, str(geobox.crs)), part.extent.geom):
+            continue
+        pixels = read_scene(scene, part, sign)
+        new = missing[y, x] & np.isfinite(pixels[0])
+        data[:, y, x][:, new] = pixels[:, new]
+        days[y, x][new] = (date.fromisoformat(scene.day) - EPOCH).days
+    return data, days
+
+
+def over_dates(
+    scenes: Sequence[Scene], geobox: GeoBox, sign: str, kind: str
+) -> tuple[Float[ndarray, "c h w"], UInt16[ndarray, "h w"]]:
+    """Median of every band over days, or the day whose spectrum is nearest to it (medoid); strip by strip."""
+    parts = [strip(scenes, geobox[rows, :], sign, kind) for rows in strips(geobox.height)]
+    data, days = zip(*parts, strict=True)
+    return np.concatenate(data, axis=1), np.concatenate(days)
+
+
+def strips(height: int) -> Iterator[slice]:
+    """Rows a few at a time."""
+    for start in range(0, height, STRIP_ROWS):
+        yield slice(start, min(start + STRIP_ROWS, height))
+
+
+def strip(
+    scenes: Sequence[Scene], geobox: GeoBox, sign: str, kind: str
+) -> tuple[Float[ndarray, "c h w"], UInt16[ndarray, "h w"]]:
+    """One strip of ``over_dates``."""
+    by_day = {day: [s for s in scenes if s.day == day] for day in dict.fromkeys(s.day for s in scenes)}
+    stack = np.stack([first_usable(group, geobox, sign)[0] for group in by_day.values()])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # pixels without any usable day stay NaN
+        median = np.nanmedian(stack, axis=0).astype(np.float32)
+    if kind == "median":
+        return median, np.zeros(geobox.shape, dtype=np.uint16)
+    distance = np.where(np.isnan(stack[:, 0]), np.inf, np.square(stack - median).sum(axis=1))
+    nearest = distance.argmin(axis=0)
+    numbers = np.array([(date.fromisoformat(day) - EPOCH).days for day in by_day], dtype=np.uint16)
+    usable = np.isfinite(median[0])
+    return np.take_along_axis(stack, nearest[None, None], axis=0)[0], np.where(usable, numbers[nearest], 0).astype(
+        np.uint16
+    )
+
+
+def read_scene(scene: Scene, geobox: GeoBox, sign: str) -> Float[ndarray, "c h w"]:
+    """All bands of a scene on a grid; NaN in all of them where a pixel is not usable or not to be taken from it."""
+
+    def read(name: str) -> ndarray:
+        convert = remote.to_db if scene.sensor == "s1" else remote.to_reflectance(scene.offset)
+        return remote.read_band(scene.href(name), sign, geobox, convert)
+
+    jobs: list[Any] = [partial(read, name) for name in BANDS[scene.sensor]]
+    if scene.sensor == "s2":
+        jobs.append(partial(clouds.unusable, scene, geobox, sign))
+    found = remote.in_parallel(jobs)
+    data = np.stack(found[: len(BANDS[scene.sensor])])
+    unusable = ~np.isfinite(data).all(axis=0)
+    if scene.sensor == "s2":
+        unusable |= (data == 0).all(axis=0) | found[-1]
+    if scene.within:
+        unusable |= ~lies_in(shapely.from_wkb(scene.within), geobox)
+    data[:, unusable] = np.nan
+    return data
+
+
+def lies_in(area: shapely.Geometry, geobox: GeoBox) -> Bool[ndarray, "h w"]:
+    """Pixels whose centre lies in an area given in longitude and latitude."""
+    near = geobox.extent.to_crs(4326).boundingbox
+    edges = shapely.segmentize(area, 0.01)  # before it is cut, so that an edge is the same whatever block is asked for
+    cut = shapely.box(near.left - NEAR, near.bottom - NEAR, near.right + NEAR, near.top + NEAR)
+    here = projected(edges & cut, str(geobox.crs))
+    shapely.prepare(here)
+    if here.contains(geobox.extent.geom):
+        return np.ones(geobox.shape, dtype=bool)
+    coords = [np.asarray(coord.values) for coord in xr_coords(geobox).values() if coord.ndim]
+    return shapely.contains_xy(here, *np.meshgrid(coords[1], coords[0]))

@@ -1,0 +1,95 @@
+"""Keep what a catalogue gives as plain GeoTIFFs that pretraining and mapping read like any other files."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import rasterio
+import xarray as xr
+from odc.geo.geobox import GeoBox
+
+from geossl.data.stac.composite import EPOCH, CatalogScenes, outline
+from geossl.errors import InputError
+from geossl.grid import Aoi, Lattice, by_zone, check_crs
+from geossl.sensors import BANDS
+
+TILE = Lattice(0, patch_px=8, gsd_m=10.0, cell_patches=128)  # 1024 px, on the lattice of maps
+
+
+def fetch(
+    aoi: Aoi,
+    source: CatalogScenes,
+    out: Path,
+    crs: int | None = None,
+    progress: Callable[[int, int, float], None] | None = None,
+) -> Path:
+    """Write the composite of a region, tile by tile, to ``out/s1`` and ``out/s2``; tiles that are there are kept.
+
+    Sentinel-2 is stored as reflectance x 10000 without offset (16 bit), Sentinel-1 as dB (float32). A tile's name and
+    tags say which scenes it is made of; a tile appears whole or not at all.
+
+    Raises:
+        InputError: If ``out`` cannot be written.
+        RunError: If a scene cannot be read.
+    """
+    if crs is not None:
+        check_crs(crs)
+    try:
+        for sensor in source.sensors:
+            (out / sensor).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {out} cannot be written ({error.strerror}); choose another place") from None
+    zones = {crs: aoi} if crs else by_zone(aoi)
+    tiles = [tile for epsg, part in zones.items() for tile in tiles_of(part, epsg)]
+    for done, (epsg, row, column) in enumerate(tiles, start=1):
+        geobox = Lattice(epsg, TILE.patch_px, TILE.gsd_m, TILE.cell_patches).pixels(row, column, 1, 1, 0)
+        paths = {s: out / s / f"{s}_{epsg}_{row}_{column}_{day(source, s, geobox)}.tif" for s in source.sensors}
+        if not all(path.exists() for path in paths.values()):
+            cube = source.load(geobox)
+            for sensor, path in paths.items():
+                write_tile(path, cube, sensor, geobox, source)
+        if progress:
+            progress(done, len(tiles), done * (TILE.cell_m / 1000) ** 2)
+    return out
+
+
+def tiles_of(aoi: Aoi, epsg: int) -> list[tuple[int, int, int]]:
+    """CRS, row and column of the tiles that a region touches."""
+    area = aoi.to_crs(epsg)
+    row, column, rows, columns = TILE.around(area)
+    touched = TILE.touched(area, row, column, rows, columns)
+    return [(epsg, row + int(r), column + int(c)) for r, c in np.argwhere(touched)]
+
+
+def day(source: CatalogScenes, sensor: str, geobox: GeoBox) -> str:
+    """Day of the best scene that reaches a tile, ``YYYYMMDD``; of the best one at all if none does."""
+    scenes = source.radar if sensor == "s1" else source.optical
+    reaching = (s for s in scenes if outline(s, str(geobox.crs)).intersects(geobox.extent.geom))
+    return next(reaching, scenes[0]).day.replace("-", "")
+
+
+def write_tile(path: Path, cube: xr.Dataset, sensor: str, geobox: GeoBox, source: CatalogScenes) -> None:
+    """One sensor of a tile; nothing if it has no usable pixel."""
+    data = cube[sensor].values
+    if np.isnan(data).all():
+        return
+    if sensor == "s2":
+        scaled = np.clip(np.rint(data * 10000), 1, 65535)  # 0 is nodata
+        data = np.where(np.isnan(data), 0, scaled).astype(np.uint16)
+    scenes = source.radar if sensor == "s1" else source.optical
+    tags = {"SCENES": " ".join(s.id for s in scenes), "COMPOSITE": source.composite, "CATALOG": source.catalog.url}
+    tags |= {"BOA_ADD_OFFSET": "0", "LEVEL": "L2A"} if sensor == "s2" else {"LEVEL": "gamma0 RTC"}
+    if sensor == "s2" and "date" in cube:
+        days = np.unique(cube["date"].values)
+        tags["DATES"] = " ".join(str(np.datetime64(EPOCH) + int(number)) for number in days if number)
+    profile = {"driver": "GTiff", "count": len(data), "height": geobox.height, "width": geobox.width}
+    profile |= {"dtype": data.dtype, "nodata": 0 if sensor == "s2" else np.nan, "compress": "deflate"}
+    profile |= {"tiled": True, "blockxsize": 256, "blockysize": 256, "predictor": 2 if sensor == "s2" else 3}
+    profile |= {"transform": geobox.transform, "crs": str(geobox.crs)}
+    temporary = path.with_suffix(".tmp")
+    with rasterio.open(temporary, "w", **profile) as file:
+        file.write(data)
+        file.update_tags(**tags)
+        file.descriptions = BANDS[sensor]
+    os.replace(temporary, path)

@@ -1,0 +1,217 @@
+"""Which scenes of a catalogue a map is made from: searched, decided and ranked once."""
+
+import hashlib
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import rasterio
+import shapely
+from rasterio.features import geometry_mask
+from rasterio.io import DatasetReader
+
+from geossl.data.stac import remote
+from geossl.data.stac.clouds import BAD, check_mask
+from geossl.data.stac.composite import COMPOSITES, CatalogScenes
+from geossl.data.stac.scenes import Scene, days_between, scene_of
+from geossl.data.stac.search import INSTALL, Catalog, Item, catalog_of, parse_dates, search
+from geossl.errors import BandError, InputError, Note
+from geossl.grid import Aoi
+from geossl.sensors import BANDS
+
+LOOK_PX = 512  # side of the thinned look scenes are ranked on
+WHOLE = 0.999  # share of a region that counts as all of it
+PAIR_DAYS = 12  # radar farther from the optical date is told
+
+
+def find_scenes(
+    aoi: Aoi,
+    dates: str,
+    catalog: str = "planetary-computer",
+    *,
+    composite: str = "clearest",
+    sensors: Sequence[str] = ("s1", "s2"),
+    max_cloud: float = 80,
+    mask: str = "scl",
+) -> CatalogScenes:
+    """Search, decide and rank; everything that a map's values depend on is settled here.
+
+    Args:
+        aoi: Region.
+        dates: Period, e.g. ``2024-06/2024-08``.
+        catalog: Preset, URL or file; see ``geossl.data.stac.search``.
+        composite: How optical days are put together.
+        sensors: Those wanted; one that has no scene is left out with a note.
+        max_cloud: Scenes with more clouds, in percent by their metadata, are not looked at.
+        mask: How cloudy pixels are found: ``scl`` or ``omnicloudmask``. Days are ranked by scene classes either way.
+
+    Raises:
+        InputError: If nothing is found or the catalogue cannot be used; says why.
+    """
+    for option, values, known in (("--composite", [composite], COMPOSITES), ("--sensors", sensors, tuple(BANDS))):
+        if unknown := [value for value in values if value not in known]:
+            raise InputError(f"{option} {unknown[0]!r} is not known; use {', '.join(known)}")
+    if not 0 <= max_cloud <= 100:
+        raise InputError(f"--max-cloud {max_cloud:g} is no percentage; use 0 to 100")
+    where, period = catalog_of(catalog), parse_dates(dates)
+    check_mask(mask)
+    check_key(where, sensors)
+    found: dict[str, list[Scene]] = {}
+    for sensor in sensors:
+        items = [item for item in search(aoi, period, where, sensor) if cloud_cover(item) <= max_cloud]
+        found[sensor] = decided(items, sensor, where)
+    if not any(found.values()):
+        raise InputError(
+            f"--catalog {where.url} has no usable scene over {aoi.name} in {dates}; widen --date or --max-cloud"
+        )
+    for sensor in [sensor for sensor, scenes in found.items() if not scenes]:
+        warnings.warn(f"no usable {sensor} scene over {aoi.name} in {dates} in {where.url}", Note, stacklevel=2)
+    optical = ranked_days([replace(scene, mask=mask) for scene in found.get("s2", [])], aoi, where.sign)
+    radar = ranked_passes(found.get("s1", []), aoi, optical)
+    request = {"catalog": catalog, "composite": composite, "sensors": sensors, "max_cloud": max_cloud, "mask": mask}
+    facts = search_facts(aoi, {"date": dates, **request})
+    source = CatalogScenes(where, tuple(optical), tuple(radar), composite, facts)
+    if (apart := source.describe().get("delta_days", 0)) > PAIR_DAYS:
+        warnings.warn(f"radar is {apart} days from the optical date, more than {PAIR_DAYS}", Note, stacklevel=2)
+    return source
+
+
+def cloud_cover(item: Item) -> float:
+    """Percent of clouds as an item says; 0 where it says nothing."""
+    return float(item["properties"].get("eo:cloud_cover", 0))
+
+
+def search_facts(aoi: Aoi, request: dict[str, Any]) -> dict[str, Any]:
+    """What was asked for, as JSON values."""
+    region = hashlib.sha256(shapely.to_wkb(aoi.geometry)).hexdigest()
+    return {**request, "sensors": list(request["sensors"]), "region_sha256": region}
+
+
+def decided(items: Sequence[Item], sensor: str, catalog: Catalog) -> list[Scene]:
+    """Items that can be read; the others are left out, with the reason of the first."""
+    usable, refused = [], []
+    for item in items:
+        try:
+            usable.append(scene_of(item, sensor, partial(dark_percentile, sign=catalog.sign)))
+        except BandError as error:
+            refused.append(str(error))
+    if refused:
+        warnings.warn(f"{len(refused)} {sensor} scene(s) left out: {refused[0]}", Note, stacklevel=3)
+    return usable
+
+
+def check_key(catalog: Catalog, sensors: Sequence[str]) -> None:
+    """Radar of the Planetary Computer is for account holders; say so before work starts."""
+    if catalog.sign != "planetary-computer":
+        return
+    try:
+        from planetary_computer.settings import Settings  # lazy: extra
+    except ImportError:
+        raise InputError(INSTALL) from None
+    if "s1" in sensors and not Settings.get().subscription_key:
+        raise InputError(
+            "sentinel-1-rtc of planetary-computer needs an API key in PC_SDK_SUBSCRIPTION_KEY; set it, or --sensors s2"
+        )
+
+
+def dark_percentile(href: str, sign: str) -> float:
+    """First percentile of a file's usable numbers, on its smallest overview."""
+
+    def look(source: DatasetReader) -> float:
+        shape = tuple(min(side, LOOK_PX) for side in source.shape)
+        numbers = source.read(1, out_shape=shape)
+        return float(np.percentile(numbers[numbers > 0], 1)) if (numbers > 0).any() else 0.0
+
+    return remote.opened(href, sign, look)
+
+
+def ranked_days(scenes: list[Scene], aoi: Aoi, sign: str) -> list[Scene]:
+    """Scenes in the order they are asked: the day with most clear area in the region first.
+
+    Where no day's swath covers the region, days are ranked tile by MGRS tile, as the best day of one swath says nothing
+    of the next: first the best of every tile, then the second best, and so on. Earlier days and lower ids win ties.
+    """
+    areas = remote.in_parallel([partial(clear_area, scene, aoi, sign) for scene in scenes])
+    clear = dict(zip(scenes, areas, strict=True))
+    days = by_day(scenes, clear)
+    tiles = sorted({scene.tile for scene in scenes})
+    if len(tiles) < 2 or any(cover(group, aoi.geometry) >= WHOLE for group in days):
+        return [scene for group in days for scene in group]
+    place = {
+        scene: (rank, tile)
+        for tile in tiles
+        for rank, group in enumerate(by_day([s for s in scenes if s.tile == tile], clear))
+        for scene in group
+    }
+    return sorted(scenes, key=lambda s: (*place[s], s.id))
+
+
+def by_day(scenes: list[Scene], clear: dict[Scene, float]) -> list[list[Scene]]:
+    """Scenes of each day, the day with most clear area first."""
+    days = {day: [s for s in scenes if s.day == day] for day in {s.day for s in scenes}}
+    order = sorted(days, key=lambda day: (-round(sum(clear[s] for s in days[day])), day))
+    return [sorted(days[day], key=lambda s: s.id) for day in order]
+
+
+def cover(scenes: list[Scene], area: shapely.Geometry) -> float:
+    """Share of an area that the footprints of some scenes cover."""
+    return round(shapely.union_all([s.area for s in scenes]).intersection(area).area / area.area, 3)
+
+
+def clear_area(scene: Scene, aoi: Aoi, sign: str) -> float:
+    """Square metres of the region that a scene shows clear, from an overview of its classes."""
+
+    def look(source: DatasetReader) -> float:
+        shape = tuple(min(side, LOOK_PX) for side in source.shape)
+        step = source.shape[0] / shape[0], source.shape[1] / shape[1]
+        transform = source.transform @ rasterio.Affine.scale(step[1], step[0])
+        inside = geometry_mask([aoi.to_crs(source.crs.to_wkt())], shape, transform, all_touched=True, invert=True)
+        clear = inside & ~np.isin(source.read(1, out_shape=shape), BAD)
+        return float(clear.sum() * abs(transform.determinant))
+
+    return remote.opened(scene.href("SCL"), sign, look)
+
+
+def ranked_passes(scenes: list[Scene], aoi: Aoi, optical: list[Scene]) -> list[Scene]:
+    """Scenes of one direction: the orbit that covers most first, then the pass nearest to the optical day.
+
+    Ascending and descending views are never mixed. Where no orbit's swath covers the region, or its optical days were
+    ranked by tile, the same is decided for each MGRS tile and its own best day; a scene then comes once per tile.
+    Slices of a pass have the same orbit and day, and stay together.
+    """
+    if not scenes:
+        return []
+    day = optical[0].day if optical else ""
+    directions = [[s for s in scenes if s.direction == d] for d in sorted({s.direction for s in scenes})]
+    best = max(directions, key=lambda group: (cover(group, aoi.geometry), -min(apart(s, day) for s in group)))
+    orbits = [[s for s in best if s.orbit == orbit] for orbit in {s.orbit for s in best}]
+    first = {scene.tile: scene.day for scene in reversed(optical)}
+    is_covered = any(cover(group, aoi.geometry) >= WHOLE for group in orbits)
+    if len(first) < 2 or (is_covered and len(set(first.values())) == 1):
+        return in_order(best, aoi.geometry, day)
+    found, left, tiles = [], shapely.union_all([s.area for s in best]), sorted(first)
+    for tile in tiles:
+        area = left & shapely.union_all([s.area for s in optical if s.tile == tile])
+        found += in_order(best, area, first[tile], left if tile == tiles[-1] else area)
+        left = left - area
+    return found
+
+
+def in_order(
+    scenes: list[Scene], area: shapely.Geometry, day: str, within: shapely.Geometry | None = None
+) -> list[Scene]:
+    """Scenes for an area: the orbit that covers most of it first, then by nearness to a day; used nowhere else."""
+    reaching = scenes if within is None else [s for s in scenes if s.area.intersects(within)]
+    orbits = {orbit: [s for s in reaching if s.orbit == orbit] for orbit in {s.orbit for s in reaching}}
+    share = {orbit: cover(group, area) if area.area else 0.0 for orbit, group in orbits.items()}
+    order = sorted(reaching, key=lambda s: (-share[s.orbit], s.orbit, apart(s, day), s.day, s.id))
+    only = b"" if within is None else shapely.to_wkb(within)
+    return [replace(scene, within=only, apart=apart(scene, day)) for scene in order]
+
+
+def apart(scene: Scene, day: str) -> int:
+    """Days from a scene to a day; 0 if there is none."""
+    return days_between(scene.day, day) if day else 0

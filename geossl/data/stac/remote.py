@@ -1,0 +1,161 @@
+"""Read bands of remote files: signed, retried, never mistaken for nodata, the same bits whatever block is asked for."""
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+import rasterio
+from jaxtyping import Float
+from numpy import ndarray
+from odc.geo.crs import CRS
+from odc.geo.geobox import GeoBox
+from rasterio.io import DatasetReader
+from rasterio.windows import Window
+
+from geossl.data.resampling import onto, source_coordinates
+from geossl.data.sentinel.bands import GDAL_CACHE_MB
+from geossl.errors import InputError, RunError
+
+T = TypeVar("T")
+TRIES = 8
+FIRST_WAIT = 0.5  # seconds; doubled each time
+LONGEST_WAIT = 8.0
+READERS = 8  # files of one block read at a time
+GDAL = {
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+    "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
+    "GDAL_HTTP_MULTIPLEX": "YES",
+    "GDAL_HTTP_MAX_RETRY": "0",  # we retry, as GDAL would remember a failure
+    "GDAL_HTTP_TIMEOUT": "30",
+    "GDAL_HTTP_CONNECTTIMEOUT": "10",
+    "GDAL_INGESTED_BYTES_AT_OPEN": "32768",
+    "GDAL_CACHEMAX": GDAL_CACHE_MB,
+}
+
+
+class Band:
+    """An open single-band file, as ``rasters`` reads files: NaN where a number is not usable.
+
+    Args:
+        source: The open file.
+        convert: From file numbers to physical ones.
+    """
+
+    bands: tuple[int, ...] = (1,)
+
+    def __init__(self, source: DatasetReader, convert: Callable[[ndarray], ndarray]) -> None:
+        self.geobox, self.convert = GeoBox.from_rio(source), convert
+
+    @property
+    def crs(self) -> CRS:
+        """CRS of the file."""
+        assert self.geobox.crs is not None
+        return self.geobox.crs
+
+    def read(self, source: DatasetReader, window: Window, shape: tuple[int, int]) -> Float[ndarray, "1 h w"]:
+        """Numbers of a window in physical units."""
+        data = source.read([1], window=window, out_shape=(1, *shape))  # not masked=True, which fetches all of it twice
+        numbers = data.astype(np.float32)
+        if source.nodata not in (None, 0):
+            numbers[data == source.nodata] = np.nan
+        return self.convert(numbers).astype(np.float32)
+
+
+def to_db(power: Float[ndarray, "c h w"]) -> Float[ndarray, "c h w"]:
+    """Linear power to dB within -50 and 10; no backscatter is nodata."""
+    usable = np.where(power > 0, power, np.nan)
+    return np.clip(10 * np.log10(usable), -50, 10)
+
+
+def to_reflectance(offset: int) -> Callable[[ndarray], ndarray]:
+    """Numbers to reflectance. A raw 0 is nodata; where the offset was removed it may be a dark pixel."""
+
+    def convert(numbers: ndarray) -> ndarray:
+        reflectance = np.maximum(numbers + np.float32(offset), 0) / np.float32(10000)
+        return np.where(numbers == 0, np.nan, reflectance) if offset else reflectance
+
+    return convert
+
+
+def read_band(href: str, sign: str, geobox: GeoBox, convert: Callable[[ndarray], ndarray]) -> Float[ndarray, "h w"]:
+    """A band on a grid, copied where it lies on it, else bilinear; NaN where there is none.
+
+    Raises:
+        RunError: If it cannot be read.
+    """
+
+    def read(source: DatasetReader) -> Float[ndarray, "h w"]:
+        return onto(geobox, Band(source, convert), source)[0]
+
+    return opened(href, sign, read)
+
+
+def read_nearest(href: str, sign: str, geobox: GeoBox) -> ndarray:
+    """Classes of a file on a grid, nearest pixel; 0 where there is none.
+
+    Raises:
+        RunError: If it cannot be read.
+    """
+
+    def read(source: DatasetReader) -> ndarray:
+        x, y = (np.rint(v).astype(int) for v in source_coordinates(GeoBox.from_rio(source), geobox))
+        inside = (x >= 0) & (x < source.width) & (y >= 0) & (y < source.height)
+        out = np.zeros(geobox.shape, dtype=np.uint8)
+        if inside.any():
+            left, top = int(x[inside].min()), int(y[inside].min())
+            window = Window(left, top, int(x[inside].max()) - left + 1, int(y[inside].max()) - top + 1)
+            out[inside] = source.read(1, window=window)[y[inside] - top, x[inside] - left]
+        return out
+
+    return opened(href, sign, read)
+
+
+def opened(href: str, sign: str, use: Callable[[DatasetReader], T]) -> T:
+    """Open a file, use it, close it; failures that may pass are tried again.
+
+    Every try has a name of its own: GDAL remembers by name what it could not read.
+
+    Raises:
+        RunError: After eight tries; a failed read is never taken for missing data.
+    """
+    wait, error = FIRST_WAIT, None
+    for attempt in range(TRIES):
+        if attempt:
+            time.sleep(wait)
+            wait = min(2 * wait, LONGEST_WAIT)
+        try:
+            with rasterio.Env(**GDAL), rasterio.open(gdal_name(signed(href, sign, attempt), attempt)) as source:
+                return use(source)
+        except (rasterio.errors.RasterioError, OSError) as failure:  # signing asks a server, too
+            error = failure
+            if "404" in str(failure):
+                break
+    raise RunError(f"{href} cannot be read ({' '.join(str(error).split())[:200]})")
+
+
+def gdal_name(href: str, attempt: int) -> str:
+    """Name under which GDAL opens a path or URL; a fragment is not sent, but makes it another name."""
+    if not href.startswith(("http://", "https://")):
+        return href
+    return f"/vsicurl/{href}#{attempt}" if attempt else f"/vsicurl/{href}"
+
+
+def signed(href: str, sign: str, attempt: int) -> str:
+    """The address with a fresh token, where the host wants one; made at reading time, as tokens expire."""
+    if sign != "planetary-computer":
+        return href
+    try:
+        import planetary_computer.sas  # lazy: extra
+    except ImportError:
+        raise InputError("this catalogue's files must be signed: pip install 'geossl[stac]'") from None
+    if attempt:
+        planetary_computer.sas.TOKEN_CACHE.clear()  # the token may have expired
+    return planetary_computer.sas.sign_url(href)
+
+
+def in_parallel(jobs: Sequence[Callable[[], T]]) -> list[T]:
+    """Results in order; reads wait for the network, not for the processor."""
+    with ThreadPoolExecutor(READERS) as pool:
+        return list(pool.map(lambda job: job(), jobs))

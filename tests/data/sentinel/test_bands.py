@@ -1,0 +1,136 @@
+import numpy as np
+import pytest
+
+from geossl.data.sentinel.aligned import SAMPLE
+from geossl.data.sentinel.bands import date_of, inspect, normal_name
+from geossl.errors import BandError, GridError
+from geossl.sensors import S2_BANDS
+from tests.data.conftest import optical, radar, write_raster
+
+
+def test_a_described_file_is_never_read_by_position(tmp_path):
+    colours = [f"colour {i}" for i in range(12)]
+    with pytest.raises(BandError, match="lacks B01, .* it has COLOUR 0"):
+        inspect(write_raster(tmp_path / "a.tif", optical(), names=colours, BOA_ADD_OFFSET="0"), "s2")
+    generic = [f"Band {i}" for i in range(1, 13)]
+    assert inspect(write_raster(tmp_path / "b.tif", optical(), names=generic, BOA_ADD_OFFSET="0"), "s2").bands == tuple(
+        range(1, 13)
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("b1", "B01"),
+        ("B8a", "B8A"),
+        ("B12", "B12"),
+        ("vh", "VH"),
+        ("B4, central wavelength 665 nm", "B04"),
+        ("Band 3", ""),
+    ],
+)
+def test_spellings_of_a_band_are_one_name(text, name):
+    assert normal_name(text) == name
+
+
+def test_level_1c_files_lose_b10_and_are_recorded_as_such(tmp_path):
+    data = np.concatenate([optical(), optical()[:1]])
+    names = (*S2_BANDS[:10], "B10", *S2_BANDS[10:])
+    named = inspect(write_raster(tmp_path / "a.tif", data, names=names, BOA_ADD_OFFSET="0"), "s2")
+    assert named.bands == (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 13)
+    assert named.level == "L1C"
+    with pytest.raises(BandError, match="has 13 bands without names; s2 needs 12: B01, B02"):
+        inspect(write_raster(tmp_path / "b.tif", data, BOA_ADD_OFFSET="0"), "s2")
+    assert inspect(next((SAMPLE / "s2").glob("637U*")), "s2").level == "L2A"
+    assert inspect(next((SAMPLE / "s1").glob("BEN_4_*")), "s1").level == "sigma0"
+
+
+def test_two_dates_in_one_file_are_refused(tmp_path):
+    twice = write_raster(tmp_path / "a.tif", np.concatenate([optical()] * 2), names=S2_BANDS * 2, BOA_ADD_OFFSET="0")
+    with pytest.raises(BandError, match="B12 more than once; s2 needs one of each"):
+        inspect(twice, "s2")
+
+
+def test_a_fill_value_that_is_not_declared_is_refused(tmp_path):
+    data = radar()
+    data[:, :20] = -9999
+    with pytest.raises(BandError, match="values from -9999 .* declare it: gdal_edit.py -a_nodata"):
+        inspect(write_raster(tmp_path / "a.tif", data), "s1")
+    assert inspect(write_raster(tmp_path / "b.tif", data, nodata=-9999), "s1").scale == 1
+
+
+def test_the_date_is_read_from_the_name(tmp_path):
+    assert date_of("433D_629L_3_1_20200408") == "20200408"
+    assert date_of("S2A_MSIL2A_20230610T074621_N0509") == "20230610"
+    assert date_of("tile_20209999_b") == ""
+
+
+def test_contradicting_or_broken_offsets_are_refused(tmp_path):
+    with pytest.raises(BandError, match="tag BOA_ADD_OFFSET gives the Sentinel-2 offset 1000, expected 0 or -1000"):
+        inspect(write_raster(tmp_path / "a.tif", optical(), BOA_ADD_OFFSET="1000"), "s2")
+    with pytest.raises(BandError, match="stated gives the Sentinel-2 offset 5"):
+        inspect(write_raster(tmp_path / "b.tif", optical()), "s2", 5)
+    with pytest.raises(BandError, match="processing baseline 'new' is no number"):
+        inspect(write_raster(tmp_path / "c.tif", optical(), PROCESSING_BASELINE="new"), "s2")
+    path = write_raster(tmp_path / "P.SAFE/a.tif", optical())
+    metadata = tmp_path / "P.SAFE/MTD_MSIL2A.xml"
+    metadata.write_text("<a><BOA_ADD_OFFSET>-1000</BOA_ADD_OFFSET><BOA_ADD_OFFSET>0</BOA_ADD_OFFSET></a>")
+    with pytest.raises(BandError, match="gives bands different offsets \\(-1000, 0\\)"):
+        inspect(path, "s2")
+    metadata.write_text("<a>")
+    with pytest.raises(BandError, match="not readable as XML"):
+        inspect(path, "s2")
+
+
+def test_metadata_wins_over_the_name_and_a_tag_over_both(tmp_path):
+    name = "S2A_MSIL2A_20170610T074621_N0205_R135_T36MXC_20170610T1"
+    path = write_raster(tmp_path / f"{name}.SAFE/{name}.tif", optical())
+    assert inspect(path, "s2").offset == 0
+    (path.parent / "MTD_MSIL2A.xml").write_text("<a><BOA_ADD_OFFSET>-1000</BOA_ADD_OFFSET></a>")
+    assert inspect(path, "s2").offset == -1000
+    assert inspect(write_raster(path, optical(), BOA_ADD_OFFSET="0"), "s2").offset == 0
+
+
+@pytest.mark.parametrize(
+    ("tags", "stated", "name", "offset"),
+    [
+        ({"BOA_ADD_OFFSET": "-1000"}, None, "a.tif", -1000),
+        ({"BOA_ADD_OFFSET": "-1000"}, 0, "a.tif", 0),
+        ({"PROCESSING_BASELINE": "05.09"}, None, "a.tif", -1000),
+        ({"PROCESSING_BASELINE": "03.01"}, None, "a.tif", 0),
+        ({}, None, "S2A_MSIL2A_20230610T074621_N0509_R135_T36MXC_20230610T1.tif", -1000),
+        ({}, None, "S2A_MSIL2A_20170610T074621_N0205_R135_T36MXC_20170610T1.tif", 0),
+        ({}, -1000, "a.tif", -1000),
+    ],
+)
+def test_the_offset_is_stated_tagged_or_in_the_name(tmp_path, tags, stated, name, offset):
+    assert inspect(write_raster(tmp_path / name, optical(), **tags), "s2", stated).offset == offset
+
+
+def test_the_offset_is_found_in_the_products_metadata(tmp_path):
+    path = write_raster(tmp_path / "P.SAFE/IMG/a.tif", optical())
+    text = "<a><BOA_ADD_OFFSET band_id='0'>-1000</BOA_ADD_OFFSET><BOA_ADD_OFFSET band_id='1'>-1000</BOA_ADD_OFFSET></a>"
+    (tmp_path / "P.SAFE/MTD_MSIL2A.xml").write_text(text)
+    assert inspect(path, "s2").offset == -1000
+
+
+def test_float_reflectance_is_taken_as_it_is(tmp_path):
+    path = write_raster(tmp_path / "a.tif", (optical() / 10000).astype(np.float32), names=S2_BANDS)
+    assert inspect(path, "s2").reason == "already reflectance"
+
+
+@pytest.mark.parametrize(
+    ("data", "sensor", "settings", "error", "message"),
+    [
+        (radar() * 0 + 0.02, "s1", {}, BandError, "no backscatter in dB .* convert linear power with 10\\*log10"),
+        (radar()[::-1], "s1", {}, BandError, "VV, median -19.* darker than band 2"),
+        (radar()[:1], "s1", {}, BandError, "has 1 bands without names; s1 needs 2: VV, VH"),
+        (optical()[:10], "s2", {}, BandError, "has 10 bands without names; s2 needs 12"),
+        (optical()[:11], "s2", {"names": S2_BANDS[:11]}, BandError, "lacks B12 for s2"),
+        (radar(), "s1", {"epsg": None}, GridError, "has no CRS"),
+    ],
+)
+def test_files_that_cannot_be_meant_are_refused(tmp_path, data, sensor, settings, error, message):
+    path = write_raster(tmp_path / "bad.tif", data, **settings)
+    with pytest.raises(error, match=message):
+        inspect(path, sensor)

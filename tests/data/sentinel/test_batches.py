@@ -1,0 +1,134 @@
+import numpy as np
+import pytest
+import torch
+from affine import Affine
+from odc.geo.geobox import GeoBox
+
+from geossl.data.batches import ChipDataset, StepBatches, resized, turned
+from geossl.data.labels.ground_truth import class_names, label_values, majority
+from geossl.data.sentinel import aligned as sentinel
+from geossl.data.sentinel.aligned import SAMPLE
+from geossl.data.sentinel.batches import SentinelChips
+from geossl.sensors import S2_BANDS
+from tests.data.conftest import optical, radar, write_raster
+
+TAGGED = {"names": S2_BANDS, "BOA_ADD_OFFSET": "0"}
+
+
+def batches(data):
+    return [{k: v.nan_to_num(7) for k, v in b.items()} for b in data.train_dataloader()]
+
+
+def same(a, b):
+    return len(a) == len(b) and all(torch.equal(x[k], y[k]) for x, y in zip(a, b, strict=True) for k in x)
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+def test_workers_change_nothing_even_after_reading_in_the_parent(folder, method, monkeypatch):
+    monkeypatch.setattr(sentinel, "IN_MEMORY_BYTES", 0)
+    data = SentinelChips(folder, 32, 4, 3)
+    alone = batches(data)
+    loader = torch.utils.data.DataLoader(
+        ChipDataset(data.source, 32), batch_sampler=data.train_dataloader().batch_sampler, num_workers=2,
+        multiprocessing_context=method,
+    )  # fmt: skip
+    assert same([{k: v.nan_to_num(7) for k, v in b.items()} for b in loader], alone)
+
+
+def test_a_resumed_loader_goes_on_with_the_same_batches(folder):
+    whole = batches(SentinelChips(folder, 32, 4, 5))
+    resumed = SentinelChips(folder, 32, 4, 5)
+    resumed.start_step = 3
+    assert same(batches(resumed), whole[3:])
+
+
+def test_a_mostly_empty_chip_is_drawn_again(tmp_path):
+    holed = radar((64, 256))
+    holed[:, :, :128] = np.nan
+    write_raster(tmp_path / "s1/a.tif", holed)
+    write_raster(tmp_path / "s2/a.tif", optical((64, 256)), **TAGGED)
+    for batch in SentinelChips(tmp_path, 32, 8, 4).train_dataloader():
+        assert batch["valid"].float().mean((1, 2)).min() >= 0.5
+        assert torch.equal(batch["valid"], torch.isfinite(batch["s1"]).all(1))
+
+
+def test_both_sensors_are_turned_alike():
+    x = torch.arange(64.0).view(1, 8, 8)
+    for quarters in range(4):
+        for flip in (False, True):
+            out = turned({"s1": x, "s2": x.expand(3, -1, -1)}, quarters, flip)
+            assert torch.equal(out["s1"][0], out["s2"][2])
+    assert torch.equal(turned({"s1": x}, 1, False)["s1"][0, 0], x[0, :, -1])
+
+
+def test_resizing_keeps_means_and_lost_pixels():
+    x = torch.full((2, 40, 40), -12.0)
+    x[:, :, :20] = torch.nan
+    out = resized({"s1": x}, 20)["s1"]
+    assert torch.isnan(out[:, :, :10]).all()
+    assert torch.equal(out[:, :, 10:], torch.full((2, 20, 10), -12.0))
+
+
+def test_crops_of_any_size_become_chips(folder):
+    batch = next(iter(SentinelChips(folder, 32, 6, 1, crop_px=(16, 80)).train_dataloader()))
+    assert batch["s1"].shape == (6, 2, 32, 32)
+    assert batch["s2"].shape == (6, 12, 32, 32)
+
+
+def test_bundled_scenes_have_seven_pairs_labels_and_stated_offsets():
+    data = SentinelChips("sample", 48, 4, 1, holdout=0.25)
+    facts = data.describe()
+    assert facts["scenes"] == 7
+    assert facts["s2_offsets"]["433D_629L_3_1_20200408.tif"] == [-1000.0, "tag BOA_ADD_OFFSET"]
+    (train_images, train_labels), (_, held_labels) = data.labelled_chips()
+    assert train_images["s2"].shape[1:] == (12, 48, 48)
+    assert (train_labels > 0).sum() > 3000
+    assert set(held_labels.unique().tolist()) == {0, 1, 2, 4, 5, 9} - ({0} if (held_labels > 0).all() else set())
+    assert class_names(sorted((SAMPLE / "labels").glob("*.tif")))[4] == "crops"
+    assert sum(p.stat().st_size for p in SAMPLE.rglob("*")) <= 4.5e6
+
+
+def test_the_majority_of_a_patch_is_its_class():
+    labels = np.zeros((8, 24), dtype=np.uint8)
+    labels[:, :8] = 3
+    labels[:5, 8:16] = 2
+    labels[:2, 16:] = 9
+    assert majority(labels, 8).tolist() == [[3, 2, 0]]
+
+
+def test_ranks_share_the_draws_of_a_step(folder):
+    data = SentinelChips(folder, 24, 2, 3)
+    draws = [list(StepBatches(2, 0, 3, rank, 2)) for rank in (0, 1)]
+    assert sorted(n for rank in draws for batch in rank for n in batch) == list(range(12))
+    assert list(StepBatches(2, 1, 3, 1, 2)) == draws[1][1:]
+    alone = list(data.train_dataloader().batch_sampler)
+    assert alone == [[0, 1], [2, 3], [4, 5]]
+
+
+def test_a_scene_without_enough_valid_pixels_gives_its_best_chip(tmp_path):
+    holed = radar((40, 40))
+    holed[:, :, :30] = np.nan
+    write_raster(tmp_path / "s1/a.tif", holed)
+    write_raster(tmp_path / "s2/a.tif", optical((40, 40)), **TAGGED)
+    batch = next(iter(SentinelChips(tmp_path, 32, 4, 1).train_dataloader()))
+    assert batch["valid"].float().mean((1, 2)).min() > 0.2
+
+
+def test_resizing_ignores_unusable_pixels():
+    x = torch.full((1, 40, 40), -12.0)
+    x[:, 7, 9] = torch.nan
+    assert torch.allclose(resized({"s1": x}, 20)["s1"], torch.tensor(-12.0))
+
+
+def test_labels_of_half_a_pixel_offset_are_the_nearest(tmp_path):
+    labels = np.repeat(np.arange(1, 13, dtype=np.uint8), 8)[None, None].repeat(16, axis=1)
+    write_raster(tmp_path / "a.tif", labels, nodata=0)
+    geobox = GeoBox((16, 16), Affine(10, 0, 500_003.0, 0, -10, 4_600_000.0), "EPSG:32631")
+    assert label_values(tmp_path, geobox)[0].tolist() == [1] * 8 + [2] * 8
+    away = GeoBox((16, 16), Affine(10, 0, 500_000.0, 0, -10, 4_700_000.0), "EPSG:32631")
+    assert not label_values(tmp_path, away).any()
+
+
+def test_survey_sees_every_training_pixel_once():
+    data = SentinelChips("sample", 8, 4, 1, holdout=0.5)
+    assert sum(1 for _ in data.survey()) == 3 * 28 * 14 + 4 * 15 * 7

@@ -21,7 +21,7 @@ def build(who, side):
     """A base model with seeded weights, and the seconds its construction took."""
     from torchgeo.models.croma import croma_base
 
-    from geossl.models.croma import CROMAEncoder, croma_spec
+    from geossl.models.encoders.croma import CROMAEncoder, croma_spec
 
     torch.manual_seed(0)
     start = time.perf_counter()
@@ -41,7 +41,7 @@ def cost(who, precision, side):
 @torch.inference_mode()
 def speed(side, repeats):
     """Milliseconds per image of the three, taken in turn, and the least cosine of their joint tokens."""
-    from geossl.models.croma_layouts import from_layout
+    from geossl.models.encoders.croma_weights import from_layout
 
     theirs, _ = build("torchgeo", side)
     ours = from_layout(theirs.state_dict())

@@ -24,8 +24,8 @@ from geossl.api import pretraining
 from geossl.evaluation.online import LabelledChips, labelled_embeddings
 from geossl.evaluation.probe import knn_accuracy, linear_accuracy, retrieval_top1
 from geossl.methods.croma import masked_mse, normalized_patches
-from geossl.models.masking import random_kept_ids
-from geossl.models.patches import patchify
+from geossl.models.layers.masking import random_kept_ids
+from geossl.models.layers.patches import patchify
 from geossl.sensors import S2_BANDS
 
 

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 
 from geossl.methods.base import OptimConfig
 from geossl.methods.croma import CROMA, contrastive_loss, masked_mse, normalized_patches
-from geossl.models.alibi import alibi_bias, alibi_slopes, grid_coordinates
-from geossl.models.croma import SIZES, CROMAEncoder, croma_spec
-from geossl.models.patches import patchify, sincos_positions
+from geossl.models.encoders.croma import SIZES, CROMAEncoder, croma_spec
+from geossl.models.layers.alibi import alibi_bias, alibi_slopes, grid_coordinates
+from geossl.models.layers.patches import patchify, sincos_positions
 
 
 def plain_attention(q, k, v, bias, heads):

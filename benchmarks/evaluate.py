@@ -31,7 +31,7 @@ from geossl.evaluation.metrics import Scores
 from geossl.evaluation.report import markdown, score_rows
 from geossl.models.encoder import DenseEncoder
 from geossl.models.files import load_encoder
-from geossl.models.normalize import ClippedRange
+from geossl.models.layers.normalize import ClippedRange
 from geossl.training.early_stopping import FinetuneConfig
 
 TUNE = FinetuneConfig(epochs=20, patience=6)

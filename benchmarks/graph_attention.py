@@ -12,7 +12,7 @@ import time
 import torch
 from torch_geometric.nn import GATConv
 
-from geossl.models.graph_attention import GraphAttention, sorted_edges
+from geossl.models.encoders.graph_attention import GraphAttention, sorted_edges
 
 NODES, WORDS, DIM = 2708, 1433, 512
 

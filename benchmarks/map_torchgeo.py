@@ -27,8 +27,8 @@ from torchgeo.models import CROMA
 from torchgeo.samplers import GridGeoSampler
 
 import geossl
-from geossl.models.croma import CROMAEncoder, croma_spec
-from geossl.models.croma_layouts import to_layout
+from geossl.models.encoders.croma import CROMAEncoder, croma_spec
+from geossl.models.encoders.croma_weights import to_layout
 from geossl.models.files import read_encoder, save_encoder
 
 WINDOW, MARGIN, STRIDE = 120, 24, 56  # px; whole patches, 53 % overlap

@@ -14,8 +14,8 @@ import torch
 
 from geossl.methods.base import OptimConfig
 from geossl.methods.point_cmae import PointCMAE, chamfer
-from geossl.models.point_groups import farthest_points
-from geossl.models.point_transformer import PointTransformer, point_spec
+from geossl.models.encoders.point_groups import farthest_points
+from geossl.models.encoders.point_transformer import PointTransformer, point_spec
 
 
 def naive_farthest(xyz, count):

@@ -23,7 +23,7 @@ from geossl.evaluation.metropolis import metropolis_hastings
 from geossl.methods.base import OptimConfig
 from geossl.methods.regularized_ae import RegularizedAE
 from geossl.models.encoder import EncoderSpec
-from geossl.models.score_autoencoder import AutoencoderConfig, VectorAutoencoder, arguments_of
+from geossl.models.encoders.score_autoencoder import AutoencoderConfig, VectorAutoencoder, arguments_of
 from geossl.training.progress import quiet
 
 MEANS = torch.tensor([[-1.2, 0.0], [1.0, 0.8], [0.8, -1.0]])

@@ -21,8 +21,8 @@ from geossl.data.images.folders import ImageFolder
 from geossl.evaluation.probe import knn_accuracy, linear_accuracy
 from geossl.methods.base import OptimConfig, SSLMethod
 from geossl.methods.mr_mae import MRMAE, DecoderShape
+from geossl.models.encoders.vit import ViT, vit_spec
 from geossl.models.files import load_encoder, provenance, save_encoder
-from geossl.models.vit import ViT, vit_spec
 from geossl.sensors import RGB
 from geossl.training.progress import quiet
 

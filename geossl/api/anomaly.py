@@ -17,9 +17,9 @@ from geossl.inference import run
 from geossl.inference.blocks import Block, blocks, write_blocks
 from geossl.inference.raster import clipped, open_map
 from geossl.inference.source import Source
+from geossl.models.encoders.score_autoencoder import PatchAutoencoder, VectorAutoencoder
 from geossl.models.files import load_encoder, save_encoder
-from geossl.models.novelty import LAYERS, novelty_map
-from geossl.models.score_autoencoder import PatchAutoencoder, VectorAutoencoder
+from geossl.models.heads.novelty import LAYERS, novelty_map
 
 
 def anomaly(

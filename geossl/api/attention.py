@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from geossl.errors import InputError
 from geossl.evaluation.attention import AttentionProfile, plot_profiles, profile
+from geossl.models.encoders.vit import ViT
 from geossl.models.files import load_encoder
-from geossl.models.vit import ViT
 
 Model = str | Path | nn.Module
 

@@ -19,8 +19,8 @@ from geossl.data.synthetic.perturbations import CONDITIONS
 from geossl.errors import BandError, InputError, Note, WeightsError
 from geossl.evaluation.detection import detection_scores, identification_scores, per_content, per_generator
 from geossl.evaluation.metrics import Scores, mean_of
-from geossl.models.detector import Detector
 from geossl.models.encoder import DenseEncoder, Encoder
+from geossl.models.heads.image_classifier import Detector
 from geossl.training.calibration import CalibrationConfig, calibrate
 
 Say = Callable[[str, int, int], None]  # what, done, in all

@@ -9,7 +9,7 @@ from torch import Tensor
 from geossl.api.encoder_images import band_orders
 from geossl.data.datasets.base import LabelledSet
 from geossl.errors import InputError
-from geossl.models.series_vit import SeriesViT
+from geossl.models.encoders.series_vit import SeriesViT
 
 
 class EncoderClips(Sequence[dict[str, Tensor]]):

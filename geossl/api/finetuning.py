@@ -27,12 +27,12 @@ from geossl.inference import run
 from geossl.inference.blocks import blocks
 from geossl.inference.raster import open_map
 from geossl.inference.source import OnlySensors, Source
-from geossl.models.decoders import DECODERS
 from geossl.models.download import sha256_of
 from geossl.models.encoder import DenseEncoder
 from geossl.models.files import dense, encoder_path, load_encoder, save_encoder
-from geossl.models.heads import Head
-from geossl.models.segmenter import Segmenter, build, with_decoder
+from geossl.models.heads.classifiers import Head
+from geossl.models.heads.decoders import DECODERS
+from geossl.models.heads.segmenter import Segmenter, build, with_decoder
 from geossl.training.decoder import DecoderConfig, DecoderTraining, confusions, fit
 from geossl.training.run_folder import versions
 

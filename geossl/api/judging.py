@@ -21,7 +21,7 @@ from geossl.evaluation.metrics import Scores, mean_of, multi_label, single_label
 from geossl.evaluation.readouts import READOUTS, Split, read_out, without_miou
 from geossl.evaluation.svm import few_shot
 from geossl.models.encoder import DenseEncoder, Encoder
-from geossl.models.series_vit import SeriesViT
+from geossl.models.encoders.series_vit import SeriesViT
 from geossl.training.classifier import Subset, finetune_encoder
 from geossl.training.early_stopping import FinetuneConfig
 

@@ -19,9 +19,9 @@ from geossl.evaluation.features import patch_features
 from geossl.evaluation.heads import Samples
 from geossl.evaluation.metrics import of_images
 from geossl.evaluation.readouts import Split
-from geossl.models.decoders import DECODERS
 from geossl.models.encoder import DenseEncoder
 from geossl.models.files import dense
+from geossl.models.heads.decoders import DECODERS
 from geossl.training.decoder import confusions, train_decoder
 
 

@@ -23,11 +23,10 @@ from geossl.evaluation.heads import fit_kmeans, predict
 from geossl.inference.blocks import Block
 from geossl.inference.classes import NODATA, Legend, write_classes
 from geossl.inference.nodes import WHOLE_UP_TO, graph_embeddings, node_embeddings
-from geossl.models.encoder import Encoder
+from geossl.models.encoder import Encoder, GraphEncoder
+from geossl.models.encoders.gnn import NodeMLP
 from geossl.models.files import load_encoder, provenance
-from geossl.models.graph_layers import NodeMLP
-from geossl.models.graphs import GraphEncoder
-from geossl.models.heads import CentroidHead
+from geossl.models.heads.classifiers import CentroidHead
 from geossl.recipe.graphs import Graphs
 
 

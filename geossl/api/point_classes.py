@@ -21,7 +21,7 @@ from geossl.evaluation.metrics import class_iou, confusion_matrix, of_confusion
 from geossl.inference.point_map import classes_of
 from geossl.models.encoder import Encoder
 from geossl.models.files import load_encoder, save_encoder
-from geossl.models.point_segmenter import PointSegmenter, point_segmenter_spec
+from geossl.models.heads.point_segmenter import PointSegmenter, point_segmenter_spec
 from geossl.training.point_segmentation import UNLABELLED, Labelled, PointHeadConfig, train_head
 from geossl.training.run_folder import versions, write_atomically
 

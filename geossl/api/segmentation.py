@@ -29,7 +29,7 @@ from geossl.inference.raster import open_map
 from geossl.inference.source import OnlySensors, Source
 from geossl.models.download import sha256_of
 from geossl.models.files import dense, encoder_path, load_encoder, read_encoder, save_encoder
-from geossl.models.segmenter import Heads, Segmenter, build
+from geossl.models.heads.segmenter import Heads, Segmenter, build
 
 KMEANS_SAMPLE = 50_000  # patches; smaller maps are clustered whole
 Drawn = tuple[UInt64[np.ndarray, " _"], Float[np.ndarray, "_ d"]]  # tickets and embeddings

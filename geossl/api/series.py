@@ -18,8 +18,8 @@ from geossl.inference.blocks import Block, write_blocks
 from geossl.inference.quicklook import quicklook
 from geossl.inference.series import extent_of, series_blocks
 from geossl.models.encoder import Encoder
+from geossl.models.encoders.series_vit import SeriesViT
 from geossl.models.files import load_encoder
-from geossl.models.series_vit import SeriesViT
 
 
 def embed_series(

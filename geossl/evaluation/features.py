@@ -27,9 +27,8 @@ from numpy import ndarray
 from torch import Tensor
 
 from geossl.errors import InputError, WeightsError
-from geossl.models.encoder import DenseEncoder, Encoder, PointEncoder
-from geossl.models.graphs import GraphEncoder
-from geossl.models.series_vit import SeriesViT
+from geossl.models.encoder import DenseEncoder, Encoder, GraphEncoder, PointEncoder
+from geossl.models.encoders.series_vit import SeriesViT
 
 Embedder = Callable[[Any, Sequence[Any]], Float[Tensor, "n d"]]
 Progress = Callable[[int, int], None]

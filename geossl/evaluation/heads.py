@@ -18,7 +18,7 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import StandardScaler
 
-from geossl.models.heads import CentroidHead, ForestHead, Head, LinearHead, MLPHead, NeighbourHead
+from geossl.models.heads.classifiers import CentroidHead, ForestHead, Head, LinearHead, MLPHead, NeighbourHead
 
 C_SWEEP = (0.001, 0.01, 0.1, 1.0, 10.0)  # inverse L2 penalty of the linear probe
 NEIGHBOURS_SWEEP = (1, 5, 10, 20)

@@ -13,7 +13,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from geossl.errors import RunError
-from geossl.models.score_autoencoder import energy_difference
+from geossl.models.encoders.score_autoencoder import energy_difference
 
 BLOCK = 100  # steps whose random numbers are drawn at a time
 GOAL = (0.25, 0.45)  # share of accepted steps the step width is adapted to

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from geossl.evaluation.probe import knn_accuracy
 from geossl.models.encoder import DenseEncoder
-from geossl.models.stacked import pick
+from geossl.models.encoders.stacked import pick
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from numpy import ndarray
 from sklearn.metrics import balanced_accuracy_score
 
 from geossl.evaluation.heads import Samples, fit_knn, fit_linear, predict
-from geossl.models.heads import Head
+from geossl.models.heads.classifiers import Head
 
 
 def knn_accuracy(

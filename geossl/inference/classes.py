@@ -22,8 +22,8 @@ from rasterio.features import geometry_mask, shapes
 from geossl.errors import InputError
 from geossl.inference.blocks import Block, blocks, write_blocks
 from geossl.inference.class_picture import class_picture
-from geossl.models.heads import Head
-from geossl.models.segmenter import Heads
+from geossl.models.heads.classifiers import Head
+from geossl.models.heads.segmenter import Heads
 
 NODATA = 255
 FLAGS = {"s1": (1,), "s2": (2, 3), "s1+s2": (5, 7)}  # of a map's layer "sensors", by what an embedding was made from

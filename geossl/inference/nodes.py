@@ -9,7 +9,7 @@ from scipy.sparse.csgraph import reverse_cuthill_mckee
 from torch_geometric.data import Data
 
 from geossl.errors import InputError
-from geossl.models.graphs import GraphEncoder
+from geossl.models.encoder import GraphEncoder
 
 WHOLE_UP_TO = 50_000  # nodes that are embedded in one go
 

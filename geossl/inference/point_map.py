@@ -8,8 +8,8 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from geossl.models.encoder import PointEncoder
-from geossl.models.point_groups import spread
-from geossl.models.point_segmenter import PointSegmenter
+from geossl.models.encoders.point_groups import spread
+from geossl.models.heads.point_segmenter import PointSegmenter
 
 
 @torch.inference_mode()

@@ -13,7 +13,7 @@ from odc.geo.geobox import GeoBox
 from geossl.grid import Lattice
 from geossl.inference.blocks import Block
 from geossl.models.encoder import DenseSpec
-from geossl.models.series_vit import SeriesViT
+from geossl.models.encoders.series_vit import SeriesViT
 
 READ_PX = 128  # side of a block that is read at once
 Read = Callable[[GeoBox], Float[np.ndarray, "t c h w"]]  # pixels of a grid, NaN = not usable

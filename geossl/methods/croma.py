@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from geossl.methods.base import OptimConfig, SSLMethod
 from geossl.methods.gather import gather
-from geossl.models.croma import CROMAEncoder
-from geossl.models.masking import filled, random_kept_ids
-from geossl.models.patches import patchify, sincos_positions
-from geossl.models.transformer import Block
+from geossl.models.encoders.croma import CROMAEncoder
+from geossl.models.layers.masking import filled, random_kept_ids
+from geossl.models.layers.patches import patchify, sincos_positions
+from geossl.models.layers.transformer import Block
 
 
 def contrastive_loss(

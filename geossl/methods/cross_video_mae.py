@@ -21,11 +21,11 @@ from geossl.methods.base import OptimConfig, SSLMethod
 from geossl.methods.clip_losses import nt_xent, rebuild_loss, slot_means
 from geossl.methods.clip_views import Draw, augment, choose_slots, choose_visible, haze_of
 from geossl.methods.gather import gather
-from geossl.models.masking import filled, take
-from geossl.models.patches import sincos_positions
-from geossl.models.series_vit import USABLE_SHARE, SeriesViT, TimeEncoding, tubelets, usable_shares
-from geossl.models.transformer import Block
-from geossl.models.vit import EPS, ViT, xavier
+from geossl.models.encoders.series_vit import USABLE_SHARE, SeriesViT, TimeEncoding, tubelets, usable_shares
+from geossl.models.encoders.vit import EPS, ViT, xavier
+from geossl.models.layers.masking import filled, take
+from geossl.models.layers.patches import sincos_positions
+from geossl.models.layers.transformer import Block
 
 FULL_SHARE = 0.5  # of a slot's tokens, from which the slot may be shown, or lend a frame
 

@@ -17,8 +17,8 @@ from torch_geometric.utils import dropout_edge
 
 from geossl.errors import InputError
 from geossl.methods.base import OptimConfig, SSLMethod
-from geossl.models.graph_attention import GraphAttention, sorted_edges
-from geossl.models.graph_layers import GNNEncoder, sum_mlp
+from geossl.models.encoders.gnn import GNNEncoder, sum_mlp
+from geossl.models.encoders.graph_attention import GraphAttention, sorted_edges
 
 
 def scaled_cosine_error(rebuilt: Float[Tensor, "n c"], target: Float[Tensor, "n c"], gamma: float) -> Float[Tensor, ""]:

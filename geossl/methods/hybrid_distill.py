@@ -19,11 +19,11 @@ from geossl.errors import InputError
 from geossl.methods.base import OptimConfig, SSLMethod
 from geossl.methods.feature_losses import feature_loss, normalized_features
 from geossl.methods.usable import USABLE_SHARE, usable_images
-from geossl.models.masking import take
-from geossl.models.stacked import pick
+from geossl.models.encoders.stacked import pick
+from geossl.models.encoders.vit import ViT, xavier
+from geossl.models.layers.masking import take
+from geossl.models.layers.transformer import QKV
 from geossl.models.teachers import Teacher
-from geossl.models.transformer import QKV
-from geossl.models.vit import ViT, xavier
 
 TINY_MIM = ("qk", "vv")  # the kinds of relations that TinyMIM imitates
 

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from geossl.methods.base import OptimConfig, SSLMethod
 from geossl.methods.feature_losses import feature_loss, normalized_features
 from geossl.methods.usable import USABLE_SHARE, usable_images
-from geossl.models.conv_vit import ConvViT, Scales
-from geossl.models.masking import filled, take
-from geossl.models.patches import patchify, sincos_positions
-from geossl.models.stacked import StackedEncoder, pick
+from geossl.models.encoders.conv_vit import ConvViT, Scales
+from geossl.models.encoders.stacked import StackedEncoder, pick
+from geossl.models.encoders.vit import EPS, xavier
+from geossl.models.layers.masking import filled, take
+from geossl.models.layers.patches import patchify, sincos_positions
+from geossl.models.layers.transformer import Block
 from geossl.models.teachers import Teacher
-from geossl.models.transformer import Block
-from geossl.models.vit import EPS, xavier
 
 
 def split_patches(

@@ -16,9 +16,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from geossl.methods.base import OptimConfig, SSLMethod
-from geossl.models.masking import filled, random_kept_ids, take
-from geossl.models.point_transformer import Groups, Places, PointTransformer, run_blocks
-from geossl.models.transformer import Block
+from geossl.models.encoders.point_transformer import Groups, Places, PointTransformer, run_blocks
+from geossl.models.layers.masking import filled, random_kept_ids, take
+from geossl.models.layers.transformer import Block
 
 
 def chamfer(a: Float[Tensor, "p k 3"], b: Float[Tensor, "p m 3"], norm: str = "l2") -> Float[Tensor, ""]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.func import jacrev, jvp, vmap
 
 from geossl.methods.base import OptimConfig, SSLMethod
-from geossl.models.score_autoencoder import Autoencoder
+from geossl.models.encoders.score_autoencoder import Autoencoder
 
 Reconstruct = Callable[[Tensor], Tensor]
 

@@ -26,7 +26,7 @@ from torch_geometric.data import Data
 from geossl.errors import InputError, Note
 from geossl.methods.base import OptimConfig, SSLMethod
 from geossl.methods.graph_walks import modularity, walk_step, walk_weights
-from geossl.models.graph_layers import NodeMLP, mlp
+from geossl.models.encoders.gnn import NodeMLP, mlp
 
 SMALLEST = 0.001  # share of the nodes below which a cluster counts as empty
 MOST = 100_000  # nodes k-means looks at; of more, so many at random

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from geossl.errors import RunError
-from geossl.models.masking import patch_shares
+from geossl.models.layers.masking import patch_shares
 
 USABLE_SHARE = 0.9  # of a patch's pixels, from which it is fed
 LEAST_PATCHES = 4  # usable ones; an image with fewer is left out of the batch

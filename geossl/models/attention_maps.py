@@ -10,8 +10,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from geossl.errors import WeightsError
-from geossl.models.transformer import to_heads
-from geossl.models.vit import ViT
+from geossl.models.encoders.vit import ViT
+from geossl.models.layers.transformer import to_heads
 
 
 def attention_maps(

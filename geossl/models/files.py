@@ -13,25 +13,25 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from geossl.errors import MissingFileError, UnknownNameError, WeightsError
-from geossl.models.croma_layouts import from_layout, load_strictly
 from geossl.models.download import ENCODERS, download
 from geossl.models.encoder import DenseEncoder, DenseModel, Encoder
+from geossl.models.encoders.croma_weights import from_layout, load_strictly
 
 ARCHITECTURES = {  # imported when asked for: some need an extra
-    "croma": "geossl.models.croma:CROMAEncoder",
-    "vit": "geossl.models.vit:ViT",
-    "conv_vit": "geossl.models.conv_vit:ConvViT",
-    "novelty_map": "geossl.models.novelty:NoveltyMap",
-    "patch_autoencoder": "geossl.models.score_autoencoder:PatchAutoencoder",
-    "series_vit": "geossl.models.series_vit:SeriesViT",
-    "detector": "geossl.models.detector:Detector",
-    "exit_resnet": "geossl.models.exit_resnet:ExitResNet",
-    "gnn": "geossl.models.graph_layers:GNNEncoder",
-    "node_mlp": "geossl.models.graph_layers:NodeMLP",
-    "point_segmenter": "geossl.models.point_segmenter:PointSegmenter",
-    "point_transformer": "geossl.models.point_transformer:PointTransformer",
-    "segmenter": "geossl.models.segmenter:Segmenter",
-    "vector_autoencoder": "geossl.models.score_autoencoder:VectorAutoencoder",
+    "croma": "geossl.models.encoders.croma:CROMAEncoder",
+    "vit": "geossl.models.encoders.vit:ViT",
+    "conv_vit": "geossl.models.encoders.conv_vit:ConvViT",
+    "novelty_map": "geossl.models.heads.novelty:NoveltyMap",
+    "patch_autoencoder": "geossl.models.encoders.score_autoencoder:PatchAutoencoder",
+    "series_vit": "geossl.models.encoders.series_vit:SeriesViT",
+    "detector": "geossl.models.heads.image_classifier:Detector",
+    "exit_resnet": "geossl.models.encoders.exit_resnet:ExitResNet",
+    "gnn": "geossl.models.encoders.gnn:GNNEncoder",
+    "node_mlp": "geossl.models.encoders.gnn:NodeMLP",
+    "point_segmenter": "geossl.models.heads.point_segmenter:PointSegmenter",
+    "point_transformer": "geossl.models.encoders.point_transformer:PointTransformer",
+    "segmenter": "geossl.models.heads.segmenter:Segmenter",
+    "vector_autoencoder": "geossl.models.encoders.score_autoencoder:VectorAutoencoder",
 }
 
 

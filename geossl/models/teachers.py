@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from geossl.errors import BandError, GridError, MissingFileError, UnknownNameError, WeightsError
 from geossl.models.encoder import DenseEncoder
-from geossl.models.stacked import channels, pick
-from geossl.models.transformer import QKV, to_heads
-from geossl.models.vit import ViT
+from geossl.models.encoders.stacked import channels, pick
+from geossl.models.encoders.vit import ViT
+from geossl.models.layers.transformer import QKV, to_heads
 from geossl.sensors import INPUTS, SensorSpec
 
 Batch = Mapping[str, Tensor]  # pixels by sensor in physical units, bands as in INPUTS; NaN = not usable

@@ -33,7 +33,7 @@ class Graphs(Section):
 
 
 class GNN(Section):
-    """Layers of a graph encoder; keys are the arguments of ``geossl.models.graph_layers``."""
+    """Layers of a graph encoder; keys are the arguments of ``geossl.models.encoders.gnn``."""
 
     kind: Literal["gat", "gin"] = "gat"
     layers: Positive = 2

@@ -17,8 +17,8 @@ from numpy import ndarray
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-from geossl.models.detector import Detector, detector_spec
 from geossl.models.encoder import DenseEncoder
+from geossl.models.heads.image_classifier import Detector, detector_spec
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from geossl.errors import InputError
 from geossl.evaluation.features import device_of
 from geossl.evaluation.metrics import confusion_matrix, of_confusion
 from geossl.models.encoder import DenseEncoder
-from geossl.models.segmenter import Segmenter, with_decoder
+from geossl.models.heads.segmenter import Segmenter, with_decoder
 from geossl.training.checkpoints import Checkpoints, StopOnSignal
 from geossl.training.early_stopping import FinetuneConfig
 from geossl.training.progress import TrainProgress, quiet

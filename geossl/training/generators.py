@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from geossl.methods.base import OptimConfig
 from geossl.methods.croma import CROMA
-from geossl.models.croma import CROMAEncoder, croma_spec
-from geossl.models.normalize import ClippedRange
-from geossl.models.patches import patchify, unpatchify
+from geossl.models.encoders.croma import CROMAEncoder, croma_spec
+from geossl.models.layers.normalize import ClippedRange
+from geossl.models.layers.patches import patchify, unpatchify
 from geossl.sensors import SensorSpec
 
 PATCH_PX = 8

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from geossl.models.point_segmenter import PointSegmenter
+from geossl.models.heads.point_segmenter import PointSegmenter
 
 UNLABELLED = -1
 Labelled = tuple[Float[ndarray, "p c"], Int[ndarray, " p"]]  # a block, and the class number of its points

@@ -4,7 +4,7 @@ import pytest
 import shapely
 import torch
 
-from geossl.models.croma import CROMAEncoder, croma_spec
+from geossl.models.encoders.croma import CROMAEncoder, croma_spec
 from geossl.models.files import save_encoder
 from geossl.sensors import S2_BANDS
 from tests.data.conftest import write_raster

@@ -17,8 +17,8 @@ from geossl.api.generating import generate
 from geossl.cli import main
 from geossl.data.synthetic.images import forgeries
 from geossl.errors import BandError, InputError, Note, UnknownNameError, WeightsError
-from geossl.models.croma import CROMAEncoder, croma_spec
-from geossl.models.exit_resnet import ExitResNet, exit_resnet_spec
+from geossl.models.encoders.croma import CROMAEncoder, croma_spec
+from geossl.models.encoders.exit_resnet import ExitResNet, exit_resnet_spec
 from geossl.models.files import load_encoder, save_encoder
 from geossl.training.calibration import CalibrationConfig
 

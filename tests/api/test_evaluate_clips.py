@@ -7,7 +7,7 @@ import geossl
 from geossl.data.datasets.find import read_set
 from geossl.errors import BandError, InputError
 from geossl.evaluation.features import features
-from geossl.models.series_vit import SeriesViT, series_spec
+from geossl.models.encoders.series_vit import SeriesViT, series_spec
 from geossl.sensors import SensorSpec
 
 S2 = SensorSpec(("B04", "B08"), "reflectance", "L2A", (0.1, 0.3), (0.05, 0.1))

@@ -12,8 +12,8 @@ from geossl import cli
 from geossl.data.series.stacks import SAMPLE, open_series
 from geossl.errors import InputError, WeightsError
 from geossl.inference import series as blockwise
+from geossl.models.encoders.series_vit import SeriesViT, series_spec
 from geossl.models.files import save_encoder
-from geossl.models.series_vit import SeriesViT, series_spec
 from geossl.sensors import SensorSpec
 
 BANDS = ("B04", "B08")

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from shapely.geometry import box, mapping
 
 from geossl.cli import main
-from geossl.models.croma import CROMAEncoder, croma_spec
+from geossl.models.encoders.croma import CROMAEncoder, croma_spec
 from geossl.models.files import save_encoder
 from geossl.sensors import S2_BANDS
 from tests.data.conftest import optical, radar, write_raster

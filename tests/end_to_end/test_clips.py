@@ -7,8 +7,8 @@ import geossl
 from geossl import recipe
 from geossl.api.runs.cross_video_mae import given_image_branch
 from geossl.errors import RecipeError, WeightsError
-from geossl.models.series_vit import SeriesViT
-from geossl.models.vit import ViT
+from geossl.models.encoders.series_vit import SeriesViT
+from geossl.models.encoders.vit import ViT
 
 TINY = {
     "train__max_steps": 2,

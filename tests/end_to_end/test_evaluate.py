@@ -14,8 +14,8 @@ from geossl.data.datasets.base import LabelledSet, Places
 from geossl.errors import BandError, GridError, InputError, Note
 from geossl.evaluation.baselines import BandStatistics
 from geossl.evaluation.features import EMBEDDERS
-from geossl.models.croma import CROMAEncoder, croma_spec
 from geossl.models.encoder import DenseSpec, Encoder, EncoderSpec
+from geossl.models.encoders.croma import CROMAEncoder, croma_spec
 from geossl.models.files import save_encoder
 from geossl.sensors import RGB
 

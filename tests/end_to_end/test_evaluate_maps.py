@@ -12,9 +12,9 @@ import geossl
 from geossl.api.judging_maps import patch_classes
 from geossl.data.datasets.base import Bands, LabelledMaps, MapParts
 from geossl.errors import InputError, UnknownNameError
-from geossl.models.croma import CROMAEncoder, croma_spec
-from geossl.models.croma_layouts import to_layout
 from geossl.models.download import ReleasedWeights, sha256_of
+from geossl.models.encoders.croma import CROMAEncoder, croma_spec
+from geossl.models.encoders.croma_weights import to_layout
 from geossl.sensors import S1, S2
 from geossl.training.decoder import confusions, train_decoder
 from geossl.training.early_stopping import FinetuneConfig

@@ -12,9 +12,9 @@ from click.testing import CliRunner
 import geossl
 from geossl.cli import main
 from geossl.errors import InputError, WeightsError
-from geossl.models.croma import CROMAEncoder, croma_spec
+from geossl.models.encoders.croma import CROMAEncoder, croma_spec
+from geossl.models.encoders.point_transformer import PointTransformer, point_spec
 from geossl.models.files import save_encoder
-from geossl.models.point_transformer import PointTransformer, point_spec
 from tests.scans import BOTTOM, LEFT, SIDE, scene, write_scan
 
 

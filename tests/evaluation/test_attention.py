@@ -7,7 +7,7 @@ from geossl.errors import InputError, WeightsError
 from geossl.evaluation.attention import attention_distance, normalized_mutual_information
 from geossl.models.attention_maps import attention_maps
 from geossl.sensors import INPUTS, RGB
-from tests.models.test_vit import conv, vit
+from tests.models.encoders.test_vit import conv, vit
 
 
 def uniform(n):

@@ -7,9 +7,9 @@ from geossl.errors import InputError, WeightsError
 from geossl.evaluation import features as module
 from geossl.evaluation.baselines import BandStatistics, untrained
 from geossl.evaluation.features import digest, features, patch_features
-from geossl.models.croma import CROMAEncoder, croma_spec
 from geossl.models.encoder import Encoder, EncoderSpec
-from geossl.models.point_transformer import PointTransformer, point_spec
+from geossl.models.encoders.croma import CROMAEncoder, croma_spec
+from geossl.models.encoders.point_transformer import PointTransformer, point_spec
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ from geossl.api import evaluating
 from geossl.errors import InputError
 from geossl.evaluation import nodes
 from geossl.evaluation.nodes import probe_nodes, right, svm_graphs
-from geossl.models.graph_layers import GNNEncoder
-from tests.models.test_graph_layers import spec_of
+from geossl.models.encoders.gnn import GNNEncoder
+from tests.models.encoders.test_gnn import spec_of
 
 
 def two_groups(count=120, seed=0):

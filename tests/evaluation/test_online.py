@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from geossl.evaluation.online import LabelledChips, OnlineProbe, labelled_embeddings
-from geossl.models.croma import croma_spec
 from geossl.models.encoder import DenseEncoder
-from geossl.models.stacked import choose_bands
-from tests.models.test_vit import vit
+from geossl.models.encoders.croma import croma_spec
+from geossl.models.encoders.stacked import choose_bands
+from tests.models.encoders.test_vit import vit
 
 
 class MeanEncoder(DenseEncoder):

@@ -15,9 +15,9 @@ from geossl.inference import store
 from geossl.inference.plan import Plan
 from geossl.inference.run import embed_map
 from geossl.models import files
-from geossl.models.croma import CROMAEncoder, croma_spec
 from geossl.models.encoder import DenseEncoder, DenseSpec
-from geossl.models.patches import patchify
+from geossl.models.encoders.croma import CROMAEncoder, croma_spec
+from geossl.models.layers.patches import patchify
 from geossl.sensors import S1, S2
 
 ORIGIN = 500_000, 4_600_000  # of the scene's upper left corner, UTM 31N; on no lattice corner

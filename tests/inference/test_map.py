@@ -22,7 +22,7 @@ from geossl.inference.quicklook import quicklook
 from geossl.inference.raster import open_map
 from geossl.inference.run import embed_map
 from geossl.models.files import read_encoder
-from geossl.models.patches import unpatchify
+from geossl.models.layers.patches import unpatchify
 from tests.inference.conftest import ORIGIN, SHAPE, Memory
 
 

@@ -6,9 +6,9 @@ from torch_geometric.data import Data
 from geossl.data.graphs.files import read_graph, scipy_csr, sparse, write_graph
 from geossl.errors import InputError
 from geossl.inference.nodes import graph_embeddings, node_embeddings
-from geossl.models.graph_layers import GNNEncoder
-from geossl.models.graphs import GraphSpec
-from tests.models.test_graph_layers import random_graph, spec_of
+from geossl.models.encoder import GraphSpec
+from geossl.models.encoders.gnn import GNNEncoder
+from tests.models.encoders.test_gnn import random_graph, spec_of
 
 
 def sparse_graph():

@@ -8,9 +8,9 @@ import torch
 
 from geossl import recipe
 from geossl.api.pretraining import prepare
-from geossl.models.croma import CROMAEncoder, croma_spec
+from geossl.models.encoders.croma import CROMAEncoder, croma_spec
+from geossl.models.encoders.vit import ViT, vit_spec
 from geossl.models.files import load_encoder, save_encoder
-from geossl.models.vit import ViT, vit_spec
 from geossl.sensors import S2
 
 SMALL = {  # recipe values that make a step take a fraction of a second

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 
 from geossl.methods.base import OptimConfig
 from geossl.methods.croma import CROMA, Decoder, contrastive_loss, masked_mse, normalized_patches
-from geossl.models.croma import CROMAEncoder, croma_spec
-from geossl.models.croma_layouts import to_layout
+from geossl.models.encoders.croma import CROMAEncoder, croma_spec
+from geossl.models.encoders.croma_weights import to_layout
 
 OPTIM = OptimConfig("adamw", 1e-3, (0.9, 0.95), 0.01, "cosine", 2, 40)
 
@@ -40,7 +40,7 @@ def toy_encoder():
 
 @pytest.fixture(scope="module")
 def toy():
-    from geossl.models.croma_layouts import from_layout
+    from geossl.models.encoders.croma_weights import from_layout
 
     encoder, flat = toy_encoder()
     encoder = from_layout(flat, heads=16).double()

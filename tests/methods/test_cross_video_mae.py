@@ -9,9 +9,9 @@ from geossl.methods.base import OptimConfig
 from geossl.methods.clip_losses import nt_xent, rebuild_loss, slot_means
 from geossl.methods.clip_views import choose_slots, choose_visible
 from geossl.methods.cross_video_mae import CrossVideoMAE, Decoder, Objective
-from geossl.models.patches import sincos_positions
-from geossl.models.series_vit import SeriesViT, series_spec, tubelets, untubelets, usable_shares
-from geossl.models.vit import ViT, vit_spec
+from geossl.models.encoders.series_vit import SeriesViT, series_spec, tubelets, untubelets, usable_shares
+from geossl.models.encoders.vit import ViT, vit_spec
+from geossl.models.layers.patches import sincos_positions
 from geossl.sensors import SensorSpec
 
 OPTIM = OptimConfig("adamw", 1e-3, (0.9, 0.95), 0.01, "constant", 0, 40)

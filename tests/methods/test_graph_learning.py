@@ -9,9 +9,9 @@ from geossl.evaluation.clustering import clustering_scores
 from geossl.methods.base import OptimConfig
 from geossl.methods.graphmae import GraphMAE
 from geossl.methods.scgc import SCGC
-from geossl.models.graph_layers import GNNEncoder, NodeMLP
-from geossl.models.graphs import GraphSpec
-from tests.models.test_graph_layers import spec_of
+from geossl.models.encoder import GraphSpec
+from geossl.models.encoders.gnn import GNNEncoder, NodeMLP
+from tests.models.encoders.test_gnn import spec_of
 
 pytestmark = pytest.mark.slow
 SIDE = 40

@@ -5,9 +5,9 @@ from torch_geometric.data import Data
 from geossl.errors import InputError
 from geossl.methods.base import OptimConfig
 from geossl.methods.graphmae import GraphMAE, Mask, random_mask, scaled_cosine_error
-from geossl.models.graph_attention import sorted_edges
-from geossl.models.graph_layers import GNNEncoder
-from tests.models.test_graph_layers import random_graph, spec_of
+from geossl.models.encoders.gnn import GNNEncoder
+from geossl.models.encoders.graph_attention import sorted_edges
+from tests.models.encoders.test_gnn import random_graph, spec_of
 
 OPTIM = OptimConfig("adam", 1e-3, (0.9, 0.999), 2e-4, "cosine", 0, 30, decay_all=True)
 

@@ -21,13 +21,13 @@ from geossl.methods.hybrid_distill import (
     uniform_loss,
     unusual_tokens,
 )
-from geossl.models.croma import CROMAEncoder, croma_spec
+from geossl.models.encoders.croma import CROMAEncoder, croma_spec
+from geossl.models.encoders.vit import ViT, vit_spec
 from geossl.models.files import save_encoder
 from geossl.models.teachers import EncoderTeacher
-from geossl.models.vit import ViT, vit_spec
 from geossl.sensors import INPUTS, RGB, numbered_bands
 from tests.methods.test_mr_mae import Norms, batch, bundled_chips
-from tests.models.test_vit import vit
+from tests.models.encoders.test_vit import vit
 
 OPTIM = OptimConfig("adamw", 2e-3, (0.9, 0.95), 0.05, "cosine", 2, 200)
 PAIRS = ((0, 1), (2, 2))

@@ -11,14 +11,14 @@ from geossl.errors import InputError, MissingFileError, Note, RecipeError, RunEr
 from geossl.methods.base import OptimConfig
 from geossl.methods.feature_losses import feature_loss, normalized_features
 from geossl.methods.mr_mae import MRMAE, DecoderShape, pixel_targets, rebuild_loss, split_patches
-from geossl.models.conv_vit import ConvViT
-from geossl.models.croma import CROMAEncoder, croma_spec
+from geossl.models.encoders.conv_vit import ConvViT
+from geossl.models.encoders.croma import CROMAEncoder, croma_spec
 from geossl.models.files import provenance, save_encoder
-from geossl.models.masking import take
-from geossl.models.patches import patchify
+from geossl.models.layers.masking import take
+from geossl.models.layers.patches import patchify
 from geossl.models.teachers import EncoderTeacher, Teacher
 from geossl.sensors import INPUTS, RGB
-from tests.models.test_vit import conv, vit
+from tests.models.encoders.test_vit import conv, vit
 
 OPTIM = OptimConfig("adamw", 1e-3, (0.9, 0.95), 0.05, "cosine", 2, 200)
 DECODER = {"decoder": DecoderShape(32, 1, 2)}

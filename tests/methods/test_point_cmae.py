@@ -8,8 +8,8 @@ from geossl import recipe
 from geossl.errors import RecipeError
 from geossl.methods.base import OptimConfig
 from geossl.methods.point_cmae import Decoder, PointCMAE, agreement, chamfer, token_cosine
-from geossl.models.masking import take
-from geossl.models.point_transformer import PointTransformer, point_spec
+from geossl.models.encoders.point_transformer import PointTransformer, point_spec
+from geossl.models.layers.masking import take
 
 OPTIM = OptimConfig("adamw", 1e-3, (0.9, 0.999), 0.05, "cosine", 2, 40)
 

@@ -9,7 +9,12 @@ from geossl.errors import InputError
 from geossl.methods.base import OptimConfig
 from geossl.methods.regularized_ae import RegularizedAE, contractive_loss, denoising_loss, jacobian_norm
 from geossl.models.encoder import EncoderSpec
-from geossl.models.score_autoencoder import AutoencoderConfig, ScoreAutoencoder, VectorAutoencoder, arguments_of
+from geossl.models.encoders.score_autoencoder import (
+    AutoencoderConfig,
+    ScoreAutoencoder,
+    VectorAutoencoder,
+    arguments_of,
+)
 
 SIGMA = 0.5
 C = torch.tensor([[2.0, 0.6, 0, 0], [0.6, 1.0, 0.2, 0], [0, 0.2, 0.5, 0.1], [0, 0, 0.1, 0.2]])

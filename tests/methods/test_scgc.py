@@ -16,9 +16,9 @@ from geossl.errors import InputError, Note
 from geossl.methods.base import OptimConfig
 from geossl.methods.graph_walks import modularity, walk_step, walk_weights
 from geossl.methods.scgc import SCGC, Whole, code_centres, contrast, graph_centres, nearest, sharpened
-from geossl.models.graph_layers import NodeMLP
-from geossl.models.graphs import GraphSpec
-from tests.models.test_graph_layers import random_graph
+from geossl.models.encoder import GraphSpec
+from geossl.models.encoders.gnn import NodeMLP
+from tests.models.encoders.test_gnn import random_graph
 
 OPTIM = OptimConfig("adam", 1e-3, (0.9, 0.999), 0.0, "constant", 0, 50, decay_all=True)
 PATH = torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])  # 0 - 1 - 2

@@ -11,7 +11,7 @@ from geossl import recipe
 from geossl.errors import Note, RecipeError
 from geossl.methods.base import OptimConfig
 from geossl.methods.selfcon import SelfCon, contrastive_loss
-from geossl.models.exit_resnet import ExitResNet, exit_resnet_spec
+from geossl.models.encoders.exit_resnet import ExitResNet, exit_resnet_spec
 
 OPTIM = OptimConfig("sgd", 0.05, (0.9, 0.9), 1e-4, "cosine", 2, 40)
 LABELS = torch.tensor([0, 0, 1, 1, 1, 0, 2, 1])

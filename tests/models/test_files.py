@@ -11,9 +11,9 @@ import torch
 from geossl.errors import MissingFileError, UnknownNameError, WeightsError
 from geossl.models import download as downloads
 from geossl.models import files
-from geossl.models.croma import CROMAEncoder, croma_spec
-from geossl.models.croma_layouts import from_layout, to_layout
 from geossl.models.download import ReleasedWeights, download
+from geossl.models.encoders.croma import CROMAEncoder, croma_spec
+from geossl.models.encoders.croma_weights import from_layout, to_layout
 from geossl.models.files import load_encoder, provenance, read_encoder, save_encoder
 
 

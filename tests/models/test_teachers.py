@@ -6,10 +6,10 @@ from torch import nn
 
 from geossl.api.runs.teachers import stretched
 from geossl.errors import BandError, GridError, MissingFileError, UnknownNameError, WeightsError
-from geossl.models.croma import CROMAEncoder, croma_spec
+from geossl.models.encoders.croma import CROMAEncoder, croma_spec
 from geossl.models.teachers import EncoderTeacher, Teacher, TimmTeacher, on_grid, read_tensors, timm_model
 from geossl.sensors import INPUTS, RGB, SensorSpec
-from tests.models.test_vit import conv, vit
+from tests.models.encoders.test_vit import conv, vit
 
 PLAIN = SensorSpec(RGB.bands, RGB.unit, RGB.level, (0.0,) * 3, (1.0,) * 3)
 

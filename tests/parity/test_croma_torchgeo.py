@@ -8,10 +8,10 @@ import pytest
 import torch
 from torchgeo.models.croma import CROMA, CROMABase_Weights, croma_base, croma_large, get_2dalibi
 
-from geossl.models.alibi import alibi_bias, alibi_slopes, grid_coordinates
-from geossl.models.croma import CROMAEncoder, croma_spec
-from geossl.models.croma_layouts import from_layout, to_layout
+from geossl.models.encoders.croma import CROMAEncoder, croma_spec
+from geossl.models.encoders.croma_weights import from_layout, to_layout
 from geossl.models.files import load_encoder
+from geossl.models.layers.alibi import alibi_bias, alibi_slopes, grid_coordinates
 
 PAIRS = {
     "sar_encodings": "s1_tokens",

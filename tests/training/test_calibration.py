@@ -5,9 +5,9 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from geossl.models.detector import Detector, detector_spec
-from geossl.models.exit_resnet import ExitResNet, exit_resnet_spec
+from geossl.models.encoders.exit_resnet import ExitResNet, exit_resnet_spec
 from geossl.models.files import load_encoder, save_encoder
+from geossl.models.heads.image_classifier import Detector, detector_spec
 from geossl.training.calibration import CalibrationConfig, calibrate, logits_of, platt
 
 

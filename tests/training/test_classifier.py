@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from geossl.models.croma import CROMAEncoder, croma_spec
+from geossl.models.encoders.croma import CROMAEncoder, croma_spec
 from geossl.training.classifier import Classifier, augmented, finetune_encoder, loss_of, varied
 from geossl.training.early_stopping import FinetuneConfig
 

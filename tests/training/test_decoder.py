@@ -4,8 +4,8 @@ import lightning as L
 import pytest
 import torch
 
-from geossl.models.croma import CROMAEncoder, croma_spec
-from geossl.models.segmenter import with_decoder
+from geossl.models.encoders.croma import CROMAEncoder, croma_spec
+from geossl.models.heads.segmenter import with_decoder
 from geossl.training.decoder import DecoderConfig, DecoderTraining, fit
 
 STEPS = 10

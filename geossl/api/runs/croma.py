@@ -3,7 +3,7 @@
 from geossl.api.runs.scenes import measured_sensors, scene_chips
 from geossl.data.sentinel.batches import SentinelChips
 from geossl.methods.croma import CROMA
-from geossl.models.croma import CROMAEncoder, croma_spec
+from geossl.models.encoders.croma import CROMAEncoder, croma_spec
 from geossl.recipe.croma import CromaRecipe
 from geossl.sensors import S1, S2
 from geossl.training.optim import optim_config

@@ -8,10 +8,10 @@ from geossl.data.series.stacks import Clouds, find_series
 from geossl.data.statistics import streaming_statistics
 from geossl.errors import InputError, WeightsError
 from geossl.methods.cross_video_mae import CrossVideoMAE, Objective
+from geossl.models.encoders.series_vit import SeriesViT, series_spec
+from geossl.models.encoders.stacked import choose_bands
+from geossl.models.encoders.vit import ViT, vit_spec
 from geossl.models.files import load_encoder
-from geossl.models.series_vit import SeriesViT, series_spec
-from geossl.models.stacked import choose_bands
-from geossl.models.vit import ViT, vit_spec
 from geossl.recipe.cross_video_mae import SENTINEL_2, CrossVideoRecipe
 from geossl.sensors import INPUTS, SensorSpec
 from geossl.training.optim import optim_config

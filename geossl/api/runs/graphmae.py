@@ -3,7 +3,7 @@
 from geossl.api.runs.graphs import check_directions, graph_batches, graph_spec, set_statistics
 from geossl.data.graphs.batches import GraphBatches
 from geossl.methods.graphmae import GraphMAE
-from geossl.models.graph_layers import GNNEncoder
+from geossl.models.encoders.gnn import GNNEncoder
 from geossl.recipe.graphs import GraphMAERecipe
 from geossl.training.optim import optim_config
 

@@ -11,7 +11,7 @@ from geossl.api.graphs import source_graph
 from geossl.data.graphs.batches import GraphBatches
 from geossl.data.graphs.files import dense_rows, scipy_csr
 from geossl.errors import InputError
-from geossl.models.graphs import GraphEncoder, GraphSpec
+from geossl.models.encoder import GraphEncoder, GraphSpec
 from geossl.recipe.graphs import Graphs
 from geossl.recipe.sections import Train
 

@@ -3,8 +3,8 @@
 from geossl.api.runs.images import ImageData, chosen, examples, geometry, image_data, inputs, rehearse, scaled_inputs
 from geossl.api.runs.teachers import frozen, make_missing, note_alike, note_uniform, tell
 from geossl.methods.hybrid_distill import HybridDistill, Relations
+from geossl.models.encoders.vit import ViT, vit_spec
 from geossl.models.teachers import Teacher
-from geossl.models.vit import ViT, vit_spec
 from geossl.recipe.hybrid_distill import HybridRecipe
 from geossl.recipe.images import Teacher as Keys
 from geossl.training.optim import optim_config

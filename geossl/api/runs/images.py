@@ -12,7 +12,7 @@ from geossl.data.images.geotiffs import BandChips
 from geossl.data.sentinel.batches import SentinelChips
 from geossl.errors import MissingFileError
 from geossl.methods.base import SSLMethod
-from geossl.models.stacked import choose_bands
+from geossl.models.encoders.stacked import choose_bands
 from geossl.recipe import ScenesRecipe
 from geossl.recipe.images import ImageEncoder, Images
 from geossl.sensors import INPUTS, SensorSpec, numbered_bands

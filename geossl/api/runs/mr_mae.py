@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from geossl.api.runs.images import ImageData, chosen, examples, geometry, image_data, inputs, rehearse, scaled_inputs
 from geossl.api.runs.teachers import frozen, make_missing, note_alike, tell
 from geossl.methods.mr_mae import MRMAE, DecoderShape
-from geossl.models.conv_vit import ConvViT, conv_vit_spec
-from geossl.models.stacked import StackedEncoder
-from geossl.models.vit import ViT, vit_spec
+from geossl.models.encoders.conv_vit import ConvViT, conv_vit_spec
+from geossl.models.encoders.stacked import StackedEncoder
+from geossl.models.encoders.vit import ViT, vit_spec
 from geossl.recipe.mr_mae import MrMaeRecipe
 from geossl.sensors import SensorSpec
 from geossl.training.optim import optim_config

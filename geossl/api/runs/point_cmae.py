@@ -3,7 +3,7 @@
 from geossl.data.points.batches import PointClouds, cloud_source
 from geossl.data.points.blocks import BlockSettings
 from geossl.methods.point_cmae import PointCMAE
-from geossl.models.point_transformer import PointTransformer, point_spec
+from geossl.models.encoders.point_transformer import PointTransformer, point_spec
 from geossl.recipe.point_cmae import PointCmaeRecipe
 from geossl.training.optim import optim_config
 

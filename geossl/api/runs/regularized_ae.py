@@ -11,7 +11,7 @@ from geossl.inference.blocks import blocks
 from geossl.inference.raster import open_map
 from geossl.methods.regularized_ae import RegularizedAE
 from geossl.models.encoder import DenseSpec, EncoderSpec
-from geossl.models.score_autoencoder import (
+from geossl.models.encoders.score_autoencoder import (
     AutoencoderConfig,
     PatchAutoencoder,
     VectorAutoencoder,

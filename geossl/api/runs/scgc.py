@@ -5,7 +5,7 @@ from geossl.data.graphs.batches import GraphBatches
 from geossl.data.graphs.files import NodeRows
 from geossl.errors import InputError
 from geossl.methods.scgc import SCGC, Whole
-from geossl.models.graph_layers import NodeMLP
+from geossl.models.encoders.gnn import NodeMLP
 from geossl.recipe.graphs import SCGCRecipe
 from geossl.training.optim import optim_config
 

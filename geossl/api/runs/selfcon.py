@@ -14,7 +14,7 @@ from geossl.data.synthetic.images import forgeries
 from geossl.errors import InputError
 from geossl.methods.selfcon import SelfCon
 from geossl.models.download import cache_folder
-from geossl.models.exit_resnet import RGB, ExitResNet, exit_resnet_spec, load_trunk
+from geossl.models.encoders.exit_resnet import RGB, ExitResNet, exit_resnet_spec, load_trunk
 from geossl.models.teachers import read_tensors
 from geossl.recipe.selfcon import SelfconData, SelfconRecipe
 from geossl.sensors import S1, S2, SensorSpec

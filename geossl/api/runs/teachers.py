@@ -17,8 +17,8 @@ from geossl.errors import BandError, MissingFileError, Note, UnknownNameError, W
 from geossl.evaluation.attention import normalized_mutual_information
 from geossl.methods.hybrid_distill import relation_logits
 from geossl.models.download import ENCODERS
+from geossl.models.encoders.stacked import choose_bands
 from geossl.models.files import dense, load_encoder
-from geossl.models.stacked import choose_bands
 from geossl.models.teachers import LAST, EncoderTeacher, TimmTeacher, read_tensors, timm_model
 from geossl.models.teachers import Teacher as Frozen
 from geossl.recipe import load

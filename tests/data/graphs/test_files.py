@@ -8,7 +8,7 @@ from geossl.data.graphs.batches import GraphBatches, around
 from geossl.data.graphs.edges import similar_nodes
 from geossl.data.graphs.files import dense_rows, read_graph, write_graph
 from geossl.errors import InputError, MissingFileError
-from tests.models.test_graph_layers import random_graph
+from tests.models.encoders.test_gnn import random_graph
 
 
 def words(nodes=50, seed=0):

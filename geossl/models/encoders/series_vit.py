@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from geossl.errors import BandError, GridError
 from geossl.models.encoder import DenseSpec, Encoder, EncoderSpec
-from geossl.models.masking import take
-from geossl.models.normalize import Standardize
-from geossl.models.patches import patchify, sincos_positions, unpatchify
-from geossl.models.transformer import Block
-from geossl.models.vit import EPS, xavier
+from geossl.models.encoders.vit import EPS, xavier
+from geossl.models.layers.masking import take
+from geossl.models.layers.normalize import Standardize
+from geossl.models.layers.patches import patchify, sincos_positions, unpatchify
+from geossl.models.layers.transformer import Block
 from geossl.sensors import SensorSpec
 
 YEAR_DAYS = 365.25

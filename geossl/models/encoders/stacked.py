@@ -8,12 +8,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from geossl.errors import BandError, GridError
-from geossl.models.alibi import alibi_slopes, grid_coordinates
-from geossl.models.attention import Positions
 from geossl.models.encoder import DenseEncoder, DenseSpec, Images, Kept
-from geossl.models.masking import enlarge
-from geossl.models.normalize import Standardize
-from geossl.models.patches import sincos_positions
+from geossl.models.layers.alibi import alibi_slopes, grid_coordinates
+from geossl.models.layers.attention import Positions
+from geossl.models.layers.masking import enlarge
+from geossl.models.layers.normalize import Standardize
+from geossl.models.layers.patches import sincos_positions
 from geossl.sensors import INPUTS, SensorSpec
 
 

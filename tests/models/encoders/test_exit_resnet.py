@@ -3,7 +3,7 @@ import torch
 import torchvision
 
 from geossl.errors import BandError
-from geossl.models.exit_resnet import ExitResNet, exit_resnet_spec, load_trunk
+from geossl.models.encoders.exit_resnet import ExitResNet, exit_resnet_spec, load_trunk
 from geossl.models.files import load_encoder, save_encoder
 from geossl.sensors import SensorSpec
 

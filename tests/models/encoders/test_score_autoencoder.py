@@ -5,9 +5,7 @@ from scipy.stats import kstest
 
 from geossl.data.vectors import patch_rows
 from geossl.models.encoder import DenseSpec
-from geossl.models.novelty import novelty_map
-from geossl.models.patches import patchify
-from geossl.models.score_autoencoder import (
+from geossl.models.encoders.score_autoencoder import (
     AutoencoderConfig,
     PatchAutoencoder,
     ScoreAutoencoder,
@@ -15,6 +13,8 @@ from geossl.models.score_autoencoder import (
     arguments_of,
     energy_difference,
 )
+from geossl.models.heads.novelty import novelty_map
+from geossl.models.layers.patches import patchify
 from geossl.sensors import SensorSpec
 
 FORMS = ["residual", "residual_sigma", "plain", "energy"]

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from geossl.models.decoders import DECODERS, Decoder
 from geossl.models.encoder import DenseEncoder, DenseModel, DenseSpec, Encoder, Images, Kept
 from geossl.models.files import architecture
-from geossl.models.heads import HEADS, Head
-from geossl.models.normalize import ClippedRange
+from geossl.models.heads.classifiers import HEADS, Head
+from geossl.models.heads.decoders import DECODERS, Decoder
+from geossl.models.layers.normalize import ClippedRange
 
 Heads = Mapping[str, Head]  # by the sensors a token was made from: "s1", "s2", "s1+s2"
 

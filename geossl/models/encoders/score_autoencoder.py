@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import grad, jacrev, vmap
 
 from geossl.models.encoder import DenseEncoder, DenseSpec, Encoder, EncoderSpec, Images, Kept
-from geossl.models.patches import patchify
+from geossl.models.layers.patches import patchify
 
 QUANTILES = 1001
 ACTIVATIONS: dict[str, type[nn.Module]] = {"silu": nn.SiLU, "tanh": nn.Tanh}

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from geossl.errors import BandError, GridError
-from geossl.models.series_vit import SeriesViT, TimeEncoding, series_spec, tubelets, untubelets, usable_shares
+from geossl.models.encoders.series_vit import SeriesViT, TimeEncoding, series_spec, tubelets, untubelets, usable_shares
 from geossl.sensors import SensorSpec
 
 S2 = SensorSpec(("B02", "B04", "B08"), "reflectance", "L2A", (0.05, 0.08, 0.3), (0.03, 0.05, 0.1))

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
+from geossl.models.encoders.point_transformer import PointTransformer, point_spec, run_blocks
 from geossl.models.files import load_encoder, save_encoder
-from geossl.models.point_segmenter import PointSegmenter, point_segmenter_spec
-from geossl.models.point_transformer import PointTransformer, point_spec, run_blocks
+from geossl.models.heads.point_segmenter import PointSegmenter, point_segmenter_spec
 
 
 def small(**settings):

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from geossl.models.attention import Positions, attend
+from geossl.models.layers.attention import Positions, attend
 
 QKV = tuple[Tensor, Tensor, Tensor]
 

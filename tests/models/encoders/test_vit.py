@@ -4,12 +4,12 @@ import torch
 from timm.layers import build_sincos2d_pos_embed
 
 from geossl.errors import BandError, GridError
-from geossl.models.conv_vit import ConvViT, MaskedConvBlock, conv_vit_spec
+from geossl.models.encoders.conv_vit import ConvViT, MaskedConvBlock, conv_vit_spec
+from geossl.models.encoders.stacked import choose_bands, pick
+from geossl.models.encoders.vit import ViT, vit_spec
 from geossl.models.files import load_encoder, save_encoder
-from geossl.models.masking import enlarge, patch_shares, random_kept_ids
-from geossl.models.patches import sincos_positions
-from geossl.models.stacked import choose_bands, pick
-from geossl.models.vit import ViT, vit_spec
+from geossl.models.layers.masking import enlarge, patch_shares, random_kept_ids
+from geossl.models.layers.patches import sincos_positions
 from geossl.sensors import INPUTS, RGB, SensorSpec
 
 SMALL = {"dim": 32, "depth": 2, "heads": 2}

@@ -13,10 +13,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from geossl.models.encoder import DenseSpec
-from geossl.models.masking import enlarge, take
-from geossl.models.stacked import StackedEncoder
-from geossl.models.transformer import Block
-from geossl.models.vit import EPS, xavier
+from geossl.models.encoders.stacked import StackedEncoder
+from geossl.models.encoders.vit import EPS, xavier
+from geossl.models.layers.masking import enlarge, take
+from geossl.models.layers.transformer import Block
 from geossl.sensors import SensorSpec
 
 SIZES: dict[str, dict[str, Any]] = {  # base is the paper's

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from geossl.models.masking import take
+from geossl.models.layers.masking import take
 
 STARTS = ("centroid", "first")
 

@@ -12,9 +12,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from geossl.models.encoder import PointEncoder, PointSpec
-from geossl.models.masking import take
-from geossl.models.point_groups import farthest_points, gather_groups, nearest, spread
-from geossl.models.transformer import Block
+from geossl.models.encoders.point_groups import farthest_points, gather_groups, nearest, spread
+from geossl.models.layers.masking import take
+from geossl.models.layers.transformer import Block
 
 SIZES: dict[str, dict[str, int]] = {
     "tiny": {"width": 96, "depth": 4, "heads": 4},

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from geossl.models.alibi import alibi_bias
+from geossl.models.layers.alibi import alibi_bias
 
 BLOCK_NUMBERS = 2**24  # bias entries held at once on a CPU: 64 MB in float32
 FLEX_NUMBERS = 2**26  # bias entries from which a GPU computes the bias inside the kernel

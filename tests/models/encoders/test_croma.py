@@ -2,14 +2,14 @@ import pytest
 import torch
 
 from geossl.errors import BandError, GridError
-from geossl.models import attention
-from geossl.models.alibi import alibi_bias, alibi_slopes, grid_coordinates
-from geossl.models.attention import Positions, attend, attend_blocks, attend_flex, attend_whole, choose_path
-from geossl.models.croma import CROMAEncoder, croma_spec
 from geossl.models.encoder import DenseSpec
-from geossl.models.masking import random_kept_ids
-from geossl.models.normalize import ClippedRange
-from geossl.models.patches import patchify, sincos_positions, unpatchify
+from geossl.models.encoders.croma import CROMAEncoder, croma_spec
+from geossl.models.layers import attention
+from geossl.models.layers.alibi import alibi_bias, alibi_slopes, grid_coordinates
+from geossl.models.layers.attention import Positions, attend, attend_blocks, attend_flex, attend_whole, choose_path
+from geossl.models.layers.masking import random_kept_ids
+from geossl.models.layers.normalize import ClippedRange
+from geossl.models.layers.patches import patchify, sincos_positions, unpatchify
 from geossl.sensors import SensorSpec
 
 SENSORS = ("s1", "s2")

@@ -12,13 +12,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from geossl.errors import BandError, GridError
-from geossl.models.alibi import alibi_slopes, grid_coordinates
-from geossl.models.attention import Positions
 from geossl.models.encoder import DenseEncoder, DenseSpec, Images, Kept
-from geossl.models.masking import take
-from geossl.models.normalize import ClippedRange
-from geossl.models.patches import patchify, sincos_positions
-from geossl.models.transformer import Block, CrossBlock, FeedForward, mean_tokens
+from geossl.models.layers.alibi import alibi_slopes, grid_coordinates
+from geossl.models.layers.attention import Positions
+from geossl.models.layers.masking import take
+from geossl.models.layers.normalize import ClippedRange
+from geossl.models.layers.patches import patchify, sincos_positions
+from geossl.models.layers.transformer import Block, CrossBlock, FeedForward, mean_tokens
 from geossl.sensors import S1, S2, SensorSpec
 
 PATCH_PX = 8

@@ -11,12 +11,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from geossl.models.attention import Positions
 from geossl.models.encoder import DenseSpec
-from geossl.models.masking import take
-from geossl.models.patches import patchify
-from geossl.models.stacked import StackedEncoder
-from geossl.models.transformer import QKV, Block
+from geossl.models.encoders.stacked import StackedEncoder
+from geossl.models.layers.attention import Positions
+from geossl.models.layers.masking import take
+from geossl.models.layers.patches import patchify
+from geossl.models.layers.transformer import QKV, Block
 from geossl.sensors import SensorSpec
 
 EPS = 1e-6  # of the norms, as in the papers' code

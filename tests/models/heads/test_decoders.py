@@ -5,11 +5,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from geossl.models.croma import CROMAEncoder, croma_spec
-from geossl.models.decoders import DECODERS, LinearDecoder, UNetDecoder
+from geossl.models.encoders.croma import CROMAEncoder, croma_spec
 from geossl.models.files import load_encoder, save_encoder
-from geossl.models.heads import LinearHead
-from geossl.models.segmenter import build, made_from
+from geossl.models.heads.classifiers import LinearHead
+from geossl.models.heads.decoders import DECODERS, LinearDecoder, UNetDecoder
+from geossl.models.heads.segmenter import build, made_from
 from geossl.training.decoder import fed_patches, turned
 
 CLASSES, COLOURS = ("a", "b", "c"), ("#000000", "#111111", "#222222")

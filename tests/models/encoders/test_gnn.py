@@ -6,10 +6,10 @@ import torch
 from torch import nn
 from torch_geometric.nn import GATConv, GINConv
 
+from geossl.models.encoder import GraphSpec
+from geossl.models.encoders.gnn import GNNEncoder, NodeMLP
+from geossl.models.encoders.graph_attention import GraphAttention, sorted_edges, times
 from geossl.models.files import load_encoder, save_encoder
-from geossl.models.graph_attention import GraphAttention, sorted_edges, times
-from geossl.models.graph_layers import GNNEncoder, NodeMLP
-from geossl.models.graphs import GraphSpec
 
 
 def spec_of(kind="gat", features=6, dim=8, layers=2, **changes):

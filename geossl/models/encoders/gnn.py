@@ -8,8 +8,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch_geometric.nn import GINConv
 
-from geossl.models.graph_attention import Edges, GraphAttention, sorted_edges, times
-from geossl.models.graphs import GraphEncoder, GraphSpec
+from geossl.models.encoder import GraphEncoder, GraphSpec
+from geossl.models.encoders.graph_attention import Edges, GraphAttention, sorted_edges, times
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "prelu": nn.PReLU,  # every layer its own slope

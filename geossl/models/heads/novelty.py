@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from geossl.models.encoder import DenseModel, DenseSpec, Images, Kept
-from geossl.models.score_autoencoder import PatchAutoencoder
+from geossl.models.encoders.score_autoencoder import PatchAutoencoder
 
 LAYERS = ("score_norm", "energy", "p_value")
 

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from geossl.errors import WeightsError
-from geossl.models.croma import SIZES, CROMAEncoder, croma_spec
 from geossl.models.encoder import Encoder
+from geossl.models.encoders.croma import SIZES, CROMAEncoder, croma_spec
 
 OURS_TO_RELEASED = (  # applied in order to our state dict's keys
     (r"^(radar|optical)\.norm", r"\1.transformer.norm_out"),

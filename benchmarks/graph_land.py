@@ -28,7 +28,7 @@ from geossl.data.graphs.parcels import smoothed
 from geossl.data.labels.colours import palette
 from geossl.data.sentinel.aligned import SAMPLE, aligned_scenes
 from geossl.evaluation.clustering import clustering_scores, matched
-from geossl.inference.nodes import node_embeddings
+from geossl.inference.graphs import node_embeddings
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -18,7 +18,7 @@ from geossl import recipe as recipes
 from geossl.api.runs import graphmae, scgc
 from geossl.data.graphs.batches import GraphBatches
 from geossl.data.graphs.parcels import graph_of
-from geossl.inference.nodes import node_embeddings
+from geossl.inference.graphs import node_embeddings
 
 
 def told(what, started):

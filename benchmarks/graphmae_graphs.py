@@ -13,7 +13,7 @@ import geossl
 from geossl import recipe as recipes
 from geossl.data.graphs.files import read_graph
 from geossl.evaluation.nodes import svm_graphs
-from geossl.inference.nodes import graph_embeddings
+from geossl.inference.graphs import graph_embeddings
 
 
 def main():

@@ -32,12 +32,12 @@ from affine import Affine
 import geossl
 from geossl.data.sentinel.rasters import LocalRasters
 from geossl.grid import Lattice
-from geossl.inference import workers
-from geossl.inference.encode import EncodeConfig, encode_block
-from geossl.inference.plan import BuildFolder, Plan
-from geossl.inference.quantize import quantize, quantize_bands
-from geossl.inference.raster import band_scales
-from geossl.inference.source import images
+from geossl.inference.engine import workers
+from geossl.inference.engine.encode import EncodeConfig, encode_block
+from geossl.inference.engine.plan import BuildFolder, Plan
+from geossl.inference.engine.source import images
+from geossl.inference.outputs.quantize import quantize, quantize_bands
+from geossl.inference.outputs.raster import band_scales
 from geossl.models.files import save_encoder
 from geossl.sensors import S2_BANDS
 

@@ -21,9 +21,9 @@ import geossl
 from geossl.data.stac.ranking import find_scenes
 from geossl.data.stac.remote import GDAL as remote_settings
 from geossl.grid import read_aoi
-from geossl.inference import run
-from geossl.inference.encode import EncodeConfig, encode_block
-from geossl.inference.source import images
+from geossl.inference.engine import run
+from geossl.inference.engine.encode import EncodeConfig, encode_block
+from geossl.inference.engine.source import images
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.servers import scenes

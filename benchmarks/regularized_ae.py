@@ -19,7 +19,7 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import roc_auc_score
 
 from geossl.data.vectors import Vectors
-from geossl.evaluation.metropolis import metropolis_hastings
+from geossl.inference.sampling import metropolis_hastings
 from geossl.methods.base import OptimConfig
 from geossl.methods.regularized_ae import RegularizedAE
 from geossl.models.encoder import EncoderSpec

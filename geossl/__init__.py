@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from geossl.api.similarity import similar as similar
     from geossl.api.similarity import similar_map as similar_map
     from geossl.api.similarity import view as view
-    from geossl.inference.quicklook import quicklook as quicklook
-    from geossl.inference.raster import open_map as open  # noqa: F401
+    from geossl.inference.outputs.quicklook import quicklook as quicklook
+    from geossl.inference.outputs.raster import open_map as open  # noqa: F401
     from geossl.models.files import load_encoder as load_encoder
 
 __version__ = "0.1.0"
@@ -62,10 +62,10 @@ PUBLIC = {
     "graph_from_raster": "geossl.api.graphs:graph_from_raster",
     "graphs_from_images": "geossl.api.graphs:graphs_from_images",
     "load_encoder": "geossl.models.files:load_encoder",
-    "open": "geossl.inference.raster:open_map",
+    "open": "geossl.inference.outputs.raster:open_map",
     "plan_map": "geossl.api.maps:plan_map",
     "pretrain": "geossl.api.pretraining:pretrain",
-    "quicklook": "geossl.inference.quicklook:quicklook",
+    "quicklook": "geossl.inference.outputs.quicklook:quicklook",
     "segment": "geossl.api.segmentation:segment",
     "similar": "geossl.api.similarity:similar",
     "similar_map": "geossl.api.similarity:similar_map",

@@ -13,10 +13,10 @@ import xarray as xr
 from geossl import grid
 from geossl.api.maps import Paths, source_of
 from geossl.errors import InputError
-from geossl.inference import run
-from geossl.inference.blocks import Block, blocks, write_blocks
-from geossl.inference.raster import clipped, open_map
-from geossl.inference.source import Source
+from geossl.inference.engine import run
+from geossl.inference.engine.source import Source
+from geossl.inference.outputs.cog import Block, blocks, write_blocks
+from geossl.inference.outputs.raster import clipped, open_map
 from geossl.models.encoders.score_autoencoder import PatchAutoencoder, VectorAutoencoder
 from geossl.models.files import load_encoder, save_encoder
 from geossl.models.heads.novelty import LAYERS, novelty_map

@@ -11,7 +11,8 @@ import zarr
 
 from geossl import grid
 from geossl.errors import InputError, MissingFileError
-from geossl.inference import raster, stac, table
+from geossl.inference.outputs import geoparquet as table
+from geossl.inference.outputs import raster, stac
 from geossl.models.files import dense, encoder_path, load_encoder
 
 FORMS = {".tif": ("aoi", "dtype"), ".parquet": ("aoi", "level"), "": ("encoder",)}  # ending, and what it can be given

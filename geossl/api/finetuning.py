@@ -23,10 +23,10 @@ from geossl.errors import InputError, Note
 from geossl.evaluation.heads import FITS, Samples, fit_head, predict
 from geossl.evaluation.metrics import Scores, of_images
 from geossl.evaluation.report import markdown, score_rows, write_report
-from geossl.inference import run
-from geossl.inference.blocks import blocks
-from geossl.inference.raster import open_map
-from geossl.inference.source import OnlySensors, Source
+from geossl.inference.engine import run
+from geossl.inference.engine.source import OnlySensors, Source
+from geossl.inference.outputs.cog import blocks
+from geossl.inference.outputs.raster import open_map
 from geossl.models.download import sha256_of
 from geossl.models.encoder import DenseEncoder
 from geossl.models.files import dense, encoder_path, load_encoder, save_encoder

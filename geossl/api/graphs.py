@@ -20,7 +20,7 @@ from geossl.data.labels.ground_truth import read_labels
 from geossl.data.sentinel.aligned import SAMPLE, aligned_scenes
 from geossl.errors import InputError, MissingFileError
 from geossl.grid import read_features
-from geossl.inference.raster import open_map
+from geossl.inference.outputs.raster import open_map
 from geossl.recipe.graphs import Graphs
 from geossl.sensors import BANDS
 

@@ -14,9 +14,10 @@ from geossl.data.stac import download as tiles
 from geossl.data.stac.composite import CatalogScenes
 from geossl.data.stac.ranking import find_scenes, search_facts
 from geossl.errors import InputError
-from geossl.inference import lazy, raster, run
-from geossl.inference.plan import source_facts
-from geossl.inference.quicklook import quicklook
+from geossl.inference.engine import lazy, run
+from geossl.inference.engine.plan import source_facts
+from geossl.inference.outputs import raster
+from geossl.inference.outputs.quicklook import quicklook
 from geossl.models.encoder import DenseEncoder
 from geossl.models.files import dense, encoder_path, load_encoder
 

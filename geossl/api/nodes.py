@@ -20,9 +20,9 @@ from geossl.data.graphs.files import read_graph
 from geossl.data.labels.colours import palette
 from geossl.errors import InputError
 from geossl.evaluation.heads import fit_kmeans, predict
-from geossl.inference.blocks import Block
-from geossl.inference.classes import NODATA, Legend, write_classes
-from geossl.inference.nodes import WHOLE_UP_TO, graph_embeddings, node_embeddings
+from geossl.inference.graphs import WHOLE_UP_TO, graph_embeddings, node_embeddings
+from geossl.inference.outputs.class_maps import NODATA, Legend, write_classes
+from geossl.inference.outputs.cog import Block
 from geossl.models.encoder import Encoder, GraphEncoder
 from geossl.models.encoders.gnn import NodeMLP
 from geossl.models.files import load_encoder, provenance

@@ -13,11 +13,11 @@ from geossl.data.points.blocks import Block, BlockSettings, grown, lattice_block
 from geossl.data.points.las import Bounds, LasFile, epsg_of, find_files, read_scan, survey
 from geossl.errors import InputError, WeightsError
 from geossl.grid import Lattice
-from geossl.inference import raster
-from geossl.inference.blocks import Block as RasterBlock
-from geossl.inference.blocks import write_blocks
-from geossl.inference.point_map import cell_means, cell_numbers, inner_vectors
-from geossl.inference.quicklook import quicklook
+from geossl.inference.outputs import raster
+from geossl.inference.outputs.cog import Block as RasterBlock
+from geossl.inference.outputs.cog import write_blocks
+from geossl.inference.outputs.quicklook import quicklook
+from geossl.inference.points import cell_means, cell_numbers, inner_vectors
 from geossl.models.encoder import Encoder, PointEncoder, PointSpec
 from geossl.models.files import load_encoder
 

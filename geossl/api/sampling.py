@@ -10,7 +10,7 @@ from numpy import ndarray
 
 from geossl.api.runs import regularized_ae
 from geossl.errors import InputError, Note
-from geossl.evaluation.metropolis import MIXED, Chains, metropolis_hastings
+from geossl.inference.sampling import MIXED, Chains, metropolis_hastings
 from geossl.models.encoders.score_autoencoder import PatchAutoencoder, VectorAutoencoder
 from geossl.models.files import load_encoder, provenance
 from geossl.recipe.regularized_ae import RegularizedAERecipe

@@ -22,11 +22,11 @@ from geossl.data.resampling import apply
 from geossl.data.splits import epsg_of, tickets
 from geossl.errors import InputError, MissingFileError, Note
 from geossl.evaluation.heads import fit_kmeans
-from geossl.inference import classes as rasters
-from geossl.inference import run
-from geossl.inference.blocks import blocks
-from geossl.inference.raster import open_map
-from geossl.inference.source import OnlySensors, Source
+from geossl.inference.engine import run
+from geossl.inference.engine.source import OnlySensors, Source
+from geossl.inference.outputs import class_maps as rasters
+from geossl.inference.outputs.cog import blocks
+from geossl.inference.outputs.raster import open_map
 from geossl.models.download import sha256_of
 from geossl.models.files import dense, encoder_path, load_encoder, read_encoder, save_encoder
 from geossl.models.heads.segmenter import Heads, Segmenter, build

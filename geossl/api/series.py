@@ -13,9 +13,9 @@ from geossl.data.resampling import outline
 from geossl.data.series.stacks import Clouds, ImageSeries, open_series
 from geossl.errors import GridError, InputError, WeightsError
 from geossl.grid import epsg_of, zone_of
-from geossl.inference import raster
-from geossl.inference.blocks import Block, write_blocks
-from geossl.inference.quicklook import quicklook
+from geossl.inference.outputs import raster
+from geossl.inference.outputs.cog import Block, write_blocks
+from geossl.inference.outputs.quicklook import quicklook
 from geossl.inference.series import extent_of, series_blocks
 from geossl.models.encoder import Encoder
 from geossl.models.encoders.series_vit import SeriesViT

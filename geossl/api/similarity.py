@@ -5,8 +5,8 @@ from pathlib import Path
 
 import xarray as xr
 
-from geossl.inference import similar as inference
-from geossl.inference.example import To, mean_vector, read_example
+from geossl.inference import similarity as inference
+from geossl.inference.zonal import To, mean_vector, read_example
 from geossl.viewer import server
 
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from geossl.errors import InputError
-from geossl.inference.plan import remove
+from geossl.inference.engine.plan import remove
 
 
 def work_path(out: Path) -> Path:

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from odc.geo.geobox import GeoBox
 
 from geossl.grid import Lattice
-from geossl.inference.blocks import Block
+from geossl.inference.outputs.cog import Block
 from geossl.models.encoder import DenseSpec
 from geossl.models.encoders.series_vit import SeriesViT
 

@@ -15,11 +15,11 @@ import xarray as xr
 import zarr
 from pyproj import Transformer
 
-from geossl.inference.blocks import blocks, write_blocks
-from geossl.inference.example import Example
-from geossl.inference.places import features
-from geossl.inference.quicklook import FalseColour
-from geossl.inference.similar import open_embeddings, scan
+from geossl.inference.best_places import features
+from geossl.inference.outputs.cog import blocks, write_blocks
+from geossl.inference.outputs.quicklook import FalseColour
+from geossl.inference.similarity import open_embeddings, scan
+from geossl.inference.zonal import Example
 from geossl.viewer.layers import Layer, open_layer
 
 KEPT = 16  # searches whose rasters stay on disk

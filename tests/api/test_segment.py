@@ -17,7 +17,7 @@ from shapely.geometry import box
 import geossl
 from geossl.cli import main
 from geossl.errors import InputError, Note
-from geossl.inference.classes import areal_scale
+from geossl.inference.outputs.class_maps import areal_scale
 from geossl.models.files import load_encoder
 from tests.api.conftest import FIELD, LEFT, NAMES, SIDE, TOP
 from tests.api.test_finetune import DECODER, finetune
@@ -158,7 +158,7 @@ def test_a_radar_model_leaves_optical_pixels_alone(scene, encoder, tmp_path):
 
 KILLED = """
 import sys, time, geossl
-from geossl.inference import run
+from geossl.inference.engine import run
 done = run.finish
 def slow(*a):
     time.sleep(0.2)

@@ -13,7 +13,7 @@ from geossl.data.sentinel.aligned import SAMPLE
 from geossl.data.stac import remote
 from tests.data.stac.test_search import region, spot
 from tests.end_to_end.test_cli import encoder, geossl, refused  # noqa: F401  (a fixture)
-from tests.inference.test_map import tree
+from tests.inference.engine.test_map import tree
 from tests.servers import scenes
 from tests.servers.stac import serving
 

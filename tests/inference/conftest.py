@@ -11,9 +11,9 @@ from odc.geo.xr import xr_coords
 from pyproj import CRS
 
 from geossl.grid import Aoi, Lattice
-from geossl.inference import store
-from geossl.inference.plan import Plan
-from geossl.inference.run import embed_map
+from geossl.inference.engine import store
+from geossl.inference.engine.plan import Plan
+from geossl.inference.engine.run import embed_map
 from geossl.models import files
 from geossl.models.encoder import DenseEncoder, DenseSpec
 from geossl.models.encoders.croma import CROMAEncoder, croma_spec

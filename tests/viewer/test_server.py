@@ -24,7 +24,7 @@ from geossl.errors import InputError, MissingFileError
 from geossl.viewer.layers import MERCATOR_M, open_layer
 from geossl.viewer.server import STATIC, Server
 from geossl.viewer.session import Session
-from tests.inference.test_similar import GRID, HOLE, lonlat, store, vectors
+from tests.inference.test_similarity import GRID, HOLE, lonlat, store, vectors
 from tests.viewer import browser
 
 NAMES = {"0": "cropland", "1": "tree cover", "2": "water"}

@@ -7,8 +7,8 @@ import numpy as np
 from geossl.data.sentinel.batches import SentinelChips
 from geossl.data.vectors import Vectors, file_vectors, scene_vectors
 from geossl.errors import InputError
-from geossl.inference.blocks import blocks
-from geossl.inference.raster import open_map
+from geossl.inference.outputs.cog import blocks
+from geossl.inference.outputs.raster import open_map
 from geossl.methods.regularized_ae import RegularizedAE
 from geossl.models.encoder import DenseSpec, EncoderSpec
 from geossl.models.encoders.score_autoencoder import (

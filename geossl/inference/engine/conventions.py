@@ -14,7 +14,7 @@ from zarr_cm import proj, spatial
 
 from geossl import __version__
 from geossl.grid import cut_at_antimeridian
-from geossl.inference.plan import Plan
+from geossl.inference.engine.plan import Plan
 from geossl.models.encoder import DenseSpec
 
 EMBEDDINGS_REPOSITORY = "https://github.com/geo-embeddings/embeddings-zarr-convention"

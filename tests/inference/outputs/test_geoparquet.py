@@ -14,7 +14,7 @@ from odc.geo.geobox import GeoBox
 
 import geossl
 from geossl.errors import InputError, Note
-from geossl.inference.table import to_degrees
+from geossl.inference.outputs.geoparquet import to_degrees
 from tests.inference.conftest import features, square
 from tests.schemas import check
 

@@ -11,9 +11,9 @@ from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
 from zarr.codecs import BloscCodec, ZstdCodec
 
-from geossl.inference.conventions import describe, place
-from geossl.inference.plan import Plan
-from geossl.inference.quantize import NODATA, quantize
+from geossl.inference.engine.conventions import describe, place
+from geossl.inference.engine.plan import Plan
+from geossl.inference.outputs.quantize import NODATA, quantize
 from geossl.models.encoder import DenseSpec
 
 SENSORS = {

@@ -17,11 +17,12 @@ import xarray as xr
 
 from geossl import grid
 from geossl.errors import GridError, InputError, Note, RunError
-from geossl.inference import estimate, raster, store, workers
-from geossl.inference.encode import SENSOR_FLAGS, EncodeConfig, encode_block, phases_of, rim_px
-from geossl.inference.overviews import add_overviews
-from geossl.inference.plan import BuildFolder, Plan, Shard, remove
-from geossl.inference.source import Source, check_sensors, images
+from geossl.inference.engine import estimate, store, workers
+from geossl.inference.engine.encode import SENSOR_FLAGS, EncodeConfig, encode_block, phases_of, rim_px
+from geossl.inference.engine.overviews import add_overviews
+from geossl.inference.engine.plan import BuildFolder, Plan, Shard, remove
+from geossl.inference.engine.source import Source, check_sensors, images
+from geossl.inference.outputs import raster
 from geossl.models.download import sha256_of
 from geossl.models.encoder import DenseEncoder, DenseModel
 from geossl.models.files import mappable, read_encoder

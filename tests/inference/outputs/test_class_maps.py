@@ -17,7 +17,7 @@ from rio_cogeo.cogeo import cog_validate
 from shapely.geometry import box, mapping
 
 from geossl.errors import InputError
-from geossl.inference.classes import Areas, Legend, areal_scale, best_class, stored_classes, write_classes
+from geossl.inference.outputs.class_maps import Areas, Legend, areal_scale, best_class, stored_classes, write_classes
 from geossl.models.heads.classifiers import LinearHead
 
 LEGEND = Legend(["water", "field", "wood"], ["#0000ff", "#ffff00", "#00ff00"])

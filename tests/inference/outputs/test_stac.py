@@ -16,9 +16,10 @@ from pystac.validation.local_validator import get_local_schema_cache
 
 import geossl
 from geossl.errors import InputError
-from geossl.inference import conventions, stac
-from geossl.inference.run import embed_map
-from geossl.inference.table import to_degrees
+from geossl.inference.engine import conventions
+from geossl.inference.engine.run import embed_map
+from geossl.inference.outputs import stac
+from geossl.inference.outputs.geoparquet import to_degrees
 from geossl.models.files import read_encoder, save_encoder
 from tests.inference.conftest import Known, Memory
 from tests.schemas import REGISTRY, Resource, check
@@ -161,8 +162,8 @@ CONVENTION = {  # the fields the geoemb convention demands of a map of patches, 
 
 @pytest.mark.parametrize("dtype", ["int8", "float16", "float32"])
 def test_a_store_speaks_the_conventions(region, croma_file, tmp_path, monkeypatch, dtype):
-    monkeypatch.setattr("geossl.inference.overviews.LEAST", 16)
-    monkeypatch.setattr("geossl.inference.overviews.BLOCK", 8)
+    monkeypatch.setattr("geossl.inference.engine.overviews.LEAST", 16)
+    monkeypatch.setattr("geossl.inference.engine.overviews.BLOCK", 8)
     (path,) = embed_map(region, Known(), croma_file, tmp_path / "m.zarr", shard_cells=3, dtype=dtype)
     root = zarr.open_group(str(path), mode="r")
     found = dict(root.attrs)

@@ -20,8 +20,8 @@ from pyproj import Proj
 from rasterio.features import geometry_mask, shapes
 
 from geossl.errors import InputError
-from geossl.inference.blocks import Block, blocks, write_blocks
-from geossl.inference.class_picture import class_picture
+from geossl.inference.outputs.class_picture import class_picture
+from geossl.inference.outputs.cog import Block, blocks, write_blocks
 from geossl.models.heads.classifiers import Head
 from geossl.models.heads.segmenter import Heads
 

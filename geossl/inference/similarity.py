@@ -14,10 +14,10 @@ from jaxtyping import Float
 from rasterio.errors import RasterioError
 
 from geossl.errors import InputError
-from geossl.inference.blocks import Block, blocks, write_blocks
-from geossl.inference.example import Example, To, mean_vector, read_example
-from geossl.inference.places import BestPlaces, places_path, write_places
-from geossl.inference.raster import open_map
+from geossl.inference.best_places import BestPlaces, places_path, write_places
+from geossl.inference.outputs.cog import Block, blocks, write_blocks
+from geossl.inference.outputs.raster import open_map
+from geossl.inference.zonal import Example, To, mean_vector, read_example
 
 CHUNK = "32MiB"  # of stored embeddings read at once; four times that when decoded from int8
 

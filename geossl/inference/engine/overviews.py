@@ -10,8 +10,8 @@ from jaxtyping import Float
 from odc.geo.geobox import GeoBox
 from zarr_cm import multiscales
 
-from geossl.inference import store
-from geossl.inference.plan import Plan
+from geossl.inference.engine import store
+from geossl.inference.engine.plan import Plan
 
 LEAST = 256  # cells along the longer side from which no coarser level is made
 BLOCK = 128  # cells of a level along the side of a shard; sets memory: four times as many are decoded at a time

@@ -9,8 +9,8 @@ import psutil
 import torch
 
 from geossl.errors import InputError
-from geossl.inference.encode import EncodeConfig, rim_px
-from geossl.inference.plan import Plan
+from geossl.inference.engine.encode import EncodeConfig, rim_px
+from geossl.inference.engine.plan import Plan
 from geossl.models.encoder import DenseModel, DenseSpec
 
 PROCESS_BYTES = 600e6  # Python, torch and GDAL by themselves

@@ -14,8 +14,8 @@ from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
 
 from geossl.errors import GridError
-from geossl.inference.encode import EncodeConfig, encode_block, phases_of, rim_px
-from geossl.inference.source import check_sensors, images
+from geossl.inference.engine.encode import EncodeConfig, encode_block, phases_of, rim_px
+from geossl.inference.engine.source import check_sensors, images
 from geossl.models.encoder import DenseEncoder, DenseSpec
 
 BLOCK_CELLS = 8  # side of a lazy output block; sets memory, never a value

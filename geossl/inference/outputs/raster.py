@@ -17,8 +17,8 @@ from jaxtyping import Float
 from odc.geo.xr import xr_coords
 
 from geossl.errors import GridError, InputError, MissingFileError
-from geossl.inference.blocks import blocks, write_blocks
-from geossl.inference.quantize import NODATA, quantize_bands
+from geossl.inference.outputs.cog import blocks, write_blocks
+from geossl.inference.outputs.quantize import NODATA, quantize_bands
 
 CHUNKS = {"embedding": -1, "y": "auto", "x": "auto"}
 TIF_CHUNKS = {"band": -1, "y": "auto", "x": "auto"}

@@ -10,8 +10,8 @@ import shapely
 import zarr
 
 from geossl.errors import InputError, RunError
-from geossl.inference.raster import open_map
-from geossl.inference.table import to_degrees
+from geossl.inference.outputs.geoparquet import to_degrees
+from geossl.inference.outputs.raster import open_map
 from geossl.models.download import sha256_of
 from geossl.models.encoder import DenseSpec
 

@@ -5,7 +5,7 @@ from torch_geometric.data import Data
 
 from geossl.data.graphs.files import read_graph, scipy_csr, sparse, write_graph
 from geossl.errors import InputError
-from geossl.inference.nodes import graph_embeddings, node_embeddings
+from geossl.inference.graphs import graph_embeddings, node_embeddings
 from geossl.models.encoder import GraphSpec
 from geossl.models.encoders.gnn import GNNEncoder
 from tests.models.encoders.test_gnn import random_graph, spec_of

@@ -11,10 +11,10 @@ from scipy.ndimage import map_coordinates
 
 import geossl
 from geossl.errors import GridError, InputError
-from geossl.inference.raster import zoomed
-from geossl.inference.run import embed_map
+from geossl.inference.engine.run import embed_map
+from geossl.inference.outputs.raster import zoomed
 from tests.inference.conftest import Memory
-from tests.inference.test_map import tree
+from tests.inference.engine.test_map import tree
 
 
 def test_zoom_at_the_edges_repeats_the_outermost_cells():
@@ -67,8 +67,8 @@ def test_a_folder_of_zones_is_named(tmp_path):
 
 @pytest.mark.parametrize("dtype", ["int8", "float32"])
 def test_overviews_are_means_of_what_is_there(region, croma_file, tmp_path, monkeypatch, dtype):
-    monkeypatch.setattr("geossl.inference.overviews.LEAST", 16)
-    monkeypatch.setattr("geossl.inference.overviews.BLOCK", 8)
+    monkeypatch.setattr("geossl.inference.engine.overviews.LEAST", 16)
+    monkeypatch.setattr("geossl.inference.engine.overviews.BLOCK", 8)
     (path,) = embed_map(region, Memory(), croma_file, tmp_path / "m.zarr", shard_cells=3, dtype=dtype)
     (again,) = embed_map(region, Memory(), croma_file, tmp_path / "again.zarr", shard_cells=3, dtype=dtype)
     assert tree(path) == tree(again)

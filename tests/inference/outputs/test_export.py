@@ -119,7 +119,8 @@ PEAK = """
 import sys
 from pathlib import Path
 import geossl
-from geossl.inference import blocks, raster
+from geossl.inference.outputs import cog as blocks
+from geossl.inference.outputs import raster
 raster.CHUNK, blocks.GDAL_CACHE_MB = "1MiB", 8
 geossl.export(sys.argv[1], sys.argv[2], level="tile" if sys.argv[2].endswith("parquet") else None)
 status = Path("/proc/self/status").read_text()

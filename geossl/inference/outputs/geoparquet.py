@@ -20,8 +20,8 @@ from scipy.sparse import csr_array
 
 from geossl.errors import GridError, InputError, Note, RunError
 from geossl.grid import Aoi, cut_at_antimeridian
-from geossl.inference.blocks import blocks
-from geossl.inference.example import Example, patch_area, shares
+from geossl.inference.outputs.cog import blocks
+from geossl.inference.zonal import Example, patch_area, shares
 
 LEVELS = ("patch", "tile", "aoi")
 SIDES = ("xmin", "ymin", "xmax", "ymax")

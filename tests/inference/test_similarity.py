@@ -15,11 +15,11 @@ from rio_cogeo.cogeo import cog_validate
 
 import geossl
 from geossl.errors import GridError, InputError, MissingFileError
-from geossl.inference.blocks import blocks
-from geossl.inference.example import mean_vector, read_example
-from geossl.inference.places import MIN_DISTANCE, BestPlaces
-from geossl.inference.quantize import quantize
-from geossl.inference.similar import similar_map, similarity
+from geossl.inference.best_places import MIN_DISTANCE, BestPlaces
+from geossl.inference.outputs.cog import blocks
+from geossl.inference.outputs.quantize import quantize
+from geossl.inference.similarity import similar_map, similarity
+from geossl.inference.zonal import mean_vector, read_example
 
 LEFT, TOP, STEP = 400_000, 4_600_000, 80
 GRID = GeoBox((60, 70), Affine(STEP, 0, LEFT, 0, -STEP, TOP), "EPSG:32631")

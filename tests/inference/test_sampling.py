@@ -3,7 +3,7 @@ import torch
 from scipy.stats import ks_2samp
 
 from geossl.errors import RunError
-from geossl.evaluation.metropolis import metropolis_hastings, mixing
+from geossl.inference.sampling import metropolis_hastings, mixing
 
 C = torch.tensor([[1.0, 0.5], [0.5, 0.8]])
 INVERSE = torch.linalg.inv(C)

@@ -16,14 +16,14 @@ import xarray as xr
 
 from geossl.errors import GridError, InputError, RunError
 from geossl.grid import Aoi, read_aoi
-from geossl.inference import estimate
-from geossl.inference.lazy import embed
-from geossl.inference.plan import BuildFolder
-from geossl.inference.raster import open_map
-from geossl.inference.run import dry_run, embed_map
+from geossl.inference.engine import estimate
+from geossl.inference.engine.lazy import embed
+from geossl.inference.engine.plan import BuildFolder
+from geossl.inference.engine.run import dry_run, embed_map
+from geossl.inference.outputs.raster import open_map
 from geossl.models.files import read_encoder
 from tests.inference.conftest import ORIGIN, SHAPE, Dated, Memory
-from tests.inference.test_map import make, scene, tree
+from tests.inference.engine.test_map import make, scene, tree
 
 
 @dataclass(frozen=True)
@@ -216,8 +216,8 @@ import sys
 from pathlib import Path
 import shapely
 from geossl.grid import Aoi, read_aoi
-from geossl.inference.run import embed_map
-from tests.inference.test_engine import Everywhere
+from geossl.inference.engine.run import embed_map
+from tests.inference.engine.test_engine import Everywhere
 side = float(sys.argv[1])
 embed_map(Aoi(shapely.box(3.0, 41.5, 3.0 + side, 41.5 + side), "a"), Everywhere(), Path(sys.argv[2]), Path(sys.argv[3]),
           shard_cells=6)

@@ -11,7 +11,7 @@ import shapely
 from jaxtyping import Float
 from odc.geo.geobox import GeoBox
 
-from geossl.inference.example import Example
+from geossl.inference.zonal import Example
 
 MIN_DISTANCE = 5  # patches between two places, and between a place and the example
 STEPS = range(1 - MIN_DISTANCE, MIN_DISTANCE)

@@ -16,11 +16,11 @@ from rio_cogeo.cogeo import cog_validate
 
 from geossl.errors import GridError, InputError
 from geossl.grid import Aoi, Lattice
-from geossl.inference.lazy import embed
-from geossl.inference.quantize import quantize
-from geossl.inference.quicklook import quicklook
-from geossl.inference.raster import open_map
-from geossl.inference.run import embed_map
+from geossl.inference.engine.lazy import embed
+from geossl.inference.engine.run import embed_map
+from geossl.inference.outputs.quantize import quantize
+from geossl.inference.outputs.quicklook import quicklook
+from geossl.inference.outputs.raster import open_map
 from geossl.models.files import read_encoder
 from geossl.models.layers.patches import unpatchify
 from tests.inference.conftest import ORIGIN, SHAPE, Memory
@@ -117,7 +117,7 @@ def test_worker_processes_give_the_same_store(region, croma_file, tmp_path, work
 
 KILLED = """
 import sys, time
-from geossl.inference import run
+from geossl.inference.engine import run
 from tests.inference.conftest import Memory
 from geossl.grid import Aoi
 import shapely

@@ -19,7 +19,7 @@ from geossl import recipe as recipes
 from geossl.api import pretraining
 from geossl.data.labels.ground_truth import label_values, majority
 from geossl.data.sentinel.aligned import SAMPLE
-from geossl.evaluation.probe import linear_accuracy
+from geossl.evaluation.knn import linear_accuracy
 
 SIZES = (48, 96, 200)  # 1x, 2x, 4.2x: the ratios of 120, 240 and 504 px
 

@@ -21,8 +21,8 @@ from sklearn.preprocessing import StandardScaler
 
 from geossl import recipe as recipes
 from geossl.api import pretraining
+from geossl.evaluation.knn import knn_accuracy, linear_accuracy, retrieval_top1
 from geossl.evaluation.online import LabelledChips, labelled_embeddings
-from geossl.evaluation.probe import knn_accuracy, linear_accuracy, retrieval_top1
 from geossl.methods.croma import masked_mse, normalized_patches
 from geossl.models.layers.masking import random_kept_ids
 from geossl.models.layers.patches import patchify

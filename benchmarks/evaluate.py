@@ -27,8 +27,8 @@ from geossl.api.judging_maps import judge_maps
 from geossl.data.datasets.find import Scenes, labelled_scenes, read_set
 from geossl.data.sentinel.aligned import SAMPLE
 from geossl.evaluation.baselines import BandStatistics, untrained
-from geossl.evaluation.metrics import Scores
 from geossl.evaluation.report import markdown, score_rows
+from geossl.evaluation.scores import Scores
 from geossl.models.encoder import DenseEncoder
 from geossl.models.files import load_encoder
 from geossl.models.layers.normalize import ClippedRange

@@ -27,7 +27,7 @@ from geossl import recipe as recipes
 from geossl.api import pretraining
 from geossl.data.datasets.find import read_set
 from geossl.data.graphs.files import read_graph
-from geossl.evaluation.nodes import C_GRID
+from geossl.evaluation.graphs import C_GRID
 
 SETTINGS = [  # ours, not tuned
     "encoder.kind=gin",

@@ -12,7 +12,7 @@ import numpy as np
 import geossl
 from geossl import recipe as recipes
 from geossl.data.graphs.files import read_graph
-from geossl.evaluation.nodes import svm_graphs
+from geossl.evaluation.graphs import svm_graphs
 from geossl.inference.graphs import graph_embeddings
 
 

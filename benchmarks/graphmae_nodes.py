@@ -19,7 +19,7 @@ import geossl
 from geossl import recipe as recipes
 from geossl.api import pretraining
 from geossl.data.graphs.files import dense_rows, read_graph
-from geossl.evaluation.nodes import probe_nodes
+from geossl.evaluation.graphs import probe_nodes
 
 NAMES = ("trained", "not trained", "raw features")
 

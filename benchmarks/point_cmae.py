@@ -32,7 +32,7 @@ from geossl.data.points.batches import rotation
 from geossl.data.points.objects import unit_sphere
 from geossl.evaluation.baselines import untrained
 from geossl.evaluation.heads import Samples
-from geossl.evaluation.metrics import single_label
+from geossl.evaluation.scores import single_label
 from geossl.evaluation.svm import few_shot, svm_accuracy, svm_labels
 from geossl.methods.point_cmae import token_cosine
 from geossl.training.classifier import Subset, finetune_encoder

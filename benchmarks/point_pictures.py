@@ -21,7 +21,7 @@ from geossl import recipe as recipes
 from geossl.api import pretraining
 from geossl.data.points.blocks import BlockSettings, lattice_blocks
 from geossl.data.points.las import find_files, read_scan, survey
-from geossl.evaluation.metrics import class_iou, confusion_matrix, of_confusion
+from geossl.evaluation.scores import class_iou, confusion_matrix, of_confusion
 from geossl.methods.point_cmae import chamfer
 
 mpl.use("Agg")

@@ -24,7 +24,7 @@ from geossl.data.labels.ground_truth import read_labels
 from geossl.data.sentinel.aligned import SAMPLE
 from geossl.data.sentinel.rasters import LocalRasters
 from geossl.evaluation.heads import FITS, Samples, fit_forest, predict
-from geossl.evaluation.metrics import class_iou, confusion_matrix, of_images
+from geossl.evaluation.scores import class_iou, confusion_matrix, of_images
 from geossl.models.files import dense, load_encoder, save_encoder
 from geossl.sensors import S2_BANDS
 from geossl.training.decoder import DecoderConfig

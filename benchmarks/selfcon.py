@@ -36,7 +36,7 @@ from geossl.data.images.folders import read_picture
 from geossl.data.synthetic.calibration import TrackData
 from geossl.data.synthetic.images import forgeries
 from geossl.evaluation.detection import identification_scores
-from geossl.evaluation.metrics import auc
+from geossl.evaluation.scores import auc
 from geossl.methods.base import SSLMethod
 from geossl.training.calibration import CalibrationConfig, calibrate, logits_of
 

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from geossl.data.batches import StepBatches
 from geossl.data.images.batches import Crops
 from geossl.data.images.folders import ImageFolder
-from geossl.evaluation.probe import knn_accuracy, linear_accuracy
+from geossl.evaluation.knn import knn_accuracy, linear_accuracy
 from geossl.methods.base import OptimConfig, SSLMethod
 from geossl.methods.mr_mae import MRMAE, DecoderShape
 from geossl.models.encoders.vit import ViT, vit_spec

@@ -18,7 +18,7 @@ from geossl.data.synthetic.images import Forgeries, forgeries
 from geossl.data.synthetic.perturbations import CONDITIONS
 from geossl.errors import BandError, InputError, Note, WeightsError
 from geossl.evaluation.detection import detection_scores, identification_scores, per_content, per_generator
-from geossl.evaluation.metrics import Scores, mean_of
+from geossl.evaluation.scores import Scores, mean_of
 from geossl.models.encoder import DenseEncoder, Encoder
 from geossl.models.heads.image_classifier import Detector
 from geossl.training.calibration import CalibrationConfig, calibrate

@@ -18,8 +18,8 @@ from geossl.data.synthetic.images import is_forgeries
 from geossl.errors import InputError
 from geossl.evaluation.baselines import BandStatistics, untrained
 from geossl.evaluation.features import Change
-from geossl.evaluation.metrics import Scores
 from geossl.evaluation.report import markdown, score_rows, write_report
+from geossl.evaluation.scores import Scores
 from geossl.models.download import sha256_of
 from geossl.models.encoder import DenseEncoder, Encoder, PointEncoder
 from geossl.models.files import encoder_path, load_encoder, provenance

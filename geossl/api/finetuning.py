@@ -21,8 +21,8 @@ from geossl.data.labels.patches import PatchSamples, join, patch_samples
 from geossl.data.splits import PARTS
 from geossl.errors import InputError, Note
 from geossl.evaluation.heads import FITS, Samples, fit_head, predict
-from geossl.evaluation.metrics import Scores, of_images
 from geossl.evaluation.report import markdown, score_rows, write_report
+from geossl.evaluation.scores import Scores, of_images
 from geossl.inference.engine import run
 from geossl.inference.engine.source import OnlySensors, Source
 from geossl.inference.outputs.cog import blocks

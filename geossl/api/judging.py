@@ -17,8 +17,8 @@ from geossl.data.datasets.base import LabelledSet, label_share
 from geossl.errors import InputError
 from geossl.evaluation.features import Change, digest, features
 from geossl.evaluation.heads import Samples
-from geossl.evaluation.metrics import Scores, mean_of, multi_label, single_label
-from geossl.evaluation.readouts import READOUTS, Split, read_out, without_miou
+from geossl.evaluation.probes import READOUTS, Split, read_out, without_miou
+from geossl.evaluation.scores import Scores, mean_of, multi_label, single_label
 from geossl.evaluation.svm import few_shot
 from geossl.models.encoder import DenseEncoder, Encoder
 from geossl.models.encoders.series_vit import SeriesViT

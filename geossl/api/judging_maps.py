@@ -17,8 +17,8 @@ from geossl.data.splits import PARTS
 from geossl.errors import InputError
 from geossl.evaluation.features import patch_features
 from geossl.evaluation.heads import Samples
-from geossl.evaluation.metrics import of_images
-from geossl.evaluation.readouts import Split
+from geossl.evaluation.probes import Split
+from geossl.evaluation.scores import of_images
 from geossl.models.encoder import DenseEncoder
 from geossl.models.files import dense
 from geossl.models.heads.decoders import DECODERS

@@ -17,7 +17,7 @@ from geossl.data.points.batches import augmented
 from geossl.data.points.blocks import BlockSettings, block_of, cut_block, grown, inner, lattice_blocks
 from geossl.data.points.las import NOISE, Scan, find_files, read_scan, survey, write_classes
 from geossl.errors import InputError, WeightsError
-from geossl.evaluation.metrics import class_iou, confusion_matrix, of_confusion
+from geossl.evaluation.scores import class_iou, confusion_matrix, of_confusion
 from geossl.inference.points import classes_of
 from geossl.models.encoder import Encoder
 from geossl.models.files import load_encoder, save_encoder

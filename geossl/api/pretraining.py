@@ -18,9 +18,9 @@ from geossl.evaluation.online import LabelledChips, OnlineProbe
 from geossl.methods.base import SSLMethod
 from geossl.models.files import save_encoder
 from geossl.training.checkpoints import Checkpoints, StopOnSignal
-from geossl.training.metrics import Metrics
 from geossl.training.progress import TrainProgress, quiet
 from geossl.training.run_folder import RunFolder, versions
+from geossl.training.run_log import Metrics
 
 RUNS = {  # per method a module with data(recipe) and method(recipe, data); imported when asked for
     "croma": "geossl.api.runs.croma",

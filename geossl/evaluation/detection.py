@@ -6,8 +6,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from geossl.evaluation.intervals import areas_under_curve, balanced_accuracies, resampled, resampled_confusion
-from geossl.evaluation.metrics import Scores, auc, confusion_matrix, of_confusion
+from geossl.evaluation.bootstrap import areas_under_curve, balanced_accuracies, resampled, resampled_confusion
+from geossl.evaluation.scores import Scores, auc, confusion_matrix, of_confusion
 
 
 def detection_scores(truth: Int[ndarray, " n"], chance: Float[ndarray, " n"]) -> Scores:

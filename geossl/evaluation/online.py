@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from geossl.evaluation.probe import knn_accuracy
+from geossl.evaluation.knn import knn_accuracy
 from geossl.models.encoder import DenseEncoder
 from geossl.models.encoders.stacked import pick
 

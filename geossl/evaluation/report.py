@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int
 from matplotlib.figure import Figure
 
-from geossl.evaluation.metrics import Scores, class_iou
+from geossl.evaluation.scores import Scores, class_iou
 
 STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}"

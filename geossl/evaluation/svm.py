@@ -13,9 +13,9 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
 from geossl.errors import InputError
+from geossl.evaluation.bootstrap import resampled
 from geossl.evaluation.heads import Samples
-from geossl.evaluation.intervals import resampled
-from geossl.evaluation.metrics import Scores
+from geossl.evaluation.scores import Scores
 
 C_SWEEP = (1e-3, 1e-2, 1e-1)
 

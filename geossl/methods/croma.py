@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from geossl.methods.base import OptimConfig, SSLMethod
-from geossl.methods.gather import gather
+from geossl.methods.losses import gather
 from geossl.models.encoders.croma import CROMAEncoder
 from geossl.models.layers.masking import filled, random_kept_ids
 from geossl.models.layers.patches import patchify, sincos_positions

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from geossl.errors import RunError
 from geossl.methods.base import OptimConfig, SSLMethod
-from geossl.methods.clip_losses import nt_xent, rebuild_loss, slot_means
-from geossl.methods.clip_views import Draw, augment, choose_slots, choose_visible, haze_of
-from geossl.methods.gather import gather
+from geossl.methods.cross_video_losses import nt_xent, rebuild_loss, slot_means
+from geossl.methods.cross_video_views import Draw, augment, choose_slots, choose_visible, haze_of
+from geossl.methods.losses import gather
 from geossl.models.encoders.series_vit import USABLE_SHARE, SeriesViT, TimeEncoding, tubelets, usable_shares
 from geossl.models.encoders.vit import EPS, ViT, xavier
 from geossl.models.layers.masking import filled, take

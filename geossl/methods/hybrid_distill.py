@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from geossl.errors import InputError
 from geossl.methods.base import OptimConfig, SSLMethod
-from geossl.methods.feature_losses import feature_loss, normalized_features
+from geossl.methods.losses import feature_loss, normalized_features
 from geossl.methods.usable import USABLE_SHARE, usable_images
 from geossl.models.encoders.stacked import pick
 from geossl.models.encoders.vit import ViT, xavier

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from geossl.methods.base import OptimConfig, SSLMethod
-from geossl.methods.feature_losses import feature_loss, normalized_features
+from geossl.methods.losses import feature_loss, normalized_features
 from geossl.methods.usable import USABLE_SHARE, usable_images
 from geossl.models.encoders.conv_vit import ConvViT, Scales
 from geossl.models.encoders.stacked import StackedEncoder, pick

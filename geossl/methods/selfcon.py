@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from geossl.errors import Note
 from geossl.methods.base import OptimConfig, SSLMethod
-from geossl.methods.gather import gather
+from geossl.methods.losses import gather
 from geossl.models.encoders.exit_resnet import ExitResNet
 
 BASE_TEMPERATURE = 0.07

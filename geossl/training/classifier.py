@@ -12,7 +12,7 @@ from numpy import ndarray
 from torch import Tensor, nn
 
 from geossl.evaluation.features import Change, batches, device_of, embedder_of
-from geossl.evaluation.metrics import confusion_matrix, mean_average_precision, of_confusion
+from geossl.evaluation.scores import confusion_matrix, mean_average_precision, of_confusion
 from geossl.models.encoder import DenseEncoder, Encoder, PointEncoder
 from geossl.training.early_stopping import FinetuneConfig, Mark, best_of, train_until_best
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from geossl.errors import InputError
 from geossl.evaluation.features import device_of
-from geossl.evaluation.metrics import confusion_matrix, of_confusion
+from geossl.evaluation.scores import confusion_matrix, of_confusion
 from geossl.models.encoder import DenseEncoder
 from geossl.models.heads.segmenter import Segmenter, with_decoder
 from geossl.training.checkpoints import Checkpoints, StopOnSignal

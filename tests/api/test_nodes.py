@@ -17,7 +17,7 @@ from geossl.api.nodes import write_nodes
 from geossl.cli import main
 from geossl.data.graphs.files import read_graph
 from geossl.errors import InputError, Note, RecipeError
-from geossl.evaluation.nodes import svm_graphs
+from geossl.evaluation.graphs import svm_graphs
 from geossl.methods.scgc import SCGC
 from geossl.models.files import provenance
 from geossl.recipe.graphs import Graphs

@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from geossl.evaluation.metrics import Scores
 from geossl.evaluation.report import curve_figure, markdown, score_rows, scores_figure, write_report
+from geossl.evaluation.scores import Scores
 
 
 def scores(value, **more):

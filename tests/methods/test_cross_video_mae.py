@@ -6,9 +6,9 @@ import torch
 
 from geossl.errors import RunError
 from geossl.methods.base import OptimConfig
-from geossl.methods.clip_losses import nt_xent, rebuild_loss, slot_means
-from geossl.methods.clip_views import choose_slots, choose_visible
+from geossl.methods.cross_video_losses import nt_xent, rebuild_loss, slot_means
 from geossl.methods.cross_video_mae import CrossVideoMAE, Decoder, Objective
+from geossl.methods.cross_video_views import choose_slots, choose_visible
 from geossl.models.encoders.series_vit import SeriesViT, series_spec, tubelets, untubelets, usable_shares
 from geossl.models.encoders.vit import ViT, vit_spec
 from geossl.models.layers.patches import sincos_positions

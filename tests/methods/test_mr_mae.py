@@ -9,7 +9,7 @@ from geossl import recipe
 from geossl.data.sentinel.batches import SentinelChips
 from geossl.errors import InputError, MissingFileError, Note, RecipeError, RunError
 from geossl.methods.base import OptimConfig
-from geossl.methods.feature_losses import feature_loss, normalized_features
+from geossl.methods.losses import feature_loss, normalized_features
 from geossl.methods.mr_mae import MRMAE, DecoderShape, pixel_targets, rebuild_loss, split_patches
 from geossl.models.encoders.conv_vit import ConvViT
 from geossl.models.encoders.croma import CROMAEncoder, croma_spec

@@ -16,8 +16,8 @@ import geossl
 from geossl import recipe
 from geossl.errors import InputError, Note, RunError
 from geossl.models.files import provenance
-from geossl.training.metrics import StepTable
 from geossl.training.run_folder import RunFolder
+from geossl.training.run_log import StepTable
 
 SMALL = [
     "data.batch_size=4",
@@ -92,7 +92,7 @@ def test_the_same_seed_gives_the_same_losses_and_another_does_not(whole, tmp_pat
 KILLED = """
 import sys, time, geossl
 from geossl import recipe
-from geossl.training.metrics import Metrics
+from geossl.training.run_log import Metrics
 after = Metrics.on_train_batch_end
 def slow(self, *a, **k):
     time.sleep(0.3)

@@ -6,8 +6,8 @@ from torch_geometric.data import Data
 import geossl
 from geossl.api import evaluating
 from geossl.errors import InputError
-from geossl.evaluation import nodes
-from geossl.evaluation.nodes import probe_nodes, right, svm_graphs
+from geossl.evaluation import graphs as nodes
+from geossl.evaluation.graphs import probe_nodes, right, svm_graphs
 from geossl.models.encoders.gnn import GNNEncoder
 from tests.models.encoders.test_gnn import spec_of
 

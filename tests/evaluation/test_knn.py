@@ -3,7 +3,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from geossl.evaluation.probe import knn_accuracy, linear_accuracy, retrieval_top1
+from geossl.evaluation.knn import knn_accuracy, linear_accuracy, retrieval_top1
 
 
 @pytest.fixture

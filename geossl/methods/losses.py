@@ -1,7 +1,9 @@
 """How far a student's features are from a teacher's: what feature-distilling methods share."""
 
+import torch
+import torch.distributed as dist
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 
@@ -31,3 +33,32 @@ def feature_loss(found: Float[Tensor, "b n d"], target: Float[Tensor, "b n d"], 
     if kind == "cosine":
         return (1 - F.cosine_similarity(found.float(), target, dim=-1)).mean()
     return F.mse_loss(found.float(), target) if kind == "mse" else F.smooth_l1_loss(found.float(), target, beta=2.0)
+
+
+class GatherRows(torch.autograd.Function):
+    """Concatenate equal batches of all ranks; the backward sums every rank's gradient of this rank's rows."""
+
+    @staticmethod
+    def forward(ctx: object, rows: Tensor) -> Tensor:
+        """Return rows of rank 0, 1, ... in order."""
+        parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: object, grad: Tensor) -> Tensor:
+        """Return this rank's slice of the summed gradient."""
+        grad = grad.contiguous()
+        dist.all_reduce(grad)
+        return grad.chunk(dist.get_world_size())[dist.get_rank()]
+
+
+def gather(rows: Shaped[Tensor, "b ..."]) -> Shaped[Tensor, "all ..."]:
+    """Rows of all ranks in order, differentiable; without a process group, the rows themselves.
+
+    Args:
+        rows: As many on every rank.
+    """
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return rows
+    return GatherRows.apply(rows)

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from geossl.evaluation.intervals import (
+from geossl.evaluation.bootstrap import (
     Interval,
     Weights,
     accuracies,

@@ -15,10 +15,10 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.neural_network import MLPClassifier
 
+from geossl.evaluation.bootstrap import resampled
 from geossl.evaluation.clustering import clustering_scores, matched
 from geossl.evaluation.heads import HIDDEN, Samples, candidates, fit_head, fit_kmeans, predict, standardized
-from geossl.evaluation.intervals import resampled
-from geossl.evaluation.metrics import (
+from geossl.evaluation.scores import (
     Scores,
     confusion_matrix,
     mean_average_precision,

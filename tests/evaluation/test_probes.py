@@ -9,16 +9,16 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 from torchmetrics.classification import MulticlassJaccardIndex
 
-from geossl.evaluation.heads import C_SWEEP, NEIGHBOURS_SWEEP, Samples
-from geossl.evaluation.intervals import (
+from geossl.evaluation.bootstrap import (
     accuracies,
     areas_under_curve,
     average_precisions,
     resampled,
     resampled_confusion,
 )
-from geossl.evaluation.metrics import confusion_matrix, mean_of, of_images, single_label
-from geossl.evaluation.readouts import READOUTS, Split, fit_multi, fit_single, read_out
+from geossl.evaluation.heads import C_SWEEP, NEIGHBOURS_SWEEP, Samples
+from geossl.evaluation.probes import READOUTS, Split, fit_multi, fit_single, read_out
+from geossl.evaluation.scores import confusion_matrix, mean_of, of_images, single_label
 
 
 def blobs(n, classes=4, dim=6, spread=1.5, seed=0):

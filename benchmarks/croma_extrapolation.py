@@ -16,7 +16,7 @@ from odc.geo.geobox import GeoBox
 
 import geossl
 from geossl import recipe as recipes
-from geossl.api import pretraining
+from geossl.api.pretrain import run as pretraining
 from geossl.data.labels.ground_truth import label_values, majority
 from geossl.data.sentinel.aligned import SAMPLE
 from geossl.evaluation.knn import linear_accuracy

@@ -20,7 +20,7 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.preprocessing import StandardScaler
 
 from geossl import recipe as recipes
-from geossl.api import pretraining
+from geossl.api.pretrain import run as pretraining
 from geossl.evaluation.knn import knn_accuracy, linear_accuracy, retrieval_top1
 from geossl.evaluation.online import LabelledChips, labelled_embeddings
 from geossl.methods.croma import masked_mse, normalized_patches

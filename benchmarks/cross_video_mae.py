@@ -37,7 +37,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.preprocessing import StandardScaler
 
 from geossl import recipe as recipes
-from geossl.api import pretraining
+from geossl.api.pretrain import run as pretraining
 from geossl.api.series import embed_series, epsg_for
 from geossl.data.resampling import outline
 from geossl.data.series.batches import CLEAR_SHARE

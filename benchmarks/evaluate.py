@@ -22,8 +22,8 @@ import torch
 from torch import nn
 from torchvision.models import resnet18
 
-from geossl.api.judging import Settings, Subject, judge_set, label_of
-from geossl.api.judging_maps import judge_maps
+from geossl.api.evaluate.protocols import Settings, Subject, judge_set, label_of
+from geossl.api.evaluate.segmentation import judge_maps
 from geossl.data.datasets.find import Scenes, labelled_scenes, read_set
 from geossl.data.sentinel.aligned import SAMPLE
 from geossl.evaluation.baselines import BandStatistics, untrained

@@ -20,7 +20,7 @@ import torch
 from sklearn.cluster import KMeans
 
 from geossl import recipe as recipes
-from geossl.api import pretraining
+from geossl.api.pretrain import run as pretraining
 
 
 def timed(work):

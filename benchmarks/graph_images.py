@@ -24,7 +24,7 @@ from sklearn.svm import SVC
 
 import geossl
 from geossl import recipe as recipes
-from geossl.api import pretraining
+from geossl.api.pretrain import run as pretraining
 from geossl.data.datasets.find import read_set
 from geossl.data.graphs.files import read_graph
 from geossl.evaluation.graphs import C_GRID

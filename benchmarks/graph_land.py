@@ -22,8 +22,8 @@ from sklearn.preprocessing import StandardScaler
 
 import geossl
 from geossl import recipe as recipes
-from geossl.api import pretraining
-from geossl.api.graphs import as_cube, graph_from_raster
+from geossl.api.graphs.build import as_cube, graph_from_raster
+from geossl.api.pretrain import run as pretraining
 from geossl.data.graphs.parcels import smoothed
 from geossl.data.labels.colours import palette
 from geossl.data.sentinel.aligned import SAMPLE, aligned_scenes

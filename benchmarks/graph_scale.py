@@ -15,7 +15,7 @@ import shapely
 import torch
 
 from geossl import recipe as recipes
-from geossl.api.runs import graphmae, scgc
+from geossl.api.pretrain import graphmae, scgc
 from geossl.data.graphs.batches import GraphBatches
 from geossl.data.graphs.parcels import graph_of
 from geossl.inference.graphs import node_embeddings

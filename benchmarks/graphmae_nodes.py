@@ -17,7 +17,7 @@ import torch
 
 import geossl
 from geossl import recipe as recipes
-from geossl.api import pretraining
+from geossl.api.pretrain import run as pretraining
 from geossl.data.graphs.files import dense_rows, read_graph
 from geossl.evaluation.graphs import probe_nodes
 

@@ -26,7 +26,7 @@ import torch
 from sklearn.metrics import balanced_accuracy_score
 
 from geossl import recipe as recipes
-from geossl.api import pretraining
+from geossl.api.pretrain import run as pretraining
 from geossl.data.datasets.base import LabelledSet
 from geossl.data.points.batches import rotation
 from geossl.data.points.objects import unit_sphere

@@ -18,7 +18,7 @@ import torch
 
 import geossl
 from geossl import recipe as recipes
-from geossl.api import pretraining
+from geossl.api.pretrain import run as pretraining
 from geossl.data.points.blocks import BlockSettings, lattice_blocks
 from geossl.data.points.las import find_files, read_scan, survey
 from geossl.evaluation.scores import class_iou, confusion_matrix, of_confusion

@@ -25,7 +25,7 @@ import torch
 from sklearn.cluster import KMeans
 
 from geossl import recipe as recipes
-from geossl.api import pretraining
+from geossl.api.pretrain import run as pretraining
 from geossl.data.graphs.files import dense_rows, read_graph
 from geossl.evaluation.clustering import clustering_scores
 from geossl.methods.scgc_walks import modularity

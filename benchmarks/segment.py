@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from geossl.api import finetuning
+from geossl.api import finetune as finetuning
 from geossl.data.labels.blocks import deal
 from geossl.data.labels.chips import Ground
 from geossl.data.labels.ground_truth import read_labels

@@ -31,7 +31,7 @@ from sklearn.metrics import balanced_accuracy_score
 from torch import nn
 
 from geossl import recipe as recipes
-from geossl.api.pretraining import prepare
+from geossl.api.pretrain.run import prepare
 from geossl.data.images.folders import read_picture
 from geossl.data.synthetic.calibration import TrackData
 from geossl.data.synthetic.images import forgeries

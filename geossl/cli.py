@@ -85,7 +85,7 @@ def pretrain(recipe_name: str, overrides: tuple[str, ...], show: bool) -> None:
     if show:
         click.echo(recipe.dump(resolved), nl=False)
         return
-    from geossl.api import pretraining  # lazy: a mistake in a recipe answers before torch is imported
+    from geossl.api.pretrain import run as pretraining  # lazy: a mistake in a recipe answers before torch is imported
 
     folder = pretraining.pretrain(resolved)
     click.echo(f"run      {folder}\nencoder  {folder / 'encoder.safetensors'}")
@@ -101,7 +101,7 @@ def fetch(date: str | None, **options: Any) -> None:
 
     geossl pretrain croma data.source=scenes; geossl embed --s1 scenes/s1 --s2 scenes/s2 ...
     """
-    from geossl.api import maps  # lazy: see embed
+    from geossl.api import embed as maps  # lazy: see embed
 
     if date is None:
         raise InputError("--date is missing; name a period such as 2024-06/2024-08")
@@ -128,7 +128,7 @@ def embed(dry_run: bool, **options: Any) -> None:
     Killed or interrupted, the same command goes on where it stopped. Memory depends on --shard-cells and --batch-size,
     never on the region; --dry-run tells it.
     """
-    from geossl.api import maps  # lazy: `geossl --help` must not import torch
+    from geossl.api import embed as maps  # lazy: `geossl --help` must not import torch
 
     if dry_run:
         for _, row in maps.plan_map(**options).iterrows():
@@ -162,7 +162,7 @@ def finetune(**options: Any) -> None:
 
     Scores are of blocks of ground that were neither learned from nor used to choose settings.
     """
-    from geossl.api import finetuning  # lazy: see embed
+    from geossl.api import finetune as finetuning  # lazy: see embed
 
     options = given(options, "train_encoder", "max_steps", "lr", "batch_size", "chip_px")  # heads have none of these
     written = finetuning.finetune(progress=progress_line("embed", "shards"), **options)
@@ -191,7 +191,7 @@ def segment(**options: Any) -> None:
     geossl segment --aoi region.geojson --s1 S1.tif --s2 S2.tif --model model.safetensors
     geossl segment --map embedding.zarr --classes 8
     """
-    from geossl.api import segmentation  # lazy: see embed
+    from geossl.api import segment as segmentation  # lazy: see embed
 
     out = segmentation.segment(progress=progress_line("segment", "shards"), **options)
     click.echo(segmentation.summary(out))
@@ -223,7 +223,7 @@ def graph(**options: Any) -> None:
 
     geossl pretrain scgc data.source=parcels.gpkg data.features=map.zarr objective.clusters=8
     """
-    from geossl.api import nodes  # lazy: see embed
+    from geossl.api.graphs import embed as nodes  # lazy: see embed
 
     click.echo(f"nodes    {nodes.graph_map(**options)}")
 
@@ -241,7 +241,7 @@ def similar(map_path: str, to: str, top: int, out: str) -> None:
 
     Files named like the outputs are replaced.
     """
-    from geossl.api import similarity  # lazy: see embed
+    from geossl.api import similar as similarity  # lazy: see embed
 
     written = similarity.similar_map(map_path, to, top=top, out=out)
     click.echo(f"similarity  {written}\nplaces      {written.with_suffix('.geojson')}")
@@ -254,7 +254,7 @@ def similar(map_path: str, to: str, top: int, out: str) -> None:
 @click.option("--no-browser", is_flag=True, help="Only print the address.")
 def view(map_path: str, layers: tuple[str, ...], port: int, no_browser: bool) -> None:
     """Show MAP in a web page on this machine; a click finds similar places. Ctrl-C stops."""
-    from geossl.api import similarity  # lazy: see embed
+    from geossl.api import similar as similarity  # lazy: see embed
 
     for number in (signal.SIGINT, signal.SIGTERM):  # both end it tidily, in the background, too
         signal.signal(number, signal.default_int_handler)
@@ -290,7 +290,7 @@ def embed_series(source: str, s2_offset: str | None, **options: Any) -> None:
 @click.option("--overwrite", is_flag=True, help="Replace OUT.")
 def export(map: str, out: str, **options: Any) -> None:
     """Write MAP as OUT: .tif (COG), .parquet (GeoParquet), or a folder of STAC documents."""
-    from geossl.api import exports  # lazy: see embed
+    from geossl.api import export as exports  # lazy: see embed
 
     click.echo(f"exported   {exports.export(map, out, **options)}")
 
@@ -309,7 +309,7 @@ def evaluate(**options: Any) -> None:
     part, scores are of a test part; parts are blocks of ground where places are known. Or it holds real/ and generated
     pictures: then scores are of telling them apart, clean and after compression and resizing.
     """
-    from geossl.api import evaluating  # lazy: see embed
+    from geossl.api.evaluate import run as evaluating  # lazy: see embed
 
     found = evaluating.evaluate(**options, progress=step_line)
     click.echo(f"{found.table()}\nreport   {found.report}")

@@ -53,7 +53,7 @@ def points() -> None:
 @asks_overwrite
 def embed(scans: str, **options: Any) -> None:
     """Embed SCANS as one raster: per cell the mean vector of its points."""
-    from geossl.api import point_maps  # lazy: `geossl --help` must not import torch
+    from geossl.api.points import embed as point_maps  # lazy: `geossl --help` must not import torch
 
     out = point_maps.embed_points(scans, progress=partial(step_line, "chunks"), **options)
     click.echo(f"embedding  {out}\npicture    {out.with_suffix('.png')}")
@@ -83,7 +83,7 @@ def finetune(scans: str, **options: Any) -> None:
 
     Scores are of squares that were neither learned from nor used to choose anything.
     """
-    from geossl.api import point_classes  # lazy: see embed
+    from geossl.api.points import classify as point_classes  # lazy: see embed
 
     options = given(options, "train_encoder", "max_steps", "lr", "batch_size")
     written = point_classes.finetune_points(scans, progress=partial(step_line, "updates"), **options)
@@ -98,7 +98,7 @@ def finetune(scans: str, **options: Any) -> None:
 @asks_overwrite
 def classify(scans: str, **options: Any) -> None:
     """Give every point of SCANS a class and a confidence; all else stays as it is."""
-    from geossl.api import point_classes  # lazy: see embed
+    from geossl.api.points import classify as point_classes  # lazy: see embed
 
     for path in point_classes.classify_points(scans, progress=partial(step_line, "files"), **options):
         click.echo(f"points   {path}")

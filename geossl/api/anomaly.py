@@ -11,7 +11,7 @@ import torch
 import xarray as xr
 
 from geossl import grid
-from geossl.api.maps import Paths, source_of
+from geossl.api.embed import Paths, source_of
 from geossl.errors import InputError
 from geossl.inference.engine import run
 from geossl.inference.engine.source import Source

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from numpy import ndarray
 from PIL import Image, ImageDraw
 
-from geossl.api.runs.scenes import measured_sensors
+from geossl.api.pretrain.scenes import measured_sensors
 from geossl.data.labels.ground_truth import class_names, label_values
 from geossl.data.sentinel.aligned import SAMPLE, AlignedSentinel, aligned_scenes
 from geossl.data.sentinel.batches import SentinelChips

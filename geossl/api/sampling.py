@@ -8,7 +8,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from numpy import ndarray
 
-from geossl.api.runs import regularized_ae
+from geossl.api.pretrain import regularized_ae
 from geossl.errors import InputError, Note
 from geossl.inference.sampling import MIXED, Chains, metropolis_hastings
 from geossl.models.encoders.score_autoencoder import PatchAutoencoder, VectorAutoencoder

@@ -12,7 +12,7 @@ import rasterio
 import torch
 
 import geossl
-from geossl.api import finetuning
+from geossl.api import finetune as finetuning
 from geossl.data.labels.blocks import Split, deal
 from geossl.data.labels.ground_truth import read_labels
 from geossl.data.labels.patches import PatchSamples
@@ -152,7 +152,7 @@ def spoilt(scene, folder, hidden, sensor):
 def apart(fields, monkeypatch):
     """The split of the true labels, whatever the test blocks are said to hold."""
     hidden, split = without_test_blocks(fields)
-    monkeypatch.setattr("geossl.api.finetuning.deal", lambda *_: split)
+    monkeypatch.setattr("geossl.api.finetune.deal", lambda *_: split)
     changed = fields.assign(crop=np.where(hidden, "water", fields["crop"]))
     return hidden, changed
 

@@ -102,7 +102,7 @@ def test_a_decoders_map_does_not_depend_on_shards_or_batches(scene, decoder, tmp
 
 
 def test_kmeans_finds_the_same_clusters_whatever_the_shards(scene, encoder, tmp_path, monkeypatch):
-    monkeypatch.setattr("geossl.api.segmentation.KMEANS_SAMPLE", 200)  # of 1024 patches: drawn, not all
+    monkeypatch.setattr("geossl.api.segment.KMEANS_SAMPLE", 200)  # of 1024 patches: drawn, not all
     one = segment(scene, tmp_path / "one.tif", classes=3, encoder=encoder)
     four = segment(scene, tmp_path / "four.tif", classes=3, encoder=encoder, shard_cells=4)
     assert np.array_equal(pixels(one), pixels(four))

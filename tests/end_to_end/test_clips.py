@@ -5,7 +5,7 @@ from PIL import Image
 
 import geossl
 from geossl import recipe
-from geossl.api.runs.cross_video_mae import given_image_branch
+from geossl.api.pretrain.cross_video_mae import given_image_branch
 from geossl.errors import RecipeError, WeightsError
 from geossl.models.encoders.series_vit import SeriesViT
 from geossl.models.encoders.vit import ViT

@@ -245,16 +245,16 @@ def test_an_encoder_of_pictures_is_judged_clean_and_perturbed(tmp_path):
 
 
 def test_vectors_of_many_items_are_kept_until_the_report_is_there(encoder, npz, tmp_path, monkeypatch):
-    monkeypatch.setattr("geossl.api.judging.MANY", 10)
+    monkeypatch.setattr("geossl.api.evaluate.protocols.MANY", 10)
     path, out = npz(), tmp_path / "r.html"
     whole = geossl.evaluate(encoder, path, protocol="linear", batch_size=16, out=out).scores["linear"].to_dict()
     assert not (tmp_path / "r.html.build").exists()
-    monkeypatch.setattr("geossl.api.judging.judge_heads", lambda *a: 1 / 0)
+    monkeypatch.setattr("geossl.api.evaluate.protocols.judge_heads", lambda *a: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         geossl.evaluate(encoder, path, protocol="linear", batch_size=16, out=out)
     assert len(list((tmp_path / "r.html.build").rglob("*.npy"))) == 4
     monkeypatch.undo()
-    monkeypatch.setattr("geossl.api.judging.MANY", 10)
+    monkeypatch.setattr("geossl.api.evaluate.protocols.MANY", 10)
     monkeypatch.setattr(CROMAEncoder, "pooled", lambda *a: 1 / 0)  # no image needs to be embedded again
     again = geossl.evaluate(encoder, path, protocol="linear", batch_size=16, out=out)
     assert again.scores["linear"].to_dict() == whole

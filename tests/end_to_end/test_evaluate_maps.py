@@ -9,7 +9,7 @@ import torch
 from torchmetrics.classification import MulticlassJaccardIndex
 
 import geossl
-from geossl.api.judging_maps import patch_classes
+from geossl.api.evaluate.segmentation import patch_classes
 from geossl.data.datasets.base import Bands, LabelledMaps, MapParts
 from geossl.errors import InputError, UnknownNameError
 from geossl.models.download import ReleasedWeights, sha256_of

@@ -4,7 +4,7 @@ import torch
 from torch_geometric.data import Data
 
 import geossl
-from geossl.api import evaluating
+from geossl.api.evaluate import run as evaluating
 from geossl.errors import InputError
 from geossl.evaluation import graphs as nodes
 from geossl.evaluation.graphs import probe_nodes, right, svm_graphs

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from geossl import recipe
-from geossl.api.pretraining import prepare
+from geossl.api.pretrain.run import prepare
 from geossl.models.encoders.croma import CROMAEncoder, croma_spec
 from geossl.models.encoders.vit import ViT, vit_spec
 from geossl.models.files import load_encoder, save_encoder

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from geossl import recipe
-from geossl.api.pretraining import prepare
+from geossl.api.pretrain.run import prepare
 from geossl.errors import InputError
 from geossl.methods.base import OptimConfig
 from geossl.methods.regularized_ae import RegularizedAE, contractive_loss, denoising_loss, jacobian_norm

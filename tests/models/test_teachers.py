@@ -4,7 +4,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from geossl.api.runs.teachers import stretched
+from geossl.api.pretrain.teachers import stretched
 from geossl.errors import BandError, GridError, MissingFileError, UnknownNameError, WeightsError
 from geossl.models.encoders.croma import CROMAEncoder, croma_spec
 from geossl.models.teachers import EncoderTeacher, Teacher, TimmTeacher, on_grid, read_tensors, timm_model

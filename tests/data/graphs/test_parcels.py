@@ -10,7 +10,7 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
 
-from geossl.api.graphs import graph_from_geodataframe, graph_from_raster
+from geossl.api.graphs.build import graph_from_geodataframe, graph_from_raster
 from geossl.data.graphs.files import read_graph
 from geossl.data.graphs.parcels import neighbours
 from geossl.data.graphs.superpixels import image_graphs, joined, majorities, segments, touching

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from geossl import recipe
-from geossl.api.pretraining import prepare
+from geossl.api.pretrain.run import prepare
 from geossl.data.points.batches import augmented, cloud_source, rotation
 from geossl.data.points.objects import drawn, read_shapes, unit_sphere
 from geossl.errors import InputError, MissingFileError, UnknownNameError

@@ -6,7 +6,7 @@ import torch
 from click.testing import CliRunner
 
 from geossl import recipe as recipes
-from geossl.api import pretraining
+from geossl.api.pretrain import run as pretraining
 from geossl.cli import main
 from geossl.data.series.ssl4eo import SeasonClips
 from geossl.data.series.stacks import Clouds, day_number

@@ -4,7 +4,7 @@ import rasterio
 from affine import Affine
 
 from geossl import recipe as recipes
-from geossl.api.runs.cross_video_mae import sensor_of
+from geossl.api.pretrain.cross_video_mae import sensor_of
 from geossl.data.series.batches import Clips, SeriesClips
 from geossl.data.series.stacks import Clouds, day_number, find_series, open_series
 from geossl.errors import BandError, GridError, InputError, MissingFileError

@@ -15,7 +15,7 @@ from jaxtyping import Float, UInt64
 from threadpoolctl import threadpool_limits
 
 from geossl import grid
-from geossl.api.maps import Paths, source_of
+from geossl.api.embed import Paths, source_of
 from geossl.api.workspace import work_path, workspace
 from geossl.data.labels.colours import palette
 from geossl.data.resampling import apply

@@ -2,8 +2,17 @@
 
 from collections.abc import Mapping
 
-from geossl.api.runs.images import ImageData, chosen, examples, geometry, image_data, inputs, rehearse, scaled_inputs
-from geossl.api.runs.teachers import frozen, make_missing, note_alike, tell
+from geossl.api.pretrain.images import (
+    ImageData,
+    chosen,
+    examples,
+    geometry,
+    image_data,
+    inputs,
+    rehearse,
+    scaled_inputs,
+)
+from geossl.api.pretrain.teachers import frozen, make_missing, note_alike, tell
 from geossl.methods.mr_mae import MRMAE, DecoderShape
 from geossl.models.encoders.conv_vit import ConvViT, conv_vit_spec
 from geossl.models.encoders.stacked import StackedEncoder

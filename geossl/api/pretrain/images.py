@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from geossl.api.runs.scenes import measured_sensors, scene_chips
+from geossl.api.pretrain.scenes import measured_sensors, scene_chips
 from geossl.data.images.batches import Pictures
 from geossl.data.images.geotiffs import BandChips
 from geossl.data.sentinel.batches import SentinelChips

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch_geometric.data import Data
 
-from geossl.api.graphs import source_graph
+from geossl.api.graphs.build import source_graph
 from geossl.data.graphs.batches import GraphBatches
 from geossl.data.graphs.files import dense_rows, scipy_csr
 from geossl.errors import InputError

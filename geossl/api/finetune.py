@@ -12,7 +12,7 @@ import geopandas as gpd
 import numpy as np
 import torch
 
-from geossl.api.maps import Paths, source_of
+from geossl.api.embed import Paths, source_of
 from geossl.api.workspace import work_path, workspace
 from geossl.data.labels.blocks import Split, deal
 from geossl.data.labels.chips import Ground, LabelChips

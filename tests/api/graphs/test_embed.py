@@ -12,8 +12,8 @@ from torch_geometric.data import Data
 
 import geossl
 from geossl import recipe
-from geossl.api.graphs import source_graph
-from geossl.api.nodes import write_nodes
+from geossl.api.graphs.build import source_graph
+from geossl.api.graphs.embed import write_nodes
 from geossl.cli import main
 from geossl.data.graphs.files import read_graph
 from geossl.errors import InputError, Note, RecipeError

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from geossl.api.generating import generate
-from geossl.api.runs.scenes import measured_sensors
+from geossl.api.pretrain.scenes import measured_sensors
 from geossl.data.sentinel.batches import SentinelChips
 from geossl.data.synthetic.batches import ForgeryViews
 from geossl.data.synthetic.images import forgeries

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from geossl.api.encoder_images import EncoderImages, band_orders
-from geossl.api.judging import Findings, Settings, Subject, is_head, judge_heads
+from geossl.api.evaluate.inputs import EncoderImages, band_orders
+from geossl.api.evaluate.protocols import Findings, Settings, Subject, is_head, judge_heads
 from geossl.data.datasets.base import LabelledMaps, MapParts
 from geossl.data.labels.ground_truth import majority
 from geossl.data.splits import PARTS

@@ -1,6 +1,6 @@
 """GraphMAE from a recipe."""
 
-from geossl.api.runs.graphs import check_directions, graph_batches, graph_spec, set_statistics
+from geossl.api.pretrain.graphs import check_directions, graph_batches, graph_spec, set_statistics
 from geossl.data.graphs.batches import GraphBatches
 from geossl.methods.graphmae import GraphMAE
 from geossl.models.encoders.gnn import GNNEncoder

@@ -1,7 +1,16 @@
 """Hybrid Distill from a recipe."""
 
-from geossl.api.runs.images import ImageData, chosen, examples, geometry, image_data, inputs, rehearse, scaled_inputs
-from geossl.api.runs.teachers import frozen, make_missing, note_alike, note_uniform, tell
+from geossl.api.pretrain.images import (
+    ImageData,
+    chosen,
+    examples,
+    geometry,
+    image_data,
+    inputs,
+    rehearse,
+    scaled_inputs,
+)
+from geossl.api.pretrain.teachers import frozen, make_missing, note_alike, note_uniform, tell
 from geossl.methods.hybrid_distill import HybridDistill, Relations
 from geossl.models.encoders.vit import ViT, vit_spec
 from geossl.models.teachers import Teacher

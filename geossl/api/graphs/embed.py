@@ -15,7 +15,7 @@ from odc.geo.geobox import GeoBox
 from rasterio.features import rasterize
 from torch_geometric.data import Data
 
-from geossl.api.graphs import source_graph
+from geossl.api.graphs.build import source_graph
 from geossl.data.graphs.files import read_graph
 from geossl.data.labels.colours import palette
 from geossl.errors import InputError

@@ -23,15 +23,15 @@ from geossl.training.run_folder import RunFolder, versions
 from geossl.training.run_log import Metrics
 
 RUNS = {  # per method a module with data(recipe) and method(recipe, data); imported when asked for
-    "croma": "geossl.api.runs.croma",
-    "mr_mae": "geossl.api.runs.mr_mae",
-    "hybrid_distill": "geossl.api.runs.hybrid_distill",
-    "regularized_ae": "geossl.api.runs.regularized_ae",
-    "cross_video_mae": "geossl.api.runs.cross_video_mae",
-    "selfcon": "geossl.api.runs.selfcon",
-    "graphmae": "geossl.api.runs.graphmae",
-    "scgc": "geossl.api.runs.scgc",
-    "point_cmae": "geossl.api.runs.point_cmae",
+    "croma": "geossl.api.pretrain.croma",
+    "mr_mae": "geossl.api.pretrain.mr_mae",
+    "hybrid_distill": "geossl.api.pretrain.hybrid_distill",
+    "regularized_ae": "geossl.api.pretrain.regularized_ae",
+    "cross_video_mae": "geossl.api.pretrain.cross_video_mae",
+    "selfcon": "geossl.api.pretrain.selfcon",
+    "graphmae": "geossl.api.pretrain.graphmae",
+    "scgc": "geossl.api.pretrain.scgc",
+    "point_cmae": "geossl.api.pretrain.point_cmae",
 }
 
 

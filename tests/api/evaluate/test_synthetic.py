@@ -11,8 +11,8 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from geossl.api import detecting
-from geossl.api.evaluating import evaluate
+from geossl.api.evaluate import synthetic as detecting
+from geossl.api.evaluate.run import evaluate
 from geossl.api.generating import generate
 from geossl.cli import main
 from geossl.data.synthetic.images import forgeries

@@ -11,8 +11,7 @@ import numpy as np
 from jaxtyping import Int
 from numpy import ndarray
 
-from geossl.api.encoder_clips import EncoderClips
-from geossl.api.encoder_images import EncoderImages, band_orders
+from geossl.api.evaluate.inputs import EncoderClips, EncoderImages, band_orders
 from geossl.data.datasets.base import LabelledSet, label_share
 from geossl.errors import InputError
 from geossl.evaluation.features import Change, digest, features

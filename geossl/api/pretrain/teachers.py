@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torchgeo import models as torchgeo_models
 
-from geossl.api import pretraining
+from geossl.api.pretrain import run as pretraining
 from geossl.errors import BandError, MissingFileError, Note, UnknownNameError, WeightsError
 from geossl.evaluation.attention import normalized_mutual_information
 from geossl.methods.hybrid_distill import relation_logits

@@ -1,6 +1,6 @@
 """SCGC from a recipe."""
 
-from geossl.api.runs.graphs import graph_batches, graph_spec, set_statistics
+from geossl.api.pretrain.graphs import graph_batches, graph_spec, set_statistics
 from geossl.data.graphs.batches import GraphBatches
 from geossl.data.graphs.files import NodeRows
 from geossl.errors import InputError

@@ -9,9 +9,9 @@ import geopandas as gpd
 import numpy as np
 import torch
 
-from geossl.api.detecting import judge_forgeries
-from geossl.api.judging import EPISODE, Findings, Key, Say, Settings, Subject, is_head, judge_set, label_of
-from geossl.api.judging_maps import judge_maps
+from geossl.api.evaluate.protocols import EPISODE, Findings, Key, Say, Settings, Subject, is_head, judge_set, label_of
+from geossl.api.evaluate.segmentation import judge_maps
+from geossl.api.evaluate.synthetic import judge_forgeries
 from geossl.data.datasets.base import LabelledMaps, LabelledSet
 from geossl.data.datasets.find import Data, Scenes, find, shape_set
 from geossl.data.synthetic.images import is_forgeries

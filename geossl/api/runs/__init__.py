@@ -1,1 +1,0 @@
-"""From a recipe to data and method: where the layers of a method meet."""

@@ -37,10 +37,7 @@ MAY_IMPORT = {  # layer -> geossl layers below it
         "sensors",
         "errors",
     },
-    "cli": {"options", "point_verbs", "progress_lines", "api", "recipe", "errors", "models", "__init__"},
-    "point_verbs": {"options", "progress_lines", "api", "errors"},
-    "progress_lines": set(),
-    "options": {"errors"},
+    "cli": {"api", "recipe", "errors", "models", "data", "__init__"},
     "__init__": {"api", "inference", "models"},
 }
 

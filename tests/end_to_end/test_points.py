@@ -264,7 +264,7 @@ def test_interrupted_points_do_not_promise_to_go_on(scans, encoder, tmp_path, mo
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("geossl.point_verbs.step_line", stop)
+    monkeypatch.setattr("geossl.cli.points.step_line", stop)
     done = run("embed", scans, "--encoder", encoder, "--out", tmp_path / "e.tif")
     assert done.exit_code == 130
     assert "--overwrite replaces them" in done.stderr

@@ -20,7 +20,7 @@ from pyproj.exceptions import CRSError
 from geossl.data.points.ground import Terrain, ground_points
 from geossl.errors import GridError, InputError, MissingFileError
 
-SAMPLE = Path(__file__).parent / "sample_points"
+SAMPLE = Path(__file__).parents[1] / "sample_points"
 SUFFIXES = {".las", ".laz"}
 FEATURES = ("intensity", "return_ratio", "first", "last")
 NOISE = (7, 18)  # ASPRS classes: low and high noise

@@ -31,7 +31,7 @@ from geossl.errors import GridError, InputError, MissingFileError
 from geossl.sensors import S1_BANDS, S2_BANDS
 
 IN_MEMORY_BYTES = 256 * 2**20  # scenes that fit are read once per process
-SAMPLE = Path(__file__).parent / "sample"
+SAMPLE = Path(__file__).parents[1] / "sample"
 
 
 class SentinelRasters(RasterDataset):

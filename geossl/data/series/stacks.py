@@ -18,7 +18,7 @@ from geossl.data.sentinel.bands import RasterFile, date_of, inspect
 from geossl.data.sentinel.rasters import warp
 from geossl.errors import BandError, GridError, InputError, MissingFileError
 
-SAMPLE = Path(__file__).parent / "sample_series"
+SAMPLE = Path(__file__).parents[1] / "sample_series"
 FIRST_DAY = date(2015, 1, 1).toordinal()
 KEPT_BYTES = 2**29  # a series that is smaller is kept in memory once it was read
 

@@ -190,7 +190,7 @@ if __name__ == "__main__":
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
     )
     address = cluster.stdout.readline().strip()
     if way == "file":
@@ -231,7 +231,7 @@ def test_memory_does_not_grow_with_the_region(croma_file, tmp_path):
     peaks = []
     for name, side in (("small", 0.02), ("large", 0.07)):
         call = [sys.executable, "-c", PEAK, str(side), str(croma_file), str(tmp_path / f"{name}.zarr")]
-        done = subprocess.run(call, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+        done = subprocess.run(call, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[3])
         peaks.append(int(done.stdout))
     shards = [len(list((tmp_path / f"{name}.zarr.build/receipts").iterdir())) for name in ("small", "large")]
     assert shards[1] >= 4 * shards[0]

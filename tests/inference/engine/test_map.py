@@ -135,7 +135,7 @@ run.embed_map(aoi, Memory(), Path(sys.argv[2]), Path(sys.argv[3]), shard_cells=1
 def test_a_killed_map_is_finished_by_the_same_call_to_the_same_bytes(region, croma_file, tmp_path):
     out = tmp_path / "k.zarr"
     arguments = [sys.executable, "-c", KILLED, region.geometry.wkt, str(croma_file), str(out)]
-    process = subprocess.Popen(arguments, cwd=Path(__file__).parents[2])
+    process = subprocess.Popen(arguments, cwd=Path(__file__).parents[3])
     receipts = Path(f"{out}.build/receipts")
     while len(list(receipts.glob("*.json"))) < 4:
         assert process.poll() is None

@@ -5,9 +5,9 @@ from typing import Any
 
 import click
 
+from geossl.cli.options import InOrder, given
+from geossl.cli.progress import step_line
 from geossl.errors import InputError
-from geossl.options import InOrder, given
-from geossl.progress_lines import step_line
 
 asks_blocks = click.option(
     "--min-points", default=64, show_default=True, type=click.IntRange(1), help="Blocks with fewer are left out."

@@ -8,8 +8,7 @@ from typing import Any, NoReturn
 import click
 
 from geossl import __version__, recipe
-from geossl.errors import GeosslError, InputError, Note
-from geossl.options import (
+from geossl.cli.options import (
     InOrder,
     asks_catalogue,
     asks_files,
@@ -19,8 +18,9 @@ from geossl.options import (
     asks_shards,
     given,
 )
-from geossl.point_verbs import points
-from geossl.progress_lines import progress_line, step_line
+from geossl.cli.points import points
+from geossl.cli.progress import progress_line, step_line
+from geossl.errors import GeosslError, InputError, Note
 
 
 class Verbs(InOrder):

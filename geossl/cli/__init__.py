@@ -1,0 +1,3 @@
+"""The command line; ``main`` is its entry point."""
+
+from geossl.cli.commands import main as main

@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import subprocess
+import tomllib
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -94,8 +95,24 @@ def versions() -> dict[str, str]:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = "unknown"
-    git = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    )
-    found["git"] = git.stdout.strip() or "unknown"
+    found["git"] = own_revision(Path(__file__).parents[2])
     return found
+
+
+def own_revision(root: Path) -> str:
+    """Commit of the geossl checkout at ``root``; "unknown" where the package is installed some other way.
+
+    Git looks for a repository in every folder above, so an environment inside a user's project would
+    record the commit of that project.
+
+    Args:
+        root: The folder that holds the package.
+    """
+    try:
+        project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8")).get("project", {})
+        if project.get("name") != "geossl" or not (root / ".git").exists():
+            return "unknown"
+        git = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    except (OSError, ValueError):  # no such file, not TOML, or git is not installed
+        return "unknown"
+    return git.stdout.strip() or "unknown"

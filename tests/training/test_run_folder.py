@@ -1,0 +1,47 @@
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from geossl.training import run_folder
+
+ROOT = Path(__file__).parents[2]
+
+
+def repository(folder, name):
+    """A repository of one commit whose pyproject.toml names a project; returns the commit."""
+    (folder / "pyproject.toml").write_text(f'[project]\nname = "{name}"\n')
+    git = ["git", "-C", str(folder), "-c", "user.name=t", "-c", "user.email=t@example.org"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "first"]):
+        subprocess.run([*git, *command], check=True)
+    return subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_the_revision_of_a_geossl_checkout_is_recorded(tmp_path):
+    assert run_folder.own_revision(tmp_path) == "unknown"
+    assert run_folder.own_revision(tmp_path) != (commit := repository(tmp_path, "geossl"))
+    assert run_folder.own_revision(tmp_path) == commit
+
+
+def test_the_revision_of_the_users_repository_is_not(tmp_path):
+    repository(tmp_path, "my-thesis")
+    assert run_folder.own_revision(tmp_path) == "unknown"
+    packages = tmp_path / ".venv" / "lib" / "site-packages"
+    packages.mkdir(parents=True)
+    assert run_folder.own_revision(packages) == "unknown"
+    (packages / "pyproject.toml").write_text('[project]\nname = "geossl"\n')  # unpacked below, not a checkout
+    assert run_folder.own_revision(packages) == "unknown"
+
+
+@pytest.mark.parametrize("text", ["[project", "name = 'geossl'", '[project]\nversion = "1"'])
+def test_a_project_file_that_says_something_else_is_not_geossl(tmp_path, text):
+    repository(tmp_path, "geossl")
+    (tmp_path / "pyproject.toml").write_text(text)
+    assert run_folder.own_revision(tmp_path) == "unknown"
+
+
+def test_a_machine_without_git_trains_all_the_same(tmp_path, monkeypatch):
+    repository(tmp_path, "geossl")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert run_folder.own_revision(tmp_path) == "unknown"
+    assert run_folder.versions()["git"] == "unknown"

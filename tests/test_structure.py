@@ -1,69 +1,234 @@
+"""The house rules that a machine can hold: who imports whom, how big a file, a folder, a function may be."""
+
 import ast
 import importlib
 import importlib.util
 import re
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from statistics import median
 
 import pytest
 import yaml
 
+import geossl
 from geossl import recipe
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "geossl").rglob("*.py"))
-MAY_IMPORT = {  # layer -> geossl layers below it
-    "errors": set(),
-    "sensors": set(),
-    "recipe": {"sensors", "errors"},
-    "grid": {"errors"},
-    "models": {"sensors", "errors"},
-    "methods": {"models", "sensors", "errors"},
-    "evaluation": {"models", "sensors", "errors"},
-    "inference": {"models", "grid", "sensors", "errors"},
-    "viewer": {"inference", "errors"},
-    "data": {"grid", "sensors", "errors"},
-    "training": {"methods", "evaluation", "models", "recipe", "sensors", "errors"},
-    "api": {
-        "training",
-        "methods",
-        "evaluation",
-        "viewer",
-        "inference",
-        "data",
-        "models",
-        "recipe",
-        "grid",
-        "sensors",
-        "errors",
-    },
-    "cli": {"api", "recipe", "errors", "models", "data", "__init__"},
-    "__init__": {"api", "inference", "models"},
+MODULES = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p for p in FILES}
+
+FLOORS = {  # room -> its floors, top down: what stands on a floor imports from lower floors only
+    "geossl": (
+        {"__init__"},
+        {"cli"},
+        {"api"},
+        {"training", "viewer"},
+        {"methods", "inference", "evaluation", "data"},
+        {"models", "recipe", "grid"},
+        {"sensors", "outputs"},
+        {"errors"},
+    ),
+    "geossl.data": (
+        {"datasets"},
+        {"stac", "series", "synthetic", "vectors"},
+        {"sentinel", "graphs"},
+        {"images", "points", "labels"},
+        {"batches", "resampling", "splits", "statistics"},
+    ),
+    "geossl.models": (
+        {"heads"},
+        {"files", "teachers", "attention_maps"},
+        {"encoders"},
+        {"layers", "encoder", "download"},
+    ),
+    "geossl.inference": (
+        {"engine", "similarity", "change", "series", "points", "graphs", "sampling"},
+        {"outputs", "best_places"},
+        {"zonal"},
+    ),
 }
+UPWARDS: set[tuple[str, str]] = set()  # (importing file, imported module): moves that are under way; to be emptied
+FOREIGN = {  # room -> what it must do without, so that it works where that is not installed, or starts at once
+    "errors": {"torch", "numpy", "rasterio"},
+    "sensors": {"torch", "numpy", "rasterio"},
+    "recipe": {"torch", "numpy", "rasterio", "lightning", "torchgeo"},
+    "grid": {"torch", "rasterio", "torchgeo"},
+    "models": {"lightning", "torchgeo", "rasterio", "geopandas", "shapely", "odc", "pyproj", "xarray", "pydantic"},
+    "methods": {"torchgeo", "rasterio", "geopandas", "shapely", "odc", "pyproj", "xarray", "pydantic", "click"},
+    "inference": {"lightning", "torchgeo", "pydantic", "click"},
+    "evaluation": {"torchgeo", "rasterio", "geopandas", "odc", "pydantic", "click"},
+    "data": {"pydantic", "click"},
+    "training": {"pydantic", "click"},
+    "viewer": {"torch", "pydantic", "click"},
+}
+FOREIGN_YET = {("geossl/evaluation/online.py", "lightning")}  # moves to training
+CHAIN = 10  # longest chain of imports at the top of files
+CHAIN_YET = 11  # api.pretrain.mr_mae > images > scenes > data.sentinel.batches > ... > offset > errors
+FOLDERS = {  # folders of fewer than 5 or more than 15 files
+    "geossl/api/graphs": "two commands",
+    "geossl/api/points": "two commands",
+    "geossl/data/images": "one kind of data, whole",
+    "geossl/methods": "a page per paper",
+    "geossl/viewer": "one page, its server and its layers",
+    "geossl": "the package's door and what stands under everything",
+}
+PARAMETERS = {  # functions of more than 8 parameters; the table may only get shorter
+    "geossl/api/anomaly.py:anomaly": 15,
+    "geossl/api/embed.py:embed_map": 14,
+    "geossl/api/embed.py:fetch": 10,
+    "geossl/api/embed.py:plan_map": 12,
+    "geossl/api/evaluate/run.py:evaluate": 21,
+    "geossl/api/finetune.py:finetune": 16,
+    "geossl/api/points/embed.py:embed_points": 11,
+    "geossl/api/segment.py:segment": 19,
+    "geossl/api/series.py:embed_series": 11,
+    "geossl/data/graphs/batches.py:__init__": 9,
+    "geossl/data/sentinel/batches.py:__init__": 9,
+    "geossl/data/synthetic/batches.py:__init__": 10,
+    "geossl/evaluation/graphs.py:probe_nodes": 9,
+    "geossl/inference/engine/store.py:add_array": 10,
+    "geossl/inference/outputs/cog.py:write_blocks": 10,
+    "geossl/inference/sampling.py:metropolis_hastings": 10,
+    "geossl/methods/croma.py:__init__": 10,
+    "geossl/methods/graphmae.py:__init__": 9,
+    "geossl/methods/hybrid_distill.py:__init__": 11,
+    "geossl/methods/mr_mae.py:__init__": 11,
+    "geossl/methods/point_cmae.py:__init__": 11,
+    "geossl/methods/scgc.py:__init__": 12,
+    "geossl/methods/selfcon.py:__init__": 9,
+    "geossl/models/encoders/conv_vit.py:conv_vit_spec": 11,
+    "geossl/models/encoders/croma.py:croma_spec": 9,
+    "geossl/models/encoders/exit_resnet.py:exit_resnet_spec": 12,
+    "geossl/models/encoders/gnn.py:__init__": 10,
+    "geossl/models/encoders/point_transformer.py:point_spec": 12,
+    "geossl/models/encoders/series_vit.py:series_spec": 14,
+    "geossl/models/encoders/vit.py:vit_spec": 12,
+}
+NAMESPACES = {"points", "series", "graphs"}
+PUBLIC = 18
+PUBLIC_YET = 30
 
 
-def layer(path):
-    return path.relative_to(ROOT / "geossl").parts[0].removesuffix(".py")
+def imported(path: Path, whole: bool = True) -> Iterator[str]:
+    """Modules of geossl a file imports, by name; ``geossl`` itself only holds lazy names and is left out.
 
-
-def imports(path):
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "geossl":
-            parts = (
-                [node.module, *(f"{node.module}.{a.name}" for a in node.names)]
-                if node.module == "geossl"
-                else [node.module]
-            )
-            yield from parts
+    Args:
+        path: The file.
+        whole: Also within functions; else at its top only, which is what happens when it is imported.
+    """
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree) if whole else tree.body:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "geossl":
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                yield from {name if name in MODULES else node.module} - {"geossl"}
         elif isinstance(node, ast.Import):
-            yield from (a.name for a in node.names if a.name.split(".")[0] == "geossl")
+            yield from (a.name for a in node.names if a.name.startswith("geossl."))
+
+
+def foreign(path: Path) -> set[str]:
+    """Packages of others a file imports."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            found.add((node.module or "").split(".")[0])
+        elif isinstance(node, ast.Import):
+            found |= {a.name.split(".")[0] for a in node.names}
+    return found
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+def climbs(path: Path) -> Iterator[tuple[str, str]]:
+    """Imports of a file that do not go down, as (file, module)."""
+    for room, floors in FLOORS.items():
+        if not module_of(path).startswith(f"{room}."):
+            continue
+        number = {name: i for i, names in enumerate(floors) for name in names}
+        here = module_of(path).removeprefix(f"{room}.").split(".")[0]
+        for module in imported(path):
+            if module.startswith(f"{room}."):
+                there = module.removeprefix(f"{room}.").split(".")[0]
+                if there != here and number[here] >= number[there]:
+                    yield str(path.relative_to(ROOT)), module
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_a_file_imports_only_the_layers_below_it(path):
-    used = {name.split(".")[1] for name in imports(path) if "." in name}
-    used = {u for u in used if (ROOT / "geossl" / u).exists() or (ROOT / "geossl" / f"{u}.py").exists()}
-    assert used - {layer(path)} <= MAY_IMPORT[layer(path)]
+def test_imports_go_down(path):
+    assert set(climbs(path)) <= UPWARDS
+
+
+def test_what_climbs_is_still_there():
+    assert {climb for path in FILES for climb in climbs(path)} >= UPWARDS
+
+
+@pytest.mark.parametrize("room", FLOORS)
+def test_every_file_and_folder_has_a_floor(room):
+    folder = ROOT / room.replace(".", "/")
+    found = {p.stem for p in folder.glob("*.py")} | {p.parent.name for p in folder.glob("*/__init__.py")}
+    planned = set().union(*FLOORS[room]) | {"__init__", "__main__"}
+    assert found <= planned
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_room_does_without_what_is_foreign_to_it(path):
+    room = module_of(path).split(".")[1]
+    name = str(path.relative_to(ROOT))
+    assert foreign(path) & FOREIGN.get(room, set()) <= {package for file, package in FOREIGN_YET if file == name}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_file_imports_its_neighbours_not_its_own_folder(path):
+    package = module_of(path).rpartition(".")[0]
+    assert package not in set(imported(path)) - {"geossl"}
+
+
+@cache
+def longest(module: str, whole: bool = False) -> tuple[str, ...]:
+    """The longest chain of imports that starts at a module; a circle ends in a RecursionError."""
+    chains = (longest(name, whole) for name in set(imported(MODULES[module], whole)) - {module} if name in MODULES)
+    return (module, *max(chains, key=len, default=()))
+
+
+def test_imports_make_no_circle():
+    for module in MODULES:
+        chain = longest(module, whole=True)
+        assert len(set(chain)) == len(chain)
+
+
+def test_chains_of_imports_are_short():
+    chain = max((longest(m) for m in MODULES if m != "geossl"), key=len)
+    assert len(chain) <= max(CHAIN, CHAIN_YET), " > ".join(chain)
+
+
+@pytest.mark.parametrize("folder", sorted({str(p.parent.relative_to(ROOT)) for p in FILES}))
+def test_a_folder_holds_what_one_can_overlook(folder):
+    count = len(list((ROOT / folder).glob("*.py")))
+    assert (5 <= count <= 15) != (folder in FOLDERS), f"{folder} holds {count} files"
+
+
+def parameters(path: Path) -> Iterator[tuple[str, int]]:
+    """Functions of a file as ``file:name`` with the number of their parameters, ``self`` and ``cls`` left out."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            names = [a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+            yield f"{path.relative_to(ROOT)}:{node.name}", len([n for n in names if n not in ("self", "cls")])
+
+
+def test_functions_take_at_most_eight_parameters():
+    many = {name: count for path in FILES for name, count in parameters(path) if count > 8}
+    assert {name: count for name, count in many.items() if count > PARAMETERS.get(name, 8)} == {}
+    assert sorted(set(PARAMETERS) - set(many)) == [], "these take 8 or fewer now: take them off the table"
+
+
+def test_the_package_has_few_public_names():
+    names = set(geossl.__all__)
+    assert len(names - NAMESPACES) <= max(PUBLIC, PUBLIC_YET)
+    assert all(name in dir(geossl) for name in names)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -77,8 +242,6 @@ def test_files_and_functions_keep_their_budget(path):
             body = node.body[1:] if ast.get_docstring(node) else node.body
             lines = body[-1].end_lineno - body[0].lineno + 1 if body else 0
             assert lines <= 60, f"{node.name} has {lines} lines"
-            if node.name == "__init__":
-                assert len(node.args.args) + len(node.args.kwonlyargs) - 1 <= 12
 
 
 def test_files_are_short_on_the_whole():
@@ -87,7 +250,7 @@ def test_files_are_short_on_the_whole():
 
 def test_tests_weigh_enough():
     tests = sum(statement_lines(p) for p in (ROOT / "tests").rglob("*.py"))
-    assert tests >= 0.6 * sum(statement_lines(p) for p in FILES)
+    assert tests >= 0.7 * sum(statement_lines(p) for p in FILES)
 
 
 def statement_lines(path):

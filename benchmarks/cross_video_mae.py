@@ -44,7 +44,7 @@ from geossl.data.series.batches import CLEAR_SHARE
 from geossl.data.series.stacks import Clouds, open_series
 from geossl.evaluation.heads import Samples, fit_head, predict
 from geossl.inference.series import Extent, extent_of, series_blocks
-from geossl.models.encoders.series_vit import tubelets, untubelets, usable_shares
+from geossl.models.encoders.series_vit import tubelets, untubelets, valid_shares
 from geossl.models.files import load_encoder
 
 BANDS = ("B05", "B06", "B07", "B8A", "B11", "B12")
@@ -132,9 +132,9 @@ def image_features(encoder, pixels, days):
     cut, grid = windows(pixels)
     n, t = cut.shape[:2]
     flat = cut.flatten(0, 1)
-    usable = F.avg_pool2d(flat.isfinite().all(1, keepdim=True).float(), PATCH)[:, 0] >= 0.5
+    valid = F.avg_pool2d(flat.isfinite().all(1, keepdim=True).float(), PATCH)[:, 0] >= 0.5
     found = torch.cat([encoder.tokens({"s2": part}) for part in flat.split(256)])
-    weight = usable.float().unflatten(0, (n, t))[..., None]
+    weight = valid.float().unflatten(0, (n, t))[..., None]
     return on_grid((found.unflatten(0, (n, t)) * weight).sum(1) / weight.sum(1), grid)
 
 
@@ -259,7 +259,7 @@ def retrieval(recipe, run, per_batch=50, batches=8):
     for i in range(batches):
         items = [data.source[first + i * per_batch + k] for k in range(per_batch)]
         method.losses({key: torch.stack([item[key] for item in items]) for key in items[0]})
-        found.append(float(method.readings["retrieval"]))
+        found.append(float(method.logged_scalars["retrieval"]))
     return float(np.mean(found))
 
 
@@ -309,19 +309,19 @@ def rebuild_picture(recipe, run, out):
     first = recipe.train.max_steps * recipe.data.batch_size
     items = [data.source[first + i] for i in range(16)]
     clip, days = (torch.stack([item[key] for item in items]) for key in ("clip", "days"))
-    usable = usable_shares(clip, 1, PATCH) >= 0.5
-    draw = method.draw(clip, usable, usable.float().mean(2) >= 0.5, torch.Generator().manual_seed(0))
+    valid = valid_shares(clip, 1, PATCH) >= 0.5
+    draw = method.draw(clip, valid, valid.float().mean(2) >= 0.5, torch.Generator().manual_seed(0))
     x, ids = method.encoder.normalize(clip), draw.ids[0]
     side = WINDOW // PATCH
     tokens = method.decoder(method.encoder(x, days, ids), ids, (side, side), days)
-    seen = torch.zeros(usable.flatten(1).shape, dtype=torch.bool).scatter(1, ids, True)
+    seen = torch.zeros(valid.flatten(1).shape, dtype=torch.bool).scatter(1, ids, True)
     cut = tubelets(x, 1, PATCH).flatten(1, 2)
     shown, whole = torch.where(seen[..., None], cut, torch.nan), torch.where(seen[..., None], cut, tokens)
     chosen = clip.isfinite().float().mean((1, 2, 3, 4)).argsort(descending=True)[:2]
     rows = []
     for layer in (
         torch.where(clip.isfinite(), x, torch.nan),
-        *(back(layer, usable.shape, side) for layer in (shown, whole)),
+        *(back(layer, valid.shape, side) for layer in (shown, whole)),
     ):
         rows.append([layer[i, :, [3, 4, 0]].permute(0, 2, 3, 1) for i in chosen])
     strips = [torch.cat(list(row[k]), dim=1) for k in range(2) for row in rows]

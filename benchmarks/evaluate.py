@@ -22,8 +22,8 @@ import torch
 from torch import nn
 from torchvision.models import resnet18
 
-from geossl.api.evaluate.protocols import Settings, Subject, judge_set, label_of
-from geossl.api.evaluate.segmentation import judge_maps
+from geossl.api.evaluate.protocols import EvaluatedEncoder, Settings, evaluate_set, label_of
+from geossl.api.evaluate.segmentation import evaluate_maps
 from geossl.data.datasets.find import Scenes, labelled_scenes, read_set
 from geossl.data.sentinel.aligned import SAMPLE
 from geossl.evaluation.baselines import BandStatistics, untrained
@@ -111,11 +111,11 @@ def main():
     args.out.mkdir(parents=True, exist_ok=True)
     encoders = [load_encoder(path) for path in args.encoders]
     spec = encoders[0].spec
-    pretrained = Subject("pretrained", lambda seed: encoders[seed], False)
-    random = Subject("untrained", lambda seed: untrained(encoders[0], seed), False)
-    statistics = Subject("band statistics", lambda seed: BandStatistics(spec), True)
-    aside = Subject("branches side by side", lambda seed: SideBySide(encoders[seed]), False)
-    resnet = Subject("ResNet-18 from scratch", lambda seed: from_scratch(spec, seed), False)
+    pretrained = EvaluatedEncoder("pretrained", lambda seed: encoders[seed], False)
+    random = EvaluatedEncoder("untrained", lambda seed: untrained(encoders[0], seed), False)
+    statistics = EvaluatedEncoder("band statistics", lambda seed: BandStatistics(spec), True)
+    aside = EvaluatedEncoder("branches side by side", lambda seed: SideBySide(encoders[seed]), False)
+    resnet = EvaluatedEncoder("ResNet-18 from scratch", lambda seed: from_scratch(spec, seed), False)
     seeds = len(encoders)
     say = lambda what, done, total: print(f"{what} {done}/{total}", flush=True)  # noqa: E731
     heads = Settings(("knn", "linear", "mlp", "kmeans"), seeds=seeds, shares=(0.1, 0.25, 0.5), say=say)
@@ -123,10 +123,10 @@ def main():
     works = {}
     if args.eurosat:
         data = read_set(args.eurosat)
-        works["eurosat-heads"] = lambda: judge_set(data, [pretrained, random, statistics], heads)[0]
+        works["eurosat-heads"] = lambda: evaluate_set(data, [pretrained, random, statistics], heads)[0]
         for subject in (pretrained, random, resnet):
             name = f"eurosat-finetune-{subject.name.split()[0]}"
-            works[name] = lambda subject=subject: judge_set(data, [subject], tune)[0]
+            works[name] = lambda subject=subject: evaluate_set(data, [subject], tune)[0]
     maps = replace(heads, sensors=SENSORS, shares=())
     # the bundled scenes are cut as in pretraining
     ground = {
@@ -136,10 +136,10 @@ def main():
         s1, s2, labels = args.water
         ground["water"] = (labels, Scenes([s1], [s2], 0, None, 96, spec.patch_px))
     for name, (labels, scenes) in ground.items():
-        works[name] = lambda labels=labels, scenes=scenes: judge_maps(
+        works[name] = lambda labels=labels, scenes=scenes: evaluate_maps(
             labelled_scenes(labels, scenes), [pretrained, random, statistics], maps
         )[0]
-        works[f"{name}-side-by-side"] = lambda labels=labels, scenes=scenes: judge_maps(
+        works[f"{name}-side-by-side"] = lambda labels=labels, scenes=scenes: evaluate_maps(
             labelled_scenes(labels, scenes), [aside], replace(maps, sensors=(("s1", "s2"),))
         )[0]
     for name, work in works.items():

@@ -126,13 +126,13 @@ def main():
                 scores.setdefault(method, []).append((values["ari"], values["nmi"]))
             if seed == 0:
                 draw(out / f"{name}.png", cube, graph, found)
-        facts = f"{name}: {graph.num_nodes} nodes, {len(np.unique(truth[known]))} classes"
+        metadata = f"{name}: {graph.num_nodes} nodes, {len(np.unique(truth[known]))} classes"
         for method, values in scores.items():
             cells = " | ".join(
                 f"{a:.3f} +- {b:.3f}" for a, b in zip(np.mean(values, 0), np.std(values, 0), strict=True)
             )
             took = f", {seconds[method]:.0f} s of training" if method in seconds else ""
-            print(f"| {facts} | {method}{took} | {cells} |", flush=True)
+            print(f"| {metadata} | {method}{took} | {cells} |", flush=True)
 
 
 if __name__ == "__main__":

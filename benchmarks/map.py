@@ -162,8 +162,8 @@ def worker_speed(scene, count):
 def driver(scene):
     """Megabytes that the plan and the receipts of 10^5 shards take; seconds to find out what 10^4 receipts leave."""
     start = resident_mb()
-    facts = {"sensors": ["s1", "s2"], "source": {}}
-    plan = Plan(Lattice(EPSG, 8, 10.0, 12), shapely.box(0, 0, 320 * 960, 320 * 960), 1, 1, "int8", facts)
+    metadata = {"sensors": ["s1", "s2"], "source": {}}
+    plan = Plan(Lattice(EPSG, 8, 10.0, 12), shapely.box(0, 0, 320 * 960, 320 * 960), 1, 1, "int8", metadata)
     build = BuildFolder(scene.folder / "driver.zarr")
     build.receipts.mkdir(parents=True)
     for row, column in plan.shards[:10_000]:

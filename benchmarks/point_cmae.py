@@ -27,7 +27,7 @@ from sklearn.metrics import balanced_accuracy_score
 
 from geossl import recipe as recipes
 from geossl.api.pretrain import run as pretraining
-from geossl.data.datasets.base import LabelledSet
+from geossl.data.datasets.base import ClassificationDataset
 from geossl.data.points.batches import rotation
 from geossl.data.points.objects import unit_sphere
 from geossl.evaluation.baselines import untrained
@@ -87,7 +87,9 @@ def diversity(module, clouds):
     found = []
     for part in torch.from_numpy(clouds).split(64):
         module.losses({"points": part})
-        found.append([float(module.readings["token_cosine"]), float(token_cosine(module.encoder.tokens(part)[0]))])
+        found.append(
+            [float(module.logged_scalars["token_cosine"]), float(token_cosine(module.encoder.tokens(part)[0]))]
+        )
     return np.mean(found, axis=0)
 
 
@@ -130,7 +132,9 @@ def finetuned(encoder, train, test, seed):
     items = [torch.from_numpy(cloud) for x, *_ in (train, test) for cloud in x]
     labels = np.concatenate([train[1], test[1]])
     part = np.repeat([0, 2], [len(train[1]), len(test[1])])
-    parts = LabelledSet("clouds", items, labels, tuple(map(str, np.unique(labels))), part=part).parts("official", seed)
+    parts = ClassificationDataset("clouds", items, labels, tuple(map(str, np.unique(labels))), part=part).parts(
+        "official", seed
+    )
     config = FinetuneConfig(epochs=15, batch_size=32, patience=15)
     model, chosen = finetune_encoder(encoder, items, labels, parts, labels.max() + 1, config, seed)
     rows = np.flatnonzero(parts == 2)

@@ -90,8 +90,8 @@ def trained(method, optimizer, batch, truth, epochs):
     for epoch in range(epochs + 1):
         labels = labels_of(method, batch)
         share = float(modularity(torch.from_numpy(labels), batch.edge_index))
-        readings = {"changed": float((labels != before).mean()), "modularity": share}
-        rows.append({"epoch": epoch, **scores(truth, labels), **readings})
+        logged_scalars = {"changed": float((labels != before).mean()), "modularity": share}
+        rows.append({"epoch": epoch, **scores(truth, labels), **logged_scalars})
         before = labels
         if epoch < epochs:
             update(method, optimizer, batch)

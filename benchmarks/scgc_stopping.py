@@ -23,7 +23,7 @@ def contrasts(recipe, start, batch):
     (method, optimizer), found = copied(recipe, start), []
     for _ in range(fixed(recipe)):
         update(method, optimizer, batch)
-        found.append(float(method.readings["held_out"]))
+        found.append(float(method.logged_scalars["held_out"]))
     return found
 
 

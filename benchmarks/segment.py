@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from geossl.api import finetune as finetuning
-from geossl.data.labels.blocks import deal
+from geossl.data.labels.blocks import assign_blocks
 from geossl.data.labels.chips import Ground
 from geossl.data.labels.ground_truth import read_labels
 from geossl.data.sentinel.aligned import SAMPLE
@@ -54,7 +54,7 @@ def random_encoder(like, path, seed):
 
 def cubes(labels, source, seed):
     """Bands, class and part of every labelled pixel that has both sensors; class 0 = not labelled; and its chip."""
-    ground = Ground(labels, deal(labels, 8, 10.0, seed), 8, 10.0)
+    ground = Ground(labels, assign_blocks(labels, 8, 10.0, seed), 8, 10.0)
     boxes = ground.boxes(TRAINING["chip_px"])
     found = []
     for part, name in enumerate(("train", "val", "test")):
@@ -95,7 +95,7 @@ def judge(name, data, weights, folder, seed):
     """Scores by sensors of a head or decoder; embeddings of an encoder are kept for the next head."""
     encoder, head, settings = MODELS[name]
     labels, encoder = read_labels(data[0]), dense(load_encoder(weights[encoder]))
-    split = deal(labels, 8, 10.0, seed)
+    split = assign_blocks(labels, 8, 10.0, seed)
     kept = f"maps_{MODELS[name][0]}" if head in FITS else name.replace(", ", "_").replace(" ", "_")
     work = folder / f"{kept}_{seed}"
     work.mkdir(exist_ok=True)

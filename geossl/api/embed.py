@@ -12,10 +12,10 @@ from geossl import grid
 from geossl.data.sentinel.rasters import LocalRasters
 from geossl.data.stac import download as tiles
 from geossl.data.stac.composite import CatalogScenes
-from geossl.data.stac.ranking import find_scenes, search_facts
+from geossl.data.stac.ranking import find_scenes, search_metadata
 from geossl.errors import InputError
 from geossl.inference.engine import lazy, run
-from geossl.inference.engine.plan import source_facts
+from geossl.inference.engine.plan import source_metadata
 from geossl.inference.outputs import raster
 from geossl.inference.outputs.quicklook import quicklook
 from geossl.models.encoder import DenseEncoder
@@ -191,8 +191,8 @@ def source_of(
         )
     if is_local:
         return LocalRasters(as_paths(s1), as_paths(s2), s2_offset)
-    known, request = {} if overwrite else source_facts(out), {"mask": "scl", **request}
-    if known.get("search") == search_facts(region, request):
+    known, request = {} if overwrite else source_metadata(out), {"mask": "scl", **request}
+    if known.get("search") == search_metadata(region, request):
         return CatalogScenes.from_json(known)
     period = request.pop("date")
     return find_scenes(region, period, **request)

@@ -63,7 +63,7 @@ def export(
     if out.suffix == ".tif":
         raster.write_cog(map, out, area, dtype or "float32")
     else:
-        valid, cell, facts = layers(map)
+        valid, cell, metadata = layers(map)
         if level == "tile" and valid is None:
             raise InputError("--level tile needs the .zarr map, which knows its lattice cells")
         if level != "aoi":
@@ -71,7 +71,7 @@ def export(
             if valid is not None:
                 valid = valid.sel({name: slice(*embeddings[name].values[[0, -1]]) for name in ("y", "x")})
         features = None if aoi is None else grid.read_features(aoi)
-        table.write_table(embeddings, valid, out, level or "patch", cell, features, facts)
+        table.write_table(embeddings, valid, out, level or "patch", cell, features, metadata)
     return out
 
 

@@ -14,11 +14,11 @@ import torch
 
 from geossl.api.embed import Paths, source_of
 from geossl.api.workspace import work_path, workspace
-from geossl.data.labels.blocks import Split, deal
+from geossl.data.labels.blocks import Split, assign_blocks
 from geossl.data.labels.chips import Ground, LabelChips
 from geossl.data.labels.ground_truth import Labels, read_labels
 from geossl.data.labels.patches import PatchSamples, join, patch_samples
-from geossl.data.splits import PARTS
+from geossl.data.splits import SPLIT_NAMES
 from geossl.errors import InputError, Note
 from geossl.evaluation.heads import FITS, Samples, fit_head, predict
 from geossl.evaluation.report import markdown, score_rows, write_report
@@ -135,13 +135,13 @@ def finetune(
     area = truth.area()
     source = source_of(area, first_map(work_path(out)), (s1, s2, s2_offset), request, False)
     run.plans(area, source, weights, first_map(work_path(out)), run.MapConfig())  # says what does not fit
-    split = deal(truth, model.spec.patch_px, model.spec.gsd_m, seed)
+    split = assign_blocks(truth, model.spec.patch_px, model.spec.gsd_m, seed)
     with workspace(out) as work:
         task = Task(truth, source, weights, model, split, work, seed)
-        fitted, scores, facts = fit_heads(head, task, progress) if config is None else train(head, task, config)
-        facts |= {"seed": seed, "block_m": split.side_m, "blocks": {n: count(split, n) for n in PARTS}}
+        fitted, scores, metadata = fit_heads(head, task, progress) if config is None else train(head, task, config)
+        metadata |= {"seed": seed, "block_m": split.side_m, "blocks": {n: count(split, n) for n in SPLIT_NAMES}}
         title = f"{head} on {model.spec.name}"
-        report = write_report(out.with_suffix(".html"), title, scores, truth.names, facts)
+        report = write_report(out.with_suffix(".html"), title, scores, truth.names, metadata)
         save_encoder(out, fitted, {"report": report, "versions": versions()})
     return out
 
@@ -168,7 +168,7 @@ def check(out: Path, head: str, settings: dict[str, Any]) -> DecoderConfig | Non
 
 def count(split: Split, part: str) -> int:
     """Blocks of a part."""
-    return sum(number == PARTS.index(part) for number in split.parts.values())
+    return sum(number == SPLIT_NAMES.index(part) for number in split.parts.values())
 
 
 def first_map(work: Path) -> Path:
@@ -197,8 +197,8 @@ def fit_heads(kind: str, task: Task, progress: Progress | None) -> Found:
                 raise
             warnings.warn(f"no head for {key} alone: {error}", Note, stacklevel=3)
     model = build(task.encoder, heads, task.subsets[0], task.labels.names, task.labels.colours, sha256_of(task.weights))
-    facts = {"chosen": chosen, "cell_m": task.encoder.spec.patch_m}
-    return model, scores, facts | {"interval": "blocks of test ground drawn with replacement"}
+    metadata = {"chosen": chosen, "cell_m": task.encoder.spec.patch_m}
+    return model, scores, metadata | {"interval": "blocks of test ground drawn with replacement"}
 
 
 def embedded(names: tuple[str, ...], store: Path, task: Task, progress: Progress | None) -> PatchSamples:
@@ -228,7 +228,7 @@ def fitted(kind: str, samples: PatchSamples, task: Task) -> tuple[Head, dict[str
             "more: label larger areas, or use a decoder (--head unet), which learns from pixels"
         )
     train, val = (Samples(clear.x[clear.part == i], clear.y[clear.part == i]) for i in range(2))
-    test = samples.take(samples.part == PARTS.index("test"))
+    test = samples.take(samples.part == SPLIT_NAMES.index("test"))
     if len(np.unique(train.y)) < 2 or not len(val.y) or not len(test.y):
         raise InputError(
             f"of {len(clear.y)} labelled patches of {side} with pixels, those for training are of one class, or none "
@@ -253,19 +253,19 @@ def train(kind: str, task: Task, config: DecoderConfig) -> Found:
     model = with_decoder(task.encoder, kind, names, labels.names, labels.colours, sha256)
     ground = Ground(task.labels, task.split, spec.patch_px, spec.gsd_m)
     boxes = ground.boxes(config.chip_px)
-    chips = {part: LabelChips(task.source, ground, boxes[part], part, bands) for part in PARTS}
+    chips = {part: LabelChips(task.source, ground, boxes[part], part, bands) for part in SPLIT_NAMES}
     begin(task, {"head": kind, **asdict(config)})
     best = fit(DecoderTraining(model, config, task.seed), chips["train"], chips["val"], task.work / "last.ckpt")
     scores = {"+".join(sorted(s)): of_images(confusions(model, chips["test"], s)) for s in task.subsets}
-    facts = {**asdict(config), "best_step": best["step"], "validation_miou": best["score"], "cell_m": spec.gsd_m}
-    return model, scores, facts | {"interval": f"test chips of {config.chip_px} px drawn with replacement"}
+    metadata = {**asdict(config), "best_step": best["step"], "validation_miou": best["score"], "cell_m": spec.gsd_m}
+    return model, scores, metadata | {"interval": f"test chips of {config.chip_px} px drawn with replacement"}
 
 
 def begin(task: Task, settings: dict[str, Any]) -> None:
     """Refuse to go on with another training's work."""
     path = task.work / "settings.json"
-    facts = {**settings, "seed": task.seed, "labels": task.labels.describe(), "source": task.source.describe()}
-    now = json.loads(json.dumps({**facts, "encoder": sha256_of(task.weights)}))
+    metadata = {**settings, "seed": task.seed, "labels": task.labels.describe(), "source": task.source.describe()}
+    now = json.loads(json.dumps({**metadata, "encoder": sha256_of(task.weights)}))
     before = json.loads(path.read_text()) if path.exists() else now
     if differing := sorted(key for key in now if before.get(key) != now[key]):
         raise InputError(f"training in {task.work} was begun with another {', '.join(differing)}; delete it, or go on")

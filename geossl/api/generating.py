@@ -22,7 +22,7 @@ from geossl.data.sentinel.batches import SentinelChips
 from geossl.data.sentinel.chips import read
 from geossl.data.sentinel.samplers import Chip, GridChips, Rois, split_scenes
 from geossl.data.synthetic.generators import GENERATORS, same_values
-from geossl.data.synthetic.images import PARTS
+from geossl.data.synthetic.images import SPLIT_NAMES
 from geossl.data.synthetic.perturbations import from_bytes, to_bytes
 from geossl.errors import InputError, Note, UnknownNameError
 from geossl.sensors import S1, S2, S2_BANDS
@@ -112,11 +112,11 @@ def generate(
         progress(f"{part}: {len(found)} real pictures, {len(found) * len(generators)} generated")
         write(temporary / part, "real", found, [c.picture for c in found])
         for name in generators:
-            rng = np.random.default_rng((seed, PARTS.index(part), NAMES.index(name)))
+            rng = np.random.default_rng((seed, SPLIT_NAMES.index(part), NAMES.index(name)))
             write(temporary / part, name, found, makers[name](found, rng))
-    facts = {"source": str(source), "side_px": side_px, "seed": seed, "generators": list(generators), "steps": STEPS}
+    metadata = {"source": str(source), "side_px": side_px, "seed": seed, "generators": list(generators), "steps": STEPS}
     counts = {part: len(found) for part, found in cuts.items()}
-    (temporary / "generated.json").write_text(json.dumps({**facts, "real": counts, "white": WHITE}, indent=1))
+    (temporary / "generated.json").write_text(json.dumps({**metadata, "real": counts, "white": WHITE}, indent=1))
     preview(temporary / "test", ("real", *generators), cuts["test"]).save(temporary / "preview.png")
     os.replace(temporary, out)
     return out

@@ -19,7 +19,7 @@ from geossl.api.embed import Paths, source_of
 from geossl.api.workspace import work_path, workspace
 from geossl.data.labels.colours import palette
 from geossl.data.resampling import apply
-from geossl.data.splits import epsg_of, tickets
+from geossl.data.splits import epsg_of, hash_priority
 from geossl.errors import InputError, MissingFileError, Note
 from geossl.evaluation.heads import fit_kmeans
 from geossl.inference.engine import run
@@ -42,12 +42,12 @@ class Classifier:
     Args:
         heads: By sensors, for embedding maps; None where the map holds classes already.
         legend: Names and colours.
-        facts: What it was made with.
+        metadata: What it was made with.
     """
 
     heads: Heads | None
     legend: rasters.Legend
-    facts: Mapping[str, Any]
+    metadata: Mapping[str, Any]
 
 
 def segment(
@@ -202,12 +202,12 @@ def of_model(model: Segmenter, is_map: bool) -> Classifier:
     """A model as classifier: its heads for an embedding map, nothing more for what it has classified itself."""
     arguments = model.spec.arguments
     legend = rasters.Legend(arguments["classes"], arguments["colours"])
-    facts = {"model": model.spec.name, "encoder_sha256": arguments["encoder_sha256"]}
+    metadata = {"model": model.spec.name, "encoder_sha256": arguments["encoder_sha256"]}
     if not is_map:
-        return Classifier(None, legend, facts)
+        return Classifier(None, legend, metadata)
     if "any" in model.tops:
         raise InputError(f"{model.spec.name} classifies pixels; it needs --s1 and --s2, or --date, instead of --map")
-    return Classifier(dict(model.tops.items()), legend, facts)  # type: ignore[arg-type]
+    return Classifier(dict(model.tops.items()), legend, metadata)  # type: ignore[arg-type]
 
 
 def sensor_layer(path: Path) -> xr.DataArray:
@@ -253,7 +253,7 @@ def clusters(maps: Sequence[Path], count: int | None, seed: int) -> Classifier:
                 rows, columns = np.nonzero(np.isin(made, flags))
                 total[name] += len(rows)
                 places = np.column_stack(apply(box[where].transform, columns + 0.5, rows + 0.5))
-                found = tickets(places, epsg_of(box), seed), values[:, rows, columns].T
+                found = hash_priority(places, epsg_of(box), seed), values[:, rows, columns].T
                 drawn[name] = lowest([*([drawn[name]] if name in drawn else []), found])
     name = max(total, key=lambda n: total[n])
     sample = drawn[name][1] if drawn else np.zeros((0, 0))
@@ -266,8 +266,8 @@ def clusters(maps: Sequence[Path], count: int | None, seed: int) -> Classifier:
     with threadpool_limits(1):  # sums of several threads would differ in the last bits
         head = fit_kmeans(sample, count, seed)
     names = [f"cluster {i + 1}" for i in range(count)]
-    facts = {"model": "k-means", "sample": len(sample), "seed": seed}
-    return Classifier({name: head}, rasters.Legend(names, palette(count)), facts)
+    metadata = {"model": "k-means", "sample": len(sample), "seed": seed}
+    return Classifier({name: head}, rasters.Legend(names, palette(count)), metadata)
 
 
 def lowest(parts: Sequence[Drawn]) -> Drawn:
@@ -283,7 +283,7 @@ def save_clusters(found: Classifier, weights: Path, out: Path) -> None:
     encoder, legend = dense(load_encoder(weights)), found.legend
     sensors = [name for key in found.heads for name in key.split("+")]
     model = build(encoder, found.heads, sensors, legend.names, legend.colours, sha256_of(weights))
-    save_encoder(out.with_name(f"{out.stem}_model.safetensors"), model, dict(found.facts))
+    save_encoder(out.with_name(f"{out.stem}_model.safetensors"), model, dict(found.metadata))
 
 
 def write_one(path: Path, found: Classifier, target: Path, region: grid.Aoi | None, outlines: Path | None) -> None:
@@ -293,8 +293,8 @@ def write_one(path: Path, found: Classifier, target: Path, region: grid.Aoi | No
         geobox, parts = rasters.stored_classes(embeddings)
     else:
         encoder = str(zarr.open_group(path, mode="r").attrs.get("geossl:encoder_sha256"))
-        if found.facts.get("encoder_sha256", encoder) != encoder:
+        if found.metadata.get("encoder_sha256", encoder) != encoder:
             raise InputError(f"--map {path} was made by another encoder than --model was fitted on; embed it again")
         geobox, parts = rasters.classified(embeddings, sensor_layer(path), found.heads)
     area = None if region is None else region.to_crs(str(embeddings.odc.crs))
-    rasters.write_classes(target, geobox, parts, found.legend, area, dict(found.facts), outlines)
+    rasters.write_classes(target, geobox, parts, found.legend, area, dict(found.metadata), outlines)

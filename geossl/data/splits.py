@@ -8,21 +8,21 @@ from jaxtyping import Float, Int, UInt64
 from numpy import ndarray
 from odc.geo.geobox import GeoBox
 
-PARTS = ("train", "val", "test")
+SPLIT_NAMES = ("train", "val", "test")
 SHARES: Mapping[str, float] = {"train": 0.6, "val": 0.15, "test": 0.25}
 BLOCKS = 40  # wanted: enough to balance classes, few enough to keep neighbours together
 DEALS = 300
 
 
-def best_deal(counts: Int[ndarray, "n k"], seed: int) -> Int[ndarray, " n"]:
+def best_assignment(counts: Int[ndarray, "n k"], seed: int) -> Int[ndarray, " n"]:
     """Part of every block; none is empty."""
     counts = counts[:, counts.sum(0) > 0]
-    wanted = np.array([SHARES[part] for part in PARTS])
+    wanted = np.array([SHARES[part] for part in SPLIT_NAMES])
     rng = np.random.default_rng(seed)
-    best, least = np.arange(len(counts)) % len(PARTS), np.inf
+    best, least = np.arange(len(counts)) % len(SPLIT_NAMES), np.inf
     for _ in range(DEALS):
-        parts = rng.choice(len(PARTS), size=len(counts), p=wanted)
-        got = np.stack([counts[parts == i].sum(0) for i in range(len(PARTS))]) / counts.sum(0)
+        parts = rng.choice(len(SPLIT_NAMES), size=len(counts), p=wanted)
+        got = np.stack([counts[parts == i].sum(0) for i in range(len(SPLIT_NAMES))]) / counts.sum(0)
         miss = np.abs(got - wanted[:, None]).mean() + (got == 0).mean()
         if miss < least and (got.sum(1) > 0).all():
             best, least = parts, miss
@@ -34,7 +34,7 @@ def epsg_of(box: GeoBox) -> int:
     return (box.crs.epsg if box.crs else None) or 0
 
 
-def tickets(places: Float[ndarray, "n 2"], epsg: int, seed: int) -> UInt64[ndarray, " n"]:
+def hash_priority(places: Float[ndarray, "n 2"], epsg: int, seed: int) -> UInt64[ndarray, " n"]:
     """A number per place that looks random but depends on place and seed alone, never on what else is drawn.
 
     The places with the lowest tickets are a sample of all, in whatever order and pieces they are read.
@@ -78,7 +78,7 @@ def blocked_split(block: Int[ndarray, " n"], y: Int[ndarray, " n"], seed: int) -
     """
     counts = np.zeros((int(block.max()) + 1, int(y.max()) + 1), np.int64)
     np.add.at(counts, (block, y), 1)
-    return best_deal(counts, seed)[block]
+    return best_assignment(counts, seed)[block]
 
 
 def random_split(y: Int[ndarray, " n"], seed: int) -> Int[ndarray, " n"]:

@@ -47,7 +47,7 @@ class Vectors(TrainingData):
         batch_size: Rows per batch and rank.
         steps: Batches in all.
         seed: Of the draws.
-        facts: What the vectors are, for an encoder's provenance.
+        metadata: What the vectors are, for an encoder's provenance.
 
     Raises:
         InputError: If there are too few rows.
@@ -60,17 +60,17 @@ class Vectors(TrainingData):
         batch_size: int,
         steps: int,
         seed: int,
-        facts: dict[str, Any],
+        metadata: dict[str, Any],
     ) -> None:
         super().__init__(batch_size, "vectors")
         need = 2 * train.shape[1]
         if len(train) < need or len(held) < 100:
             raise InputError(
-                f"{facts.get('source')}: {len(train)} vectors to train on and {len(held)} held out; expected {need} "
+                f"{metadata.get('source')}: {len(train)} vectors to train on and {len(held)} held out; expected {need} "
                 "and 100 or more: give more data, or lower or raise data.holdout"
             )
         self.train, self.held = (torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32)) for x in (train, held))
-        self.steps, self.seed, self.facts = steps, seed, facts
+        self.steps, self.seed, self.metadata = steps, seed, metadata
 
     def train_dataloader(self) -> DataLoader[Tensor]:
         """Batches from ``start_step`` on; every rank its own."""
@@ -81,7 +81,7 @@ class Vectors(TrainingData):
 
     def describe(self) -> dict[str, Any]:
         """What was trained on."""
-        return {**self.facts, "train": len(self.train), "held_out": len(self.held)}
+        return {**self.metadata, "train": len(self.train), "held_out": len(self.held)}
 
 
 def scene_vectors(

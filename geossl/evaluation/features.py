@@ -199,9 +199,9 @@ def keep(file: Path, x: Float[ndarray, "n d"]) -> None:
     os.replace(temporary, file)
 
 
-def digest(encoder: Encoder, *facts: Any) -> str:
+def digest(encoder: Encoder, *metadata: Any) -> str:
     """What vectors depend on, as a name for their store: weights, and facts on the items."""
-    found = hashlib.sha256(repr((encoder.spec, facts)).encode())
+    found = hashlib.sha256(repr((encoder.spec, metadata)).encode())
     for name, tensor in encoder.state_dict().items():
         found.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     return found.hexdigest()[:24]

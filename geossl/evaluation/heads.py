@@ -18,7 +18,7 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import StandardScaler
 
-from geossl.models.heads.classifiers import CentroidHead, ForestHead, Head, LinearHead, MLPHead, NeighbourHead
+from geossl.models.heads.classifiers import ForestHead, Head, KMeansHead, KNNHead, LinearHead, MLPHead
 
 C_SWEEP = (0.001, 0.01, 0.1, 1.0, 10.0)  # inverse L2 penalty of the linear probe
 NEIGHBOURS_SWEEP = (1, 5, 10, 20)
@@ -148,9 +148,7 @@ def fit_mlp(train: Samples, classes: int, seed: int) -> Head:
 def fit_knn(train: Samples, classes: int, seed: int, neighbours: int = 20) -> Head:
     """Store the training embeddings."""
     unit = train.x / np.maximum(np.linalg.norm(train.x, axis=1, keepdims=True), 1e-12)
-    return fill(
-        NeighbourHead(len(unit), unit.shape[1], classes, min(neighbours, len(unit))), vectors=unit, labels=train.y
-    )
+    return fill(KNNHead(len(unit), unit.shape[1], classes, min(neighbours, len(unit))), vectors=unit, labels=train.y)
 
 
 def fit_forest(train: Samples, classes: int, seed: int) -> Head:
@@ -173,10 +171,10 @@ def fit_forest(train: Samples, classes: int, seed: int) -> Head:
     return fill(ForestHead(TREES, nodes, classes, depth), threshold=threshold, share=share, **arrays)
 
 
-def fit_kmeans(x: Float[ndarray, "n d"], clusters: int, seed: int = 0) -> CentroidHead:
+def fit_kmeans(x: Float[ndarray, "n d"], clusters: int, seed: int = 0) -> KMeansHead:
     """K-means, the best of ten starts."""
     model = KMeans(clusters, n_init=10, random_state=seed).fit(x)
-    head = CentroidHead(x.shape[1], clusters)
+    head = KMeansHead(x.shape[1], clusters)
     fill(head, centres=model.cluster_centers_)
     return head
 

@@ -44,8 +44,8 @@ def labelled_embeddings(
         rows.append(encoder.tokens(batch).float().cpu())
     encoder.train(was_training)
     x, y = torch.cat(rows).flatten(0, 2).numpy(), chips.labels.flatten().numpy().astype(np.int64)
-    usable = (y > 0) & np.isfinite(x).all(axis=1)
-    return x[usable], y[usable]
+    valid = (y > 0) & np.isfinite(x).all(axis=1)
+    return x[valid], y[valid]
 
 
 class OnlineProbe(L.Callback):

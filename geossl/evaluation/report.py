@@ -48,7 +48,7 @@ def write_report(
     title: str,
     scores: Mapping[str, Scores],
     names: Sequence[str],
-    facts: Mapping[str, Any],
+    metadata: Mapping[str, Any],
     curve: Curve | None = None,
 ) -> dict[str, Any]:
     """Write ``path`` (.html) and its numbers beside it (.json).
@@ -58,15 +58,20 @@ def write_report(
         title: Its heading.
         scores: By classifier.
         names: Classes.
-        facts: What a reader must know to believe or repeat it; JSON values.
+        metadata: What a reader must know to believe or repeat it; JSON values.
         curve: Scores over share of labels.
 
     Returns:
         The numbers.
     """
-    numbers = {"title": title, "scores": {k: s.to_dict() for k, s in scores.items()}, "classes": list(names), **facts}
+    numbers = {
+        "title": title,
+        "scores": {k: s.to_dict() for k, s in scores.items()},
+        "classes": list(names),
+        **metadata,
+    }
     body = [f"<h1>{html.escape(title)}</h1>", html_table(score_rows(scores))]
-    drawn = html.escape(str(facts.get("interval", "test samples drawn with replacement")))
+    drawn = html.escape(str(metadata.get("interval", "test samples drawn with replacement")))
     body.append(f"<p>Brackets: 95 % bootstrap interval, {drawn}.</p>")
     if len(scores) > 1:
         body.append(embedded(scores_figure(scores)))
@@ -79,7 +84,7 @@ def write_report(
         if found.confusion is not None:
             body += [f"<h2>{html.escape(name)}</h2>", class_table(found.confusion, names)]
             body.append(embedded(confusion_figure(found.confusion, names)))
-    body += ["<h2>How</h2>", html_table([["", "value"], *([k, json.dumps(v)] for k, v in facts.items())])]
+    body += ["<h2>How</h2>", html_table([["", "value"], *([k, json.dumps(v)] for k, v in metadata.items())])]
     page = f"<!doctype html><meta charset=utf-8><title>{html.escape(title)}</title><style>{STYLE}</style>" + "".join(
         body
     )

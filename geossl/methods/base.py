@@ -70,7 +70,7 @@ class SSLMethod(L.LightningModule, ABC):
         self.optim = optim
         self.seed = seed
         self.exports: dict[str, Encoder] = {"encoder": encoder}  # file name -> what is kept; most methods have one
-        self.readings: dict[str, Tensor] = {}  # what a method wants followed besides its losses
+        self.logged_scalars: dict[str, Tensor] = {}  # what a method wants followed besides its losses
 
     @abstractmethod
     def losses(self, batch: Any) -> dict[str, Float[Tensor, ""]]:

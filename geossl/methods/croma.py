@@ -163,7 +163,7 @@ class CROMA(SSLMethod):
         z1 = F.normalize(self.project_s1(out.s1_gap), dim=-1)
         z2 = F.normalize(self.project_s2(out.s2_gap), dim=-1)
         scale = self.log_scale.exp().clamp(max=self.max_logit_scale or math.inf)
-        self.readings["logit_scale"] = scale.detach()
+        self.logged_scalars["logit_scale"] = scale.detach()
 
         grid = (s1.shape[-2] // self.patch_px, s1.shape[-1] // self.patch_px)
         rebuilt = self.decoder(out.joint_tokens, ids1, grid)

@@ -21,7 +21,7 @@ from geossl.methods.base import OptimConfig, SSLMethod
 from geossl.methods.cross_video_losses import nt_xent, rebuild_loss, slot_means
 from geossl.methods.cross_video_views import Draw, augment, choose_slots, choose_visible, haze_of
 from geossl.methods.losses import gather
-from geossl.models.encoders.series_vit import USABLE_SHARE, SeriesViT, TimeEncoding, tubelets, usable_shares
+from geossl.models.encoders.series_vit import USABLE_SHARE, SeriesViT, TimeEncoding, tubelets, valid_shares
 from geossl.models.encoders.vit import EPS, ViT, xavier
 from geossl.models.layers.masking import filled, take
 from geossl.models.layers.patches import sincos_positions
@@ -195,31 +195,31 @@ class CrossVideoMAE(SSLMethod):
     def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Float[Tensor, ""]]:
         """Draw frames, views and masks; rebuild what is hidden, contrast what is visible."""
         clip, days = batch["clip"], batch["days"].float()
-        usable = usable_shares(clip, self.tubelet, self.patch_px) >= USABLE_SHARE
-        full = usable.float().mean(dim=2) >= FULL_SHARE
+        valid = valid_shares(clip, self.tubelet, self.patch_px) >= USABLE_SHARE
+        full = valid.float().mean(dim=2) >= FULL_SHARE
         needed = 1 + self.objective.frames_per_clip * (self.objective.frame_from == "held_out")
         good = full.sum(dim=1) >= max(needed, self.objective.frames_per_clip)
         rows, source = good.nonzero()[:, 0], torch.arange(len(clip), device=clip.device)
-        self.readings["left_out"] = torch.tensor(float(len(clip) - len(rows)))
+        self.logged_scalars["left_out"] = torch.tensor(float(len(clip) - len(rows)))
         if len(rows) < 2:
             raise RunError(
-                f"{len(rows)} of {len(clip)} clips have {needed} dates that are half usable; check clouds and nodata, "
+                f"{len(rows)} of {len(clip)} clips have {needed} dates that are half valid; check clouds and nodata, "
                 "or lower data.max_cloudy"
             )
         if len(rows) < len(clip):  # others take their places: ranks that gather must have equally many
             source = source.where(good, rows[source % len(rows)])
-            clip, days, usable, full = clip[source], days[source], usable[source], full[source]
-        return self.losses_of(clip, days, self.draw(clip, usable, full, self.rng()), source)
+            clip, days, valid, full = clip[source], days[source], valid[source], full[source]
+        return self.losses_of(clip, days, self.draw(clip, valid, full, self.rng()), source)
 
     def draw(
         self,
         clip: Float[Tensor, "b t c h w"],
-        usable: Bool[Tensor, "b s n"],
+        valid: Bool[Tensor, "b s n"],
         full: Bool[Tensor, "b s"],
         rng: torch.Generator,
     ) -> Draw:
         """Frames, views and masks of a step."""
-        o, (b, s, n) = self.objective, usable.shape
+        o, (b, s, n) = self.objective, valid.shape
 
         def noise(*shape: int) -> Float[Tensor, "*_"]:
             return torch.rand(*shape, generator=rng, device=clip.device)
@@ -233,8 +233,8 @@ class CrossVideoMAE(SSLMethod):
         ids = []
         for _ in range(2):
             shown = choose_slots(pool, count, noise(b, s), lent)
-            ids.append(choose_visible(o.mask_kind, usable, shown, o.mask_video, noise(b, s, n)))
-        good = usable_shares(images.flatten(0, 1)[:, None], 1, self.patch_px) >= USABLE_SHARE
+            ids.append(choose_visible(o.mask_kind, valid, shown, o.mask_video, noise(b, s, n)))
+        good = valid_shares(images.flatten(0, 1)[:, None], 1, self.patch_px) >= USABLE_SHARE
         good |= ~good.any(dim=2, keepdim=True)  # of a tubelet's frames, one may be missing: its patches are band means
         seen = torch.ones_like(good[..., 0])
         image_ids = choose_visible("stratified", good, seen, o.mask_image, noise(*good.shape))
@@ -278,7 +278,7 @@ class CrossVideoMAE(SSLMethod):
         tubelet, patch = pixels.shape[1] // days.shape[1], self.patch_px
         grid = (pixels.shape[-2] // patch, pixels.shape[-1] // patch)
         valid = pixels.isfinite().all(dim=2, keepdim=True).expand_as(pixels)
-        asked = (usable_shares(pixels, tubelet, patch) >= USABLE_SHARE).flatten(1).scatter(1, ids, False)
+        asked = (valid_shares(pixels, tubelet, patch) >= USABLE_SHARE).flatten(1).scatter(1, ids, False)
         target, counts = (
             tubelets(x, tubelet, patch).flatten(1, 2) for x in (self.encoder.standardized(pixels), valid.float())
         )
@@ -335,5 +335,5 @@ class CrossVideoMAE(SSLMethod):
         if image is not None:
             clips, frames = (F.normalize(z.detach(), dim=-1) for z in pairs["cross_video"])
             right = (frames @ clips.T).argmax(dim=1) == torch.arange(len(clips), device=clips.device)
-            self.readings["retrieval"] = right.float().mean()
+            self.logged_scalars["retrieval"] = right.float().mean()
         return terms

@@ -46,7 +46,7 @@ def choose_slots(
 
 def choose_visible(
     kind: str,
-    usable: Bool[Tensor, "b s n"],
+    valid: Bool[Tensor, "b s n"],
     shown: Bool[Tensor, "b s"],
     ratio: float,
     noise: Float[Tensor, "b s n"],
@@ -55,21 +55,21 @@ def choose_visible(
 
     Args:
         kind: ``stratified``, ``tube`` or ``random``.
-        usable: Tokens with enough pixels.
+        valid: Tokens with enough pixels.
         shown: Slots that may show something, equally many per clip.
         ratio: Share of a shown slot's tokens that is hidden; more where the slot with the fewest usable ones asks.
         noise: Uniform numbers; tokens with the least are shown.
     """
-    b, _, n = usable.shape
+    b, _, n = valid.shape
     slots = int(shown[0].sum())
-    pool = usable & shown[..., None]
+    pool = valid & shown[..., None]
     keep = max(1, int(n * (1 - ratio) + 1e-9))
     if kind == "random":
         keep = min(keep * slots, int(pool.flatten(1).sum(dim=1).min()))
         return noise.masked_fill(~pool, torch.inf).flatten(1).argsort(dim=1)[:, :keep]
     where = shown.nonzero()[:, 1].view(b, slots)
     if kind == "tube":
-        pool = (usable | ~shown[..., None]).all(dim=1, keepdim=True) & shown[..., None]
+        pool = (valid | ~shown[..., None]).all(dim=1, keepdim=True) & shown[..., None]
         noise = noise[:, :1].expand_as(noise)
     keep = min(keep, int(pool.sum(dim=2)[shown].min()))
     if not keep:

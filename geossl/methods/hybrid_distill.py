@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from geossl.errors import InputError
 from geossl.methods.base import OptimConfig, SSLMethod
 from geossl.methods.losses import feature_loss, normalized_features
-from geossl.methods.usable import USABLE_SHARE, usable_images
+from geossl.methods.valid import USABLE_SHARE, valid_images
 from geossl.models.encoders.stacked import pick
 from geossl.models.encoders.vit import ViT, xavier
 from geossl.models.layers.masking import take
@@ -142,8 +142,8 @@ class HybridDistill(SSLMethod):
 
     def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Float[Tensor, ""]]:
         """Leave out what is not usable; ``feature`` and ``relation`` of the tokens that are left there."""
-        batch, share, left_out = usable_images(batch, self.encoder.spec.patch_px)
-        self.readings["left_out"] = torch.tensor(float(left_out))
+        batch, share, left_out = valid_images(batch, self.encoder.spec.patch_px)
+        self.logged_scalars["left_out"] = torch.tensor(float(left_out))
         rng = self.rng()
         return self.losses_of(batch, equally_many(share >= USABLE_SHARE, rng), rng)
 
@@ -169,7 +169,7 @@ class HybridDistill(SSLMethod):
                     "as many, or set relation_heads to a number that divides both widths"
                 )
             loss = relation_loss(student, teacher, self.relations.kinds)
-            self.readings["relation_of_uniform"] = loss.detach() / uniform_loss(teacher, self.relations.kinds)
+            self.logged_scalars["relation_of_uniform"] = loss.detach() / uniform_loss(teacher, self.relations.kinds)
             terms["relation"] = self.relation_weight * loss
         return terms
 
@@ -207,10 +207,10 @@ class HybridDistill(SSLMethod):
         return q, k, v
 
 
-def equally_many(usable: Bool[Tensor, "b n"], rng: torch.Generator) -> Int[Tensor, "b k"]:
+def equally_many(valid: Bool[Tensor, "b n"], rng: torch.Generator) -> Int[Tensor, "b k"]:
     """Ids of usable patches in order, as many per sample as the one with the fewest has; drawn where there are more."""
-    noise = torch.rand(usable.shape, generator=rng, device=usable.device).masked_fill(~usable, torch.inf)
-    return noise.argsort(dim=1)[:, : int(usable.sum(dim=1).min())].sort(dim=1).values
+    noise = torch.rand(valid.shape, generator=rng, device=valid.device).masked_fill(~valid, torch.inf)
+    return noise.argsort(dim=1)[:, : int(valid.sum(dim=1).min())].sort(dim=1).values
 
 
 def restricted(qkv: QKV, ids: Int[Tensor, "b k"]) -> QKV:

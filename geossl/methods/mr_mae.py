@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from geossl.methods.base import OptimConfig, SSLMethod
 from geossl.methods.losses import feature_loss, normalized_features
-from geossl.methods.usable import USABLE_SHARE, usable_images
+from geossl.methods.valid import USABLE_SHARE, valid_images
 from geossl.models.encoders.conv_vit import ConvViT, Scales
 from geossl.models.encoders.stacked import StackedEncoder, pick
 from geossl.models.encoders.vit import EPS, xavier
@@ -26,19 +26,19 @@ from geossl.models.teachers import Teacher
 
 
 def split_patches(
-    noise: Float[Tensor, "b n"], usable: Bool[Tensor, "b n"], mask_ratio: float
+    noise: Float[Tensor, "b n"], valid: Bool[Tensor, "b n"], mask_ratio: float
 ) -> tuple[Int[Tensor, "b k"], Bool[Tensor, "b n"]]:
     """Ids of visible patches, and which others are masked; together they are the usable ones.
 
     Args:
         noise: Uniform numbers; the visible patches are those with the least.
-        usable: Patches that may be in either set; at least two per sample.
+        valid: Patches that may be in either set; at least two per sample.
         mask_ratio: Share of usable patches that is masked in the sample with the fewest; all show equally many.
     """
-    least = int(usable.sum(dim=1).min())
+    least = int(valid.sum(dim=1).min())
     visible = min(max(1, int(least * (1 - mask_ratio) + 1e-9)), least - 1)
-    ids = noise.masked_fill(~usable, torch.inf).argsort(dim=1)[:, :visible]
-    return ids, usable.scatter(1, ids, False)
+    ids = noise.masked_fill(~valid, torch.inf).argsort(dim=1)[:, :visible]
+    return ids, valid.scatter(1, ids, False)
 
 
 def pixel_targets(x: Float[Tensor, "b c h w"], patch: int, norm: str = "patch") -> Float[Tensor, "b n p"]:
@@ -173,8 +173,8 @@ class MRMAE(SSLMethod):
 
     def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Float[Tensor, ""]]:
         """Draw the mask; ``mimic`` of visible and ``rebuild`` of masked patches."""
-        batch, share, left_out = usable_images(batch, self.patch_px)
-        self.readings["left_out"] = torch.tensor(float(left_out))
+        batch, share, left_out = valid_images(batch, self.patch_px)
+        self.logged_scalars["left_out"] = torch.tensor(float(left_out))
         noise = torch.rand(share.shape, generator=self.rng(), device=self.device)
         ids, masked = split_patches(noise, share >= USABLE_SHARE, self.mask_ratio)
         return self.losses_of(batch, ids, masked & (share == 1))

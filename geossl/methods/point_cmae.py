@@ -166,7 +166,7 @@ class PointCMAE(SSLMethod):
             for (points, _), away in zip(seen, hidden, strict=True)
         ]
         losses = {"rebuild": self.reconstruct_weight * torch.stack(error).sum()}
-        self.readings["token_cosine"] = token_cosine(seen[0][1].detach())
+        self.logged_scalars["token_cosine"] = token_cosine(seen[0][1].detach())
         if self.contrast != "none":
             both = hidden[0] & hidden[1]
             losses["contrast"] = self.contrast_weight * agreement(seen[0][1], seen[1][1], both, self.contrast)

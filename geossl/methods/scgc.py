@@ -194,9 +194,12 @@ class SCGC(SSLMethod):
         nodes: Rows = (self.whole or batch.get("everyone", batch)).x
         x = self.encoder.normalize(nodes[self.autoencoder_rows(len(nodes), step)].to(batch.x.device))
         zero = x.new_zeros(())
-        self.readings |= {"smallest_cluster": zero, "modularity": zero}  # both phases give metrics.csv the same columns
+        self.logged_scalars |= {
+            "smallest_cluster": zero,
+            "modularity": zero,
+        }  # both phases give metrics.csv the same columns
         if "everyone" in batch:
-            self.readings["held_out"] = zero
+            self.logged_scalars["held_out"] = zero
         return {"contrast": zero, "cluster": zero, "rebuild": F.mse_loss(self.decoder(self.encoder(x)), x)}
 
     def autoencoder_rows(self, nodes: int, step: int) -> Int[Tensor, " b"]:
@@ -233,15 +236,15 @@ class SCGC(SSLMethod):
         """The terms of the second phase."""
         pairs, weights = self.walks(batch)
         if "everyone" in batch:
-            self.readings["held_out"] = self.held_out(batch.everyone)
+            self.logged_scalars["held_out"] = self.held_out(batch.everyone)
         x = self.encoder.normalize(batch.x)
         codes = self.encoder(x)
         core = batch.get("core")
         labels = self.encoder.soft_labels(codes if core is None else codes[core])
-        self.readings["smallest_cluster"] = self.smallest(labels)
+        self.logged_scalars["smallest_cluster"] = self.smallest(labels)
         with torch.no_grad():
             found = labels if core is None else self.encoder.soft_labels(codes)
-            self.readings["modularity"] = modularity(found.argmax(dim=1), batch.edge_index)
+            self.logged_scalars["modularity"] = modularity(found.argmax(dim=1), batch.edge_index)
         terms = {
             "contrast": self.alpha * contrast(codes, pairs, weights, self.tau, core=core),
             "cluster": self.beta * F.kl_div(labels.log(), sharpened(labels), reduction="batchmean"),

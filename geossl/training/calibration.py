@@ -18,7 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from geossl.models.encoder import DenseEncoder
-from geossl.models.heads.image_classifier import Detector, detector_spec
+from geossl.models.heads.image_classifier import ImageClassifier, detector_spec
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class CalibrationData(Protocol):
         """Pictures the threshold is fitted on."""
 
 
-def calibrate(encoder: DenseEncoder, data: CalibrationData, config: CalibrationConfig) -> Detector:
+def calibrate(encoder: DenseEncoder, data: CalibrationData, config: CalibrationConfig) -> ImageClassifier:
     """Fit a classifier on a frozen encoder, then turn its logits into probabilities.
 
     Args:
@@ -82,7 +82,9 @@ def calibrate(encoder: DenseEncoder, data: CalibrationData, config: CalibrationC
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        detector = Detector(detector_spec(encoder.spec, data.classes, data.side_px, config.hidden, config.dropout))
+        detector = ImageClassifier(
+            detector_spec(encoder.spec, data.classes, data.side_px, config.hidden, config.dropout)
+        )
         detector.encoder.load_state_dict(encoder.state_dict())
         detector.to(next(encoder.parameters()).device)
         fit_classifier(detector, data, config)
@@ -95,7 +97,7 @@ def calibrate(encoder: DenseEncoder, data: CalibrationData, config: CalibrationC
     return detector
 
 
-def fit_classifier(detector: Detector, data: CalibrationData, config: CalibrationConfig) -> None:
+def fit_classifier(detector: ImageClassifier, data: CalibrationData, config: CalibrationConfig) -> None:
     """Adam on cross-entropy; features are computed without gradient."""
     device = detector.slope.device
     optimizer = torch.optim.Adam(detector.head.parameters(), config.lr, weight_decay=config.weight_decay)
@@ -121,7 +123,7 @@ def fit_classifier(detector: Detector, data: CalibrationData, config: Calibratio
 
 
 @torch.inference_mode()
-def logits_of(detector: Detector, sensor: str, pixels: Float[Tensor, "n c s s"]) -> Float[Tensor, "n k"]:
+def logits_of(detector: ImageClassifier, sensor: str, pixels: Float[Tensor, "n c s s"]) -> Float[Tensor, "n k"]:
     """Of pictures, as they are."""
     return detector.logits({sensor: pixels.to(detector.slope.device)}).cpu()
 

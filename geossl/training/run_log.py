@@ -76,7 +76,7 @@ class Metrics(L.Callback):
             raise RunError(f"the loss is not finite at step {step} ({terms}); lower train.lr or set train.clip_norm")
         if not trainer.is_global_zero:
             return
-        values = {name: float(value) for name, value in (outputs | cast(SSLMethod, module).readings).items()}
+        values = {name: float(value) for name, value in (outputs | cast(SSLMethod, module).logged_scalars).items()}
         values["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
         self.table.add(step, values)
         for name, value in values.items():

@@ -38,13 +38,13 @@ def test_every_pixel_gets_what_the_auto_encoder_says_of_its_spectrum(spectra, ra
         layers = file.read()
     found = xr.open_dataset(raster, engine="rasterio")["band_data"]
     pixels = geossl.cube(found, s2=SAMPLE / "s2")["s2"].values
-    usable = np.isfinite(pixels).all(0) & np.isfinite(layers[0])
-    assert usable.mean() > 0.5
+    valid = np.isfinite(pixels).all(0) & np.isfinite(layers[0])
+    assert valid.mean() > 0.5
     model = geossl.load_encoder(spectra).autoencoder
-    rows = torch.from_numpy(pixels[:, usable].T.astype(np.float32))
+    rows = torch.from_numpy(pixels[:, valid].T.astype(np.float32))
     expected = torch.stack(model.novelty(rows)).detach().numpy()
-    np.testing.assert_allclose(layers[:, usable], expected, rtol=1e-3, atol=1e-3)
-    p = layers[2][usable]
+    np.testing.assert_allclose(layers[:, valid], expected, rtol=1e-3, atol=1e-3)
+    p = layers[2][valid]
     assert 0 <= p.min() < p.max() <= 1
 
 

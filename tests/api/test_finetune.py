@@ -13,11 +13,11 @@ import torch
 
 import geossl
 from geossl.api import finetune as finetuning
-from geossl.data.labels.blocks import Split, deal
+from geossl.data.labels.blocks import Split, assign_blocks
 from geossl.data.labels.ground_truth import read_labels
 from geossl.data.labels.patches import PatchSamples
 from geossl.data.sentinel.rasters import LocalRasters
-from geossl.data.splits import PARTS
+from geossl.data.splits import SPLIT_NAMES
 from geossl.errors import InputError, Note
 from geossl.models.files import load_encoder
 from tests.api.conftest import FIELD, LEFT, NAMES, SIDE, TOP
@@ -61,8 +61,8 @@ def test_light_heads_learn_fields_that_can_be_told_apart(linear):
 
 
 def test_the_test_pixels_of_a_report_are_those_of_the_test_blocks(linear, fields):
-    split = deal(read_labels(fields, "crop"), 8, 10.0, 0)
-    tested = sum(part == PARTS.index("test") for part in split.parts.values())
+    split = assign_blocks(read_labels(fields, "crop"), 8, 10.0, 0)
+    tested = sum(part == SPLIT_NAMES.index("test") for part in split.parts.values())
     pixels = np.array(report(linear)["scores"]["s1+s2"]["confusion"]).sum()
     assert pixels == tested * (split.side_m / 10) ** 2
 
@@ -130,10 +130,10 @@ def test_work_that_was_begun_with_other_labels_is_not_mixed_in(scene, encoder, f
 def without_test_blocks(fields, seed=0):
     """Labels in which every pixel of a test block has another class; blocks of the parts are whole fields here."""
     labels = read_labels(fields, "crop")
-    split = deal(labels, 8, 10.0, seed)
+    split = assign_blocks(labels, 8, 10.0, seed)
     middle = fields.geometry.representative_point()
     part = split.part(np.column_stack([middle.x, middle.y]), 32631)
-    return part == PARTS.index("test"), split
+    return part == SPLIT_NAMES.index("test"), split
 
 
 def spoilt(scene, folder, hidden, sensor):
@@ -189,7 +189,7 @@ def test_features_of_test_blocks_do_not_reach_normalisation_or_settings(scene, e
     labels = read_labels(fields, "crop")
     task = finetuning.Task(labels, source, encoder, load_encoder(encoder), Split(320.0, {}), scene, 0)
     for shift in (0, 1000):
-        moved = x + shift * (part == PARTS.index("test"))[:, None].astype(np.float32)
+        moved = x + shift * (part == SPLIT_NAMES.index("test"))[:, None].astype(np.float32)
         finetuning.fitted("linear", PatchSamples(moved, counts, part, block, ticket), task)
     (one, setting), (two, other) = seen
     assert setting == other
@@ -203,7 +203,7 @@ def test_pixels_without_data_are_neither_learned_nor_judged(scene, encoder, fiel
     with rasterio.open(tmp_path / "s1.tif", "w", **profile) as file:
         file.write(data)
     found = report(finetune(tmp_path, encoder, tmp_path / "m.safetensors", fields, ("s1",), head="unet", **DECODER))
-    split = deal(read_labels(fields, "crop"), 8, 10.0, 0)
+    split = assign_blocks(read_labels(fields, "crop"), 8, 10.0, 0)
     west = [b for b, part in split.parts.items() if part == 2 and (b[2] + 0.5) * split.side_m < LEFT + 5 * SIDE]
     assert np.array(found["scores"]["s1"]["confusion"]).sum() == len(west) * (split.side_m / 10) ** 2
 

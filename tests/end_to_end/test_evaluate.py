@@ -10,7 +10,7 @@ from PIL import Image
 
 import geossl
 from geossl.cli import main
-from geossl.data.datasets.base import LabelledSet, Places
+from geossl.data.datasets.base import ClassificationDataset, Places
 from geossl.errors import BandError, GridError, InputError, Note
 from geossl.evaluation.baselines import BandStatistics
 from geossl.evaluation.features import EMBEDDERS
@@ -106,12 +106,12 @@ def changed_test_part(path, tmp_path, encoder):
 def test_test_pixels_cannot_change_what_is_chosen_or_trained(encoder, npz, tmp_path):
     tame, wild = changed_test_part(npz(), tmp_path, encoder)
     protocols = ("knn", "linear", "mlp", "finetune")
-    facts = []
+    metadata = []
     for path in (tame, wild):
         found = geossl.evaluate(encoder, path, protocol=protocols, split="official", epochs=2, out=tmp_path / "r.html")
-        facts.append((json.loads((tmp_path / "r.json").read_text())["chosen"], found.scores))
-    assert facts[0][0] == facts[1][0]  # k, C, learning rate, epoch and validation score
-    assert facts[0][1]["finetune"].to_dict() != facts[1][1]["finetune"].to_dict()
+        metadata.append((json.loads((tmp_path / "r.json").read_text())["chosen"], found.scores))
+    assert metadata[0][0] == metadata[1][0]  # k, C, learning rate, epoch and validation score
+    assert metadata[0][1]["finetune"].to_dict() != metadata[1][1]["finetune"].to_dict()
 
 
 def test_missing_bands_other_units_and_levels_are_said(encoder, npz, tmp_path):
@@ -145,7 +145,9 @@ def test_blocks_keep_neighbours_together():
     xy = np.repeat(np.arange(40)[:, None] * [50_000.0, 20_000.0], 5, axis=0) + np.tile(
         np.arange(5)[:, None] * 300.0, (40, 1)
     )
-    data = LabelledSet("s", range(200), np.arange(200) % 2, ("a", "b"), places=Places(xy, np.full(200, 32631)))
+    data = ClassificationDataset(
+        "s", range(200), np.arange(200) % 2, ("a", "b"), places=Places(xy, np.full(200, 32631))
+    )
     part = data.parts("auto", 0)
     assert (part.reshape(40, 5) == part.reshape(40, 5)[:, :1]).all()
     assert data.warn_of_leaks("blocked", part) == 0
@@ -272,7 +274,7 @@ def test_rows_may_be_nodes_of_one_graph(monkeypatch, tmp_path):
     monkeypatch.setitem(EMBEDDERS, Nodes, lambda encoder, items: torch.cat(items))
     y = np.arange(60) % 3
     graph = torch.from_numpy(np.eye(3, dtype=np.float32)[y]) + 0.01
-    data = LabelledSet("cora", [graph], y, ("a", "b", "c"), part=np.repeat([0, 1, 2], 20))
+    data = ClassificationDataset("cora", [graph], y, ("a", "b", "c"), part=np.repeat([0, 1, 2], 20))
     found = geossl.evaluate(Nodes(), data, protocol=("knn", "linear", "mlp", "kmeans"), out=tmp_path / "r.html")
     assert all(scores.values["accuracy"] == 1 for scores in found.scores.values())
     with pytest.raises(InputError, match="cora has several labels per item; --protocol finetune needs one each"):

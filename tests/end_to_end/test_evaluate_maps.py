@@ -10,7 +10,7 @@ from torchmetrics.classification import MulticlassJaccardIndex
 
 import geossl
 from geossl.api.evaluate.segmentation import patch_classes
-from geossl.data.datasets.base import Bands, LabelledMaps, MapParts
+from geossl.data.datasets.base import Bands, MapParts, SegmentationDataset
 from geossl.errors import InputError, UnknownNameError
 from geossl.models.download import ReleasedWeights, sha256_of
 from geossl.models.encoders.croma import CROMAEncoder, croma_spec
@@ -46,7 +46,7 @@ SENSORS = {"s1": Bands(S1.bands, "dB", "not stated"), "s2": Bands(S2.bands, "ref
 @pytest.fixture
 def halves():
     parts = MapParts(chips(12, 0), chips(6, 1), chips(8, 2))
-    return LabelledMaps("halves", lambda split, seed: parts, NAMES, SENSORS)
+    return SegmentationDataset("halves", lambda split, seed: parts, NAMES, SENSORS)
 
 
 def test_patches_and_pixels_are_judged(encoder, halves, tmp_path):

@@ -90,11 +90,11 @@ def model(scans, encoder, tmp_path_factory):
 
 
 def test_classes_are_learned_and_judged_on_other_ground(model):
-    facts = json.loads(model.with_suffix(".json").read_text())
-    assert facts["classes"] == {"ground": [2], "high vegetation": [5], "building": [6]}
-    assert np.sum(facts["confusion"]) == facts["points"]["test"]
-    assert facts["points"]["train"] + facts["points"]["test"] == len(scene()[0])
-    assert facts["test"]["balanced_accuracy"] > 0.8
+    metadata = json.loads(model.with_suffix(".json").read_text())
+    assert metadata["classes"] == {"ground": [2], "high vegetation": [5], "building": [6]}
+    assert np.sum(metadata["confusion"]) == metadata["points"]["test"]
+    assert metadata["points"]["train"] + metadata["points"]["test"] == len(scene()[0])
+    assert metadata["test"]["balanced_accuracy"] > 0.8
 
 
 def test_classified_files_hold_the_classes_and_everything_else(scans, model, tmp_path):

@@ -131,8 +131,8 @@ def test_band_statistics_are_means_and_deviations_of_usable_pixels(encoder, item
     image[:, :4] = torch.nan
     statistics = BandStatistics(encoder.spec)
     found = features(statistics, [{"s1": image}])[0]
-    usable = image[:, 4:].flatten(1)
-    np.testing.assert_allclose(found, torch.cat([usable.mean(1), usable.std(1, correction=0)]), rtol=1e-4)
+    valid = image[:, 4:].flatten(1)
+    np.testing.assert_allclose(found, torch.cat([valid.mean(1), valid.std(1, correction=0)]), rtol=1e-4)
     patches = statistics.tokens({"s2": items[0]["s2"][None]})[0]
     second = items[0]["s2"][:, :8, 8:16].flatten(1)
     np.testing.assert_allclose(patches[0, 1], torch.cat([second.mean(1), second.std(1, correction=0)]), rtol=1e-4)

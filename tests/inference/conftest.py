@@ -167,8 +167,8 @@ def random_map(path, side):
     """A store of ``side`` x ``side`` shards of 128 x 128 patches and 64 dimensions, written shard by shard."""
     lattice = Lattice(32631, 8, 10.0, 16)
     (left, top), length = (lattice.cell_m * k for k in (200, 2000)), side * 8 * lattice.cell_m
-    facts = {"dated": False, "sensors": [], "source": {}, "encoder_sha256": "0"}
-    plan = Plan(lattice, shapely.box(left, top - length, left + length, top).buffer(-1), 8, 1, "int8", facts)
+    metadata = {"dated": False, "sensors": [], "source": {}, "encoder_sha256": "0"}
+    plan = Plan(lattice, shapely.box(left, top - length, left + length, top).buffer(-1), 8, 1, "int8", metadata)
     store.create(path, plan, croma_spec("tiny", window_px=160, margin_px=16, dim=64, depth=2, heads=8))
     rng = np.random.default_rng(0)
     ones = np.ones((128, 128), np.uint8)

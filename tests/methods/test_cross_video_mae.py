@@ -9,7 +9,7 @@ from geossl.methods.base import OptimConfig
 from geossl.methods.cross_video_losses import nt_xent, rebuild_loss, slot_means
 from geossl.methods.cross_video_mae import CrossVideoMAE, Decoder, Objective
 from geossl.methods.cross_video_views import choose_slots, choose_visible
-from geossl.models.encoders.series_vit import SeriesViT, series_spec, tubelets, untubelets, usable_shares
+from geossl.models.encoders.series_vit import SeriesViT, series_spec, tubelets, untubelets, valid_shares
 from geossl.models.encoders.vit import ViT, vit_spec
 from geossl.models.layers.patches import sincos_positions
 from geossl.sensors import SensorSpec
@@ -39,18 +39,18 @@ def batch_of(b=6, t=6, clouds=True):
 
 def drawn(method, batch):
     """The draw of a step, and what it was made from."""
-    usable = usable_shares(batch["clip"], method.tubelet, 4) >= 0.5
+    usable = valid_shares(batch["clip"], method.tubelet, 4) >= 0.5
     return method.draw(batch["clip"], usable, usable.float().mean(2) >= 0.5, method.rng()), usable
 
 
-def usable_of():
+def valid_of():
     usable = torch.rand(5, 6, 16, generator=torch.Generator().manual_seed(0)) < 0.8
     usable[2, 4] = False
     return usable
 
 
 def visible(kind, seed=0, ratio=0.75, usable=None):
-    usable = usable_of() if usable is None else usable
+    usable = valid_of() if usable is None else usable
     g = torch.Generator().manual_seed(seed)
     shown = choose_slots(usable.any(2), 5, torch.rand(5, 6, generator=g), torch.zeros(5, 6, dtype=torch.bool))
     ids = choose_visible(kind, usable, shown, ratio, torch.rand(usable.shape, generator=g))
@@ -62,7 +62,7 @@ def visible(kind, seed=0, ratio=0.75, usable=None):
 def test_visible_tokens_are_usable_equally_many_and_of_shown_slots(kind, seed):
     seen, shown, ids = visible(kind, seed)
     assert seen.flatten(1).sum(1).tolist() == [ids.shape[1]] * 5  # no id twice
-    assert not (seen & ~usable_of()).any()
+    assert not (seen & ~valid_of()).any()
     assert not (seen & ~shown[..., None]).any()
     assert shown.sum(1).tolist() == [5] * 5
 
@@ -358,16 +358,16 @@ def test_sixty_steps_on_one_batch_rebuild_better_and_find_the_frames():
     losses = {name: term.detach() for name, term in losses.items()}
     assert float(losses["rebuild_video"]) < 0.7 * first["rebuild_video"]
     assert float(losses["cross_video"]) < 0.5 * first["cross_video"]
-    assert float(method.readings["retrieval"]) > 0.5
+    assert float(method.logged_scalars["retrieval"]) > 0.5
 
 
 def test_clips_that_are_mostly_cloud_are_left_out_and_too_many_are_refused():
     method, batch = method_of(), batch_of()
     batch["clip"][5, 1:] = torch.nan
     method.losses(batch)
-    assert float(method.readings["left_out"]) == 1
+    assert float(method.logged_scalars["left_out"]) == 1
     batch["clip"][1:] = torch.nan
-    with pytest.raises(RunError, match="1 of 6 clips have 2 dates that are half usable"):
+    with pytest.raises(RunError, match="1 of 6 clips have 2 dates that are half valid"):
         method.losses(batch)
 
 

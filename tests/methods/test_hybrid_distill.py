@@ -328,17 +328,17 @@ def test_every_setting_changes_the_loss(setting, value, term):
 
 
 def test_unusable_patches_leave_before_the_first_block():
-    usable = torch.rand(3, 16, generator=torch.Generator().manual_seed(0)) > 0.3
-    ids = equally_many(usable, torch.Generator().manual_seed(0))
-    assert ids.shape[1] == int(usable.sum(1).min())
-    assert all(usable[row, ids[row]].all() for row in range(3))
+    valid = torch.rand(3, 16, generator=torch.Generator().manual_seed(0)) > 0.3
+    ids = equally_many(valid, torch.Generator().manual_seed(0))
+    assert ids.shape[1] == int(valid.sum(1).min())
+    assert all(valid[row, ids[row]].all() for row in range(3))
     assert (ids.diff(dim=1) > 0).all()
     module, data = method(), batch()
     data["valid"][1] = False
     data["valid"][2, :16, :16] = False
     data["rgb"][2, :, :16, :16] = torch.nan
     assert all(x.isfinite() for x in module.losses(data).values())
-    assert float(module.readings["left_out"]) == 1
+    assert float(module.logged_scalars["left_out"]) == 1
     with pytest.raises(RunError, match="no image of a batch has 4 usable patches"):
         module.losses({**data, "valid": torch.zeros_like(data["valid"])})
 
@@ -355,7 +355,7 @@ def test_it_learns_one_batch(position):
         optimizer.step()
     assert float(losses["feature"].detach()) < first["feature"] / 2
     assert float(losses["relation"].detach()) < first["relation"] / 2
-    assert float(module.readings["relation_of_uniform"]) > 0
+    assert float(module.logged_scalars["relation_of_uniform"]) > 0
 
 
 def test_losses_fall_on_held_out_chips_of_the_bundled_scenes():

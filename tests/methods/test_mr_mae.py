@@ -72,12 +72,12 @@ def test_the_papers_numbers_of_visible_patches():
 
 
 def test_unusable_patches_are_in_neither_set():
-    usable = torch.rand(4, 64, generator=torch.Generator().manual_seed(0)) > 0.4
-    ids, masked = split_patches(torch.rand(4, 64), usable, 0.75)
-    visible = torch.zeros_like(usable).scatter(1, ids, True)
-    assert torch.equal(visible | masked, usable)
+    valid = torch.rand(4, 64, generator=torch.Generator().manual_seed(0)) > 0.4
+    ids, masked = split_patches(torch.rand(4, 64), valid, 0.75)
+    visible = torch.zeros_like(valid).scatter(1, ids, True)
+    assert torch.equal(visible | masked, valid)
     assert not (visible & masked).any()
-    assert ids.shape[1] == int(usable.sum(1).min()) // 4
+    assert ids.shape[1] == int(valid.sum(1).min()) // 4
 
 
 def test_every_patch_is_visible_equally_often():
@@ -307,7 +307,7 @@ def test_images_without_usable_pixels_are_left_out():
     data["rgb"][2] = torch.nan
     losses = module.losses(data)
     assert all(x.isfinite() for x in losses.values())
-    assert float(module.readings["left_out"]) == 1
+    assert float(module.logged_scalars["left_out"]) == 1
     rows = [0, 1, 3, 4, 5]
     torch.testing.assert_close(losses["mimic"], module.losses({n: x[rows] for n, x in data.items()})["mimic"])
     with pytest.raises(RunError, match="no image of a batch has 4 usable patches"):

@@ -89,8 +89,8 @@ def radar(
         power[:, seen] = 10 ** ((data[:, seen] + db) / 10)
         write_cog(folder / name / f"{band}.tif", power, nodata=-32768)
         assets[band] = {"href": f"{{url}}/files/{name}/{band}.tif"}
-    facts = {"sat:orbit_state": state, "sat:relative_orbit": orbit, "sar:instrument_mode": "IW"}
-    return item(name, properties.pop("collection", "sentinel-1-rtc"), moment, assets, **{**facts, **properties})
+    metadata = {"sat:orbit_state": state, "sat:relative_orbit": orbit, "sar:instrument_mode": "IW"}
+    return item(name, properties.pop("collection", "sentinel-1-rtc"), moment, assets, **{**metadata, **properties})
 
 
 def raw(folder, name="raw", moment="2024-06-10T14:40:00Z", **more):

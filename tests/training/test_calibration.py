@@ -7,7 +7,7 @@ from sklearn.metrics import roc_auc_score
 
 from geossl.models.encoders.exit_resnet import ExitResNet, exit_resnet_spec
 from geossl.models.files import load_encoder, save_encoder
-from geossl.models.heads.image_classifier import Detector, detector_spec
+from geossl.models.heads.image_classifier import ImageClassifier, detector_spec
 from geossl.training.calibration import CalibrationConfig, calibrate, logits_of, platt
 
 
@@ -116,13 +116,13 @@ def test_a_saved_detector_loads_equal(encoder, tmp_path):
     detector = calibrate(encoder, Stripes(), CalibrationConfig(max_steps=2, batch_size=8, hidden=8))
     save_encoder(tmp_path / "d.safetensors", detector, {})
     again = load_encoder(tmp_path / "d.safetensors")
-    assert isinstance(again, Detector)
+    assert isinstance(again, ImageClassifier)
     x = {"rgb": torch.rand(2, 3, 16, 16)}
     assert torch.equal(again.probabilities(x), detector.probabilities(x))
 
 
 def test_a_detector_needs_an_encoder_of_images(encoder):
-    detector = Detector(detector_spec(encoder.spec, ("real", "generated"), 16, 8, 0.2))
+    detector = ImageClassifier(detector_spec(encoder.spec, ("real", "generated"), 16, 8, 0.2))
     nested = replace(detector.spec, arguments={**detector.spec.arguments, "encoder": detector.spec.to_dict()})
     with pytest.raises(ValueError, match="needs an encoder of images, not 'detector'"):
-        Detector(nested)
+        ImageClassifier(nested)

@@ -75,10 +75,10 @@ def test_a_run_folder_holds_everything(whole):
 
 def test_the_encoder_knows_where_it_comes_from(whole):
     encoder = geossl.load_encoder(whole / "encoder.safetensors")
-    facts = provenance(whole / "encoder.safetensors")
+    metadata = provenance(whole / "encoder.safetensors")
     assert encoder.spec.window_px == 32
-    assert facts["recipe"]["method"] == "croma"
-    assert facts["data"]["scenes"] == 7
+    assert metadata["recipe"]["method"] == "croma"
+    assert metadata["data"]["scenes"] == 7
     state = torch.load(whole / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
     assert torch.equal(encoder.state_dict()["radar.embed.weight"], state["encoder.radar.embed.weight"])
 

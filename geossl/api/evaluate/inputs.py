@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from geossl.data.datasets.base import Bands, LabelledSet
+from geossl.data.datasets.base import Bands, ClassificationDataset
 from geossl.errors import BandError, GridError, InputError, Note
 from geossl.models.encoder import DenseSpec
 from geossl.models.encoders.series_vit import SeriesViT
@@ -120,7 +120,7 @@ class EncoderClips(Sequence[dict[str, Tensor]]):
         side_px: Frames are resized to it, bilinearly; None = as they are, or for video the side of training.
     """
 
-    def __init__(self, data: LabelledSet, encoder: SeriesViT, side_px: int | None) -> None:
+    def __init__(self, data: ClassificationDataset, encoder: SeriesViT, side_px: int | None) -> None:
         if not data.sensors or "days" not in data.items[0]:
             raise InputError(
                 f"{data.name} holds no clips, which {encoder.spec.name} needs: a folder of videos by class, or an .npz "

@@ -12,7 +12,7 @@ from jaxtyping import Int
 from numpy import ndarray
 
 from geossl.api.evaluate.inputs import EncoderClips, EncoderImages, band_orders
-from geossl.data.datasets.base import LabelledSet, label_share
+from geossl.data.datasets.base import ClassificationDataset, label_share
 from geossl.errors import InputError
 from geossl.evaluation.features import Change, digest, features
 from geossl.evaluation.heads import Samples
@@ -74,7 +74,7 @@ class Settings:
         return self.store / digest(encoder, data, len(items), orders, self.image_px, change)
 
 
-class Subject(NamedTuple):
+class EvaluatedEncoder(NamedTuple):
     """An encoder that is judged.
 
     Args:
@@ -91,7 +91,7 @@ class Subject(NamedTuple):
 Key = tuple[str, str, str, str]  # subject, sensors, protocol, perturbation
 
 
-class Findings(NamedTuple):
+class Results(NamedTuple):
     """Scores by key, one per seed; the same by share of labels; settings that were chosen."""
 
     runs: dict[Key, list[Scores]]
@@ -121,21 +121,23 @@ def label_of(key: Key) -> str:
     return " / ".join(part for part in key if part)
 
 
-def judge_set(data: LabelledSet, subjects: Sequence[Subject], settings: Settings) -> tuple[Findings, dict[str, Any]]:
+def evaluate_set(
+    data: ClassificationDataset, subjects: Sequence[EvaluatedEncoder], settings: Settings
+) -> tuple[Results, dict[str, Any]]:
     """All protocols on rows with a label each; findings, and facts on the parts."""
-    found = Findings({}, {}, {})
+    found = Results({}, {}, {})
     parts = [data.parts(settings.split, seed) for seed in range(settings.seeds)]
     near = data.warn_of_leaks(settings.split, parts[0])
     for sensors in settings.sensors or (None,):
         items = items_for(data, subjects[0].encoder(0), sensors, settings.image_px)
         for subject in subjects:
-            judge_subject(data, subject, items, parts, settings, found)
+            evaluate_encoder(data, subject, items, parts, settings, found)
     counts = [[int((part == i).sum()) for i in range(3)] for part in parts]
     return found, {"split": data.how(settings.split), "train_val_test": counts, "test_within_5_km_of_training": near}
 
 
 def items_for(
-    data: LabelledSet, encoder: Encoder, sensors: Sequence[str] | None, image_px: int | None
+    data: ClassificationDataset, encoder: Encoder, sensors: Sequence[str] | None, image_px: int | None
 ) -> Sequence[Any]:
     """Items as the encoder takes them."""
     if isinstance(encoder, SeriesViT):
@@ -148,13 +150,13 @@ def items_for(
     return EncoderImages(data.items, orders, encoder.spec.patch_px, image_px)
 
 
-def judge_subject(
-    data: LabelledSet,
-    subject: Subject,
+def evaluate_encoder(
+    data: ClassificationDataset,
+    subject: EvaluatedEncoder,
     items: Sequence[Any],
     parts: Sequence[Int[ndarray, " n"]],
     settings: Settings,
-    found: Findings,
+    found: Results,
 ) -> None:
     """One encoder from one set of sensors, every seed."""
     names = "+".join(items.orders) if isinstance(items, EncoderImages) else ""
@@ -173,7 +175,7 @@ def judge_subject(
             assert x is not None
             split = Split(*(Samples(x[part == i], data.labels[part == i]) for i in range(3)))
             tests = {name: values[part == 2] for name, values in changed.items()}
-            judge_heads(heads, split, tests, (subject.name, names), len(data.classes), seed, settings, found)
+            evaluate_heads(heads, split, tests, (subject.name, names), len(data.classes), seed, settings, found)
         if "finetune" in settings.protocols:
             settings.say(f"finetune {subject.name} {names}", seed, len(parts))
             tune(data, encoder, items, part, (subject.name, names), seed, settings, found)
@@ -200,13 +202,13 @@ def is_head(protocol: str) -> bool:
     return protocol in READOUTS or EPISODE.fullmatch(protocol) is not None
 
 
-def check_rows(data: LabelledSet, x: ndarray) -> None:
+def check_rows(data: ClassificationDataset, x: ndarray) -> None:
     """As many vectors as labels."""
     if len(x) != len(data.labels):
         raise InputError(f"{data.name} has {len(data.labels)} labels, but the encoder gives {len(x)} vectors")
 
 
-def judge_heads(
+def evaluate_heads(
     heads: Sequence[str],
     split: Split,
     changed: Mapping[str, ndarray],
@@ -214,7 +216,7 @@ def judge_heads(
     classes: int,
     seed: int,
     settings: Settings,
-    found: Findings,
+    found: Results,
 ) -> None:
     """Every read-out of one split, and those of a share of its labels."""
     for kind in heads:
@@ -235,14 +237,14 @@ def judge_heads(
 
 
 def tune(
-    data: LabelledSet,
+    data: ClassificationDataset,
     encoder: Encoder,
     items: Sequence[Any],
     part: Int[ndarray, " n"],
     who: tuple[str, str],
     seed: int,
     settings: Settings,
-    found: Findings,
+    found: Results,
 ) -> None:
     """Fine-tune a copy and judge it, clean and under perturbations."""
     if len(items) != len(data.labels):

@@ -9,10 +9,20 @@ import geopandas as gpd
 import numpy as np
 import torch
 
-from geossl.api.evaluate.protocols import EPISODE, Findings, Key, Say, Settings, Subject, is_head, judge_set, label_of
-from geossl.api.evaluate.segmentation import judge_maps
-from geossl.api.evaluate.synthetic import judge_forgeries
-from geossl.data.datasets.base import LabelledMaps, LabelledSet
+from geossl.api.evaluate.protocols import (
+    EPISODE,
+    EvaluatedEncoder,
+    Key,
+    Results,
+    Say,
+    Settings,
+    evaluate_set,
+    is_head,
+    label_of,
+)
+from geossl.api.evaluate.segmentation import evaluate_maps
+from geossl.api.evaluate.synthetic import evaluate_synthetic
+from geossl.data.datasets.base import ClassificationDataset, SegmentationDataset
 from geossl.data.datasets.find import Data, Scenes, find, shape_set
 from geossl.data.synthetic.images import is_forgeries
 from geossl.errors import InputError
@@ -137,10 +147,12 @@ def evaluate(
         data = find(dataset, root, download, scenes)
     refuse_misfits(data, settings)
     they = subjects(subject, baselines)
-    found, facts = (
-        judge_maps(data, they, settings) if isinstance(data, LabelledMaps) else judge_set(data, they, settings)
+    found, metadata = (
+        evaluate_maps(data, they, settings)
+        if isinstance(data, SegmentationDataset)
+        else evaluate_set(data, they, settings)
     )
-    done = report(out, data, subject, found, facts | described(encoder, subject, settings))
+    done = report(out, data, subject, found, metadata | described(encoder, subject, settings))
     shutil.rmtree(out.with_name(f"{out.name}.build"), ignore_errors=True)
     return done
 
@@ -154,30 +166,30 @@ def paths(given: Paths | None) -> list[str | Path] | None:
 
 def refuse_misfits(data: Data, settings: Settings) -> None:
     """Say which of the protocols that were asked for the data set does not allow; ``all`` means all it does."""
-    if isinstance(data, LabelledSet) and not data.is_multi and len(np.unique(data.labels)) < 2:
+    if isinstance(data, ClassificationDataset) and not data.is_multi and len(np.unique(data.labels)) < 2:
         raise InputError(f"{data.name} holds samples of one class only; two or more are needed")
-    if isinstance(data, LabelledMaps) and settings.perturbations:
+    if isinstance(data, SegmentationDataset) and settings.perturbations:
         raise InputError(f"perturbations are of images with one label each; {data.name} has a class per pixel")
     if settings.protocols == PROTOCOLS:
         return
-    if isinstance(data, LabelledSet) and "segmentation" in settings.protocols:
+    if isinstance(data, ClassificationDataset) and "segmentation" in settings.protocols:
         raise InputError(f"--protocol segmentation: {data.name} has no class per pixel; use linear or finetune")
-    for name in settings.protocols if isinstance(data, LabelledSet) and data.is_multi else ():
+    for name in settings.protocols if isinstance(data, ClassificationDataset) and data.is_multi else ():
         if name in ("kmeans", "svm") or EPISODE.fullmatch(name):
             raise InputError(f"--protocol {name}: {data.name} has several classes per sample; use knn, linear or mlp")
 
 
-def report(out: Path, data: Data, encoder: Encoder, found: Findings, facts: Mapping[str, Any]) -> Evaluation:
+def report(out: Path, data: Data, encoder: Encoder, found: Results, metadata: Mapping[str, Any]) -> Evaluation:
     """Write the page."""
     names = shorter(list(found.runs))
     scores = {names[key]: value for key, value in found.scores().items()}
     curves = {names[key]: value for key, value in found.curves().items()}
     about = {
         "data set": data.name,
-        "samples": len(data.labels) if isinstance(data, LabelledSet) else None,
+        "samples": len(data.labels) if isinstance(data, ClassificationDataset) else None,
         "bands": {name: [*bands] for name, bands in data.sensors.items()},
-        **data.facts,
-        **facts,
+        **data.metadata,
+        **metadata,
         "chosen": found.chosen,
     }
     write_report(out, f"{encoder.spec.name} on {data.name}", scores, data.classes, about, curves)
@@ -191,10 +203,10 @@ def detection(
     made = {} if isinstance(encoder, Encoder) else provenance(encoder_path(encoder))
     held = made.get("recipe", {}).get("data", {}).get("unseen", [])
     there = [name for name in held if (Path(root) / "train" / name).is_dir()]
-    scores, facts = judge_forgeries(
+    scores, metadata = evaluate_synthetic(
         loaded, root, unseen=there, seeds=settings.seeds, batch_size=settings.batch_size, say=settings.say
     )
-    about = {"data set": str(root), **facts, **described(encoder, loaded, settings)}
+    about = {"data set": str(root), **metadata, **described(encoder, loaded, settings)}
     write_report(out, f"{loaded.spec.name} on {root}", scores, ("real", "generated"), about)
     return Evaluation(scores, {}, out)
 
@@ -205,14 +217,14 @@ def load(encoder: str | Path | Encoder) -> Encoder:
     return found.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
-def subjects(encoder: Encoder, baselines: bool) -> list[Subject]:
+def subjects(encoder: Encoder, baselines: bool) -> list[EvaluatedEncoder]:
     """The encoder, and what it must beat."""
-    found = [Subject(encoder.spec.name, lambda seed: encoder, True)]
+    found = [EvaluatedEncoder(encoder.spec.name, lambda seed: encoder, True)]
     if baselines:
-        found.append(Subject("untrained", lambda seed: untrained(encoder, seed), False))
+        found.append(EvaluatedEncoder("untrained", lambda seed: untrained(encoder, seed), False))
         if isinstance(encoder, DenseEncoder):
             statistics = BandStatistics(encoder.spec)
-            found.append(Subject("band statistics", lambda seed: statistics, True))
+            found.append(EvaluatedEncoder("band statistics", lambda seed: statistics, True))
     return found
 
 

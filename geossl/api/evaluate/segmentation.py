@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from geossl.api.evaluate.inputs import EncoderImages, band_orders
-from geossl.api.evaluate.protocols import Findings, Settings, Subject, is_head, judge_heads
-from geossl.data.datasets.base import LabelledMaps, MapParts
+from geossl.api.evaluate.protocols import EvaluatedEncoder, Results, Settings, evaluate_heads, is_head
+from geossl.data.datasets.base import MapParts, SegmentationDataset
 from geossl.data.labels.ground_truth import majority
-from geossl.data.splits import PARTS
+from geossl.data.splits import SPLIT_NAMES
 from geossl.errors import InputError
 from geossl.evaluation.features import patch_features
 from geossl.evaluation.heads import Samples
@@ -52,9 +52,11 @@ class KnownPixels(Sequence[dict[str, Tensor]]):
         return image | {"labels": labels}
 
 
-def judge_maps(data: LabelledMaps, subjects: Sequence[Subject], settings: Settings) -> tuple[Findings, dict[str, Any]]:
+def evaluate_maps(
+    data: SegmentationDataset, subjects: Sequence[EvaluatedEncoder], settings: Settings
+) -> tuple[Results, dict[str, Any]]:
     """All protocols on chips with a class per pixel; findings, and facts on the parts."""
-    found = Findings({}, {}, {})
+    found = Results({}, {}, {})
     first = dense(subjects[0].encoder(0))
     counts = []
     for seed in range(settings.seeds):
@@ -70,19 +72,19 @@ def judge_maps(data: LabelledMaps, subjects: Sequence[Subject], settings: Settin
             )
             for subject in subjects:
                 who = (subject.name, "+".join(orders))
-                judge_patches(data, dense(subject.encoder(seed)), chips, who, seed, settings, found)
-                judge_pixels(data, dense(subject.encoder(seed)), chips, who, seed, settings, found)
+                evaluate_patches(data, dense(subject.encoder(seed)), chips, who, seed, settings, found)
+                evaluate_pixels(data, dense(subject.encoder(seed)), chips, who, seed, settings, found)
     return found, {"train_val_test_chips": counts, "patch_px": first.spec.patch_px}
 
 
-def judge_patches(
-    data: LabelledMaps,
+def evaluate_patches(
+    data: SegmentationDataset,
     encoder: DenseEncoder,
     chips: MapParts,
     who: tuple[str, str],
     seed: int,
     settings: Settings,
-    found: Findings,
+    found: Results,
 ) -> None:
     """Read-outs of the tokens of patches that are at least half labelled, with their commonest class."""
     heads = [kind for kind in settings.protocols if is_head(kind)]
@@ -90,7 +92,7 @@ def judge_patches(
         return
     samples: list[Samples] = []
     for part in chips:
-        what = " ".join(filter(None, ("embed", PARTS[len(samples)], *who)))
+        what = " ".join(filter(None, ("embed", SPLIT_NAMES[len(samples)], *who)))
         where = settings.kept(encoder, f"{data.name} {what} {seed}", part)
         tell = partial(settings.say, what)
         size = max(1, settings.batch_size // 4)
@@ -102,7 +104,7 @@ def judge_patches(
             f"{data.name}: {', '.join(str(len(part.y)) for part in samples)} labelled patches in training, validation "
             "and test; each needs some: label larger areas"
         )
-    judge_heads(heads, Split(*samples), {}, who, len(data.classes), seed, settings, found)
+    evaluate_heads(heads, Split(*samples), {}, who, len(data.classes), seed, settings, found)
 
 
 def patch_classes(chips: Sequence[Any], patch_px: int) -> np.ndarray:
@@ -111,14 +113,14 @@ def patch_classes(chips: Sequence[Any], patch_px: int) -> np.ndarray:
     return np.concatenate([grid.ravel() for grid in grids]).astype(np.int64) if grids else np.zeros(0, np.int64)
 
 
-def judge_pixels(
-    data: LabelledMaps,
+def evaluate_pixels(
+    data: SegmentationDataset,
     encoder: DenseEncoder,
     chips: MapParts,
     who: tuple[str, str],
     seed: int,
     settings: Settings,
-    found: Findings,
+    found: Results,
 ) -> None:
     """Decoders on the frozen encoder, and the larger one trained with it; not on plain statistics of bands."""
     if not any(True for _ in encoder.parameters()):

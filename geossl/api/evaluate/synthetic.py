@@ -20,7 +20,7 @@ from geossl.errors import BandError, InputError, Note, WeightsError
 from geossl.evaluation.detection import detection_scores, identification_scores, per_content, per_generator
 from geossl.evaluation.scores import Scores, mean_of
 from geossl.models.encoder import DenseEncoder, Encoder
-from geossl.models.heads.image_classifier import Detector
+from geossl.models.heads.image_classifier import ImageClassifier
 from geossl.training.calibration import CalibrationConfig, calibrate
 
 Say = Callable[[str, int, int], None]  # what, done, in all
@@ -34,7 +34,7 @@ def detector(
     track: str = "origin",
     unseen: Sequence[str] = (),
     config: CalibrationConfig | None = None,
-) -> Detector:
+) -> ImageClassifier:
     """A detector made of an encoder and the ``train`` and ``calibration`` parts of a folder.
 
     Args:
@@ -50,12 +50,12 @@ def detector(
     Raises:
         InputError: If encoder and pictures do not fit, or there is nothing to learn from.
     """
-    parts = dealt(forgeries(root), 0)
+    parts = assigned(forgeries(root), 0)
     config = config or CalibrationConfig()
     return calibrate(encoder, track_data(encoder, parts, track, unseen, config.seed), config)
 
 
-def judge_forgeries(
+def evaluate_synthetic(
     encoder: Encoder, root: str | Path, *, unseen: Sequence[str], seeds: int, batch_size: int, say: Say
 ) -> tuple[dict[str, Scores], dict[str, Any]]:
     """Scores by row of a report, means over seeds of the calibration, and facts for it.
@@ -72,30 +72,35 @@ def judge_forgeries(
         InputError: If encoder and pictures do not fit, or a part is missing.
     """
     found = forgeries(root)
-    if isinstance(encoder, Detector):
-        rows, seeds, parts, sides = judge_detector(encoder, found, batch_size, say), 1, found, encoder.spec.arguments
-        return rows, facts_of(parts, unseen, seeds, int(sides["side_px"]))
+    if isinstance(encoder, ImageClassifier):
+        rows, seeds, parts, sides = (
+            evaluate_classifier(encoder, found, batch_size, say),
+            1,
+            found,
+            encoder.spec.arguments,
+        )
+        return rows, metadata_of(parts, unseen, seeds, int(sides["side_px"]))
     if not isinstance(encoder, DenseEncoder):
         raise WeightsError(f"{encoder.spec.name!r} does not take pictures; use an encoder that does, such as selfcon's")
     runs: list[dict[str, Scores]] = []
     for seed in range(seeds):
-        parts = dealt(found, seed)
+        parts = assigned(found, seed)
         say("calibrate", seed + 1, seeds)
         origin = track_data(encoder, parts, "origin", unseen, seed)
         model = calibrate(encoder, origin, CalibrationConfig(seed=seed))
-        rows = judge_origin(model, origin, parts["test"], batch_size, say)
+        rows = evaluate_origin(model, origin, parts["test"], batch_size, say)
         if len(origin.known) > 1:
             which = replace(origin, track="generator")
             model = calibrate(encoder, which, CalibrationConfig(seed=seed))
-            rows |= judge_generator(model, which, parts["test"], batch_size)
+            rows |= evaluate_generator(model, which, parts["test"], batch_size)
         runs.append(rows)
     names = [name for name in runs[0] if all(name in run for run in runs)]
-    return {name: mean_of([run[name] for run in runs]) for name in names}, facts_of(
+    return {name: mean_of([run[name] for run in runs]) for name in names}, metadata_of(
         parts, unseen, seeds, origin.side_px
     )
 
 
-def facts_of(parts: Mapping[str, Forgeries], unseen: Sequence[str], seeds: int, side: int) -> dict[str, Any]:
+def metadata_of(parts: Mapping[str, Forgeries], unseen: Sequence[str], seeds: int, side: int) -> dict[str, Any]:
     """What a reader of the report should know."""
     counts = {
         part: {"real": int((p.generator == -1).sum())}
@@ -105,7 +110,7 @@ def facts_of(parts: Mapping[str, Forgeries], unseen: Sequence[str], seeds: int, 
     return {"pictures": counts, "not learned from": list(unseen), "side_px": side, "calibrations": seeds}
 
 
-def dealt(found: Mapping[str, Forgeries], seed: int) -> dict[str, Forgeries]:
+def assigned(found: Mapping[str, Forgeries], seed: int) -> dict[str, Forgeries]:
     """The parts of a data set; one that has none is dealt at random, which is noted.
 
     Raises:
@@ -154,14 +159,18 @@ def picture_sensor(encoder: DenseEncoder, bands: int) -> str:
 
 
 @torch.inference_mode()
-def chances(model: Detector, sensor: str, pixels: Float[Tensor, "n c s s"], batch_size: int) -> Float[ndarray, "n k"]:
+def chances(
+    model: ImageClassifier, sensor: str, pixels: Float[Tensor, "n c s s"], batch_size: int
+) -> Float[ndarray, "n k"]:
     """Probabilities of pictures."""
     device = model.slope.device
     parts = [model.probabilities({sensor: x.to(device)}).cpu().numpy() for x in pixels.split(batch_size)]
     return np.concatenate(parts)
 
 
-def judge_origin(model: Detector, data: TrackData, test: Forgeries, batch_size: int, say: Say) -> dict[str, Scores]:
+def evaluate_origin(
+    model: ImageClassifier, data: TrackData, test: Forgeries, batch_size: int, say: Say
+) -> dict[str, Scores]:
     """Rows per condition; for some of them also per content and per generator."""
     rows: dict[str, Scores] = {}
     more: dict[str, Scores] = {}
@@ -178,7 +187,7 @@ def judge_origin(model: Detector, data: TrackData, test: Forgeries, batch_size: 
     return rows | more
 
 
-def judge_generator(model: Detector, data: TrackData, test: Forgeries, batch_size: int) -> dict[str, Scores]:
+def evaluate_generator(model: ImageClassifier, data: TrackData, test: Forgeries, batch_size: int) -> dict[str, Scores]:
     """Which of the known generators, per condition."""
     own, truth = data.of(test), data.labels(test)
     return {
@@ -189,7 +198,9 @@ def judge_generator(model: Detector, data: TrackData, test: Forgeries, batch_siz
     }
 
 
-def judge_detector(model: Detector, found: Mapping[str, Forgeries], batch_size: int, say: Say) -> dict[str, Scores]:
+def evaluate_classifier(
+    model: ImageClassifier, found: Mapping[str, Forgeries], batch_size: int, say: Say
+) -> dict[str, Scores]:
     """A detector of ``origin`` as it is, on the test part."""
     if model.classes != ("real", "generated"):
         raise WeightsError(
@@ -201,7 +212,7 @@ def judge_detector(model: Detector, found: Mapping[str, Forgeries], batch_size: 
     assert isinstance(model.encoder, DenseEncoder)
     sensor = picture_sensor(model.encoder, len(test[0]))
     data = TrackData("origin", test, test, sensor, int(model.spec.arguments["side_px"]))  # nothing is fitted
-    return judge_origin(model, data, test, batch_size, say)
+    return evaluate_origin(model, data, test, batch_size, say)
 
 
 def without_confusion(scores: Scores) -> Scores:

@@ -26,7 +26,7 @@ from geossl.inference.outputs.cog import Block
 from geossl.models.encoder import Encoder, GraphEncoder
 from geossl.models.encoders.gnn import NodeMLP
 from geossl.models.files import load_encoder, provenance
-from geossl.models.heads.classifiers import CentroidHead
+from geossl.models.heads.classifiers import KMeansHead
 from geossl.recipe.graphs import Graphs
 
 
@@ -111,7 +111,7 @@ def cluster_graph(
     return on_the_ground(graph, pd.DataFrame(table))
 
 
-def by_size(head: CentroidHead, vectors: Float[ndarray, "n d"]) -> CentroidHead:
+def by_size(head: KMeansHead, vectors: Float[ndarray, "n d"]) -> KMeansHead:
     """The same clusters, the largest first."""
     sizes = np.bincount(predict(head, vectors).argmax(axis=1), minlength=len(head.centres))
     head.centres.copy_(head.centres[torch.from_numpy(np.argsort(-sizes, kind="stable"))].clone())

@@ -89,15 +89,15 @@ def finetune_points(
     learned = np.where(test, UNLABELLED, labels)
     train_head(model, lambda i: labelled_block(scan, learned, settings, (seed, i)), config, progress)
     counts = judged(model, scan, np.where(test, labels, UNLABELLED), settings)
-    facts = {
+    metadata = {
         "classes": {name: list(map(int, codes)) for name, codes in groups.items()},
         "test": of_confusion(counts),
         "confusion": counts.tolist(),
         "points": {"train": int((learned >= 0).sum()), "test": int(counts.sum())},
         "versions": versions(),
     }
-    save_encoder(out, model, facts)
-    write_atomically(out.with_suffix(".json"), json.dumps(facts, indent=1))
+    save_encoder(out, model, metadata)
+    write_atomically(out.with_suffix(".json"), json.dumps(metadata, indent=1))
     return out
 
 
@@ -155,11 +155,11 @@ def classify_points(
 
 def summary(model: Path) -> str:
     """Scores of a model on its held-out squares, for printing."""
-    facts = json.loads(model.with_suffix(".json").read_text())
-    test, counts = facts["test"], np.array(facts["confusion"])
-    lines = [f"held-out points {facts['points']['test']}  accuracy {test['accuracy']:.3f}  mIoU {test['miou']:.3f}"]
-    width = max(map(len, facts["classes"]))
-    for name, share, truth in zip(facts["classes"], class_iou(counts), counts.sum(axis=1), strict=True):
+    metadata = json.loads(model.with_suffix(".json").read_text())
+    test, counts = metadata["test"], np.array(metadata["confusion"])
+    lines = [f"held-out points {metadata['points']['test']}  accuracy {test['accuracy']:.3f}  mIoU {test['miou']:.3f}"]
+    width = max(map(len, metadata["classes"]))
+    for name, share, truth in zip(metadata["classes"], class_iou(counts), counts.sum(axis=1), strict=True):
         lines.append(f"  {name:<{width}} IoU {share:.3f}  points {truth}")
     return "\n".join(lines)
 

@@ -40,7 +40,7 @@ def graph_batches(settings: Graphs, train: Train, hops: int, held_out: float = 0
         hops=hops,
         seed=train.seed,
         held_out=held_out,
-        facts={"source": settings.source},
+        metadata={"source": settings.source},
     )
 
 

@@ -28,7 +28,7 @@ WINDOW_PX = 256
 def data(recipe: RegularizedAERecipe) -> Vectors:
     """Training and held-out vectors, all read now."""
     settings, seed = recipe.data, recipe.train.seed
-    facts = {"source": settings.source}
+    metadata = {"source": settings.source}
     source = Path(settings.source)
     if source.suffix == ".npy":
         train, held = file_vectors(source, settings.holdout, seed)
@@ -38,23 +38,23 @@ def data(recipe: RegularizedAERecipe) -> Vectors:
         chips = SentinelChips(
             settings.source, 16, 1, 1, seed=seed, holdout=settings.holdout, s2_offset=settings.s2_offset
         )
-        facts |= chips.describe()
+        metadata |= chips.describe()
         train, held = (
             scene_vectors(chips.scenes, roi, settings.sensors, settings.patch_px, count, seed)
             for roi, count in ((chips.train_roi, settings.count), (chips.held_roi, settings.count // 4))
         )
-    return Vectors(train, held, settings.batch_size, recipe.train.max_steps, seed, facts)
+    return Vectors(train, held, settings.batch_size, recipe.train.max_steps, seed, metadata)
 
 
 def map_vectors(path: Path, holdout: float, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Embeddings of a map, ``count`` of them drawn at random; the easternmost are held out."""
     ticket, column, rows = np.zeros(0), np.zeros(0, np.int64), np.zeros((0, 1), np.float32)
     for number, ((_, columns), values) in enumerate(blocks(open_map(path))):
-        usable = np.isfinite(values).all(axis=0)
-        own = np.random.default_rng((seed, number)).random(usable.sum())
+        valid = np.isfinite(values).all(axis=0)
+        own = np.random.default_rng((seed, number)).random(valid.sum())
         ticket = np.concatenate([ticket, own])
-        column = np.concatenate([column, columns.start + np.nonzero(usable)[1]])
-        rows = np.concatenate([rows.reshape(-1, len(values)), values[:, usable].T])
+        column = np.concatenate([column, columns.start + np.nonzero(valid)[1]])
+        rows = np.concatenate([rows.reshape(-1, len(values)), values[:, valid].T])
         kept = np.sort(np.argsort(ticket, kind="stable")[:count])  # a sample of all seen so far, in constant memory
         ticket, column, rows = ticket[kept], column[kept], rows[kept]
     is_east = column >= np.quantile(column, 1 - holdout) if len(column) else np.zeros(0, bool)

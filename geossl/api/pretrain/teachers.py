@@ -84,15 +84,15 @@ def frozen(teacher: Teacher, sensors: Mapping[str, SensorSpec], layers: Sequence
 def timm_teacher(teacher: Teacher, sensors: Mapping[str, SensorSpec], layers: Sequence[int]) -> TimmTeacher:
     """A network of pictures: on pictures, or on true colours of Sentinel-2 or of any bands, stretched."""
     model = timm_model(teacher.name, 3, str(teacher.weights))
-    facts: Any = model.pretrained_cfg
+    metadata: Any = model.pretrained_cfg
     if "bands" in sensors:
         colours = choose_bands("bands", tuple(str(b) for b in teacher.bands or ()), sensors["bands"])
-        spec = stretched(colours, facts["mean"], facts["std"])
-        return TimmTeacher(model, teacher.name, facts.get("license") or "not stated", "bands", spec, layers=layers)
+        spec = stretched(colours, metadata["mean"], metadata["std"])
+        return TimmTeacher(model, teacher.name, metadata.get("license") or "not stated", "bands", spec, layers=layers)
     sensor, bands, scale = ("rgb", RGB.bands, 1.0) if "rgb" in sensors else ("s2", TRUE_COLOUR, BRIGHTEST)
-    mean, std = (tuple(scale * float(v) for v in facts[key]) for key in ("mean", "std"))
+    mean, std = (tuple(scale * float(v) for v in metadata[key]) for key in ("mean", "std"))
     spec = SensorSpec(bands, INPUTS[sensor].unit, INPUTS[sensor].level, mean, std)
-    return TimmTeacher(model, teacher.name, facts.get("license") or "not stated", sensor, spec, (0.0, scale), layers)
+    return TimmTeacher(model, teacher.name, metadata.get("license") or "not stated", sensor, spec, (0.0, scale), layers)
 
 
 def stretched(colours: SensorSpec, mean: Sequence[float], std: Sequence[float]) -> SensorSpec:

@@ -55,7 +55,7 @@ class Places(NamedTuple):
 
 
 @dataclass(frozen=True)
-class LabelledSet:
+class ClassificationDataset:
     """Items with a label per row: one class (n), or any number of classes (n k).
 
     Usually a row is an item. An item may also hold many rows (a graph its nodes): rows then follow the items in order.
@@ -70,7 +70,7 @@ class LabelledSet:
         part: Official split: 0 = train, 1 = val, 2 = test per row, -1 = none. Without val, one is cut from train.
         places: Where rows lie, if known.
         gsd_m: Ground sampling distance of images.
-        facts: What a reader of the report should know; JSON values.
+        metadata: What a reader of the report should know; JSON values.
     """
 
     name: str
@@ -81,7 +81,7 @@ class LabelledSet:
     part: Int[ndarray, " n"] | None = None
     places: Places | None = None
     gsd_m: float | None = None
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_multi(self) -> bool:
@@ -159,7 +159,7 @@ class MapParts(NamedTuple):
 
 
 @dataclass(frozen=True)
-class LabelledMaps:
+class SegmentationDataset:
     """Chips with a class per pixel.
 
     Args:
@@ -167,14 +167,14 @@ class LabelledMaps:
         parts: Gives the chips of a split and seed; those of an official split do not depend on the seed.
         classes: Names; ``classes[i - 1]`` is that of label ``i``.
         sensors: By name.
-        facts: What a reader of the report should know; JSON values.
+        metadata: What a reader of the report should know; JSON values.
     """
 
     name: str
     parts: Callable[[str, int], MapParts]
     classes: tuple[str, ...]
     sensors: Mapping[str, Bands]
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
 def strata_of(labels: Int[ndarray, "n ..."]) -> Int[ndarray, " n"]:
@@ -196,8 +196,8 @@ def with_validation(
     share = SHARES["val"] / (SHARES["val"] + SHARES["train"])
     if places is not None:
         block = ground_blocks(places.xy[rows], places.epsg[rows], LEAST_BLOCK_M)
-        dealt = blocked_split(block, strata[rows], seed)
-        out[rows[dealt == 1]] = 1
+        assigned = blocked_split(block, strata[rows], seed)
+        out[rows[assigned == 1]] = 1
         return out
     rng = np.random.default_rng(seed)
     for value in np.unique(strata[rows]):

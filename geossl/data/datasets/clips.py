@@ -10,7 +10,7 @@ from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor
 
-from geossl.data.datasets.base import PICTURES, Bands, LabelledSet
+from geossl.data.datasets.base import PICTURES, Bands, ClassificationDataset
 from geossl.data.sentinel.bands import normal_name
 from geossl.data.series.video import VIDEOS, VideoFile, find_videos, read_frames
 from geossl.errors import InputError
@@ -74,7 +74,7 @@ def holds_videos(root: Path) -> bool:
     return any(p.suffix.lower() in VIDEOS or p.is_dir() for p in root.glob("*/*"))
 
 
-def video_set(root: Path) -> LabelledSet:
+def video_set(root: Path) -> ClassificationDataset:
     """Video files, or folders of frames, by class.
 
     Raises:
@@ -85,10 +85,10 @@ def video_set(root: Path) -> LabelledSet:
     if len(classes) < 2:
         raise InputError(f"{root} holds {len(classes)} class folder; expected two or more")
     labels = np.array([classes.index(video.label) for video in videos], np.int64)
-    return LabelledSet(root.name, VideoItems(videos), labels, classes, PICTURES)
+    return ClassificationDataset(root.name, VideoItems(videos), labels, classes, PICTURES)
 
 
-def series_set(path: Path, arrays: Mapping[str, ndarray]) -> LabelledSet:
+def series_set(path: Path, arrays: Mapping[str, ndarray]) -> ClassificationDataset:
     """Arrays ``x`` (n t c h w), ``days`` (n t), ``y`` (n), ``bands``, ``class_names``; optional ``part``, ``offset``.
 
     Raises:
@@ -108,4 +108,4 @@ def series_set(path: Path, arrays: Mapping[str, ndarray]) -> LabelledSet:
     items = SeriesItems(x, days, float(arrays.get("offset", np.zeros(()))))
     level = str(arrays["level"]) if "level" in arrays else "not stated"
     part = arrays["part"].astype(np.int64) if "part" in arrays else None
-    return LabelledSet(path.stem, items, y, classes, {"s2": Bands(names, "reflectance", level)}, part=part)
+    return ClassificationDataset(path.stem, items, y, classes, {"s2": Bands(names, "reflectance", level)}, part=part)

@@ -7,24 +7,24 @@ from typing import Any, NamedTuple
 import geopandas as gpd
 import numpy as np
 
-from geossl.data.datasets.base import Bands, LabelledMaps, LabelledSet, MapParts
+from geossl.data.datasets.base import Bands, ClassificationDataset, MapParts, SegmentationDataset
 from geossl.data.datasets.clips import holds_videos, video_set
 from geossl.data.datasets.folders import RASTERS, is_picture, picture_set, raster_set
 from geossl.data.datasets.npz import npz_set
 from geossl.data.datasets.torchgeo import DATASETS, named_set
 from geossl.data.images.folders import SUFFIXES
-from geossl.data.labels.blocks import deal
+from geossl.data.labels.blocks import assign_blocks
 from geossl.data.labels.chips import Ground, LabelChips
 from geossl.data.labels.ground_truth import read_labels
 from geossl.data.points.objects import CloudTensors, read_shapes
 from geossl.data.sentinel.aligned import SAMPLE
 from geossl.data.sentinel.rasters import LocalRasters
-from geossl.data.splits import PARTS
+from geossl.data.splits import SPLIT_NAMES
 from geossl.errors import InputError, MissingFileError, UnknownNameError
 from geossl.sensors import BANDS
 
 
-def read_set(source: str | Path, s2_offset: int | None = None) -> LabelledSet:
+def read_set(source: str | Path, s2_offset: int | None = None) -> ClassificationDataset:
     """A folder with a folder per class, of images or videos; or an ``.npz`` file, of images or series.
 
     Args:
@@ -52,7 +52,7 @@ def is_split(root: Path) -> bool:
     return (root / "test").is_dir() and any(p.suffix.lower() in SUFFIXES for p in root.glob("train/*/*"))
 
 
-def shape_set(source: str | Path) -> LabelledSet:
+def shape_set(source: str | Path) -> ClassificationDataset:
     """Labelled objects, as encoders of points are judged on them; see ``read_shapes``.
 
     Raises:
@@ -63,10 +63,10 @@ def shape_set(source: str | Path) -> LabelledSet:
         raise InputError(f"{source} holds no two classes; expected y and class_names, or a folder per class")
     part = np.where(shapes.test, 2, 0).astype(np.int64) if shapes.test.any() else None
     items = CloudTensors(shapes.clouds)
-    return LabelledSet(Path(source).stem, items, shapes.labels, shapes.classes, part=part)
+    return ClassificationDataset(Path(source).stem, items, shapes.labels, shapes.classes, part=part)
 
 
-Data = LabelledSet | LabelledMaps
+Data = ClassificationDataset | SegmentationDataset
 
 
 NAMES = (*DATASETS, "sample")
@@ -106,7 +106,7 @@ def find(
     Raises:
         InputError: If there is no such thing, or options do not go with it.
     """
-    if isinstance(dataset, LabelledSet | LabelledMaps):
+    if isinstance(dataset, ClassificationDataset | SegmentationDataset):
         return dataset
     if isinstance(dataset, gpd.GeoDataFrame) or scenes.s1 or scenes.s2:
         return labelled_scenes(dataset, scenes)
@@ -125,7 +125,9 @@ def find(
     return read_set(name, scenes.s2_offset)
 
 
-def labelled_scenes(labels: str | Path | gpd.GeoDataFrame, scenes: Scenes, name: str | None = None) -> LabelledMaps:
+def labelled_scenes(
+    labels: str | Path | gpd.GeoDataFrame, scenes: Scenes, name: str | None = None
+) -> SegmentationDataset:
     """Chips of labelled ground, its blocks dealt to three parts by the seed."""
     source = LocalRasters(scenes.s1, scenes.s2, scenes.s2_offset)
     truth = read_labels(labels, scenes.column)
@@ -136,9 +138,9 @@ def labelled_scenes(labels: str | Path | gpd.GeoDataFrame, scenes: Scenes, name:
             raise InputError(
                 f"--split {split!r} is not possible here; labels over scenes are split in blocks of ground"
             )
-        ground = Ground(truth, deal(truth, scenes.patch_px, GSD_M, seed), scenes.patch_px, GSD_M)
+        ground = Ground(truth, assign_blocks(truth, scenes.patch_px, GSD_M, seed), scenes.patch_px, GSD_M)
         boxes = ground.boxes(scenes.chip_px)
-        return MapParts(*(Chips(LabelChips(source, ground, boxes[part], part, order)) for part in PARTS))
+        return MapParts(*(Chips(LabelChips(source, ground, boxes[part], part, order)) for part in SPLIT_NAMES))
 
     def level(sensor: str) -> str:
         found = {file.level for file in source.files[sensor]}
@@ -146,7 +148,9 @@ def labelled_scenes(labels: str | Path | gpd.GeoDataFrame, scenes: Scenes, name:
 
     sensors = {sensor: Bands(bands, UNITS[sensor], level(sensor)) for sensor, bands in order.items()}
     title = name or ("labels" if isinstance(labels, gpd.GeoDataFrame) else Path(labels).stem)
-    return LabelledMaps(title, parts, tuple(truth.names), sensors, {"chip_px": scenes.chip_px, "split": "blocked"})
+    return SegmentationDataset(
+        title, parts, tuple(truth.names), sensors, {"chip_px": scenes.chip_px, "split": "blocked"}
+    )
 
 
 class Chips(Sequence[Any]):

@@ -13,7 +13,7 @@ from rasterio.enums import ColorInterp
 from rasterio.windows import Window
 from torch import Tensor
 
-from geossl.data.datasets.base import PICTURES, Bands, LabelledSet, Places, centre, checked, level_of
+from geossl.data.datasets.base import PICTURES, Bands, ClassificationDataset, Places, centre, checked, level_of
 from geossl.data.images.folders import ImageFolder
 from geossl.data.images.geotiffs import BandImages, read_window
 from geossl.data.sentinel.bands import RasterFile, normal_name
@@ -43,7 +43,7 @@ class PictureItems(Sequence[dict[str, Tensor]]):
         return {"rgb": self.folder[i]}
 
 
-def picture_set(root: Path) -> LabelledSet:
+def picture_set(root: Path) -> ClassificationDataset:
     """PNG, JPEG, WebP or 8-bit TIFF files by class; folders ``train``, ``val``, ``test`` above them are a split."""
     parts = [name for name in ("train", "val", "test") if (root / name).is_dir()]
     if {"train", "test"} <= set(parts):
@@ -52,9 +52,11 @@ def picture_set(root: Path) -> LabelledSet:
         items = Joined([PictureItems(s) for s in sets])
         labels = np.concatenate([np.array([classes.index(s.classes[y]) for y in s.labels], np.int64) for s in sets])
         part = np.repeat([("train", "val", "test").index(name) for name in parts], [len(s) for s in sets])
-        return LabelledSet(root.name, items, labels, checked(root, classes), PICTURES, part=part)
+        return ClassificationDataset(root.name, items, labels, checked(root, classes), PICTURES, part=part)
     folder = ImageFolder(root, labelled=True)
-    return LabelledSet(root.name, PictureItems(folder), folder.labels, checked(root, folder.classes), PICTURES)
+    return ClassificationDataset(
+        root.name, PictureItems(folder), folder.labels, checked(root, folder.classes), PICTURES
+    )
 
 
 class Joined(Sequence[Any]):
@@ -114,7 +116,7 @@ class RasterItems(Sequence[dict[str, Tensor]]):
         return out
 
 
-def raster_set(root: Path, paths: Sequence[Path], stated: int | None) -> LabelledSet:
+def raster_set(root: Path, paths: Sequence[Path], stated: int | None) -> ClassificationDataset:
     """GeoTIFFs with named bands by class; all have the same bands."""
     if not any(descriptions(paths[0])):
         return numbered_set(root, paths)
@@ -149,7 +151,7 @@ def raster_set(root: Path, paths: Sequence[Path], stated: int | None) -> Labelle
         for name, file in files[0].items()
     }
     places = Places(np.array(xy), np.array(epsg)) if all(epsg) else None
-    return LabelledSet(root.name, RasterItems(files), labels, checked(root, classes), held, places=places)
+    return ClassificationDataset(root.name, RasterItems(files), labels, checked(root, classes), held, places=places)
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,7 @@ class NumberedItems(Sequence[dict[str, Tensor]]):
         return {"bands": read_window(self.images.paths[i])}
 
 
-def numbered_set(root: Path, paths: Sequence[Path]) -> LabelledSet:
+def numbered_set(root: Path, paths: Sequence[Path]) -> ClassificationDataset:
     """GeoTIFFs by class whose bands have no names; bands are numbered from 1."""
     images = BandImages(root, paths)
     owners = [p.relative_to(root).parts[0] for p in images.paths]
@@ -181,7 +183,7 @@ def numbered_set(root: Path, paths: Sequence[Path]) -> LabelledSet:
     where = [centre(box_of(path)) for path in images.paths]
     xy, epsg = np.array([place[:2] for place in where]), np.array([place[2] for place in where])
     places = Places(xy, epsg) if epsg.all() else None
-    return LabelledSet(root.name, NumberedItems(images), labels, checked(root, classes), held, places=places)
+    return ClassificationDataset(root.name, NumberedItems(images), labels, checked(root, classes), held, places=places)
 
 
 def box_of(path: Path) -> GeoBox:

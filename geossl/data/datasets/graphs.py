@@ -7,11 +7,11 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from geossl.data.datasets.base import LabelledSet
+from geossl.data.datasets.base import ClassificationDataset
 from geossl.errors import InputError
 
 
-def graph_set(path: Path, arrays: dict[str, Any]) -> LabelledSet:
+def graph_set(path: Path, arrays: dict[str, Any]) -> ClassificationDataset:
     """The nodes of a graph as ``geossl.write_graph`` stores it, for ``geossl evaluate``.
 
     Args:
@@ -36,6 +36,6 @@ def graph_set(path: Path, arrays: dict[str, Any]) -> LabelledSet:
             part[arrays.get(f"{name}_idx", [])] = number
     item = {"x": torch.from_numpy(x), "edge_index": torch.from_numpy(arrays["edge_index"].astype(np.int64))}
     classes = tuple(f"class {i}" for i in range(int(labels.max()) + 1))
-    return LabelledSet(
-        path.stem, [item], labels, classes, part=part, facts={"edges": arrays["edge_index"].shape[1] // 2}
+    return ClassificationDataset(
+        path.stem, [item], labels, classes, part=part, metadata={"edges": arrays["edge_index"].shape[1] // 2}
     )

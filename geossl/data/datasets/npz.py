@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import Tensor
 
-from geossl.data.datasets.base import Bands, LabelledSet, Places, level_of, of_degrees
+from geossl.data.datasets.base import Bands, ClassificationDataset, Places, level_of, of_degrees
 from geossl.data.datasets.clips import series_set
 from geossl.data.datasets.graphs import graph_set
 from geossl.data.sentinel.bands import normal_name
@@ -43,7 +43,7 @@ class ArrayItems(Sequence[dict[str, Tensor]]):
         return {name: torch.from_numpy(np.ascontiguousarray(pixels)) for name, pixels in out.items()}
 
 
-def npz_set(path: Path) -> LabelledSet:
+def npz_set(path: Path) -> ClassificationDataset:
     """Arrays ``x`` (n c h w), ``y`` (n) or (n k), ``bands``, ``class_names``; see the data card of eurosat.
 
     Optional: ``part`` (n; 0 = train, 1 = val, 2 = test), ``epsg`` and ``transform`` (n 6) or ``lon`` and ``lat`` (n),
@@ -77,7 +77,9 @@ def npz_set(path: Path) -> LabelledSet:
     }
     items = ArrayItems(x, orders, float(arrays.get("offset", 0)))
     part = arrays["part"].astype(np.int64) if "part" in arrays else None
-    return LabelledSet(path.stem, items, y, classes, sensors, part=part, places=places_of(arrays, x.shape[-1]))
+    return ClassificationDataset(
+        path.stem, items, y, classes, sensors, part=part, places=places_of(arrays, x.shape[-1])
+    )
 
 
 def places_of(arrays: dict[str, ndarray], side_px: int) -> Places | None:

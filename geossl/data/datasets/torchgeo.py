@@ -27,14 +27,14 @@ from torchgeo.datasets import (
 )
 from torchgeo.datasets.utils import lazy_import
 
-from geossl.data.datasets.base import Bands, LabelledMaps, LabelledSet, MapParts
+from geossl.data.datasets.base import Bands, ClassificationDataset, MapParts, SegmentationDataset
 from geossl.data.datasets.folders import Joined
 from geossl.errors import InputError, MissingFileError, RunError, UnknownNameError
 from geossl.sensors import S1_BANDS, S2_BANDS
 
 RADAR = Bands(S1_BANDS, "dB", "GRD sigma0")
 L1C_BANDS = (*S2_BANDS[:10], "B10", *S2_BANDS[10:])
-PARTS: tuple[Any, ...] = ("train", "val", "test")  # TorchGeo types them as literals
+SPLIT_NAMES: tuple[Any, ...] = ("train", "val", "test")  # TorchGeo types them as literals
 
 
 class Items(Sequence[Any]):
@@ -57,7 +57,7 @@ class Items(Sequence[Any]):
         return self.change(self.source[i])
 
 
-def named_set(name: str, root: Path, download: bool) -> LabelledSet | LabelledMaps:
+def named_set(name: str, root: Path, download: bool) -> ClassificationDataset | SegmentationDataset:
     """A data set known by name.
 
     Args:
@@ -88,13 +88,13 @@ def reflectance(dn: Tensor) -> Tensor:
     return dn.float() / 10000
 
 
-def eurosat_of(kind: type[EuroSAT], name: str) -> Callable[[Path, bool], LabelledSet]:
+def eurosat_of(kind: type[EuroSAT], name: str) -> Callable[[Path, bool], ClassificationDataset]:
     """EuroSAT in one of its splits: 13 bands of L1C, 64 px, ten classes."""
 
-    def read(root: Path, download: bool) -> LabelledSet:
-        sets = [kind(str(root), part, download=download) for part in PARTS]
+    def read(root: Path, download: bool) -> ClassificationDataset:
+        sets = [kind(str(root), part, download=download) for part in SPLIT_NAMES]
         items = Joined([Items(s, lambda sample: {"s2": reflectance(sample["image"])}) for s in sets])
-        return LabelledSet(
+        return ClassificationDataset(
             name,
             items,
             np.concatenate([np.array(s.targets, np.int64) for s in sets]),
@@ -112,17 +112,17 @@ def numbered(sets: Sequence[Any]) -> np.ndarray:
     return np.repeat(np.arange(len(sets)), [len(s) for s in sets])
 
 
-def bigearthnet(root: Path, download: bool) -> LabelledSet:
+def bigearthnet(root: Path, download: bool) -> ClassificationDataset:
     """BigEarthNet-MM: Sentinel-1 and L2A, 120 px, 19 classes, several per patch; the authors' splits."""
-    sets = [BigEarthNet(str(root), part, num_classes=19, download=download) for part in PARTS]
+    sets = [BigEarthNet(str(root), part, num_classes=19, download=download) for part in SPLIT_NAMES]
     items = [Items([*s.folders], lambda f: patch(Path(f["s1"]), Path(f["s2"]))) for s in sets]
     labels = np.stack([s._load_target(i).numpy() for s in sets for i in range(len(s))]).astype(np.int64)
     return of_bigearthnet("bigearthnet", Joined(items), labels, tuple(BigEarthNet.class_sets[19]), numbered(sets))
 
 
-def bigearthnet2(root: Path, download: bool) -> LabelledSet:
+def bigearthnet2(root: Path, download: bool) -> ClassificationDataset:
     """BigEarthNet v2.0 (reBEN): the same places with newer labels and splits by grid cell."""
-    sets = [BigEarthNetV2(str(root), part, download=download) for part in PARTS]
+    sets = [BigEarthNetV2(str(root), part, download=download) for part in SPLIT_NAMES]
     items = [Items([row for _, row in s.metadata_df.iterrows()], lambda row: reben(root, row)) for s in sets]
     labels = np.stack([s._load_target(i).numpy() for s in sets for i in range(len(s))]).astype(np.int64)
     return of_bigearthnet("bigearthnet2", Joined(items), labels, tuple(BigEarthNetV2.class_set), numbered(sets))
@@ -130,10 +130,10 @@ def bigearthnet2(root: Path, download: bool) -> LabelledSet:
 
 def of_bigearthnet(
     name: str, items: Sequence[Any], labels: np.ndarray, classes: tuple[str, ...], part: np.ndarray
-) -> LabelledSet:
+) -> ClassificationDataset:
     """What both versions share."""
     sensors = {"s1": RADAR, "s2": Bands(S2_BANDS, "reflectance", "L2A")}
-    return LabelledSet(name, items, labels, classes, sensors, part=part, gsd_m=10.0)
+    return ClassificationDataset(name, items, labels, classes, sensors, part=part, gsd_m=10.0)
 
 
 def reben(root: Path, row: Any) -> dict[str, Tensor]:
@@ -165,7 +165,7 @@ def bands_of(folder: Path, names: Sequence[str]) -> Tensor:
     return torch.from_numpy(np.stack(arrays))
 
 
-def so2sat(root: Path, download: bool) -> LabelledSet:
+def so2sat(root: Path, download: bool) -> ClassificationDataset:
     """So2Sat LCZ42, version 2: 32 px, 17 local climate zones; ten optical bands, so encoders of twelve take radar only.
 
     Radar is the Lee-filtered intensity (bands 5 and 6: VH, VV), here in dB.
@@ -185,13 +185,15 @@ def so2sat(root: Path, download: bool) -> LabelledSet:
 
     items = Joined([Items(s, item) for s in sets])
     classes = tuple(So2Sat.classes)
-    return LabelledSet("so2sat", items, np.concatenate(labels), classes, sensors, part=numbered(sets), gsd_m=10.0)
+    return ClassificationDataset(
+        "so2sat", items, np.concatenate(labels), classes, sensors, part=numbered(sets), gsd_m=10.0
+    )
 
 
-def dfc2020(root: Path, download: bool) -> LabelledMaps:
+def dfc2020(root: Path, download: bool) -> SegmentationDataset:
     """DFC2020 as Copernicus-Bench splits it: Sentinel-1 and L1C, 256 px, a class per pixel."""
     radar, optical = CopernicusBenchDFC2020S1, CopernicusBenchDFC2020S2
-    pairs = [[kind(str(root), part, download=download) for kind in (radar, optical)] for part in PARTS]
+    pairs = [[kind(str(root), part, download=download) for kind in (radar, optical)] for part in SPLIT_NAMES]
 
     def item(both: tuple[Any, Any]) -> dict[str, Tensor]:
         s1, s2 = both
@@ -199,7 +201,7 @@ def dfc2020(root: Path, download: bool) -> LabelledMaps:
 
     parts = MapParts(*(Items(Zipped(*pair), item) for pair in pairs))
     sensors = {"s1": RADAR, "s2": Bands(tuple(optical.all_bands), "reflectance", "L1C")}
-    return LabelledMaps("dfc2020", official(parts), tuple(radar.classes[1:]), sensors)
+    return SegmentationDataset("dfc2020", official(parts), tuple(radar.classes[1:]), sensors)
 
 
 class Zipped(Sequence[Any]):
@@ -242,7 +244,7 @@ IGBP = (
 )
 
 
-def sen12ms(root: Path, download: bool) -> LabelledMaps:
+def sen12ms(root: Path, download: bool) -> SegmentationDataset:
     """SEN12MS: Sentinel-1 and L1C, 256 px, IGBP land cover of MODIS (500 m); every seventh training scene validates."""
     sets = {part: SEN12MS(str(root), part) for part in ("train", "test")}
 
@@ -253,10 +255,12 @@ def sen12ms(root: Path, download: bool) -> LabelledMaps:
 
     scenes = ["_".join(name.split("_")[i] for i in (0, 1, 3)) for name in sets["train"].ids]
     held = set(sorted(set(scenes))[::7])
-    rows = {name: [i for i, scene in enumerate(scenes) if (scene in held) == (name == "val")] for name in PARTS[:2]}
-    train, val = (Items(Chosen(sets["train"], rows[name]), item) for name in PARTS[:2])
+    rows = {
+        name: [i for i, scene in enumerate(scenes) if (scene in held) == (name == "val")] for name in SPLIT_NAMES[:2]
+    }
+    train, val = (Items(Chosen(sets["train"], rows[name]), item) for name in SPLIT_NAMES[:2])
     sensors = {"s1": RADAR, "s2": Bands(L1C_BANDS, "reflectance", "L1C")}
-    return LabelledMaps("sen12ms", official(MapParts(train, val, Items(sets["test"], item))), IGBP, sensors)
+    return SegmentationDataset("sen12ms", official(MapParts(train, val, Items(sets["test"], item))), IGBP, sensors)
 
 
 class Chosen(Sequence[Any]):
@@ -294,7 +298,7 @@ def official(parts: MapParts) -> Callable[[str, int], MapParts]:
     return of
 
 
-DATASETS: dict[str, Callable[[Path, bool], LabelledSet | LabelledMaps]] = {
+DATASETS: dict[str, Callable[[Path, bool], ClassificationDataset | SegmentationDataset]] = {
     "bigearthnet": bigearthnet,
     "bigearthnet2": bigearthnet2,
     "dfc2020": dfc2020,

@@ -31,7 +31,7 @@ class GraphBatches(TrainingData):
         hops: Steps along edges.
         seed: Seeds the draws.
         held_out: Share of the nodes left out of the whole graph, with all their edges.
-        facts: What ``describe`` adds.
+        metadata: What ``describe`` adds.
 
     Neither ``batch_graphs`` nor ``batch_nodes``: every batch is the whole graph, made dense once. Where nodes are held
     out, what is left of it; ``everyone`` is then the whole, with ``core`` (n,), the nodes held out.
@@ -51,7 +51,7 @@ class GraphBatches(TrainingData):
         hops: int = 2,
         seed: int = 0,
         held_out: float = 0.0,
-        facts: dict[str, Any] | None = None,
+        metadata: dict[str, Any] | None = None,
     ) -> None:
         nodes = graph.num_nodes
         if batch_graphs and batch_nodes:
@@ -61,7 +61,7 @@ class GraphBatches(TrainingData):
         if batch_graphs and graph.get("batch") is None:
             raise InputError(f"data.batch_graphs={batch_graphs} needs many graphs; this is one: use data.batch_nodes")
         super().__init__(batch_graphs or batch_nodes or nodes, "graphs" if batch_graphs else "nodes")
-        self.graph, self.steps, self.seed, self.facts = graph, steps, seed, facts or {}
+        self.graph, self.steps, self.seed, self.metadata = graph, steps, seed, metadata or {}
         self.by_graph, self.by_node = bool(batch_graphs), bool(batch_nodes)
         self.neighbours, self.hops, self.held_out = neighbours, hops, held_out
         source, target = graph.edge_index.numpy()
@@ -128,7 +128,7 @@ class GraphBatches(TrainingData):
 
     def describe(self) -> dict[str, Any]:
         """See TrainingData."""
-        return {"nodes": self.graph.num_nodes, "edges": self.graph.edge_index.shape[1] // 2, **self.facts}
+        return {"nodes": self.graph.num_nodes, "edges": self.graph.edge_index.shape[1] // 2, **self.metadata}
 
 
 def around(

@@ -12,7 +12,7 @@ BLOCK = 1024  # nodes compared with all others at a time
 EDGES = "knn:K (nearest by distance) or knn:K:words (most words shared)"
 
 
-def similar_nodes(x: Float[ndarray, "n c"] | sp.csr_matrix | sp.csr_array, edges: str) -> Int[ndarray, "2 e"]:
+def knn_edges(x: Float[ndarray, "n c"] | sp.csr_matrix | sp.csr_array, edges: str) -> Int[ndarray, "2 e"]:
     """Edges from every node to the ``k`` most similar others.
 
     Args:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torch_geometric.data import Batch, Data
 
-from geossl.data.graphs.edges import similar_nodes
+from geossl.data.graphs.edges import knn_edges
 from geossl.errors import InputError, MissingFileError
 
 SPLITS = ("train", "val", "test")
@@ -119,7 +119,7 @@ def checked(data: Data, name: str, edges: str | None = None) -> Data:
     if edges is None:
         pairs = data.edge_index
     else:
-        pairs = torch.from_numpy(similar_nodes(scipy_csr(out.x) if values is not out.x else out.x.numpy(), edges))
+        pairs = torch.from_numpy(knn_edges(scipy_csr(out.x) if values is not out.x else out.x.numpy(), edges))
     if pairs.ndim != 2 or pairs.shape[0] != 2:
         raise InputError(f"edge_index of {name} has shape {tuple(pairs.shape)}; expected 2 by edges")
     if pairs.numel() and not 0 <= int(pairs.min()) <= int(pairs.max()) < nodes:

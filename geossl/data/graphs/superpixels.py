@@ -35,20 +35,20 @@ def segments(pixels: Float[ndarray, "c h w"], segment_px: int, compactness: floa
 
     Source: Achanta et al., TPAMI 2012 (SLIC), by scikit-image.
     """
-    usable = np.isfinite(pixels).all(axis=0)
-    if not usable.any():
+    valid = np.isfinite(pixels).all(axis=0)
+    if not valid.any():
         raise InputError("no pixel of the image is usable in all bands; there is nothing to segment")
-    rows = pixels[:, usable].T.astype(np.float64)
+    rows = pixels[:, valid].T.astype(np.float64)
     rows = (rows - rows.mean(axis=0)) / np.maximum(rows.std(axis=0), 1e-9)
     if rows.shape[1] > CHANNELS:
         rows = PCA(CHANNELS, svd_solver="full", random_state=0).fit_transform(rows)
     rows = rows / np.sqrt((rows**2).sum(axis=1).mean())  # so that compactness means the same for any number of bands
-    image = np.zeros((*usable.shape, rows.shape[1]))
-    image[usable] = rows
-    wanted = max(1, round(usable.sum() / segment_px))
-    mask = None if usable.all() else usable
+    image = np.zeros((*valid.shape, rows.shape[1]))
+    image[valid] = rows
+    wanted = max(1, round(valid.sum() / segment_px))
+    mask = None if valid.all() else valid
     found = slic(image, wanted, compactness, mask=mask, channel_axis=-1, convert2lab=False, start_label=1)
-    return np.where(usable, found, 0).astype(np.int32)
+    return np.where(valid, found, 0).astype(np.int32)
 
 
 def superpixel_graph(

@@ -9,7 +9,7 @@ from numpy import ndarray
 from odc.geo.geobox import GeoBox
 
 from geossl.data.labels.ground_truth import Labels, class_counts
-from geossl.data.splits import BLOCKS, PARTS, best_deal, epsg_of
+from geossl.data.splits import BLOCKS, SPLIT_NAMES, best_assignment, epsg_of
 from geossl.errors import InputError
 from geossl.grid import Lattice, by_zone
 
@@ -48,7 +48,7 @@ class Split:
         return np.array(numbers, np.int64)[where.ravel()]
 
 
-def deal(labels: Labels, patch_px: int, gsd_m: float, seed: int) -> Split:
+def assign_blocks(labels: Labels, patch_px: int, gsd_m: float, seed: int) -> Split:
     """Deal the labelled ground in blocks: 60 % training, 15 % validation, 25 % test of every class, as near as can be.
 
     Blocks are as large as 40 of them allow, and four patches at least. Of many random deals the one is taken whose
@@ -68,12 +68,12 @@ def deal(labels: Labels, patch_px: int, gsd_m: float, seed: int) -> Split:
     times, blocks = 1, finest
     while len(coarser := merged(finest, 2 * times)) >= BLOCKS:
         times, blocks = 2 * times, coarser
-    if len(blocks) < len(PARTS):
+    if len(blocks) < len(SPLIT_NAMES):
         raise InputError(
             f"the labels lie within {len(blocks)} block(s) of {least_px * gsd_m:g} m; training, validation and test "
             "need one each: label places further apart"
         )
-    parts = best_deal(np.stack(list(blocks.values())), seed)
+    parts = best_assignment(np.stack(list(blocks.values())), seed)
     return Split(times * least_px * gsd_m, dict(zip(blocks, parts.tolist(), strict=True)))
 
 

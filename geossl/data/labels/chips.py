@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from geossl.data.labels.blocks import Split, tiles
 from geossl.data.labels.ground_truth import Labels
 from geossl.data.resampling import apply
-from geossl.data.splits import PARTS, epsg_of
+from geossl.data.splits import SPLIT_NAMES, epsg_of
 
 IN_MEMORY = 2000  # chips that are kept once read: 1 GB of 96 px chips of 14 bands
 
@@ -55,17 +55,17 @@ class Ground:
 
     def boxes(self, chip_px: int) -> dict[str, list[GeoBox]]:
         """Grids of the chips that hold labels, by part; a chip across a border is in both, each with its own labels."""
-        found: dict[str, list[GeoBox]] = {name: [] for name in PARTS}
+        found: dict[str, list[GeoBox]] = {name: [] for name in SPLIT_NAMES}
         for box, grid in tiles(self.labels, chip_px, self.gsd_m):
             part = self.parts(box)
-            for number, name in enumerate(PARTS):
+            for number, name in enumerate(SPLIT_NAMES):
                 if grid[part == number].any():
                     found[name].append(box)
         return found
 
     def labels_of(self, box: GeoBox, part: str) -> UInt8[ndarray, "h w"]:
         """Class per pixel of one part; 0 = not labelled, or of another part."""
-        return np.where(self.parts(box) == PARTS.index(part), self.labels.grid(box), 0).astype(np.uint8)
+        return np.where(self.parts(box) == SPLIT_NAMES.index(part), self.labels.grid(box), 0).astype(np.uint8)
 
 
 class LabelChips(Dataset[dict[str, Tensor]]):

@@ -11,7 +11,7 @@ from odc.geo.geobox import GeoBox
 from geossl.data.labels.blocks import Split
 from geossl.data.labels.ground_truth import Labels, class_counts
 from geossl.data.resampling import apply
-from geossl.data.splits import epsg_of, tickets
+from geossl.data.splits import epsg_of, hash_priority
 
 MOST = 200_000  # patches kept in all
 MOST_PER_CLASS = 20_000  # patches of a class a head is fitted on; more would cost time and teach little
@@ -72,10 +72,10 @@ def patch_samples(
         seed: Of the tickets.
     """
     counts = class_counts(labels.grid(geobox.zoom_out(1 / patch_px)), patch_px, len(labels.names))[..., 1:]
-    usable = counts.any(axis=-1) & np.isfinite(embeddings).all(axis=0)
-    rows, columns = np.nonzero(usable)
+    valid = counts.any(axis=-1) & np.isfinite(embeddings).all(axis=0)
+    rows, columns = np.nonzero(valid)
     places = np.column_stack(apply(geobox.transform, columns + 0.5, rows + 0.5))
     epsg = epsg_of(geobox)
-    found = split.part(places, epsg), split.blocks(places, epsg), tickets(places, epsg, seed)
-    samples = PatchSamples(embeddings[:, usable].T, counts[usable], *found)
+    found = split.part(places, epsg), split.blocks(places, epsg), hash_priority(places, epsg, seed)
+    samples = PatchSamples(embeddings[:, valid].T, counts[valid], *found)
     return samples.take(samples.part >= 0)

@@ -69,10 +69,10 @@ class RasterFile:
         settings = {"window": window, "out_shape": (len(self.bands), *shape)}
         data = source.read(list(self.bands), **settings, masked=not self.zero_is_nodata)  # a mask reads all of it again
         numbers = np.ma.getdata(data).astype(np.float32)
-        unusable = ~np.isfinite(numbers).all(axis=0) | (numbers == 0).all(axis=0)
+        invalid = ~np.isfinite(numbers).all(axis=0) | (numbers == 0).all(axis=0)
         if not self.zero_is_nodata:
-            unusable |= np.ma.getmaskarray(data).any(axis=0)
-        numbers[:, unusable] = np.nan
+            invalid |= np.ma.getmaskarray(data).any(axis=0)
+        numbers[:, invalid] = np.nan
         return numbers
 
     def physical(self, numbers: Float[ndarray, "c h w"]) -> Float[ndarray, "c h w"]:

@@ -85,7 +85,7 @@ class SeriesClips(ClipSource):
             top, left = (int(rng.integers(n - self.chip_px + 1)) for n in one.geobox.shape)
             dates = within(one.days, self.span, rng)
             pixels = one.chip(dates.tolist(), top, left, self.chip_px)
-            clear = int((usable_of(pixels) >= CLEAR_SHARE).sum())
+            clear = int((valid_of(pixels) >= CLEAR_SHARE).sum())
             if best is None or clear > best[0]:
                 best = clear, pixels, one.days[dates]
             if clear >= self.least_clear:
@@ -165,7 +165,7 @@ def within(days: Int[ndarray, " t"], span: int, rng: np.random.Generator) -> Int
     return np.flatnonzero((days >= start) & (days <= start + span))
 
 
-def usable_of(pixels: Float[ndarray, "t c h w"]) -> Float[ndarray, " t"]:
+def valid_of(pixels: Float[ndarray, "t c h w"]) -> Float[ndarray, " t"]:
     """Share of every date's pixels that is usable."""
     return np.isfinite(pixels[:, 0]).mean(axis=(1, 2))
 
@@ -174,8 +174,8 @@ def clip_of(
     pixels: Float[ndarray, "t c h w"], days: Int[ndarray, " t"], frames: int, least_clear: int, rng: np.random.Generator
 ) -> Clip:
     """Some of the dates of a chip, in time: clear ones and some of the others; turned and flipped, all alike."""
-    usable = usable_of(pixels)
-    clear, cloudy = np.flatnonzero(usable >= CLEAR_SHARE), np.flatnonzero((usable > 0) & (usable < CLEAR_SHARE))
+    valid = valid_of(pixels)
+    clear, cloudy = np.flatnonzero(valid >= CLEAR_SHARE), np.flatnonzero((valid > 0) & (valid < CLEAR_SHARE))
     some = rng.permutation(cloudy)[: int(rng.integers(frames - least_clear + 1))]
     chosen = np.sort(np.concatenate([rng.permutation(clear)[: frames - len(some)], some]))
     turned = np.rot90(pixels[chosen], int(rng.integers(4)), axes=(-2, -1))

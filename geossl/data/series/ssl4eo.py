@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from geossl.data.sentinel.ssl4eo import file_name, moment, side_of, stack
-from geossl.data.series.batches import ATTEMPTS, CLEAR_SHARE, Clip, ClipSource, clip_of, usable_of, within
+from geossl.data.series.batches import ATTEMPTS, CLEAR_SHARE, Clip, ClipSource, clip_of, valid_of, within
 from geossl.data.series.stacks import Clouds, day_number
 from geossl.errors import GridError, InputError, MissingFileError
 
@@ -71,7 +71,7 @@ class SeasonClips(ClipSource):
         best: tuple[int, Float[ndarray, "t c h w"], Int[ndarray, " t"]] | None = None
         for _ in range(ATTEMPTS):
             pixels, days = self.chip(rng)
-            clear = int((usable_of(pixels) >= CLEAR_SHARE).sum())
+            clear = int((valid_of(pixels) >= CLEAR_SHARE).sum())
             if best is None or clear > best[0]:
                 best = clear, pixels, days
             if clear >= min(self.least_clear, len(days)):

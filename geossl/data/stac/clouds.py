@@ -54,7 +54,7 @@ def check_mask(name: str) -> None:
             ) from None
 
 
-def unusable(scene: Scene, geobox: GeoBox, sign: str) -> Bool[ndarray, "h w"]:
+def invalid(scene: Scene, geobox: GeoBox, sign: str) -> Bool[ndarray, "h w"]:
     """Pixels of a Sentinel-2 scene that are not to be used, with 40 m around clouds and shadows.
 
     Args:

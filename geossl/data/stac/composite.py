@@ -58,10 +58,10 @@ class CatalogScenes:
     def describe(self) -> dict[str, Any]:
         """JSON values that pin what is read: every scene in order, and what was decided about it."""
         scenes = {"s1": self.radar, "s2": self.optical}
-        facts: dict[str, Any] = {name: [scene.to_json() for scene in scenes[name]] for name in self.sensors}
+        metadata: dict[str, Any] = {name: [scene.to_json() for scene in scenes[name]] for name in self.sensors}
         if self.radar and self.optical:
-            facts["delta_days"] = max(scene.apart for scene in self.firsts(self.radar))
-        return {"search": self.search, "catalog": self.catalog.url, "sign": self.catalog.sign, **facts}
+            metadata["delta_days"] = max(scene.apart for scene in self.firsts(self.radar))
+        return {"search": self.search, "catalog": self.catalog.url, "sign": self.catalog.sign, **metadata}
 
     @staticmethod
     def firsts(scenes: Sequence[Scene]) -> list[Scene]:
@@ -69,11 +69,11 @@ class CatalogScenes:
         return list({scene.within: scene for scene in reversed(scenes)}.values())
 
     @classmethod
-    def from_json(cls, facts: dict[str, Any]) -> "CatalogScenes":
+    def from_json(cls, metadata: dict[str, Any]) -> "CatalogScenes":
         """The source that ``describe`` describes."""
-        optical, radar = (tuple(Scene.from_json(s) for s in facts.get(name, [])) for name in ("s2", "s1"))
-        catalog = Catalog(facts["catalog"], {}, facts["sign"])
-        return cls(catalog, optical, radar, facts["search"]["composite"], facts["search"])
+        optical, radar = (tuple(Scene.from_json(s) for s in metadata.get(name, [])) for name in ("s2", "s1"))
+        catalog = Catalog(metadata["catalog"], {}, metadata["sign"])
+        return cls(catalog, optical, radar, metadata["search"]["composite"], metadata["search"])
 
     def footprints(self, crs: str | int) -> dict[str, shapely.Geometry]:
         """Area each sensor has a scene of, in ``crs``."""
@@ -93,9 +93,9 @@ class CatalogScenes:
         coords, (y, x) = xr_coords(geobox), geobox.dimensions
         arrays = {}
         if self.radar:
-            arrays["s1"], _ = first_usable(self.radar, geobox, self.catalog.sign)
+            arrays["s1"], _ = first_valid(self.radar, geobox, self.catalog.sign)
         if self.optical:
-            combine = first_usable if self.composite == "clearest" else partial(over_dates, kind=self.composite)
+            combine = first_valid if self.composite == "clearest" else partial(over_dates, kind=self.composite)
             arrays["s2"], days = combine(self.optical, geobox, self.catalog.sign)
         found = {
             name: xr.DataArray(data, dims=(f"{name}_band", y, x), coords={f"{name}_band": list(BANDS[name]), **coords})
@@ -117,7 +117,7 @@ def projected(area: shapely.Geometry, crs: str | int) -> shapely.Geometry:
     return shapely.transform(shapely.segmentize(area, 0.01), transformer.transform, interleaved=False)
 
 
-def first_usable(
+def first_valid(
     scenes: Sequence[Scene], geobox: GeoBox, sign: str
 ) -> tuple[Float[ndarray, "c h w"], UInt16[ndarray, "h w"]]:
     """Pixels of the first scene that has a usable one, and its day since 2000-01-01; 0 = none.
@@ -161,7 +161,7 @@ def strip(
 ) -> tuple[Float[ndarray, "c h w"], UInt16[ndarray, "h w"]]:
     """One strip of ``over_dates``."""
     by_day = {day: [s for s in scenes if s.day == day] for day in dict.fromkeys(s.day for s in scenes)}
-    stack = np.stack([first_usable(group, geobox, sign)[0] for group in by_day.values()])
+    stack = np.stack([first_valid(group, geobox, sign)[0] for group in by_day.values()])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # pixels without any usable day stay NaN
         median = np.nanmedian(stack, axis=0).astype(np.float32)
@@ -170,8 +170,8 @@ def strip(
     distance = np.where(np.isnan(stack[:, 0]), np.inf, np.square(stack - median).sum(axis=1))
     nearest = distance.argmin(axis=0)
     numbers = np.array([(date.fromisoformat(day) - EPOCH).days for day in by_day], dtype=np.uint16)
-    usable = np.isfinite(median[0])
-    return np.take_along_axis(stack, nearest[None, None], axis=0)[0], np.where(usable, numbers[nearest], 0).astype(
+    valid = np.isfinite(median[0])
+    return np.take_along_axis(stack, nearest[None, None], axis=0)[0], np.where(valid, numbers[nearest], 0).astype(
         np.uint16
     )
 
@@ -185,15 +185,15 @@ def read_scene(scene: Scene, geobox: GeoBox, sign: str) -> Float[ndarray, "c h w
 
     jobs: list[Any] = [partial(read, name) for name in BANDS[scene.sensor]]
     if scene.sensor == "s2":
-        jobs.append(partial(clouds.unusable, scene, geobox, sign))
+        jobs.append(partial(clouds.invalid, scene, geobox, sign))
     found = remote.in_parallel(jobs)
     data = np.stack(found[: len(BANDS[scene.sensor])])
-    unusable = ~np.isfinite(data).all(axis=0)
+    invalid = ~np.isfinite(data).all(axis=0)
     if scene.sensor == "s2":
-        unusable |= (data == 0).all(axis=0) | found[-1]
+        invalid |= (data == 0).all(axis=0) | found[-1]
     if scene.within:
-        unusable |= ~lies_in(shapely.from_wkb(scene.within), geobox)
-    data[:, unusable] = np.nan
+        invalid |= ~lies_in(shapely.from_wkb(scene.within), geobox)
+    data[:, invalid] = np.nan
     return data
 
 

@@ -72,8 +72,8 @@ def find_scenes(
     optical = ranked_days([replace(scene, mask=mask) for scene in found.get("s2", [])], aoi, where.sign)
     radar = ranked_passes(found.get("s1", []), aoi, optical)
     request = {"catalog": catalog, "composite": composite, "sensors": sensors, "max_cloud": max_cloud, "mask": mask}
-    facts = search_facts(aoi, {"date": dates, **request})
-    source = CatalogScenes(where, tuple(optical), tuple(radar), composite, facts)
+    metadata = search_metadata(aoi, {"date": dates, **request})
+    source = CatalogScenes(where, tuple(optical), tuple(radar), composite, metadata)
     if (apart := source.describe().get("delta_days", 0)) > PAIR_DAYS:
         warnings.warn(f"radar is {apart} days from the optical date, more than {PAIR_DAYS}", Note, stacklevel=2)
     return source
@@ -84,7 +84,7 @@ def cloud_cover(item: Item) -> float:
     return float(item["properties"].get("eo:cloud_cover", 0))
 
 
-def search_facts(aoi: Aoi, request: dict[str, Any]) -> dict[str, Any]:
+def search_metadata(aoi: Aoi, request: dict[str, Any]) -> dict[str, Any]:
     """What was asked for, as JSON values."""
     region = hashlib.sha256(shapely.to_wkb(aoi.geometry)).hexdigest()
     return {**request, "sensors": list(request["sensors"]), "region_sha256": region}
@@ -92,15 +92,15 @@ def search_facts(aoi: Aoi, request: dict[str, Any]) -> dict[str, Any]:
 
 def decided(items: Sequence[Item], sensor: str, catalog: Catalog) -> list[Scene]:
     """Items that can be read; the others are left out, with the reason of the first."""
-    usable, refused = [], []
+    valid, refused = [], []
     for item in items:
         try:
-            usable.append(scene_of(item, sensor, partial(dark_percentile, sign=catalog.sign)))
+            valid.append(scene_of(item, sensor, partial(dark_percentile, sign=catalog.sign)))
         except BandError as error:
             refused.append(str(error))
     if refused:
         warnings.warn(f"{len(refused)} {sensor} scene(s) left out: {refused[0]}", Note, stacklevel=3)
-    return usable
+    return valid
 
 
 def check_key(catalog: Catalog, sensors: Sequence[str]) -> None:

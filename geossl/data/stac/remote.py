@@ -65,8 +65,8 @@ class Band:
 
 def to_db(power: Float[ndarray, "c h w"]) -> Float[ndarray, "c h w"]:
     """Linear power to dB within -50 and 10; no backscatter is nodata."""
-    usable = np.where(power > 0, power, np.nan)
-    return np.clip(10 * np.log10(usable), -50, 10)
+    valid = np.where(power > 0, power, np.nan)
+    return np.clip(10 * np.log10(valid), -50, 10)
 
 
 def to_reflectance(offset: int) -> Callable[[ndarray], ndarray]:

@@ -14,7 +14,7 @@ from rasterio.errors import RasterioError
 from geossl.data.images.folders import SUFFIXES, read_picture
 from geossl.errors import InputError, MissingFileError
 
-PARTS = ("train", "calibration", "test")
+SPLIT_NAMES = ("train", "calibration", "test")
 CALIBRATION_SHARE = 0.2  # of the training pictures, where a folder has no calibration part
 IMAGINET_CONTENTS = ("photos", "paintings", "faces", "uncategorized")
 IMAGINET_GENERATORS = ("GAN", "Stable Diffusion", "Midjourney", "DALL-E 3")
@@ -121,7 +121,7 @@ def is_forgeries(root: str | Path) -> bool:
     root = Path(root)
     if not root.is_dir():
         return False
-    folders = [root, *(p for p in root.iterdir() if p.name.lower() in PARTS and p.is_dir())]
+    folders = [root, *(p for p in root.iterdir() if p.name.lower() in SPLIT_NAMES and p.is_dir())]
     return any(p.name.lower() == "real" and p.is_dir() for f in folders for p in f.iterdir()) or bool(
         imaginet_lists(root)
     )
@@ -130,7 +130,7 @@ def is_forgeries(root: str | Path) -> bool:
 def from_folders(root: Path) -> dict[str, Forgeries]:
     """Parts of a layout of folders; a single set without parts is all ``test``."""
     tops = {p.name.lower(): p for p in sorted(root.iterdir()) if p.is_dir()}
-    parts = {name: tops[name] for name in PARTS if name in tops}
+    parts = {name: tops[name] for name in SPLIT_NAMES if name in tops}
     rows = []
     for part, folder in (parts or {"test": root}).items():
         makers = {p.name: p for p in sorted(folder.iterdir()) if p.is_dir()}
@@ -155,7 +155,7 @@ def gathered(rows: Sequence[tuple[str, str, str, Path]]) -> dict[str, Forgeries]
     generators = tuple(sorted({row[1] for row in rows} - {""}))
     contents = tuple(sorted({row[2] for row in rows}))
     found = {}
-    for part in PARTS:
+    for part in SPLIT_NAMES:
         own = [row for row in rows if row[0] == part]
         if own:
             found[part] = Forgeries(

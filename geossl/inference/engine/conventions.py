@@ -57,16 +57,16 @@ def describe(plan: Plan, spec: DenseSpec) -> dict[str, Any]:
         "zarr_conventions": [*here["zarr_conventions"], GEOEMB],
         "geoemb:type": "chip",
         "geoemb:dimensions": spec.dim,
-        "geoemb:model": model_uri(spec, plan.facts["encoder_sha256"]),
-        "geoemb:source_data": [SOURCES[name] for name in plan.facts["sensors"]],
+        "geoemb:model": model_uri(spec, plan.metadata["encoder_sha256"]),
+        "geoemb:source_data": [SOURCES[name] for name in plan.metadata["sensors"]],
         "geoemb:data_type": plan.dtype,
         "geoemb:gsd": plan.geobox.resolution.x,
         "geoemb:chip_layout": chip_layout(spec, plan.phases),
         **({"geoemb:quantization": PER_PATCH} if plan.dtype == "int8" else {}),
         "geoemb:build_version": f"geossl {__version__}",
         "geossl:encoder": spec.name,
-        "geossl:encoder_sha256": plan.facts["encoder_sha256"],
-        "geossl:sensors": plan.facts["sensors"],
+        "geossl:encoder_sha256": plan.metadata["encoder_sha256"],
+        "geossl:sensors": plan.metadata["sensors"],
         "geossl:area": json.loads(shapely.to_geojson(shapely.set_precision(in_degrees(plan), 1e-7))),
         "geossl:inputs": inputs(plan),
         "geossl:dtype": plan.dtype,
@@ -89,11 +89,11 @@ def inputs(plan: Plan) -> list[dict[str, str]]:
     What a source says of a scene may have a ``footprint`` (hexadecimal WKB, longitude and latitude); one that lies
     elsewhere is left out.
     """
-    source = plan.facts["source"]
+    source = plan.metadata["source"]
     catalog = source.get("catalog", "")
     area = in_degrees(plan)
     found: list[dict[str, str]] = []
-    for name in plan.facts["sensors"]:
+    for name in plan.metadata["sensors"]:
         for scene in source.get(name, []):
             if not isinstance(scene, dict):
                 continue

@@ -36,7 +36,7 @@ def worker_bytes(plan: Plan, encoder: DenseModel, batch_size: int) -> float:
 
 def bands(plan: Plan, spec: DenseSpec) -> int:
     """Bands that are read."""
-    return sum(len(spec.sensors[name].bands) for name in plan.facts["sensors"])
+    return sum(len(spec.sensors[name].bands) for name in plan.metadata["sensors"])
 
 
 def check_memory(plan: Plan, encoder: DenseModel, batch_size: int, workers: int) -> None:
@@ -58,7 +58,7 @@ def check_memory(plan: Plan, encoder: DenseModel, batch_size: int, workers: int)
 
 def smaller(plan: Plan, shard_cells: int) -> Plan:
     """The plan with other shards."""
-    return Plan(plan.lattice, plan.area, shard_cells, plan.phases, plan.dtype, plan.facts)
+    return Plan(plan.lattice, plan.area, shard_cells, plan.phases, plan.dtype, plan.metadata)
 
 
 @torch.inference_mode()
@@ -98,14 +98,16 @@ def estimate(plan: Plan, encoder: DenseModel, config: EncodeConfig, workers: int
         "area_km2": round(plan.area.area / 1e6, 1),
         "computed_km2": round(windows * (plan.lattice.cell_m / 1000) ** 2, 1),
         "cell_m": plan.geobox.resolution.x,
-        "sensors": plan.facts["sensors"],
-        "inputs": {name: count_of(plan.facts["source"][name]) for name in plan.facts["sensors"]},
+        "sensors": plan.metadata["sensors"],
+        "inputs": {name: count_of(plan.metadata["source"][name]) for name in plan.metadata["sensors"]},
         "shards": len(plan.shards),
         "windows": windows * plan.phases**2,
         "read_mb": round(windows * cell**2 * halo * bands(plan, spec) * 2 / 1e6, 1),
         "write_mb": round(windows * plan.cell_side**2 * stored / 1e6, 1),
         "memory_per_worker_gb": round(worker_bytes(plan, encoder, config.batch_size) / 1e9, 2),
         "workers": workers,
-        "encode_seconds": round(windows * plan.phases**2 * seconds_per_window(encoder, plan.facts["sensors"], config)),
+        "encode_seconds": round(
+            windows * plan.phases**2 * seconds_per_window(encoder, plan.metadata["sensors"], config)
+        ),
         "cores": os.cpu_count(),
     }

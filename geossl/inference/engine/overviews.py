@@ -40,9 +40,9 @@ def add_overviews(path: Path, plan: Plan, dim: int) -> None:
         layout.append({"asset": name, **derived})
         finer = group
     if len(layout) > 1:
-        facts = multiscales.create(layout=layout, resampling_method="average")
+        metadata = multiscales.create(layout=layout, resampling_method="average")
         kept = {key: value for key, value in dict(root.attrs).items() if key != "multiscales"}
-        root.attrs.update(multiscales.insert(kept, facts))
+        root.attrs.update(multiscales.insert(kept, metadata))
 
 
 def decoded(group: Any, where: tuple[slice, slice]) -> Float[np.ndarray, "d h w"]:

@@ -33,7 +33,7 @@ class Plan:
         shard_cells: Side of a shard in cells.
         phases: Embeddings per patch and axis; 1, or more for a finer map.
         dtype: Of the stored numbers.
-        facts: Source, encoder, settings: JSON values.
+        metadata: Source, encoder, settings: JSON values.
     """
 
     lattice: Lattice
@@ -41,7 +41,7 @@ class Plan:
     shard_cells: int
     phases: int
     dtype: str
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
 
     @cached_property
     def extent(self) -> tuple[int, int, int, int]:
@@ -82,7 +82,7 @@ class Plan:
         """Flat values to compare and to keep."""
         layout = {"shard_cells": self.shard_cells, "phases": self.phases, "dtype": self.dtype}
         area = {"area": shapely.to_wkb(self.area, hex=True)}
-        return json.loads(json.dumps({**asdict(self.lattice), **area, **layout, **self.facts}))
+        return json.loads(json.dumps({**asdict(self.lattice), **area, **layout, **self.metadata}))
 
     @property
     def sha256(self) -> str:
@@ -181,7 +181,7 @@ class BuildFolder:
             path.unlink(missing_ok=True)
 
 
-def source_facts(out: Path) -> dict[str, Any]:
+def source_metadata(out: Path) -> dict[str, Any]:
     """What the plan of an output that was begun says of its source; of any zone's, as all have the same."""
     for build in (BuildFolder(out).plan, *sorted(out.with_suffix("").glob("*.build/plan.json"))):
         if build.exists():

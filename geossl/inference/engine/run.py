@@ -65,7 +65,7 @@ class Work:
 
     def model(self) -> DenseModel:
         """The encoder, loaded once per process."""
-        return loaded(self.encoder, self.plan.facts["encoder_sha256"], workers.device())
+        return loaded(self.encoder, self.plan.metadata["encoder_sha256"], workers.device())
 
 
 @lru_cache(maxsize=2)
@@ -86,7 +86,7 @@ def embed_map(
     planned = plans(aoi, source, encoder, out, config)
     for path, plan in planned.items():
         BuildFolder(path).check(plan, config.overwrite)
-        workload = loaded(str(encoder.absolute()), plan.facts["encoder_sha256"], workers.device())
+        workload = loaded(str(encoder.absolute()), plan.metadata["encoder_sha256"], workers.device())
         estimate.check_memory(plan, workload, config.batch_size, workers.local_count(config.scheduler))
     shards = sum(len(plan.shards) for plan in planned.values())
     before = 0
@@ -106,7 +106,7 @@ def dry_run(aoi: grid.Aoi, source: Source, encoder: Path, out: Path, **settings:
     config = MapConfig(**settings)
     found = []
     for path, plan in plans(aoi, source, encoder, out, config).items():
-        model = loaded(str(encoder.absolute()), plan.facts["encoder_sha256"], workers.device())
+        model = loaded(str(encoder.absolute()), plan.metadata["encoder_sha256"], workers.device())
         count = workers.local_count(config.scheduler)
         found.append(estimate.estimate(plan, model, config.encoding(), count, path))
     return found
@@ -128,7 +128,7 @@ def plans(aoi: grid.Aoi, source: Source, encoder: Path, out: Path, config: MapCo
     sha256 = sha256_of(encoder)
     spec = loaded(str(encoder.absolute()), sha256, workers.device()).spec
     check_sensors(source.sensors, spec)
-    facts = {
+    metadata = {
         "encoder_sha256": sha256,
         "window_px": spec.window_px,
         "margin_px": spec.margin_px,
@@ -150,7 +150,7 @@ def plans(aoi: grid.Aoi, source: Source, encoder: Path, out: Path, config: MapCo
         )
         if area.is_empty or area.area == 0:
             continue
-        found[path] = Plan(lattice, area, config.shard_cells, phases_of(spec, config.gsd_m), dtype, facts)
+        found[path] = Plan(lattice, area, config.shard_cells, phases_of(spec, config.gsd_m), dtype, metadata)
     if not found:
         raise GridError(outside(aoi, source, next(iter(zones))))
     return found
@@ -228,12 +228,12 @@ def complete(work: Work, name: str, out: Path) -> None:
     Raises:
         InputError: If it holds nothing; nothing is left behind.
     """
-    made = work.build.totals(work.plan.facts["sensors"])
+    made = work.build.totals(work.plan.metadata["sensors"])
     if not made["patches"]:
         remove(out)
         remove(work.build.path)
         raise InputError(f"{name} holds no usable pixel in the rasters (all nodata); choose another place or scene")
-    for sensor in work.plan.facts["sensors"]:
+    for sensor in work.plan.metadata["sensors"]:
         if not made[sensor]:
             text = f"{sensor} has no usable pixel in {name}; the other sensor answers alone"
             warnings.warn(text, Note, stacklevel=4)
@@ -318,7 +318,7 @@ def finish(work: Work, shard: Shard, cube: xr.Dataset) -> None:
     store.write_shard(work.data, plan, shard, *found, dates)
     receipt = {
         "patches": int((found.sensors > 0).sum()),
-        "fed": {name: int((found.sensors & SENSOR_FLAGS[name] > 0).sum()) for name in plan.facts["sensors"]},
+        "fed": {name: int((found.sensors & SENSOR_FLAGS[name] > 0).sum()) for name in plan.metadata["sensors"]},
         "valid_percent": round(float(found.valid.mean()), 2),
         "read_seconds": cube.attrs["read_seconds"],
         "encode_seconds": round(encoded - started, 3),

@@ -33,10 +33,10 @@ def create(path: Path, plan: Plan, spec: DenseSpec) -> None:
         "valid": ("uint8", {"long_name": "usable input pixels", "units": "percent"}),
         "sensors": ("uint8", SENSORS),
     }
-    if plan.facts["dated"]:
+    if plan.metadata["dated"]:
         layers["date"] = ("uint16", {"long_name": "day of the Sentinel-2 scene, 0 = none", **DAYS})
-    for name, (dtype, facts) in layers.items():
-        add_array(group, name, plan.geobox, cell, shard, dtype, 0, ZstdCodec(level=3), facts)
+    for name, (dtype, metadata) in layers.items():
+        add_array(group, name, plan.geobox, cell, shard, dtype, 0, ZstdCodec(level=3), metadata)
     group.attrs.update(describe(plan, spec))
 
 
@@ -45,8 +45,8 @@ def add_embeddings(group: Any, geobox: GeoBox, dim: int, dtype: str, chunk: int,
     group.attrs.update(place(geobox))
     floats = BloscCodec(cname="zstd", clevel=3, shuffle="shuffle")
     if dtype == "int8":
-        facts = {"quantization": "x = embeddings * scales; nodata where embeddings = -128 and scales = NaN"}
-        add_array(group, "embeddings", geobox, chunk, shard, dtype, NODATA, ZstdCodec(level=3), facts, dim)
+        metadata = {"quantization": "x = embeddings * scales; nodata where embeddings = -128 and scales = NaN"}
+        add_array(group, "embeddings", geobox, chunk, shard, dtype, NODATA, ZstdCodec(level=3), metadata, dim)
         add_array(group, "scales", geobox, chunk, shard, "float32", np.nan, floats, {"long_name": "step of a patch"})
     else:
         add_array(group, "embeddings", geobox, chunk, shard, dtype, np.nan, floats, {}, dim)
@@ -69,7 +69,7 @@ def add_array(
     dtype: str,
     fill: Any,
     codec: Any,
-    facts: dict[str, Any],
+    metadata: dict[str, Any],
     dim: int | None = None,
 ) -> None:
     """Add one sharded array ``(y, x)``, or ``(embedding, y, x)`` with whole vectors in every chunk."""
@@ -83,7 +83,7 @@ def add_array(
         fill_value=fill,
         compressors=codec,
         dimension_names=(*(["embedding"] if lead else []), "y", "x"),
-        attributes={"grid_mapping": "spatial_ref", **place(geobox), **facts},
+        attributes={"grid_mapping": "spatial_ref", **place(geobox), **metadata},
     )
 
 

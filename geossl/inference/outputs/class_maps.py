@@ -101,7 +101,7 @@ def write_classes(
     parts: Iterator[Block],
     legend: Legend,
     area: shapely.Geometry | None,
-    facts: dict[str, Any],
+    metadata: dict[str, Any],
     outlines: Path | None = None,
 ) -> None:
     """Write ``out`` (classes), ``..._confidence.tif``, ``..._area.csv`` and a picture; one block in memory at a time.
@@ -112,7 +112,7 @@ def write_classes(
         parts: Class and confidence.
         legend: Names and colours.
         area: Cells whose centre lies outside become nodata; None keeps all.
-        facts: What the classes were made with, stored as tags.
+        metadata: What the classes were made with, stored as tags.
         outlines: Also write polygons; these are made in memory.
 
     Raises:
@@ -121,7 +121,7 @@ def write_classes(
     areas = Areas(geobox, len(legend.names))
     classes, spool = out.with_suffix(".classes.tmp.tif"), out.with_suffix(".confidence.tmp.npy")
     tags = {"CLASS_NAMES": json.dumps(list(legend.names))}
-    tags |= {f"GEOSSL_{k.upper()}": json.dumps(v) for k, v in facts.items()}
+    tags |= {f"GEOSSL_{k.upper()}": json.dumps(v) for k, v in metadata.items()}
     kinds: dict[str, Any] = {"count": 1, "dtype": "uint8", "nodata": float(NODATA)}
     try:
         percent = np.lib.format.open_memmap(spool, "w+", np.uint8, tuple(geobox.shape))

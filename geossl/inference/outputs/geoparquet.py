@@ -55,7 +55,7 @@ def write_table(
     level: str,
     cell: int,
     features: gpd.GeoDataFrame | None,
-    facts: dict[str, Any],
+    metadata: dict[str, Any],
 ) -> None:
     """Write a GeoParquet 1.1 file, row group by row group; it appears when whole.
 
@@ -66,7 +66,7 @@ def write_table(
         level: ``patch``, ``tile`` (a lattice cell) or ``aoi`` (a feature).
         cell: Side of a lattice cell in patches.
         features: Polygons with a CRS, for ``aoi``.
-        facts: About the map, JSON values; go into the file's header under ``emb``.
+        metadata: About the map, JSON values; go into the file's header under ``emb``.
 
     Raises:
         InputError: If the level is not known, needs features, or none of them lies on the map.
@@ -88,7 +88,7 @@ def write_table(
         parts = rows_of(embeddings, valid, cell if level == "tile" else 1)
     temporary = out.with_name(out.name + ".tmp")
     try:
-        header = schema(pa, embeddings.sizes["embedding"], facts)
+        header = schema(pa, embeddings.sizes["embedding"], metadata)
         encoding = {"use_dictionary": False, "use_byte_stream_split": ["embedding.list.element"]}  # a tenth smaller
         with ParquetWriter(temporary, header, compression="zstd", **encoding) as writer:
             for part in parts:

@@ -67,8 +67,8 @@ def tags_of(path: Path, dtype: str) -> dict[str, str]:
     """What a store says of its vectors, as tags; those of place and storage are the file's own."""
     if path.suffix == ".tif":
         return {}
-    facts = dict(zarr.open_group(str(path), mode="r").attrs) | {"geoemb:data_type": dtype}
-    kept = {key: value for key, value in facts.items() if key.startswith(("geoemb:", "geossl:"))}
+    metadata = dict(zarr.open_group(str(path), mode="r").attrs) | {"geoemb:data_type": dtype}
+    kept = {key: value for key, value in metadata.items() if key.startswith(("geoemb:", "geossl:"))}
     for key in ("geoemb:quantization", "geossl:dtype"):
         kept.pop(key, None)
     return {
@@ -174,9 +174,9 @@ def zoomed(embeddings: xr.DataArray, gsd_m: float) -> xr.DataArray:
 
 def interpolate(block: np.ndarray, n: int) -> np.ndarray:
     """A block with a rim of one cell, ``n`` times as fine, without the rim."""
-    usable = np.isfinite(block[:1])
-    total, weight = separable(np.where(usable, block, 0), n), separable(usable.astype(np.float32), n)
-    own = np.kron(usable[:, 1:-1, 1:-1], np.ones((1, n, n), dtype=bool))
+    valid = np.isfinite(block[:1])
+    total, weight = separable(np.where(valid, block, 0), n), separable(valid.astype(np.float32), n)
+    own = np.kron(valid[:, 1:-1, 1:-1], np.ones((1, n, n), dtype=bool))
     return np.where(own, total / np.where(weight > 0, weight, 1), np.nan).astype(np.float32)
 
 

@@ -45,7 +45,7 @@ FOREIGN_TO_RELEASED = (  # official inference module, official pretraining modul
     (r"(layers\.\d+\.0)\.out\.", r"\1.to_out."),
     (r"\.net\.2\.", r".net.3."),
 )
-PARTS = ("s1_encoder", "s1_GAP_FFN", "s2_encoder", "s2_GAP_FFN", "joint_encoder")
+SPLIT_NAMES = ("s1_encoder", "s1_GAP_FFN", "s2_encoder", "s2_GAP_FFN", "joint_encoder")
 
 
 def rename(key: str, rules: tuple[tuple[str, str], ...]) -> str:
@@ -75,7 +75,7 @@ def from_layout(values: Any, *, heads: int = 16, path: Path | str = "weights") -
     flat = {rename(key, FOREIGN_TO_RELEASED): value for key, value in flat.items()}
     is_pretraining = any(key.startswith("radar_encoder.") for key in values)
     if is_pretraining:
-        flat = {key: value for key, value in flat.items() if key.split(".")[0] in PARTS}
+        flat = {key: value for key, value in flat.items() if key.split(".")[0] in SPLIT_NAMES}
     flat.pop("attn_bias", None)  # torchgeo stores its bias; ours is computed
     layers = {int(m[1]) for key in flat if (m := re.match(r"s2_encoder\.transformer\.layers\.(\d+)\.", key))}
     norm = flat.get("s2_encoder.transformer.norm_out.weight")
@@ -99,7 +99,7 @@ def to_layout(encoder: CROMAEncoder, layout: str) -> dict[str, Any]:
     flat = {theirs: state[ours] for ours, theirs in released_keys(encoder).items()}
     if layout == "torchgeo":
         return flat
-    return {part: {k[len(part) + 1 :]: v for k, v in flat.items() if k.startswith(part + ".")} for part in PARTS}
+    return {part: {k[len(part) + 1 :]: v for k, v in flat.items() if k.startswith(part + ".")} for part in SPLIT_NAMES}
 
 
 def released_keys(encoder: CROMAEncoder) -> dict[str, str]:

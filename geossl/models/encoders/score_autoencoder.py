@@ -239,8 +239,8 @@ class PatchAutoencoder(DenseEncoder):
                 rows = rows.masked_fill(~kept[name].flatten(1)[..., None], torch.nan)
             parts.append(rows)
         x = torch.cat(parts, dim=-1)
-        usable = torch.stack([torch.isfinite(part).any(dim=-1) for part in parts]).all(dim=0)[..., None]
-        return torch.where(torch.isfinite(x), x, torch.where(usable, self.autoencoder.whiten.mean, torch.nan))
+        valid = torch.stack([torch.isfinite(part).any(dim=-1) for part in parts]).all(dim=0)[..., None]
+        return torch.where(torch.isfinite(x), x, torch.where(valid, self.autoencoder.whiten.mean, torch.nan))
 
     def tokens(self, images: Images, kept: Kept | None = None) -> Float[Tensor, "b gh gw k"]:
         """The code of every patch; see DenseModel."""

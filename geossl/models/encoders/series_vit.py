@@ -40,7 +40,7 @@ def untubelets(
     return unpatchify(frames, patch, grid).unflatten(0, (x.shape[0], -1))
 
 
-def usable_shares(pixels: Float[Tensor, "b t c h w"], tubelet: int, patch: int) -> Float[Tensor, "b s n"]:
+def valid_shares(pixels: Float[Tensor, "b t c h w"], tubelet: int, patch: int) -> Float[Tensor, "b s n"]:
     """Share of every tubelet's pixels that are finite in all bands."""
     finite = pixels.isfinite().all(dim=2, keepdim=True)
     return tubelets(finite.float(), tubelet, patch).mean(dim=-1)
@@ -236,7 +236,7 @@ class SeriesViT(Encoder):
         So a series' result depends neither on the rest of the batch nor on dates without data.
         """
         x, slots = self.normalize(pixels), self.slots(days)
-        shares = usable_shares(pixels, self.tubelet, self.spec.patch_px)
+        shares = valid_shares(pixels, self.tubelet, self.spec.patch_px)
         fed = (shares >= USABLE_SHARE).flatten(1)
         tokens = x.new_zeros(*fed.shape, self.spec.dim)
         whole = fed.all(dim=1)

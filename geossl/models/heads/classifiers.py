@@ -74,7 +74,7 @@ class MLPHead(Head):
         return self.linear(self.hidden((x - self.mean) / self.std).relu()).softmax(dim=1)
 
 
-class NeighbourHead(Head):
+class KNNHead(Head):
     """The classes of the nearest stored embeddings by cosine, each weighted by the inverse of its distance.
 
     Args:
@@ -107,7 +107,7 @@ class NeighbourHead(Head):
         return total / total.sum(dim=1, keepdim=True)
 
 
-class CentroidHead(Head):
+class KMeansHead(Head):
     """The nearest centre, as k-means assigns; probabilities are the memberships of fuzzy c-means with exponent 2.
 
     Args:
@@ -165,6 +165,4 @@ class ForestHead(Head):
         return total / self.arguments["trees"]
 
 
-HEADS: dict[str, type[Head]] = {
-    head.kind: head for head in (LinearHead, MLPHead, NeighbourHead, CentroidHead, ForestHead)
-}
+HEADS: dict[str, type[Head]] = {head.kind: head for head in (LinearHead, MLPHead, KNNHead, KMeansHead, ForestHead)}

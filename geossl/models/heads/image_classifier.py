@@ -36,7 +36,7 @@ def detector_spec(encoder: DenseSpec, classes: Sequence[str], side_px: int, hidd
     )
 
 
-class Detector(Encoder):
+class ImageClassifier(Encoder):
     """Probability per class of a picture.
 
     The classifier is batch normalisation, a hidden layer, dropout and logits, as ImagiNet's; its logits are scaled and

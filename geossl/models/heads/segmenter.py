@@ -94,13 +94,13 @@ class Segmenter(DenseModel):
         That is where a patch has no token, or one made from sensors without a head.
         """
         tokens = self.encoder.tokens(images, kept).float()
-        usable = torch.isfinite(tokens).all(dim=-1)
+        valid = torch.isfinite(tokens).all(dim=-1)
         if "any" in self.tops:
             n = self.spec.patch_px
             found = self.logits(tokens, images).softmax(dim=1)
-            return torch.where(usable.repeat_interleave(n, 1).repeat_interleave(n, 2)[:, None], found, torch.nan)
-        out = tokens.new_full((*usable.shape, len(self.classes)), torch.nan)
-        for name, here in made_from(images, kept, usable).items():
+            return torch.where(valid.repeat_interleave(n, 1).repeat_interleave(n, 2)[:, None], found, torch.nan)
+        out = tokens.new_full((*valid.shape, len(self.classes)), torch.nan)
+        for name, here in made_from(images, kept, valid).items():
             if name in self.tops and here.any():
                 out[here] = self.tops[name](tokens[here]).to(out)
         return out.movedim(-1, 1)
@@ -127,14 +127,14 @@ class Segmenter(DenseModel):
         return torch.cat(split, dim=-1)
 
 
-def made_from(images: Images, kept: Kept | None, usable: Bool[Tensor, "b gh gw"]) -> dict[str, Bool[Tensor, "b gh gw"]]:
+def made_from(images: Images, kept: Kept | None, valid: Bool[Tensor, "b gh gw"]) -> dict[str, Bool[Tensor, "b gh gw"]]:
     """Which patches' tokens were made from which sensors: joint where radar is fed and optical is anywhere."""
-    fed = {name: (kept or {}).get(name, torch.ones_like(usable)) for name in images}
+    fed = {name: (kept or {}).get(name, torch.ones_like(valid)) for name in images}
     if len(fed) == 1:
-        return {next(iter(fed)): usable}
+        return {next(iter(fed)): valid}
     has_optical = fed["s2"].flatten(1).any(dim=1)[:, None, None]
-    radar = fed["s1"] & usable
-    return {"s1+s2": radar & has_optical, "s1": radar & ~has_optical, "s2": usable & ~fed["s1"]}
+    radar = fed["s1"] & valid
+    return {"s1+s2": radar & has_optical, "s1": radar & ~has_optical, "s2": valid & ~fed["s1"]}
 
 
 def build(

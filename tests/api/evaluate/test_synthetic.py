@@ -167,10 +167,10 @@ def test_a_calibrated_detector_is_judged_as_it_is(pictures, encoder, tmp_path):
 def test_pictures_without_parts_are_dealt_with_a_note(pictures):
     whole = {"test": forgeries(pictures)["test"]}
     with pytest.warns(Note, match="dealt at random"):
-        parts = detecting.dealt(whole, 0)
+        parts = detecting.assigned(whole, 0)
     assert sum(map(len, parts.values())) == len(whole["test"])
     with pytest.raises(InputError, match="have no calibration part"):
-        detecting.dealt({"train": whole["test"], "test": whole["test"]}, 0)
+        detecting.assigned({"train": whole["test"], "test": whole["test"]}, 0)
 
 
 def test_encoders_of_other_things_are_refused(pictures, tmp_path):

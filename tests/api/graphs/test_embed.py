@@ -84,8 +84,8 @@ def test_a_geopackage_keeps_the_index_where_its_name_is_free(parcels, runs, name
 
 
 def test_a_run_knows_its_graph_and_features(parcels, runs):
-    facts = provenance(runs["graphmae"] / "encoder.safetensors")
-    assert facts["data"] == {"nodes": 144, "edges": 264, "source": str(parcels[0])}
+    metadata = provenance(runs["graphmae"] / "encoder.safetensors")
+    assert metadata["data"] == {"nodes": 144, "edges": 264, "source": str(parcels[0])}
     spec = geossl.load_encoder(runs["graphmae"] / "encoder.safetensors").spec
     assert spec.names == tuple("abcde")
     np.testing.assert_allclose(

@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from geossl.data.datasets.base import LabelledSet, Places, label_share, near_training, strata_of, with_validation
+from geossl.data.datasets.base import (
+    ClassificationDataset,
+    Places,
+    label_share,
+    near_training,
+    strata_of,
+    with_validation,
+)
 from geossl.data.splits import SHARES
 from geossl.errors import InputError
 
@@ -13,7 +20,7 @@ def scattered(n, seed=0, zones=(32631, 32632)):
 
 def of(labels, **more):
     classes = tuple("abcdef"[: labels.max() + 1 if labels.ndim == 1 else labels.shape[1]])
-    return LabelledSet("demo", range(len(labels)), labels, classes, **more)
+    return ClassificationDataset("demo", range(len(labels)), labels, classes, **more)
 
 
 @pytest.mark.parametrize("split", ["blocked", "random"])

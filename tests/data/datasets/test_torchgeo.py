@@ -8,7 +8,7 @@ import rasterio
 import torch
 from torchgeo.datasets import BigEarthNet, BigEarthNetV2, EuroSAT
 
-from geossl.data.datasets.base import LabelledMaps
+from geossl.data.datasets.base import SegmentationDataset
 from geossl.data.datasets.torchgeo import DATASETS, IGBP, named_set
 from geossl.errors import InputError, MissingFileError, UnknownNameError
 from geossl.sensors import S1_BANDS, S2_BANDS
@@ -128,7 +128,7 @@ def test_dfc2020_pairs_both_sensors_with_its_map(tmp_path):
         tif(root / "s2" / name.replace("dfc", "s2"), np.full((13, 16, 16), 2500, np.uint16))
         tif(root / "dfc" / name, np.full((1, 16, 16), 10, np.uint8))
     data = named_set("dfc2020", tmp_path, False)
-    assert isinstance(data, LabelledMaps)
+    assert isinstance(data, SegmentationDataset)
     assert data.classes[9] == "Water"  # label 10, as 0 is background
     for chips in data.parts("auto", 0):
         assert len(chips) == 1

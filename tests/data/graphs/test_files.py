@@ -5,7 +5,7 @@ import torch
 from torch_geometric.data import Data, InMemoryDataset
 
 from geossl.data.graphs.batches import GraphBatches, around
-from geossl.data.graphs.edges import similar_nodes
+from geossl.data.graphs.edges import knn_edges
 from geossl.data.graphs.files import dense_rows, read_graph, write_graph
 from geossl.errors import InputError, MissingFileError
 from tests.models.encoders.test_gnn import random_graph
@@ -96,11 +96,11 @@ def test_nearest_nodes_equal_a_loop_over_distances():
     np.fill_diagonal(distance, np.inf)
     expected = {(i, j) for i in range(40) for j in np.argsort(distance[i])[:3]}
     for features in (x, sp.csr_matrix(x)):
-        assert set(zip(*similar_nodes(features, "knn:3").tolist(), strict=True)) == expected
+        assert set(zip(*knn_edges(features, "knn:3").tolist(), strict=True)) == expected
 
 
 def test_a_twin_is_the_nearest_node_and_never_the_node_itself():
-    assert similar_nodes(np.array([[1.0], [1.0], [5.0]]), "knn:1").tolist()[1][:2] == [1, 0]
+    assert knn_edges(np.array([[1.0], [1.0], [5.0]]), "knn:1").tolist()[1][:2] == [1, 0]
 
 
 def test_shared_words_count_once_and_over_the_words_of_both(monkeypatch):
@@ -109,7 +109,7 @@ def test_shared_words_count_once_and_over_the_words_of_both(monkeypatch):
     has = (x > 0) / (x > 0).sum(1, keepdims=True)
     alike = has @ has.T
     np.fill_diagonal(alike, -1)
-    assert similar_nodes(x, "knn:1:words").tolist() == [[0, 1, 2, 3], alike.argmax(1).tolist()]
+    assert knn_edges(x, "knn:1:words").tolist() == [[0, 1, 2, 3], alike.argmax(1).tolist()]
     assert alike.argmax(1).tolist() == [1, 0, 0, 2]
 
 

@@ -7,11 +7,11 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from shapely.geometry import box
 
-from geossl.data.labels.blocks import deal
+from geossl.data.labels.blocks import assign_blocks
 from geossl.data.labels.chips import Ground, LabelChips
 from geossl.data.labels.ground_truth import read_labels
 from geossl.data.labels.patches import join, patch_samples
-from geossl.data.splits import PARTS, SHARES, tickets
+from geossl.data.splits import SHARES, SPLIT_NAMES, hash_priority
 from geossl.errors import InputError
 
 RNG = np.random.default_rng(0)
@@ -27,7 +27,7 @@ def parcels(count=20, side=320, classes=3, left=500_000, top=4_600_000):
 
 def test_parts_have_their_share_of_every_class():
     labels = parcels()
-    split = deal(labels, 8, 10.0, 0)
+    split = assign_blocks(labels, 8, 10.0, 0)
     assert 40 <= len(split.parts) <= 170
     assert split.side_m % 320 == 0  # whole patches
     box_ = GeoBox((640, 640), Affine(10, 0, 500_000, 0, -10, 4_600_000), "EPSG:32631")
@@ -39,12 +39,12 @@ def test_parts_have_their_share_of_every_class():
 
 def test_a_split_depends_on_the_seed_alone():
     labels = parcels()
-    assert deal(labels, 8, 10.0, 3) == deal(labels, 8, 10.0, 3)
-    assert deal(labels, 8, 10.0, 3).parts != deal(labels, 8, 10.0, 4).parts
+    assert assign_blocks(labels, 8, 10.0, 3) == assign_blocks(labels, 8, 10.0, 3)
+    assert assign_blocks(labels, 8, 10.0, 3).parts != assign_blocks(labels, 8, 10.0, 4).parts
 
 
 def test_no_patch_lies_in_two_blocks():
-    split = deal(parcels(), 8, 10.0, 0)
+    split = assign_blocks(parcels(), 8, 10.0, 0)
     corner = np.array([[500_000.0, 4_600_000.0]]) + 80 * RNG.integers(-40, 40, (500, 2))  # of patches on the lattice
     places = [corner + np.array([x, y]) for x in (0.5, 79.5) for y in (0.5, 79.5)]
     for other in places[1:]:
@@ -56,13 +56,13 @@ def test_no_part_is_empty_even_with_three_blocks():
     shapes = [box(left, 4_599_840, left + 160, 4_600_000) for left in x]
     labels = read_labels(gpd.GeoDataFrame({"c": ["a", "b", "b"]}, geometry=shapes, crs=32631), "c")
     for seed in range(5):
-        assert sorted(deal(labels, 8, 10.0, seed).parts.values()) == [0, 1, 2]
+        assert sorted(assign_blocks(labels, 8, 10.0, seed).parts.values()) == [0, 1, 2]
 
 
 def test_labels_far_apart_are_split_in_many_small_blocks():
     shapes = [s for left in (500_000, 700_000) for s in parcels(6, 320, left=left).labelled.geometry]
     names = ["a", "b"] * (len(shapes) // 2)
-    split = deal(read_labels(gpd.GeoDataFrame({"c": names}, geometry=shapes, crs=32631), "c"), 8, 10.0, 0)
+    split = assign_blocks(read_labels(gpd.GeoDataFrame({"c": names}, geometry=shapes, crs=32631), "c"), 8, 10.0, 0)
     assert len(split.parts) >= 40
 
 
@@ -70,39 +70,39 @@ def test_labels_in_one_spot_cannot_be_split():
     shapes = [box(500_000, 4_599_900, 500_050, 4_600_000), box(500_050, 4_599_900, 500_100, 4_600_000)]
     labels = read_labels(gpd.GeoDataFrame({"c": ["a", "b"]}, geometry=shapes, crs=32631), "c")
     with pytest.raises(InputError, match="within 1 block.*label places further apart"):
-        deal(labels, 8, 10.0, 0)
+        assign_blocks(labels, 8, 10.0, 0)
 
 
 def test_polygons_between_pixel_centres_are_refused():
     shapes = [box(500_001, 4_599_998, 500_003, 4_599_999), box(500_011, 4_599_998, 500_013, 4_599_999)]
     labels = read_labels(gpd.GeoDataFrame({"c": ["a", "b"]}, geometry=shapes, crs=32631), "c")
     with pytest.raises(InputError, match="no pixel centre lies in a label"):
-        deal(labels, 8, 10.0, 0)
+        assign_blocks(labels, 8, 10.0, 0)
 
 
 def test_a_ticket_is_of_its_place_alone_and_tickets_are_spread_evenly():
     places = np.column_stack([RNG.integers(0, 10**6, 20_000), RNG.integers(0, 10**7, 20_000)]) * 80.0
-    whole = tickets(places, 32631, 0)
-    assert np.array_equal(tickets(places[::-1], 32631, 0), whole[::-1])
+    whole = hash_priority(places, 32631, 0)
+    assert np.array_equal(hash_priority(places[::-1], 32631, 0), whole[::-1])
     assert len(np.unique(whole)) == len(np.unique(places, axis=0))
     np.testing.assert_allclose(np.histogram(whole / 2.0**64, 10, (0, 1))[0], 2000, atol=250)
-    assert not np.isin(tickets(places, 32631, 1), whole).any()
-    assert not np.isin(tickets(places, 32632, 0), whole).any()
+    assert not np.isin(hash_priority(places, 32631, 1), whole).any()
+    assert not np.isin(hash_priority(places, 32632, 0), whole).any()
 
 
 @pytest.fixture(scope="module")
 def ground():
     labels = parcels(6)
-    return Ground(labels, deal(labels, 8, 10.0, 0), 8, 10.0)
+    return Ground(labels, assign_blocks(labels, 8, 10.0, 0), 8, 10.0)
 
 
 def test_every_labelled_pixel_is_in_exactly_one_part(ground):
     boxes = ground.boxes(96)
-    grids = {name: sum(int((ground.labels_of(b, name) > 0).sum()) for b in boxes[name]) for name in PARTS}
+    grids = {name: sum(int((ground.labels_of(b, name) > 0).sum()) for b in boxes[name]) for name in SPLIT_NAMES}
     assert sum(grids.values()) == 36 * 32 * 32
     assert min(grids.values()) > 0
     for chip in boxes["train"]:
-        seen = np.stack([ground.labels_of(chip, name) for name in PARTS])
+        seen = np.stack([ground.labels_of(chip, name) for name in SPLIT_NAMES])
         assert ((seen > 0).sum(axis=0) <= 1).all()
         assert np.array_equal(seen.sum(axis=0), ground.labels.grid(chip))
 

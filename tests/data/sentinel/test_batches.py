@@ -77,9 +77,9 @@ def test_crops_of_any_size_become_chips(folder):
 
 def test_bundled_scenes_have_seven_pairs_labels_and_stated_offsets():
     data = SentinelChips("sample", 48, 4, 1, holdout=0.25)
-    facts = data.describe()
-    assert facts["scenes"] == 7
-    assert facts["s2_offsets"]["433D_629L_3_1_20200408.tif"] == [-1000.0, "tag BOA_ADD_OFFSET"]
+    metadata = data.describe()
+    assert metadata["scenes"] == 7
+    assert metadata["s2_offsets"]["433D_629L_3_1_20200408.tif"] == [-1000.0, "tag BOA_ADD_OFFSET"]
     (train_images, train_labels), (_, held_labels) = data.labelled_chips()
     assert train_images["s2"].shape[1:] == (12, 48, 48)
     assert (train_labels > 0).sum() > 3000

@@ -130,8 +130,8 @@ def test_a_failed_read_is_an_error_not_nodata(tmp_path):
 
 def test_a_source_says_what_it_reads(tmp_path):
     path = write_raster(tmp_path / "a.tif", optical(), **TAGGED)
-    facts = LocalRasters(None, [path]).describe()["s2"][0]
-    assert (facts["path"], facts["offset"], facts["decided_by"]) == (str(path), 0, "tag BOA_ADD_OFFSET")
+    metadata = LocalRasters(None, [path]).describe()["s2"][0]
+    assert (metadata["path"], metadata["offset"], metadata["decided_by"]) == (str(path), 0, "tag BOA_ADD_OFFSET")
     assert LocalRasters(None, [path]).footprints(32631)["s2"].bounds == (500_000, 4_600_000 - 960, 501_200, 4_600_000)
 
 

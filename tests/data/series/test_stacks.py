@@ -88,9 +88,9 @@ def test_the_bundled_series_have_ten_bands_and_real_clouds():
     belgium, boadella = find_series("sample", bands, Clouds("B02", 0.2))
     assert (len(belgium.files), belgium.geobox.shape) == (28, (64, 64))
     assert (len(boadella.files), boadella.geobox.shape) == (12, (96, 96))
-    usable = np.isfinite(belgium.whole[:, 0]).mean((1, 2))
-    assert (usable < 0.05).sum() >= 2
-    assert (usable > 0.95).sum() >= 20
+    valid = np.isfinite(belgium.whole[:, 0]).mean((1, 2))
+    assert (valid < 0.05).sum() >= 2
+    assert (valid > 0.95).sum() >= 20
     assert {file.offset for file in (*belgium.files, *boadella.files)} == {0}
 
 

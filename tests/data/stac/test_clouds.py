@@ -77,8 +77,8 @@ def test_what_is_left_out_does_not_depend_on_the_block(cloudy):
 
 
 def test_the_mask_is_part_of_what_a_map_is_made_from(cloudy):
-    facts = find(cloudy[0], mask="omnicloudmask").describe()
-    assert (facts["search"]["mask"], facts["s2"][0]["mask"]) == ("omnicloudmask", "omnicloudmask")
+    metadata = find(cloudy[0], mask="omnicloudmask").describe()
+    assert (metadata["search"]["mask"], metadata["s2"][0]["mask"]) == ("omnicloudmask", "omnicloudmask")
 
 
 def test_a_missing_package_or_weights_are_one_line(catalog, monkeypatch, tmp_path):  # noqa: F811

@@ -102,7 +102,7 @@ def test_radar_orbits_and_days_are_chosen_by_tile_where_no_swath_covers_the_regi
 
 
 @pytest.mark.parametrize(
-    ("name", "facts", "code"),
+    ("name", "metadata", "code"),
     [
         ("S2A_MSIL2A_20240610T143741_R096_T18GYA_20240610T211543", {}, "18GYA"),
         ("S2B_8GYA_20240610_0_L2A", {}, "08GYA"),
@@ -111,5 +111,5 @@ def test_radar_orbits_and_days_are_chosen_by_tile_where_no_swath_covers_the_regi
         ("raw", {}, ""),
     ],
 )
-def test_the_tile_is_stated_or_in_the_name(name, facts, code):
-    assert tile_of({"id": name, "properties": facts}) == code
+def test_the_tile_is_stated_or_in_the_name(name, metadata, code):
+    assert tile_of({"id": name, "properties": metadata}) == code

@@ -105,9 +105,9 @@ def test_three_encodings_of_the_same_reflectance_agree(catalog):
     ],
 )
 def test_every_offset_is_decided_by_a_rule_that_is_recorded(catalog, writer, offset, reason):
-    facts = find(catalog(writer)).describe()["s2"][0]
-    assert facts["offset"] == offset
-    assert re.search(reason, facts["reason"])
+    metadata = find(catalog(writer)).describe()["s2"][0]
+    assert metadata["offset"] == offset
+    assert re.search(reason, metadata["reason"])
 
 
 def test_a_scene_whose_offset_cannot_be_known_is_left_out_with_the_reason(catalog):
@@ -205,8 +205,8 @@ def test_radar_is_in_db_and_of_one_direction_and_the_nearest_pass(catalog):
         sensors=["s1", "s2"],
     )
     assert [s.id for s in source.radar] == ["near", "early"]
-    facts = source.describe()
-    assert (facts["delta_days"], facts["s1"][0]["direction"], facts["s1"][0]["orbit"]) == (2, "ascending", 10)
+    metadata = source.describe()
+    assert (metadata["delta_days"], metadata["s1"][0]["direction"], metadata["s1"][0]["orbit"]) == (2, "ascending", 10)
     np.testing.assert_allclose(source.load(grid())["s1"].values, truth(grid(), "s1"), atol=1e-4)
 
 

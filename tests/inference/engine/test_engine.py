@@ -82,9 +82,9 @@ def test_a_cell_of_a_finer_map_encodes_the_patch_around_its_own_centre(region, i
     for i, j in ((0, 0), (n - 1, 0), (1, n - 1)):
         cube = Memory().load(pixels.translate_pix(shifts[j], shifts[i]))
         expected = np.concatenate([patches(cube[name].values) for name in ("s1", "s2")])
-        own, usable = found.values[:, i::n, j::n], np.isfinite(expected).all(0)
-        assert usable.sum() > 900
-        np.testing.assert_array_equal(own[:, usable], expected[:, usable])
+        own, valid = found.values[:, i::n, j::n], np.isfinite(expected).all(0)
+        assert valid.sum() > 900
+        np.testing.assert_array_equal(own[:, valid], expected[:, valid])
 
 
 def patches(x):

@@ -118,11 +118,17 @@ def calibrated(sensors=("s2",), patch=2):
     specs = {n: SensorSpec(bands[n], "dB", "any", (0.0,) * len(bands[n]), (1.0,) * len(bands[n])) for n in sensors}
     c = sum(len(bands[n]) for n in sensors) * patch**2
     config = AutoencoderConfig(c, c, (16,), 0.3)
-    facts = {"name": "x", "architecture": "patch_autoencoder", "dim": 16, "source": "", "licence": ""}
+    metadata = {"name": "x", "architecture": "patch_autoencoder", "dim": 16, "source": "", "licence": ""}
     torch.manual_seed(0)
     net = PatchAutoencoder(
         DenseSpec(
-            **facts, arguments=arguments_of(config), sensors=specs, patch_px=patch, gsd_m=10.0, window_px=8, margin_px=0
+            **metadata,
+            arguments=arguments_of(config),
+            sensors=specs,
+            patch_px=patch,
+            gsd_m=10.0,
+            window_px=8,
+            margin_px=0,
         )
     )
     net.autoencoder.calibrate(torch.randn(2000, c))

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from geossl.errors import BandError, GridError
-from geossl.models.encoders.series_vit import SeriesViT, TimeEncoding, series_spec, tubelets, untubelets, usable_shares
+from geossl.models.encoders.series_vit import SeriesViT, TimeEncoding, series_spec, tubelets, untubelets, valid_shares
 from geossl.sensors import SensorSpec
 
 S2 = SensorSpec(("B02", "B04", "B08"), "reflectance", "L2A", (0.05, 0.08, 0.3), (0.03, 0.05, 0.1))
@@ -40,8 +40,8 @@ def test_a_tubelet_embedding_is_a_strided_3d_convolution():
 def test_usable_shares_count_pixels_with_all_bands():
     x = torch.zeros(1, 2, 3, 4, 8)
     x[0, 0, 1, :2, :4] = torch.nan  # half of the first patch, one band, first frame
-    assert usable_shares(x, 1, 4).tolist() == [[[0.5, 1.0], [1.0, 1.0]]]
-    assert usable_shares(x, 2, 4).tolist() == [[[0.75, 1.0]]]
+    assert valid_shares(x, 1, 4).tolist() == [[[0.5, 1.0], [1.0, 1.0]]]
+    assert valid_shares(x, 2, 4).tolist() == [[[0.75, 1.0]]]
 
 
 def test_visible_tokens_come_in_the_order_of_their_ids():

@@ -120,9 +120,9 @@ def test_nothing_is_said_of_patches_without_a_token(encoder):
 
 
 def test_made_from_names_disjoint_patches():
-    usable = torch.ones(1, 2, 2, dtype=torch.bool)
+    valid = torch.ones(1, 2, 2, dtype=torch.bool)
     kept = {"s1": torch.tensor([[[True, False], [True, True]]]), "s2": torch.tensor([[[True, True], [False, True]]])}
-    found = made_from(images(1, 16), kept, usable)
+    found = made_from(images(1, 16), kept, valid)
     assert sum(x.int() for x in found.values()).tolist() == [[[1, 1], [1, 1]]]
     assert found["s2"].tolist() == [[[False, True], [False, False]]]
 

@@ -12,7 +12,7 @@ USABLE_SHARE = 0.9  # of a patch's pixels, from which it is fed
 LEAST_PATCHES = 4  # usable ones; an image with fewer is left out of the batch
 
 
-def usable_images(batch: Mapping[str, Tensor], patch_px: int) -> tuple[dict[str, Tensor], Float[Tensor, "b n"], int]:
+def valid_images(batch: Mapping[str, Tensor], patch_px: int) -> tuple[dict[str, Tensor], Float[Tensor, "b n"], int]:
     """Images with enough usable patches.
 
     Args:

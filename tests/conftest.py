@@ -2,6 +2,11 @@ import os
 import socket
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("suite", deadline=None, max_examples=50, derandomize=True, database=None)  # same every run
+settings.register_profile("long", deadline=None, max_examples=2000)  # pytest --hypothesis-profile long
+settings.load_profile("suite")
 
 
 @pytest.fixture(autouse=True, scope="session")

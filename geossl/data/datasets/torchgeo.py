@@ -1,6 +1,8 @@
 """Labelled data sets known by name, through TorchGeo's classes, in physical units and with their official splits.
 
 Every adapter says what TorchGeo's tensors do not: band names, units, processing level, and where its labels are.
+``checksum`` is always stated: what is downloaded is checked, what is there already is not. TorchGeo 0.10 turns it on by
+default, which hashes gigabytes at every start and asks for archives that were unpacked and deleted.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -92,7 +94,7 @@ def eurosat_of(kind: type[EuroSAT], name: str) -> Callable[[Path, bool], Classif
     """EuroSAT in one of its splits: 13 bands of L1C, 64 px, ten classes."""
 
     def read(root: Path, download: bool) -> ClassificationDataset:
-        sets = [kind(str(root), part, download=download) for part in SPLIT_NAMES]
+        sets = [kind(str(root), part, download=download, checksum=download) for part in SPLIT_NAMES]
         items = Joined([Items(s, lambda sample: {"s2": reflectance(sample["image"])}) for s in sets])
         return ClassificationDataset(
             name,
@@ -114,7 +116,7 @@ def numbered(sets: Sequence[Any]) -> np.ndarray:
 
 def bigearthnet(root: Path, download: bool) -> ClassificationDataset:
     """BigEarthNet-MM: Sentinel-1 and L2A, 120 px, 19 classes, several per patch; the authors' splits."""
-    sets = [BigEarthNet(str(root), part, num_classes=19, download=download) for part in SPLIT_NAMES]
+    sets = [BigEarthNet(str(root), part, num_classes=19, download=download, checksum=download) for part in SPLIT_NAMES]
     items = [Items([*s.folders], lambda f: patch(Path(f["s1"]), Path(f["s2"]))) for s in sets]
     labels = np.stack([s._load_target(i).numpy() for s in sets for i in range(len(s))]).astype(np.int64)
     return of_bigearthnet("bigearthnet", Joined(items), labels, tuple(BigEarthNet.class_sets[19]), numbered(sets))
@@ -122,7 +124,7 @@ def bigearthnet(root: Path, download: bool) -> ClassificationDataset:
 
 def bigearthnet2(root: Path, download: bool) -> ClassificationDataset:
     """BigEarthNet v2.0 (reBEN): the same places with newer labels and splits by grid cell."""
-    sets = [BigEarthNetV2(str(root), part, download=download) for part in SPLIT_NAMES]
+    sets = [BigEarthNetV2(str(root), part, download=download, checksum=download) for part in SPLIT_NAMES]
     items = [Items([row for _, row in s.metadata_df.iterrows()], lambda row: reben(root, row)) for s in sets]
     labels = np.stack([s._load_target(i).numpy() for s in sets for i in range(len(s))]).astype(np.int64)
     return of_bigearthnet("bigearthnet2", Joined(items), labels, tuple(BigEarthNetV2.class_set), numbered(sets))
@@ -171,7 +173,7 @@ def so2sat(root: Path, download: bool) -> ClassificationDataset:
     Radar is the Lee-filtered intensity (bands 5 and 6: VH, VV), here in dB.
     """
     h5py = lazy_import("h5py")  # an extra; says so if it is missing
-    sets = [So2Sat(str(root), "2", part) for part in ("train", "validation", "test")]
+    sets = [So2Sat(str(root), "2", part, checksum=False) for part in ("train", "validation", "test")]
     labels = []
     for s in sets:
         with h5py.File(s.fn, "r") as file:
@@ -193,7 +195,10 @@ def so2sat(root: Path, download: bool) -> ClassificationDataset:
 def dfc2020(root: Path, download: bool) -> SegmentationDataset:
     """DFC2020 as Copernicus-Bench splits it: Sentinel-1 and L1C, 256 px, a class per pixel."""
     radar, optical = CopernicusBenchDFC2020S1, CopernicusBenchDFC2020S2
-    pairs = [[kind(str(root), part, download=download) for kind in (radar, optical)] for part in SPLIT_NAMES]
+    pairs = [
+        [kind(str(root), part, download=download, checksum=download) for kind in (radar, optical)]
+        for part in SPLIT_NAMES
+    ]
 
     def item(both: tuple[Any, Any]) -> dict[str, Tensor]:
         s1, s2 = both
@@ -246,7 +251,7 @@ IGBP = (
 
 def sen12ms(root: Path, download: bool) -> SegmentationDataset:
     """SEN12MS: Sentinel-1 and L1C, 256 px, IGBP land cover of MODIS (500 m); every seventh training scene validates."""
-    sets = {part: SEN12MS(str(root), part) for part in ("train", "test")}
+    sets = {part: SEN12MS(str(root), part, checksum=False) for part in ("train", "test")}
 
     def item(sample: Mapping[str, Tensor]) -> dict[str, Tensor]:
         labels = sample["mask"].long()

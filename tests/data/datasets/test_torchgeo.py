@@ -6,10 +6,10 @@ import pandas as pd
 import pytest
 import rasterio
 import torch
-from torchgeo.datasets import BigEarthNet, BigEarthNetV2, EuroSAT
+from torchgeo.datasets import BigEarthNet, BigEarthNetV2, DatasetNotFoundError, EuroSAT
 
 from geossl.data.datasets.base import SegmentationDataset
-from geossl.data.datasets.torchgeo import DATASETS, IGBP, named_set
+from geossl.data.datasets.torchgeo import DATASETS, IGBP, eurosat_of, named_set
 from geossl.errors import InputError, MissingFileError, UnknownNameError
 from geossl.sensors import S1_BANDS, S2_BANDS
 
@@ -35,6 +35,20 @@ def eurosat(tmp_path):
             names.append(f"{name}_{number}.jpg")
         (tmp_path / f"eurosat-{part}.txt").write_text("\n".join(names))
     return tmp_path
+
+
+@pytest.mark.parametrize("download", [False, True])
+def test_what_is_downloaded_is_checked_and_what_is_there_is_not_hashed_again(tmp_path, download):
+    asked = []
+
+    class Recorder(EuroSAT):
+        def __init__(self, root, split, **settings):
+            asked.append(settings)
+            super().__init__(root, split, download=False)
+
+    with pytest.raises(DatasetNotFoundError, match="not found"):
+        eurosat_of(Recorder, "eurosat")(tmp_path, download)
+    assert asked == [{"download": download, "checksum": download}]
 
 
 def test_eurosat_has_named_bands_reflectance_and_its_split(eurosat):

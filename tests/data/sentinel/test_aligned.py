@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 import rasterio
 import torch
+from torchgeo import samplers
 from torchgeo.datasets import RasterDataset
-from torchgeo.samplers import RandomGeoSampler
 
 from geossl.data.sentinel import aligned as sentinel
 from geossl.data.sentinel.aligned import AlignedSentinel, Sentinel1, Sentinel2, aligned_scenes
@@ -66,7 +66,8 @@ def test_each_sensor_is_a_torchgeo_raster_dataset(folder):
     assert radar_files.res == (10, 10)
     sample = radar_files[500_005:500_205, 4_599_795:4_599_995]
     np.testing.assert_array_equal(sample["image"].numpy(), radar()[:, :20, :20])
-    for query in RandomGeoSampler(Sentinel2(folder / "s2"), 16, 3):
+    sampler = getattr(samplers, "RandomPatchSampler", None) or samplers.RandomGeoSampler  # the former from 0.10 on
+    for query in sampler(Sentinel2(folder / "s2"), size=16, length=3):
         assert Sentinel2(folder / "s2")[query]["image"].shape == (12, 16, 16)
 
 

@@ -51,7 +51,8 @@ def test_a_float16_cog_is_smaller_and_nearly_the_same(place, tmp_path):
     out = geossl.export(place / "m.zarr", tmp_path / "half.tif", dtype="float16")
     assert cog_validate(out, quiet=True)[0]
     with rasterio.open(out) as file:
-        assert file.tags(1, ns="IMAGE_STRUCTURE")["NBITS"] == "16"
+        bits = file.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", "32")
+        assert file.dtypes[0] == "float16" or bits == "16"  # a type of its own from GDAL 3.11 on
     assert out.stat().st_size < 0.7 * whole.stat().st_size
     np.testing.assert_array_equal(geossl.open(out).values, stored.astype(np.float16).astype(np.float32))
 

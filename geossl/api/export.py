@@ -13,6 +13,7 @@ from geossl import grid
 from geossl.errors import InputError, MissingFileError
 from geossl.inference.outputs import geoparquet as table
 from geossl.inference.outputs import raster, stac
+from geossl.inference.outputs.checksums import checked
 from geossl.models.files import dense, encoder_path, load_encoder
 
 FORMS = {".tif": ("aoi", "dtype"), ".parquet": ("aoi", "level"), "": ("encoder",)}  # ending, and what it can be given
@@ -104,5 +105,5 @@ def layers(map: Path) -> tuple[xr.DataArray | None, int, dict[str, Any]]:
     if map.suffix != ".zarr":
         return None, 1, {}
     root: Any = zarr.open_group(str(map), mode="r")
-    valid = xr.open_zarr(map, chunks=None)["valid"]  # read where it is indexed
+    valid = xr.open_zarr(checked(map), chunks=None)["valid"]  # read where it is indexed
     return valid, root["valid"].chunks[0], dict(root.attrs)

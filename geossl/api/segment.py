@@ -25,6 +25,7 @@ from geossl.evaluation.heads import fit_kmeans
 from geossl.inference.engine import run
 from geossl.inference.engine.source import OnlySensors, Source
 from geossl.inference.outputs import class_maps as rasters
+from geossl.inference.outputs.checksums import checked
 from geossl.inference.outputs.cog import blocks
 from geossl.inference.outputs.raster import open_map
 from geossl.models.download import sha256_of
@@ -212,8 +213,9 @@ def of_model(model: Segmenter, is_map: bool) -> Classifier:
 
 def sensor_layer(path: Path) -> xr.DataArray:
     """What every patch of a map was made from."""
+    store = checked(path)
     try:
-        return xr.open_zarr(path, chunks=None)["sensors"]
+        return xr.open_zarr(store, chunks=None)["sensors"]
     except (KeyError, FileNotFoundError, zarr.errors.GroupNotFoundError):
         raise InputError(f"--map {path} is no embedding map written by geossl embed (no layer 'sensors')") from None
 

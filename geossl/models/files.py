@@ -24,7 +24,7 @@ ARCHITECTURES = {  # imported when asked for: some need an extra
     "novelty_map": "geossl.models.heads.novelty:NoveltyMap",
     "patch_autoencoder": "geossl.models.encoders.score_autoencoder:PatchAutoencoder",
     "series_vit": "geossl.models.encoders.series_vit:SeriesViT",
-    "detector": "geossl.models.heads.image_classifier:Detector",
+    "detector": "geossl.models.heads.image_classifier:ImageClassifier",
     "exit_resnet": "geossl.models.encoders.exit_resnet:ExitResNet",
     "gnn": "geossl.models.encoders.gnn:GNNEncoder",
     "node_mlp": "geossl.models.encoders.gnn:NodeMLP",

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -152,6 +152,17 @@ class BuildFolder:
             for sensor in sensors:
                 found[sensor] += receipt["fed"][sensor]
         return found
+
+    def files(self, shard: Shard) -> dict[str, tuple[int, int]]:
+        """Bytes and CRC-32 of a finished shard's files by array; empty where geossl 0.1 made it."""
+        marker = json.loads((self.receipts / f"{shard[0]}_{shard[1]}.json").read_text())
+        return {name: (size, crc) for name, (size, crc) in marker.get("files", {}).items()}
+
+    def reopen(self, shards: Iterable[Shard]) -> None:
+        """Count finished shards as missing again."""
+        self.finished.unlink(missing_ok=True)
+        for row, column in shards:
+            (self.receipts / f"{row}_{column}.json").unlink(missing_ok=True)
 
     def write(self, path: Path, values: dict[str, Any]) -> None:
         """Write JSON so that it is there whole or not at all."""

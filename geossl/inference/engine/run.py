@@ -22,7 +22,7 @@ from geossl.inference.engine.encode import SENSOR_FLAGS, EncodeConfig, encode_bl
 from geossl.inference.engine.overviews import add_overviews
 from geossl.inference.engine.plan import BuildFolder, Plan, Shard, remove
 from geossl.inference.engine.source import Source, check_sensors, images
-from geossl.inference.outputs import raster
+from geossl.inference.outputs import checksums, raster
 from geossl.models.download import sha256_of
 from geossl.models.encoder import DenseEncoder, DenseModel
 from geossl.models.files import mappable, read_encoder
@@ -207,7 +207,9 @@ def make(
         build.write(build.plan, plan.to_json())
     with build.lock():
         if build.finished.exists() and out.exists():
-            return
+            if is_tif or not (lost := checksums.lost_shards(out)):
+                return
+            build.reopen({shard for name, shards in lost.items() if "/" not in name for shard in shards})
         try:
             compute(work, config.scheduler, report)
         except InputError:  # nothing is done yet: leave nothing behind
@@ -229,6 +231,7 @@ def complete(work: Work, name: str, out: Path) -> None:
         InputError: If it holds nothing; nothing is left behind.
     """
     made = work.build.totals(work.plan.metadata["sensors"])
+    sums = finished_sums(work)
     if not made["patches"]:
         remove(out)
         remove(work.build.path)
@@ -240,11 +243,27 @@ def complete(work: Work, name: str, out: Path) -> None:
     is_store = work.data == out.absolute()
     if is_store and isinstance(work.model(), DenseEncoder):  # classes have no mean
         add_overviews(work.data, work.plan, work.model().spec.dim)
+    if is_store:
+        checksums.write_sums(work.data, sums)
     store.finish(work.data)
     if not is_store:
         raster.write_cog(work.data, out)
         remove(work.data)
     work.build.write(work.build.finished, {"shards": len(work.plan.shards)})
+
+
+def finished_sums(work: Work) -> dict[Shard, checksums.Sums]:
+    """Checksums of all shard files, as their markers have them.
+
+    Raises:
+        RunError: If a file of a finished shard has gone since; the shard counts as missing from now on.
+    """
+    sums = {shard: work.build.files(shard) or checksums.sums_of(work.data, shard) for shard in work.plan.shards}
+    lost = [s for s in sums if any(n != checksums.size_of(work.data, name, s) for name, (n, _) in sums[s].items())]
+    if lost:
+        work.build.reopen(lost)
+        raise RunError(f"{len(lost)} finished shards of {work.data} have lost a file; run again to make them anew")
+    return sums
 
 
 def compute(work: Work, scheduler: str, report: Callable[[int, float], None]) -> None:
@@ -320,6 +339,7 @@ def finish(work: Work, shard: Shard, cube: xr.Dataset) -> None:
         "patches": int((found.sensors > 0).sum()),
         "fed": {name: int((found.sensors & SENSOR_FLAGS[name] > 0).sum()) for name in plan.metadata["sensors"]},
         "valid_percent": round(float(found.valid.mean()), 2),
+        "files": checksums.sums_of(work.data, shard),
         "read_seconds": cube.attrs["read_seconds"],
         "encode_seconds": round(encoded - started, 3),
         "write_seconds": round(time.monotonic() - encoded, 3),

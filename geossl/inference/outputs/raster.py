@@ -17,6 +17,7 @@ from jaxtyping import Float
 from odc.geo.xr import xr_coords
 
 from geossl.errors import GridError, InputError, MissingFileError
+from geossl.inference.outputs.checksums import checked
 from geossl.inference.outputs.cog import blocks, write_blocks
 from geossl.inference.outputs.quantize import NODATA, quantize_bands
 
@@ -142,13 +143,14 @@ def stored(path: Path, group: str | None = None) -> xr.DataArray:
             .astype(np.float32)
             .rename("embeddings")
         )
+    store = checked(path)
     try:
-        data: Any = xr.open_zarr(path, group=group, chunks=CHUNKS, decode_coords="all", mask_and_scale=False)
+        data: Any = xr.open_zarr(store, group=group, chunks=CHUNKS, decode_coords="all", mask_and_scale=False)
         embeddings = data["embeddings"]
     except (KeyError, FileNotFoundError, ValueError, zarr.errors.GroupNotFoundError):
         raise InputError(f"{path} is no embedding map (no 'embeddings' array in it)") from None
     if embeddings.dtype == np.int8:  # a nodata patch has scale NaN
-        scales = xr.open_zarr(path, group=group, chunks=None, decode_coords="all", mask_and_scale=False)["scales"]
+        scales = xr.open_zarr(store, group=group, chunks=None, decode_coords="all", mask_and_scale=False)["scales"]
         sizes = {name: embeddings.chunksizes[name] for name in ("y", "x")}  # else each block would read far more scales
         embeddings = embeddings.astype(np.float32) * scales.chunk(sizes)
     return embeddings.astype(np.float32).rename("embeddings")

@@ -1,0 +1,184 @@
+"""Sizes and CRC-32 of a map's shard files, kept inside the map: a lost or damaged shard is named, never read as nodata.
+
+A Zarr reader takes a missing shard for fill values and does not notice a flipped byte. So a finished map holds a group
+``checksums`` with an array per sharded array, ``(row, column, 2)``: bytes and CRC-32 of each shard file, zeros where a
+shard holds fill values only and has no file.
+"""
+
+import os
+import zlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from jaxtyping import Int
+from numpy import ndarray
+from zarr.storage import LocalStore
+
+from geossl.errors import InputError
+
+GROUP = "checksums"
+Shard = tuple[int, int]
+Sums = Mapping[str, tuple[int, int]]  # by array: bytes and CRC-32 of a shard's file
+BLOCK = 1 << 20
+
+
+def shard_file(path: Path, array: str, shard: Shard) -> Path:
+    """File of a shard of an array ``(y, x)`` or ``(embedding, y, x)``."""
+    base = path / array / "c"
+    lead = base / "0" if array.endswith("embeddings") else base
+    return lead / str(shard[0]) / str(shard[1])
+
+
+def crc_of(file: Path) -> tuple[int, int]:
+    """Bytes and CRC-32 of a file; zeros if there is none."""
+    size = crc = 0
+    try:
+        with file.open("rb") as stream:
+            while block := stream.read(BLOCK):
+                size, crc = size + len(block), zlib.crc32(block, crc)
+    except FileNotFoundError:
+        return 0, 0
+    return size, crc
+
+
+def size_of(path: Path, array: str, shard: Shard) -> int:
+    """Bytes of a shard file; 0 if there is none."""
+    file = shard_file(path, array, shard)
+    return file.stat().st_size if file.exists() else 0
+
+
+def sums_of(path: Path, shard: Shard) -> dict[str, tuple[int, int]]:
+    """Sizes and checksums of the files a shard was just written to."""
+    return {name: crc_of(shard_file(path, name, shard)) for name in sharded(path)}
+
+
+def sharded(path: Path, group: str = "") -> list[str]:
+    """Names of the sharded arrays of a group of a store."""
+    root: Any = zarr.open_group(str(path / group if group else path), mode="r")
+    return [f"{group}/{name}" if group else name for name, array in root.arrays() if array.shards is not None]
+
+
+def write_sums(path: Path, shards: Mapping[Shard, Sums]) -> None:
+    """Keep the checksums of a finished map, those of its overviews included, inside it."""
+    root: Any = zarr.open_group(str(path), mode="r+")
+    if GROUP in root:
+        del root[GROUP]
+    for name in sharded(path):
+        keep(root, name, {shard: sums[name] for shard, sums in shards.items()})
+    level = 1
+    while f"overviews/{level}" in root:
+        for name in sharded(path, f"overviews/{level}"):
+            rows, columns = grid_of(root[name])
+            keep(root, name, {(r, c): crc_of(shard_file(path, name, (r, c))) for r, c in np.ndindex(rows, columns)})
+        level += 1
+
+
+def grid_of(array: Any) -> tuple[int, int]:
+    """Shard rows and columns of an array."""
+    rows, columns = (-(-n // s) for n, s in zip(array.shape[-2:], array.shards[-2:], strict=True))
+    return rows, columns
+
+
+def keep(root: Any, name: str, sums: Mapping[Shard, tuple[int, int]]) -> None:
+    """Write the table of one array."""
+    table = np.zeros((*grid_of(root[name]), 2), np.int64)
+    for shard, values in sums.items():
+        table[shard] = values
+    array = root.create_array(
+        f"{GROUP}/{name}", shape=table.shape, dtype="int64", dimension_names=("shard_row", "shard_column", "sum")
+    )
+    array[...] = table
+    array.attrs["long_name"] = "bytes and CRC-32 of each shard file"
+
+
+def read_sums(path: Path) -> dict[str, Int[ndarray, "r c 2"]]:
+    """Tables of a finished map by array; empty for a map that has none, as those of geossl 0.1 do."""
+    if not (path / GROUP / "zarr.json").exists():
+        return {}
+    root: Any = zarr.open_group(str(path / GROUP), mode="r", use_consolidated=False)
+    tables = {name: member for name, member in root.members(max_depth=None) if isinstance(member, zarr.Array)}
+    return {name: np.asarray(member[...]) for name, member in tables.items()}
+
+
+def lost(path: Path, table: Int[ndarray, "r c 2"], name: str) -> list[Shard]:
+    """Shards of an array whose file is missing or of another size; looks at folders and sizes only."""
+    sizes = np.zeros(table.shape[:2], np.int64)
+    rows = shard_file(path, name, (0, 0)).parents[1]
+    for row in entries(rows):
+        for column in entries(row):
+            shard = int(row.name), int(column.name)
+            if shard[0] < sizes.shape[0] and shard[1] < sizes.shape[1]:
+                sizes[shard] = column.stat().st_size
+    return [(int(r), int(c)) for r, c in np.argwhere((sizes != table[..., 0]) & (table[..., 0] > 0))]
+
+
+def lost_shards(path: Path) -> dict[str, list[Shard]]:
+    """Shards of a finished map that have lost a file, by array, those of its overviews included."""
+    found = {name: lost(path, table, name) for name, table in read_sums(path).items()}
+    return {name: shards for name, shards in found.items() if shards}
+
+
+def entries(folder: str | Path | os.DirEntry[str]) -> Iterable[os.DirEntry[str]]:
+    """Numbered entries of a folder; none if it is missing."""
+    try:
+        with os.scandir(folder) as found:
+            return [entry for entry in found if entry.name.isdecimal()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def damage(path: Path, name: str, shard: Shard, what: str) -> InputError:
+    """One line on a shard that cannot be trusted."""
+    return InputError(
+        f"map {path} is damaged: shard {shard[0]}, {shard[1]} of {name!r} {what}; delete "
+        f"{shard_file(path, name, shard)} if it is there and run the geossl embed that made the map again, which makes "
+        "just that shard anew, or copy the map again"
+    )
+
+
+class CheckedStore(LocalStore):
+    """A map on disk whose shard files are compared with their checksums the first time each of them is read.
+
+    Args:
+        root: The ``.zarr`` folder.
+        read_only: As for every Zarr store; maps are only read through this one.
+
+    Raises:
+        InputError: If a shard file is missing or of another size; later, when a file that was changed is read.
+    """
+
+    def __init__(self, root: Path | str, *, read_only: bool = True) -> None:
+        super().__init__(root, read_only=read_only)
+        self.tables = read_sums(self.root)
+        self.good: set[str] = set()
+        for name, shards in lost_shards(self.root).items():
+            raise damage(self.root, name, shards[0], "is missing or cut short")
+
+    def check(self, key: str) -> None:
+        """Compare a shard file with its checksum, once."""
+        name, marker, place = key.partition("/c/")
+        if key in self.good or not marker or name not in self.tables:
+            return
+        row, column = (int(n) for n in place.split("/")[-2:])
+        size, crc = self.tables[name][row, column]
+        if size and crc_of(self.root / key) != (size, crc):
+            raise damage(self.root, name, (row, column), "holds other bytes than were written")
+        self.good.add(key)
+
+    async def get(self, key: str, *arguments: Any, **named: Any) -> Any:
+        """A value, after its file was checked."""
+        self.check(key)
+        return await super().get(key, *arguments, **named)
+
+    def get_sync(self, key: str, **named: Any) -> Any:
+        """As ``get``, for readers that do not wait."""
+        self.check(key)
+        return super().get_sync(key, **named)  # type: ignore[misc, unused-ignore]  # since zarr 3.1.6
+
+
+def checked(path: str | Path) -> CheckedStore | str:
+    """What to hand to Zarr and xarray in place of a map's path: local maps are checked as they are read."""
+    return CheckedStore(Path(path)) if (Path(path) / "zarr.json").is_file() else str(path)

@@ -59,10 +59,10 @@ NO_CONTRAST = [
 ]
 ARMS = {
     "CrossVideoMAE": [],
-    "reconstruction only": [*NO_CONTRAST, "objective.rebuild_image=0"],
+    "reconstruction only": [*NO_CONTRAST, "objective.reconstruct_image=0"],
     "frame-only MAE": [
         *NO_CONTRAST,
-        "objective.rebuild_video=0",
+        "objective.reconstruct_video=0",
         "objective.frames_per_clip=5",
         "objective.frame_from=clip",
     ],

@@ -6,7 +6,7 @@ graph and libraries included. An epoch is one update of the whole graph, of the 
 computed from the epochs of the recipes, not waited for; SCGC's include its autoencoder. Inference is features to
 clusters for all nodes (GraphMAE's embeddings and the autoencoder's codes by k-means).
 
-Run: python benchmarks/graph_cost.py acm.npz scgc_acm scgc_star_acm graphmae_cora [--updates 3] [--rounds 2]
+Run: python benchmarks/graph_cost.py acm.npz scgc/acm "scgc/acm objective.star=true" graphmae/cora [--updates 3]
 """
 
 import argparse
@@ -17,9 +17,9 @@ import time
 import lightning as L
 import numpy as np
 import torch
+from scgc_clusters import named
 from sklearn.cluster import KMeans
 
-from geossl import recipe as recipes
 from geossl.api.pretrain import run as pretraining
 
 
@@ -33,7 +33,7 @@ def timed(work):
 def measured(graph, name, phase, updates, clusters):
     """Seconds of updates and of inference, parameters trained, and peak memory in GiB; for a process of its own."""
     torch.set_num_threads(1)
-    data, build = pretraining.prepare(recipes.load(name, [f"data.source={graph}"]))
+    data, build = pretraining.prepare(named(name, f"data.source={graph}"))
     L.seed_everything(0, verbose=False)
     method, batch = build(), data.batch([0])
     optimizer, encoder = method.optim.build(method), method.encoder
@@ -72,7 +72,7 @@ def main():
     parser.add_argument("--updates", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=2)
     args = parser.parse_args()
-    loaded = {name: recipes.load(name) for name in args.recipes}
+    loaded = {name: named(name) for name in args.recipes}
     first = next(r for r in loaded.values() if r.method == "scgc")
     work = {"autoencoder + k-means": (next(n for n in loaded if loaded[n] is first), "features")}
     work |= {name: (name, "graph" if r.method == "scgc" else "nodes") for name, r in loaded.items()}

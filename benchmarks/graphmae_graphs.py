@@ -2,7 +2,7 @@
 
 Mean and standard deviation over pretraining seeds, as in the paper (not over folds).
 
-Run: python benchmarks/graphmae_graphs.py graphmae_mutag mutag.npz [--seeds 5] [--out runs/mutag]
+Run: python benchmarks/graphmae_graphs.py graphmae/mutag mutag.npz [--seeds 5] [--out runs/mutag]
 """
 
 import argparse

@@ -4,7 +4,7 @@ Beside it, the same read-out of the raw features and of the encoder before train
 read-out, since a single one of the validation nodes may choose the epoch. Time and memory are of training. A seed whose
 run has ended is not run again.
 
-Run: python benchmarks/graphmae_nodes.py graphmae_cora cora.npz [--seeds 5] [--set train.max_steps=500]
+Run: python benchmarks/graphmae_nodes.py graphmae/cora cora.npz [--seeds 5] [--set train.max_steps=500]
 """
 
 import argparse

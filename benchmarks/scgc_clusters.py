@@ -8,7 +8,7 @@ of greatest modularity. The autoencoder of a seed is trained once, for all recip
 Every seed leaves OUT_SEED.csv, and a seed that has left one is not run again: the command can be stopped, and seeds run
 elsewhere count if their files are there.
 
-Run: python benchmarks/scgc_clusters.py acm.npz scgc_star_acm scgc_acm --epochs 200 --out runs/scgc_acm [--seeds 5]
+Run: python benchmarks/scgc_clusters.py acm.npz "scgc/acm objective.star=true" scgc/acm --epochs 200 --out runs/scgc_acm
 """
 
 import argparse
@@ -42,6 +42,12 @@ def labels_of(method, batch):
 
 def scores(truth, labels):
     return {name: 100 * value for name, value in clustering_scores(truth, labels).items()}
+
+
+def named(text, *changes):
+    """A recipe and its own overrides in one argument, such as ``scgc/acm objective.star=true``, then further ones."""
+    name, *own = text.split()
+    return recipes.load(name, [*own, *changes])
 
 
 def pretrained(recipe, seed, shuffle=False):
@@ -104,9 +110,7 @@ def curves(args, seed, truth):
     if file.exists():
         found = pd.read_csv(file)
         return found if args.epochs is None else found[found.epoch <= args.epochs].reset_index(drop=True)
-    loaded = [
-        recipes.load(name, [f"data.source={args.graph}", f"train.seed={seed}", *args.set]) for name in args.recipes
-    ]
+    loaded = [named(name, f"data.source={args.graph}", f"train.seed={seed}", *args.set) for name in args.recipes]
     start, batch, seconds = pretrained(loaded[0], seed, args.shuffle)
     print(f"seed {seed}  autoencoder {seconds:.0f} s", flush=True)
     every = []
@@ -166,7 +170,7 @@ def main():
         every = curves(args, seed, truth)
         results.setdefault("autoencoder + k-means", []).append(every.iloc[0][[*NAMES, "epoch"]])
         for name in args.recipes:
-            rows = chosen(name, every[every.recipe == name], fixed(recipes.load(name)))
+            rows = chosen(name, every[every.recipe == name], fixed(named(name)))
             for title, row in rows.items():
                 results.setdefault(title, []).append(row[[*NAMES, "epoch"]])
     print("| | ACC | NMI | ARI | F1 | epochs |\n|---|---|---|---|---|---|")

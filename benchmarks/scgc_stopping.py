@@ -1,4 +1,4 @@
-"""When to stop SCGC without labels: by its own loss on nodes it was not shown (``data.held_out``).
+"""When to stop SCGC without labels: by its own loss on nodes it was not shown (``data.holdout``).
 
 The encoder sees a node's features alone, so it also gives codes to nodes that took no part in training. What it has
 learned of the graph holds for their edges, too; what it has learned by heart of single edges does not. So a fifth of
@@ -6,16 +6,14 @@ the nodes is held out with all their edges, and the contrast of these nodes with
 learned and rises while edges are memorised. The rule: of the recipe's epochs that with the least. Then SCGC is trained
 on all nodes for so many epochs; these runs are those of scgc_clusters.py (its files OUT_SEED.csv).
 
-Run: python benchmarks/scgc_stopping.py acm.npz scgc_star_acm scgc_acm --curves runs/scgc_acm [--seeds 5]
+Run: python benchmarks/scgc_stopping.py acm.npz "scgc/acm objective.star=true" scgc/acm --curves runs/scgc_acm
 """
 
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scgc_clusters import NAMES, asked, copied, fixed, pretrained, table, update
-
-from geossl import recipe as recipes
+from scgc_clusters import NAMES, asked, copied, fixed, named, pretrained, table, update
 
 
 def contrasts(recipe, start, batch):
@@ -23,7 +21,7 @@ def contrasts(recipe, start, batch):
     (method, optimizer), found = copied(recipe, start), []
     for _ in range(fixed(recipe)):
         update(method, optimizer, batch)
-        found.append(float(method.logged_scalars["held_out"]))
+        found.append(float(method.logged_scalars["holdout"]))
     return found
 
 
@@ -34,8 +32,8 @@ def main():
     args = parser.parse_args()
     rows = {name: [] for name in args.recipes}
     for seed in range(args.first_seed, args.first_seed + args.seeds):
-        changes = [f"data.source={args.graph}", f"train.seed={seed}", f"data.held_out={args.share}"]
-        loaded, every = [recipes.load(name, changes) for name in args.recipes], pd.read_csv(f"{args.curves}_{seed}.csv")
+        changes = [f"data.source={args.graph}", f"train.seed={seed}", f"data.holdout={args.share}"]
+        loaded, every = [named(name, *changes) for name in args.recipes], pd.read_csv(f"{args.curves}_{seed}.csv")
         start, batch, _ = pretrained(loaded[0], seed)
         for name, recipe in zip(args.recipes, loaded, strict=True):
             batch.pop("walks", None), batch.everyone.pop("walks", None)  # they depend on the recipe

@@ -85,7 +85,7 @@ def trained(arm, source, labels, unseen, steps, seed):
     """The encoder of an arm, and CPU seconds per step."""
     settings = [
         f"data.source={source}",
-        f"data.unseen={json.dumps(unseen)}",
+        f"data.holdout_generators={json.dumps(unseen)}",
         f"objective.labels={json.dumps(labels)}",
     ]
     settings += [f"train.max_steps={steps}", f"train.seed={seed}", "encoder.depth=10", "data.crop_px=24", *ARMS[arm]]

@@ -1,10 +1,11 @@
+import re
 import subprocess
 import sys
 
 import pytest
 
 from geossl import recipe
-from geossl.errors import MissingFileError, RecipeError, UnknownNameError
+from geossl.errors import MissingFileError, Note, RecipeError, UnknownNameError
 
 PAGE = """\
 method: croma
@@ -70,7 +71,7 @@ def test_a_missing_key_is_named(page):
     [
         ("data.chip_px=50", "data.chip_px=50 must be a multiple of the 8-px patch"),
         ("data.chip_px=8", "less than two patches"),
-        ("encoder.margin_px=64", "leaves nothing of encoder.window_px=120"),
+        ("encoder.halo_px=64", "leaves nothing of encoder.window_px=120"),
         ("objective.mask_ratio=1", "less than 1"),
         ("data.batch_size=1", "greater than or equal to 2"),
         ("encoder.size=huge", "'tiny', 'small', 'base' or 'large'"),
@@ -98,10 +99,64 @@ def test_a_recipe_cannot_build_python_objects(page):
 
 
 def test_a_missing_recipe_is_told_apart_from_an_unknown_name():
-    with pytest.raises(MissingFileError, match="does not exist; packaged recipes: croma, croma_base"):
+    with pytest.raises(MissingFileError, match="recipe file 'nowhere/my.yaml' does not exist; see geossl list recipes"):
         recipe.load("nowhere/my.yaml")
     with pytest.raises(UnknownNameError, match="did you mean 'croma'"):
         recipe.load("crom")
+    with pytest.raises(UnknownNameError, match="did you mean 'graphmae/cora'"):
+        recipe.load("graphmae/corra")
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "message"),
+    [
+        ("mr_mae", ["objective.rebuild_weight=1"], "`objective.rebuild_weight` is now `objective.reconstruct_weight`"),
+        ("cross_video_mae", ["objective.rebuild_video=1"], "`objective.rebuild_video` is now `objective.reconstruct_v"),
+        ("cross_video_mae", ["objective.frame_from=held_out"], "`objective.frame_from=holdout`"),
+        ("scgc", ["data={source: sample, held_out: 0.2}"], "`data.held_out` is now `data.holdout`"),
+        ("selfcon", ["data.unseen=[blend]"], "`data.unseen` is now `data.holdout_generators`"),
+        ("selfcon", ["encoder.input=pictures"], "`encoder.input=pictures` is now `encoder.input=images`"),
+        ("croma", ["encoder.margin_px=24"], "`encoder.margin_px` is now `encoder.halo_px`"),
+    ],
+)
+def test_a_key_of_before_is_answered_with_its_name_of_today(name, overrides, message):
+    with pytest.raises(RecipeError, match=re.escape(message)) as caught:
+        recipe.load(name, overrides)
+    assert str(caught.value).startswith(f"override {overrides[0]!r}: `")
+
+
+def test_a_key_of_before_in_a_file_names_its_line_and_is_read_in_a_run(page):
+    page.write_text(PAGE.replace("  size: tiny\n", "  size: tiny\n  margin_px: 16\n"))
+    with pytest.raises(RecipeError, match=r"mine.yaml line 4: `encoder.margin_px` is now `encoder.halo_px`"):
+        recipe.load(page)
+    assert recipe.load(page, is_run=True).encoder.halo_px == 16
+    (page.parent / "versions.json").write_text("{}")
+    assert recipe.load(page).encoder.halo_px == 16
+    with pytest.raises(RecipeError, match="is now `encoder.halo_px`"):
+        recipe.load(page, ["encoder.margin_px=8"])  # what is typed today is of today
+
+
+def test_a_recipe_of_a_data_set_stands_below_its_method():
+    assert recipe.load("graphmae/cora").data.source == "cora.npz"
+    assert {"croma", "croma/base", "graphmae/cora", "scgc/acm"} <= set(recipe.names())
+    with pytest.warns(Note, match="recipe graphmae_cora is now graphmae/cora"):
+        assert recipe.load("recipes/graphmae_cora.yaml") == recipe.load("graphmae/cora")
+
+
+def test_a_variant_sets_what_belongs_to_it_and_overrides_win():
+    plain, star = (recipe.load("scgc/acm", changes) for changes in ([], ["objective.star=True"]))
+    assert (plain.objective.star, plain.objective.order, plain.objective.alpha) == (False, 2, 0.5)
+    assert (star.objective.star, star.objective.order, star.objective.alpha) == (True, 1, 1)
+    assert star.out == "runs/scgc_star_acm"
+    assert recipe.load("scgc/acm", ["objective.order=3", "objective.star=true"]).objective.order == 3
+    with pytest.raises(RecipeError, match="objective.star=true says the opposite of objective.reconstruct"):
+        recipe.load("scgc/acm", ["objective.star=true", "objective.reconstruct=true", "objective.accumulate=false"])
+
+
+def test_variants_must_be_lists_of_overrides(page):
+    page.write_text(PAGE + "variants: {resume=true: 3}\n")
+    with pytest.raises(RecipeError, match="variants must be lines of 'key=value:"):
+        recipe.load(page)
 
 
 def test_a_recipe_is_checked_without_importing_torch(page):

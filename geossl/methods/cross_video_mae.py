@@ -41,15 +41,15 @@ class Objective:
             in all slots), ``random`` (space-time agnostic).
         target: Rebuild pixels standardised by band (``band_norm``, keeps brightness and so season) or within each
             tubelet (``patch_norm``, as the papers do for video).
-        rebuild_video: Factor on the error of both views.
-        rebuild_image: Factor on the error of the frames.
+        reconstruct_video: Factor on the error of both views.
+        reconstruct_image: Factor on the error of the frames.
         intra_video: Factor on contrast of the views, whole clips.
         intra_frame: Factor on contrast of the views, one slot per sampled frame.
         cross_video: Factor on contrast of clip and mean of its frames.
         cross_frame: Factor on contrast of slot and frame.
         temperature: Of all contrasts.
         frames_per_clip: Frames sampled for the image branch.
-        frame_from: ``clip``: the frame's slot is among those the video branch sees; ``held_out``: it is hidden from
+        frame_from: ``clip``: the frame's slot is among those the video branch sees; ``holdout``: it is hidden from
             it, and the nearest date that is seen takes its place in the frame-level contrast.
         jitter: Of the augmented views: bands gain up to this share, each date gets haze of up to 0.3 times it.
         train_image: ``full``, or ``frozen``: the image branch is given and only taught from.
@@ -64,15 +64,15 @@ class Objective:
     mask_image: float = 0.75
     mask_kind: str = "stratified"
     target: str = "band_norm"
-    rebuild_video: float = 1.0
-    rebuild_image: float = 1.0
+    reconstruct_video: float = 1.0
+    reconstruct_image: float = 1.0
     intra_video: float = 1.0
     intra_frame: float = 1.0
     cross_video: float = 1.0
     cross_frame: float = 1.0
     temperature: float = 0.1
     frames_per_clip: int = 1
-    frame_from: str = "held_out"
+    frame_from: str = "holdout"
     jitter: float = 0.1
     train_image: str = "full"
     cross_gradient: str = "both"
@@ -84,12 +84,12 @@ class Objective:
     @property
     def uses_video(self) -> bool:
         """Whether any term looks at clips."""
-        return any((self.rebuild_video, self.intra_video, self.intra_frame, self.cross_video, self.cross_frame))
+        return any((self.reconstruct_video, self.intra_video, self.intra_frame, self.cross_video, self.cross_frame))
 
     @property
     def uses_image(self) -> bool:
         """Whether any term looks at frames."""
-        return any((self.rebuild_image, self.cross_video, self.cross_frame))
+        return any((self.reconstruct_image, self.cross_video, self.cross_frame))
 
 
 class Decoder(nn.Module):
@@ -180,12 +180,12 @@ class CrossVideoMAE(SSLMethod):
         """Parts without a term to learn from are not trained."""
         o = self.objective
         crosses = bool(o.cross_video or o.cross_frame)
-        teaches = o.train_image == "full" and (o.rebuild_image or (crosses and o.cross_gradient == "both"))
+        teaches = o.train_image == "full" and (o.reconstruct_image or (crosses and o.cross_gradient == "both"))
         for module, used in (
             (self.encoder, o.uses_video),
             (self.image_encoder, teaches),
-            (self.decoder, o.rebuild_video),
-            (self.image_decoder, o.rebuild_image and o.train_image == "full"),
+            (self.decoder, o.reconstruct_video),
+            (self.image_decoder, o.reconstruct_image and o.train_image == "full"),
             (self.project_video, o.intra_video or o.cross_video),
             (self.project_frame, o.intra_frame or o.cross_frame),
             (self.project_image, crosses),
@@ -197,7 +197,7 @@ class CrossVideoMAE(SSLMethod):
         clip, days = batch["clip"], batch["days"].float()
         valid = valid_shares(clip, self.tubelet, self.patch_px) >= USABLE_SHARE
         full = valid.float().mean(dim=2) >= FULL_SHARE
-        needed = 1 + self.objective.frames_per_clip * (self.objective.frame_from == "held_out")
+        needed = 1 + self.objective.frames_per_clip * (self.objective.frame_from == "holdout")
         good = full.sum(dim=1) >= max(needed, self.objective.frames_per_clip)
         rows, source = good.nonzero()[:, 0], torch.arange(len(clip), device=clip.device)
         self.logged_scalars["left_out"] = torch.tensor(float(len(clip) - len(rows)))
@@ -228,7 +228,7 @@ class CrossVideoMAE(SSLMethod):
         slots = lent.nonzero()[:, 1].view(b, -1)
         frames = slots * self.tubelet + (noise(*slots.shape) * self.tubelet).long()
         images = augment(take(clip.flatten(2), frames).unflatten(2, clip.shape[2:]), o.jitter, self.haze, noise)
-        pool = full & ~lent if o.frame_from == "held_out" else full
+        pool = full & ~lent if o.frame_from == "holdout" else full
         count = int(pool.sum(dim=1).min())
         ids = []
         for _ in range(2):
@@ -252,14 +252,14 @@ class CrossVideoMAE(SSLMethod):
         terms: dict[str, list[Tensor]] = {}
         whole, part, image = [], [], None
         if o.uses_image:
-            image, terms["rebuild_image"] = self.image_branch(draw)
+            image, terms["reconstruct_image"] = self.image_branch(draw)
         if o.uses_video:
             n = clip.shape[-2] * clip.shape[-1] // self.patch_px**2
             for pixels, ids, near in zip(draw.views, draw.ids, self.nearest(draw, slots, n), strict=True):
                 tokens = self.encoder(self.encoder.normalize(pixels), slots, ids)
-                if o.rebuild_video:
+                if o.reconstruct_video:
                     error = self.rebuild(self.decoder, tokens, ids, pixels, slots)
-                    terms.setdefault("rebuild_video", []).append(error)
+                    terms.setdefault("reconstruct_video", []).append(error)
                 whole.append(self.project_video(tokens.mean(dim=1)))
                 part.append(self.project_frame(slot_means(tokens, ids, near, n).flatten(0, 1)))
             source = torch.arange(len(clip), device=clip.device) if source is None else source
@@ -300,7 +300,7 @@ class CrossVideoMAE(SSLMethod):
         x = self.image_encoder.normalize({self.encoder.sensor: images})
         tokens = self.image_encoder(x, draw.image_ids)
         errors = []
-        if o.rebuild_image and o.train_image == "full":
+        if o.reconstruct_image and o.train_image == "full":
             once = images.new_zeros(len(images), 1)
             errors.append(self.rebuild(self.image_decoder, tokens, draw.image_ids, images[:, None], once))
         tokens = tokens.detach() if o.cross_gradient == "video" else tokens

@@ -134,7 +134,7 @@ class MRMAE(SSLMethod):
         teachers: Imitated, each of their layers through a head of its own; the losses of all heads are averaged.
         mask_ratio: Share of patches hidden.
         mimic_weight: Factor on the features' loss; 0 = the teachers are not even asked.
-        rebuild_weight: Factor on the pixels' loss; 0 = no decoder.
+        reconstruct_weight: Factor on the pixels' loss; 0 = no decoder.
         mimic_loss: ``mse``, ``smooth_l1`` or ``cosine``.
         target_norm: Of the teacher's tokens: ``layer_norm``, ``l2`` or ``none``.
         pixel_norm: Of the pixels that are rebuilt: ``patch``, ``patch_band`` or ``none``.
@@ -149,7 +149,7 @@ class MRMAE(SSLMethod):
         teachers: Sequence[Teacher] = (),
         mask_ratio: float = 0.75,
         mimic_weight: float = 1.0,
-        rebuild_weight: float = 1.0,
+        reconstruct_weight: float = 1.0,
         mimic_loss: str = "mse",
         target_norm: str = "layer_norm",
         pixel_norm: str = "patch",
@@ -157,16 +157,16 @@ class MRMAE(SSLMethod):
         seed: int = 0,
     ) -> None:
         super().__init__(encoder, optim, seed)
-        if not (rebuild_weight or (mimic_weight and teachers)) or (mimic_weight and not teachers):
-            raise ValueError(f"nothing to learn from: {len(teachers)} teachers, {mimic_weight=}, {rebuild_weight=}")
+        if not (reconstruct_weight or (mimic_weight and teachers)) or (mimic_weight and not teachers):
+            raise ValueError(f"nothing to learn from: {len(teachers)} teachers, {mimic_weight=}, {reconstruct_weight=}")
         self.encoder: StackedEncoder
         spec = encoder.spec
         self.patch_px = spec.patch_px
         self.mask_ratio, self.mimic_loss, self.target_norm = mask_ratio, mimic_loss, target_norm
         self.pixel_norm = pixel_norm
-        self.mimic_weight, self.rebuild_weight = mimic_weight, rebuild_weight
+        self.mimic_weight, self.reconstruct_weight = mimic_weight, reconstruct_weight
         self.fusion = Fusion(spec.arguments["dims"], encoder.steps) if isinstance(encoder, ConvViT) else None
-        self.decoder = Decoder(spec.dim, decoder, encoder.bands * spec.patch_px**2) if rebuild_weight else None
+        self.decoder = Decoder(spec.dim, decoder, encoder.bands * spec.patch_px**2) if reconstruct_weight else None
         self.teachers = tuple(teachers) if mimic_weight else ()  # last, so that MAE starts alike with and without
         self.heads = nn.ModuleList(nn.Linear(spec.dim, t.dim) for t in self.teachers for _ in t.layers)
         self.heads.apply(xavier)
@@ -196,7 +196,7 @@ class MRMAE(SSLMethod):
         if self.decoder is not None:
             rebuilt = self.decoder(tokens, ids, grid)
             target = pixel_targets(x, self.patch_px, self.pixel_norm)
-            terms["rebuild"] = self.rebuild_weight * rebuild_loss(rebuilt, target, asked)
+            terms["rebuild"] = self.reconstruct_weight * rebuild_loss(rebuilt, target, asked)
         return terms
 
     def visible_tokens(self, x: Float[Tensor, "b c h w"], ids: Int[Tensor, "b k"]) -> Float[Tensor, "b k d"]:

@@ -3,7 +3,7 @@
 Paper: Kulatilleke, Portmann, Chandra, 2022, arXiv:2204.12656. Not the other method of that abbreviation (Liu et al.).
 Batch: PyG ``Data`` with ``x`` (n c) and ``edge_index`` (2 e), both directions of every edge; of a sampled graph also
 ``core`` (n,), those that were drawn: both losses are theirs, the others are neighbours and negatives; of one without
-nodes held out ``everyone``, the whole, whose ``core`` are these: their contrast says when to stop, see ``held_out``.
+nodes held out ``everyone``, the whole, whose ``core`` are these: ``holdout_contrast`` of them says when to stop.
 First an autoencoder learns the features, then k-means gives centres, then contrast and sharpening go on together.
 Differs from the authors' code: the autoencoder is trained here (there, weights are read from a pickle), labels play no
 part (there, the epoch reported is the one that agrees best with them), and centres start where the graph says, too;
@@ -199,7 +199,7 @@ class SCGC(SSLMethod):
             "modularity": zero,
         }  # both phases give metrics.csv the same columns
         if "everyone" in batch:
-            self.logged_scalars["held_out"] = zero
+            self.logged_scalars["holdout"] = zero
         return {"contrast": zero, "cluster": zero, "rebuild": F.mse_loss(self.decoder(self.encoder(x)), x)}
 
     def autoencoder_rows(self, nodes: int, step: int) -> Int[Tensor, " b"]:
@@ -236,7 +236,7 @@ class SCGC(SSLMethod):
         """The terms of the second phase."""
         pairs, weights = self.walks(batch)
         if "everyone" in batch:
-            self.logged_scalars["held_out"] = self.held_out(batch.everyone)
+            self.logged_scalars["holdout"] = self.holdout_contrast(batch.everyone)
         x = self.encoder.normalize(batch.x)
         codes = self.encoder(x)
         core = batch.get("core")
@@ -260,7 +260,7 @@ class SCGC(SSLMethod):
         return pairs, weights
 
     @torch.no_grad()
-    def held_out(self, everyone: Data) -> Float[Tensor, ""]:
+    def holdout_contrast(self, everyone: Data) -> Float[Tensor, ""]:
         """Contrast of nodes held out before an update; says at the end of training when it was least.
 
         The encoder needs no edges, so it gives codes to nodes it has not seen. What it learns of the graph's structure
@@ -274,7 +274,7 @@ class SCGC(SSLMethod):
         if self.global_step == self.optim.max_steps - 1:
             best, last = int(self.least[1]), self.global_step
             text = f"contrast of the nodes held out was least after {best} of {last + 1} updates"
-            advice = f"to train on all of them so long: train.max_steps={best} data.held_out=0"
+            advice = f"to train on all of them so long: train.max_steps={best} data.holdout=0"
             if best == last:
                 advice = "it may fall further: raise train.max_steps"
             warnings.warn(f"{text}; {advice}", Note, stacklevel=2)

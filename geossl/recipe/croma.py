@@ -14,7 +14,7 @@ class CromaEncoder(Section):
     position: Literal["alibi", "sincos"] = "alibi"
     statistics: Literal["ssl4eo", "data"] = "ssl4eo"
     window_px: Positive = 120
-    margin_px: Annotated[int, Field(ge=0)] = 24
+    halo_px: Annotated[int, Field(ge=0)] = 24
 
 
 class CromaObjective(Section):
@@ -43,15 +43,14 @@ class CromaRecipe(ScenesRecipe):
         for name, value in (
             ("data.chip_px", self.data.chip_px),
             ("encoder.window_px", self.encoder.window_px),
-            ("encoder.margin_px", self.encoder.margin_px),
+            ("encoder.halo_px", self.encoder.halo_px),
         ):
             if value % 8:
                 raise ValueError(f"{name}={value} must be a multiple of the 8-px patch")
         if self.data.chip_px < 16:
             raise ValueError(f"data.chip_px={self.data.chip_px} is less than two patches; use at least 16")
-        if 2 * self.encoder.margin_px >= self.encoder.window_px:
+        if 2 * self.encoder.halo_px >= self.encoder.window_px:
             raise ValueError(
-                f"encoder.margin_px={self.encoder.margin_px} leaves nothing of "
-                f"encoder.window_px={self.encoder.window_px}"
+                f"encoder.halo_px={self.encoder.halo_px} leaves nothing of encoder.window_px={self.encoder.window_px}"
             )
         return self

@@ -24,7 +24,7 @@ class VideoEncoder(Section):
     statistics: Literal["published", "data"] = "published"
     image_weights: str | None = None
     window_px: Positive | None = None
-    margin_px: Annotated[int, Field(ge=0)] = 0
+    halo_px: Annotated[int, Field(ge=0)] = 0
     gsd_m: Annotated[float, Field(gt=0)] = 10.0
 
 
@@ -35,15 +35,15 @@ class CrossVideoObjective(Section):
     mask_image: Share = 0.75
     mask_kind: Literal["stratified", "tube", "random"] = "stratified"
     target: Literal["band_norm", "patch_norm"] = "band_norm"
-    rebuild_video: Weight = 1.0
-    rebuild_image: Weight = 1.0
+    reconstruct_video: Weight = 1.0
+    reconstruct_image: Weight = 1.0
     intra_video: Weight = 1.0
     intra_frame: Weight = 1.0
     cross_video: Weight = 1.0
     cross_frame: Weight = 1.0
     temperature: Annotated[float, Field(gt=0)] = 0.1
     frames_per_clip: Positive = 1
-    frame_from: Literal["clip", "held_out"] = "held_out"
+    frame_from: Literal["clip", "holdout"] = "holdout"
     jitter: Fraction = 0.1
     train_image: Literal["full", "frozen"] = "full"
     cross_gradient: Literal["both", "video"] = "both"
@@ -85,7 +85,7 @@ class CrossVideoRecipe(Recipe):
         for key, value in (
             ("data.chip_px", data.chip_px),
             ("encoder.window_px", window_px),
-            ("encoder.margin_px", encoder.margin_px),
+            ("encoder.halo_px", encoder.halo_px),
         ):
             if value % encoder.patch_px:
                 raise ValueError(f"{key}={value} must be a multiple of the {encoder.patch_px}-px patch")
@@ -93,8 +93,8 @@ class CrossVideoRecipe(Recipe):
             raise ValueError(
                 f"data.chip_px={data.chip_px} is less than two patches; use {2 * encoder.patch_px} or more"
             )
-        if 2 * encoder.margin_px >= window_px:
-            raise ValueError(f"encoder.margin_px={encoder.margin_px} leaves nothing of a window of {window_px} px")
+        if 2 * encoder.halo_px >= window_px:
+            raise ValueError(f"encoder.halo_px={encoder.halo_px} leaves nothing of a window of {window_px} px")
         if data.frames % encoder.tubelet:
             raise ValueError(f"data.frames={data.frames} must be a multiple of encoder.tubelet={encoder.tubelet}")
         if encoder.dim % encoder.heads or encoder.dim % 4:
@@ -102,7 +102,7 @@ class CrossVideoRecipe(Recipe):
         if objective.decoder_dim % 32:
             raise ValueError(f"objective.decoder_dim={objective.decoder_dim} must be a multiple of 32, a head's width")
         slots = data.frames // encoder.tubelet
-        if objective.frames_per_clip > slots - (objective.frame_from == "held_out"):
+        if objective.frames_per_clip > slots - (objective.frame_from == "holdout"):
             raise ValueError(f"objective.frames_per_clip={objective.frames_per_clip} leaves nothing of {slots} slots")
         return self
 
@@ -110,8 +110,8 @@ class CrossVideoRecipe(Recipe):
     def terms_fit(self) -> "CrossVideoRecipe":
         """Refuse objectives without anything to learn."""
         o = self.objective
-        video = o.rebuild_video + o.intra_video + o.intra_frame + o.cross_video + o.cross_frame
-        if not video and not (o.rebuild_image and o.train_image == "full"):
+        video = o.reconstruct_video + o.intra_video + o.intra_frame + o.cross_video + o.cross_frame
+        if not video and not (o.reconstruct_image and o.train_image == "full"):
             raise ValueError("all weights of the objective are 0; nothing would be learned")
         if o.train_image == "frozen" and self.encoder.image_weights is None:
             raise ValueError(

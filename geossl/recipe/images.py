@@ -27,7 +27,7 @@ class ImageEncoder(Section):
     class_token: bool = False
     statistics: Literal["published", "data"] = "published"
     window_px: Positive | None = None
-    margin_px: Annotated[int, Field(ge=0)] = 0
+    halo_px: Annotated[int, Field(ge=0)] = 0
     gsd_m: Annotated[float, Field(gt=0)] = 10.0
 
 
@@ -105,15 +105,15 @@ def check_numbered(recipe: ScenesRecipe, encoder: ImageEncoder, data: Images) ->
 def check_sizes(encoder: ImageEncoder, chip_px: int, patch_px: int) -> None:
     """Refuse sizes that are not whole patches or leave nothing, and a class token that lies nowhere."""
     window_px = encoder.window_px or chip_px
-    sizes = (("data.chip_px", chip_px), ("encoder.window_px", window_px), ("encoder.margin_px", encoder.margin_px))
+    sizes = (("data.chip_px", chip_px), ("encoder.window_px", window_px), ("encoder.halo_px", encoder.halo_px))
     for name, value in sizes:
         if value % patch_px:
             raise ValueError(f"{name}={value} must be a multiple of the {patch_px}-px patch")
     if chip_px < 3 * patch_px:
         raise ValueError(f"data.chip_px={chip_px} is less than three patches; use at least {3 * patch_px}")
-    if 2 * encoder.margin_px >= window_px:
+    if 2 * encoder.halo_px >= window_px:
         raise ValueError(
-            f"encoder.margin_px={encoder.margin_px} leaves nothing of encoder.window_px={window_px}; "
+            f"encoder.halo_px={encoder.halo_px} leaves nothing of encoder.window_px={window_px}; "
             "use less than half of it"
         )
     if encoder.class_token and encoder.position == "alibi":

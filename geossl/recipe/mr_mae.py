@@ -21,7 +21,7 @@ class MrMaeObjective(Section):
 
     mask_ratio: Share = 0.75
     mimic_weight: Weight = 1.0
-    rebuild_weight: Weight = 1.0
+    reconstruct_weight: Weight = 1.0
     mimic_loss: Literal["mse", "smooth_l1", "cosine"] = "mse"
     target_norm: Literal["layer_norm", "l2", "none"] = "layer_norm"
     pixel_norm: Literal["patch", "patch_band", "none"] = "patch"
@@ -55,11 +55,11 @@ class MrMaeRecipe(ScenesRecipe):
             check_teacher("teacher", self.teacher, self.encoder)
         if objective.mimic_weight and self.teacher is None:
             raise ValueError(f"objective.mimic_weight={objective.mimic_weight:g} needs a teacher; 0 is plain MAE")
-        if not objective.mimic_weight and not objective.rebuild_weight:
-            raise ValueError("objective.mimic_weight and objective.rebuild_weight are both 0; nothing would be learned")
+        if not objective.mimic_weight and not objective.reconstruct_weight:
+            raise ValueError("objective.mimic_weight and objective.reconstruct_weight are 0; nothing would be learned")
         if conv and self.encoder.class_token:
-            raise ValueError("encoder.class_token is of kind plain; the hierarchical encoder has none")
-        if objective.decoder_dim % (4 * objective.decoder_heads) and objective.rebuild_weight:
+            raise ValueError("encoder.class_token needs encoder.kind=plain")
+        if objective.decoder_dim % (4 * objective.decoder_heads) and objective.reconstruct_weight:
             raise ValueError(
                 f"objective.decoder_dim={objective.decoder_dim} must be a multiple of 4 x "
                 f"objective.decoder_heads={objective.decoder_heads}"

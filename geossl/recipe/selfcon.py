@@ -18,10 +18,10 @@ class SelfconEncoder(Section):
     stem: Literal["strided", "full", "small"] = "full"
     exits: tuple[Literal[1, 2, 3], ...] = (2,)
     exit_kind: Literal["fc", "small", "same"] = "fc"
-    input: Literal["pictures", "s1", "s2"] = "pictures"
+    input: Literal["images", "s1", "s2"] = "images"
     weights: str | None = None
     window_px: Positive = 96
-    margin_px: Annotated[int, Field(ge=0)] = 32
+    halo_px: Annotated[int, Field(ge=0)] = 32
 
 
 class SelfconObjective(Section):
@@ -45,7 +45,7 @@ class SelfconData(Section):
     augment: tuple[Augmentation, ...] = ("compression", "blur", "noise")
     augment_share: Annotated[float, Field(ge=0, le=1)] = 0.5
     generators: tuple[Generator, ...] = ("autoencoder", "croma", "phase", "detail", "blend", "quilting")
-    unseen: tuple[str, ...] = ()
+    holdout_generators: tuple[str, ...] = ()
     holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     workers: Annotated[int, Field(ge=0)] = 0
 
@@ -69,7 +69,7 @@ class SelfconRecipe(Recipe):
             )
         if self.objective.alpha is not None and not exits:
             raise ValueError(f"objective.alpha={self.objective.alpha:g} is of exits, but encoder.exits is empty")
-        if self.encoder.input != "pictures" and (labels or self.data.views == 2):
+        if self.encoder.input != "images" and (labels or self.data.views == 2):
             raise ValueError(
                 f"encoder.input={self.encoder.input} reads unlabelled scenes once; "
                 "use objective.labels=[] and data.views=1"
@@ -77,11 +77,9 @@ class SelfconRecipe(Recipe):
         if len(set(exits)) < len(exits):
             raise ValueError(f"encoder.exits={list(exits)} names a stage twice")
         patch = 32 if self.encoder.stem == "strided" else 8
-        for name, value in (("window_px", self.encoder.window_px), ("margin_px", self.encoder.margin_px)):
+        for name, value in (("window_px", self.encoder.window_px), ("halo_px", self.encoder.halo_px)):
             if value % patch:
                 raise ValueError(f"encoder.{name}={value} must be a multiple of the {patch}-px patch of this stem")
-        if 2 * self.encoder.margin_px >= self.encoder.window_px:
-            raise ValueError(
-                f"encoder.margin_px={self.encoder.margin_px} leaves nothing of {self.encoder.window_px} px"
-            )
+        if 2 * self.encoder.halo_px >= self.encoder.window_px:
+            raise ValueError(f"encoder.halo_px={self.encoder.halo_px} leaves nothing of {self.encoder.window_px} px")
         return self

@@ -46,7 +46,7 @@ class RunFolder:
             raise InputError(
                 f"{self.path} already holds a run; add resume=true to go on with it, or choose another out="
             )
-        before, now = flatten(recipes.load(self.recipe).model_dump()), flatten(recipe.model_dump())
+        before, now = flatten(recipes.load(self.recipe, is_run=True).model_dump()), flatten(recipe.model_dump())
         for key in now:
             if before.get(key) != now[key] and key not in FREE_KEYS and key.split(".")[0] not in FREE_KEYS:
                 raise InputError(

@@ -70,7 +70,7 @@ def test_ordinary_video_is_learned_from_folders_of_frames(tmp_path):
         for number in range(6):
             Image.fromarray(rng.integers(0, 255, (24, 32, 3), dtype=np.uint8)).save(folder / f"{number}.png")
     out = geossl.pretrain(
-        "cross_video_mae_base",
+        "cross_video_mae/base",
         **TINY,
         encoder__patch_px=4,
         data__source=str(tmp_path / "videos"),
@@ -92,7 +92,7 @@ def test_ordinary_video_is_learned_from_folders_of_frames(tmp_path):
     [
         ("data.chip_px=18", "data.chip_px=18 must be a multiple of the 4-px patch"),
         ("data.chip_px=4", "less than two patches"),
-        ("encoder.margin_px=12", "encoder.margin_px=12 leaves nothing of a window of 20 px"),
+        ("encoder.halo_px=12", "encoder.halo_px=12 leaves nothing of a window of 20 px"),
         ("encoder.tubelet=3", "data.frames=8 must be a multiple of encoder.tubelet=3"),
         ("encoder.dim=90", "must be a multiple of 4 and of encoder.heads=4"),
         ("objective.decoder_dim=48", "must be a multiple of 32"),
@@ -112,6 +112,6 @@ def test_mistakes_in_a_recipe_are_told(override, message):
 
 
 def test_an_objective_without_terms_is_refused():
-    terms = ("rebuild_video", "rebuild_image", "intra_video", "intra_frame", "cross_video", "cross_frame")
+    terms = ("reconstruct_video", "reconstruct_image", "intra_video", "intra_frame", "cross_video", "cross_frame")
     with pytest.raises(RecipeError, match="nothing would be learned"):
         recipe.load("cross_video_mae", [f"objective.{term}=0" for term in terms])

@@ -12,7 +12,7 @@ SMALL = ["encoder.depth=10", "encoder.width=4", "objective.projection=[16,8]", "
 
 def test_pictures_are_made_once_and_an_encoder_is_pretrained_on_them(tmp_path, monkeypatch):
     monkeypatch.setenv("GEOSSL_CACHE", str(tmp_path / "cache"))  # other tests make the same ones
-    arguments = ["pretrain", "selfcon", *SMALL, "data.generators=[phase,detail]", "data.unseen=[detail]"]
+    arguments = ["pretrain", "selfcon", *SMALL, "data.generators=[phase,detail]", "data.holdout_generators=[detail]"]
     first = CliRunner().invoke(main, [*arguments, f"out={tmp_path / 'a'}"])
     again = CliRunner().invoke(main, [*arguments, f"out={tmp_path / 'b'}"])
     assert first.exit_code == again.exit_code == 0, first.output + again.output
@@ -20,14 +20,14 @@ def test_pictures_are_made_once_and_an_encoder_is_pretrained_on_them(tmp_path, m
     assert "generated" not in again.output  # those of the first run
     encoder = geossl.load_encoder(tmp_path / "a" / "encoder.safetensors")
     assert encoder.spec.architecture == "exit_resnet"
-    wrong = CliRunner().invoke(main, [*arguments, "data.unseen=[blend]", f"out={tmp_path / 'c'}"])
+    wrong = CliRunner().invoke(main, [*arguments, "data.holdout_generators=[blend]", f"out={tmp_path / 'c'}"])
     assert wrong.exit_code == 2
     assert "generator 'blend' is not among detail, phase" in wrong.output
     assert not (tmp_path / "c").exists()
 
 
 def test_an_encoder_of_scenes_is_mapped_and_shards_do_not_matter(tmp_path):
-    found = CliRunner().invoke(main, ["pretrain", "selfcon_sentinel2", *SMALL, f"out={tmp_path / 'run'}"])
+    found = CliRunner().invoke(main, ["pretrain", "selfcon/sentinel2", *SMALL, f"out={tmp_path / 'run'}"])
     assert found.exit_code == 0, found.output
     maps = []
     for name, settings in (("one", {"batch_size": 3}), ("two", {"batch_size": 8, "shard_cells": 4})):

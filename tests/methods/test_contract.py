@@ -44,7 +44,7 @@ SMALL = {  # recipe values that make a step take a fraction of a second
         "encoder.parameterisation=plain",
     ],
     "cross_video_mae": ["data.batch_size=6", "encoder.statistics=published", "encoder.dim=48", "encoder.depth=2"],
-    "selfcon": ["data.generators=[phase,detail]", "data.unseen=[]", "data.batch_size=8", "encoder.width=4"],
+    "selfcon": ["data.generators=[phase,detail]", "data.holdout_generators=[]", "data.batch_size=8", "encoder.width=4"],
     "graphmae": ["encoder.dim=32", "data.batch_nodes=64"],
     "scgc": ["encoder.widths=[32]", "encoder.dim=4"],
     "point_cmae": ["data.batch_size=4", "data.points=128", "encoder.group_size=8"],

@@ -17,7 +17,7 @@ from geossl.sensors import SensorSpec
 OPTIM = OptimConfig("adamw", 1e-3, (0.9, 0.95), 0.01, "constant", 0, 40)
 SENSORS = {"s2": SensorSpec(("B02", "B08"), "reflectance", "L2A", (0.05, 0.3), (0.03, 0.1))}
 SMALL = Objective(mask_video=0.75, mask_image=0.5, decoder_dim=32, decoder_depth=1, projector_dim=16)
-TERMS = ("rebuild_video", "rebuild_image", "intra_video", "intra_frame", "cross_video", "cross_frame")
+TERMS = ("reconstruct_video", "reconstruct_image", "intra_video", "intra_frame", "cross_video", "cross_frame")
 
 
 def method_of(tubelet=1, seed=0, **changes):
@@ -159,7 +159,7 @@ def test_a_frame_of_the_image_branch_is_that_frame_of_the_clip(tubelet):
 
 
 def test_a_held_out_frame_is_hidden_from_the_video_branch_and_one_of_the_clip_is_shown():
-    for kind, shown in (("held_out", False), ("clip", True)):
+    for kind, shown in (("holdout", False), ("clip", True)):
         method, batch = method_of(frame_from=kind), batch_of()
         draw, _ = drawn(method, batch)
         for ids in draw.ids:
@@ -206,7 +206,7 @@ def test_masked_pixels_reach_no_contrast():
     one, two = (method.losses_of(batch["clip"], batch["days"], d) for d in (draw, changed))
     for name in TERMS[2:]:
         assert torch.equal(one[name], two[name]), name
-    assert not torch.equal(one["rebuild_video"], two["rebuild_video"])  # the target, not the prediction
+    assert not torch.equal(one["reconstruct_video"], two["reconstruct_video"])  # the target, not the prediction
 
 
 def test_missing_pixels_reach_nothing():
@@ -233,7 +233,7 @@ def test_predictions_do_not_see_masked_pixels():
 
 
 def test_every_token_is_visible_or_rebuilt_or_not_usable(monkeypatch):
-    method, batch, asked = method_of(jitter=0.0, rebuild_image=0.0), batch_of(), []
+    method, batch, asked = method_of(jitter=0.0, reconstruct_image=0.0), batch_of(), []
     draw, usable = drawn(method, batch)
 
     def keep(*arguments):
@@ -262,7 +262,7 @@ def test_the_decoder_puts_tokens_back_where_they_came_from():
         torch.testing.assert_close(found[0, number], decoder.to_pixels(decoder.norm(token + where[number])))
 
 
-@pytest.mark.parametrize("gone", [TERMS[2:], TERMS[:1], ("rebuild_image", "cross_video", "cross_frame"), TERMS[:4]])
+@pytest.mark.parametrize("gone", [TERMS[2:], TERMS[:1], ("reconstruct_image", "cross_video", "cross_frame"), TERMS[:4]])
 def test_a_weight_of_zero_removes_its_term_and_nothing_else(gone):
     batch = batch_of()
     whole, part = method_of(), method_of(**dict.fromkeys(gone, 0.0))
@@ -280,7 +280,7 @@ def test_a_weight_of_zero_removes_its_term_and_nothing_else(gone):
 
 
 def test_frames_alone_leave_the_video_branch_untrained():
-    method = method_of(**dict.fromkeys(TERMS, 0.0) | {"rebuild_image": 1.0})
+    method = method_of(**dict.fromkeys(TERMS, 0.0) | {"reconstruct_image": 1.0})
     sum(method.losses(batch_of()).values()).backward()
     assert not any(p.requires_grad for p in method.encoder.parameters())
     assert all(p.grad is not None for p in method.image_encoder.parameters())
@@ -291,7 +291,7 @@ def test_a_frozen_image_branch_teaches_and_stays_as_it_is():
     before = {name: p.clone() for name, p in method.image_encoder.state_dict().items()}
     optimizer = method.optim.build(method)
     losses = method.losses(batch_of())
-    assert set(losses) == set(TERMS) - {"rebuild_image"}
+    assert set(losses) == set(TERMS) - {"reconstruct_image"}
     sum(losses.values()).backward()
     optimizer.step()
     assert all(torch.equal(p, before[name]) for name, p in method.image_encoder.state_dict().items())
@@ -300,7 +300,7 @@ def test_a_frozen_image_branch_teaches_and_stays_as_it_is():
 
 
 def test_one_way_contrast_gives_the_image_branch_no_gradient():
-    weights = {"rebuild_image": 0.0, "rebuild_video": 0.0, "intra_video": 0.0, "intra_frame": 0.0}
+    weights = {"reconstruct_image": 0.0, "reconstruct_video": 0.0, "intra_video": 0.0, "intra_frame": 0.0}
     both, one_way = method_of(**weights), method_of(**weights, cross_gradient="video")
     for method in (both, one_way):
         sum(method.losses(batch_of()).values()).backward()
@@ -312,13 +312,13 @@ def test_one_way_contrast_gives_the_image_branch_no_gradient():
 @pytest.mark.parametrize(
     ("setting", "value", "term"),
     [
-        ("mask_video", 0.5, "rebuild_video"),
-        ("mask_image", 0.75, "rebuild_image"),
-        ("mask_kind", "tube", "rebuild_video"),
-        ("mask_kind", "random", "rebuild_video"),
-        ("target", "patch_norm", "rebuild_video"),
-        ("rebuild_video", 2.0, "rebuild_video"),
-        ("rebuild_image", 2.0, "rebuild_image"),
+        ("mask_video", 0.5, "reconstruct_video"),
+        ("mask_image", 0.75, "reconstruct_image"),
+        ("mask_kind", "tube", "reconstruct_video"),
+        ("mask_kind", "random", "reconstruct_video"),
+        ("target", "patch_norm", "reconstruct_video"),
+        ("reconstruct_video", 2.0, "reconstruct_video"),
+        ("reconstruct_image", 2.0, "reconstruct_image"),
         ("intra_video", 2.0, "intra_video"),
         ("intra_frame", 2.0, "intra_frame"),
         ("cross_video", 2.0, "cross_video"),
@@ -329,8 +329,8 @@ def test_one_way_contrast_gives_the_image_branch_no_gradient():
         ("jitter", 0.3, "intra_video"),
         ("projector_dim", 8, "intra_video"),
         ("projector_norm", "layer", "intra_video"),
-        ("decoder_dim", 64, "rebuild_video"),
-        ("decoder_depth", 2, "rebuild_video"),
+        ("decoder_dim", 64, "reconstruct_video"),
+        ("decoder_depth", 2, "reconstruct_video"),
     ],
 )
 def test_every_setting_changes_a_loss(setting, value, term):
@@ -356,7 +356,7 @@ def test_sixty_steps_on_one_batch_rebuild_better_and_find_the_frames():
         sum(losses.values()).backward()
         optimizer.step()
     losses = {name: term.detach() for name, term in losses.items()}
-    assert float(losses["rebuild_video"]) < 0.7 * first["rebuild_video"]
+    assert float(losses["reconstruct_video"]) < 0.7 * first["reconstruct_video"]
     assert float(losses["cross_video"]) < 0.5 * first["cross_video"]
     assert float(method.logged_scalars["retrieval"]) > 0.5
 
@@ -378,7 +378,7 @@ def test_a_clip_that_stands_in_for_another_is_no_negative_of_itself():
     told = method.losses_of(batch["clip"], batch["days"], draw, torch.tensor([0, 1, 2, 3, 4, 0]))
     not_told = method.losses_of(batch["clip"], batch["days"], draw)
     assert float(told["cross_video"].detach()) < float(not_told["cross_video"].detach())
-    assert torch.equal(told["rebuild_video"], not_told["rebuild_video"])
+    assert torch.equal(told["reconstruct_video"], not_told["reconstruct_video"])
 
 
 def test_contrast_keeps_its_precision_under_autocast():

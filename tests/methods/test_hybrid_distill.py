@@ -381,7 +381,7 @@ def test_losses_fall_on_held_out_chips_of_the_bundled_scenes():
 
 
 QUICK = ["train.max_steps=2", "train.log_every=1", "data.batch_size=2", "data.chip_px=48", "data.crop_px=null"]
-QUICK += ["encoder.window_px=48", "encoder.margin_px=8", "encoder.statistics=published"]
+QUICK += ["encoder.window_px=48", "encoder.halo_px=8", "encoder.statistics=published"]
 
 
 def test_a_run_exports_a_student_that_embeds_without_its_teachers(tmp_path, capsys):

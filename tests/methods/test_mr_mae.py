@@ -252,7 +252,7 @@ def test_without_mimicking_it_is_mae_whether_a_teacher_is_there_or_not():
         assert torch.equal(one, two)
     assert teacher.asked == 0
     assert list(without.losses(batch())) == ["rebuild"]
-    assert list(method(rebuild_weight=0.0).losses(batch())) == ["mimic"]
+    assert list(method(reconstruct_weight=0.0).losses(batch())) == ["mimic"]
     with pytest.raises(ValueError, match="nothing to learn from"):
         method(teachers=[], mimic_weight=1.0)
 
@@ -270,7 +270,7 @@ def test_losses_of_several_teachers_are_averaged():
     [
         ("mask_ratio", 0.5, "rebuild"),
         ("mimic_weight", 2.0, "mimic"),
-        ("rebuild_weight", 3.0, "rebuild"),
+        ("reconstruct_weight", 3.0, "rebuild"),
         ("mimic_loss", "cosine", "mimic"),
         ("target_norm", "l2", "mimic"),
         ("pixel_norm", "patch_band", "rebuild"),
@@ -360,7 +360,7 @@ def bundled_chips(side, steps):
 
 
 QUICK = ["train.max_steps=2", "train.log_every=1", "data.batch_size=2", "data.chip_px=32", "data.crop_px=null"]
-QUICK += ["encoder.window_px=32", "encoder.margin_px=8", "encoder.statistics=published"]
+QUICK += ["encoder.window_px=32", "encoder.halo_px=8", "encoder.statistics=published"]
 QUICK += ["objective.decoder_dim=32", "objective.decoder_depth=1", "objective.decoder_heads=2"]
 
 
@@ -438,7 +438,7 @@ def test_a_teacher_that_is_not_there_is_made_by_its_recipe(tmp_path):
         ("encoder.sensors={rgb: all}", "is of scenes, not pictures"),
         ("data.crop_share=[0.2, 1]", "crop_share is of pictures; scenes and images of any bands take data.crop_px"),
         ("data.chip_px=20", "data.chip_px=20 must be a multiple of the 8-px patch"),
-        ("encoder.margin_px=168", "leaves nothing of encoder.window_px=336"),
+        ("encoder.halo_px=168", "leaves nothing of encoder.window_px=336"),
         ("objective.decoder_heads=7", "must be a multiple of 4 x objective.decoder_heads=7"),
         ("teacher={kind: timm, name: resnet18}", "teacher.weights is missing; give a local weight file of resnet18"),
         ("teacher.weights=x.pth", "belongs to timm and torchgeo"),

@@ -312,7 +312,7 @@ def test_nodes_held_out_are_contrasted_with_everyone():
     everyone = batch_of(40, 60)
     everyone.core = torch.arange(40) % 5 == 0
     method = method_of(order=2)
-    found = method.held_out(everyone)
+    found = method.holdout_contrast(everyone)
     unit = torch.nn.functional.normalize(method.encoder(everyone.x), dim=1)
     powers = (0.25 * (unit @ unit.T).fill_diagonal_(0)).exp()
     gamma = dense(*walk_weights(everyone.edge_index, 40, 2, accumulate=True), 40)

@@ -248,7 +248,7 @@ def test_chunks_do_not_matter_where_batch_statistics_do_not():
         (["encoder.exits=[2,2]"], "names a stage twice"),
         (["encoder.exits=[4]"], "encoder.exits.0 = 4 is wrong"),
         (["encoder.window_px=100"], "multiple of the 8-px patch"),
-        (["encoder.margin_px=48"], "leaves nothing of 96 px"),
+        (["encoder.halo_px=48"], "leaves nothing of 96 px"),
         (["data.batch_size=7"], "multiple of 2"),
         (["data.augment=[blurr]"], "data.augment.0 = 'blurr' is wrong"),
     ],
@@ -259,14 +259,14 @@ def test_settings_that_cannot_work_are_one_line(overrides, message):
 
 
 def test_the_recipes_of_the_paper_and_of_scenes_are_complete():
-    paper = recipe.load("selfcon_imaginet")
+    paper = recipe.load("selfcon/imaginet")
     assert (paper.encoder.depth, paper.encoder.stem, paper.data.batch_size, paper.train.max_steps) == (
         50,
         "full",
         200,
         320000,
     )
-    assert recipe.load("selfcon_sentinel2").objective.labels == ()
+    assert recipe.load("selfcon/sentinel2").objective.labels == ()
 
 
 def test_the_papers_size_has_the_papers_parts():

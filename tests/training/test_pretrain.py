@@ -24,7 +24,7 @@ SMALL = [
     "data.chip_px=32",
     "objective.decoder_dim=64",
     "encoder.window_px=32",
-    "encoder.margin_px=8",
+    "encoder.halo_px=8",
 ]
 SMALL += [
     "train.max_steps=12",

@@ -201,7 +201,8 @@ def detection(
 ) -> Evaluation:
     """Judge on real and generated pictures; generators that pretraining held out are not learned from here, either."""
     made = {} if isinstance(encoder, Encoder) else provenance(encoder_path(encoder))
-    held = made.get("recipe", {}).get("data", {}).get("unseen", [])
+    data = made.get("recipe", {}).get("data", {})
+    held = data.get("holdout_generators", data.get("unseen", []))  # the second is the name until 1b808dd
     there = [name for name in held if (Path(root) / "train" / name).is_dir()]
     scores, metadata = evaluate_synthetic(
         loaded, root, unseen=there, seeds=settings.seeds, batch_size=settings.batch_size, say=settings.say

@@ -24,7 +24,7 @@ def method(recipe: CromaRecipe, data: SentinelChips) -> CROMA:
         settings.size,
         position=settings.position,
         window_px=settings.window_px,
-        margin_px=settings.margin_px,
+        margin_px=settings.halo_px,
         name=f"croma_{settings.size}",
         source=f"geossl pretrain, {recipe.data.source}",
         licence="see the data's licence",

@@ -40,7 +40,7 @@ def method(recipe: CrossVideoRecipe, data: Clips) -> CrossVideoMAE:
     e = recipe.encoder
     sensors: dict[str, SensorSpec] = {e.sensor: sensor_of(recipe, data)}
     shape: dict[str, Any] = {
-        **{"dim": e.dim, "depth": e.depth, "heads": e.heads, "patch_px": e.patch_px, "margin_px": e.margin_px},
+        **{"dim": e.dim, "depth": e.depth, "heads": e.heads, "patch_px": e.patch_px, "margin_px": e.halo_px},
         **{"window_px": e.window_px or recipe.data.chip_px, "reach": recipe.data.chip_px // e.patch_px},
         **{"gsd_m": e.gsd_m, "source": f"geossl pretrain, {recipe.data.source}", "licence": "see the data's licence"},
     }

@@ -4,7 +4,7 @@ from geossl.api.pretrain.graphs import check_directions, graph_batches, graph_sp
 from geossl.data.graphs.batches import GraphBatches
 from geossl.methods.graphmae import GraphMAE
 from geossl.models.encoders.gnn import GNNEncoder
-from geossl.recipe.graphs import GraphMAERecipe
+from geossl.recipe.graphmae import GraphMAERecipe
 from geossl.training.optim import optim_config
 
 

@@ -18,7 +18,7 @@ from geossl.recipe.sections import Train
 PARALLEL = 0.9  # mean cosine of two nodes' features from which on there is nothing to learn from directions
 
 
-def graph_batches(settings: Graphs, train: Train, hops: int, held_out: float = 0.0) -> GraphBatches:
+def graph_batches(settings: Graphs, train: Train, hops: int, holdout: float = 0.0) -> GraphBatches:
     """The graph of a ``data`` section, checked, in batches; of the whole graph without a share of its nodes.
 
     Raises:
@@ -39,7 +39,7 @@ def graph_batches(settings: Graphs, train: Train, hops: int, held_out: float = 0
         neighbours=settings.neighbours,
         hops=hops,
         seed=train.seed,
-        held_out=held_out,
+        holdout=holdout,
         metadata={"source": settings.source},
     )
 

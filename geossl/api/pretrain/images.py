@@ -68,7 +68,7 @@ def geometry(encoder: ImageEncoder, data: Images, patch_px: int) -> dict[str, An
     """What specs of all kinds of encoders are told alike."""
     return {
         "window_px": encoder.window_px or data.chip_px,
-        "margin_px": encoder.margin_px,
+        "margin_px": encoder.halo_px,
         "reach": data.chip_px // patch_px,
         "gsd_m": encoder.gsd_m,
         "position": encoder.position,

@@ -6,19 +6,22 @@ from geossl.data.graphs.files import NodeRows
 from geossl.errors import InputError
 from geossl.methods.scgc import SCGC, Whole
 from geossl.models.encoders.gnn import NodeMLP
-from geossl.recipe.graphs import SCGCRecipe
+from geossl.recipe.scgc import SCGCRecipe
 from geossl.training.optim import optim_config
 
 
 def data(recipe: SCGCRecipe) -> GraphBatches:
     """The graph; of sampled nodes with the neighbours that walks reach."""
-    return graph_batches(recipe.data, recipe.train, recipe.objective.order, recipe.data.held_out)
+    return graph_batches(recipe.data, recipe.train, recipe.objective.order, recipe.data.holdout)
 
 
 def method(recipe: SCGCRecipe, data: GraphBatches) -> SCGC:
     """The encoder and method a recipe asks for, with fresh weights."""
     settings = recipe.encoder
-    objective = recipe.objective.model_dump()
+    objective = recipe.objective.model_dump(exclude={"star"}) | {
+        "reconstruct": recipe.objective.reconstructs,
+        "accumulate": recipe.objective.accumulates,
+    }
     if objective["clusters"] > data.graph.num_nodes:
         text = f"objective.clusters={objective['clusters']} is more than the {data.graph.num_nodes} nodes"
         raise InputError(f"{text} of data.source={recipe.data.source}; ask for fewer")

@@ -24,7 +24,7 @@ from geossl.training.optim import optim_config
 def data(recipe: SelfconRecipe) -> ForgeryViews | SentinelChips:
     """Views of pictures, or chips of scenes."""
     settings, steps, seed = recipe.data, recipe.train.max_steps, recipe.train.seed
-    if recipe.encoder.input != "pictures":
+    if recipe.encoder.input != "images":
         side, source = settings.crop_px, settings.source
         return SentinelChips(
             source, side, settings.batch_size, steps, seed=seed, holdout=settings.holdout, workers=settings.workers
@@ -34,7 +34,7 @@ def data(recipe: SelfconRecipe) -> ForgeryViews | SentinelChips:
     if "train" not in parts:
         raise InputError(f"data.source={settings.source!r} has no train/ part; it needs train/real and train/GENERATOR")
     return ForgeryViews(
-        parts["train"].without(settings.unseen),
+        parts["train"].without(settings.holdout_generators),
         settings.crop_px,
         settings.batch_size,
         steps,
@@ -75,7 +75,7 @@ def method(recipe: SelfconRecipe, data: ForgeryViews | SentinelChips) -> SelfCon
         exits=settings.exits,
         exit_kind=settings.exit_kind,
         window_px=settings.window_px,
-        margin_px=settings.margin_px,
+        margin_px=settings.halo_px,
         name=f"selfcon_resnet{settings.depth}",
         source=f"geossl pretrain, {recipe.data.source}",
         licence="see the data's licence",

@@ -30,7 +30,7 @@ class GraphBatches(TrainingData):
         neighbours: At most so many per node and hop; those of a node with fewer are all there.
         hops: Steps along edges.
         seed: Seeds the draws.
-        held_out: Share of the nodes left out of the whole graph, with all their edges.
+        holdout: Share of the nodes left out of the whole graph, with all their edges.
         metadata: What ``describe`` adds.
 
     Neither ``batch_graphs`` nor ``batch_nodes``: every batch is the whole graph, made dense once. Where nodes are held
@@ -50,20 +50,20 @@ class GraphBatches(TrainingData):
         neighbours: int = 10,
         hops: int = 2,
         seed: int = 0,
-        held_out: float = 0.0,
+        holdout: float = 0.0,
         metadata: dict[str, Any] | None = None,
     ) -> None:
         nodes = graph.num_nodes
         if batch_graphs and batch_nodes:
             raise InputError("data.batch_graphs and data.batch_nodes are both set; choose one")
-        if held_out and (batch_graphs or batch_nodes):
-            raise InputError(f"data.held_out={held_out} needs the whole graph in a batch; leave data.batch_* out")
+        if holdout and (batch_graphs or batch_nodes):
+            raise InputError(f"data.holdout={holdout} needs the whole graph in a batch; leave data.batch_* out")
         if batch_graphs and graph.get("batch") is None:
             raise InputError(f"data.batch_graphs={batch_graphs} needs many graphs; this is one: use data.batch_nodes")
         super().__init__(batch_graphs or batch_nodes or nodes, "graphs" if batch_graphs else "nodes")
         self.graph, self.steps, self.seed, self.metadata = graph, steps, seed, metadata or {}
         self.by_graph, self.by_node = bool(batch_graphs), bool(batch_nodes)
-        self.neighbours, self.hops, self.held_out = neighbours, hops, held_out
+        self.neighbours, self.hops, self.holdout = neighbours, hops, holdout
         source, target = graph.edge_index.numpy()
         ones = np.ones(len(source), dtype=np.int8)
         self.incoming = sp.csr_matrix((ones, (target, source)), shape=(nodes, nodes))
@@ -98,14 +98,14 @@ class GraphBatches(TrainingData):
             return part
         if self.whole is None:
             self.whole = Data(x=dense_rows(self.graph.x), edge_index=self.graph.edge_index)
-            if self.held_out:
+            if self.holdout:
                 self.whole = self.without_some(self.whole)
         return self.whole
 
     def without_some(self, everyone: Data) -> Data:
         """The graph without the nodes held out; the same for a seed, however often a run is resumed."""
         order = np.random.default_rng(self.seed).permutation(self.graph.num_nodes)
-        count = max(1, int(self.held_out * len(order)))
+        count = max(1, int(self.holdout * len(order)))
         part = self.part(np.sort(order[count:]))
         everyone.core = torch.zeros(len(order), dtype=torch.bool).index_fill(0, torch.from_numpy(order[:count]), True)
         part.everyone = everyone

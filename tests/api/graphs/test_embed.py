@@ -206,7 +206,7 @@ def test_a_resumed_run_ends_at_the_same_weights(runs, parcels, dies_at, tmp_path
 
 @pytest.mark.parametrize("dies_at", [None, 180])
 def test_nodes_held_out_say_when_to_stop_also_after_a_power_cut(parcels, dies_at, tmp_path, monkeypatch):
-    changes = [f"data.source={parcels[0]}", "data.edges=rook", "data.held_out=0.25", "objective.clusters=3", *TINY]
+    changes = [f"data.source={parcels[0]}", "data.edges=rook", "data.holdout=0.25", "objective.clusters=3", *TINY]
     changes += ["train.lr=0.03", "train.log_every=1", "train.checkpoint_every=1", f"out={tmp_path / 'run'}"]
     settings, losses = recipe.load("scgc", changes), SCGC.losses
 
@@ -224,14 +224,14 @@ def test_nodes_held_out_say_when_to_stop_also_after_a_power_cut(parcels, dies_at
     with pytest.warns(Note, match=r"held out was least after \d+ of 220 updates") as told:
         run = geossl.pretrain(settings)
     rows = pd.read_csv(run / "metrics.csv")
-    assert (rows.held_out[rows.step <= 150] == 0).all()
+    assert (rows.holdout[rows.step <= 150] == 0).all()
     graph = rows[rows.step > 151]  # a run needs an update on the graph; a row is of before its step
-    best = int(graph.step[graph.held_out.idxmin()]) - 1
+    best = int(graph.step[graph.holdout.idxmin()]) - 1
     assert best < 219  # edges are learned by heart in the end, so there is something to find
     note = next(str(w.message) for w in told if "held out" in str(w.message))
     assert f"least after {best} of 220 updates" in note
-    assert f"train.max_steps={best} data.held_out=0" in note
-    recipe.load("scgc", [*changes, f"train.max_steps={best}", "data.held_out=0"])
+    assert f"train.max_steps={best} data.holdout=0" in note
+    recipe.load("scgc", [*changes, f"train.max_steps={best}", "data.holdout=0"])
 
 
 def test_a_sampled_run_ends_near_the_whole_one(parcels, tmp_path):

@@ -205,7 +205,7 @@ def test_the_whole_graph_is_one_batch_made_once():
 
 def test_nodes_held_out_are_left_out_with_all_their_edges():
     graph = read_graph(words())
-    batch = next(iter(GraphBatches(graph, 3, held_out=0.2, seed=1).train_dataloader()))
+    batch = next(iter(GraphBatches(graph, 3, holdout=0.2, seed=1).train_dataloader()))
     everyone = batch.everyone
     assert torch.equal(everyone.x, graph.x)
     assert torch.equal(everyone.edge_index, graph.edge_index)
@@ -214,14 +214,14 @@ def test_nodes_held_out_are_left_out_with_all_their_edges():
     assert torch.equal(batch.x, graph.x[shown])
     kept = ~everyone.core[graph.edge_index].any(dim=0)
     assert set(map(tuple, shown[batch.edge_index].T.tolist())) == set(map(tuple, graph.edge_index[:, kept].T.tolist()))
-    again = next(iter(GraphBatches(graph, 3, held_out=0.2, seed=1).train_dataloader()))
+    again = next(iter(GraphBatches(graph, 3, holdout=0.2, seed=1).train_dataloader()))
     assert torch.equal(again.everyone.core, everyone.core)
-    other = next(iter(GraphBatches(graph, 3, held_out=0.2, seed=2).train_dataloader()))
+    other = next(iter(GraphBatches(graph, 3, holdout=0.2, seed=2).train_dataloader()))
     assert not torch.equal(other.everyone.core, everyone.core)
-    few = next(iter(GraphBatches(graph, 3, held_out=0.001).train_dataloader()))
+    few = next(iter(GraphBatches(graph, 3, holdout=0.001).train_dataloader()))
     assert int(few.everyone.core.sum()) == 1
-    with pytest.raises(InputError, match=r"data.held_out=0.2 needs the whole graph"):
-        GraphBatches(graph, 3, held_out=0.2, batch_nodes=8)
+    with pytest.raises(InputError, match=r"data.holdout=0.2 needs the whole graph"):
+        GraphBatches(graph, 3, holdout=0.2, batch_nodes=8)
 
 
 def test_a_resumed_run_gets_the_batches_it_would_have_got():

@@ -123,7 +123,7 @@ def test_folders_that_cannot_be_used_are_one_line(folder, tmp_path):
 
 
 SMALL = ["data.batch_size=2", "data.chip_px=32", "data.crop_px=[24, 40]", "train.max_steps=2", "train.log_every=1"]
-SMALL += ["encoder.size=nano", "encoder.position=sincos", "encoder.window_px=32", "encoder.margin_px=8"]
+SMALL += ["encoder.size=nano", "encoder.position=sincos", "encoder.window_px=32", "encoder.halo_px=8"]
 DECODER = ["objective.decoder_dim=32", "objective.decoder_depth=1", "objective.decoder_heads=2"]
 
 

@@ -42,7 +42,7 @@ def test_shapenet_is_read_as_it_is_given_out(tmp_path):
     assert shapes.labels.tolist() == [0, 1, 0]
     assert shapes.test.tolist() == [False, False, True]
     np.testing.assert_allclose(shapes.clouds[1], cube(seed=1), rtol=1e-6)
-    data, _ = prepare(recipe.load("point_cmae_base", [f"data.source={tmp_path}", "data.batch_size=2"]))
+    data, _ = prepare(recipe.load("point_cmae/base", [f"data.source={tmp_path}", "data.batch_size=2"]))
     assert data.describe() == {"objects": 2}
     (tmp_path / "ShapeNet-55/test.txt").unlink()
     with pytest.raises(MissingFileError, match=r"test.txt does not exist; it lists the files"):

@@ -80,15 +80,15 @@ def test_what_does_not_fit_is_said(root, tmp_path):
     with pytest.raises(InputError, match="holds 1 scenes; a series needs at least 2 dates"):
         clips(root)
     with pytest.raises(InputError, match="data.s2_offset=-1000: SSL4EO-S12 was made before"):
-        pretraining.prepare(recipes.load("cross_video_mae_s12", [f"data.source={root}", "data.s2_offset=-1000"]))
+        pretraining.prepare(recipes.load("cross_video_mae/s12", [f"data.source={root}", "data.s2_offset=-1000"]))
 
 
 def test_the_seasons_of_a_folder_pretrain_both_branches(root, tmp_path):
     settings = ["encoder.bands=[B02,B08,B11]", "encoder.dim=16", "encoder.depth=1", "encoder.heads=2"]
-    settings += ["encoder.window_px=16", "encoder.margin_px=0", "objective.decoder_dim=32", "objective.decoder_depth=1"]
+    settings += ["encoder.window_px=16", "encoder.halo_px=0", "objective.decoder_dim=32", "objective.decoder_depth=1"]
     settings += ["data.chip_px=16", "data.batch_size=4", "data.workers=0", "train.max_steps=2", "train.devices=1"]
     settings += ["train.precision=32-true", f"data.source={root}", f"out={tmp_path / 'run'}"]
-    result = CliRunner().invoke(main, ["pretrain", "cross_video_mae_s12", *settings])
+    result = CliRunner().invoke(main, ["pretrain", "cross_video_mae/s12", *settings])
     assert result.exit_code == 0, result.output
     encoder = load_encoder(tmp_path / "run" / "encoder.safetensors")
     assert encoder.spec.sensors["s2"].mean[1] == pytest.approx(0.2015, abs=1e-3)

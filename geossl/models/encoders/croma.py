@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from geossl.errors import BandError, GridError
 from geossl.models.encoder import DenseEncoder, DenseSpec, Images, Kept
 from geossl.models.layers.alibi import alibi_slopes, grid_coordinates
-from geossl.models.layers.attention import Positions
+from geossl.models.layers.attention import Placed, Positions
+from geossl.models.layers.local_attention import Neighbourhood, within_reach
 from geossl.models.layers.masking import take
 from geossl.models.layers.normalize import ClippedRange
 from geossl.models.layers.patches import patchify, sincos_positions
@@ -93,7 +94,7 @@ class SensorEncoder(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(
-        self, patches: Float[Tensor, "b k p"], table: Float[Tensor, "*b k d"] | None, positions: Positions | None
+        self, patches: Float[Tensor, "b k p"], table: Float[Tensor, "*b k d"] | None, positions: Placed | None
     ) -> Float[Tensor, "b k d"]:
         """Encode patches; ``table`` is added after embedding where positions are absolute."""
         x = self.embed(patches)
@@ -115,8 +116,8 @@ class JointEncoder(nn.Module):
         self,
         x: Float[Tensor, "b k1 d"],
         context: Float[Tensor, "b k2 d"],
-        own: Positions | None,
-        across: Positions | None,
+        own: Placed | None,
+        across: Placed | None,
     ) -> Float[Tensor, "b k1 d"]:
         """Fuse; the optical tokens are the same context in every block."""
         for block in self.blocks:
@@ -236,11 +237,36 @@ class CROMAEncoder(DenseEncoder):
         """See DenseEncoder; joint vector if both sensors are fed."""
         return self.encode(images, kept)[1]
 
-    def encode(self, images: Images, kept: Kept | None = None) -> tuple[Tensor, Tensor]:
-        """Tokens on the grid and pooled vectors; whole samples in one batch, partly fed ones each alone.
+    def local_tokens(self, images: Images, kept: Kept | None, reach: int) -> Float[Tensor, "b gh gw d"]:
+        """See LocalEncoder; joint where radar is fed and optical within reach, else of the sensor that is fed there."""
+        scaled, fed, grid = self.prepare(images, kept)
+        if not self.is_alibi:
+            raise GridError(f"{self.spec.name} has absolute positions, which need whole windows; use --reach none")
+        if reach < 1:
+            raise GridError(f"reach {reach} is not a number of patches; use 7, or none for whole windows")
+        near = {name: Neighbourhood(grid, reach, self.slopes, x) for name, x in fed.items()}
+        found: dict[str, Tensor] = {}
+        for name, sensor in (("s1", self.radar), ("s2", self.optical)):
+            if name in fed:
+                found[name] = sensor(self.patches(scaled[name], None), None, near[name])
+        tokens = next(iter(found.values())).new_full((*next(iter(fed.values())).shape, self.spec.dim), torch.nan)
+        for name in ("s2", "s1"):
+            if name in fed:
+                tokens = torch.where(fed[name][..., None], found[name], tokens)
+        if len(found) == 2:
+            is_joint = fed["s1"] & within_reach(fed["s2"].unflatten(1, grid), reach).flatten(1)
+            own = Neighbourhood(grid, reach, self.slopes, is_joint)
+            tokens = torch.where(is_joint[..., None], self.joint(found["s1"], found["s2"], own, near["s2"]), tokens)
+        return tokens.unflatten(1, grid)
 
-        A sample runs through the encoders of the sensors it has patches of. A partly fed one runs with exactly its own
-        patches, so its result cannot depend on the rest of the batch.
+    def prepare(
+        self, images: Images, kept: Kept | None
+    ) -> tuple[dict[str, Tensor], dict[str, Bool[Tensor, "b n"]], tuple[int, int]]:
+        """Scaled images, which of their patches are fed, and the grid.
+
+        Raises:
+            GridError: If there is no image, or the images do not fit together.
+            BandError: If a sensor is not known, or its bands are not the spec's.
         """
         if not images:
             raise GridError("no image given; CROMA needs s1 (radar), s2 (optical) or both")
@@ -251,7 +277,16 @@ class CROMAEncoder(DenseEncoder):
         first = next(iter(scaled.values()))
         grid = self.check(scaled.get("s1"), scaled.get("s2"))
         everything = first.new_ones(len(first), grid[0] * grid[1]).bool()
-        fed = {name: kept[name].flatten(1) if name in kept else everything for name in scaled}
+        return scaled, {name: kept[name].flatten(1) if name in kept else everything for name in scaled}, grid
+
+    def encode(self, images: Images, kept: Kept | None = None) -> tuple[Tensor, Tensor]:
+        """Tokens on the grid and pooled vectors; whole samples in one batch, partly fed ones each alone.
+
+        A sample runs through the encoders of the sensors it has patches of. A partly fed one runs with exactly its own
+        patches, so its result cannot depend on the rest of the batch.
+        """
+        scaled, fed, grid = self.prepare(images, kept)
+        first = next(iter(scaled.values()))
         tokens = first.new_full((len(first), grid[0] * grid[1], self.spec.dim), torch.nan)
         pooled = first.new_full((len(first), self.spec.dim), torch.nan)
         for names, is_whole, rows in alike(fed):

@@ -1,6 +1,7 @@
 """One attention function: exact softmax attention with a distance bias, in memory that fits the grid."""
 
 from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,15 @@ from geossl.models.layers.alibi import alibi_bias
 
 BLOCK_NUMBERS = 2**24  # bias entries held at once on a CPU: 64 MB in float32
 FLEX_NUMBERS = 2**26  # bias entries from which a GPU computes the bias inside the kernel
+
+
+@runtime_checkable
+class Placed(Protocol):
+    """Where queries and keys lie, which decides how they attend."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Softmax attention with the bias of these places; see ``attend``."""
+        raise NotImplementedError
 
 
 class Positions:
@@ -47,12 +57,17 @@ class Positions:
             self.kept = bias
         return bias
 
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Every query to every key, the way that fits the size."""
+        path = choose_path(q.device.type, self.numbers, torch.is_grad_enabled())
+        return PATHS[path](q, k, v, self)
+
 
 def attend(
     q: Float[Tensor, "b h q d"],
     k: Float[Tensor, "b h k d"],
     v: Float[Tensor, "b h k d"],
-    positions: Positions | None,
+    positions: Placed | None,
 ) -> Float[Tensor, "b h q d"]:
     """Softmax attention, scaled by 1/sqrt(d), plus the positions' bias.
 
@@ -67,8 +82,7 @@ def attend(
     """
     if positions is None:
         return F.scaled_dot_product_attention(q, k, v)
-    path = choose_path(q.device.type, positions.numbers, torch.is_grad_enabled())
-    return PATHS[path](q, k, v, positions)
+    return positions.attend(q, k, v)
 
 
 def choose_path(device: str, numbers: int, grad: bool) -> str:

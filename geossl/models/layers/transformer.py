@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from geossl.models.layers.attention import Positions, attend
+from geossl.models.layers.attention import Placed, attend
 
 QKV = tuple[Tensor, Tensor, Tensor]
 
@@ -31,7 +31,7 @@ class SelfAttention(nn.Module):
         self.to_qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.to_out = nn.Linear(dim, dim)
 
-    def forward(self, x: Float[Tensor, "b n d"], positions: Positions | None) -> Float[Tensor, "b n d"]:
+    def forward(self, x: Float[Tensor, "b n d"], positions: Placed | None) -> Float[Tensor, "b n d"]:
         """Return what is added to ``x``."""
         return self.join(self.split(x), positions)
 
@@ -40,7 +40,7 @@ class SelfAttention(nn.Module):
         q, k, v = (to_heads(t, self.heads) for t in self.to_qkv(self.norm(x)).chunk(3, dim=-1))
         return q, k, v
 
-    def join(self, qkv: QKV, positions: Positions | None) -> Float[Tensor, "b n d"]:
+    def join(self, qkv: QKV, positions: Placed | None) -> Float[Tensor, "b n d"]:
         """Attend and project: what is added to the tokens that gave ``qkv``."""
         return self.to_out(attend(*qkv, positions).transpose(1, 2).flatten(2))
 
@@ -63,7 +63,7 @@ class CrossAttention(nn.Module):
         self.to_out = nn.Linear(dim, dim)
 
     def forward(
-        self, x: Float[Tensor, "b n d"], context: Float[Tensor, "b m d"], positions: Positions | None
+        self, x: Float[Tensor, "b n d"], context: Float[Tensor, "b m d"], positions: Placed | None
     ) -> Float[Tensor, "b n d"]:
         """Return what is added to ``x``."""
         x, context = self.norm(x), self.norm(context)
@@ -106,11 +106,11 @@ class Block(nn.Module):
         self.attention = SelfAttention(dim, heads, qkv_bias, eps)
         self.feed_forward = FeedForward(dim, eps=eps)
 
-    def forward(self, x: Float[Tensor, "b n d"], positions: Positions | None = None) -> Float[Tensor, "b n d"]:
+    def forward(self, x: Float[Tensor, "b n d"], positions: Placed | None = None) -> Float[Tensor, "b n d"]:
         """Transform the tokens."""
         return self.finish(x, self.attention.split(x), positions)
 
-    def finish(self, x: Float[Tensor, "b n d"], qkv: QKV, positions: Positions | None = None) -> Float[Tensor, "b n d"]:
+    def finish(self, x: Float[Tensor, "b n d"], qkv: QKV, positions: Placed | None = None) -> Float[Tensor, "b n d"]:
         """The rest of the block, for who looks at the queries, keys and values of ``x`` on the way."""
         x = x + self.attention.join(qkv, positions)
         return x + self.feed_forward(x)
@@ -134,8 +134,8 @@ class CrossBlock(nn.Module):
         self,
         x: Float[Tensor, "b n d"],
         context: Float[Tensor, "b m d"],
-        own: Positions | None,
-        across: Positions | None,
+        own: Placed | None,
+        across: Placed | None,
     ) -> Float[Tensor, "b n d"]:
         """Transform ``x``; ``context`` stays as it is."""
         x = x + self.attention(x, own)

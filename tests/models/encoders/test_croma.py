@@ -219,3 +219,54 @@ def test_a_spec_survives_json_and_refuses_nonsense():
         SensorSpec(("VV",), "dB", "GRD", (1.0, 2.0), (1.0,))
     with pytest.raises(ValueError, match="positive"):
         SensorSpec(("VV",), "dB", "GRD", (1.0,), (0.0,))
+
+
+def at_patches(images, rows, columns):
+    """The images cut to some patches."""
+    return {n: x[:, :, 8 * rows.start : 8 * rows.stop, 8 * columns.start : 8 * columns.stop] for n, x in images.items()}
+
+
+@torch.inference_mode()
+def test_local_tokens_that_reach_everything_are_the_published_ones():
+    encoder, images = tiny().double(), {n: x.double() for n, x in scene().items()}
+    torch.testing.assert_close(encoder.local_tokens(images, None, 6), encoder.tokens(images), atol=1e-10, rtol=0)
+    kept = {n: k | (torch.arange(6) < 3) for n, k in some_kept().items()}  # both sensors within reach everywhere
+    local, full = encoder.local_tokens(images, kept, 6), encoder.tokens(images, kept)
+    torch.testing.assert_close(local, full, atol=1e-10, rtol=0, equal_nan=True)
+
+
+@torch.inference_mode()
+def test_a_local_token_sees_as_far_as_its_layers_reach_and_no_farther():
+    encoder, images = tiny().double(), {n: x.double() for n, x in scene(1, 40 * 8, 40 * 8).items()}
+    cone = 3 * (2 + 1)  # two optical blocks, and one cross-attention
+    whole = encoder.local_tokens(images, None, 3)
+    part = encoder.local_tokens(at_patches(images, slice(5, 40), slice(8, 40)), None, 3)
+    torch.testing.assert_close(part[:, cone:, cone:], whole[:, 5 + cone :, 8 + cone :], atol=1e-12, rtol=0)
+    assert not torch.allclose(part[:, 0, 0], whole[:, 5, 8], atol=1e-4)
+
+
+@torch.inference_mode()
+def test_local_patches_that_are_not_fed_influence_nothing():
+    encoder, images, kept = tiny(), scene(), some_kept()
+    tokens = encoder.local_tokens(images, kept, 2)
+    unseen = {n: ~k.repeat_interleave(8, 1).repeat_interleave(8, 2)[:, None] for n, k in kept.items()}
+    changed = {n: torch.where(unseen[n], torch.nan, x) for n, x in images.items()}
+    assert torch.equal(tokens.nan_to_num(7), encoder.local_tokens(changed, kept, 2).nan_to_num(7))
+    assert torch.equal(torch.isnan(tokens[..., 0]), ~(kept["s1"] | kept["s2"]))
+
+
+@torch.inference_mode()
+def test_radar_without_optical_within_reach_is_the_radar_encoders():
+    encoder, images = tiny(), scene(1, 8, 20 * 8)
+    fed = torch.arange(20)[None, None] < 5
+    tokens = encoder.local_tokens(images, {"s2": fed}, 3)
+    radar = encoder.local_tokens({"s1": images["s1"]}, None, 3)
+    assert torch.equal(tokens[:, :, 8:], radar[:, :, 8:])
+    assert not torch.allclose(tokens[:, :, 7], radar[:, :, 7], atol=1e-3)
+
+
+def test_absolute_positions_need_whole_windows():
+    with pytest.raises(GridError, match="absolute positions, which need whole windows; use --reach none"):
+        tiny("sincos").local_tokens(scene(), None, 7)
+    with pytest.raises(GridError, match="reach 0 is not a number of patches"):
+        tiny().local_tokens(scene(), None, 0)

@@ -30,7 +30,6 @@ import xarray as xr
 from affine import Affine
 
 import geossl
-from geossl.data.sentinel.rasters import LocalRasters
 from geossl.grid import Lattice
 from geossl.inference.engine import workers
 from geossl.inference.engine.encode import EncodeConfig, encode_block
@@ -73,7 +72,7 @@ class Scene:
         self.folder, self.path, self.encoder = Path(folder), str(encoder), geossl.load_encoder(encoder)
         self.spec = self.encoder.spec
         self.cell_px = self.spec.window_px - 2 * self.spec.margin_px
-        self.rasters = {"s1": self.folder / "s1.tif", "s2": self.folder / "s2.tif"}
+        self.rasters = geossl.Rasters(self.folder / "s1.tif", self.folder / "s2.tif")
 
     def region(self, rows, columns):
         """A square of lattice cells inside the scene, with room for the margin."""
@@ -86,7 +85,7 @@ class Scene:
         """Map some cells; returns the path."""
         region = self.region(rows, columns) if region is None else region
         settings = {"crs": EPSG, "picture": False, "overwrite": True, "dtype": "float32", **settings}
-        return geossl.embed_map(region, **self.rasters, encoder=self.path, out=self.folder / name, **settings)
+        return geossl.embed_map(region, self.rasters, encoder=self.path, out=self.folder / name, **settings)
 
     def with_margin(self, margin_px):
         """The same weights and cells, seen with another margin."""
@@ -133,7 +132,7 @@ def speeds(scene):
     """Seconds and processor seconds of the bare model on pixels in memory, and of whole maps; taken in turn."""
     path = scene.map("plan.zarr", *SPED)
     geobox = geossl.open(path).odc.geobox.zoom_out(1 / 8).pad(scene.spec.margin_px)
-    pixels = images(LocalRasters([scene.rasters["s1"]], [scene.rasters["s2"]]).load(geobox), scene.spec)
+    pixels = images(scene.rasters.open().load(geobox), scene.spec)
     ways = {
         "model": lambda: encode_block(pixels, scene.encoder, EncodeConfig()),
         "map": lambda: scene.map("plan.zarr", *SPED, dtype="int8"),
@@ -253,7 +252,7 @@ def sparse(scene):
     (west, south, east, north), share = box.total_bounds, 0.3
     triangle = shapely.Polygon([(west, south), (east, south), (west, south + 2 * share * (north - south))])
     frames = [gpd.GeoDataFrame(geometry=[g], crs=EPSG) for g in (triangle, box.geometry[0])]
-    arguments = {"encoder": scene.path, "crs": EPSG, **scene.rasters}
+    arguments = {"encoder": scene.path, "crs": EPSG, "source": scene.rasters}
     few, all_of_it = (int(geossl.plan_map(f, **arguments)["windows"].sum()) for f in frames)
     return few / all_of_it
 

@@ -144,7 +144,8 @@ def rows(scene, tree):
     """Name, value and target of every measurement."""
     aoi = region(scene)
     with running() as remote:
-        request = {"date": DATES, "catalog": remote.url, "encoder": scene.path, "crs": scenes.EPSG, "picture": False}
+        pixels = geossl.Catalog(DATES, remote.url)
+        request = {"source": pixels, "encoder": scene.path, "crs": scenes.EPSG, "picture": False}
         source = find_scenes(read_aoi(aoi), DATES, remote.url)
         (plan,) = plans(scene, aoi, source, 10)
         pixels = plan.geobox.zoom_out(1 / scene.spec.patch_px).pad(scene.spec.margin_px)

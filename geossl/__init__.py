@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from geossl.api.similar import similar as similar
     from geossl.api.similar import similar_map as similar_map
     from geossl.api.similar import view as view
+    from geossl.api.source import Catalog as Catalog
+    from geossl.api.source import Rasters as Rasters
     from geossl.inference.outputs.quicklook import quicklook as quicklook
     from geossl.inference.outputs.raster import open_map as open  # noqa: F401
     from geossl.models.files import load_encoder as load_encoder
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 PUBLIC = {
+    "Catalog": "geossl.api.source:Catalog",
+    "Rasters": "geossl.api.source:Rasters",
     "anomaly": "geossl.api.anomaly:anomaly",
     "attention_profile": "geossl.api.attention:attention_profile",
     "class_raster": "geossl.api.graphs.embed:class_raster",

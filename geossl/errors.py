@@ -54,5 +54,15 @@ class UnknownNameError(InputError, KeyError):
         return str(self.args[0])
 
 
+class UnknownSettingError(InputError, TypeError):
+    """A keyword argument is not known; the message offers the nearest known one."""
+
+    def __init__(self, verb: str, name: str, known: Iterable[str]) -> None:
+        known = sorted(known)
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+        super().__init__(f"{verb} has no setting {name!r}; {hint}")
+
+
 class RunError(GeosslError, RuntimeError):
     """Work that started could not be finished. Exit code 1."""

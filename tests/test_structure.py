@@ -75,14 +75,8 @@ FOLDERS = {  # folders of fewer than 5 or more than 15 files
     "geossl": "the package's door and what stands under everything",
 }
 PARAMETERS = {  # functions of more than 8 parameters; the table may only get shorter
-    "geossl/api/anomaly.py:anomaly": 15,
-    "geossl/api/embed.py:embed_map": 14,
-    "geossl/api/embed.py:fetch": 10,
-    "geossl/api/embed.py:plan_map": 12,
-    "geossl/api/evaluate/run.py:evaluate": 21,
-    "geossl/api/finetune.py:finetune": 16,
+    "geossl/api/evaluate/run.py:evaluate": 20,
     "geossl/api/points/embed.py:embed_points": 11,
-    "geossl/api/segment.py:segment": 19,
     "geossl/api/series.py:embed_series": 11,
     "geossl/data/graphs/batches.py:__init__": 9,
     "geossl/data/sentinel/batches.py:__init__": 9,
@@ -108,7 +102,7 @@ PARAMETERS = {  # functions of more than 8 parameters; the table may only get sh
 }
 NAMESPACES = {"points", "series", "graphs"}
 PUBLIC = 18
-PUBLIC_YET = 30
+PUBLIC_YET = 32
 
 
 def imported(path: Path, whole: bool = True) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """Novelty of places: how far spectra, patches or embeddings lie off what an auto-encoder learned."""
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ import torch
 import xarray as xr
 
 from geossl import grid
-from geossl.api.embed import Paths, source_of
+from geossl.api.settings import MAP, checked, refuse_idle
+from geossl.api.source import Catalog, Rasters, given, needed, opened
 from geossl.errors import InputError
 from geossl.inference.engine import run
 from geossl.inference.engine.source import Source
@@ -24,20 +25,11 @@ from geossl.models.heads.novelty import LAYERS, novelty_map
 
 def anomaly(
     aoi: str | Path | gpd.GeoDataFrame | None = None,
+    source: Catalog | Rasters | Source | None = None,
     *,
     encoder: str | Path,
     map: str | Path | None = None,
-    date: str | None = None,
-    catalog: str = "planetary-computer",
-    composite: str = "clearest",
-    sensors: Sequence[str] = ("s1", "s2"),
-    max_cloud: float = 80,
-    mask: str = "scl",
-    s1: Paths | None = None,
-    s2: Paths | None = None,
-    s2_offset: int | None = None,
     out: str | Path = "anomaly.tif",
-    overwrite: bool = False,
     progress: Callable[[int, int, float], None] | None = None,
     **settings: Any,
 ) -> Path:
@@ -50,21 +42,13 @@ def anomaly(
 
     Args:
         aoi: Region. May be left out with ``map``.
+        source: Where pixels come from: ``geossl.Catalog(date=...)`` or ``geossl.Rasters(s1=..., s2=...)``.
         encoder: Weight file of ``geossl pretrain regularized_ae``.
-        map: Embedding map, for an auto-encoder of embeddings; otherwise pixels as in ``embed_map``.
-        date: As there, and so on to ``s2_offset``.
-        catalog: As there.
-        composite: As there.
-        sensors: As there.
-        max_cloud: As there.
-        mask: As there.
-        s1: As there.
-        s2: As there.
-        s2_offset: As there.
+        map: Embedding map, for an auto-encoder of embeddings, in place of pixels.
         out: ``.tif``, float32, NaN where nothing can be said.
-        overwrite: Replace ``out``.
-        progress: Called with (shards done, shards in all, square kilometres).
-        settings: As in ``embed_map``: ``scheduler``, ``batch_size``, ``shard_cells``, ``crs``.
+        progress: Called with (shards done, shards in all, square kilometres done in this run).
+        settings: ``overwrite`` (replace ``out``) and those of ``embed_map``: ``scheduler``, ``batch_size``,
+            ``shard_cells``, ``crs`` ...
 
     Returns:
         The raster; for a region over several UTM zones the folder with one for each.
@@ -72,7 +56,9 @@ def anomaly(
     Raises:
         InputError: If arguments or files do not fit; nothing was written.
     """
-    out = Path(out)
+    pixels = given(source, settings, "anomaly")
+    settings, out = checked(settings, MAP, "anomaly"), Path(out)
+    overwrite = settings.get("overwrite", False)
     work = out.with_name(f"{out.name}.build")
     if out.suffix != ".tif":
         raise InputError(f"--out {out} must end in .tif")
@@ -83,16 +69,15 @@ def anomaly(
     if map is not None:
         if not isinstance(found, VectorAutoencoder):
             raise InputError(f"--encoder {encoder} is not an auto-encoder of embeddings; train one on {map} itself")
+        refuse_idle(pixels, settings)
         embeddings = inside(open_map(map), region)
         return write(out, embeddings, of_embeddings(embeddings, found, Path(map)))
     if not isinstance(found, PatchAutoencoder):
         raise InputError(f"--encoder {encoder} is not an auto-encoder of pixels from geossl pretrain regularized_ae")
     if region is None:
         raise InputError("--aoi is missing; name the region, or an embedding map with --map")
-    request: dict[str, Any] = {"date": date, "catalog": catalog, "composite": composite, "sensors": sensors}
-    request |= {"max_cloud": max_cloud, "mask": mask}
-    source = source_of(region, work / "map.zarr", (s1, s2, s2_offset), request, overwrite)
-    maps = novelty_maps(region, source, found, work, progress, {"overwrite": overwrite, **settings})
+    opened_source = opened(needed(pixels, "anomaly"), region, work / "map.zarr", overwrite)
+    maps = novelty_maps(region, opened_source, found, work, progress, settings)
     written = []
     for path in maps:
         target = out if len(maps) == 1 else out.with_suffix("") / f"{path.stem}.tif"

@@ -1,27 +1,25 @@
 """Embedding maps: from an area of interest and rasters to a georeferenced raster, and back into xarray."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import geopandas as gpd
 import pandas as pd
 import xarray as xr
+from odc.geo.geobox import GeoBox
 
 from geossl import grid
-from geossl.data.sentinel.rasters import LocalRasters
+from geossl.api.settings import MAP, checked
+from geossl.api.source import Catalog, Rasters, given, needed, opened
 from geossl.data.stac import download as tiles
-from geossl.data.stac.composite import CatalogScenes
-from geossl.data.stac.ranking import find_scenes, search_metadata
-from geossl.errors import InputError
+from geossl.errors import GridError, InputError
 from geossl.inference.engine import lazy, run
-from geossl.inference.engine.plan import source_metadata
+from geossl.inference.engine.source import Source
 from geossl.inference.outputs import raster
 from geossl.inference.outputs.quicklook import quicklook
 from geossl.models.encoder import DenseEncoder
 from geossl.models.files import dense, encoder_path, load_encoder
-
-Paths = str | Path | list[str | Path]
 
 
 def embed(cube: xr.Dataset, encoder: str | Path | DenseEncoder = "croma_base", **settings: Any) -> xr.DataArray:
@@ -31,7 +29,7 @@ def embed(cube: xr.Dataset, encoder: str | Path | DenseEncoder = "croma_base", *
         cube: ``s1 (s1_band, y, x)`` in dB and/or ``s2 (s2_band, y, x)`` in reflectance 0 to 1, on one UTM grid of
             the encoder's pixel size; NaN = not usable. ``geossl.cube`` makes one from raster files.
         encoder: Name, file or loaded encoder.
-        settings: ``batch_size``, ``precision`` (``fp32`` or ``bf16``), ``valid_share``.
+        settings: ``batch_size``, ``precision`` (``fp32`` or ``bf16``), ``valid_share``, ``gsd_m``, ``device``.
 
     Returns:
         ``(embedding, y, x)`` float32 on the map lattice; NaN where a patch has no valid pixels. Chunks and batch
@@ -41,21 +39,14 @@ def embed(cube: xr.Dataset, encoder: str | Path | DenseEncoder = "croma_base", *
         BandError: If a band the encoder needs is missing.
         GridError: If the cube's grid is not georeferenced or does not fit the encoder.
     """
+    settings = checked(settings, ("batch_size", "precision", "valid_share", "gsd_m", "device"), "embed")
     return lazy.embed(cube, as_encoder(encoder), **settings)
 
 
 def embed_map(
     aoi: str | Path | gpd.GeoDataFrame,
+    source: Catalog | Rasters | Source | None = None,
     *,
-    date: str | None = None,
-    catalog: str = "planetary-computer",
-    composite: str = "clearest",
-    sensors: Sequence[str] = ("s1", "s2"),
-    max_cloud: float = 80,
-    mask: str = "scl",
-    s1: Paths | None = None,
-    s2: Paths | None = None,
-    s2_offset: int | None = None,
     encoder: str | Path = "croma_base",
     out: str | Path = "embedding.zarr",
     picture: bool = True,
@@ -64,22 +55,13 @@ def embed_map(
 ) -> Path:
     """Embed a region into a Zarr store or a COG; can be killed and run again.
 
-    Pixels come from scenes of a catalogue (``date`` and what follows it) or from raster files (``s1``, ``s2``).
-
     Args:
         aoi: Polygons: GeoJSON in lon/lat, any vector file with a CRS, or a GeoDataFrame.
-        date: Period of the scenes: ``2024-06/2024-08``, a year, month or day.
-        catalog: ``planetary-computer``, ``earth-search``, URL of a STAC API, a ``catalog.json`` or ``.parquet`` file.
-        composite: ``clearest`` (the day with most clear area, its holes filled from the next), ``medoid``, ``median``.
-        sensors: Those to look for.
-        max_cloud: Scenes with more clouds, in percent by their metadata, are not used.
-        mask: How cloudy pixels are found: ``scl`` (the product's scene classes) or ``omnicloudmask``.
-        s1: Sentinel-1 rasters, VV and VH in dB: a file, VRT, folder or list.
-        s2: Sentinel-2 rasters, 12 bands: a file, VRT, folder or list.
-        s2_offset: DN added to Sentinel-2 (-1000 from processing baseline 04.00 on), for files that do not say.
+        source: Where pixels come from: ``geossl.Catalog(date="2024-06/2024-08")``, or
+            ``geossl.Rasters(s1=..., s2=...)``.
         encoder: Name of a released encoder, or a weight file.
         out: ``.zarr`` (sharded, resumable) or ``.tif`` (COG).
-        picture: Also write a PCA false-colour picture beside the output.
+        picture: Also write a PCA false-colour quicklook beside the output.
         progress: Called with (shards done, shards in all, square kilometres done in this run).
         settings: ``dtype`` (``int8`` with a scale per patch, the default for ``.zarr``; ``float16``; ``float32``),
             ``scheduler`` (``sync``, ``processes[:N]``, ``tcp://host:port``, ``file:scheduler.json``), ``batch_size``
@@ -95,137 +77,103 @@ def embed_map(
     Raises:
         InputError: If region, pixels, encoder or output do not fit; nothing was written.
     """
-    region = grid.read_aoi(aoi)
-    request: dict[str, Any] = {"date": date, "catalog": catalog, "composite": composite, "sensors": sensors}
-    request |= {"max_cloud": max_cloud, "mask": mask}
-    source = source_of(region, Path(out), (s1, s2, s2_offset), request, settings.get("overwrite", False))
-    written = run.embed_map(region, source, encoder_path(encoder), Path(out), progress, **settings)
+    settings, pixels = checked(settings, MAP, "embed_map"), needed(given(source, settings, "embed_map"), "embed_map")
+    region, out = grid.read_aoi(aoi), Path(out)
+    found = opened(pixels, region, out, settings.get("overwrite", False))
+    written = run.embed_map(region, found, encoder_path(encoder), out, progress, **settings)
     for path in written:
         if picture and not picture_path(path).exists():
             quicklook(raster.open_map(path), picture_path(path))
-    return written[0] if written == [Path(out)] else written[0].parent
+    return written[0] if written == [out] else written[0].parent
 
 
 def plan_map(
     aoi: str | Path | gpd.GeoDataFrame,
+    source: Catalog | Rasters | Source | None = None,
     *,
-    date: str | None = None,
-    catalog: str = "planetary-computer",
-    composite: str = "clearest",
-    sensors: Sequence[str] = ("s1", "s2"),
-    max_cloud: float = 80,
-    mask: str = "scl",
-    s1: Paths | None = None,
-    s2: Paths | None = None,
-    s2_offset: int | None = None,
     encoder: str | Path = "croma_base",
     out: str | Path = "embedding.zarr",
     **settings: Any,
 ) -> pd.DataFrame:
     """What ``embed_map`` would do with the same arguments: scenes, area, bytes, memory, time; writes nothing.
 
+    Args:
+        aoi: Region.
+        source: Where pixels come from.
+        encoder: Name of a released encoder, or a weight file.
+        out: The output there would be.
+        settings: Those of ``embed_map``.
+
     Returns:
         One row per map, that is per UTM zone.
+
+    Raises:
+        InputError: If region, pixels, encoder or output do not fit.
     """
-    region = grid.read_aoi(aoi)
-    request: dict[str, Any] = {"date": date, "catalog": catalog, "composite": composite, "sensors": sensors}
-    request |= {"max_cloud": max_cloud, "mask": mask}
-    source = source_of(region, Path(out), (s1, s2, s2_offset), request, settings.get("overwrite", False))
-    return pd.DataFrame(run.dry_run(region, source, encoder_path(encoder), Path(out), **settings))
+    settings, pixels = checked(settings, MAP, "plan_map"), needed(given(source, settings, "plan_map"), "plan_map")
+    region, out = grid.read_aoi(aoi), Path(out)
+    found = opened(pixels, region, out, settings.get("overwrite", False))
+    return pd.DataFrame(run.dry_run(region, found, encoder_path(encoder), out, **settings))
 
 
 def fetch(
     aoi: str | Path | gpd.GeoDataFrame,
+    source: Catalog | None = None,
     *,
-    date: str,
-    catalog: str = "planetary-computer",
-    composite: str = "clearest",
-    sensors: Sequence[str] = ("s1", "s2"),
-    max_cloud: float = 80,
-    mask: str = "scl",
     out: str | Path = "scenes",
     crs: int | None = None,
     progress: Callable[[int, int, float], None] | None = None,
+    **former: Any,
 ) -> Path:
-    """Download a region's scenes as GeoTIFFs: ``embed_map(s1=out / "s1", ...)`` and ``pretrain`` both read them.
+    """Download a region's scenes as GeoTIFFs, which ``geossl.Rasters`` and ``pretrain`` both read.
 
     Args:
-        aoi: As in ``embed_map``, and so on to ``max_cloud``.
-        date: As there.
-        catalog: As there.
-        composite: As there.
-        sensors: As there.
-        max_cloud: As there.
-        mask: As there.
+        aoi: Polygons: GeoJSON in lon/lat, any vector file with a CRS, or a GeoDataFrame.
+        source: Scenes of a catalogue: ``geossl.Catalog(date="2024-06/2024-08")``.
         out: Folder; gets ``s1`` and ``s2``. Tiles that are there are kept.
         crs: EPSG code; the region's UTM zones by default.
         progress: Called with (tiles done, tiles in all, square kilometres done).
+        former: Nothing else; ``date`` and what followed it are now in ``source``.
 
     Returns:
         The folder.
-    """
-    region = grid.read_aoi(aoi)
-    source = find_scenes(region, date, catalog, composite=composite, sensors=sensors, max_cloud=max_cloud, mask=mask)
-    return tiles.fetch(region, source, Path(out), crs, progress)
-
-
-def source_of(
-    region: grid.Aoi,
-    out: Path,
-    files: tuple[Paths | None, Paths | None, int | None],
-    request: dict[str, Any],
-    overwrite: bool,
-) -> LocalRasters | CatalogScenes:
-    """Where pixels come from: files, or scenes of a catalogue, which a resumed map takes from its plan.
 
     Raises:
-        InputError: If both or neither are asked for.
+        InputError: If region, catalogue or folder do not fit; nothing was written.
     """
-    s1, s2, s2_offset = files
-    is_local = s1 is not None or s2 is not None
-    if is_local == (request["date"] is not None):
-        raise InputError(
-            "--date asks for scenes of a catalogue, --s1 and --s2 for files; give one or the other"
-            if is_local
-            else "no pixels asked for: name a period with --date to use a catalogue, or files with --s1, --s2 or both"
-        )
-    if is_local:
-        return LocalRasters(as_paths(s1), as_paths(s2), s2_offset)
-    known, request = {} if overwrite else source_metadata(out), {"mask": "scl", **request}
-    if known.get("search") == search_metadata(region, request):
-        return CatalogScenes.from_json(known)
-    period = request.pop("date")
-    return find_scenes(region, period, **request)
+    checked(former, (), "fetch")
+    scenes = given(source, former, "fetch")
+    if not isinstance(scenes, Catalog):
+        raise InputError("fetch: no scenes asked for; write source=geossl.Catalog(date=...)")
+    region = grid.read_aoi(aoi)
+    return tiles.fetch(region, opened(scenes, region, None), Path(out), crs, progress)  # type: ignore[arg-type]
 
 
-def cube(
-    geobox_like: Any, *, s1: Paths | None = None, s2: Paths | None = None, s2_offset: int | None = None
-) -> xr.Dataset:
+def cube(geobox_like: Any, source: Catalog | Rasters | Source | None = None, **former: Any) -> xr.Dataset:
     """Read raster files onto one grid, in physical units.
 
     Args:
         geobox_like: An ``odc.geo.geobox.GeoBox``, or anything with ``.odc.geobox``.
-        s1: Sentinel-1 rasters, as in ``embed_map``.
-        s2: Sentinel-2 rasters, as in ``embed_map``.
-        s2_offset: As in ``embed_map``.
+        source: ``geossl.Rasters(s1=..., s2=...)``, or ``geossl.Catalog(date=...)``.
+        former: Nothing else; ``s1``, ``s2`` and ``s2_offset`` are now in ``source``.
 
     Returns:
         ``s1 (s1_band, y, x)`` in dB and ``s2 (s2_band, y, x)`` in reflectance, NaN where not usable.
+
+    Raises:
+        InputError: If files do not fit, or the first argument is not a grid.
     """
-    source = LocalRasters(as_paths(s1), as_paths(s2), s2_offset)
-    return source.load(geobox_like.odc.geobox if hasattr(geobox_like, "odc") else geobox_like)
+    checked(former, (), "cube")
+    pixels = needed(given(source, former, "cube"), "cube")
+    geobox = geobox_like.odc.geobox if hasattr(geobox_like, "odc") else geobox_like
+    if not isinstance(geobox, GeoBox) or geobox.crs is None:
+        raise GridError(f"cube: {type(geobox_like).__name__} has no grid with a CRS; give a GeoBox, or such a raster")
+    return opened(pixels, grid.Aoi(geobox.geographic_extent.geom, "the grid"), None).load(geobox)
 
 
 def picture_path(out: Path) -> Path:
     """Where the picture of a map goes: the same name, ``.png``."""
     return out.with_suffix(".png")
-
-
-def as_paths(paths: Paths | None) -> list[Path] | None:
-    """One path or many, as a list."""
-    if paths is None:
-        return None
-    return [Path(p) for p in (paths if isinstance(paths, list | tuple) else [paths])]
 
 
 def as_encoder(encoder: str | Path | DenseEncoder) -> DenseEncoder:

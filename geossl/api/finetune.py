@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from itertools import combinations
 from pathlib import Path
@@ -12,7 +12,8 @@ import geopandas as gpd
 import numpy as np
 import torch
 
-from geossl.api.embed import Paths, source_of
+from geossl.api.settings import checked
+from geossl.api.source import FORMER, Catalog, Rasters, given, needed, opened
 from geossl.api.workspace import work_path, workspace
 from geossl.data.labels.blocks import Split, assign_blocks
 from geossl.data.labels.chips import Ground, LabelChips
@@ -72,17 +73,9 @@ class Task:
 
 def finetune(
     labels: str | Path | gpd.GeoDataFrame,
+    source: Catalog | Rasters | Source | None = None,
     *,
     column: str | None = None,
-    date: str | None = None,
-    catalog: str = "planetary-computer",
-    composite: str = "clearest",
-    sensors: Sequence[str] = ("s1", "s2"),
-    max_cloud: float = 80,
-    mask: str = "scl",
-    s1: Paths | None = None,
-    s2: Paths | None = None,
-    s2_offset: int | None = None,
     encoder: str | Path = "croma_base",
     head: str = "linear",
     out: str | Path = "model.safetensors",
@@ -100,16 +93,8 @@ def finetune(
 
     Args:
         labels: Polygons with a class attribute (any vector file or GeoDataFrame), a label raster, or a folder of them.
-        column: The attribute.
-        date: Use scenes of a catalogue, as in ``embed_map``, and so on to ``s2_offset``.
-        catalog: As there.
-        composite: As there.
-        sensors: As there.
-        max_cloud: As there.
-        mask: As there.
-        s1: As there.
-        s2: As there.
-        s2_offset: As there.
+        source: Pixels the labels lie over: ``geossl.Catalog(date=...)`` or ``geossl.Rasters(s1=..., s2=...)``.
+        column: Attribute of the polygons that holds the class.
         encoder: Name or weight file.
         head: ``linear``, ``knn``, ``mlp`` or ``forest``: a class per patch (80 m), from frozen embeddings; one head for
             each set of sensors there is. ``linear-upsample`` or ``unet``: a class per pixel (10 m).
@@ -126,18 +111,17 @@ def finetune(
         InputError: If labels, pixels or encoder do not fit; nothing was written.
     """
     out = Path(out)
-    config = check(out, head, settings)
+    pixels = needed(given(source, settings, "finetune"), "finetune")
+    config = check(out, head, {name: value for name, value in settings.items() if name not in FORMER})
     truth = read_labels(labels, column)
     weights = encoder_path(encoder)
     model = dense(load_encoder(weights))
-    request: dict[str, Any] = {"date": date, "catalog": catalog, "composite": composite, "sensors": sensors}
-    request |= {"max_cloud": max_cloud, "mask": mask}
     area = truth.area()
-    source = source_of(area, first_map(work_path(out)), (s1, s2, s2_offset), request, False)
-    run.plans(area, source, weights, first_map(work_path(out)), run.MapConfig())  # says what does not fit
+    found = opened(pixels, area, first_map(work_path(out)))
+    run.plans(area, found, weights, first_map(work_path(out)), run.MapConfig())  # says what does not fit
     split = assign_blocks(truth, model.spec.patch_px, model.spec.gsd_m, seed)
     with workspace(out) as work:
-        task = Task(truth, source, weights, model, split, work, seed)
+        task = Task(truth, found, weights, model, split, work, seed)
         fitted, scores, metadata = fit_heads(head, task, progress) if config is None else train(head, task, config)
         metadata |= {"seed": seed, "block_m": split.side_m, "blocks": {n: count(split, n) for n in SPLIT_NAMES}}
         title = f"{head} on {model.spec.name}"
@@ -161,9 +145,7 @@ def check(out: Path, head: str, settings: dict[str, Any]) -> DecoderConfig | Non
             )
         return None
     known = [field.name for field in fields(DecoderConfig)]
-    if unknown := sorted(set(settings) - set(known)):
-        raise InputError(f"{', '.join(unknown)} is no setting of a decoder; there are {', '.join(known)}")
-    return DecoderConfig(**settings)
+    return DecoderConfig(**checked(settings, known, f"finetune with head={head!r}"))
 
 
 def count(split: Split, part: str) -> int:

@@ -15,7 +15,8 @@ from jaxtyping import Float, UInt64
 from threadpoolctl import threadpool_limits
 
 from geossl import grid
-from geossl.api.embed import Paths, source_of
+from geossl.api.settings import MAP, checked, refuse_idle
+from geossl.api.source import Catalog, Rasters, given, needed, opened
 from geossl.api.workspace import work_path, workspace
 from geossl.data.labels.colours import palette
 from geossl.data.resampling import apply
@@ -53,24 +54,13 @@ class Classifier:
 
 def segment(
     aoi: str | Path | gpd.GeoDataFrame | None = None,
+    source: Catalog | Rasters | Source | None = None,
     *,
     model: str | Path | None = None,
     classes: int | None = None,
     map: str | Path | None = None,
     encoder: str | Path = "croma_base",
-    date: str | None = None,
-    catalog: str = "planetary-computer",
-    composite: str = "clearest",
-    sensors: Sequence[str] = ("s1", "s2"),
-    max_cloud: float = 80,
-    mask: str = "scl",
-    s1: Paths | None = None,
-    s2: Paths | None = None,
-    s2_offset: int | None = None,
     out: str | Path = "classes.tif",
-    polygons: str | Path | None = None,
-    seed: int = 0,
-    overwrite: bool = False,
     progress: Callable[[int, int, float], None] | None = None,
     **settings: Any,
 ) -> Path:
@@ -81,26 +71,17 @@ def segment(
 
     Args:
         aoi: Region; the classes end with it. May be left out with ``map``.
+        source: Where pixels come from: ``geossl.Catalog(date=...)`` or ``geossl.Rasters(s1=..., s2=...)``.
         model: File written by ``finetune``, or by ``segment`` with ``classes`` (``..._model.safetensors``).
         classes: Number of clusters.
         map: Embedding map (.zarr) to classify, in place of pixels.
         encoder: For ``classes``.
-        date: As in ``embed_map``, and so on to ``s2_offset``.
-        catalog: As there.
-        composite: As there.
-        sensors: As there.
-        max_cloud: As there.
-        mask: As there.
-        s1: As there.
-        s2: As there.
-        s2_offset: As there.
         out: ``.tif``: COG of class numbers with colour table, names and nodata 255. Beside it ``..._confidence.tif``
             in percent, ``..._area.csv`` in hectares, and a picture of both (``.png``).
-        polygons: Also write outlines, ``.gpkg`` or ``.parquet``.
-        seed: Of k-means.
-        overwrite: Replace ``out``, and what it was made from if that was begun with other settings.
-        progress: As in ``embed_map``.
-        settings: As in ``embed_map``: ``scheduler``, ``batch_size``, ``shard_cells``, ``crs``, ``gsd_m`` ...
+        progress: Called with (shards done, shards in all, square kilometres done in this run).
+        settings: ``polygons`` (also write outlines, ``.gpkg`` or ``.parquet``), ``seed`` (of k-means), ``overwrite``
+            (replace ``out``, and what it was made from if that was begun with other settings), and those of
+            ``embed_map``: ``scheduler``, ``batch_size``, ``shard_cells``, ``crs``, ``gsd_m`` ...
 
     Returns:
         The class raster; for a region over several UTM zones the folder with one for each.
@@ -108,27 +89,27 @@ def segment(
     Raises:
         InputError: If arguments do not fit together, or nothing can be classified.
     """
-    out = Path(out)
-    check(aoi, model, map, classes, out, polygons, overwrite)
+    pixels = given(source, settings, "segment")
+    settings = checked(settings, ("polygons", "seed", *MAP), "segment")
+    polygons, seed, out = settings.pop("polygons", None), settings.pop("seed", 0), Path(out)
+    check(aoi, model, map, classes, out, polygons, settings.get("overwrite", False))
     region = None if aoi is None else grid.read_aoi(aoi)
-    given = None if model is None else read_model(Path(model))
+    fitted = None if model is None else read_model(Path(model))
     if map is not None:
+        refuse_idle(pixels, settings)
         maps = [Path(map)]
-        found = clusters(maps, classes, seed) if given is None else of_model(given, is_map=True)
+        found = clusters(maps, classes, seed) if fitted is None else of_model(fitted, is_map=True)
         return write(maps, found, out, polygons, region)
     assert region is not None
-    request: dict[str, Any] = {"date": date, "catalog": catalog, "composite": composite, "sensors": sensors}
-    request |= {"max_cloud": max_cloud, "mask": mask}
     store = work_path(out) / "map.zarr"
-    source: Source = source_of(region, store, (s1, s2, s2_offset), request, overwrite)
-    source = source if given is None else known_sensors(source, given)
+    opened_source = opened(needed(pixels, "segment"), region, store, settings.get("overwrite", False))
+    opened_source = opened_source if fitted is None else known_sensors(opened_source, fitted)
     weights = encoder_path(encoder if model is None else model)
     with workspace(out):
-        made = {"dtype": "float16", "overwrite": overwrite, **settings}
-        maps = run.embed_map(region, source, weights, store, progress, **made)
-        found = clusters(maps, classes, seed) if given is None else of_model(given, is_map=False)
+        maps = run.embed_map(region, opened_source, weights, store, progress, **{"dtype": "float16", **settings})
+        found = clusters(maps, classes, seed) if fitted is None else of_model(fitted, is_map=False)
         written = write(maps, found, out, polygons, region)
-        if given is None:
+        if fitted is None:
             save_clusters(found, weights, out)
     return written
 

@@ -17,6 +17,8 @@ from geossl.cli.options import (
     asks_region,
     asks_shards,
     given,
+    with_files,
+    with_source,
 )
 from geossl.cli.points import points
 from geossl.cli.progress import progress_line, step_line
@@ -96,16 +98,17 @@ def pretrain(recipe_name: str, overrides: tuple[str, ...], show: bool) -> None:
 @asks_catalogue
 @click.option("--out", default="scenes", show_default=True, help="Folder; gets s1/*.tif and s2/*.tif.")
 @click.option("--crs", type=int, help="EPSG code of the tiles. [default: UTM zones of the region]")
-def fetch(date: str | None, **options: Any) -> None:
+def fetch(**options: Any) -> None:
     """Download scenes of a region as GeoTIFFs that pretrain and embed both read.
 
     geossl pretrain croma data.source=scenes; geossl embed --s1 scenes/s1 --s2 scenes/s2 ...
     """
+    if options["date"] is None:
+        raise InputError("--date is missing; name a period such as 2024-06/2024-08")
+    options = with_source(options)
     from geossl.api import embed as maps  # lazy: see embed
 
-    if date is None:
-        raise InputError("--date is missing; name a period such as 2024-06/2024-08")
-    out = maps.fetch(date=date, progress=progress_line("fetch", "tiles"), **options)
+    out = maps.fetch(progress=progress_line("fetch", "tiles"), **options)
     click.echo(f"scenes     {out}")
 
 
@@ -128,6 +131,7 @@ def embed(dry_run: bool, **options: Any) -> None:
     Killed or interrupted, the same command goes on where it stopped. Memory depends on --shard-cells and --batch-size,
     never on the region; --dry-run tells it.
     """
+    options = with_source(options)
     from geossl.api import embed as maps  # lazy: `geossl --help` must not import torch
 
     if dry_run:
@@ -162,6 +166,7 @@ def finetune(**options: Any) -> None:
 
     Scores are of blocks of ground that were neither learned from nor used to choose settings.
     """
+    options = with_source(options)
     from geossl.api import finetune as finetuning  # lazy: see embed
 
     options = given(options, "train_encoder", "max_steps", "lr", "batch_size", "chip_px")  # heads have none of these
@@ -191,6 +196,7 @@ def segment(**options: Any) -> None:
     geossl segment --aoi region.geojson --s1 S1.tif --s2 S2.tif --model model.safetensors
     geossl segment --map embedding.zarr --classes 8
     """
+    options = with_source(options, idle="map")
     from geossl.api import segment as segmentation  # lazy: see embed
 
     out = segmentation.segment(progress=progress_line("segment", "shards"), **options)
@@ -211,6 +217,7 @@ def anomaly(**options: Any) -> None:
 
     Threshold p_value: the share of held-out training vectors that lie further off.
     """
+    options = with_source(options, idle="map")
     from geossl.api import anomaly as places  # lazy: see embed
 
     click.echo(f"anomaly    {places.anomaly(progress=progress_line('anomaly', 'shards'), **options)}")
@@ -309,6 +316,7 @@ def evaluate(**options: Any) -> None:
     part, scores are of a test part; parts are blocks of ground where places are known. Or it holds real/ and generated
     pictures: then scores are of telling them apart, clean and after compression and resizing.
     """
+    options = with_files(options)
     from geossl.api.evaluate import run as evaluating  # lazy: see embed
 
     found = evaluating.evaluate(**options, progress=step_line)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from geossl.errors import InputError
 
@@ -19,6 +20,45 @@ class InOrder(click.Group):
 def given(options: dict[str, Any], *names: str) -> dict[str, Any]:
     """Options without those of ``names`` that were not given; what they are for says the default."""
     return {key: value for key, value in options.items() if key not in names or value is not None}
+
+
+def typed(*names: str) -> list[str]:
+    """Those of the running verb's options that the user typed."""
+    context = click.get_current_context()
+    default = (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP, None)
+    return [name for name in context.params if name in names and context.get_parameter_source(name) not in default]
+
+
+def with_source(options: dict[str, Any], idle: str | None = None) -> dict[str, Any]:
+    """Options of a verb with those of its pixels as one value, ``source``.
+
+    Args:
+        options: All of them.
+        idle: An option beside which settings of the map engine do nothing; where it is given, those the user did not
+            type are left out.
+    """
+    from geossl.api import source  # lazy: reads rasters and catalogues
+
+    found = {name: value for name, value in options.items() if name not in source.FORMER}
+    if idle and options[idle] is not None:
+        kept = typed(*found)
+        found = {name: value for name, value in found.items() if name in kept or name in ("out", "encoder")}
+    pixels = source.from_options(options, typed(*source.FORMER))
+    if pixels is None and (idle is None or options[idle] is None):
+        raise InputError(
+            "no pixels asked for: name a period with --date to use a catalogue, or files with --s1, --s2 or both"
+        )
+    return found | {"source": pixels}
+
+
+def with_files(options: dict[str, Any]) -> dict[str, Any]:
+    """Options of ``evaluate``: ``--sensors`` is not of its source, and ``--s2-offset`` may be of a folder data set."""
+    if not options["s1"] and not options["s2"]:
+        return {name: value for name, value in options.items() if name not in ("s1", "s2")}
+    from geossl.api.source import Rasters  # lazy: reads rasters and catalogues
+
+    source = Rasters(*(options.pop(name) for name in ("s1", "s2", "s2_offset")))
+    return {**options, "source": source}
 
 
 def with_options(verb: Callable[..., None], *options: Callable[..., Any]) -> Callable[..., None]:

@@ -15,6 +15,7 @@ from geossl.data.sentinel.aligned import SAMPLE
 from geossl.errors import InputError, Note
 
 REGION = Path(__file__).parents[2] / "examples" / "region.geojson"
+OPTICAL = geossl.Rasters(s2=SAMPLE / "s2")
 SMALL = {"train__max_steps": 30, "train__log_every": 10, "data__count": 3000, "encoder__hidden": [16]}
 
 
@@ -28,7 +29,7 @@ def spectra(tmp_path_factory):
 @pytest.fixture(scope="module")
 def raster(spectra, tmp_path_factory):
     out = tmp_path_factory.mktemp("map") / "anomaly.tif"
-    return geossl.anomaly(REGION, encoder=spectra, s2=SAMPLE / "s2", out=out)
+    return geossl.anomaly(REGION, OPTICAL, encoder=spectra, out=out)
 
 
 def test_every_pixel_gets_what_the_auto_encoder_says_of_its_spectrum(spectra, raster):
@@ -37,7 +38,7 @@ def test_every_pixel_gets_what_the_auto_encoder_says_of_its_spectrum(spectra, ra
         assert (file.res, file.crs.to_epsg()) == ((10.0, 10.0), 32718)
         layers = file.read()
     found = xr.open_dataset(raster, engine="rasterio")["band_data"]
-    pixels = geossl.cube(found, s2=SAMPLE / "s2")["s2"].values
+    pixels = geossl.cube(found, OPTICAL)["s2"].values
     valid = np.isfinite(pixels).all(0) & np.isfinite(layers[0])
     assert valid.mean() > 0.5
     model = geossl.load_encoder(spectra).autoencoder
@@ -49,13 +50,13 @@ def test_every_pixel_gets_what_the_auto_encoder_says_of_its_spectrum(spectra, ra
 
 
 def test_shards_do_not_matter(spectra, raster, tmp_path):
-    again = geossl.anomaly(REGION, encoder=spectra, s2=SAMPLE / "s2", out=tmp_path / "a.tif", shard_cells=1)
+    again = geossl.anomaly(REGION, OPTICAL, encoder=spectra, out=tmp_path / "a.tif", shard_cells=1)
     with rasterio.open(raster) as one, rasterio.open(again) as two:
         np.testing.assert_array_equal(one.read(), two.read())
 
 
 def test_embeddings_can_be_judged_too(spectra, tmp_path):
-    codes = geossl.embed_map(REGION, s2=SAMPLE / "s2", encoder=spectra, out=tmp_path / "codes.zarr", picture=False)
+    codes = geossl.embed_map(REGION, OPTICAL, encoder=spectra, out=tmp_path / "codes.zarr", picture=False)
     run = geossl.pretrain("regularized_ae", out=str(tmp_path / "r"), data__source=str(codes), **SMALL)
     out = geossl.anomaly(encoder=run / "encoder.safetensors", map=codes, out=tmp_path / "a.tif")
     with rasterio.open(out) as file:
@@ -65,7 +66,7 @@ def test_embeddings_can_be_judged_too(spectra, tmp_path):
     with pytest.raises(InputError, match="is not an auto-encoder of embeddings"):
         geossl.anomaly(encoder=spectra, map=codes, out=tmp_path / "b.tif")
     other = geossl.embed_map(
-        REGION, s2=SAMPLE / "s2", encoder=small(tmp_path, hidden=[8]), out=tmp_path / "other.zarr", picture=False
+        REGION, OPTICAL, encoder=small(tmp_path, hidden=[8]), out=tmp_path / "other.zarr", picture=False
     )
     with pytest.raises(InputError, match="holds vectors of length 8, the auto-encoder learned from 16"):
         geossl.anomaly(encoder=run / "encoder.safetensors", map=other, out=tmp_path / "b.tif")

@@ -28,7 +28,7 @@ DECODER = {"max_steps": 8, "check_every": 4, "chip_px": 64, "batch_size": 2, "lr
 def finetune(scene, encoder, out, labels=None, sensors=("s1", "s2"), **settings):
     pixels = {name: scene / f"{name}.tif" for name in sensors}
     labels = scene / "parcels.gpkg" if labels is None else labels
-    return geossl.finetune(labels, column="crop", encoder=encoder, out=out, **pixels, **settings)
+    return geossl.finetune(labels, geossl.Rasters(**pixels), column="crop", encoder=encoder, out=out, **settings)
 
 
 def report(model):
@@ -74,10 +74,8 @@ def test_a_geodataframe_a_file_and_a_raster_are_the_same_labels(scene, encoder, 
     transform = rasterio.transform.from_origin(LEFT, TOP, 10, 10)
     with rasterio.open(tmp_path / "labels.tif", "w", transform=transform, **profile) as file:
         file.write(grid.repeat(FIELD, 0).repeat(FIELD, 1), 1)
-    pixels = {name: scene / f"{name}.tif" for name in ("s1", "s2")}
-    from_raster = geossl.finetune(
-        tmp_path / "labels.tif", encoder=encoder, out=tmp_path / "raster.safetensors", **pixels
-    )
+    pixels = geossl.Rasters(scene / "s1.tif", scene / "s2.tif")
+    from_raster = geossl.finetune(tmp_path / "labels.tif", pixels, encoder=encoder, out=tmp_path / "raster.safetensors")
     assert same(tensors(linear), tensors(from_frame))
     assert same(tensors(linear), tensors(from_raster))
 
@@ -106,7 +104,7 @@ def test_a_killed_training_goes_on_to_the_same_model(scene, encoder, tmp_path):
     arguments = [scene / "parcels.gpkg", scene / "s1.tif", scene / "s2.tif", encoder, out]
     code = (
         "import sys, geossl; l, s1, s2, e, out = sys.argv[1:]; "
-        f"geossl.finetune(l, column='crop', s1=s1, s2=s2, encoder=e, out=out, head='unet', **{DECODER})"
+        f"geossl.finetune(l, geossl.Rasters(s1, s2), column='crop', encoder=e, out=out, head='unet', **{DECODER})"
     )
     process = subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)])
     while not (tmp_path / "killed.safetensors.build/last.ckpt").exists():
@@ -152,7 +150,7 @@ def spoilt(scene, folder, hidden, sensor):
 def apart(fields, monkeypatch):
     """The split of the true labels, whatever the test blocks are said to hold."""
     hidden, split = without_test_blocks(fields)
-    monkeypatch.setattr("geossl.api.finetune.deal", lambda *_: split)
+    monkeypatch.setattr("geossl.api.finetune.assign_blocks", lambda *_: split)
     changed = fields.assign(crop=np.where(hidden, "water", fields["crop"]))
     return hidden, changed
 
@@ -220,8 +218,7 @@ def test_a_sensor_that_does_not_reach_the_labels_gets_no_head(scene, encoder, fi
         model = geossl.finetune(
             fields,
             column="crop",
-            s1=scene / "s1.tif",
-            s2=tmp_path / "s2.tif",
+            source=geossl.Rasters(scene / "s1.tif", tmp_path / "s2.tif"),
             encoder=encoder,
             out=tmp_path / "m.safetensors",
         )
@@ -233,7 +230,7 @@ def test_a_sensor_that_does_not_reach_the_labels_gets_no_head(scene, encoder, fi
     [
         ({"head": "svm"}, "--head 'svm' is not known; use linear"),
         ({"max_steps": 5}, "max_steps belong to decoders"),
-        ({"head": "unet", "steps": 5}, "steps is no setting of a decoder; there are train_encoder, max_steps"),
+        ({"head": "unet", "steps": 5}, "finetune with head='unet' has no setting 'steps'; did you mean 'max_steps'"),
         ({"head": "unet", "max_steps": 0}, "max_steps=0 is not possible"),
         ({"head": "unet", "chip_px": 20}, "chip_px=20 must be a multiple of the 8 px patch"),
         ({"out": "model.pt"}, "must end in .safetensors"),

@@ -104,7 +104,7 @@ def test_a_damaged_plan_is_told(place, encoder, damage):  # noqa: F811
         (["fetch", "--aoi", "aoi.geojson", "--date", "2024-06", "--catalog", "."], "catalog"),
         (
             ["fetch", "--aoi", "aoi.geojson", "--date", "2024-06", "--max-cloud", "-5"],
-            "--max-cloud -5 is no percentage",
+            "--max-cloud -5 is not a percentage",
         ),
         (["fetch", "--aoi", "aoi.geojson", "--date", "2024-06", "--max-cloud", "nan"], "--max-cloud nan"),
         (["fetch", "--aoi", "s1.tif", "--date", "2024-06", "--catalog", "http://127.0.0.1:9"], "s1.tif"),

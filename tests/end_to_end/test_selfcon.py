@@ -33,7 +33,7 @@ def test_an_encoder_of_scenes_is_mapped_and_shards_do_not_matter(tmp_path):
     for name, settings in (("one", {"batch_size": 3}), ("two", {"batch_size": 8, "shard_cells": 4})):
         out = geossl.embed_map(
             ROOT / "examples" / "region.geojson",
-            s2=ROOT / "geossl" / "data" / "sample" / "s2",
+            source=geossl.Rasters(s2=ROOT / "geossl" / "data" / "sample" / "s2"),
             encoder=tmp_path / "run" / "encoder.safetensors",
             out=tmp_path / f"{name}.zarr",
             dtype="float32",

@@ -67,7 +67,7 @@ def maps(tmp_path_factory):
         return {
             (name, dtype): geossl.embed_map(
                 HERE / "region.geojson",
-                **SCENES[name],
+                geossl.Rasters(**SCENES[name]),
                 encoder=HERE / f"{name}.safetensors",
                 out=folder / f"{name}_{dtype}.zarr",
                 dtype=dtype,
@@ -135,7 +135,7 @@ def test_an_old_map_asked_for_again_is_finished(tmp_path, maps):
     with pytest.warns(geossl.errors.Note, match="cover 65 %"):
         geossl.embed_map(
             HERE / "region.geojson",
-            **SCENES["croma"],
+            geossl.Rasters(**SCENES["croma"]),
             encoder=HERE / "croma.safetensors",
             out=tmp_path / "croma.zarr",
             **AS_BEFORE,

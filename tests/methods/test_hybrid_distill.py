@@ -402,8 +402,9 @@ def test_a_run_exports_a_student_that_embeds_without_its_teachers(tmp_path, caps
     encoder = geossl.load_encoder(run / "encoder.safetensors")
     assert encoder.spec.name == "hybrid_distill_nano"
     assert set(encoder.state_dict()) == set(ViT(encoder.spec).state_dict())
-    where = {"s2": "geossl/data/sample/s2", "encoder": run / "encoder.safetensors", "picture": False}
-    geossl.embed_map("examples/region.geojson", out=tmp_path / "map.tif", **where)
+    source = geossl.Rasters(s2="geossl/data/sample/s2")
+    file = run / "encoder.safetensors"
+    geossl.embed_map("examples/region.geojson", source, encoder=file, out=tmp_path / "map.tif", picture=False)
     assert np.isfinite(geossl.open(tmp_path / "map.tif").values).mean() > 0.2
 
 

@@ -386,8 +386,7 @@ def test_a_run_exports_an_encoder_that_embeds_without_its_teacher(kind, sensors,
     assert not any(name.startswith(("teacher", "decoder", "heads", "fusion")) for name in encoder.state_dict())
     geossl.embed_map(
         "examples/region.geojson",
-        s1="geossl/data/sample/s1" if "s1" in sensors else None,
-        s2="geossl/data/sample/s2",
+        geossl.Rasters("geossl/data/sample/s1" if "s1" in sensors else None, "geossl/data/sample/s2"),
         encoder=run / "encoder.safetensors",
         out=tmp_path / "map.zarr",
         picture=False,

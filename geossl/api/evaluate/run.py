@@ -22,6 +22,8 @@ from geossl.api.evaluate.protocols import (
 )
 from geossl.api.evaluate.segmentation import evaluate_maps
 from geossl.api.evaluate.synthetic import evaluate_synthetic
+from geossl.api.settings import checked
+from geossl.api.source import Rasters, given
 from geossl.data.datasets.base import ClassificationDataset, SegmentationDataset
 from geossl.data.datasets.find import Data, Scenes, find, shape_set
 from geossl.data.synthetic.images import is_forgeries
@@ -36,7 +38,6 @@ from geossl.models.files import encoder_path, load_encoder, provenance
 from geossl.training.early_stopping import FinetuneConfig
 from geossl.training.run_folder import versions
 
-Paths = str | Path | Sequence[str | Path]
 CHIP_PX = 96  # side of chips of labelled scenes
 PROTOCOLS = ("knn", "linear", "mlp", "kmeans", "finetune", "segmentation")  # all
 
@@ -76,12 +77,11 @@ def evaluate(
     baselines: bool = False,
     batch_size: int = 64,
     column: str | None = None,
-    s1: Paths | None = None,
-    s2: Paths | None = None,
-    s2_offset: int | None = None,
+    source: Rasters | None = None,
     perturbations: Mapping[str, Change] | None = None,
     epochs: int = 50,
     progress: Say | None = None,
+    **former: Any,
 ) -> Evaluation:
     """Judge an encoder on labelled data.
 
@@ -91,7 +91,7 @@ def evaluate(
         encoder: Name, weight file, or an encoder.
         dataset: Name of a data set (``eurosat``, ``bigearthnet``, ...; all in ``geossl list``); a folder with a folder
             per class (pictures, or GeoTIFFs with named bands); an ``.npz`` file; ``sample`` (land cover of the bundled
-            scenes); labelled polygons or a label raster over ``s1`` and ``s2``; a set; or real and generated pictures
+            scenes); labelled polygons or a label raster over ``source``; a set; or real and generated pictures
             (``train/real``, ``train/GENERATOR``, ..., or ImagiNet's lists), on which the encoder is calibrated as a
             detector and ``protocol`` is not used. For an encoder of points, see
             ``geossl.data.points.objects.read_shapes``.
@@ -111,16 +111,22 @@ def evaluate(
         baselines: Also judge the untrained encoder and the statistics of bands.
         batch_size: Images at a time.
         column: Attribute of labelled polygons that holds the class.
-        s1: Sentinel-1 files or folders the labels lie over.
-        s2: Sentinel-2 files or folders the labels lie over.
-        s2_offset: DN offset of Sentinel-2 files that do not say.
+        source: ``geossl.Rasters(s1=..., s2=...)`` the labels lie over.
         perturbations: Functions of an item and its number; the test part is judged once more under each.
         epochs: Passes of ``finetune`` over the training part, at most; it stops early on the validation part.
         progress: Called with (what, done, in all).
+        former: ``s2_offset`` of a folder data set; ``s1`` and ``s2`` are now in ``source``.
 
     Raises:
         InputError: If data, encoder and protocols do not fit each other.
     """
+    checked(former, (), "evaluate")
+    folder_offset = former.pop("s2_offset", None) if not {"s1", "s2"} & set(former) else None
+    pixels = given(source, former, "evaluate")
+    if pixels is not None and not isinstance(pixels, Rasters):
+        raise InputError("evaluate: labels lie over files; fetch the scenes of a catalogue, then use geossl.Rasters")
+    files = {} if pixels is None else pixels.paths()
+    offset = folder_offset if pixels is None else pixels.s2_offset
     out = checked_out(out)
     settings = Settings(
         protocols=asked(protocol),
@@ -140,7 +146,7 @@ def evaluate(
     if isinstance(dataset, str | Path) and is_forgeries(dataset):
         return detection(out, encoder, subject, dataset, settings)
     patch_px = subject.spec.patch_px if isinstance(subject, DenseEncoder) else 8
-    scenes = Scenes(paths(s1), paths(s2), s2_offset, column, image_px or CHIP_PX, patch_px)
+    scenes = Scenes(files.get("s1"), files.get("s2"), offset, column, image_px or CHIP_PX, patch_px)
     if isinstance(subject, PointEncoder) and isinstance(dataset, str | Path):
         data: Data = shape_set(dataset)
     else:
@@ -155,13 +161,6 @@ def evaluate(
     done = report(out, data, subject, found, metadata | described(encoder, subject, settings))
     shutil.rmtree(out.with_name(f"{out.name}.build"), ignore_errors=True)
     return done
-
-
-def paths(given: Paths | None) -> list[str | Path] | None:
-    """Files or folders as a list."""
-    if given is None:
-        return None
-    return [given] if isinstance(given, str | Path) else list(given)
 
 
 def refuse_misfits(data: Data, settings: Settings) -> None:

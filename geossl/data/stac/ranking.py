@@ -14,7 +14,7 @@ from rasterio.features import geometry_mask
 from rasterio.io import DatasetReader
 
 from geossl.data.stac import remote
-from geossl.data.stac.clouds import BAD, check_mask
+from geossl.data.stac.clouds import BAD, MASKS, check_mask
 from geossl.data.stac.composite import COMPOSITES, CatalogScenes
 from geossl.data.stac.scenes import Scene, days_between, scene_of
 from geossl.data.stac.search import INSTALL, Catalog, Item, catalog_of, parse_dates, search
@@ -51,11 +51,7 @@ def find_scenes(
     Raises:
         InputError: If nothing is found or the catalogue cannot be used; says why.
     """
-    for option, values, known in (("--composite", [composite], COMPOSITES), ("--sensors", sensors, tuple(BANDS))):
-        if unknown := [value for value in values if value not in known]:
-            raise InputError(f"{option} {unknown[0]!r} is not known; use {', '.join(known)}")
-    if not 0 <= max_cloud <= 100:
-        raise InputError(f"--max-cloud {max_cloud:g} is no percentage; use 0 to 100")
+    check_request(dates, catalog, composite, sensors, max_cloud, mask)
     where, period = catalog_of(catalog), parse_dates(dates)
     check_mask(mask)
     check_key(where, sensors)
@@ -77,6 +73,26 @@ def find_scenes(
     if (apart := source.describe().get("delta_days", 0)) > PAIR_DAYS:
         warnings.warn(f"radar is {apart} days from the optical date, more than {PAIR_DAYS}", Note, stacklevel=2)
     return source
+
+
+def check_request(
+    dates: str, catalog: str, composite: str, sensors: Sequence[str], max_cloud: float | int, mask: str
+) -> None:
+    """Refuse what cannot be searched for; asks nobody.
+
+    Raises:
+        InputError: Which value, and what was expected.
+    """
+    options = ("--composite", [composite], COMPOSITES), ("--sensors", sensors, tuple(BANDS)), ("--mask", [mask], MASKS)
+    for option, values, known in options:
+        if unknown := [value for value in values if value not in known]:
+            raise InputError(f"{option} {unknown[0]!r} is not known; use {', '.join(known)}")
+    if not sensors or len(set(sensors)) < len(sensors):
+        raise InputError(f"--sensors {','.join(sensors)!r} must name each sensor once; use {', '.join(BANDS)}")
+    if not 0 <= max_cloud <= 100:
+        raise InputError(f"--max-cloud {max_cloud:g} is not a percentage; use 0 to 100")
+    catalog_of(catalog)
+    parse_dates(dates)
 
 
 def cloud_cover(item: Item) -> float:

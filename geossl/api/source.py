@@ -1,0 +1,218 @@
+"""Where pixels come from, as one value: scenes of a catalogue, or raster files."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from geossl import grid
+from geossl.data.sentinel.rasters import LocalRasters
+from geossl.data.stac.composite import CatalogScenes
+from geossl.data.stac.ranking import check_request, find_scenes, search_metadata
+from geossl.errors import InputError
+from geossl.inference.engine.plan import source_metadata
+from geossl.sensors import BANDS
+
+if TYPE_CHECKING:
+    from geossl.inference.engine.source import Source  # imports torch
+
+Paths = str | Path | Sequence[str | Path]
+ANSWER = "source=geossl.Rasters(s1=..., s2=...) for files, or source=geossl.Catalog(date=...) for scenes of a catalogue"
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """Scenes of a STAC catalogue, composed to one picture of the ground; checked when it is made.
+
+    Args:
+        date: Period of the scenes: ``2024-06/2024-08``, a year, month or day.
+        catalog: ``planetary-computer``, ``earth-search``, URL of a STAC API, a ``catalog.json`` or ``.parquet`` file.
+        composite: ``clearest`` (the day with most clear area, its holes filled from the next), ``medoid``, ``median``.
+        sensors: Sensors to look for.
+        max_cloud: Scenes with more clouds, in percent by their metadata, are not used.
+        mask: How cloudy pixels are found: ``scl`` (the product's scene classes) or ``omnicloudmask``.
+
+    Raises:
+        InputError: Which value cannot be used, and what was expected.
+    """
+
+    date: str
+    catalog: str = "planetary-computer"
+    composite: str = "clearest"
+    sensors: Sequence[str] = ("s1", "s2")
+    max_cloud: float | int = 80
+    mask: str = "scl"
+
+    def __post_init__(self) -> None:
+        """Check every value; nothing is searched yet."""
+        names = self.sensors.split(",") if isinstance(self.sensors, str) else self.sensors
+        object.__setattr__(self, "sensors", tuple(names))
+        object.__setattr__(self, "catalog", str(self.catalog))
+        check_request(self.date, self.catalog, self.composite, self.sensors, self.max_cloud, self.mask)
+
+    def request(self) -> dict[str, Any]:
+        """What to search for, by name, as a plan of a map records it."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+@dataclass(frozen=True)
+class Rasters:
+    """Raster files, folders of them or VRTs, by sensor; any CRS, resolution and extent.
+
+    Args:
+        s1: Sentinel-1, VV and VH in dB.
+        s2: Sentinel-2, 12 bands.
+        s2_offset: Number added to Sentinel-2 values (-1000 from processing baseline 04.00 on), for files that do not
+            say.
+
+    Raises:
+        InputError: If no sensor is named, or a value is not a path.
+    """
+
+    s1: Paths | None = None
+    s2: Paths | None = None
+    s2_offset: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check what needs no reading."""
+        for name in BANDS:
+            as_paths(getattr(self, name, None), name)
+        if not self.paths():
+            raise InputError(f"no rasters given; name at least one sensor, such as {ANSWER}")
+        if self.s2_offset is not None and "s2" not in self.paths():
+            raise InputError(f"--s2-offset {self.s2_offset} does nothing without Sentinel-2 files; leave it out")
+        if self.s2_offset not in (None, 0, -1000):
+            raise InputError(f"--s2-offset {self.s2_offset!r} is not possible; use 0 or -1000")
+
+    def paths(self) -> dict[str, list[Path]]:
+        """Paths by sensor, of the sensors that are named."""
+        found = {name: as_paths(getattr(self, name, None), name) for name in BANDS}
+        return {name: paths for name, paths in found.items() if paths}
+
+    def open(self) -> LocalRasters:
+        """Look at every file once.
+
+        Raises:
+            InputError: What is wrong with which file.
+        """
+        found = self.paths()
+        return LocalRasters(found.get("s1"), found.get("s2"), self.s2_offset)
+
+
+FORMER = tuple(field.name for kind in (Catalog, Rasters) for field in fields(kind))  # keyword arguments of before
+
+
+def as_paths(paths: Any, name: str) -> list[Path]:
+    """One path or many, as a list.
+
+    Raises:
+        InputError: If something in it is not a path.
+    """
+    if paths is None:
+        return []
+    found = [paths] if isinstance(paths, str | Path) else paths
+    if not isinstance(found, Sequence) or not all(isinstance(path, str | Path) and str(path) for path in found):
+        raise InputError(f"{name}={paths!r} is not a path or a list of paths")
+    return [Path(path) for path in found]
+
+
+def given(source: Any, settings: Mapping[str, Any], verb: str) -> Catalog | Rasters | Source | None:
+    """The source a caller named, also in the former way (``s1=``, ``date=``), which still works and is answered.
+
+    Args:
+        source: The value, if there is one.
+        settings: Other keyword arguments of the call.
+        verb: Its name, for the message.
+
+    Raises:
+        InputError: If it is not a source, or named twice.
+    """
+    former = {name: settings[name] for name in FORMER if settings.get(name) is not None}
+    if not former:
+        if source is not None and not isinstance(source, Catalog | Rasters) and not hasattr(source, "load"):
+            raise InputError(f"{verb}: {source!r} is not a source of pixels; write {ANSWER}")
+        return source
+    if source is not None:
+        raise InputError(f"{verb}: {next(iter(former))} is a part of source already; leave it out")
+    kind: type[Catalog | Rasters] = Rasters if "s1" in former or "s2" in former else Catalog
+    if other := sorted(set(former) - {field.name for field in fields(kind)}):
+        raise InputError(
+            "geossl.Catalog takes scenes of a catalogue, geossl.Rasters takes files; give one or the other"
+            if "date" in other
+            else f"{verb}: {', '.join(other)} does nothing for {'files' if kind is Rasters else 'scenes'}; leave it out"
+        )
+    if kind is Catalog and "date" not in former:
+        raise InputError(f"{verb}: {next(iter(former))} alone names no pixels; write {ANSWER}")
+    text = ", ".join(f"{name}={value!r}" for name, value in former.items())
+    words = f"{', '.join(f'{name}=' for name in former)} of geossl.{verb} is now source=geossl.{kind.__name__}({text})"
+    warnings.warn(words, FutureWarning, stacklevel=4)
+    return kind(**former)
+
+
+def needed(source: Catalog | Rasters | Source | None, verb: str) -> Catalog | Rasters | Source:
+    """A source that has to be there.
+
+    Raises:
+        InputError: If there is none.
+    """
+    if source is None:
+        raise InputError(f"{verb}: no pixels asked for; write {ANSWER}")
+    return source
+
+
+def opened(source: Catalog | Rasters | Source, region: grid.Aoi, out: Path | None, overwrite: bool = False) -> Source:
+    """What the map engine reads from: files looked at, scenes found; a resumed map takes its scenes from its plan.
+
+    Args:
+        source: What the caller named.
+        region: Region to search scenes for.
+        out: Output whose plan may name scenes; None = search.
+        overwrite: Search again.
+
+    Raises:
+        InputError: If files do not fit, or no scene is found.
+    """
+    if isinstance(source, Rasters):
+        return source.open()
+    if not isinstance(source, Catalog):
+        return source
+    request = source.request()
+    known = {} if overwrite or out is None else source_metadata(out)
+    if known.get("search") == search_metadata(region, request):
+        return CatalogScenes.from_json(known)
+    return find_scenes(region, request.pop("date"), **request)
+
+
+def from_options(options: Mapping[str, Any], given_by_user: Sequence[str]) -> Catalog | Rasters | None:
+    """The source that options of the shell name; None if they name none.
+
+    Args:
+        options: Their values, by name.
+        given_by_user: Those that the user typed, which must mean something.
+
+    Raises:
+        InputError: If options name two sources, or one means nothing beside the others.
+    """
+    rasters = {field.name for field in fields(Rasters)}
+    files = {name: options[name] for name in rasters if options.get(name) is not None}
+    is_local, date = bool(set(files) & set(BANDS)), options.get("date")
+    if is_local and date is not None:
+        raise InputError("--date asks for scenes of a catalogue, --s1 and --s2 for files; give one or the other")
+    words = {name: f"--{name.replace('_', '-')}" for name in FORMER}
+    if not is_local and date is None:
+        for name in given_by_user:
+            raise InputError(
+                f"{words[name]} alone names no pixels; add --date for a catalogue, or --s1, --s2 for files"
+            )
+        return None
+    for name in given_by_user:
+        if is_local and name not in rasters:
+            raise InputError(f"{words[name]} is for scenes of a catalogue (--date) and does nothing for files; drop it")
+        if not is_local and name in rasters:
+            raise InputError(f"{words[name]} is for files (--s2) and does nothing for scenes of a catalogue; drop it")
+    if is_local:
+        return Rasters(**files)
+    return Catalog(**{field.name: options[field.name] for field in fields(Catalog)})

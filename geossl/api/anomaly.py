@@ -11,7 +11,7 @@ import torch
 import xarray as xr
 
 from geossl import grid
-from geossl.api.settings import MAP, checked, refuse_idle
+from geossl.api.settings import MAP, checked_settings, refuse_idle
 from geossl.api.source import Catalog, Rasters, given, needed, opened
 from geossl.errors import InputError
 from geossl.inference.engine import run
@@ -57,7 +57,7 @@ def anomaly(
         InputError: If arguments or files do not fit; nothing was written.
     """
     pixels = given(source, settings, "anomaly")
-    settings, out = checked(settings, MAP, "anomaly"), Path(out)
+    settings, out = checked_settings(settings, MAP, "anomaly"), Path(out)
     overwrite = settings.get("overwrite", False)
     work = out.with_name(f"{out.name}.build")
     if out.suffix != ".tif":

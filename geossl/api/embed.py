@@ -10,7 +10,7 @@ import xarray as xr
 from odc.geo.geobox import GeoBox
 
 from geossl import grid
-from geossl.api.settings import MAP, checked
+from geossl.api.settings import MAP, checked_settings
 from geossl.api.source import Catalog, Rasters, given, needed, opened
 from geossl.data.stac import download as tiles
 from geossl.errors import GridError, InputError
@@ -39,7 +39,7 @@ def embed(cube: xr.Dataset, encoder: str | Path | DenseEncoder = "croma_base", *
         BandError: If a band the encoder needs is missing.
         GridError: If the cube's grid is not georeferenced or does not fit the encoder.
     """
-    settings = checked(settings, ("batch_size", "precision", "valid_share", "gsd_m", "device"), "embed")
+    settings = checked_settings(settings, ("batch_size", "precision", "valid_share", "gsd_m", "device"), "embed")
     return lazy.embed(cube, as_encoder(encoder), **settings)
 
 
@@ -77,7 +77,10 @@ def embed_map(
     Raises:
         InputError: If region, pixels, encoder or output do not fit; nothing was written.
     """
-    settings, pixels = checked(settings, MAP, "embed_map"), needed(given(source, settings, "embed_map"), "embed_map")
+    settings, pixels = (
+        checked_settings(settings, MAP, "embed_map"),
+        needed(given(source, settings, "embed_map"), "embed_map"),
+    )
     region, out = grid.read_aoi(aoi), Path(out)
     found = opened(pixels, region, out, settings.get("overwrite", False))
     written = run.embed_map(region, found, encoder_path(encoder), out, progress, **settings)
@@ -110,7 +113,10 @@ def plan_map(
     Raises:
         InputError: If region, pixels, encoder or output do not fit.
     """
-    settings, pixels = checked(settings, MAP, "plan_map"), needed(given(source, settings, "plan_map"), "plan_map")
+    settings, pixels = (
+        checked_settings(settings, MAP, "plan_map"),
+        needed(given(source, settings, "plan_map"), "plan_map"),
+    )
     region, out = grid.read_aoi(aoi), Path(out)
     found = opened(pixels, region, out, settings.get("overwrite", False))
     return pd.DataFrame(run.dry_run(region, found, encoder_path(encoder), out, **settings))
@@ -141,7 +147,7 @@ def fetch(
     Raises:
         InputError: If region, catalogue or folder do not fit; nothing was written.
     """
-    checked(former, (), "fetch")
+    checked_settings(former, (), "fetch")
     scenes = given(source, former, "fetch")
     if not isinstance(scenes, Catalog):
         raise InputError("fetch: no scenes asked for; write source=geossl.Catalog(date=...)")
@@ -163,7 +169,7 @@ def cube(geobox_like: Any, source: Catalog | Rasters | Source | None = None, **f
     Raises:
         InputError: If files do not fit, or the first argument is not a grid.
     """
-    checked(former, (), "cube")
+    checked_settings(former, (), "cube")
     pixels = needed(given(source, former, "cube"), "cube")
     geobox = geobox_like.odc.geobox if hasattr(geobox_like, "odc") else geobox_like
     if not isinstance(geobox, GeoBox) or geobox.crs is None:

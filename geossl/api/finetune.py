@@ -12,7 +12,7 @@ import geopandas as gpd
 import numpy as np
 import torch
 
-from geossl.api.settings import checked
+from geossl.api.settings import checked_settings
 from geossl.api.source import FORMER, Catalog, Rasters, given, needed, opened
 from geossl.api.workspace import work_path, workspace
 from geossl.data.labels.blocks import Split, assign_blocks
@@ -145,7 +145,7 @@ def check(out: Path, head: str, settings: dict[str, Any]) -> DecoderConfig | Non
             )
         return None
     known = [field.name for field in fields(DecoderConfig)]
-    return DecoderConfig(**checked(settings, known, f"finetune with head={head!r}"))
+    return DecoderConfig(**checked_settings(settings, known, f"finetune with head={head!r}"))
 
 
 def count(split: Split, part: str) -> int:

@@ -15,7 +15,7 @@ from jaxtyping import Float, UInt64
 from threadpoolctl import threadpool_limits
 
 from geossl import grid
-from geossl.api.settings import MAP, checked, refuse_idle
+from geossl.api.settings import MAP, checked_settings, refuse_idle
 from geossl.api.source import Catalog, Rasters, given, needed, opened
 from geossl.api.workspace import work_path, workspace
 from geossl.data.labels.colours import palette
@@ -90,7 +90,7 @@ def segment(
         InputError: If arguments do not fit together, or nothing can be classified.
     """
     pixels = given(source, settings, "segment")
-    settings = checked(settings, ("polygons", "seed", *MAP), "segment")
+    settings = checked_settings(settings, ("polygons", "seed", *MAP), "segment")
     polygons, seed, out = settings.pop("polygons", None), settings.pop("seed", 0), Path(out)
     check(aoi, model, map, classes, out, polygons, settings.get("overwrite", False))
     region = None if aoi is None else grid.read_aoi(aoi)

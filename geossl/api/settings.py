@@ -37,7 +37,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {  # what a value must be,
 }
 
 
-def checked(settings: Mapping[str, Any], known: Iterable[str], verb: str) -> dict[str, Any]:
+def checked_settings(settings: Mapping[str, Any], known: Iterable[str], verb: str) -> dict[str, Any]:
     """Settings of a verb, without the former names of its source.
 
     Args:

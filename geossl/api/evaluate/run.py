@@ -22,7 +22,7 @@ from geossl.api.evaluate.protocols import (
 )
 from geossl.api.evaluate.segmentation import evaluate_maps
 from geossl.api.evaluate.synthetic import evaluate_synthetic
-from geossl.api.settings import checked
+from geossl.api.settings import checked_settings
 from geossl.api.source import Rasters, given
 from geossl.data.datasets.base import ClassificationDataset, SegmentationDataset
 from geossl.data.datasets.find import Data, Scenes, find, shape_set
@@ -120,7 +120,7 @@ def evaluate(
     Raises:
         InputError: If data, encoder and protocols do not fit each other.
     """
-    checked(former, (), "evaluate")
+    checked_settings(former, (), "evaluate")
     folder_offset = former.pop("s2_offset", None) if not {"s1", "s2"} & set(former) else None
     pixels = given(source, former, "evaluate")
     if pixels is not None and not isinstance(pixels, Rasters):

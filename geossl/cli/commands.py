@@ -77,7 +77,8 @@ def main() -> None:
 @click.argument("recipe_name", metavar="RECIPE")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--print", "show", is_flag=True, help="Print the resolved recipe and stop.")
-def pretrain(recipe_name: str, overrides: tuple[str, ...], show: bool) -> None:
+@click.option("--explain", is_flag=True, help="Print every key with its meaning, unit and default, and stop.")
+def pretrain(recipe_name: str, overrides: tuple[str, ...], show: bool, explain: bool) -> None:
     """Pretrain an encoder as RECIPE says (a file, or a name such as croma).
 
     KEY=VALUE changes a recipe value: train.max_steps=10 data.source=/my/scenes out=runs/mine. A stopped or killed run
@@ -86,6 +87,9 @@ def pretrain(recipe_name: str, overrides: tuple[str, ...], show: bool) -> None:
     resolved = recipe.load(recipe_name, overrides)
     if show:
         click.echo(recipe.dump(resolved), nl=False)
+    if explain:
+        click.echo(recipe.explain(resolved), nl=False)
+    if show or explain:
         return
     from geossl.api.pretrain import run as pretraining  # lazy: a mistake in a recipe answers before torch is imported
 

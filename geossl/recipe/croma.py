@@ -1,45 +1,71 @@
 """The recipe of CROMA."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
-from geossl.recipe.sections import Positive, ScenesRecipe, Section, Share, Weight
+from geossl.recipe.sections import (
+    HALO,
+    METHOD,
+    OUT,
+    STATISTICS,
+    Above0,
+    Depth,
+    Halo,
+    Pixels,
+    ScenesRecipe,
+    Section,
+    Share,
+    Weight,
+    Width,
+)
 
 
 class CromaEncoder(Section):
-    """Size and map geometry of a CROMA encoder."""
+    """Size and map geometry of the encoders."""
 
-    size: Literal["tiny", "small", "base", "large"]
-    position: Literal["alibi", "sincos"] = "alibi"
-    statistics: Literal["ssl4eo", "data"] = "ssl4eo"
-    window_px: Positive = 120
-    halo_px: Annotated[int, Field(ge=0)] = 24
+    size: Literal["tiny", "small", "base", "large"] = Field(
+        description="Size of the encoders: 128, 384, 768 or 1024 numbers per patch; the paper's are base and large."
+    )
+    position: Literal["alibi", "sincos"] = Field(
+        "alibi", description="How patches know where they are: by distance (alibi, the paper's) or by fixed vectors."
+    )
+    statistics: Literal["ssl4eo", "data"] = Field(
+        "ssl4eo", description=STATISTICS.format(published="ssl4eo takes constants of SSL4EO-S12, the paper's data set")
+    )
+    window_px: Pixels = Field(
+        120, description="Side in pixels of the window the encoder sees in a map; may exceed chip_px with alibi."
+    )
+    halo_px: Halo = Field(24, description=HALO)
 
 
 class CromaObjective(Section):
-    """CROMA's losses; keys are the arguments of ``geossl.methods.croma.CROMA``."""
+    """What is minimised; keys as in geossl.methods.croma.CROMA."""
 
-    mask_ratio: Share = 0.75
-    decoder_dim: Positive = 512
-    decoder_depth: Positive = 1
-    contrast_weight: Weight = 1.0
-    reconstruct_weight: Weight = 1.0
-    separate_targets: bool = False
-    max_logit_scale: Annotated[float, Field(gt=0)] | None = None
+    mask_ratio: Share = Field(0.75, description="Share of patches hidden, drawn for each sensor by itself.")
+    decoder_dim: Width = Field(512, description="Numbers per token in the decoder; heads are 64 wide.")
+    decoder_depth: Depth = Field(1, description="Transformer blocks in the decoder.")
+    contrast_weight: Weight = Field(1.0, description="Factor on the contrastive loss of radar and optical images.")
+    reconstruct_weight: Weight = Field(1.0, description="Factor on the reconstruction of hidden patches.")
+    separate_targets: bool = Field(
+        False, description="Whether a patch's radar and optical pixels are normalised separately before reconstruction."
+    )
+    max_logit_scale: Above0 | None = Field(
+        None, description="Ceiling of the learned inverse temperature; null has none, as published."
+    )
 
 
 class CromaRecipe(ScenesRecipe):
-    """Everything a CROMA pretraining run depends on."""
+    """CROMA: contrastive radar-optical masked autoencoder on aligned Sentinel-1/2 chips."""
 
-    method: Literal["croma"]
+    method: Literal["croma"] = Field(description=METHOD)
     encoder: CromaEncoder
     objective: CromaObjective = CromaObjective()
-    out: str = "runs/croma"
+    out: str = Field("runs/croma", description=OUT)
 
     @model_validator(mode="after")
     def whole_patches(self) -> "CromaRecipe":
-        """Refuse chips and windows that are not whole 8-px patches."""
+        """Refuse chips and windows that are not whole 8-px patches, and decoders that are not whole heads."""
         for name, value in (
             ("data.chip_px", self.data.chip_px),
             ("encoder.window_px", self.encoder.window_px),
@@ -51,6 +77,12 @@ class CromaRecipe(ScenesRecipe):
             raise ValueError(f"data.chip_px={self.data.chip_px} is less than two patches; use at least 16")
         if 2 * self.encoder.halo_px >= self.encoder.window_px:
             raise ValueError(
-                f"encoder.halo_px={self.encoder.halo_px} leaves nothing of encoder.window_px={self.encoder.window_px}"
+                f"encoder.halo_px={self.encoder.halo_px} leaves nothing of encoder.window_px={self.encoder.window_px}; "
+                "use less than half of it"
+            )
+        dim = self.objective.decoder_dim
+        if dim % 4 or dim % max(1, dim // 64):
+            raise ValueError(
+                f"objective.decoder_dim={dim} does not divide into heads; use a multiple of 64, or 4 to 60"
             )
         return self

@@ -4,78 +4,134 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from geossl.recipe.sections import Positive, Recipe, Section, Share, Weight
+from geossl.recipe.sections import (
+    BATCH,
+    HALO,
+    METHOD,
+    OUT,
+    S2_OFFSET,
+    STATISTICS,
+    WORKERS,
+    Above0,
+    Depth,
+    Fraction,
+    Halo,
+    Offset,
+    Pixels,
+    Positive,
+    Recipe,
+    Section,
+    Share,
+    Weight,
+    Width,
+    Workers,
+)
 
 SENTINEL_2 = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")
-Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class VideoEncoder(Section):
-    """Shape and input of both branches; the image branch is a plain ViT of the same shape."""
+    """Shape and input of both branches, of clips and of single images."""
 
-    sensor: Literal["s2", "rgb"]
-    bands: tuple[str, ...] | None = None
-    dim: Positive
-    depth: Positive
-    heads: Positive
-    patch_px: Positive
-    tubelet: Positive = 1
-    time: Literal["doy", "index", "none"] = "doy"
-    statistics: Literal["published", "data"] = "published"
-    image_weights: str | None = None
-    window_px: Positive | None = None
-    halo_px: Annotated[int, Field(ge=0)] = 0
-    gsd_m: Annotated[float, Field(gt=0)] = 10.0
+    sensor: Literal["s2", "rgb"] = Field(description="s2 for series of Sentinel-2 images, rgb for ordinary video.")
+    bands: tuple[str, ...] | None = Field(
+        None, description="Sentinel-2 bands that are seen, such as [B02, B03, B04, B08]; null takes all twelve."
+    )
+    dim: Width = Field(description="Numbers per token; a multiple of 4 and of heads.")
+    depth: Depth = Field(description="Transformer blocks of each branch.")
+    heads: Depth = Field(description="Attention heads of a block; they divide dim.")
+    patch_px: Pixels = Field(
+        description="Side of a patch in pixels; chip_px, window_px and halo_px are multiples of it."
+    )
+    tubelet: Depth = Field(1, description="Images of a series that share a token; 1 where dates are irregular.")
+    time: Literal["doy", "index", "none"] = Field(
+        "doy", description="What tells the encoder when an image was taken: day of year, its number, or nothing."
+    )
+    statistics: Literal["published", "data"] = Field(
+        "published", description=STATISTICS.format(published="published takes those of SSL4EO-S12 or ImageNet")
+    )
+    image_weights: str | None = Field(
+        None, description="Weight file of a plain ViT that the image branch starts from; null starts from scratch."
+    )
+    window_px: Pixels | None = Field(
+        None, description="Side in pixels of the window the encoder sees in a map; null takes chip_px."
+    )
+    halo_px: Halo = Field(0, description=HALO)
+    gsd_m: Above0 = Field(10.0, description="Size of a pixel on the ground in metres.")
 
 
 class CrossVideoObjective(Section):
-    """CrossVideoMAE's losses; keys are the fields of ``geossl.methods.cross_video_mae.Objective``."""
+    """What is minimised; keys as in geossl.methods.cross_video_mae.Objective."""
 
-    mask_video: Share = 0.9
-    mask_image: Share = 0.75
-    mask_kind: Literal["stratified", "tube", "random"] = "stratified"
-    target: Literal["band_norm", "patch_norm"] = "band_norm"
-    reconstruct_video: Weight = 1.0
-    reconstruct_image: Weight = 1.0
-    intra_video: Weight = 1.0
-    intra_frame: Weight = 1.0
-    cross_video: Weight = 1.0
-    cross_frame: Weight = 1.0
-    temperature: Annotated[float, Field(gt=0)] = 0.1
-    frames_per_clip: Positive = 1
-    frame_from: Literal["clip", "holdout"] = "holdout"
-    jitter: Fraction = 0.1
-    train_image: Literal["full", "frozen"] = "full"
-    cross_gradient: Literal["both", "video"] = "both"
-    projector_dim: Positive = 256
-    projector_norm: Literal["batch", "layer"] = "batch"
-    decoder_dim: Positive = 512
-    decoder_depth: Positive = 4
+    mask_video: Share = Field(0.9, description="Share of a clip's patches that the video branch does not see.")
+    mask_image: Share = Field(0.75, description="Share of a frame's patches that the image branch does not see.")
+    mask_kind: Literal["stratified", "tube", "random"] = Field(
+        "stratified",
+        description="Hidden patches of a clip: equally many on every date, the same places on all dates, or any.",
+    )
+    target: Literal["band_norm", "patch_norm"] = Field(
+        "band_norm",
+        description="What is reconstructed: pixels standardised by band, which keep brightness and season, or within "
+        "every patch, as the papers do for video.",
+    )
+    reconstruct_video: Weight = Field(1.0, description="Factor on the reconstruction of both views of a clip.")
+    reconstruct_image: Weight = Field(1.0, description="Factor on the reconstruction of single frames.")
+    intra_video: Weight = Field(1.0, description="Factor on the contrast of two views of a clip, whole clips.")
+    intra_frame: Weight = Field(1.0, description="Factor on the contrast of two views of a clip, date by date.")
+    cross_video: Weight = Field(1.0, description="Factor on the contrast of a clip with the mean of its frames.")
+    cross_frame: Weight = Field(1.0, description="Factor on the contrast of a date in the clip with its frame.")
+    temperature: Above0 = Field(0.1, description="Temperature of all contrasts; lower is sharper.")
+    frames_per_clip: Depth = Field(1, description="Frames of a clip that the image branch sees.")
+    frame_from: Literal["clip", "holdout"] = Field(
+        "holdout", description="Whether the image branch's frame is one the video branch sees (clip) or does not see."
+    )
+    jitter: Fraction = Field(
+        0.1, description="Gain of a band in an augmented view, up to this share; haze is up to 0.3 times as much."
+    )
+    train_image: Literal["full", "frozen"] = Field(
+        "full", description="Whether the image branch is trained or only teaches; frozen needs image_weights."
+    )
+    cross_gradient: Literal["both", "video"] = Field(
+        "both", description="Branches that learn from the contrast of clips and frames."
+    )
+    projector_dim: Width = Field(256, description="Numbers of a vector that is contrasted.")
+    projector_norm: Literal["batch", "layer"] = Field(
+        "batch", description="Normalisation in the projectors; batch needs about 64 clips per device."
+    )
+    decoder_dim: Width = Field(512, description="Numbers per token in both decoders; a multiple of 32.")
+    decoder_depth: Depth = Field(4, description="Transformer blocks in each decoder.")
 
 
 class VideoData(Section):
-    """Series of Sentinel-2 images, or for ``rgb`` a folder of videos, and how clips are drawn from them."""
+    """Image series or videos, and how clips are drawn from them."""
 
-    source: str = "sample"
-    frames: Annotated[int, Field(ge=2)]
-    chip_px: Positive
-    batch_size: Annotated[int, Field(ge=2)]
-    span: Positive = 366
-    cloud_band: str | None = None
-    cloud_above: Annotated[float, Field(gt=0)] = 0.2
-    max_cloudy: Fraction = 0.2
-    s2_offset: Literal[0, -1000] | None = None
-    workers: Annotated[int, Field(ge=0)] = 0
+    source: str = Field(
+        "sample",
+        description="sample for the bundled series, a folder of dated GeoTIFFs, of such folders, or of videos (rgb).",
+    )
+    frames: Annotated[int, Field(ge=2, le=10_000)] = Field(description="Images of a clip; a multiple of tubelet.")
+    chip_px: Pixels = Field(description="Side of a clip in pixels.")
+    batch_size: Annotated[int, Field(ge=2, le=1_000_000)] = Field(description=BATCH.format(items="Clips"))
+    span: Positive = Field(366, description="Days that a clip may cover; for rgb, frames of the video.")
+    cloud_band: str | None = Field(
+        None, description="Band whose bright pixels count as clouds, such as B02; null looks for none."
+    )
+    cloud_above: Above0 = Field(0.2, description="Reflectance (0 to 1) of cloud_band above which a pixel is a cloud.")
+    max_cloudy: Fraction = Field(
+        0.2, description="Share of a clip's dates that may be cloudy, that is less than nine tenths valid."
+    )
+    s2_offset: Offset = Field(None, description=S2_OFFSET)
+    workers: Workers = Field(0, description=WORKERS)
 
 
 class CrossVideoRecipe(Recipe):
-    """Everything a CrossVideoMAE pretraining run depends on."""
+    """CrossVideoMAE: masked autoencoders of image series and of single dates, tied by contrast."""
 
-    method: Literal["cross_video_mae"]
+    method: Literal["cross_video_mae"] = Field(description=METHOD)
     encoder: VideoEncoder
     objective: CrossVideoObjective = CrossVideoObjective()
     data: VideoData
-    out: str = "runs/cross_video_mae"
+    out: str = Field("runs/cross_video_mae", description=OUT)
 
     @model_validator(mode="after")
     def sizes_fit(self) -> "CrossVideoRecipe":

@@ -5,44 +5,66 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from geossl.recipe.images import ImageEncoder, Images, Teacher, check_images, check_teacher
-from geossl.recipe.sections import Positive, ScenesRecipe, Section, Weight
+from geossl.recipe.sections import METHOD, OUT, Depth, ScenesRecipe, Section, Weight
+
+Layer = Annotated[int, Field(ge=-1000, lt=1000)]
 
 
 class RelationTeacher(Teacher):
-    """The teacher of relations: a ViT, and which of its blocks."""
+    """The teacher of token relations: a ViT pretrained by masking."""
 
-    layer: int | Literal["auto"] = "auto"
+    layer: Layer | Literal["auto"] = Field(
+        "auto",
+        description="Block whose relations are imitated, from 0, or -1 for the last; auto takes the student's if both "
+        "are equally deep, else the one three quarters of the way.",
+    )
 
 
 class Teachers(Section):
-    """Two teachers; one may be left out with its weight 0."""
+    """The two teachers; either may be left out with weight 0."""
 
     feature: Teacher | None = None
     relation: RelationTeacher | None = None
 
 
 class HybridObjective(Section):
-    """The losses; keys are the arguments of ``geossl.methods.hybrid_distill.HybridDistill`` and ``Relations``."""
+    """What is minimised; keys as in geossl.methods.hybrid_distill."""
 
-    feature_weight: Weight = 1.0
-    relation_weight: Weight = 1.0
-    feature_loss: Literal["smooth_l1", "mse", "cosine"] = "smooth_l1"
-    layer: int = -2
-    relation_heads: Positive | None = None
-    relations: Annotated[tuple[Literal["qk", "vv", "qq", "kk"], ...], Field(min_length=1)] = ("qk", "vv")
-    keep: Annotated[float, Field(gt=0, le=1)] = 0.75
-    dropping: Literal["redundant", "random"] = "redundant"
+    feature_weight: Weight = Field(
+        1.0, description="Factor on the features' loss, the paper's alpha; 0 asks no teacher."
+    )
+    relation_weight: Weight = Field(
+        1.0, description="Factor on the relations' loss, the paper's beta; 0 asks no teacher."
+    )
+    feature_loss: Literal["smooth_l1", "mse", "cosine"] = Field("smooth_l1", description="Distance of two features.")
+    layer: Layer = Field(
+        -2,
+        description="Block of the student that imitates relations, from 0; -1 is the last, -2 that before it.",
+    )
+    relation_heads: Depth | None = Field(
+        None,
+        description="Groups that the channels of both sides are regrouped into; null keeps the heads as they are.",
+    )
+    relations: Annotated[tuple[Literal["qk", "vv", "qq", "kk"], ...], Field(min_length=1)] = Field(
+        ("qk", "vv"), description="Relations that are imitated, between queries (q), keys (k) and values (v)."
+    )
+    keep: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.75, description="Share of tokens kept after each third of the blocks; 1 keeps all."
+    )
+    dropping: Literal["redundant", "random"] = Field(
+        "redundant", description="Which tokens are dropped: those most like the others, or any."
+    )
 
 
 class HybridRecipe(ScenesRecipe):
-    """Everything a Hybrid Distill run depends on."""
+    """Hybrid Distill: features of one teacher and token relations of another."""
 
-    method: Literal["hybrid_distill"]
+    method: Literal["hybrid_distill"] = Field(description=METHOD)
     encoder: ImageEncoder
     teachers: Teachers
     objective: HybridObjective = HybridObjective()
     data: Images
-    out: str = "runs/hybrid_distill"
+    out: str = Field("runs/hybrid_distill", description=OUT)
 
     @model_validator(mode="after")
     def fits(self) -> "HybridRecipe":

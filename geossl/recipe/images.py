@@ -2,47 +2,87 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from geossl.recipe.sections import Positive, Scenes, ScenesRecipe, Section
+from geossl.recipe.sections import (
+    HALO,
+    STATISTICS,
+    Above0,
+    Halo,
+    Pixels,
+    Positive,
+    Scenes,
+    ScenesRecipe,
+    Section,
+)
 
 SENSORS = ("s1", "s2", "rgb", "bands")
 ALONE = ("rgb", "bands")  # pictures, and images of any bands: never together with other sensors
 Bands = Literal["all"] | tuple[str | int, ...]
+CropShare = Annotated[float, Field(gt=0, le=1)]
 
 
 class Images(Scenes):
-    """Chips of Sentinel-1/2 scenes; for an encoder of ``rgb`` a folder of pictures, of ``bands`` one of GeoTIFFs."""
+    """Chips of scenes, or a folder of RGB images or of GeoTIFFs, by encoder.sensors."""
 
-    crop_share: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] | None = None
+    crop_share: tuple[CropShare, CropShare] | None = Field(
+        None,
+        description="Least and greatest share of an RGB image's area in a random crop that is resized to chip_px; "
+        "null takes the whole image.",
+    )
+
+    @model_validator(mode="after")
+    def shares_in_order(self) -> "Images":
+        """Refuse a least share above the greatest."""
+        if self.crop_share and self.crop_share[0] > self.crop_share[1]:
+            raise ValueError(f"data.crop_share={list(self.crop_share)} must be the least share, then the greatest")
+        return self
 
 
 class ImageEncoder(Section):
-    """Size, input and map geometry of an encoder that stacks its sensors."""
+    """Size, input and map geometry of the encoder; sensors are stacked."""
 
-    size: Literal["nano", "tiny", "small", "base", "large"]
-    sensors: dict[str, Bands]
-    patch_px: Positive = 8
-    position: Literal["sincos", "alibi"] = "sincos"
-    class_token: bool = False
-    statistics: Literal["published", "data"] = "published"
-    window_px: Positive | None = None
-    halo_px: Annotated[int, Field(ge=0)] = 0
-    gsd_m: Annotated[float, Field(gt=0)] = 10.0
+    size: Literal["nano", "tiny", "small", "base", "large"] = Field(
+        description="Size of the encoder: 128, 192, 384, 768 or 1024 numbers per patch."
+    )
+    sensors: dict[str, Bands] = Field(
+        description="Sensors and their bands, each all or a list: {s2: all}, {s1: all, s2: [B02, B03, B04]}, {rgb: "
+        "all} for RGB images, {bands: all} for GeoTIFFs of any bands."
+    )
+    patch_px: Pixels = Field(8, description="Side of a patch in pixels; chip_px is at least three of them.")
+    position: Literal["sincos", "alibi"] = Field(
+        "sincos", description="How patches know where they are: fixed vectors, or by distance (alibi; seamless maps)."
+    )
+    class_token: bool = Field(False, description="Whether a class token goes along; needs position=sincos.")
+    statistics: Literal["published", "data"] = Field(
+        "published", description=STATISTICS.format(published="published takes those of SSL4EO-S12 or ImageNet")
+    )
+    window_px: Pixels | None = Field(
+        None,
+        description="Side in pixels of the window the encoder sees in a map; may exceed chip_px with alibi. "
+        "null takes chip_px.",
+    )
+    halo_px: Halo = Field(0, description=HALO)
+    gsd_m: Above0 = Field(10.0, description="Size of a pixel on the ground in metres; 1 for images of no place.")
 
 
 class Teacher(Section):
-    """A frozen network to imitate: an encoder of ours, a network of timm, or weights of torchgeo.
+    """A frozen network to imitate, from geossl, timm or torchgeo."""
 
-    ``bands`` says which of images of any bands are red, green and blue to a network of timm.
-    """
-
-    kind: Literal["geossl", "timm", "torchgeo"] = "geossl"
-    name: str
-    weights: str | None = None
-    recipe: str | None = None
-    sensors: tuple[str, ...] | None = None
-    bands: tuple[Positive, Positive, Positive] | None = None
+    kind: Literal["geossl", "timm", "torchgeo"] = Field(
+        "geossl", description="Where the teacher comes from: an encoder of geossl, a timm network or torchgeo weights."
+    )
+    name: str = Field(description="Weight file or released name (geossl), or the name that timm or torchgeo gives it.")
+    weights: str | None = Field(
+        None, description="Local weight file of a timm or torchgeo network; null downloads torchgeo's."
+    )
+    recipe: str | None = Field(None, description="Recipe that makes the teacher's file if it does not exist.")
+    sensors: tuple[str, ...] | None = Field(
+        None, description="Sensors that an encoder of geossl looks at, of those it can; null takes all."
+    )
+    bands: tuple[Positive, Positive, Positive] | None = Field(
+        None, description="Numbers from 1 of the red, green and blue band, for a timm network on images of any bands."
+    )
 
 
 def check_teacher(key: str, teacher: Teacher, encoder: ImageEncoder) -> None:

@@ -86,15 +86,15 @@ def load(name_or_path: str | Path, overrides: Sequence[str] = (), *, is_run: boo
         loc = tuple(key.split("."))
         if word := new_word(key, value):
             raise RecipeError(f"{place(loc, path, node, origin)}: {word}")
-    name = values.get("method")
-    if name not in RECIPES:
-        near = difflib.get_close_matches(str(name), RECIPES, n=1)
+    method = values.get("method")
+    if not isinstance(method, str) or method not in RECIPES:
+        near = difflib.get_close_matches(str(method), RECIPES, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(RECIPES)}"
-        raise RecipeError(f"{path}: method {name!r} is not known; {hint}")
+        raise RecipeError(f"{path}: method {method!r} is not known; {hint}")
     try:
-        return RECIPES[name].model_validate(values)
+        return RECIPES[method].model_validate(values)
     except ValidationError as error:
-        raise RecipeError(explain(error, path, node, origin, RECIPES[name])) from None
+        raise RecipeError(first_error(error, path, node, origin, RECIPES[method])) from None
 
 
 def read(path: Path) -> tuple[dict[str, Any], yaml.Node | None]:
@@ -152,7 +152,7 @@ def apply_override(values: dict[str, Any], override: str) -> tuple[str, ...]:
     return path
 
 
-def explain(
+def first_error(
     error: ValidationError, path: Path, node: yaml.Node | None, origin: dict[tuple[str, ...], str], model: type[Section]
 ) -> str:
     """One line for the first validation error: where, key, what was expected, nearest valid key."""

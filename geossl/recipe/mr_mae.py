@@ -6,45 +6,61 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from geossl.recipe.images import ImageEncoder, Images, Teacher, check_images, check_teacher
-from geossl.recipe.sections import Positive, ScenesRecipe, Section, Share, Weight
+from geossl.recipe.sections import METHOD, OUT, Depth, ScenesRecipe, Section, Share, Weight, Width
+
+Stride = Annotated[int, Field(gt=0, le=32)]
+Layer = Annotated[int, Field(ge=-1000, lt=1000)]
 
 
 class MrMaeEncoder(ImageEncoder):
-    """A plain ViT, or ConvMAE's hierarchical encoder, whose patch is the product of its strides."""
+    """Size, input and map geometry of the encoder; sensors are stacked."""
 
-    kind: Literal["plain", "conv"] = "plain"
-    strides: tuple[Positive, Positive, Positive] = (2, 2, 2)
+    kind: Literal["plain", "conv"] = Field(
+        "plain", description="A plain ViT, or ConvMAE's hierarchical encoder of convolutions and attention."
+    )
+    strides: tuple[Stride, Stride, Stride] = Field(
+        (2, 2, 2), description="Strides of the three stages of kind=conv; their product is its patch in pixels."
+    )
 
 
 class MrMaeObjective(Section):
-    """MR-MAE's losses; keys are the arguments of ``geossl.methods.mr_mae.MRMAE``, the decoder's of ``DecoderShape``."""
+    """What is minimised; keys as in geossl.methods.mr_mae.MRMAE."""
 
-    mask_ratio: Share = 0.75
-    mimic_weight: Weight = 1.0
-    reconstruct_weight: Weight = 1.0
-    mimic_loss: Literal["mse", "smooth_l1", "cosine"] = "mse"
-    target_norm: Literal["layer_norm", "l2", "none"] = "layer_norm"
-    pixel_norm: Literal["patch", "patch_band", "none"] = "patch"
-    decoder_dim: Positive = 512
-    decoder_depth: Positive = 8
-    decoder_heads: Positive = 16
+    mask_ratio: Share = Field(0.75, description="Share of patches hidden.")
+    mimic_weight: Weight = Field(1.0, description="Factor on the imitation of the teacher; 0 is plain MAE.")
+    reconstruct_weight: Weight = Field(
+        1.0, description="Factor on the reconstruction of hidden patches; 0 trains no decoder."
+    )
+    mimic_loss: Literal["mse", "smooth_l1", "cosine"] = Field("mse", description="Distance of two features.")
+    target_norm: Literal["layer_norm", "l2", "none"] = Field(
+        "layer_norm", description="Normalisation of the teacher's features before they are imitated."
+    )
+    pixel_norm: Literal["patch", "patch_band", "none"] = Field(
+        "patch",
+        description="Pixels to reconstruct are standardised over a patch, over each of its bands, or not at all.",
+    )
+    decoder_dim: Width = Field(512, description="Numbers per token in the decoder; a multiple of 4 x decoder_heads.")
+    decoder_depth: Depth = Field(8, description="Transformer blocks in the decoder.")
+    decoder_heads: Depth = Field(16, description="Attention heads of a block of the decoder.")
 
 
 class MimickedTeacher(Teacher):
-    """A teacher of features, and of which of its blocks; each has a head of its own."""
+    """A frozen network whose features are imitated."""
 
-    layers: Annotated[tuple[int, ...], Field(min_length=1)] = (-1,)
+    layers: Annotated[tuple[Layer, ...], Field(min_length=1, max_length=100)] = Field(
+        (-1,), description="Blocks that are imitated, each through a head of its own; -1 is the last."
+    )
 
 
 class MrMaeRecipe(ScenesRecipe):
-    """Everything an MR-MAE pretraining run depends on."""
+    """MR-MAE and MAE: reconstruct hidden patches, and mimic a teacher on visible ones."""
 
-    method: Literal["mr_mae"]
+    method: Literal["mr_mae"] = Field(description=METHOD)
     encoder: MrMaeEncoder
     objective: MrMaeObjective = MrMaeObjective()
     teacher: MimickedTeacher | None = None
     data: Images
-    out: str = "runs/mr_mae"
+    out: str = Field("runs/mr_mae", description=OUT)
 
     @model_validator(mode="after")
     def fits(self) -> "MrMaeRecipe":

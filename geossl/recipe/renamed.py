@@ -43,20 +43,20 @@ def new_word(key: str, value: object) -> str | None:
 
 def translated(values: Mapping[str, Any]) -> dict[str, Any]:
     """The resolved recipe of an old run with the names of today."""
-    values = copy.deepcopy(dict(values))
-    for key, value in list(flat(values)):
+    new = copy.deepcopy(dict(values))
+    for key, value in flat(values):
         section, _, name = key.rpartition(".")
-        inner = values.get(section, values)
+        inner = new.get(section, new)
         if key in KEYS:
             inner[KEYS[key].rpartition(".")[2]] = inner.pop(name)
         elif isinstance(value, str) and (key, value) in VALUES:
             inner[name] = VALUES[key, value]
-    objective = values.get("objective", {})
+    objective = new.get("objective") or {}
     phases = (objective.get("reconstruct"), objective.get("accumulate"))
-    if values.get("method") == "scgc" and "star" not in objective and phases in ((True, False), (False, True)):
+    if new.get("method") == "scgc" and "star" not in objective and phases in ((True, False), (False, True)):
         objective["star"] = not objective.pop("reconstruct")
         objective.pop("accumulate")
-    return values
+    return new
 
 
 def flat(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -4,31 +4,51 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from geossl.recipe.graphs import AdamTrain, Graphs, Rate
-from geossl.recipe.sections import Positive, Recipe, Section, Weight
+from geossl.recipe.graphs import AdamTrain, Graphs
+from geossl.recipe.sections import METHOD, OUT, Rate, Recipe, Section, Weight, Width
 
 
 class NodeMLPSection(Section):
-    """The encoder of SCGC."""
+    """The encoder, an MLP of every node's own features."""
 
-    widths: tuple[Positive, ...] = (500, 500, 2000)
-    dim: Positive = 10
-    scaling: Literal["none", "row", "column"] = "column"
+    widths: Annotated[tuple[Width, ...], Field(max_length=100)] = Field(
+        (500, 500, 2000), description="Numbers in each hidden layer; the decoder has them in reverse."
+    )
+    dim: Width = Field(10, description="Numbers per node.")
+    scaling: Literal["none", "row", "column"] = Field(
+        "column",
+        description="Scaling of features: column to zero mean and unit spread over nodes, row to a sum of 1 per node.",
+    )
 
 
 class SCGCObjective(Section):
-    """SCGC's losses; keys are the arguments of ``geossl.methods.scgc.SCGC``, and the number of clusters."""
+    """What is minimised; keys as in geossl.methods.scgc.SCGC."""
 
-    clusters: Annotated[int, Field(ge=2)]
-    autoencoder_steps: Annotated[int, Field(ge=0)] = 400
-    star: bool = True
-    reconstruct: bool | None = None
-    accumulate: bool | None = None
-    order: Positive = 1
-    tau: Weight = 0.25
-    alpha: Weight = 1.0
-    beta: Weight = 0.1
-    start: Literal["graph", "codes"] = "graph"
+    clusters: Annotated[int, Field(ge=2, le=100_000)] = Field(description="Clusters to find.")
+    autoencoder_steps: Annotated[int, Field(ge=0, le=1_000_000_000)] = Field(
+        400, description="Updates of 256 nodes on features alone, before the graph comes in."
+    )
+    star: bool = Field(
+        True, description="Whether to train SCGC* (walks of all lengths, no reconstruction) instead of SCGC."
+    )
+    reconstruct: bool | None = Field(
+        None, description="Whether features are reconstructed to the end; null does so in SCGC alone."
+    )
+    accumulate: bool | None = Field(
+        None,
+        description="Whether walks of 1 to order steps are summed or the longest is taken; null sums in SCGC*.",
+    )
+    order: Annotated[int, Field(gt=0, le=1000)] = Field(
+        1, description="Greatest number of steps of a walk along edges."
+    )
+    tau: Weight = Field(0.25, description="Factor on the cosine of two nodes: an inverse temperature.")
+    alpha: Weight = Field(1.0, description="Factor on the contrast of neighbours with all nodes.")
+    beta: Weight = Field(0.1, description="Factor on the sharpening of soft cluster labels.")
+    start: Literal["graph", "codes"] = Field(
+        "graph",
+        description="Where centres start: k-means of codes averaged along edges, the best of 20 by modularity, or of "
+        "the codes themselves, as published.",
+    )
 
     @model_validator(mode="after")
     def one_answer(self) -> "SCGCObjective":
@@ -52,20 +72,22 @@ class SCGCObjective(Section):
 
 
 class SCGCGraphs(Graphs):
-    """A graph, some nodes of which may be kept from training, to see when to stop."""
+    """A graph, how it is made from places, and what a batch holds."""
 
-    holdout: Rate = 0.0
+    holdout: Rate = Field(
+        0.0, description="Share of nodes left out of the whole graph; their contrast says when to stop."
+    )
 
 
 class SCGCRecipe(Recipe):
-    """Everything an SCGC run depends on."""
+    """SCGC and SCGC*: clusters of nodes by their features and edges."""
 
-    method: Literal["scgc"]
+    method: Literal["scgc"] = Field(description=METHOD)
     data: SCGCGraphs
     encoder: NodeMLPSection = NodeMLPSection()
     objective: SCGCObjective
     train: AdamTrain
-    out: str = "runs/scgc"
+    out: str = Field("runs/scgc", description=OUT)
 
     @model_validator(mode="after")
     def two_phases(self) -> "SCGCRecipe":

@@ -4,60 +4,110 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from geossl.recipe.sections import Positive, Recipe, Section, Weight
+from geossl.recipe.sections import (
+    HALO,
+    HOLDOUT,
+    METHOD,
+    OUT,
+    WORKERS,
+    Above0,
+    Fraction,
+    Halo,
+    Pixels,
+    Positive,
+    Rate,
+    Recipe,
+    Section,
+    Weight,
+    Width,
+    Workers,
+)
 
 Augmentation = Literal["compression", "blur", "noise", "resize"]
 Generator = Literal["autoencoder", "croma", "phase", "detail", "blend", "quilting"]
 
 
 class SelfconEncoder(Section):
-    """Size, stem, exits and input of a ResNet."""
+    """Size, stem, exits and input of the ResNet."""
 
-    depth: Literal[10, 18, 34, 50, 101, 152] = 50
-    width: Positive = 64
-    stem: Literal["strided", "full", "small"] = "full"
-    exits: tuple[Literal[1, 2, 3], ...] = (2,)
-    exit_kind: Literal["fc", "small", "same"] = "fc"
-    input: Literal["images", "s1", "s2"] = "images"
-    weights: str | None = None
-    window_px: Positive = 96
-    halo_px: Annotated[int, Field(ge=0)] = 32
+    depth: Literal[10, 18, 34, 50, 101, 152] = Field(50, description="Layers of the ResNet; the papers' is 50.")
+    width: Annotated[int, Field(gt=0, le=4096)] = Field(
+        64, description="Channels of the first stage; the papers' is 64."
+    )
+    stem: Literal["strided", "full", "small"] = Field(
+        "full",
+        description="First layer: 7 x 7 and pooling, with strides or without (full), or 3 x 3 for small images.",
+    )
+    exits: tuple[Literal[1, 2, 3], ...] = Field((2,), description="Stages after which an exit is contrasted, too.")
+    exit_kind: Literal["fc", "small", "same"] = Field(
+        "fc",
+        description="An exit's own part: a linear layer (fc), or stages with half the blocks (small) or all (same).",
+    )
+    input: Literal["images", "s1", "s2"] = Field(
+        "images", description="Real and synthetic images, or chips of Sentinel-1 or -2 scenes without labels."
+    )
+    weights: str | None = Field(None, description="ImageNet weights of torchvision's ResNet (.pth) to start from.")
+    window_px: Pixels = Field(96, description="Side in pixels of the window the encoder sees in a map.")
+    halo_px: Halo = Field(32, description=HALO)
 
 
 class SelfconObjective(Section):
-    """SelfCon's loss; keys are the arguments of ``geossl.methods.selfcon.SelfCon``."""
+    """What is minimised; keys as in geossl.methods.selfcon.SelfCon."""
 
-    labels: tuple[Literal["origin", "generator"], ...] = ("origin", "generator")
-    temperature: Annotated[float, Field(gt=0)] = 0.07
-    alpha: Weight | None = None
-    projection: tuple[Positive, Positive] = (2048, 128)
-    batchnorm: bool = False
-    chunk: Positive | None = None
+    labels: tuple[Literal["origin", "generator"], ...] = Field(
+        ("origin", "generator"),
+        description="Labels that say which images belong together, a loss each: real or synthetic, and which "
+        "generator. [] contrasts an image with itself.",
+    )
+    temperature: Above0 = Field(0.07, description="Temperature of the contrast; lower is sharper.")
+    alpha: Weight | None = Field(
+        None, description="Factor on the exits' contrast in SelfCon*; null treats exits and end alike, as SelfCon does."
+    )
+    projection: tuple[Width, Width] = Field(
+        (2048, 128), description="Numbers in the hidden layer of the projection heads, and of the contrasted vectors."
+    )
+    batchnorm: bool = Field(
+        False, description="Whether projection heads end in batch normalisation; helps from random weights."
+    )
+    chunk: Positive | None = Field(
+        None, description="Images whose activations are held at a time, to save memory; null holds the batch."
+    )
 
 
 class SelfconData(Section):
-    """Pictures, real and generated, or Sentinel scenes; and how views are made of them."""
+    """Real and synthetic images, or Sentinel scenes, and how views are made of them."""
 
-    source: str = "sample"
-    crop_px: Annotated[int, Field(ge=16)]
-    batch_size: Annotated[int, Field(ge=2, multiple_of=2)]
-    views: Literal[1, 2] = 1
-    augment: tuple[Augmentation, ...] = ("compression", "blur", "noise")
-    augment_share: Annotated[float, Field(ge=0, le=1)] = 0.5
-    generators: tuple[Generator, ...] = ("autoencoder", "croma", "phase", "detail", "blend", "quilting")
-    holdout_generators: tuple[str, ...] = ()
-    holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    workers: Annotated[int, Field(ge=0)] = 0
+    source: str = Field(
+        "sample",
+        description="sample for synthetic images made from the bundled scenes, a folder with train/real and "
+        "train/GENERATOR, or ImagiNet; scenes if input is s1 or s2.",
+    )
+    crop_px: Annotated[int, Field(ge=16, le=4096)] = Field(description="Side in pixels of a crop; it is never resized.")
+    batch_size: Annotated[int, Field(ge=2, le=1_000_000, multiple_of=2)] = Field(
+        description="Images per step and device, an even number: half of them are real."
+    )
+    views: Literal[1, 2] = Field(1, description="Augmented views of an image.")
+    augment: tuple[Augmentation, ...] = Field(
+        ("compression", "blur", "noise"), description="Augmentations, one of which is drawn for a view."
+    )
+    augment_share: Fraction = Field(0.5, description="Share of the views that are augmented.")
+    generators: Annotated[tuple[Generator, ...], Field(min_length=1)] = Field(
+        ("autoencoder", "croma", "phase", "detail", "blend", "quilting"),
+        description="Generators that make the synthetic images of sample.",
+    )
+    holdout_generators: tuple[str, ...] = Field((), description="Generators that are never trained on.")
+    holdout: Rate = Field(0.0, description=HOLDOUT)
+    workers: Workers = Field(0, description=WORKERS)
 
 
 class SelfconRecipe(Recipe):
-    """Everything a SelfCon pretraining run depends on."""
+    """SelfCon: an encoder that tells real from synthetic images, or one for maps."""
 
-    method: Literal["selfcon"]
+    method: Literal["selfcon"] = Field(description=METHOD)
     encoder: SelfconEncoder = SelfconEncoder()
     objective: SelfconObjective = SelfconObjective()
     data: SelfconData
-    out: str = "runs/selfcon"
+    out: str = Field("runs/selfcon", description=OUT)
 
     @model_validator(mode="after")
     def something_attracts(self) -> "SelfconRecipe":

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from geossl.errors import BandError, GridError
 from geossl.models.encoder import DenseEncoder, DenseSpec, Images, Kept
 from geossl.models.layers.alibi import alibi_slopes, grid_coordinates
-from geossl.models.layers.attention import Placed, Positions
-from geossl.models.layers.local_attention import Neighbourhood, within_reach
+from geossl.models.encoders.croma_streams import JointEncoder, Local, SensorEncoder
+from geossl.models.layers.attention import Positions
+from geossl.models.layers.local_attention import within_reach
 from geossl.models.layers.masking import take
 from geossl.models.layers.normalize import ClippedRange
 from geossl.models.layers.patches import patchify, sincos_positions
-from geossl.models.layers.transformer import Block, CrossBlock, FeedForward, mean_tokens
+from geossl.models.layers.transformer import FeedForward, mean_tokens
 from geossl.sensors import S1, S2, SensorSpec
 
 PATCH_PX = 8
@@ -82,47 +83,6 @@ class CROMAOutput:
             if tokens is not None and gap is not None:
                 return tokens, gap
         raise AssertionError("forward refuses to run without a sensor")
-
-
-class SensorEncoder(nn.Module):
-    """Patch embedding, blocks, final norm: one sensor by itself."""
-
-    def __init__(self, patch_dim: int, dim: int, depth: int, heads: int) -> None:
-        super().__init__()
-        self.embed = nn.Linear(patch_dim, dim)
-        self.blocks = nn.ModuleList(Block(dim, heads) for _ in range(depth))
-        self.norm = nn.LayerNorm(dim)
-
-    def forward(
-        self, patches: Float[Tensor, "b k p"], table: Float[Tensor, "*b k d"] | None, positions: Placed | None
-    ) -> Float[Tensor, "b k d"]:
-        """Encode patches; ``table`` is added after embedding where positions are absolute."""
-        x = self.embed(patches)
-        x = x if table is None else x + table
-        for block in self.blocks:
-            x = block(x, positions)
-        return self.norm(x)
-
-
-class JointEncoder(nn.Module):
-    """Radar tokens attend to each other and to the optical tokens."""
-
-    def __init__(self, dim: int, depth: int, heads: int) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(CrossBlock(dim, heads) for _ in range(depth))
-        self.norm = nn.LayerNorm(dim)
-
-    def forward(
-        self,
-        x: Float[Tensor, "b k1 d"],
-        context: Float[Tensor, "b k2 d"],
-        own: Placed | None,
-        across: Placed | None,
-    ) -> Float[Tensor, "b k1 d"]:
-        """Fuse; the optical tokens are the same context in every block."""
-        for block in self.blocks:
-            x = block(x, context, own, across)
-        return self.norm(x)
 
 
 class CROMAEncoder(DenseEncoder):
@@ -237,27 +197,30 @@ class CROMAEncoder(DenseEncoder):
         """See DenseEncoder; joint vector if both sensors are fed."""
         return self.encode(images, kept)[1]
 
-    def local_tokens(self, images: Images, kept: Kept | None, reach: int) -> Float[Tensor, "b gh gw d"]:
+    def local_tokens(
+        self, images: Images, kept: Kept | None, reach: int, wanted: Bool[Tensor, "b gh gw"] | None = None
+    ) -> Float[Tensor, "b gh gw d"]:
         """See LocalEncoder; joint where radar is fed and optical within reach, else of the sensor that is fed there."""
         scaled, fed, grid = self.prepare(images, kept)
         if not self.is_alibi:
             raise GridError(f"{self.spec.name} has absolute positions, which need whole windows; use --reach none")
         if reach < 1:
             raise GridError(f"reach {reach} is not a number of patches; use 7, or none for whole windows")
-        near = {name: Neighbourhood(grid, reach, self.slopes, x) for name, x in fed.items()}
-        found: dict[str, Tensor] = {}
-        for name, sensor in (("s1", self.radar), ("s2", self.optical)):
-            if name in fed:
-                found[name] = sensor(self.patches(scaled[name], None), None, near[name])
-        tokens = next(iter(found.values())).new_full((*next(iter(fed.values())).shape, self.spec.dim), torch.nan)
-        for name in ("s2", "s1"):
-            if name in fed:
-                tokens = torch.where(fed[name][..., None], found[name], tokens)
+        patches = {name: patchify(x, PATCH_PX) for name, x in scaled.items()}
+        first = next(iter(patches.values()))
+        wanted = first.new_ones(len(first), *grid).bool() if wanted is None else wanted
+        run = Local(grid, reach, self.slopes, wanted.flatten(1))
+        streams = {"s1": self.radar, "s2": self.optical}
+        far = run.reach * len(self.joint.blocks) if len(fed) == 2 else 0  # how far joint tokens look at the others
+        found = {name: run.sensor(streams[name], patches[name], fed[name], far) for name in fed}
+        tokens = first.new_full((*first.shape[:2], self.spec.dim), torch.nan)
+        for name in sorted(found, reverse=True):  # radar tokens go over optical ones
+            tokens = torch.where(fed[name][..., None], run.rows(found[name]), tokens)
         if len(found) == 2:
             is_joint = fed["s1"] & within_reach(fed["s2"].unflatten(1, grid), reach).flatten(1)
-            own = Neighbourhood(grid, reach, self.slopes, is_joint)
-            tokens = torch.where(is_joint[..., None], self.joint(found["s1"], found["s2"], own, near["s2"]), tokens)
-        return tokens.unflatten(1, grid)
+            joint = run.joint(self.joint, found["s1"], found["s2"], is_joint, fed["s2"])
+            tokens = torch.where(is_joint[..., None], run.rows(joint), tokens)
+        return torch.where(wanted.flatten(1)[..., None], tokens, torch.nan).unflatten(1, grid)
 
     def prepare(
         self, images: Images, kept: Kept | None

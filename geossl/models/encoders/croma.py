@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from geossl.errors import BandError, GridError
 from geossl.models.encoder import DenseEncoder, DenseSpec, Images, Kept
-from geossl.models.layers.alibi import alibi_slopes, grid_coordinates
 from geossl.models.encoders.croma_streams import JointEncoder, Local, SensorEncoder
+from geossl.models.layers.alibi import alibi_slopes, grid_coordinates
 from geossl.models.layers.attention import Positions
 from geossl.models.layers.local_attention import within_reach
 from geossl.models.layers.masking import take

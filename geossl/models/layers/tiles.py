@@ -6,7 +6,7 @@ has the same shape whatever is asked for, so a token has the same bits whichever
 wanted token can see are not computed, layer by layer.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -81,6 +81,11 @@ class TileGrid:
         steps = -(-reach // TILE)
         near = F.max_pool2d(wanted[:, None].float(), 2 * steps + 1, stride=1, padding=steps) > 0
         return (near.flatten() & rows[:-1].view(-1, PATCHES).any(dim=1)).nonzero()[:, 0]
+
+    def whole_first(self, tiles: Int[Tensor, " t"], fed: Bool[Tensor, "*s r"]) -> Int[Tensor, " t"]:
+        """The tiles in another order: first those all of whose keys are fed, which share one mask."""
+        is_whole = fed.reshape(-1, fed.shape[-1]).all(dim=0)[self.keys(tiles)].all(dim=1)
+        return torch.cat([tiles[is_whole], tiles[~is_whole]])
 
 
 @lru_cache(maxsize=8)
@@ -169,7 +174,7 @@ def cross_keys(
 
 @torch.no_grad()
 def run_blocks(
-    blocks: Iterable[Block | CrossBlock],
+    blocks: nn.ModuleList,
     x: Float[Tensor, "t q d"],
     fed: Bool[Tensor, " r"],
     area: TileGrid,
@@ -181,7 +186,7 @@ def run_blocks(
     """Run blocks in place; only what wanted tiles need is right afterwards.
 
     Args:
-        blocks: Of one stream; cross-blocks need a context.
+        blocks: ``Block`` or ``CrossBlock``; the latter need a context.
         x: Tokens, tile after tile.
         fed: Which tokens may be attended to, by row number.
         area: The tiles.
@@ -190,7 +195,7 @@ def run_blocks(
         far: Patches around wanted tiles that are asked for, too.
         context: Tokens of the other stream, and which of them may be attended to.
     """
-    linear, blocks = Linears(dtype), list(blocks)
+    linear, known = Linears(dtype), fed if context is None else torch.stack([fed, context[1]])
     for number, block in enumerate(blocks):
         left = far + (len(blocks) - 1 - number) * area.reach
         queries, around = (area.needed(wanted, far, fed) for far in (left, left + area.reach))
@@ -199,7 +204,7 @@ def run_blocks(
             assert context is not None
             seen = area.needed(wanted, left + area.reach, context[1])
             across = cross_keys(block.cross_attention, context[0], seen, context[1], linear)
-        for group in groups(queries):
+        for group in groups(area.whole_first(queries, known)):
             x.index_copy_(0, group, run_group(block, x[group], own, across, group, area, linear))
     return x
 

@@ -19,7 +19,7 @@ from geossl.data.sentinel.offset import PRODUCT, s2_offset
 from geossl.errors import BandError, GridError, MissingFileError
 from geossl.sensors import BANDS
 
-GDAL_CACHE_MB = 64  # of blocks read; GDAL would take 5 % of the machine, and a block is rarely read twice
+GDAL_CACHE_BYTES = 64 * 2**20  # of blocks read; rasterio takes bytes, GDAL itself takes megabytes below 100000
 LOOK_PX = 256  # side of the thinned look that unit checks are made on
 DB_RANGE = (-100.0, 60.0)  # beyond it a number is a fill value, not backscatter
 MAX_DN = 2**16  # reflectance 6.5
@@ -102,7 +102,7 @@ def inspect(
     if not path.exists():
         raise MissingFileError(f"--{sensor} file {str(path)!r} does not exist")
     try:
-        with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MB), rasterio.open(path) as source:
+        with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES), rasterio.open(path) as source:
             return look_at(source, path, sensor, stated_offset, wanted or BANDS[sensor])
     except rasterio.errors.RasterioIOError as error:
         raise BandError(f"{path} cannot be read as a raster ({' '.join(str(error).split())})") from None

@@ -16,7 +16,7 @@ from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
 
 from geossl.data.resampling import expand, onto, outline
-from geossl.data.sentinel.bands import GDAL_CACHE_MB, RasterFile, inspect
+from geossl.data.sentinel.bands import GDAL_CACHE_BYTES, RasterFile, inspect
 from geossl.errors import InputError, RunError
 from geossl.sensors import BANDS
 
@@ -123,7 +123,7 @@ def mosaic(files: Sequence[RasterFile], sensor: str, geobox: GeoBox) -> Float[nd
 def warp(file: RasterFile, geobox: GeoBox) -> Float[ndarray, "c h w"]:
     """Numbers of a file on a grid; NaN where there is none. The file is open no longer than this takes."""
     try:
-        settings = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_CACHEMAX": GDAL_CACHE_MB}
+        settings = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_CACHEMAX": GDAL_CACHE_BYTES}
         with rasterio.Env(**settings), rasterio.open(file.path) as source:
             return onto(geobox, file, source)
     except rasterio.errors.RasterioError as error:

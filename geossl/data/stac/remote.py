@@ -15,7 +15,7 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from geossl.data.resampling import onto, source_coordinates
-from geossl.data.sentinel.bands import GDAL_CACHE_MB
+from geossl.data.sentinel.bands import GDAL_CACHE_BYTES
 from geossl.errors import InputError, RunError
 
 T = TypeVar("T")
@@ -31,7 +31,7 @@ GDAL = {
     "GDAL_HTTP_TIMEOUT": "30",
     "GDAL_HTTP_CONNECTTIMEOUT": "10",
     "GDAL_INGESTED_BYTES_AT_OPEN": "32768",
-    "GDAL_CACHEMAX": GDAL_CACHE_MB,
+    "GDAL_CACHEMAX": GDAL_CACHE_BYTES,
 }
 
 

@@ -17,7 +17,7 @@ from rasterio.windows import Window
 
 from geossl.errors import RunError
 
-GDAL_CACHE_MB = 64  # of blocks written; GDAL would take 5 % of the machine
+GDAL_CACHE_BYTES = 64 * 2**20  # of blocks written, in bytes; GDAL would take 5 % of the machine
 DEEP = 4  # bands; files of more keep them apart
 Block = tuple[tuple[slice, slice], np.ndarray]
 
@@ -58,7 +58,7 @@ def write_blocks(
     if count == 4:
         profile |= {"photometric": "RGB", "ALPHA": "YES"}
     try:
-        with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MB):
+        with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES):
             with rasterio.open(flat, "w", **profile) as file:
                 for (rows, columns), values in parts:
                     window = Window(columns.start, rows.start, values.shape[2], values.shape[1])

@@ -1,9 +1,13 @@
 import numpy as np
 import pytest
+from rasterio.env import get_gdal_config
 
 from geossl.data.sentinel.aligned import SAMPLE
-from geossl.data.sentinel.bands import date_of, inspect, normal_name
+from geossl.data.sentinel.bands import RasterFile, date_of, inspect, normal_name
+from geossl.data.sentinel.rasters import LocalRasters
+from geossl.data.stac import remote
 from geossl.errors import BandError, GridError
+from geossl.inference.outputs import cog
 from geossl.sensors import S2_BANDS
 from tests.data.conftest import optical, radar, write_raster
 
@@ -134,3 +138,15 @@ def test_files_that_cannot_be_meant_are_refused(tmp_path, data, sensor, settings
     path = write_raster(tmp_path / "bad.tif", data, **settings)
     with pytest.raises(error, match=message):
         inspect(path, sensor)
+
+
+def test_gdal_caches_blocks_not_bytes(tmp_path, monkeypatch):
+    """Rasterio takes GDAL_CACHEMAX in bytes; 64 of them decoded a block again for every line that was read of it."""
+    path, seen = write_raster(tmp_path / "a.tif", optical(), names=S2_BANDS, BOA_ADD_OFFSET="0"), []
+    read = RasterFile.read
+    monkeypatch.setattr(RasterFile, "read", lambda *a: seen.append(get_gdal_config("GDAL_CACHEMAX")) or read(*a))
+    source = LocalRasters(None, [path])
+    source.load(source.files["s2"][0].geobox)
+    assert set(seen) == {64 * 2**20}
+    assert len(seen) >= 2  # once to look at it, once to read it
+    assert remote.GDAL["GDAL_CACHEMAX"] == cog.GDAL_CACHE_BYTES == 64 * 2**20

@@ -122,7 +122,7 @@ from pathlib import Path
 import geossl
 from geossl.inference.outputs import cog as blocks
 from geossl.inference.outputs import raster
-raster.CHUNK, blocks.GDAL_CACHE_MB = "1MiB", 8
+raster.CHUNK, blocks.GDAL_CACHE_BYTES = "1MiB", 8 * 2**20
 geossl.export(sys.argv[1], sys.argv[2], level="tile" if sys.argv[2].endswith("parquet") else None)
 status = Path("/proc/self/status").read_text()
 print(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])

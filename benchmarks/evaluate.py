@@ -22,8 +22,10 @@ import torch
 from torch import nn
 from torchvision.models import resnet18
 
-from geossl.api.evaluate.protocols import EvaluatedEncoder, Settings, evaluate_set, label_of
-from geossl.api.evaluate.segmentation import evaluate_maps
+from geossl.api.evaluate.classification import ClassificationRunner
+from geossl.api.evaluate.runner import EvaluatedEncoder
+from geossl.api.evaluate.segmentation import SegmentationRunner
+from geossl.api.evaluate.settings import Settings
 from geossl.data.datasets.find import Scenes, labelled_scenes, read_set
 from geossl.data.sentinel.aligned import SAMPLE
 from geossl.evaluation.baselines import BandStatistics, untrained
@@ -82,15 +84,17 @@ def from_scratch(spec, seed):
 
 
 def kept(path, work):
-    """Scores and curves of a part: from its file, or worked out now."""
+    """Scores and curves of a part, from its file or from its runner."""
     if not path.exists():
-        found = work()
+        runner = work()
+        runner.run()
+        results = runner.results
         curves = {
-            label_of(key): {str(share): scores.to_dict() for share, scores in line.items()}
-            for key, line in found.curves().items()
+            row: {str(share): scores.to_dict() for share, scores in line.items()}
+            for row, line in results.curves().items()
         }
-        rows = {label_of(key): scores.to_dict() for key, scores in found.scores().items()}
-        path.write_text(json.dumps({"scores": rows, "curves": curves, "chosen": found.chosen}, indent=1))
+        rows = {row: scores.to_dict() for row, scores in results.scores().items()}
+        path.write_text(json.dumps({"scores": rows, "curves": curves, "chosen": results.chosen}, indent=1))
     return json.loads(path.read_text())
 
 
@@ -118,15 +122,15 @@ def main():
     resnet = EvaluatedEncoder("ResNet-18 from scratch", lambda seed: from_scratch(spec, seed), False)
     seeds = len(encoders)
     say = lambda what, done, total: print(f"{what} {done}/{total}", flush=True)  # noqa: E731
-    heads = Settings(("knn", "linear", "mlp", "kmeans"), seeds=seeds, shares=(0.1, 0.25, 0.5), say=say)
-    tune = Settings(("finetune",), seeds=seeds, tune=TUNE, say=say)
+    heads = Settings(("knn", "linear", "mlp", "kmeans"), seeds=seeds, shares=(0.1, 0.25, 0.5), progress=say)
+    tune = Settings(("finetune",), seeds=seeds, finetune=TUNE, progress=say)
     works = {}
     if args.eurosat:
         data = read_set(args.eurosat)
-        works["eurosat-heads"] = lambda: evaluate_set(data, [pretrained, random, statistics], heads)[0]
+        works["eurosat-heads"] = lambda: ClassificationRunner(data, [pretrained, random, statistics], heads)
         for subject in (pretrained, random, resnet):
             name = f"eurosat-finetune-{subject.name.split()[0]}"
-            works[name] = lambda subject=subject: evaluate_set(data, [subject], tune)[0]
+            works[name] = lambda subject=subject: ClassificationRunner(data, [subject], tune)
     maps = replace(heads, sensors=SENSORS, shares=())
     # the bundled scenes are cut as in pretraining
     ground = {
@@ -136,12 +140,12 @@ def main():
         s1, s2, labels = args.water
         ground["water"] = (labels, Scenes([s1], [s2], 0, None, 96, spec.patch_px))
     for name, (labels, scenes) in ground.items():
-        works[name] = lambda labels=labels, scenes=scenes: evaluate_maps(
+        works[name] = lambda labels=labels, scenes=scenes: SegmentationRunner(
             labelled_scenes(labels, scenes), [pretrained, random, statistics], maps
-        )[0]
-        works[f"{name}-side-by-side"] = lambda labels=labels, scenes=scenes: evaluate_maps(
+        )
+        works[f"{name}-side-by-side"] = lambda labels=labels, scenes=scenes: SegmentationRunner(
             labelled_scenes(labels, scenes), [aside], replace(maps, sensors=(("s1", "s2"),))
-        )[0]
+        )
     for name, work in works.items():
         if not args.only or name in args.only:
             part = kept(args.out / f"{name}.json", work)

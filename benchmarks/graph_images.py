@@ -27,7 +27,7 @@ from geossl import recipe as recipes
 from geossl.api.pretrain import run as pretraining
 from geossl.data.datasets.find import read_set
 from geossl.data.graphs.files import read_graph
-from geossl.evaluation.graphs import C_GRID
+from geossl.evaluation.svm import C_FOLDS
 
 SETTINGS = [  # ours, not tuned
     "encoder.kind=gin",
@@ -52,7 +52,7 @@ def part_of(graphs, chosen):
 
 def judged(x, y, train):
     """Accuracy on test images, in percent."""
-    machine = make_pipeline(StandardScaler(), GridSearchCV(SVC(), {"C": C_GRID}, cv=5))
+    machine = make_pipeline(StandardScaler(), GridSearchCV(SVC(), {"C": C_FOLDS}, cv=5))
     return 100 * machine.fit(x[train], y[train]).score(x[~train], y[~train])
 
 

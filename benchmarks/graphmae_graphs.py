@@ -12,7 +12,8 @@ import numpy as np
 import geossl
 from geossl import recipe as recipes
 from geossl.data.graphs.files import read_graph
-from geossl.evaluation.graphs import svm_graphs
+from geossl.evaluation.heads import Samples
+from geossl.evaluation.svm import svm_folds
 from geossl.inference.graphs import graph_embeddings
 
 
@@ -29,7 +30,8 @@ def main():
         values = [f"data.source={args.graphs}", f"train.seed={seed}", f"out={args.out}/seed{seed}", "resume=true"]
         run = geossl.pretrain(recipes.load(args.recipe, [*values, *args.set]))
         x = graph_embeddings(geossl.load_encoder(run / "encoder.safetensors"), graphs)
-        found.append(100 * svm_graphs(x, graphs.graph_y.numpy()))
+        samples = Samples(x, graphs.graph_y.numpy())
+        found.append(100 * svm_folds(samples, int(samples.y.max()) + 1).values["accuracy"])
         print(f"seed {seed}  {found[-1]:.2f}", flush=True)
     print(f"| {args.recipe} | {np.mean(found):.2f} +- {np.std(found):.2f} |")
 

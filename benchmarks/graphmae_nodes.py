@@ -19,7 +19,8 @@ import geossl
 from geossl import recipe as recipes
 from geossl.api.pretrain import run as pretraining
 from geossl.data.graphs.files import dense_rows, read_graph
-from geossl.evaluation.graphs import probe_nodes
+from geossl.evaluation.adam import AdamConfig, fit_adam
+from geossl.evaluation.heads import Samples
 
 NAMES = ("trained", "not trained", "raw features")
 
@@ -31,9 +32,14 @@ def embedded(encoder, graph):
 
 
 def probed(x, graph, args, seed):
-    masks = (graph[f"{part}_mask"].numpy() for part in ("train", "val", "test"))
-    found = probe_nodes(x, graph.y.numpy(), *masks, weight_decay=args.probe_decay, epochs=args.probe_epochs, seed=seed)
-    return 100 * found["test"], 100 * found["last"]
+    masks = [graph[f"{part}_mask"].numpy() for part in ("train", "val", "test")]
+    train, val, test = (Samples(x[mask], graph.y.numpy()[mask]) for mask in masks)
+    found = []
+    for keep_best in (True, False):
+        config = AdamConfig(weight_decay=args.probe_decay, epochs=args.probe_epochs, keep_best=keep_best)
+        classify, _ = fit_adam(train, val, int(graph.y.max()) + 1, seed, config)
+        found.append(100 * float((classify(test.x).argmax(1) == test.y).mean()))
+    return found
 
 
 def main():

@@ -75,13 +75,11 @@ FOLDERS = {  # folders of fewer than 5 or more than 15 files
     "geossl": "the package's door and what stands under everything",
 }
 PARAMETERS = {  # functions of more than 8 parameters; the table may only get shorter
-    "geossl/api/evaluate/run.py:evaluate": 20,
     "geossl/api/points/embed.py:embed_points": 11,
     "geossl/api/series.py:embed_series": 11,
     "geossl/data/graphs/batches.py:__init__": 9,
     "geossl/data/sentinel/batches.py:__init__": 9,
     "geossl/data/synthetic/batches.py:__init__": 10,
-    "geossl/evaluation/graphs.py:probe_nodes": 9,
     "geossl/inference/engine/store.py:add_array": 10,
     "geossl/inference/outputs/cog.py:write_blocks": 10,
     "geossl/inference/sampling.py:metropolis_hastings": 10,

@@ -1,17 +1,17 @@
 """Vectors of labelled items, from any kind of encoder: where a method plugs into evaluation.
 
-Another kind of encoder (graphs, point clouds, series): write one function (encoder, items) -> one vector per row, name
-it in ``EMBEDDERS``, and every protocol works. It must let gradients through, since fine-tuning uses it, too. Rows need
-not be items: a graph is one item with a row per node. Labels come as a
-``geossl.data.datasets.base.LabelledSet`` (items, labels, classes; places or an official split if there are any)::
+For another kind of encoder (graphs, point clouds, series) write one function (encoder, items) -> one vector per row,
+name it in ``EMBEDDERS``, and every protocol works. It must let gradients through, since fine-tuning uses it, too. Rows
+need not be items: a graph is one item with a row per node. Labels come as a
+``geossl.data.datasets.base.ClassificationDataset`` (items, labels, classes; places or an official split if known)::
 
-    nodes = LabelledSet("cora", [graph], graph.y.numpy(), names, part=part)
+    nodes = ClassificationDataset("cora", [graph], graph.y.numpy(), names, part=part)
     geossl.evaluate(encoder, nodes, protocol=("knn", "linear", "kmeans"))
 
 Perturbations are functions (item, number) -> item; the number lets them draw the same noise every time::
 
     worse = lambda item, i: {"rgb": jpeg(item["rgb"], quality=60, seed=i)}
-    geossl.evaluate(encoder, pictures, perturbations={"jpeg 60": worse})
+    geossl.evaluate(encoder, images, perturbations={"jpeg 60": worse})
 """
 
 import hashlib
@@ -27,12 +27,12 @@ from numpy import ndarray
 from torch import Tensor
 
 from geossl.errors import InputError, WeightsError
-from geossl.models.encoder import DenseEncoder, Encoder, GraphEncoder, PointEncoder
+from geossl.models.encoder import DenseEncoder, Encoder, GraphEncoder, Items, PointEncoder
 from geossl.models.encoders.series_vit import SeriesViT
 
 Embedder = Callable[[Any, Sequence[Any]], Float[Tensor, "n d"]]
 Progress = Callable[[int, int], None]
-Change = Callable[[Any, int], Any]  # of an item and its number: a perturbed item
+Change = Callable[[Any, int], Any]  # (item, number) -> perturbed item
 
 
 def pooled_images(encoder: DenseEncoder, items: Sequence[Mapping[str, Tensor]]) -> Float[Tensor, "n d"]:
@@ -56,7 +56,7 @@ def pooled_points(encoder: PointEncoder, items: Sequence[Float[Tensor, "_ c"]]) 
 
 
 def as_trained(points: Float[Tensor, "m c"], encoder: PointEncoder) -> Float[Tensor, "k c"]:
-    """Points drawn at random, the same whenever asked, and scaled as the encoder's spec says."""
+    """Draw points at random, the same ones every time, and scale them as the encoder's spec says."""
     spec = encoder.spec
     if points.shape[1] != spec.channels:
         needs = ", ".join(["x", "y", "z", *spec.features])
@@ -73,7 +73,7 @@ def as_trained(points: Float[Tensor, "m c"], encoder: PointEncoder) -> Float[Ten
 
 
 def device_of(encoder: Encoder) -> torch.device:
-    """Where an encoder's weights are."""
+    """Device of an encoder's weights."""
     return next((x.device for x in encoder.parameters()), torch.device("cpu"))
 
 
@@ -106,11 +106,11 @@ def embedder_of(encoder: Encoder) -> Embedder:
     for kind, embed in EMBEDDERS.items():
         if isinstance(encoder, kind):
             return embed
-    raise WeightsError(f"{encoder.spec.name!r} ({encoder.spec.architecture}) gives no vectors that could be judged")
+    raise WeightsError(f"{encoder.spec.name!r} ({encoder.spec.architecture}) gives no vectors that could be evaluated")
 
 
-def batches(items: Sequence[Any], batch_size: int, change: Change | None = None, first: int = 0) -> Iterator[list[Any]]:
-    """Items in order from one on, read when asked for."""
+def batches(items: Items, batch_size: int, change: Change | None = None, first: int = 0) -> Iterator[list[Any]]:
+    """Yield items in order, from number ``first`` on; each is read when its batch is due."""
     for start in range(first, len(items), batch_size):
         numbers = range(start, min(start + batch_size, len(items)))
         yield [items[i] if change is None else change(items[i], i) for i in numbers]
@@ -118,7 +118,7 @@ def batches(items: Sequence[Any], batch_size: int, change: Change | None = None,
 
 def features(
     encoder: Encoder,
-    items: Sequence[Any],
+    items: Items,
     *,
     batch_size: int = 64,
     change: Change | None = None,
@@ -128,12 +128,12 @@ def features(
     """One vector per row, from a frozen encoder in evaluation mode.
 
     Args:
-        encoder: Of any kind in ``EMBEDDERS``.
-        items: What its kind takes.
+        encoder: Encoder of any kind in ``EMBEDDERS``.
+        items: Items as this kind of encoder takes them.
         batch_size: Items at a time; does not change values.
         change: Perturbs every item before it is embedded.
         progress: Called with (items done, items in all).
-        store: Folder that keeps what is done, so that interrupted work goes on; of this encoder and these items alone.
+        store: Folder of finished batches of this encoder and these items, so that interrupted work resumes.
 
     Raises:
         InputError: If a vector is not finite.
@@ -144,13 +144,13 @@ def features(
 
 def patch_features(
     encoder: DenseEncoder,
-    chips: Sequence[Mapping[str, Tensor]],
+    chips: Items,
     *,
     batch_size: int = 16,
     progress: Progress | None = None,
     store: Path | None = None,
 ) -> Float[ndarray, "n d"]:
-    """One vector per patch, chip by chip and row by row; the rest as in ``features``."""
+    """One vector per patch, chip by chip and row by row; arguments as in ``features``."""
     device = device_of(encoder)
 
     def embed(some: Sequence[Mapping[str, Tensor]]) -> Float[Tensor, "n d"]:
@@ -162,13 +162,13 @@ def patch_features(
 def all_rows(
     encoder: Encoder,
     embed: Callable[[Sequence[Any]], Float[Tensor, "_ d"]],
-    items: Sequence[Any],
+    items: Items,
     batch_size: int,
     change: Change | None,
     progress: Progress | None,
     store: Path | None,
 ) -> Float[ndarray, "n d"]:
-    """Vectors of all batches, those in the store taken from there; the encoder is left in the mode it was in."""
+    """Vectors of all batches, from the store where it has them; leaves the encoder in the mode it was in."""
     training, rows = encoder.training, [np.zeros((0, encoder.spec.dim), np.float32)]
     encoder.eval()
     for start in range(0, len(items), batch_size):
@@ -186,7 +186,9 @@ def all_rows(
     x = np.concatenate(rows if len(rows) == 1 else rows[1:])
     if not np.isfinite(x).all():
         bad = int((~np.isfinite(x).all(axis=1)).sum())
-        raise InputError(f"{bad} of {len(x)} vectors of {encoder.spec.name!r} are not finite; an image without data?")
+        raise InputError(
+            f"{bad} of {len(x)} vectors of {encoder.spec.name!r} are not finite; leave out images without a valid pixel"
+        )
     return x
 
 
@@ -200,7 +202,7 @@ def keep(file: Path, x: Float[ndarray, "n d"]) -> None:
 
 
 def digest(encoder: Encoder, *metadata: Any) -> str:
-    """What vectors depend on, as a name for their store: weights, and facts on the items."""
+    """Hash of what vectors depend on, weights and metadata of the items: the name of their store."""
     found = hashlib.sha256(repr((encoder.spec, metadata)).encode())
     for name, tensor in encoder.state_dict().items():
         found.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())

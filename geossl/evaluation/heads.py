@@ -1,9 +1,9 @@
 """Fit light classifiers on frozen embeddings with scikit-learn, and keep them as tensors.
 
-A setting with several candidates is chosen on a validation part: never on what is judged.
+A setting with several candidates is chosen on a validation part, never on the test part.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ C_SWEEP = (0.001, 0.01, 0.1, 1.0, 10.0)  # inverse L2 penalty of the linear prob
 NEIGHBOURS_SWEEP = (1, 5, 10, 20)
 HIDDEN = 256
 TREES = 200
+Classifier = Callable[[Float[ndarray, "n d"]], Float[ndarray, "n k"]]  # features -> probability per class
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,13 @@ class Samples:
     y: Int[ndarray, "n ..."]
 
     def take(self, rows: ndarray) -> "Samples":
-        """Some of them."""
+        """Some of the samples."""
         return Samples(self.x[rows], self.y[rows])
+
+
+def joined(a: Samples, b: Samples) -> Samples:
+    """Samples of two parts as one."""
+    return Samples(np.concatenate([a.x, b.x]), np.concatenate([a.y, b.y]))
 
 
 @torch.inference_mode()
@@ -61,11 +67,11 @@ def fit_head(
 
     Args:
         kind: ``linear`` (logistic regression, C of five), ``knn`` (neighbours of four), ``mlp``, ``forest``.
-        train: What is learned from; features are standardised by these alone.
-        val: What settings are chosen by.
+        train: Samples to learn from; features are standardised by these alone.
+        val: Samples settings are chosen by.
         classes: Number of classes; classes without a sample get probability zero.
-        seed: Of the heads that draw.
-        settings: To choose from; by default those of ``candidates``.
+        seed: Seed of the heads that draw.
+        settings: Settings to choose from; by default those of ``candidates``.
 
     Returns:
         The head and the settings chosen.
@@ -90,7 +96,7 @@ def candidates(kind: str, samples: int) -> Sequence[dict[str, Any]]:
 
 
 def standardized(train: Samples) -> tuple[StandardScaler, ndarray]:
-    """A scaler fitted on the training features, and these scaled."""
+    """A scaler fitted on the training features, and the scaled features."""
     scaler = StandardScaler().fit(train.x.astype(np.float64))
     return scaler, scaler.transform(train.x.astype(np.float64))
 
@@ -104,7 +110,7 @@ def fill(head: Head, **tensors: Any) -> Head:
 
 
 def spread(rows: ndarray, present: ndarray, classes: int, empty: float) -> ndarray:
-    """Rows of the classes that are there, put at their numbers among all."""
+    """Put rows of the classes that occur at their numbers among all classes."""
     out = np.full((classes, *rows.shape[1:]), empty)
     out[present] = rows
     return out

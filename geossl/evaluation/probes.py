@@ -1,4 +1,4 @@
-"""Read-outs of frozen features: fitted on the training, chosen on the validation, judged on the test part.
+"""Probes of frozen embeddings: fitted on the training, chosen on the validation, scored on the test part.
 
 Nothing of the test part is looked at before a head and all of its settings are final.
 """
@@ -15,64 +15,76 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.neural_network import MLPClassifier
 
+from geossl.evaluation.adam import fit_adam
 from geossl.evaluation.bootstrap import resampled
 from geossl.evaluation.clustering import clustering_scores, matched
-from geossl.evaluation.heads import HIDDEN, Samples, candidates, fit_head, fit_kmeans, predict, standardized
-from geossl.evaluation.scores import (
-    Scores,
-    confusion_matrix,
-    mean_average_precision,
-    multi_label,
-    single_label,
+from geossl.evaluation.heads import (
+    HIDDEN,
+    Classifier,
+    Samples,
+    candidates,
+    fit_head,
+    fit_kmeans,
+    joined,
+    predict,
+    standardized,
 )
-from geossl.evaluation.svm import fit_svm
+from geossl.evaluation.scores import Scores, confusion_matrix, mean_average_precision, multi_label, single_label
+from geossl.evaluation.svm import fit_svm, svm_folds
 
-READOUTS = ("knn", "linear", "mlp", "kmeans", "svm")
-Classifier = Callable[[Float[ndarray, "n d"]], Float[ndarray, "n k"]]  # features -> chance per class
+PROBES = ("knn", "linear", "mlp", "kmeans", "svm", "svm_folds", "linear_adam")
 
 
 @dataclass(frozen=True)
-class Split:
+class FeatureSplit:
     """Features and labels of the three parts."""
 
     train: Samples
     val: Samples
     test: Samples
 
+    @property
+    def known(self) -> Samples:
+        """Training and validation part together."""
+        return joined(self.train, self.val)
 
-def read_out(
+
+def probe(
     kind: str,
-    split: Split,
+    split: FeatureSplit,
     classes: int,
     seed: int = 0,
     *,
     neighbours: int | None = None,
     changed: Mapping[str, Float[ndarray, "n d"]] | None = None,
 ) -> tuple[dict[str, Scores], dict[str, Any]]:
-    """Fit, choose and judge.
+    """Fit a head, choose its settings, and score it.
 
     Args:
         kind: ``knn`` (cosine, weighted by closeness), ``linear`` (logistic regression by L-BFGS), ``mlp`` (one hidden
             layer), ``kmeans`` (as many clusters as classes, matched to classes on the test part), ``svm`` (linear; one
-            class per sample only).
-        split: Of features; labels are one class (n) or several (n k).
+            class per sample only), ``linear_adam`` (see ``geossl.evaluation.adam``), ``svm_folds`` (see
+            ``geossl.evaluation.svm``: it draws folds of all samples, whatever the split).
+        split: Features; labels are one class (n) or several (n k).
         classes: Number of classes.
-        seed: Of heads that draw.
-        neighbours: Of kNN; chosen on the validation part by default.
-        changed: Features of the test part under perturbations, by name; judged by the very same head.
+        seed: Seed of heads that draw.
+        neighbours: Neighbours of kNN; chosen on the validation part by default.
+        changed: Features of the test part under perturbations, by name; scored with the very same head.
 
     Returns:
         Scores (under ``""``, and under the name of every perturbation), and the settings that were chosen.
     """
     tests = {"": split.test, **{name: replace(split.test, x=x) for name, x in (changed or {}).items()}}
+    if kind == "svm_folds":
+        return {"": svm_folds(joined(split.known, split.test), classes, seed=seed)}, {}
     if kind == "kmeans":
         head = fit_kmeans(split.train.x, classes, seed)
         return {name: clustered(test.y, predict(head, test.x).argmax(1), classes) for name, test in tests.items()}, {}
     multi = split.train.y.ndim == 2
     fit = fit_multi if multi else fit_single
     classify, setting = fit(kind, split.train, split.val, classes, seed, neighbours)
-    judge = multi_label if multi else single_label
-    return {name: without_miou(judge(test.y, classify(test.x))) for name, test in tests.items()}, setting
+    score = multi_label if multi else single_label
+    return {name: without_miou(score(test.y, classify(test.x))) for name, test in tests.items()}, setting
 
 
 def fit_single(
@@ -81,6 +93,8 @@ def fit_single(
     """One class per sample; settings are chosen by balanced accuracy on ``val``."""
     if kind == "svm":
         return fit_svm(train, val, classes)
+    if kind == "linear_adam":
+        return fit_adam(train, val, classes, seed)
     fixed = [{"neighbours": min(neighbours, len(train.y))}] if kind == "knn" and neighbours else None
     head, setting = fit_head(kind, train, val, classes, seed, fixed)
     return lambda x: predict(head, x), setting
@@ -90,6 +104,8 @@ def fit_multi(
     kind: str, train: Samples, val: Samples, classes: int, seed: int, neighbours: int | None = None
 ) -> tuple[Classifier, dict[str, Any]]:
     """Several classes per sample; settings are chosen by mean average precision on ``val``."""
+    if kind == "linear_adam":
+        return fit_adam(train, val, classes, seed)
     fixed = [{"neighbours": min(neighbours, len(train.y))}] if kind == "knn" and neighbours else None
     best: tuple[float, Classifier, dict[str, Any]] | None = None
     for setting in fixed or candidates(kind, len(train.y)):
@@ -108,7 +124,7 @@ def multi_knn(train: Samples, seed: int, neighbours: int = 20) -> Classifier:
 
 
 def multi_linear(train: Samples, seed: int, c: float = 1.0) -> Classifier:
-    """A logistic regression per class; a class that never or always occurs gets that chance."""
+    """A logistic regression per class; a class that never or always occurs gets that probability."""
     scaler, x = standardized(train)
     some = np.flatnonzero((train.y.min(0) == 0) & (train.y.max(0) == 1))
     model = OneVsRestClassifier(LogisticRegression(C=c, max_iter=1000)).fit(x, with_rest(train.y[:, some]))
@@ -122,7 +138,7 @@ def multi_linear(train: Samples, seed: int, c: float = 1.0) -> Classifier:
 
 
 def with_rest(y: Int[ndarray, "n k"]) -> Int[ndarray, "n k2"]:
-    """A second column where there is one alone, as scikit-learn takes a single column for classes, not for labels."""
+    """Add a second column to a single one, which scikit-learn would take for classes, not for labels."""
     return np.column_stack([y, 1 - y]) if y.shape[1] == 1 else y
 
 
@@ -138,16 +154,16 @@ MULTI: dict[str, Callable[..., Classifier]] = {"knn": multi_knn, "linear": multi
 
 
 def clustered(truth: Int[ndarray, " n"], clusters: Int[ndarray, " n"], classes: int) -> Scores:
-    """Scores of clusters, with the interval of accuracy at the matching found on all of the test part."""
-    found = matched(truth, clusters)
-    hit = (found == truth).astype(int)
+    """Scores of clusters, with the interval of accuracy at the matching found on the whole test part."""
+    predicted = matched(truth, clusters)
+    hit = (predicted == truth).astype(int)
     interval = resampled(len(truth), lambda weight: weight @ hit / len(hit))
-    known = found >= 0
-    counts = confusion_matrix(truth[known], found[known], classes)
+    known = predicted >= 0
+    counts = confusion_matrix(truth[known], predicted[known], classes)
     values = clustering_scores(truth, clusters)
     return Scores({"accuracy": values.pop("acc"), **values}, {"accuracy": interval}, counts)
 
 
 def without_miou(scores: Scores) -> Scores:
-    """Without the overlap, which is of maps."""
+    """Leave out mIoU, which is a score of maps."""
     return replace(scores, values={name: value for name, value in scores.values.items() if name != "miou"})

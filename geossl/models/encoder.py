@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,6 +13,17 @@ from geossl.sensors import SensorSpec
 
 Images = Mapping[str, Float[Tensor, "b _ h w"]]  # sensor name -> pixels in physical units, NaN = not usable
 Kept = Mapping[str, Bool[Tensor, "b gh gw"]]  # sensor name -> True where the patch is fed to the encoder
+
+
+@runtime_checkable
+class Items(Protocol):
+    """What an encoder embeds one by one: a list, or a map-style data set of torch."""
+
+    def __len__(self) -> int:
+        """Number of items."""
+
+    def __getitem__(self, i: int) -> Any:
+        """One item."""
 
 
 @dataclass(frozen=True, kw_only=True)

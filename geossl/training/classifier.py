@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import Tensor, nn
+from torch.utils.data import Subset
 
 from geossl.evaluation.features import Change, batches, device_of, embedder_of
 from geossl.evaluation.scores import confusion_matrix, mean_average_precision, of_confusion
-from geossl.models.encoder import DenseEncoder, Encoder, PointEncoder
+from geossl.models.encoder import DenseEncoder, Encoder, Items, PointEncoder
 from geossl.training.early_stopping import FinetuneConfig, Mark, best_of, train_until_best
 
 
@@ -37,38 +38,18 @@ class Classifier(nn.Module):
 
     @torch.inference_mode()
     def chances(
-        self, items: Sequence[Any], rows: Int[ndarray, " n"], is_multi: bool, change: Change | None = None
+        self, items: Items, rows: Int[ndarray, " n"], is_multi: bool, change: Change | None = None
     ) -> Float[ndarray, "n k"]:
         """Chance per class of some items."""
         self.eval()
-        wanted = Subset(items, rows)
+        wanted = Subset(items, rows.tolist())  # type: ignore[arg-type]
         logits = torch.cat([self(batch) for batch in batches(wanted, 64, change)]).float().cpu()
         return (logits.sigmoid() if is_multi else logits.softmax(dim=1)).numpy()
 
 
-class Subset(Sequence[Any]):
-    """Some items.
-
-    Args:
-        items: Of all.
-        rows: Their numbers.
-    """
-
-    def __init__(self, items: Sequence[Any], rows: Int[ndarray, " n"]) -> None:
-        self.items, self.rows = items, rows
-
-    def __len__(self) -> int:
-        """How many."""
-        return len(self.rows)
-
-    def __getitem__(self, i: Any) -> Any:
-        """One of them."""
-        return self.items[int(self.rows[i])]
-
-
 def finetune_encoder(
     encoder: Encoder,
-    items: Sequence[Any],
+    items: Items,
     labels: Int[ndarray, "n ..."],
     part: Int[ndarray, " n"],
     classes: int,
@@ -135,7 +116,7 @@ def loss_of(logits: Float[Tensor, "n k"], y: Int[Tensor, "n ..."]) -> Float[Tens
     return F.cross_entropy(logits, y)
 
 
-def validated(model: Classifier, items: Sequence[Any], labels: Int[ndarray, "n ..."], rows: Int[ndarray, " m"]) -> Mark:
+def validated(model: Classifier, items: Items, labels: Int[ndarray, "n ..."], rows: Int[ndarray, " m"]) -> Mark:
     """Balanced accuracy or mean average precision on the validation part, and minus the loss, which decides ties."""
     is_multi, y = labels.ndim == 2, labels[rows]
     chances = model.chances(items, rows, is_multi)

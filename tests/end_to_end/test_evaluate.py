@@ -117,7 +117,7 @@ def test_test_pixels_cannot_change_what_is_chosen_or_trained(encoder, npz, tmp_p
 def test_missing_bands_other_units_and_levels_are_said(encoder, npz, tmp_path):
     ten = [b for b in L2A if b not in ("B01", "B09")]
     data = images(bands=ten)
-    with pytest.raises(BandError, match="set lacks B01, B09 of s2, which croma_tiny needs"):
+    with pytest.raises(BandError, match="set has no s2 band B01, B09, which croma_tiny needs"):
         geossl.evaluate(encoder, npz(x=data["x"], bands=np.array(ten)), out=tmp_path / "r.html")
     radar = npz(x=data["x"][:, :2].astype(np.float32), bands=np.array(["VV", "VH"]))
     with pytest.raises(BandError, match="--sensors s2: set and croma_tiny share s1"):
@@ -159,10 +159,10 @@ def test_blocks_keep_neighbours_together():
         (["--protocol", "forest"], "--protocol 'forest' is not known; use knn, linear"),
         (["--split", "mine"], "--split 'mine' is not known; use auto, official, blocked, random"),
         (["--split", "official"], "set has no official split; use --split blocked or random"),
-        (["--label-fractions", "1.5"], "--label-fractions 1.5 is no share between 0 and 1"),
+        (["--label-fractions", "1.5"], "--label-fractions 1.5 is not a share between 0 and 1"),
         (["--label-fractions", "half"], "--label-fractions 'half' is no list of numbers"),
         (["--seeds", "0"], "--seeds 0 is too small"),
-        (["--image-px", "20"], "--image-px 20 is no multiple of the encoder's 8 px patch"),
+        (["--image-px", "20"], "--image-px 20 is not a multiple of the encoder's 8 px patch"),
         (["--out", "r.pdf"], "--out r.pdf must end in .html"),
         (["--out", "nowhere/r.html"], "folder 'nowhere' does not exist; create it"),
     ],
@@ -208,7 +208,7 @@ def test_pictures_need_an_encoder_of_pictures(encoder, tmp_path):
         geossl.evaluate(encoder, tmp_path / "p", out=tmp_path / "r.html")
 
 
-def test_an_encoder_of_pictures_is_judged_clean_and_perturbed(tmp_path):
+def test_an_encoder_of_pictures_is_scored_clean_and_perturbed(tmp_path):
     rng = np.random.default_rng(0)
     for name, low in (("dark", 0), ("light", 120)):
         (tmp_path / "p" / name).mkdir(parents=True)
@@ -247,16 +247,16 @@ def test_an_encoder_of_pictures_is_judged_clean_and_perturbed(tmp_path):
 
 
 def test_vectors_of_many_items_are_kept_until_the_report_is_there(encoder, npz, tmp_path, monkeypatch):
-    monkeypatch.setattr("geossl.api.evaluate.protocols.MANY", 10)
+    monkeypatch.setattr("geossl.api.evaluate.settings.STORED_FROM", 10)
     path, out = npz(), tmp_path / "r.html"
     whole = geossl.evaluate(encoder, path, protocol="linear", batch_size=16, out=out).scores["linear"].to_dict()
     assert not (tmp_path / "r.html.build").exists()
-    monkeypatch.setattr("geossl.api.evaluate.protocols.judge_heads", lambda *a: 1 / 0)
+    monkeypatch.setattr("geossl.api.evaluate.runner.Runner.probe", lambda *a: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         geossl.evaluate(encoder, path, protocol="linear", batch_size=16, out=out)
     assert len(list((tmp_path / "r.html.build").rglob("*.npy"))) == 4
     monkeypatch.undo()
-    monkeypatch.setattr("geossl.api.evaluate.protocols.MANY", 10)
+    monkeypatch.setattr("geossl.api.evaluate.settings.STORED_FROM", 10)
     monkeypatch.setattr(CROMAEncoder, "pooled", lambda *a: 1 / 0)  # no image needs to be embedded again
     again = geossl.evaluate(encoder, path, protocol="linear", batch_size=16, out=out)
     assert again.scores["linear"].to_dict() == whole
@@ -264,7 +264,7 @@ def test_vectors_of_many_items_are_kept_until_the_report_is_there(encoder, npz, 
 
 
 def test_rows_may_be_nodes_of_one_graph(monkeypatch, tmp_path):
-    """A stand-in for any other kind of encoder: one function, and all read-outs work."""
+    """A stand-in for any other kind of encoder: one function, and all probes work."""
 
     class Nodes(Encoder):
         def __init__(self):

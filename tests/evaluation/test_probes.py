@@ -17,7 +17,7 @@ from geossl.evaluation.bootstrap import (
     resampled_confusion,
 )
 from geossl.evaluation.heads import C_SWEEP, NEIGHBOURS_SWEEP, Samples
-from geossl.evaluation.probes import READOUTS, Split, fit_multi, fit_single, read_out
+from geossl.evaluation.probes import PROBES, FeatureSplit, fit_multi, fit_single, probe
 from geossl.evaluation.scores import confusion_matrix, mean_of, of_images, single_label
 
 
@@ -38,7 +38,7 @@ def several(n, seed=0):
 
 @pytest.fixture(scope="module")
 def split():
-    return Split(blobs(240), blobs(80, seed=1), blobs(120, seed=2))
+    return FeatureSplit(blobs(240), blobs(80, seed=1), blobs(120, seed=2))
 
 
 def chosen_by_hand(split, models):
@@ -52,7 +52,7 @@ def test_knn_and_its_k_agree_with_scikit_learn(split):
         for k in NEIGHBOURS_SWEEP
     }
     best, model = chosen_by_hand(split, models)
-    scores, setting = read_out("knn", split, 4)
+    scores, setting = probe("knn", split, 4)
     assert setting == {"neighbours": best}
     assert scores[""].values["accuracy"] == pytest.approx(model.score(split.test.x, split.test.y))
 
@@ -62,7 +62,7 @@ def test_the_linear_probe_and_its_penalty_agree_with_scikit_learn(split):
     train, val, test = (scaler.transform(p.x) for p in (split.train, split.val, split.test))
     models = {c: LogisticRegression(C=c, max_iter=1000).fit(train, split.train.y) for c in C_SWEEP}
     best = max(C_SWEEP, key=lambda c: (balanced_accuracy_score(split.val.y, models[c].predict(val)), -c))
-    scores, setting = read_out("linear", split, 4)
+    scores, setting = probe("linear", split, 4)
     assert setting == {"c": best}
     found = models[best].predict(test)
     assert scores[""].values["accuracy"] == pytest.approx((found == split.test.y).mean())
@@ -73,29 +73,29 @@ def test_kmeans_is_matched_as_scipy_does(split):
     clusters = KMeans(4, n_init=10, random_state=0).fit(split.train.x).predict(split.test.x)
     table = confusion_matrix(split.test.y, clusters, 4)
     rows, columns = linear_sum_assignment(-table)
-    scores, _ = read_out("kmeans", split, 4)
+    scores, _ = probe("kmeans", split, 4)
     assert scores[""].values["accuracy"] == pytest.approx(table[rows, columns].sum() / len(split.test.y))
 
 
 def test_a_given_number_of_neighbours_is_taken(split):
-    assert read_out("knn", split, 4, neighbours=3)[1] == {"neighbours": 3}
-    assert read_out("knn", split, 4, neighbours=999)[1] == {"neighbours": 240}
+    assert probe("knn", split, 4, neighbours=3)[1] == {"neighbours": 3}
+    assert probe("knn", split, 4, neighbours=999)[1] == {"neighbours": 240}
 
 
-@pytest.mark.parametrize("kind", READOUTS)
+@pytest.mark.parametrize("kind", [kind for kind in PROBES if kind != "svm_folds"])  # which has no test part
 def test_the_test_part_cannot_change_a_head_or_its_settings(split, kind):
     x = np.random.default_rng(0).normal(0, 1e6, split.test.x.shape).astype(np.float32)
-    wild = Split(split.train, split.val, Samples(x, np.zeros_like(split.test.y)))
-    probe = {"probe": split.test.x}
-    before, setting = read_out(kind, split, 4, changed=probe)
-    # judged on the same features and labels, by a head that was fitted beside a wild test part
-    after, again = read_out(kind, Split(wild.train, wild.val, split.test), 4, changed=probe)
-    wildly, other = read_out(kind, wild, 4, changed=probe)
+    wild = FeatureSplit(split.train, split.val, Samples(x, np.zeros_like(split.test.y)))
+    same = {"same": split.test.x}
+    before, setting = probe(kind, split, 4, changed=same)
+    # scored on the same features and labels, by a head that was fitted beside a wild test part
+    after, again = probe(kind, FeatureSplit(wild.train, wild.val, split.test), 4, changed=same)
+    wildly, other = probe(kind, wild, 4, changed=same)
     assert setting == again == other
-    assert before["probe"].to_dict() == after["probe"].to_dict()
+    assert before["same"].to_dict() == after["same"].to_dict()
     if kind != "kmeans":
-        hit = np.diag(before["probe"].confusion)
-        assert wildly["probe"].confusion.sum(0).tolist() == before["probe"].confusion.sum(0).tolist()  # same answers
+        hit = np.diag(before["same"].confusion)
+        assert wildly["same"].confusion.sum(0).tolist() == before["same"].confusion.sum(0).tolist()  # same answers
         assert hit.sum() > 0
 
 
@@ -106,24 +106,24 @@ def test_fitting_is_never_given_the_test_part(split, kind):
     assert np.array_equal(one(split.test.x), two(split.test.x))
     np.testing.assert_allclose(
         one(split.test.x)[:5], one(split.test.x[:5]), rtol=1e-5
-    )  # nor normalised by what is judged
+    )  # nor normalised by what is scored
 
 
 def test_another_validation_part_may_choose_otherwise(split):
-    flipped = Split(split.train, Samples(split.val.x, (split.val.y + 1) % 4), split.test)
-    assert read_out("linear", flipped, 4)[1] != read_out("linear", split, 4)[1]
+    flipped = FeatureSplit(split.train, Samples(split.val.x, (split.val.y + 1) % 4), split.test)
+    assert probe("linear", flipped, 4)[1] != probe("linear", split, 4)[1]
 
 
 @pytest.mark.parametrize("kind", ["knn", "linear", "mlp"])
 def test_several_classes_per_sample_are_found(kind):
-    split = Split(several(300), several(100, 1), several(200, 2))
-    scores, _ = read_out(kind, split, 3)
+    split = FeatureSplit(several(300), several(100, 1), several(200, 2))
+    scores, _ = probe(kind, split, 3)
     classify, _ = fit_multi(kind, split.train, split.val, 3, 0)
     chances = classify(split.test.x)
     assert scores[""].values["map"] == pytest.approx(average_precision_score(split.test.y, chances, average="macro"))
     assert scores[""].values["map"] > 0.75
     shuffled = Samples(split.train.x, np.random.default_rng(0).permutation(split.train.y))
-    assert read_out(kind, Split(shuffled, split.val, split.test), 3)[0][""].values["map"] < 0.6
+    assert probe(kind, FeatureSplit(shuffled, split.val, split.test), 3)[0][""].values["map"] < 0.6
 
 
 def test_a_class_without_examples_gets_no_chance():
@@ -135,8 +135,8 @@ def test_a_class_without_examples_gets_no_chance():
 
 
 def test_two_classes_also_give_the_area_under_the_curve():
-    split = Split(blobs(200, 2, spread=3), blobs(80, 2, spread=3, seed=1), blobs(150, 2, spread=3, seed=2))
-    scores, _ = read_out("linear", split, 2)
+    split = FeatureSplit(blobs(200, 2, spread=3), blobs(80, 2, spread=3, seed=1), blobs(150, 2, spread=3, seed=2))
+    scores, _ = probe("linear", split, 2)
     classify, _ = fit_single("linear", split.train, split.val, 2, 0)
     expected = roc_auc_score(split.test.y, classify(split.test.x)[:, 1])
     assert scores[""].values["auc"] == pytest.approx(expected)
@@ -144,8 +144,8 @@ def test_two_classes_also_give_the_area_under_the_curve():
     assert low < expected < high
 
 
-def test_perturbed_features_are_judged_by_the_same_head(split):
-    scores, _ = read_out("linear", split, 4, changed={"same": split.test.x, "noise": split.test.x * 0})
+def test_perturbed_features_are_scored_by_the_same_head(split):
+    scores, _ = probe("linear", split, 4, changed={"same": split.test.x, "noise": split.test.x * 0})
     assert scores["same"].to_dict() == scores[""].to_dict()
     assert scores["noise"].values["balanced_accuracy"] == pytest.approx(0.25)
 

@@ -1,12 +1,13 @@
 import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score
+from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
 from sklearn.preprocessing import StandardScaler
-from sklearn.svm import LinearSVC
+from sklearn.svm import SVC, LinearSVC
 
 from geossl.errors import InputError
 from geossl.evaluation.heads import Samples
-from geossl.evaluation.svm import C_SWEEP, few_shot, fit_svm, svm_accuracy
+from geossl.evaluation.svm import C_SWEEP, few_shot, fit_svm, svm_accuracy, svm_folds
 
 
 def blobs(n, classes=6, apart=4.0, seed=0):
@@ -71,7 +72,7 @@ def test_few_shot_episodes_are_the_same_for_a_seed_and_easier_with_fewer_ways_an
     assert accuracy(*parts(0.0), 5, 10, episodes=30) == pytest.approx(0.2, abs=0.05)
 
 
-def test_labelled_samples_come_from_the_first_part_and_judged_ones_from_the_second():
+def test_labelled_samples_come_from_the_first_part_and_queries_from_the_second():
     known, asked = parts(4.0)
     wrong = Samples(asked.x, (asked.y + 1) % 6)
     assert accuracy(known, wrong, 6, 10) < 0.1
@@ -88,3 +89,24 @@ def test_too_few_samples_for_an_episode_are_said():
         few_shot(known, asked, 2, 51)
     with pytest.raises(InputError, match="1-way-5-shot needs 2 classes"):
         few_shot(known, asked, 1, 5)
+
+
+def test_folds_score_every_sample_once_and_noise_by_chance():
+    near = svm_folds(Samples(*blobs(60, classes=3)), 3)
+    assert near.values["accuracy"] > 0.95
+    assert near.confusion.sum() == 60
+    assert 0.2 < svm_folds(Samples(*blobs(120, classes=2, apart=0.0)), 2, folds=3).values["accuracy"] < 0.8
+
+
+def test_folds_agree_with_scikit_learn():
+    x, y = blobs(60, classes=3, apart=0.8)
+    outer = StratifiedKFold(4, shuffle=True, random_state=0)
+    wanted = cross_val_score(GridSearchCV(SVC(), {"C": [1e-3, 1e-2, 0.1, 1, 10]}, cv=5), x, y, cv=outer).mean()
+    assert svm_folds(Samples(x, y), 3, folds=4).values["accuracy"] == pytest.approx(wanted)
+
+
+def test_folds_need_enough_of_every_class():
+    x, y = blobs(60, classes=2)
+    keep = (y == 0) | (np.arange(60) < 12)
+    with pytest.raises(InputError, match="at least 10 samples of every class; the rarest has 6"):
+        svm_folds(Samples(x[keep], y[keep]), 2)

@@ -1,4 +1,4 @@
-"""Which bands of a data set an encoder gets, and its images in that order and size."""
+"""Images and clips of a data set as an encoder takes them: which bands, in which order, at which size."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from geossl.data.datasets.base import Bands, ClassificationDataset
 from geossl.errors import BandError, GridError, InputError, Note
-from geossl.models.encoder import DenseSpec
+from geossl.models.encoder import DenseSpec, Items
 from geossl.models.encoders.series_vit import SeriesViT
 
 LEVELS = {"L1C", "L2A"}
@@ -22,9 +22,9 @@ def band_orders(
     """Band numbers by sensor, in the encoder's order.
 
     Args:
-        name: Of the data set.
-        sensors: What it holds.
-        spec: The encoder's.
+        name: Name of the data set, for messages.
+        sensors: Sensors and bands the data set holds.
+        spec: What the encoder takes.
         wanted: Sensors to use; by default all that both have.
 
     Raises:
@@ -43,13 +43,13 @@ def band_orders(
         if missing := [band for band in need.bands if band not in have.names]:
             others = [s for s in shared if set(spec.sensors[s].bands) <= set(sensors[s].names)]
             hint = f"; use --sensors {','.join(others)}" if others else ""
-            raise BandError(f"{name} lacks {', '.join(missing)} of {sensor}, which {spec.name} needs{hint}")
+            raise BandError(f"{name} has no {sensor} band {', '.join(missing)}, which {spec.name} needs{hint}")
         if have.unit != need.unit:
             raise BandError(f"{name} gives {sensor} in {have.unit}; {spec.name} needs {need.unit}")
         levels = {have.level, need.level}
         if len(levels) == 2 and levels <= LEVELS:
             warn(
-                f"{name} is {have.level}, {spec.name} learned from {need.level}: scores are of that mixture, too",
+                f"{name} is {have.level}, but {spec.name} was trained on {need.level}: scores are of both together",
                 Note,
                 stacklevel=3,
             )
@@ -58,24 +58,24 @@ def band_orders(
 
 
 class EncoderImages(Sequence[dict[str, Tensor]]):
-    """Items of a data set as an encoder takes them.
+    """Images of a data set as an encoder takes them: bands in order, size fixed.
 
     Args:
         items: Sensor to pixels (c h w); ``labels`` is passed on.
-        orders: From ``band_orders``.
-        patch_px: Of the encoder.
+        orders: Band numbers by sensor, from ``band_orders``.
+        patch_px: Side of the encoder's patch.
         image_px: Side images are resized to, bilinearly; None = as they are.
     """
 
     def __init__(
         self,
-        items: Sequence[Mapping[str, Tensor]],
+        items: Items,
         orders: Mapping[str, list[int]],
         patch_px: int,
         image_px: int | None,
     ) -> None:
         if image_px is not None and (image_px < patch_px or image_px % patch_px):
-            raise GridError(f"--image-px {image_px} is no multiple of the encoder's {patch_px} px patch")
+            raise GridError(f"--image-px {image_px} is not a multiple of the encoder's {patch_px} px patch")
         self.items, self.orders, self.patch_px, self.image_px = items, orders, patch_px, image_px
         self.side: tuple[int, ...] | None = None
 
@@ -84,10 +84,10 @@ class EncoderImages(Sequence[dict[str, Tensor]]):
         return len(self.items)
 
     def __getitem__(self, i: Any) -> Any:
-        """One item, bands in order.
+        """Pixels of one image by sensor, bands in order.
 
         Raises:
-            GridError: If its size does not fit the encoder, or differs from the others'.
+            GridError: If its size does not fit the encoder, or differs from that of other images.
         """
         item = self.items[i]
         out = {name: self.sized(item[name][order]) for name, order in self.orders.items()}
@@ -96,7 +96,7 @@ class EncoderImages(Sequence[dict[str, Tensor]]):
         return out
 
     def sized(self, x: Float[Tensor, "c h w"]) -> Float[Tensor, "c h2 w2"]:
-        """Resize, or check the size."""
+        """Resize pixels, or check their size."""
         if self.image_px is not None:
             side = (self.image_px, self.image_px)
             return F.interpolate(x[None], side, mode="bilinear", align_corners=False, antialias=True)[0]
@@ -112,11 +112,11 @@ class EncoderImages(Sequence[dict[str, Tensor]]):
 
 
 class EncoderClips(Sequence[dict[str, Tensor]]):
-    """Items ``clip`` (t c h w) and ``days`` (t).
+    """Clips of a data set as a series encoder takes them: ``clip`` (t c h w) and ``days`` (t).
 
     Args:
         data: Series or videos.
-        encoder: Names the sensor and its bands.
+        encoder: Series encoder; names the sensor and its bands.
         side_px: Frames are resized to it, bilinearly; None = as they are, or for video the side of training.
     """
 
@@ -136,7 +136,7 @@ class EncoderClips(Sequence[dict[str, Tensor]]):
         return len(self.items)
 
     def __getitem__(self, i: Any) -> Any:
-        """One clip."""
+        """Pixels and days of one clip."""
         item: Mapping[str, Tensor] = self.items[i]
         pixels = item[self.sensor][:, self.order]
         if self.side_px is not None and pixels.shape[-2:] != (self.side_px, self.side_px):

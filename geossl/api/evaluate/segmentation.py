@@ -1,4 +1,4 @@
-"""The protocols of an evaluation on chips with a class per pixel: read-outs of patches, and decoders to pixels."""
+"""Evaluate encoders on chips with a class per pixel: probes of patches, and decoders to pixels."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -7,33 +7,37 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import Int
+from numpy import ndarray
 from torch import Tensor
 
 from geossl.api.evaluate.inputs import EncoderImages, band_orders
-from geossl.api.evaluate.protocols import EvaluatedEncoder, Results, Settings, evaluate_heads, is_head
+from geossl.api.evaluate.results import Trial
+from geossl.api.evaluate.runner import EvaluatedEncoder, Runner
+from geossl.api.evaluate.settings import Settings
 from geossl.data.datasets.base import MapParts, SegmentationDataset
 from geossl.data.labels.ground_truth import majority
 from geossl.data.splits import SPLIT_NAMES
 from geossl.errors import InputError
 from geossl.evaluation.features import patch_features
 from geossl.evaluation.heads import Samples
-from geossl.evaluation.probes import Split
+from geossl.evaluation.probes import FeatureSplit
 from geossl.evaluation.scores import of_images
-from geossl.models.encoder import DenseEncoder
+from geossl.models.encoder import DenseEncoder, Items
 from geossl.models.files import dense
 from geossl.models.heads.decoders import DECODERS
 from geossl.training.decoder import confusions, train_decoder
 
 
 class KnownPixels(Sequence[dict[str, Tensor]]):
-    """Chips whose labels are kept only where every sensor of the data set has data, whichever of them is judged.
+    """Chips labelled only where every sensor of the data set has data, so that all sets of sensors share their pixels.
 
     Args:
         items: Chips with all sensors.
-        images: The same as the encoder takes them.
+        images: The same chips as the encoder takes them.
     """
 
-    def __init__(self, items: Sequence[Any], images: EncoderImages) -> None:
+    def __init__(self, items: Items, images: EncoderImages) -> None:
         self.items, self.images = items, images
 
     def __len__(self) -> int:
@@ -41,7 +45,7 @@ class KnownPixels(Sequence[dict[str, Tensor]]):
         return len(self.images)
 
     def __getitem__(self, i: Any) -> Any:
-        """One of them."""
+        """Images and labels of one chip."""
         item, image = self.items[i], dict(self.images[i])
         pixels = [x for name, x in item.items() if name != "labels"]
         known = torch.stack([torch.isfinite(x).all(dim=0) for x in pixels]).all(dim=0)
@@ -52,86 +56,74 @@ class KnownPixels(Sequence[dict[str, Tensor]]):
         return image | {"labels": labels}
 
 
-def evaluate_maps(
-    data: SegmentationDataset, subjects: Sequence[EvaluatedEncoder], settings: Settings
-) -> tuple[Results, dict[str, Any]]:
-    """All protocols on chips with a class per pixel; findings, and facts on the parts."""
-    found = Results({}, {}, {})
-    first = dense(subjects[0].encoder(0))
-    counts = []
-    for seed in range(settings.seeds):
-        parts = data.parts(settings.split, seed)
-        counts.append([len(part) for part in parts])
-        for sensors in settings.sensors or (None,):
-            orders = band_orders(data.name, data.sensors, first.spec, sensors)
-            chips = MapParts(
-                *(
-                    KnownPixels(part, EncoderImages(part, orders, first.spec.patch_px, settings.image_px))
-                    for part in parts
-                )
+class SegmentationRunner(Runner):
+    """Runs probes on tokens, decoders on the frozen encoder, and fine-tuning with a decoder.
+
+    Args:
+        data: Chips and labels.
+        encoders: The encoder under evaluation first, then what it is compared with; all give a token per patch.
+        settings: What is run.
+    """
+
+    def __init__(self, data: SegmentationDataset, encoders: Sequence[EvaluatedEncoder], settings: Settings) -> None:
+        super().__init__(encoders, settings, len(data.classes))
+        self.data, self.spec = data, dense(encoders[0].encoder(0)).spec
+
+    def run(self) -> None:
+        """See Runner."""
+        counts = []
+        for seed in range(self.settings.seeds):
+            parts = self.data.parts(self.settings.split, seed)
+            counts.append([len(part) for part in parts])
+            for sensors in self.settings.sensors or (None,):
+                orders = band_orders(self.data.name, self.data.sensors, self.spec, sensors)
+                chips = MapParts(*(self.as_taken(part, orders) for part in parts))
+                for encoder in self.encoders:
+                    trial = Trial(encoder.name, "+".join(orders), seed)
+                    self.patches(dense(encoder.encoder(seed)), chips, trial)
+                    self.pixels(dense(encoder.encoder(seed)), chips, trial)
+        self.metadata |= {"train_val_test_chips": counts, "patch_px": self.spec.patch_px}
+
+    def as_taken(self, part: Items, orders: dict[str, list[int]]) -> KnownPixels:
+        """Chips of a part as the encoder takes them."""
+        return KnownPixels(part, EncoderImages(part, orders, self.spec.patch_px, self.settings.image_px))
+
+    def patches(self, encoder: DenseEncoder, chips: MapParts, trial: Trial) -> None:
+        """Probe the tokens of patches that are at least half labelled, with their commonest class."""
+        if not self.settings.probes:
+            return
+        samples: list[Samples] = []
+        for name, part in zip(SPLIT_NAMES, chips, strict=True):
+            title = trial.title("embed", name)
+            store = self.settings.stored(encoder, f"{self.data.name} {title} {trial.seed}", part)
+            progress, size = partial(self.settings.progress, title), max(1, self.settings.batch_size // 4)
+            x = patch_features(encoder, part, batch_size=size, progress=progress, store=store)
+            y = patch_classes(part, encoder.spec.patch_px)
+            samples.append(Samples(x[y > 0], y[y > 0] - 1))
+        if not all(len(part.y) for part in samples):
+            raise InputError(
+                f"{self.data.name}: {', '.join(str(len(part.y)) for part in samples)} labelled patches in training, "
+                "validation and test; each needs some: label larger areas"
             )
-            for subject in subjects:
-                who = (subject.name, "+".join(orders))
-                evaluate_patches(data, dense(subject.encoder(seed)), chips, who, seed, settings, found)
-                evaluate_pixels(data, dense(subject.encoder(seed)), chips, who, seed, settings, found)
-    return found, {"train_val_test_chips": counts, "patch_px": first.spec.patch_px}
+        self.probe(trial, list(self.settings.probes), FeatureSplit(*samples), {})
+
+    def pixels(self, encoder: DenseEncoder, chips: MapParts, trial: Trial) -> None:
+        """Train decoders on the frozen encoder, and the larger one with it; not on plain band statistics."""
+        if not any(True for _ in encoder.parameters()):
+            return
+        kinds = [(kind, False) for kind in DECODERS] if "segmentation" in self.settings.protocols else []
+        kinds += [("unet", True)] if "finetune" in self.settings.protocols else []
+        for kind, train_encoder in kinds:
+            name = f"{kind}, fine-tuned" if train_encoder else f"{kind}, frozen"
+            self.settings.progress(trial.title("decoder", kind), trial.seed, self.settings.seeds)
+            parts, sensors = (chips.train, chips.val), trial.sensors.split("+")
+            model, setting = train_decoder(
+                encoder, kind, sensors, self.data.classes, parts, self.settings.finetune, trial.seed, train_encoder
+            )
+            self.results.add(trial.key(name), of_images(confusions(model, chips.test)), setting)
 
 
-def evaluate_patches(
-    data: SegmentationDataset,
-    encoder: DenseEncoder,
-    chips: MapParts,
-    who: tuple[str, str],
-    seed: int,
-    settings: Settings,
-    found: Results,
-) -> None:
-    """Read-outs of the tokens of patches that are at least half labelled, with their commonest class."""
-    heads = [kind for kind in settings.protocols if is_head(kind)]
-    if not heads:
-        return
-    samples: list[Samples] = []
-    for part in chips:
-        what = " ".join(filter(None, ("embed", SPLIT_NAMES[len(samples)], *who)))
-        where = settings.kept(encoder, f"{data.name} {what} {seed}", part)
-        tell = partial(settings.say, what)
-        size = max(1, settings.batch_size // 4)
-        x = patch_features(encoder, part, batch_size=size, progress=tell, store=where)
-        y = patch_classes(part, encoder.spec.patch_px)
-        samples.append(Samples(x[y > 0], y[y > 0] - 1))
-    if not all(len(part.y) for part in samples):
-        raise InputError(
-            f"{data.name}: {', '.join(str(len(part.y)) for part in samples)} labelled patches in training, validation "
-            "and test; each needs some: label larger areas"
-        )
-    evaluate_heads(heads, Split(*samples), {}, who, len(data.classes), seed, settings, found)
-
-
-def patch_classes(chips: Sequence[Any], patch_px: int) -> np.ndarray:
+def patch_classes(chips: Items, patch_px: int) -> Int[ndarray, " n"]:
     """Commonest class of every patch, 0 where most of it is not labelled; in the order of ``patch_features``."""
     grids = [majority(chips[i]["labels"].numpy().astype(np.uint8), patch_px) for i in range(len(chips))]
     return np.concatenate([grid.ravel() for grid in grids]).astype(np.int64) if grids else np.zeros(0, np.int64)
-
-
-def evaluate_pixels(
-    data: SegmentationDataset,
-    encoder: DenseEncoder,
-    chips: MapParts,
-    who: tuple[str, str],
-    seed: int,
-    settings: Settings,
-    found: Results,
-) -> None:
-    """Decoders on the frozen encoder, and the larger one trained with it; not on plain statistics of bands."""
-    if not any(True for _ in encoder.parameters()):
-        return
-    wanted = [(kind, False) for kind in DECODERS] if "segmentation" in settings.protocols else []
-    wanted += [("unet", True)] if "finetune" in settings.protocols else []
-    for kind, train_encoder in wanted:
-        name = f"{kind}, fine-tuned" if train_encoder else f"{kind}, frozen"
-        settings.say(" ".join(filter(None, ("decoder", kind, *who))), seed, settings.seeds)
-        sensors = who[1].split("+")
-        model, setting = train_decoder(
-            encoder, kind, sensors, data.classes, (chips.train, chips.val), settings.tune, seed, train_encoder
-        )
-        found.note((*who, name, ""), of_images(confusions(model, chips.test)), setting)

@@ -91,7 +91,7 @@ def test_videos_by_class_are_judged_at_the_size_of_training(tmp_path):
 def test_what_does_not_fit_is_refused_by_name(tmp_path):
     report = tmp_path / "r.html"
     wanted = SensorSpec(("B12",), "reflectance", "L2A", (0.1,), (0.1,))
-    with pytest.raises(BandError, match="lacks B12"):
+    with pytest.raises(BandError, match="has no s2 band B12"):
         geossl.evaluate(encoder({"s2": wanted}), write_series(tmp_path / "f.npz"), out=report)
     with pytest.raises(InputError, match="expected x \\(n t c h w\\), y \\(n\\), days"):
         read_set(write_series(tmp_path / "f.npz", days=np.zeros(3)))

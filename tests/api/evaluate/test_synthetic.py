@@ -86,7 +86,7 @@ def test_single_values_do_not_give_the_answer_away(pictures):
     assert 0.45 <= roc_auc_score(parts["test"].origin, chance) <= 0.55
 
 
-def test_test_pictures_do_not_reach_a_detector(encoder, tmp_path):
+def test_test_images_do_not_reach_a_classifier(encoder, tmp_path):
     """The same folder with other test pictures gives the same detector, threshold and all."""
     rng = np.random.default_rng(0)
     for part in ("train", "calibration", "test"):
@@ -96,10 +96,10 @@ def test_test_pictures_do_not_reach_a_detector(encoder, tmp_path):
                 pixels = rng.integers(0, top, (32, 32, 3)).astype(np.uint8)
                 Image.fromarray(pixels).save(tmp_path / part / maker / f"{i}.png")
     config = CalibrationConfig(max_steps=4, batch_size=4, hidden=8)
-    before = detecting.detector(load_encoder(encoder), tmp_path, config=config).state_dict()
+    before = detecting.image_classifier(load_encoder(encoder), tmp_path, config=config).state_dict()
     for path in tmp_path.glob("test/*/*.png"):
         Image.new("RGB", (32, 32), "red").save(path)
-    after = detecting.detector(load_encoder(encoder), tmp_path, config=config).state_dict()
+    after = detecting.image_classifier(load_encoder(encoder), tmp_path, config=config).state_dict()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
@@ -138,35 +138,37 @@ def test_evaluate_reports_auc_and_balanced_accuracy_clean_and_perturbed(pictures
     } <= set(numbers["scores"])
     clean = numbers["scores"]["real or generated, clean"]["values"]
     model, test = (
-        detecting.detector(load_encoder(encoder), pictures, unseen=["detail"], config=config),
+        detecting.image_classifier(load_encoder(encoder), pictures, unseen=["detail"], config=config),
         forgeries(pictures)["test"],
     )
     with torch.inference_mode():
         chance = model.probabilities({"rgb": torch.from_numpy(np.stack([test[i] for i in range(len(test))]))})[:, 1]
     assert clean["auc"] == pytest.approx(roc_auc_score(test.origin, chance), abs=1e-3)
     assert clean["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(test.origin, chance >= 0.5), abs=1e-2)
-    assert numbers["pictures"]["test"]["real"] == numbers["pictures"]["test"]["phase"] > 50
+    assert numbers["images"]["test"]["real"] == numbers["images"]["test"]["phase"] > 50
 
 
-def test_a_calibrated_detector_is_judged_as_it_is(pictures, encoder, tmp_path):
-    model = detecting.detector(load_encoder(encoder), pictures, config=CalibrationConfig(max_steps=10, hidden=16))
+def test_a_calibrated_classifier_is_scored_as_it_is(pictures, encoder, tmp_path):
+    model = detecting.image_classifier(
+        load_encoder(encoder), pictures, config=CalibrationConfig(max_steps=10, hidden=16)
+    )
     save_encoder(tmp_path / "detector.safetensors", model, {})
     test_only = tmp_path / "own"
     test_only.mkdir()
     (test_only / "test").symlink_to(pictures / "test")
     one, two = (evaluate(tmp_path / "detector.safetensors", d, out=tmp_path / "r.html") for d in (pictures, test_only))
     assert one.scores["real or generated, JPEG 75"].values == two.scores["real or generated, JPEG 75"].values
-    which = detecting.detector(
+    which = detecting.image_classifier(
         load_encoder(encoder), pictures, track="generator", config=CalibrationConfig(max_steps=2)
     )
     assert which.classes == ("detail", "phase")
-    with pytest.raises(WeightsError, match="judge one of real or generated"):
+    with pytest.raises(WeightsError, match="expected a classifier of real or generated"):
         evaluate(which, pictures, out=tmp_path / "r.html")
 
 
-def test_pictures_without_parts_are_dealt_with_a_note(pictures):
+def test_images_without_parts_are_split_with_a_note(pictures):
     whole = {"test": forgeries(pictures)["test"]}
-    with pytest.warns(Note, match="dealt at random"):
+    with pytest.warns(Note, match="split at random"):
         parts = detecting.assigned(whole, 0)
     assert sum(map(len, parts.values())) == len(whole["test"])
     with pytest.raises(InputError, match="have no calibration part"):
@@ -176,6 +178,6 @@ def test_pictures_without_parts_are_dealt_with_a_note(pictures):
 def test_encoders_of_other_things_are_refused(pictures, tmp_path):
     radar = CROMAEncoder(croma_spec("tiny", dim=32, depth=2))
     with pytest.raises(
-        BandError, match="takes 2 bands of s1 .dB., 12 bands of s2 .reflectance., but the pictures have 3"
+        BandError, match="takes 2 bands of s1 .dB., 12 bands of s2 .reflectance., but the images have 3"
     ):
         evaluate(radar, pictures, out=tmp_path / "r.html")

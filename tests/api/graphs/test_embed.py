@@ -17,7 +17,8 @@ from geossl.api.graphs.embed import write_nodes
 from geossl.cli import main
 from geossl.data.graphs.files import read_graph
 from geossl.errors import InputError, Note, RecipeError
-from geossl.evaluation.graphs import svm_graphs
+from geossl.evaluation.heads import Samples
+from geossl.evaluation.svm import svm_folds
 from geossl.methods.scgc import SCGC
 from geossl.models.files import provenance
 from geossl.recipe.graphs import Graphs
@@ -337,7 +338,8 @@ def test_images_are_told_apart_by_their_graphs(tmp_path):
     encoder = geossl.pretrain(recipe.load("graphmae", changes)) / "encoder.safetensors"
     vectors = geossl.embed_graphs(file, encoder)
     assert vectors.shape == (24, 16)
-    assert svm_graphs(vectors.to_numpy(), graphs.graph_y.numpy(), folds=4) > 0.9
+    samples = Samples(vectors.to_numpy(), graphs.graph_y.numpy())
+    assert svm_folds(samples, 2, folds=4).values["accuracy"] > 0.9
     nodes = geossl.embed_graph(file, encoder).to_numpy()
     np.testing.assert_allclose(vectors.iloc[3], nodes[graphs.batch == 3].mean(0), atol=1e-5)
     with pytest.raises(InputError, match="this is one graph, without batch"):

@@ -42,7 +42,7 @@ class Classifier(nn.Module):
     ) -> Float[ndarray, "n k"]:
         """Chance per class of some items."""
         self.eval()
-        wanted = Subset(items, rows.tolist())  # type: ignore[arg-type]
+        wanted: Items = Subset(items, rows.tolist())  # type: ignore[arg-type]
         logits = torch.cat([self(batch) for batch in batches(wanted, 64, change)]).float().cpu()
         return (logits.sigmoid() if is_multi else logits.softmax(dim=1)).numpy()
 

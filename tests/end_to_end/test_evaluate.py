@@ -123,7 +123,7 @@ def test_missing_bands_other_units_and_levels_are_said(encoder, npz, tmp_path):
     with pytest.raises(BandError, match="--sensors s2: set and croma_tiny share s1"):
         geossl.evaluate(encoder, radar, sensors="s2", out=tmp_path / "r.html")
     l1c = images(bands=L1C)
-    with pytest.warns(Note, match="set is L1C, croma_tiny learned from L2A"):
+    with pytest.warns(Note, match="set is L1C, but croma_tiny was trained on L2A"):
         geossl.evaluate(encoder, npz(x=l1c["x"], bands=np.array(L1C)), protocol="knn", out=tmp_path / "r.html")
     assert not (tmp_path / "s.html").exists()
 

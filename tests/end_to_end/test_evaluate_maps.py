@@ -178,7 +178,8 @@ def test_a_users_polygons_over_rasters_are_a_data_set(encoder, tmp_path):
         crs=32631,
     )
     frame.to_file(tmp_path / "fields.gpkg")
-    options = {"column": "crop", "s1": tmp_path / "s1.tif", "s2": tmp_path / "s2.tif", "image_px": 32}
+    source = geossl.Rasters(s1=tmp_path / "s1.tif", s2=tmp_path / "s2.tif")
+    options = {"column": "crop", "source": source, "image_px": 32}
     for labels in (frame, tmp_path / "fields.gpkg"):
         found = geossl.evaluate(encoder, labels, protocol="linear", out=tmp_path / "r.html", **options)
         assert found.scores["linear"].values["accuracy"] > 0.8
@@ -193,7 +194,7 @@ def test_misfits_are_one_line(encoder, halves, tmp_path):
     out = tmp_path / "r.html"
     with pytest.raises(UnknownNameError, match="unknown data set 'eurosatt'; did you mean 'eurosat'"):
         geossl.evaluate(encoder, "eurosatt", out=out)
-    with pytest.raises(InputError, match="perturbations are of images with one label each"):
+    with pytest.raises(InputError, match="perturbations are for images with one label each"):
         geossl.evaluate(encoder, halves, perturbations={"same": lambda item, i: item}, out=out)
     (tmp_path / "f").mkdir()
     with pytest.raises(InputError, match="--root and --download are for data sets known by name"):

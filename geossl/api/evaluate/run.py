@@ -101,6 +101,8 @@ def evaluate(
     """
     out = checked_out(out)
     settings = settings_of(protocol, out, progress, options)
+    former = {name: options.get(name) for name in ("s1", "s2", "s2_offset")}
+    pixels = given(source, former, "evaluate") if former["s1"] or former["s2"] or source else None
     model = Subject(encoder, load(encoder))
     if isinstance(dataset, str | Path) and is_forgeries(dataset):
         return evaluate_synthetic(model, dataset, settings, out)
@@ -108,7 +110,7 @@ def evaluate(
         data: Data = shape_set(dataset)
     else:
         patch_px = model.encoder.spec.patch_px if isinstance(model.encoder, DenseEncoder) else 8
-        scenes = scenes_of(source, options, settings.image_px or CHIP_PX, patch_px)
+        scenes = scenes_of(pixels, options, settings.image_px or CHIP_PX, patch_px)
         data = find(dataset, options.get("root"), options.get("download", False), scenes)
     refuse_misfits(data, settings)
     runner = runner_for(data, model.encoder, settings)
@@ -155,17 +157,12 @@ def load(encoder: str | Path | Encoder) -> Encoder:
     return found.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
-def scenes_of(source: Rasters | None, options: Options, chip_px: int, patch_px: int) -> Scenes:
-    """Rasters the labels lie over, also where they are named in the former way (``s1=``, ``s2=``)."""
-    former = {name: options.get(name) for name in ("s1", "s2", "s2_offset")}
-    offset = None
-    if former["s1"] is None and former["s2"] is None and source is None:
-        offset = former.pop("s2_offset")  # of a folder data set
-    pixels = given(source, former, "evaluate")
+def scenes_of(pixels: Any, options: Options, chip_px: int, patch_px: int) -> Scenes:
+    """Rasters the labels lie over; ``s2_offset`` beside none of them is that of a folder data set."""
     if pixels is not None and not isinstance(pixels, Rasters):
         raise InputError("evaluate: labels lie over files; fetch the scenes of a catalogue, then use geossl.Rasters")
     files = {} if pixels is None else pixels.paths()
-    offset = offset if pixels is None else pixels.s2_offset
+    offset = options.get("s2_offset") if pixels is None else pixels.s2_offset
     return Scenes(files.get("s1"), files.get("s2"), offset, options.get("column"), chip_px, patch_px)
 
 

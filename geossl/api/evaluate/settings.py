@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict
 
-from geossl.api.source import Paths
 from geossl.errors import InputError, UnknownSettingError
 from geossl.evaluation.features import Change, digest
 from geossl.evaluation.probes import PROBES
@@ -40,8 +39,8 @@ class Options(TypedDict, total=False):
     column: str | None
     perturbations: Mapping[str, Change] | None
     epochs: int
-    s1: Paths | None
-    s2: Paths | None
+    s1: str | Path | Sequence[str | Path] | None
+    s2: str | Path | Sequence[str | Path] | None
     s2_offset: int | None
 
 

@@ -77,10 +77,8 @@ def embed_map(
     Raises:
         InputError: If region, pixels, encoder or output do not fit; nothing was written.
     """
-    settings, pixels = (
-        checked_settings(settings, MAP, "embed_map"),
-        needed(given(source, settings, "embed_map"), "embed_map"),
-    )
+    pixels = needed(given(source, settings, "embed_map"), "embed_map")
+    settings = checked_settings(settings, MAP, "embed_map")
     region, out = grid.read_aoi(aoi), Path(out)
     found = opened(pixels, region, out, settings.get("overwrite", False))
     written = run.embed_map(region, found, encoder_path(encoder), out, progress, **settings)
@@ -113,10 +111,8 @@ def plan_map(
     Raises:
         InputError: If region, pixels, encoder or output do not fit.
     """
-    settings, pixels = (
-        checked_settings(settings, MAP, "plan_map"),
-        needed(given(source, settings, "plan_map"), "plan_map"),
-    )
+    pixels = needed(given(source, settings, "plan_map"), "plan_map")
+    settings = checked_settings(settings, MAP, "plan_map")
     region, out = grid.read_aoi(aoi), Path(out)
     found = opened(pixels, region, out, settings.get("overwrite", False))
     return pd.DataFrame(run.dry_run(region, found, encoder_path(encoder), out, **settings))

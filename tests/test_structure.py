@@ -72,7 +72,6 @@ FOLDERS = {  # folders of fewer than 5 or more than 15 files
     "geossl/data/images": "one kind of data, whole",
     "geossl/methods": "a page per paper",
     "geossl/viewer": "one page, its server and its layers",
-    "geossl": "the package's door and what stands under everything",
 }
 PARAMETERS = {  # functions of more than 8 parameters; the table may only get shorter
     "geossl/api/points/embed.py:embed_points": 11,

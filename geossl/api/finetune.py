@@ -14,7 +14,6 @@ import torch
 
 from geossl.api.settings import checked_settings
 from geossl.api.source import FORMER, Catalog, Rasters, given, needed, opened
-from geossl.api.workspace import work_path, workspace
 from geossl.data.labels.blocks import Split, assign_blocks
 from geossl.data.labels.chips import Ground, LabelChips
 from geossl.data.labels.ground_truth import Labels, read_labels
@@ -34,6 +33,7 @@ from geossl.models.files import dense, encoder_path, load_encoder, save_encoder
 from geossl.models.heads.classifiers import Head
 from geossl.models.heads.decoders import DECODERS
 from geossl.models.heads.segmenter import Segmenter, build, with_decoder
+from geossl.outputs import work_path, workspace, write_text
 from geossl.training.decoder import DecoderConfig, DecoderTraining, confusions, fit
 from geossl.training.run_folder import versions
 
@@ -251,4 +251,4 @@ def begin(task: Task, settings: dict[str, Any]) -> None:
     before = json.loads(path.read_text()) if path.exists() else now
     if differing := sorted(key for key in now if before.get(key) != now[key]):
         raise InputError(f"training in {task.work} was begun with another {', '.join(differing)}; delete it, or go on")
-    path.write_text(json.dumps(now))
+    write_text(path, json.dumps(now))

@@ -13,6 +13,7 @@ from geossl.errors import InputError, Note
 from geossl.inference.sampling import MIXED, Chains, metropolis_hastings
 from geossl.models.encoders.score_autoencoder import PatchAutoencoder, VectorAutoencoder
 from geossl.models.files import load_encoder, provenance
+from geossl.outputs import replacing
 from geossl.recipe.regularized_ae import RegularizedAERecipe
 
 SHOWN = 32
@@ -70,7 +71,8 @@ def draw_samples(
     samples = model.whiten.inverse(model.whiten.mean.new_tensor(drawn.samples)).numpy()
     figure = picture(rows.numpy()[:SHOWN], samples[-1][:SHOWN], found)
     out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=110)
+    with replacing(out) as temporary:
+        figure.savefig(temporary, dpi=110)
     return Chains(samples, drawn.acceptance, drawn.proposal_sd, drawn.r_hat, drawn.effective)
 
 

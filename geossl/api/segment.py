@@ -17,7 +17,6 @@ from threadpoolctl import threadpool_limits
 from geossl import grid
 from geossl.api.settings import MAP, checked_settings, refuse_idle
 from geossl.api.source import Catalog, Rasters, given, needed, opened
-from geossl.api.workspace import work_path, workspace
 from geossl.data.labels.colours import palette
 from geossl.data.resampling import apply
 from geossl.data.splits import epsg_of, hash_priority
@@ -32,6 +31,7 @@ from geossl.inference.outputs.raster import open_map
 from geossl.models.download import sha256_of
 from geossl.models.files import dense, encoder_path, load_encoder, read_encoder, save_encoder
 from geossl.models.heads.segmenter import Heads, Segmenter, build
+from geossl.outputs import work_path, workspace
 
 KMEANS_SAMPLE = 50_000  # patches; smaller maps are clustered whole
 Drawn = tuple[UInt64[np.ndarray, " _"], Float[np.ndarray, "_ d"]]  # tickets and embeddings

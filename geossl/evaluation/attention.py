@@ -17,6 +17,7 @@ from numpy import ndarray
 from torch import Tensor, nn
 
 from geossl.models.attention_maps import attention_maps
+from geossl.outputs import replacing
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -150,6 +151,7 @@ def plot_profiles(profiles: Mapping[str, AttentionProfile], path: str | Path) ->
             axis.set_ylim(0, top)
     axes[2][0].set_title("attention of the middle patch", fontsize=9)
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110)
     plt.close(figure)
     return Path(path)

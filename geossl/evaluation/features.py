@@ -15,7 +15,6 @@ Perturbations are functions (item, number) -> item; the number lets them draw th
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from torch import Tensor
 from geossl.errors import InputError, WeightsError
 from geossl.models.encoder import DenseEncoder, Encoder, GraphEncoder, Items, PointEncoder
 from geossl.models.encoders.series_vit import SeriesViT
+from geossl.outputs import replacing
 
 Embedder = Callable[[Any, Sequence[Any]], Float[Tensor, "n d"]]
 Progress = Callable[[int, int], None]
@@ -195,10 +195,8 @@ def all_rows(
 def keep(file: Path, x: Float[ndarray, "n d"]) -> None:
     """Write a batch's vectors; the file appears whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(".tmp")
-    with temporary.open("wb") as opened:
+    with replacing(file) as temporary, temporary.open("wb") as opened:
         np.save(opened, x)
-    os.replace(temporary, file)
 
 
 def digest(encoder: Encoder, *metadata: Any) -> str:

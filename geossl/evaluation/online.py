@@ -14,6 +14,7 @@ from torch import Tensor
 from geossl.evaluation.knn import knn_accuracy
 from geossl.models.encoder import DenseEncoder
 from geossl.models.encoders.stacked import pick
+from geossl.outputs import write_text
 
 
 @dataclass(frozen=True)
@@ -75,5 +76,5 @@ class OnlineProbe(L.Callback):
         )
         rows = self.path.read_text().splitlines() if self.path.exists() else ["step,knn_balanced_accuracy"]
         rows = [rows[0], *(row for row in rows[1:] if int(row.split(",")[0]) < step), f"{step},{score!r}"]
-        self.path.write_text("\n".join(rows) + "\n")
+        write_text(self.path, "\n".join(rows) + "\n")
         self.latest["knn"] = score

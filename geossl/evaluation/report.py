@@ -4,7 +4,6 @@ import base64
 import html
 import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from jaxtyping import Int
 from matplotlib.figure import Figure
 
 from geossl.evaluation.scores import Scores, class_iou
+from geossl.outputs import write_text
 
 STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}"
@@ -89,9 +89,7 @@ def write_report(
         body
     )
     for target, text in ((path, page), (path.with_suffix(".json"), json.dumps(numbers, indent=1))):
-        temporary = target.with_name(target.name + ".tmp")
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, target)
+        write_text(target, text)
     return numbers
 
 

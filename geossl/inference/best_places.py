@@ -1,7 +1,6 @@
 """The best places of a similarity raster, found block by block."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from jaxtyping import Float
 from odc.geo.geobox import GeoBox
 
 from geossl.inference.zonal import Example
+from geossl.outputs import write_text
 
 MIN_DISTANCE = 5  # patches between two places, and between a place and the example
 STEPS = range(1 - MIN_DISTANCE, MIN_DISTANCE)
@@ -86,6 +86,4 @@ def features(places: gpd.GeoDataFrame) -> dict[str, Any]:
 
 def write_places(places: gpd.GeoDataFrame, out: Path) -> None:
     """Write GeoJSON, renamed into place when whole."""
-    temporary = out.with_suffix(".tmp.geojson")
-    temporary.write_text(json.dumps(features(places), indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, out)
+    write_text(out, json.dumps(features(places), indent=1) + "\n")

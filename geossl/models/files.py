@@ -1,7 +1,6 @@
 """Encoders on disk: one safetensors file with weights, spec and provenance."""
 
 import json
-import os
 import pickle
 from collections.abc import Mapping
 from importlib import import_module
@@ -16,6 +15,7 @@ from geossl.errors import MissingFileError, UnknownNameError, WeightsError
 from geossl.models.download import ENCODERS, download
 from geossl.models.encoder import DenseEncoder, DenseModel, Encoder
 from geossl.models.encoders.croma_weights import from_layout, load_strictly
+from geossl.outputs import replacing
 
 ARCHITECTURES = {  # imported when asked for: some need an extra
     "croma": "geossl.models.encoders.croma:CROMAEncoder",
@@ -45,9 +45,8 @@ def save_encoder(path: str | Path, encoder: Encoder, provenance: Mapping[str, An
     """
     path = Path(path)
     metadata = {"geossl": json.dumps({"spec": encoder.spec.to_dict(), "provenance": dict(provenance)}, sort_keys=True)}
-    temporary = path.with_name(path.name + ".tmp")
-    save_file({k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()}, temporary, metadata)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        save_file({k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()}, temporary, metadata)
 
 
 def load_encoder(name_or_path: str | Path) -> Encoder:

@@ -1,12 +1,14 @@
 """Save often and atomically; stop in good order when asked to."""
 
-import os
 import signal
+from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import lightning as L
+
+from geossl.outputs import replacing
 
 
 class Checkpoints(L.Callback):
@@ -25,10 +27,9 @@ class Checkpoints(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
         """Save when due, or when the run was asked to stop."""
         if trainer.global_step % self.every == 0 or trainer.should_stop or trainer.global_step == trainer.max_steps:
-            temporary = self.path.with_suffix(".tmp")
-            trainer.save_checkpoint(temporary)
-            if trainer.is_global_zero:
-                os.replace(temporary, self.path)
+            others = nullcontext(self.path.with_suffix(".tmp"))  # every process takes part, one writes
+            with replacing(self.path) if trainer.is_global_zero else others as temporary:
+                trainer.save_checkpoint(temporary)
             self.saved_step = trainer.global_step
 
 

@@ -1,7 +1,6 @@
 """A pretraining run on disk: resolved recipe, versions, metrics, checkpoints; what makes a run resumable."""
 
 import json
-import os
 import platform
 import subprocess
 import tomllib
@@ -13,6 +12,7 @@ import torch
 
 from geossl import recipe as recipes
 from geossl.errors import InputError
+from geossl.outputs import write_text
 
 FREE_KEYS = {"out", "resume", "probe", "data.workers", "train.devices", "train.log_every", "train.checkpoint_every"}
 
@@ -67,8 +67,8 @@ class RunFolder:
             raise InputError(
                 f"out={str(self.path)!r} cannot be written ({error.strerror}); choose another out="
             ) from None
-        write_atomically(self.recipe, recipes.dump(recipe))
-        write_atomically(self.versions, json.dumps(versions(), indent=1))
+        write_text(self.recipe, recipes.dump(recipe))
+        write_text(self.versions, json.dumps(versions(), indent=1))
         return self.checkpoint if self.checkpoint.exists() else None
 
 
@@ -78,13 +78,6 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in values.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a small text file so that a reader sees all of it or the old one."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def versions() -> dict[str, str]:

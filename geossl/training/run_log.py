@@ -1,7 +1,6 @@
 """Numbers of a run: ``metrics.csv`` and TensorBoard."""
 
 import csv
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -12,6 +11,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from geossl.errors import RunError
 from geossl.methods.base import SSLMethod
+from geossl.outputs import replacing
 
 
 class StepTable:
@@ -31,12 +31,10 @@ class StepTable:
             reader = csv.DictReader(file)
             self.columns = list(reader.fieldnames or [])
             rows = [row for row in reader if row["step"].isdigit() and int(row["step"]) <= last_step]
-        temporary = path.with_suffix(".tmp")
-        with temporary.open("w", newline="") as file:
+        with replacing(path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, self.columns)
             writer.writeheader()
             writer.writerows(rows)
-        os.replace(temporary, path)
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """Append a row; every row has the same columns."""

@@ -1,6 +1,5 @@
 """Embed and cluster the nodes of graphs, and put the results back on the ground."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from geossl.models.encoder import Encoder, GraphEncoder
 from geossl.models.encoders.gnn import NodeMLP
 from geossl.models.files import load_encoder, provenance
 from geossl.models.heads.classifiers import KMeansHead
+from geossl.outputs import replacing
 from geossl.recipe.graphs import Graphs
 
 
@@ -142,16 +142,15 @@ def write_nodes(out: str | Path, nodes: pd.DataFrame) -> Path:
     kinds = (".gpkg", ".parquet", ".csv") if isinstance(nodes, gpd.GeoDataFrame) else (".csv", ".parquet")
     if out.suffix not in kinds:
         raise InputError(f"--out {out} must end in {' or '.join(kinds)}")
-    temporary = out.with_name(f"{out.stem}.tmp{out.suffix}")
     out.parent.mkdir(parents=True, exist_ok=True)
-    if out.suffix == ".csv":
-        pd.DataFrame(nodes.drop(columns="geometry", errors="ignore")).to_csv(temporary, index_label="node")
-    elif out.suffix == ".parquet":
-        nodes.to_parquet(temporary)
-    else:
-        is_kept = nodes.index.name not in (None, "fid", *nodes.columns)  # GeoPackage numbers rows by fid itself
-        nodes.to_file(temporary, driver="GPKG", layer=out.stem, index=is_kept)
-    os.replace(temporary, out)
+    with replacing(out) as temporary:
+        if out.suffix == ".csv":
+            pd.DataFrame(nodes.drop(columns="geometry", errors="ignore")).to_csv(temporary, index_label="node")
+        elif out.suffix == ".parquet":
+            nodes.to_parquet(temporary)
+        else:
+            is_kept = nodes.index.name not in (None, "fid", *nodes.columns)  # GeoPackage numbers rows by fid itself
+            nodes.to_file(temporary, driver="GPKG", layer=out.stem, index=is_kept)
     return out
 
 

@@ -22,8 +22,9 @@ from geossl.inference.points import classes_of
 from geossl.models.encoder import Encoder
 from geossl.models.files import load_encoder, save_encoder
 from geossl.models.heads.point_segmenter import PointSegmenter, point_segmenter_spec
+from geossl.outputs import write_text
 from geossl.training.point_segmentation import UNLABELLED, Labelled, PointHeadConfig, train_head
-from geossl.training.run_folder import versions, write_atomically
+from geossl.training.run_folder import versions
 
 ASPRS = {
     2: "ground", 3: "low vegetation", 4: "medium vegetation", 5: "high vegetation", 6: "building", 9: "water",
@@ -97,7 +98,7 @@ def finetune_points(
         "versions": versions(),
     }
     save_encoder(out, model, metadata)
-    write_atomically(out.with_suffix(".json"), json.dumps(metadata, indent=1))
+    write_text(out.with_suffix(".json"), json.dumps(metadata, indent=1))
     return out
 
 

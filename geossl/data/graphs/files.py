@@ -1,7 +1,6 @@
 """Graphs as PyTorch Geometric ``Data``: from its data sets, and from files without pickles."""
 
 import copy
-import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from torch_geometric.data import Batch, Data
 
 from geossl.data.graphs.edges import knn_edges
 from geossl.errors import InputError, MissingFileError
+from geossl.outputs import replacing
 
 SPLITS = ("train", "val", "test")
 SPARSE_BELOW = 0.25  # share of features that are not zero below which a file holds those alone
@@ -238,9 +238,8 @@ def write_graph(path: str | Path, graph: str | Path | Data | Dataset) -> Path:
             arrays[f"{split}_idx"] = mask.nonzero().flatten().numpy()
     if data.get("names"):
         arrays["names"] = np.array(data.names)
-    temporary = path.with_name(path.stem + ".tmp.npz")
-    np.savez_compressed(temporary, allow_pickle=False, **arrays)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        np.savez_compressed(temporary, allow_pickle=False, **arrays)
     return path
 
 

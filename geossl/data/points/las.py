@@ -4,7 +4,6 @@ Coordinates stay in float64 until they are relative to something near: float32 h
 of 5,000 km.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +18,7 @@ from pyproj.exceptions import CRSError
 
 from geossl.data.points.ground import Terrain, ground_points
 from geossl.errors import GridError, InputError, MissingFileError
+from geossl.outputs import replacing
 
 SAMPLE = Path(__file__).parents[1] / "sample_points"
 SUFFIXES = {".las", ".laz"}
@@ -303,9 +303,5 @@ def write_classes(source: Path, out: Path, classes: UInt8[ndarray, " n"], percen
         points.add_extra_dim(module.ExtraBytesParams("confidence", "u1", "class, percent; 0 = kept"))
     points.classification = np.where(known, classes, np.asarray(points.classification))
     points.confidence = percent
-    temporary = out.with_name(f"{out.stem}.tmp{out.suffix}")
-    try:
+    with replacing(out) as temporary:
         points.write(temporary)
-        os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)

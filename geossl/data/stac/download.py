@@ -1,6 +1,5 @@
 """Keep what a catalogue gives as plain GeoTIFFs that pretraining and mapping read like any other files."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,8 +9,8 @@ import xarray as xr
 from odc.geo.geobox import GeoBox
 
 from geossl.data.stac.composite import EPOCH, CatalogScenes, outline
-from geossl.errors import InputError
 from geossl.grid import Aoi, Lattice, by_zone, check_crs
+from geossl.outputs import make_folder, replacing
 from geossl.sensors import BANDS
 
 TILE = Lattice(0, patch_px=8, gsd_m=10.0, cell_patches=128)  # 1024 px, on the lattice of maps
@@ -35,11 +34,8 @@ def fetch(
     """
     if crs is not None:
         check_crs(crs)
-    try:
-        for sensor in source.sensors:
-            (out / sensor).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out {out} cannot be written ({error.strerror}); choose another place") from None
+    for sensor in source.sensors:
+        make_folder(out / sensor)
     zones = {crs: aoi} if crs else by_zone(aoi)
     tiles = [tile for epsg, part in zones.items() for tile in tiles_of(part, epsg)]
     for done, (epsg, row, column) in enumerate(tiles, start=1):
@@ -87,9 +83,7 @@ def write_tile(path: Path, cube: xr.Dataset, sensor: str, geobox: GeoBox, source
     profile |= {"dtype": data.dtype, "nodata": 0 if sensor == "s2" else np.nan, "compress": "deflate"}
     profile |= {"tiled": True, "blockxsize": 256, "blockysize": 256, "predictor": 2 if sensor == "s2" else 3}
     profile |= {"transform": geobox.transform, "crs": str(geobox.crs)}
-    temporary = path.with_suffix(".tmp")
-    with rasterio.open(temporary, "w", **profile) as file:
+    with replacing(path) as temporary, rasterio.open(temporary, "w", **profile) as file:
         file.write(data)
         file.update_tags(**tags)
         file.descriptions = BANDS[sensor]
-    os.replace(temporary, path)

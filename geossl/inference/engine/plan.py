@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import shutil
 import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from odc.geo.geobox import GeoBox
 
 from geossl.errors import InputError, RunError
 from geossl.grid import Lattice
+from geossl.outputs import remove, work_path, write_text
 
 Shard = tuple[int, int]  # row and column of a shard, counted from the map's north-west corner
 
@@ -99,7 +99,7 @@ class BuildFolder:
 
     def __init__(self, out: Path) -> None:
         self.out = out
-        self.path = out.with_name(out.name + ".build")
+        self.path = work_path(out)
         self.plan = self.path / "plan.json"
         self.receipts = self.path / "receipts"
         self.finished = self.path / "finished"
@@ -140,7 +140,8 @@ class BuildFolder:
     def done(self) -> set[Shard]:
         """Shards that have a receipt; told by the names of the files, so that a large map is soon gone on with."""
         with os.scandir(self.receipts) as entries:
-            names = [entry.name.removesuffix(".json") for entry in entries if entry.name.endswith(".json")]
+            names = [entry.name for entry in entries]
+        names = [name.removesuffix(".json") for name in names if name.endswith(".json") and not name.startswith(".")]
         return {(int(row), int(column)) for row, column in (name.split("_") for name in names)}
 
     def totals(self, sensors: list[str]) -> dict[str, int]:
@@ -166,9 +167,7 @@ class BuildFolder:
 
     def write(self, path: Path, values: dict[str, Any]) -> None:
         """Write JSON so that it is there whole or not at all."""
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(values, indent=1, sort_keys=True))
-        os.replace(temporary, path)
+        write_text(path, json.dumps(values, indent=1, sort_keys=True))
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -213,11 +212,3 @@ def read_plan(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict) or not isinstance(values.get("source"), dict):
         raise InputError(f"{path} is damaged, so its map cannot be gone on with; choose another --out, or --overwrite")
     return values
-
-
-def remove(path: Path) -> None:
-    """Delete a file or folder if it is there."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -20,12 +20,13 @@ from geossl.errors import GridError, InputError, Note, RunError
 from geossl.inference.engine import estimate, store, workers
 from geossl.inference.engine.encode import SENSOR_FLAGS, EncodeConfig, encode_block, phases_of, rim_px
 from geossl.inference.engine.overviews import add_overviews
-from geossl.inference.engine.plan import BuildFolder, Plan, Shard, remove
+from geossl.inference.engine.plan import BuildFolder, Plan, Shard
 from geossl.inference.engine.source import Source, check_sensors, images
 from geossl.inference.outputs import checksums, raster
 from geossl.models.download import sha256_of
 from geossl.models.encoder import DenseEncoder, DenseModel
 from geossl.models.files import mappable, read_encoder
+from geossl.outputs import remove
 
 Progress = Callable[[int, int, float], None]
 WHOLE = 0.999  # share of a region that counts as all of it

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from geossl.inference.outputs.class_picture import class_picture
 from geossl.inference.outputs.cog import Block, blocks, write_blocks
 from geossl.models.heads.classifiers import Head
 from geossl.models.heads.segmenter import Heads
+from geossl.outputs import removed, replacing
 
 NODATA = 255
 FLAGS = {"s1": (1,), "s2": (2, 3), "s1+s2": (5, 7)}  # of a map's layer "sensors", by what an embedding was made from
@@ -119,11 +119,11 @@ def write_classes(
         InputError: If nothing is left.
     """
     areas = Areas(geobox, len(legend.names))
-    classes, spool = out.with_suffix(".classes.tmp.tif"), out.with_suffix(".confidence.tmp.npy")
+    spool = out.with_name(f".{out.stem}.confidence.tmp.npy")
     tags = {"CLASS_NAMES": json.dumps(list(legend.names))}
     tags |= {f"GEOSSL_{k.upper()}": json.dumps(v) for k, v in metadata.items()}
     kinds: dict[str, Any] = {"count": 1, "dtype": "uint8", "nodata": float(NODATA)}
-    try:
+    with replacing(out) as classes, removed(spool):
         percent = np.lib.format.open_memmap(spool, "w+", np.uint8, tuple(geobox.shape))
         kept = counted(parts, geobox, area, areas, percent)
         write_blocks(classes, geobox, kept, **kinds, names=["class"], tags=tags, colours=legend.table())
@@ -137,10 +137,6 @@ def write_classes(
         class_picture(classes, confidence_path(out), picture, legend.names, legend.colours, hectares.tolist())
         if outlines is not None:
             write_polygons(classes, outlines, legend)
-        os.replace(classes, out)
-    finally:
-        for path in (classes, spool):
-            path.unlink(missing_ok=True)
 
 
 def counted(
@@ -212,13 +208,11 @@ def area_path(out: Path) -> Path:
 
 def write_areas(path: Path, hectares: Float[np.ndarray, " k"], legend: Legend) -> None:
     """Hectares and share per class."""
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", newline="") as file:
+    with replacing(path) as temporary, temporary.open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["class", "name", "hectares", "percent"])
         for i, (name, value) in enumerate(zip(legend.names, hectares, strict=True)):
             rows.writerow([i, name, f"{value:.2f}", f"{100 * value / hectares.sum():.2f}"])
-    os.replace(temporary, path)
 
 
 def write_polygons(raster: Path, out: Path, legend: Legend) -> None:
@@ -232,9 +226,8 @@ def write_polygons(raster: Path, out: Path, legend: Legend) -> None:
     middle = frame.representative_point()
     scale = areal_scale(crs, middle.x.to_numpy(), middle.y.to_numpy())
     frame["hectares"] = (frame.area / scale / 10_000).round(2)
-    temporary = out.with_name(f"{out.stem}.tmp{out.suffix}")
-    if out.suffix == ".parquet":
-        frame.to_parquet(temporary, write_covering_bbox=True, schema_version="1.1.0")
-    else:
-        frame.to_file(temporary, driver="GPKG", layer=out.stem)
-    os.replace(temporary, out)
+    with replacing(out) as temporary:
+        if out.suffix == ".parquet":
+            frame.to_parquet(temporary, write_covering_bbox=True, schema_version="1.1.0")
+        else:
+            frame.to_file(temporary, driver="GPKG", layer=out.stem)

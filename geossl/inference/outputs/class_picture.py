@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from rasterio.enums import Resampling
 
+from geossl.outputs import replacing
+
 LONGEST_PX = 1200
 HEIGHT = 6.0  # inches
 
@@ -48,7 +50,8 @@ def class_picture(
     there = [i for i in np.argsort(hectares)[::-1] if hectares[i] > 0]
     patches = [Patch(color=colours[i], label=f"{names[i]}  {hectares[i]:,.1f} ha") for i in there]
     figure.legend(handles=patches, loc="outside left center", frameon=False)
-    figure.savefig(out)
+    with replacing(out) as temporary:
+        figure.savefig(temporary)
     return out
 
 

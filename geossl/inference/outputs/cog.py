@@ -1,6 +1,5 @@
 """Rasters of any size: read chunk by chunk, written chunk by chunk as a Cloud-Optimised GeoTIFF."""
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,10 @@ import xarray as xr
 from dask.array.core import slices_from_chunks
 from odc.geo.geobox import GeoBox
 from rasterio.enums import Resampling
-from rasterio.errors import RasterioError
 from rasterio.shutil import copy as translate
 from rasterio.windows import Window
 
-from geossl.errors import RunError
+from geossl.outputs import removed, replacing
 
 GDAL_CACHE_BYTES = 64 * 2**20  # of blocks written, in bytes; GDAL would take 5 % of the machine
 DEEP = 4  # bands; files of more keep them apart
@@ -49,7 +47,7 @@ def write_blocks(
     overviews show the commonest one.
     """
     is_half, dtype = dtype == "float16", "float32" if dtype == "float16" else dtype
-    flat, cog = out.with_suffix(".flat.tmp.tif"), out.with_suffix(".tmp.tif")
+    flat = out.with_name(f".{out.stem}.flat.tmp.tif")
     height, width = geobox.shape
     crs: Any = geobox.crs
     profile = {"driver": "GTiff", "dtype": dtype, "count": count, "height": height, "width": width, "nodata": nodata}
@@ -57,26 +55,19 @@ def write_blocks(
     profile |= {"tiled": True, "blockxsize": 128, "blockysize": 128, "interleave": "band" if count > DEEP else "pixel"}
     if count == 4:
         profile |= {"photometric": "RGB", "ALPHA": "YES"}
-    try:
-        with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES):
-            with rasterio.open(flat, "w", **profile) as file:
-                for (rows, columns), values in parts:
-                    window = Window(columns.start, rows.start, values.shape[2], values.shape[1])
-                    file.write(values, window=window)
-                if names:
-                    file.descriptions = tuple(names)
-                if scales is not None:
-                    file.scales = tuple(float(scale) for scale in scales)
-                if colours is not None:
-                    file.write_colormap(1, dict(colours))
-                file.update_tags(**(tags or {}))
-            to_cog(flat, cog, dtype, is_half, "MODE" if colours is not None else "AVERAGE")
-        os.replace(cog, out)
-    except RasterioError as error:
-        raise RunError(f"{out} could not be written: {error}") from error
-    finally:
-        for temporary in (flat, cog):
-            temporary.unlink(missing_ok=True)
+    with removed(flat), replacing(out) as cog, rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES):
+        with rasterio.open(flat, "w", **profile) as file:
+            for (rows, columns), values in parts:
+                window = Window(columns.start, rows.start, values.shape[2], values.shape[1])
+                file.write(values, window=window)
+            if names:
+                file.descriptions = tuple(names)
+            if scales is not None:
+                file.scales = tuple(float(scale) for scale in scales)
+            if colours is not None:
+                file.write_colormap(1, dict(colours))
+            file.update_tags(**(tags or {}))
+        to_cog(flat, cog, dtype, is_half, "MODE" if colours is not None else "AVERAGE")
 
 
 def to_cog(flat: Path, cog: Path, dtype: str, is_half: bool, resampling: str) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,10 +17,11 @@ from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 from scipy.sparse import csr_array
 
-from geossl.errors import GridError, InputError, Note, RunError
+from geossl.errors import GridError, InputError, Note
 from geossl.grid import Aoi, cut_at_antimeridian
 from geossl.inference.outputs.cog import blocks
 from geossl.inference.zonal import Example, patch_area, shares
+from geossl.outputs import replacing
 
 LEVELS = ("patch", "tile", "aoi")
 SIDES = ("xmin", "ymin", "xmax", "ymax")
@@ -86,19 +86,13 @@ def write_table(
         parts = iter([pooled(embeddings, valid, features)])
     else:
         parts = rows_of(embeddings, valid, cell if level == "tile" else 1)
-    temporary = out.with_name(out.name + ".tmp")
-    try:
+    with replacing(out) as temporary:
         header = schema(pa, embeddings.sizes["embedding"], metadata)
         encoding = {"use_dictionary": False, "use_byte_stream_split": ["embedding.list.element"]}  # a tenth smaller
         with ParquetWriter(temporary, header, compression="zstd", **encoding) as writer:
             for part in parts:
                 for start in range(0, len(part.id), ROWS):
                     writer.write_table(table(pa, header, part, slice(start, start + ROWS)))
-        os.replace(temporary, out)
-    except OSError as error:
-        raise RunError(f"{out} could not be written: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def schema(pa: Any, dim: int, facts: dict[str, Any]) -> Any:

@@ -8,6 +8,8 @@ from jaxtyping import Float, UInt8
 from matplotlib import image
 from sklearn.decomposition import PCA
 
+from geossl.outputs import replacing
+
 LONGEST_PX = 2000
 PICTURE_PX = 800
 FIT_PATCHES = 20_000
@@ -27,7 +29,8 @@ def quicklook(embeddings: xr.DataArray, path: str | Path, *, seed: int = 0) -> P
     data = embeddings[:, ::step, ::step].values
     zoom = max(1, PICTURE_PX // max(data.shape[1:]))  # so that the patches of a small map can be seen
     picture = np.kron(false_colour(data, seed), np.ones((zoom, zoom, 1), dtype=np.uint8))
-    image.imsave(str(path), picture)
+    with replacing(path) as temporary:
+        image.imsave(str(temporary), picture)
     return Path(path)
 
 

@@ -9,11 +9,12 @@ import numpy as np
 import shapely
 import zarr
 
-from geossl.errors import InputError, RunError
+from geossl.errors import InputError
 from geossl.inference.outputs.geoparquet import to_degrees
 from geossl.inference.outputs.raster import open_map
 from geossl.models.download import sha256_of
 from geossl.models.encoder import DenseSpec
+from geossl.outputs import make_folder, plain_name, write_text
 
 EMB = "https://stac-extensions.github.io/embeddings/v0.0.1/schema.json"
 PROJ = "https://stac-extensions.github.io/projection/v2.0.0/schema.json"
@@ -48,20 +49,13 @@ def write_stac(paths: list[Path], out: Path, spec: DenseSpec, weights: Path) -> 
         RunError: If the disk does not take them.
     """
     items = [item(path, out, spec, sha256_of(weights)) for path in paths]
-    documents = {f"{found['id']}.json": found for found in items}
+    documents = {f"{plain_name(found['id'], 'map')}.json": found for found in items}
     documents["collection.json"] = collection(paths[0], spec, items)
-    documents[f"{spec.name}.json"] = model(spec, os.path.relpath(weights, out), attributes_of(paths[0]), items)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for name, document in documents.items():
-            temporary = out / f"{name}.tmp"
-            try:
-                temporary.write_text(json.dumps(document, indent=1))
-                os.replace(temporary, out / name)
-            finally:
-                temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise RunError(f"{out} could not be written: {error}") from error
+    encoder = plain_name(spec.name, f"the encoder in {weights}")
+    documents[f"{encoder}.json"] = model(spec, os.path.relpath(weights, out), attributes_of(paths[0]), items)
+    make_folder(out)
+    for name, document in documents.items():
+        write_text(out / name, json.dumps(document, indent=1))
 
 
 def attributes_of(path: Path) -> dict[str, Any]:

@@ -1,0 +1,203 @@
+"""Files that appear whole or not at all, checks of what is to be written, and the folder of unfinished work."""
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from geossl.errors import GeosslError, InputError, RunError
+
+NAME_BYTES = 240  # file systems take 255; temporary files need a few more than their target
+REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EPERM}  # by a disk or its owner
+SPARE_BYTES = 1 << 20  # a disk with less left is full: GDAL, torch and others say so in words of their own
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Write a file so that a reader sees all of it or the old one; a killed or failed write leaves the old one.
+
+    Args:
+        path: The file.
+
+    Yields:
+        A hidden file beside it, of the same ending, to write to; it takes the place of ``path`` at the end.
+
+    Raises:
+        RunError: If the disk is full, read-only, or does not let us write there.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        ours = isinstance(error, Exception) and not isinstance(error, GeosslError)
+        reason = refusal(error, path) if ours else ""  # before room is made
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if reason:
+            raise RunError(f"{path} cannot be written ({reason}); make room or choose another place") from None
+        raise
+
+
+def refusal(error: BaseException, path: Path) -> str:
+    """Why a disk did not take a file; empty where the error is of another kind."""
+    if isinstance(error, OSError) and error.errno is not None:
+        ours = error.filename is not None and Path(os.fsdecode(error.filename)).parent == path.parent
+        return error.strerror if ours or error.errno in REFUSED else ""
+    if os.strerror(errno.ENOSPC) in str(error):
+        return os.strerror(errno.ENOSPC)
+    folder = existing(path.parent)
+    with suppress(OSError):
+        if shutil.disk_usage(folder).free < SPARE_BYTES:
+            return os.strerror(errno.ENOSPC)
+        if not os.access(folder, os.W_OK):
+            return os.strerror(errno.EROFS)
+    return ""
+
+
+def existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there."""
+    return next((place for place in (folder.absolute(), *folder.absolute().parents) if place.exists()), Path("/"))
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file as ``replacing`` does, in UTF-8."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def check_output(
+    out: str | Path,
+    endings: Sequence[str],
+    *,
+    overwrite: bool | None = True,
+    option: str = "--out",
+    makes_folder: bool = False,
+) -> Path:
+    """A file or folder that can be written, checked before work starts; nothing is written yet.
+
+    Args:
+        out: Where to.
+        endings: File endings that are possible; empty for a folder.
+        overwrite: Whether it may be there already; None where the verb cannot replace it, but a user can delete it.
+        option: Name of the option, for messages.
+        makes_folder: Whether missing folders above it are made.
+
+    Raises:
+        InputError: What is wrong with it.
+    """
+    path = possible(out, option)
+    if endings and path.suffix.lower() not in endings:
+        raise InputError(f"{option} {path} must end in {' or '.join(endings)}")
+    if path.exists():
+        if endings and path.is_dir() != (path.suffix == ".zarr"):
+            raise InputError(f"{option} {path} is {'a folder' if path.is_dir() else 'a file'}; choose another name")
+        if not overwrite:
+            hint = "or delete it" if overwrite is None else "or --overwrite"
+            raise InputError(f"{option} {path} exists; choose another name, {hint}")
+    folder = existing(path.parent)
+    if not folder.is_dir():
+        raise InputError(f"{option} {path} cannot be written: {folder} is not a folder")
+    if not makes_folder and folder != path.parent.absolute():
+        raise InputError(f"{option} {path}: folder {str(path.parent)!r} does not exist; create it")
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"{option} {path} cannot be written in {folder}; choose another place")
+    return path
+
+
+def possible(path: str | Path, option: str = "--out") -> Path:
+    """A path the system can have.
+
+    Raises:
+        InputError: If it is empty, holds a NUL, or a name in it is too long.
+    """
+    text = os.fspath(path)
+    if not text.strip() or "\0" in text:
+        raise InputError(f"{option} {text!r} is not a file name")
+    for name in Path(text).parts:
+        if len(os.fsencode(name)) > NAME_BYTES:
+            raise InputError(f"{option} {name[:20]}... is a name of more than {NAME_BYTES} bytes; choose a shorter one")
+    return Path(text)
+
+
+def make_folder(path: Path, option: str = "--out") -> None:
+    """Make a folder, and those above it.
+
+    Raises:
+        InputError: If it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{option} {path} cannot be written ({error.strerror}); choose another place") from None
+
+
+def plain_name(name: str, what: str) -> str:
+    """A name from a file that becomes a part of a path: no folder, nothing hidden, not too long.
+
+    Args:
+        name: The name.
+        what: Whose it is, for the message, such as ``encoder of model.safetensors``.
+
+    Raises:
+        InputError: If it could lead somewhere else.
+    """
+    is_plain = name.strip() == name and name.isprintable() and not name.startswith(".")
+    if not name or not is_plain or any(sign in name for sign in '/\\:*?"<>|') or len(os.fsencode(name)) > NAME_BYTES:
+        raise InputError(f"{what} is named {name[:60]!r}, which is not a plain file name; rename it")
+    return name
+
+
+def work_path(out: Path) -> Path:
+    """The folder beside an output that holds unfinished work."""
+    return out.with_name(f"{out.name}.build")
+
+
+@contextmanager
+def workspace(out: Path) -> Iterator[Path]:
+    """A folder for work on an output; it stays when the work is broken off, so that the same call resumes.
+
+    It is gone when the output is there, and when the input was bad, unless earlier work lies in it.
+
+    Raises:
+        InputError: If nothing can be written there.
+    """
+    work = work_path(out)
+    fresh = [path for path in (work, *work.parents) if not path.exists()]
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        (work / "in_use").touch()
+    except OSError as error:
+        raise InputError(f"--out {out} cannot be written ({error.strerror}); choose another place") from None
+    try:
+        yield work
+    except InputError:
+        for path in fresh:
+            if path == work or not any(path.iterdir()):
+                remove(path)
+        raise
+    remove(work)
+
+
+@contextmanager
+def removed(*paths: Path) -> Iterator[None]:
+    """Delete scratch files at the end, whatever happens."""
+    try:
+        yield
+    finally:
+        for path in paths:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+def remove(path: Path) -> None:
+    """Delete a file or folder if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -23,7 +23,8 @@ from geossl import recipe as recipes
 from geossl.api.pretrain import run as pretraining
 from geossl.evaluation.knn import knn_accuracy, linear_accuracy, retrieval_top1
 from geossl.evaluation.online import LabelledChips, labelled_embeddings
-from geossl.methods.croma import masked_mse, normalized_patches
+from geossl.methods.croma import normalized_patches
+from geossl.methods.losses import masked_mse
 from geossl.models.layers.masking import random_kept_ids
 from geossl.models.layers.patches import patchify
 from geossl.sensors import S2_BANDS

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 
 from geossl.methods.base import OptimConfig
-from geossl.methods.croma import CROMA, contrastive_loss, masked_mse, normalized_patches
+from geossl.methods.croma import CROMA, contrastive_loss, normalized_patches
+from geossl.methods.losses import masked_mse
 from geossl.models.encoders.croma import SIZES, CROMAEncoder, croma_spec
 from geossl.models.layers.alibi import alibi_bias, alibi_slopes, grid_coordinates
 from geossl.models.layers.patches import patchify, sincos_positions

@@ -20,9 +20,10 @@ from geossl.data.images.batches import Crops
 from geossl.data.images.folders import ImageFolder
 from geossl.evaluation.knn import knn_accuracy, linear_accuracy
 from geossl.methods.base import OptimConfig, SSLMethod
-from geossl.methods.mr_mae import MRMAE, DecoderShape
+from geossl.methods.mr_mae import MRMAE
 from geossl.models.encoders.vit import ViT, vit_spec
 from geossl.models.files import load_encoder, provenance, save_encoder
+from geossl.models.layers.mae_decoder import DecoderShape
 from geossl.sensors import RGB
 from geossl.training.progress import quiet
 

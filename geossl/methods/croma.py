@@ -16,11 +16,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from geossl.methods.base import OptimConfig, SSLMethod
-from geossl.methods.losses import gather
+from geossl.methods.losses import gather, masked_mse
 from geossl.models.encoders.croma import CROMAEncoder
-from geossl.models.layers.masking import filled, random_kept_ids
-from geossl.models.layers.patches import patchify, sincos_positions
-from geossl.models.layers.transformer import Block
+from geossl.models.layers.mae_decoder import DecoderShape, MAEDecoder
+from geossl.models.layers.masking import random_kept_ids
+from geossl.models.layers.patches import patchify
 
 
 def contrastive_loss(
@@ -59,44 +59,6 @@ def normalized_patches(
     return standardize(s1, s1 if separate else both), standardize(s2, s2 if separate else both)
 
 
-def masked_mse(
-    rebuilt: Float[Tensor, "b n p"], target: Float[Tensor, "b n p"], asked: Bool[Tensor, "b n"]
-) -> Float[Tensor, ""]:
-    """Mean squared error over the asked patches of the whole batch; 0 if none is asked."""
-    error = (rebuilt - target).square().mean(dim=-1)
-    return (error * asked).sum() / asked.sum().clamp(min=1)
-
-
-class Decoder(nn.Module):
-    """Predict all 14 channels of every patch from the joint tokens of the visible radar patches.
-
-    Args:
-        encoder_dim: Width of the joint tokens.
-        dim: Width of the decoder; a multiple of 4.
-        depth: Number of blocks.
-        heads: Attention heads per block.
-        out_dim: Numbers per patch, optical ones first.
-    """
-
-    def __init__(self, encoder_dim: int, dim: int, depth: int, heads: int, out_dim: int) -> None:
-        super().__init__()
-        self.project = nn.Linear(encoder_dim, dim)
-        self.mask_token = nn.Parameter(torch.randn(dim) * 0.02)
-        self.blocks = nn.ModuleList(Block(dim, heads) for _ in range(depth))
-        self.norm = nn.LayerNorm(dim)
-        self.to_pixels = nn.Linear(dim, out_dim)
-
-    def forward(
-        self, tokens: Float[Tensor, "b k d"], ids: Int[Tensor, "b k"], grid: tuple[int, int]
-    ) -> Float[Tensor, "b n p"]:
-        """Put tokens back to their positions, mask tokens elsewhere, add positions, decode."""
-        x = filled(self.project(tokens), ids, self.mask_token, grid[0] * grid[1])
-        x = x + sincos_positions(*grid, x.shape[-1]).to(x)
-        for block in self.blocks:
-            x = block(x)
-        return self.to_pixels(self.norm(x))
-
-
 class CROMA(SSLMethod):
     """Contrastive radar-optical masked autoencoder.
 
@@ -132,7 +94,8 @@ class CROMA(SSLMethod):
         self.patch_px = spec.patch_px
         self.s1_dim = len(spec.sensors["s1"].bands) * spec.patch_px**2
         s2_dim = len(spec.sensors["s2"].bands) * spec.patch_px**2
-        self.decoder = Decoder(spec.dim, decoder_dim, decoder_depth, max(1, decoder_dim // 64), s2_dim + self.s1_dim)
+        shape = DecoderShape(decoder_dim, decoder_depth, max(1, decoder_dim // 64))
+        self.decoder = MAEDecoder(spec.dim, s2_dim + self.s1_dim, shape, style="croma")
         self.project_s1 = nn.Linear(spec.dim, spec.dim)
         self.project_s2 = nn.Linear(spec.dim, spec.dim)
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))

@@ -30,29 +30,12 @@ def nt_xent(
     return F.cross_entropy(logits.masked_fill(out, -torch.inf), partner)
 
 
-def rebuild_loss(
-    rebuilt: Float[Tensor, "b m p"],
-    pixels: Float[Tensor, "b m p"],
-    valid: Bool[Tensor, "b m p"],
-    asked: Bool[Tensor, "b m"],
-    target: str,
-) -> Float[Tensor, ""]:
-    """Squared error per usable number, averaged within tokens and then over the asked ones; 0 if none is asked.
-
-    Args:
-        rebuilt: Prediction.
-        pixels: Standardised by band.
-        valid: Numbers that count.
-        asked: Tokens that count.
-        target: ``band_norm``: ``pixels``; ``patch_norm``: with zero mean and unit (unbiased) variance in each token.
-    """
+def patch_normalized(pixels: Float[Tensor, "b m p"], valid: Bool[Tensor, "b m p"]) -> Float[Tensor, "b m p"]:
+    """Pixels with zero mean and unit (unbiased) variance in each token, over its valid numbers."""
     count = valid.sum(dim=-1, keepdim=True)
-    if target == "patch_norm":
-        mean = (pixels * valid).sum(dim=-1, keepdim=True) / count.clamp(min=1)
-        var = ((pixels - mean).square() * valid).sum(dim=-1, keepdim=True) / (count - 1).clamp(min=1)
-        pixels = (pixels - mean) / (var + 1e-6).sqrt()
-    error = ((rebuilt.float() - pixels).square() * valid).sum(dim=-1) / count[..., 0].clamp(min=1)
-    return (error * asked).sum() / asked.sum().clamp(min=1)
+    mean = (pixels * valid).sum(dim=-1, keepdim=True) / count.clamp(min=1)
+    var = ((pixels - mean).square() * valid).sum(dim=-1, keepdim=True) / (count - 1).clamp(min=1)
+    return (pixels - mean) / (var + 1e-6).sqrt()
 
 
 def slot_means(

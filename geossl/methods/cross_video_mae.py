@@ -18,14 +18,13 @@ from torch import Tensor, nn
 
 from geossl.errors import RunError
 from geossl.methods.base import OptimConfig, SSLMethod
-from geossl.methods.cross_video_losses import nt_xent, rebuild_loss, slot_means
+from geossl.methods.cross_video_losses import nt_xent, patch_normalized, slot_means
 from geossl.methods.cross_video_views import Draw, augment, choose_slots, choose_visible, haze_of
-from geossl.methods.losses import gather
-from geossl.models.encoders.series_vit import USABLE_SHARE, SeriesViT, TimeEncoding, tubelets, valid_shares
-from geossl.models.encoders.vit import EPS, ViT, xavier
-from geossl.models.layers.masking import filled, take
-from geossl.models.layers.patches import sincos_positions
-from geossl.models.layers.transformer import Block
+from geossl.methods.losses import gather, masked_mse
+from geossl.models.encoders.series_vit import USABLE_SHARE, SeriesViT, tubelets, valid_shares
+from geossl.models.encoders.vit import ViT
+from geossl.models.layers.mae_decoder import DecoderShape, MAEDecoder
+from geossl.models.layers.masking import take
 
 FULL_SHARE = 0.5  # of a slot's tokens, from which the slot may be shown, or lend a frame
 
@@ -92,44 +91,6 @@ class Objective:
         return any((self.reconstruct_image, self.cross_video, self.cross_frame))
 
 
-class Decoder(nn.Module):
-    """Predict the pixels of all tokens from visible ones.
-
-    Args:
-        encoder_dim: Width of the tokens.
-        dim: Width of the decoder; heads are 32 wide.
-        depth: Blocks.
-        out_dim: Numbers per token.
-        time: Kind of ``TimeEncoding``.
-    """
-
-    def __init__(self, encoder_dim: int, dim: int, depth: int, out_dim: int, time: str) -> None:
-        super().__init__()
-        self.project = nn.Linear(encoder_dim, dim)
-        self.mask_token = nn.Parameter(torch.randn(dim) * 0.02)
-        self.time = TimeEncoding(time, dim)
-        self.blocks = nn.ModuleList(Block(dim, max(1, dim // 32), qkv_bias=True, eps=EPS) for _ in range(depth))
-        self.norm = nn.LayerNorm(dim, EPS)
-        self.to_pixels = nn.Linear(dim, out_dim)
-        self.apply(xavier)
-
-    def forward(
-        self,
-        tokens: Float[Tensor, "b k d"],
-        ids: Int[Tensor, "b k"],
-        grid: tuple[int, int],
-        days: Float[Tensor, "b s"],
-    ) -> Float[Tensor, "b m p"]:
-        """Tokens at their places, mask tokens elsewhere, positions, blocks."""
-        x = self.project(tokens)
-        where = sincos_positions(*grid, x.shape[-1]).to(x) + self.time(days)[:, :, None]
-        where = where.flatten(1, 2)
-        x = filled(x, ids, self.mask_token, where.shape[1]) + where
-        for block in self.blocks:
-            x = block(x)
-        return self.to_pixels(self.norm(x))
-
-
 class Projector(nn.Sequential):
     """Features to the space they are contrasted in: linear, norm, ReLU, linear. Source: CrossPoint."""
 
@@ -169,8 +130,9 @@ class CrossVideoMAE(SSLMethod):
         self.register_buffer("haze", haze_of(bands), persistent=False)
         numbers, time = len(bands) * spec.patch_px**2, str(spec.arguments["time"])
         image_dim = image_encoder.spec.dim
-        self.decoder = Decoder(dim, o.decoder_dim, o.decoder_depth, self.tubelet * numbers, time)
-        self.image_decoder = Decoder(image_dim, o.decoder_dim, o.decoder_depth, numbers, "none")
+        shape = DecoderShape(o.decoder_dim, o.decoder_depth, max(1, o.decoder_dim // 32))
+        self.decoder = MAEDecoder(dim, self.tubelet * numbers, shape, time=time)
+        self.image_decoder = MAEDecoder(image_dim, numbers, shape)
         self.project_video = Projector(dim, o.projector_dim, o.projector_norm)
         self.project_frame = Projector(dim, o.projector_dim, o.projector_norm)
         self.project_image = Projector(image_dim, o.projector_dim, o.projector_norm)
@@ -268,7 +230,7 @@ class CrossVideoMAE(SSLMethod):
 
     def rebuild(
         self,
-        decoder: Decoder,
+        decoder: MAEDecoder,
         tokens: Float[Tensor, "b k d"],
         ids: Int[Tensor, "b k"],
         pixels: Float[Tensor, "b t c h w"],
@@ -282,7 +244,9 @@ class CrossVideoMAE(SSLMethod):
         target, counts = (
             tubelets(x, tubelet, patch).flatten(1, 2) for x in (self.encoder.standardized(pixels), valid.float())
         )
-        return rebuild_loss(decoder(tokens, ids, grid, days), target, counts > 0, asked, self.objective.target)
+        if self.objective.target == "patch_norm":
+            target = patch_normalized(target, counts > 0)
+        return masked_mse(decoder(tokens, ids, grid, days), target, asked, counts > 0)
 
     def nearest(self, draw: Draw, slots: Float[Tensor, "b s"], tokens: int) -> list[Int[Tensor, "b f"]]:
         """Per view, the slot the video branch sees that is nearest in time to each sampled frame; often its own."""

@@ -20,7 +20,8 @@ from geossl.methods.base import OptimConfig, SSLMethod
 from geossl.methods.losses import feature_loss, normalized_features
 from geossl.methods.valid import USABLE_SHARE, valid_images
 from geossl.models.encoders.stacked import pick
-from geossl.models.encoders.vit import ViT, xavier
+from geossl.models.encoders.vit import ViT
+from geossl.models.layers.initialization import xavier
 from geossl.models.layers.masking import take
 from geossl.models.layers.transformer import QKV
 from geossl.models.teachers import Teacher

@@ -1,10 +1,29 @@
-"""How far a student's features are from a teacher's: what feature-distilling methods share."""
+"""Losses that several methods share: masked pixels, features of a teacher, rows gathered from all ranks."""
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
+
+
+def masked_mse(
+    reconstructed: Float[Tensor, "b n p"],
+    target: Float[Tensor, "b n p"],
+    masked: Bool[Tensor, "b n"],
+    valid: Bool[Tensor, "b n p"] | None = None,
+) -> Float[Tensor, ""]:
+    """Squared error per number, averaged within patches, then over the masked ones of the batch; 0 if there are none.
+
+    Args:
+        reconstructed: Prediction for every patch.
+        target: What it should be.
+        masked: Patches whose error counts.
+        valid: Numbers whose error counts; None = all.
+    """
+    square = (reconstructed.to(target.dtype) - target).square()  # in float32 also under autocast
+    error = square.mean(dim=-1) if valid is None else (square * valid).sum(dim=-1) / valid.sum(dim=-1).clamp(min=1)
+    return (error * masked).sum() / masked.sum().clamp(min=1)
 
 
 def normalized_features(features: Float[Tensor, "b n d"], how: str) -> Float[Tensor, "b n d"]:

@@ -7,21 +7,21 @@ The authors published code for encoder, masking and decoder only. Ours are: the 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from geossl.methods.base import OptimConfig, SSLMethod
-from geossl.methods.losses import feature_loss, normalized_features
+from geossl.methods.losses import feature_loss, masked_mse, normalized_features
 from geossl.methods.valid import USABLE_SHARE, valid_images
 from geossl.models.encoders.conv_vit import ConvViT, Scales
 from geossl.models.encoders.stacked import StackedEncoder, pick
-from geossl.models.encoders.vit import EPS, xavier
-from geossl.models.layers.masking import filled, take
-from geossl.models.layers.patches import patchify, sincos_positions
-from geossl.models.layers.transformer import Block
+from geossl.models.layers.initialization import xavier
+from geossl.models.layers.mae_decoder import DecoderShape, MAEDecoder
+from geossl.models.layers.masking import take
+from geossl.models.layers.normalize import VIT_EPS
+from geossl.models.layers.patches import patchify
 from geossl.models.teachers import Teacher
 
 
@@ -58,14 +58,6 @@ def pixel_targets(x: Float[Tensor, "b c h w"], patch: int, norm: str = "patch") 
     return ((bands - mean) / (var + 1e-6).sqrt()).flatten(-2)
 
 
-def rebuild_loss(
-    rebuilt: Float[Tensor, "b n p"], target: Float[Tensor, "b n p"], asked: Bool[Tensor, "b n"]
-) -> Float[Tensor, ""]:
-    """Mean squared error per number, over the asked patches of the whole batch; 0 if none is asked."""
-    error = (rebuilt.float() - target).square().mean(dim=-1)
-    return (error * asked).sum() / asked.sum().clamp(min=1)
-
-
 class Fusion(nn.Module):
     """Add the finer stages of ConvMAE to its last tokens, one kernel per patch, and norm the sum.
 
@@ -78,51 +70,12 @@ class Fusion(nn.Module):
         super().__init__()
         self.fine = nn.Conv2d(dims[0], dims[2], steps[0], stride=steps[0])
         self.middle = nn.Conv2d(dims[1], dims[2], steps[1], stride=steps[1])
-        self.norm = nn.LayerNorm(dims[2], EPS)
+        self.norm = nn.LayerNorm(dims[2], VIT_EPS)
 
     def forward(self, scales: Scales, ids: Int[Tensor, "b k"]) -> Float[Tensor, "b k d"]:
         """Fused tokens of the fed patches; a kernel covers one patch, so nothing hidden enters."""
         maps = self.fine(scales.fine) + self.middle(scales.middle)
         return self.norm(scales.tokens + take(maps.flatten(2).transpose(1, 2), ids))
-
-
-@dataclass(frozen=True)
-class DecoderShape:
-    """Width (a multiple of 4 and of ``heads``), number of blocks, attention heads; the paper's by default."""
-
-    dim: int = 512
-    depth: int = 8
-    heads: int = 16
-
-
-class Decoder(nn.Module):
-    """Predict the pixels of every patch from the tokens of the visible ones.
-
-    Args:
-        encoder_dim: Width of the tokens.
-        shape: Of the decoder.
-        out_dim: Numbers per patch.
-    """
-
-    def __init__(self, encoder_dim: int, shape: DecoderShape, out_dim: int) -> None:
-        super().__init__()
-        dim = shape.dim
-        self.project = nn.Linear(encoder_dim, dim)
-        self.mask_token = nn.Parameter(torch.randn(dim) * 0.02)
-        self.blocks = nn.ModuleList(Block(dim, shape.heads, qkv_bias=True, eps=EPS) for _ in range(shape.depth))
-        self.norm = nn.LayerNorm(dim, EPS)
-        self.to_pixels = nn.Linear(dim, out_dim)
-        self.apply(xavier)
-
-    def forward(
-        self, tokens: Float[Tensor, "b k d"], ids: Int[Tensor, "b k"], grid: tuple[int, int]
-    ) -> Float[Tensor, "b n p"]:
-        """Tokens at their places, mask tokens elsewhere, positions, blocks."""
-        x = filled(self.project(tokens), ids, self.mask_token, grid[0] * grid[1])
-        x = x + sincos_positions(*grid, x.shape[-1]).to(x)
-        for block in self.blocks:
-            x = block(x)
-        return self.to_pixels(self.norm(x))
 
 
 class MRMAE(SSLMethod):
@@ -138,7 +91,7 @@ class MRMAE(SSLMethod):
         mimic_loss: ``mse``, ``smooth_l1`` or ``cosine``.
         target_norm: Of the teacher's tokens: ``layer_norm``, ``l2`` or ``none``.
         pixel_norm: Of the pixels that are rebuilt: ``patch``, ``patch_band`` or ``none``.
-        decoder: Shape of the decoder.
+        decoder: Shape of the decoder; that of MAE by default.
         seed: Seeds the masks.
     """
 
@@ -153,7 +106,7 @@ class MRMAE(SSLMethod):
         mimic_loss: str = "mse",
         target_norm: str = "layer_norm",
         pixel_norm: str = "patch",
-        decoder: DecoderShape = DecoderShape(),
+        decoder: DecoderShape | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(encoder, optim, seed)
@@ -166,7 +119,11 @@ class MRMAE(SSLMethod):
         self.pixel_norm = pixel_norm
         self.mimic_weight, self.reconstruct_weight = mimic_weight, reconstruct_weight
         self.fusion = Fusion(spec.arguments["dims"], encoder.steps) if isinstance(encoder, ConvViT) else None
-        self.decoder = Decoder(spec.dim, decoder, encoder.bands * spec.patch_px**2) if reconstruct_weight else None
+        self.decoder = (
+            MAEDecoder(spec.dim, encoder.bands * spec.patch_px**2, decoder or DecoderShape())
+            if reconstruct_weight
+            else None
+        )
         self.teachers = tuple(teachers) if mimic_weight else ()  # last, so that MAE starts alike with and without
         self.heads = nn.ModuleList(nn.Linear(spec.dim, t.dim) for t in self.teachers for _ in t.layers)
         self.heads.apply(xavier)
@@ -196,7 +153,7 @@ class MRMAE(SSLMethod):
         if self.decoder is not None:
             rebuilt = self.decoder(tokens, ids, grid)
             target = pixel_targets(x, self.patch_px, self.pixel_norm)
-            terms["rebuild"] = self.reconstruct_weight * rebuild_loss(rebuilt, target, asked)
+            terms["rebuild"] = self.reconstruct_weight * masked_mse(rebuilt, target, asked)
         return terms
 
     def visible_tokens(self, x: Float[Tensor, "b c h w"], ids: Int[Tensor, "b k"]) -> Float[Tensor, "b k d"]:

@@ -8,9 +8,11 @@ import torch.multiprocessing as mp
 import torch.nn.functional as F
 
 from geossl.methods.base import OptimConfig
-from geossl.methods.croma import CROMA, Decoder, contrastive_loss, masked_mse, normalized_patches
+from geossl.methods.croma import CROMA, contrastive_loss, normalized_patches
+from geossl.methods.losses import masked_mse
 from geossl.models.encoders.croma import CROMAEncoder, croma_spec
 from geossl.models.encoders.croma_weights import to_layout
+from geossl.models.layers.mae_decoder import DecoderShape, MAEDecoder
 
 OPTIM = OptimConfig("adamw", 1e-3, (0.9, 0.95), 0.01, "cosine", 2, 40)
 
@@ -45,7 +47,7 @@ def toy():
     encoder, flat = toy_encoder()
     encoder = from_layout(flat, heads=16).double()
     method = CROMA(encoder, OPTIM, decoder_dim=64)
-    method.decoder = Decoder(64, 32, 1, 8, 896)
+    method.decoder = MAEDecoder(64, 896, DecoderShape(32, 1, 8), style="croma")
     method = method.double()
     d, block = method.decoder, method.decoder.blocks[0]
     a, f = block.attention, block.feed_forward

@@ -6,12 +6,12 @@ import torch
 
 from geossl.errors import RunError
 from geossl.methods.base import OptimConfig
-from geossl.methods.cross_video_losses import nt_xent, rebuild_loss, slot_means
-from geossl.methods.cross_video_mae import CrossVideoMAE, Decoder, Objective
+from geossl.methods.cross_video_losses import nt_xent, patch_normalized, slot_means
+from geossl.methods.cross_video_mae import CrossVideoMAE, Objective
 from geossl.methods.cross_video_views import choose_slots, choose_visible
+from geossl.methods.losses import masked_mse
 from geossl.models.encoders.series_vit import SeriesViT, series_spec, tubelets, untubelets, valid_shares
 from geossl.models.encoders.vit import ViT, vit_spec
-from geossl.models.layers.patches import sincos_positions
 from geossl.sensors import SensorSpec
 
 OPTIM = OptimConfig("adamw", 1e-3, (0.9, 0.95), 0.01, "constant", 0, 40)
@@ -130,17 +130,19 @@ def test_error_counts_usable_numbers_of_asked_tokens():
     rebuilt, pixels = torch.zeros(1, 3, 4), torch.tensor([[[2.0] * 4, [1.0, 1, 1, 50], [9.0] * 4]])
     valid = torch.ones(1, 3, 4, dtype=torch.bool)
     valid[0, 1, 3] = False
-    assert float(rebuild_loss(rebuilt, pixels, valid, torch.tensor([[True, True, False]]), "band_norm")) == 2.5
-    assert float(rebuild_loss(rebuilt, pixels, valid, torch.zeros(1, 3, dtype=torch.bool), "band_norm")) == 0
+    assert float(masked_mse(rebuilt, pixels, torch.tensor([[True, True, False]]), valid)) == 2.5
+    assert float(masked_mse(rebuilt, pixels, torch.zeros(1, 3, dtype=torch.bool), valid)) == 0
 
 
 def test_patch_norm_targets_have_no_brightness_and_unit_unbiased_variance():
     pixels = torch.rand(1, 2, 8, generator=torch.Generator().manual_seed(0))
-    valid, asked = torch.ones(1, 2, 8, dtype=torch.bool), torch.ones(1, 2, dtype=torch.bool)
-    zero = rebuild_loss(torch.zeros(1, 2, 8), pixels, valid, asked, "patch_norm")
-    assert float(zero) == pytest.approx(7 / 8, abs=1e-3)
-    brighter = rebuild_loss(torch.zeros(1, 2, 8), 3 * pixels + 5, valid, asked, "patch_norm")
-    assert float(brighter) == pytest.approx(float(zero), abs=1e-4)
+    valid = torch.ones(1, 2, 8, dtype=torch.bool)
+    valid[0, 1, :3] = False
+    found = patch_normalized(pixels, valid)
+    for token, numbers in ((0, slice(None)), (1, slice(3, None))):
+        assert float(found[0, token, numbers].mean()) == pytest.approx(0, abs=1e-6)
+        assert float(found[0, token, numbers].var()) == pytest.approx(1, abs=1e-3)
+    torch.testing.assert_close(patch_normalized(3 * pixels + 5, valid)[valid], found[valid], rtol=0, atol=1e-3)
 
 
 def test_slot_means_are_of_that_slot_alone():
@@ -237,29 +239,16 @@ def test_every_token_is_visible_or_rebuilt_or_not_usable(monkeypatch):
     draw, usable = drawn(method, batch)
 
     def keep(*arguments):
-        asked.append(arguments[3])
-        return rebuild_loss(*arguments)
+        asked.append(arguments[2])
+        return masked_mse(*arguments)
 
-    monkeypatch.setattr("geossl.methods.cross_video_mae.rebuild_loss", keep)
+    monkeypatch.setattr("geossl.methods.cross_video_mae.masked_mse", keep)
     method.losses_of(batch["clip"], batch["days"], draw)
     assert len(asked) == 2
     for ids, rebuilt in zip(draw.ids, asked, strict=True):
         seen = torch.zeros_like(rebuilt).scatter(1, ids, True)
         assert torch.equal(seen.int() + rebuilt.int() + (~usable.flatten(1)).int(), torch.ones_like(rebuilt).int())
         assert rebuilt.any()
-
-
-def test_the_decoder_puts_tokens_back_where_they_came_from():
-    torch.manual_seed(0)
-    decoder, days = Decoder(8, 32, 0, 5, "doy"), torch.tensor([[10.0, 200.0]])
-    ids = torch.tensor([[17, 3, 30, 4]])
-    tokens = torch.randn(1, 4, 8)
-    found = decoder(tokens, ids, (4, 4), days)
-    where = (sincos_positions(4, 4, 32) + decoder.time(days)[0, :, None]).flatten(0, 1)
-    for number in range(32):
-        mine = (ids[0] == number).nonzero()
-        token = decoder.project(tokens[0, mine[0, 0]]) if len(mine) else decoder.mask_token
-        torch.testing.assert_close(found[0, number], decoder.to_pixels(decoder.norm(token + where[number])))
 
 
 @pytest.mark.parametrize("gone", [TERMS[2:], TERMS[:1], ("reconstruct_image", "cross_video", "cross_frame"), TERMS[:4]])

@@ -9,11 +9,12 @@ from geossl import recipe
 from geossl.data.sentinel.batches import SentinelChips
 from geossl.errors import InputError, MissingFileError, Note, RecipeError, RunError
 from geossl.methods.base import OptimConfig
-from geossl.methods.losses import feature_loss, normalized_features
-from geossl.methods.mr_mae import MRMAE, DecoderShape, pixel_targets, rebuild_loss, split_patches
+from geossl.methods.losses import feature_loss, masked_mse, normalized_features
+from geossl.methods.mr_mae import MRMAE, pixel_targets, split_patches
 from geossl.models.encoders.conv_vit import ConvViT
 from geossl.models.encoders.croma import CROMAEncoder, croma_spec
 from geossl.models.files import provenance, save_encoder
+from geossl.models.layers.mae_decoder import DecoderShape
 from geossl.models.layers.masking import take
 from geossl.models.layers.patches import patchify
 from geossl.models.teachers import EncoderTeacher, Teacher
@@ -89,8 +90,8 @@ def test_every_patch_is_visible_equally_often():
 def test_predicting_the_mean_costs_almost_one_and_perfection_nothing():
     target = pixel_targets(100 * torch.rand(2, 3, 32, 32), 16)
     everywhere = torch.ones(2, 4, dtype=torch.bool)
-    assert float(rebuild_loss(torch.zeros_like(target), target, everywhere)) == pytest.approx(767 / 768, abs=1e-5)
-    assert float(rebuild_loss(target, target, everywhere)) == 0
+    assert float(masked_mse(torch.zeros_like(target), target, everywhere)) == pytest.approx(767 / 768, abs=1e-5)
+    assert float(masked_mse(target, target, everywhere)) == 0
     assert pixel_targets(torch.full((1, 3, 16, 16), 0.3), 16).abs().max() < 1e-3
 
 

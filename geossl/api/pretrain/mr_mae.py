@@ -13,10 +13,11 @@ from geossl.api.pretrain.images import (
     scaled_inputs,
 )
 from geossl.api.pretrain.teachers import frozen, make_missing, note_alike, tell
-from geossl.methods.mr_mae import MRMAE, DecoderShape
+from geossl.methods.mr_mae import MRMAE
 from geossl.models.encoders.conv_vit import ConvViT, conv_vit_spec
 from geossl.models.encoders.stacked import StackedEncoder
 from geossl.models.encoders.vit import ViT, vit_spec
+from geossl.models.layers.mae_decoder import DecoderShape
 from geossl.recipe.mr_mae import MrMaeRecipe
 from geossl.sensors import SensorSpec
 from geossl.training.optim import optim_config

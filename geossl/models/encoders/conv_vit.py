@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from geossl.models.encoder import DenseSpec
 from geossl.models.encoders.stacked import StackedEncoder
-from geossl.models.encoders.vit import EPS, xavier
+from geossl.models.layers.initialization import xavier
 from geossl.models.layers.masking import enlarge, take
+from geossl.models.layers.normalize import VIT_EPS
 from geossl.models.layers.transformer import Block
 from geossl.sensors import SensorSpec
 
@@ -149,8 +150,8 @@ class ConvViT(StackedEncoder):
         self.middle = nn.ModuleList(MaskedConvBlock(dims[1]) for _ in range(depths[1]))
         self.project = nn.Linear(dims[2], dims[2])
         heads = int(spec.arguments["heads"])
-        self.blocks = nn.ModuleList(Block(dims[2], heads, qkv_bias=True, eps=EPS) for _ in range(depths[2]))
-        self.norm = nn.LayerNorm(dims[2], EPS, elementwise_affine=False)
+        self.blocks = nn.ModuleList(Block(dims[2], heads, qkv_bias=True, eps=VIT_EPS) for _ in range(depths[2]))
+        self.norm = nn.LayerNorm(dims[2], VIT_EPS, elementwise_affine=False)
         self.steps = (strides[1] * strides[2], strides[2])  # how many times finer than tokens the first two stages are
         self.apply(xavier)
 

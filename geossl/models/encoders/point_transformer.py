@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from geossl.models.encoder import PointEncoder, PointSpec
 from geossl.models.encoders.point_groups import farthest_points, gather_groups, nearest, spread
+from geossl.models.layers.initialization import truncated_normal
 from geossl.models.layers.masking import take
 from geossl.models.layers.transformer import Block
 
@@ -152,14 +153,6 @@ def skipped(branch: Float[Tensor, "b n d"], rate: float, rng: torch.Generator | 
     return branch * keep / (1 - rate)
 
 
-def start_small(module: nn.Module) -> None:
-    """Weights of linear layers from a normal of 0.02, biases 0."""
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-
-
 class PointTransformer(PointEncoder):
     """Vectors of groups of points, and of whole clouds: the maximum and the mean over groups, one after the other.
 
@@ -179,7 +172,7 @@ class PointTransformer(PointEncoder):
         self.place = Places(self.width)
         self.blocks = nn.ModuleList(Block(self.width, self.heads) for _ in range(settings["depth"]))
         self.norm = nn.LayerNorm(self.width)
-        self.apply(start_small)
+        self.apply(truncated_normal)
 
     def group(self, points: Float[Tensor, "b n c"]) -> Groups:
         """Patches around the farthest points; computed in float32 also under autocast."""

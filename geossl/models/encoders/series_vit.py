@@ -13,15 +13,14 @@ from torch import Tensor, nn
 
 from geossl.errors import BandError, GridError
 from geossl.models.encoder import DenseSpec, Encoder, EncoderSpec
-from geossl.models.encoders.vit import EPS, xavier
+from geossl.models.layers.initialization import xavier
 from geossl.models.layers.masking import take
-from geossl.models.layers.normalize import Standardize
+from geossl.models.layers.normalize import VIT_EPS, Standardize
 from geossl.models.layers.patches import patchify, sincos_positions, unpatchify
+from geossl.models.layers.time_encoding import TimeEncoding
 from geossl.models.layers.transformer import Block
 from geossl.sensors import SensorSpec
 
-YEAR_DAYS = 365.25
-FIRST_YEAR = 2015  # days are counted from its 1 January
 USABLE_SHARE = 0.5  # of a tubelet's pixels, from which it is fed
 
 
@@ -44,37 +43,6 @@ def valid_shares(pixels: Float[Tensor, "b t c h w"], tubelet: int, patch: int) -
     """Share of every tubelet's pixels that are finite in all bands."""
     finite = pixels.isfinite().all(dim=2, keepdim=True)
     return tubelets(finite.float(), tubelet, patch).mean(dim=-1)
-
-
-class TimeEncoding(nn.Module):
-    """What is added to all tokens of a slot.
-
-    Args:
-        kind: ``doy`` (a linear map of sine and cosine of the day of the year, and of the year), ``index`` (fixed sines
-            and cosines of the slot's number, for frames at equal steps) or ``none``.
-        dim: Width; even.
-    """
-
-    def __init__(self, kind: str, dim: int) -> None:
-        super().__init__()
-        self.kind, self.dim = kind, dim
-        self.linear = nn.Linear(3, dim) if kind == "doy" else None
-
-    def forward(self, days: Float[Tensor, "b s"]) -> Float[Tensor, "b s d"]:
-        """Encode days since 1 January 2015, fractions allowed."""
-        if self.linear is not None:
-            return self.linear(self.features(days))
-        if self.kind == "none":
-            return days.new_zeros(*days.shape, self.dim)
-        row = sincos_positions(1, days.shape[1], 2 * self.dim)[:, : self.dim]  # its columns' half
-        return row.to(days).expand(len(days), -1, -1)
-
-    @staticmethod
-    def features(days: Float[Tensor, "b s"]) -> Float[Tensor, "b s 3"]:
-        """Sine and cosine of the season, and years since 2020 over 5."""
-        angle = 2 * torch.pi * (days / YEAR_DAYS % 1)
-        year = (days / YEAR_DAYS + FIRST_YEAR - 2020) / 5
-        return torch.stack([angle.sin(), angle.cos(), year], dim=-1)
 
 
 def series_spec(
@@ -155,9 +123,9 @@ class SeriesViT(Encoder):
         self.time = TimeEncoding(str(arguments["time"]), spec.dim)
         heads = int(arguments["heads"])
         self.blocks = nn.ModuleList(
-            Block(spec.dim, heads, qkv_bias=True, eps=EPS) for _ in range(int(arguments["depth"]))
+            Block(spec.dim, heads, qkv_bias=True, eps=VIT_EPS) for _ in range(int(arguments["depth"]))
         )
-        self.norm = nn.LayerNorm(spec.dim, EPS)
+        self.norm = nn.LayerNorm(spec.dim, VIT_EPS)
         self.apply(xavier)
 
     def normalize(self, pixels: Float[Tensor, "b t c h w"]) -> Float[Tensor, "b t c h w"]:

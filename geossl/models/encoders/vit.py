@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from geossl.models.encoder import DenseSpec
 from geossl.models.encoders.stacked import StackedEncoder
 from geossl.models.layers.attention import Positions
+from geossl.models.layers.initialization import xavier
 from geossl.models.layers.masking import take
+from geossl.models.layers.normalize import VIT_EPS
 from geossl.models.layers.patches import patchify
 from geossl.models.layers.transformer import QKV, Block
 from geossl.sensors import SensorSpec
 
-EPS = 1e-6  # of the norms, as in the papers' code
 SIZES: dict[str, dict[str, int]] = {
     "nano": {"dim": 128, "depth": 6, "heads": 4},
     "tiny": {"dim": 192, "depth": 12, "heads": 3},
@@ -98,8 +99,8 @@ class ViT(StackedEncoder):
         dim, depth, heads = (int(spec.arguments[name]) for name in ("dim", "depth", "heads"))
         self.embed = nn.Linear(self.bands * spec.patch_px**2, dim)
         self.class_token = nn.Parameter(torch.randn(dim) * 0.02) if spec.arguments["class_token"] else None
-        self.blocks = nn.ModuleList(Block(dim, heads, qkv_bias=True, eps=EPS) for _ in range(depth))
-        self.norm = nn.LayerNorm(dim, EPS)
+        self.blocks = nn.ModuleList(Block(dim, heads, qkv_bias=True, eps=VIT_EPS) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim, VIT_EPS)
         self.apply(xavier)
 
     @property
@@ -154,11 +155,3 @@ class ViT(StackedEncoder):
             tokens = block(tokens, positions)
         q, k, v = blocks[layer].attention.split(tokens)
         return q[:, :, self.prefix :], k[:, :, self.prefix :], v[:, :, self.prefix :]
-
-
-def xavier(module: nn.Module) -> None:
-    """Xavier-uniform linear layers with biases 0; a convolution keeps PyTorch's start. Source: MAE's code."""
-    if isinstance(module, nn.Linear):
-        nn.init.xavier_uniform_(module.weight)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+VIT_EPS = 1e-6  # of the norms of vision transformers, as in the papers' code
+
 
 class ClippedRange(nn.Module):
     """Map mean -+ 2 std to 0..1 and clip; pixels that are NaN take the band mean, 0.5.

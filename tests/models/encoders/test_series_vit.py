@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from geossl.errors import BandError, GridError
-from geossl.models.encoders.series_vit import SeriesViT, TimeEncoding, series_spec, tubelets, untubelets, valid_shares
+from geossl.models.encoders.series_vit import SeriesViT, series_spec, tubelets, untubelets, valid_shares
+from geossl.models.layers.time_encoding import TimeEncoding
 from geossl.sensors import SensorSpec
 
 S2 = SensorSpec(("B02", "B04", "B08"), "reflectance", "L2A", (0.05, 0.08, 0.3), (0.03, 0.05, 0.1))

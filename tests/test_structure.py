@@ -71,6 +71,7 @@ FOLDERS = {  # folders of fewer than 5 or more than 15 files
     "geossl/api/points": "two commands",
     "geossl/data/images": "one kind of data, whole",
     "geossl/methods": "a page per paper",
+    "geossl/recipe": "a page per method",
     "geossl/viewer": "one page, its server and its layers",
 }
 PARAMETERS = {  # functions of more than 8 parameters; the table may only get shorter

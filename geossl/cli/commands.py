@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import click
 
 from geossl import __version__, recipe
+from geossl.cli.names import list_names
 from geossl.cli.options import (
     InOrder,
     asks_catalogue,
@@ -21,7 +22,7 @@ from geossl.cli.options import (
     with_source,
 )
 from geossl.cli.points import points
-from geossl.cli.progress import progress_line, step_line
+from geossl.cli.progress import print_log, progress_line, step_line
 from geossl.errors import GeosslError, InputError, Note
 
 
@@ -33,6 +34,7 @@ class Verbs(InOrder):
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", Note)
         warnings.showwarning = lambda message, *_: click.echo(f"geossl: note: {message}", err=True)
+        print_log()
         try:
             return super().main(*args, **{**settings, "standalone_mode": False})
         except click.ClickException as error:
@@ -327,13 +329,4 @@ def evaluate(**options: Any) -> None:
     click.echo(f"{found.table()}\nreport   {found.report}")
 
 
-@main.command("list")
-def list_names() -> None:
-    """List recipes, methods, released encoders and labelled data sets."""
-    from geossl.data.datasets.find import NAMES  # lazy: imports torch
-    from geossl.models.download import ENCODERS
-
-    click.echo(f"recipes   {' '.join(recipe.names())}")
-    click.echo(f"methods   {' '.join(recipe.RECIPES)}")
-    click.echo(f"encoders  {' '.join(ENCODERS)}")
-    click.echo(f"data sets {' '.join(NAMES)}")
+main.add_command(list_names)

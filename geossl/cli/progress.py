@@ -1,10 +1,27 @@
 """How long work is followed on the command line: one line, rewritten on a terminal."""
 
+import logging
 import sys
 import time
 from collections.abc import Callable
 
 import click
+
+
+class Lines(logging.Handler):
+    """Print a record of the log as a line on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print the message alone; it names what it is about."""
+        click.echo(record.getMessage(), err=True)
+
+
+def print_log() -> None:
+    """Print what the library logs about longer work, such as a teacher that is pretrained first."""
+    log = logging.getLogger("geossl")
+    log.setLevel(logging.INFO)
+    if not any(isinstance(handler, Lines) for handler in log.handlers):
+        log.addHandler(Lines())
 
 
 def progress_line(verb: str, parts: str) -> Callable[[int, int, float], None]:

@@ -1,6 +1,7 @@
 """What the keys of a recipe mean, as text for a terminal."""
 
 import json
+import re
 import textwrap
 from collections.abc import Iterator
 from types import NoneType
@@ -9,6 +10,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from annotated_types import Ge, Gt, Le, Lt, MultipleOf
 from pydantic.fields import FieldInfo
 
+from geossl.recipe.loading import find
 from geossl.recipe.sections import Recipe, Section
 
 COLUMNS = 100
@@ -32,6 +34,13 @@ def explain(recipe: Recipe) -> str:
     lines += [f"{'key':<{KEY}} {'this recipe':<{VALUE}} meaning (what it may be; default)"]
     lines += section_lines("", recipe)
     return "\n".join(lines) + "\n"
+
+
+def summary(name: str) -> tuple[str, str]:
+    """Method of a packaged recipe, and the first line of its file."""
+    text = find(name).read_text(encoding="utf-8")
+    method = re.search(r"^method: *(\w+)", text, flags=re.M)
+    return method[1] if method else "", text.splitlines()[0].lstrip("# ")
 
 
 def section_lines(name: str, section: Section) -> Iterator[str]:

@@ -95,7 +95,7 @@ def test_pretrain_then_embed_on_the_bundled_scenes(tmp_path):
 
 
 def test_list_and_print():
-    assert "recipes   croma croma_base croma_large" in geossl("list").stdout
+    assert "    croma/base            CROMA base (194 M parameters)" in geossl("list").stdout
     assert "max_steps: 7" in geossl("pretrain", "croma", "train.max_steps=7", "--print").stdout
 
 

@@ -26,6 +26,16 @@ def test_pictures_are_made_once_and_an_encoder_is_pretrained_on_them(tmp_path, m
     assert not (tmp_path / "c").exists()
 
 
+def test_a_generator_that_learns_is_asked_for_as_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("GEOSSL_CACHE", str(tmp_path / "cache"))
+    wrong = CliRunner().invoke(main, ["pretrain", "selfcon", "data.generators=[phase,croma]", f"out={tmp_path / 'a'}"])
+    assert wrong.exit_code == 2
+    assert (
+        "data.generators=croma is learned, and no longer part of geossl; make the set with benchmarks" in wrong.output
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_encoder_of_scenes_is_mapped_and_shards_do_not_matter(tmp_path):
     found = CliRunner().invoke(main, ["pretrain", "selfcon/sentinel2", *SMALL, f"out={tmp_path / 'run'}"])
     assert found.exit_code == 0, found.output

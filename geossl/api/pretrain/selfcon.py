@@ -2,14 +2,14 @@
 
 import hashlib
 import json
+import logging
 from pathlib import Path
 
-import click
-
-from geossl.api.generating import generate
 from geossl.api.pretrain.scenes import measured_sensors
 from geossl.data.sentinel.batches import SentinelChips
 from geossl.data.synthetic.batches import ForgeryViews
+from geossl.data.synthetic.build import generate
+from geossl.data.synthetic.generators import GENERATORS
 from geossl.data.synthetic.images import forgeries
 from geossl.errors import InputError
 from geossl.methods.selfcon import SelfCon
@@ -19,6 +19,8 @@ from geossl.models.teachers import read_tensors
 from geossl.recipe.selfcon import SelfconData, SelfconRecipe
 from geossl.sensors import S1, S2, SensorSpec
 from geossl.training.optim import optim_config
+
+log = logging.getLogger("geossl")
 
 
 def data(recipe: SelfconRecipe) -> ForgeryViews | SentinelChips:
@@ -48,19 +50,29 @@ def data(recipe: SelfconRecipe) -> ForgeryViews | SentinelChips:
 
 
 def bundled(settings: SelfconData) -> Path:
-    """The set made of the bundled scenes, in the cache; made if it is not there (two CPU minutes)."""
+    """The set made of the bundled scenes, in the cache; made if it is not there (half a CPU minute).
+
+    Raises:
+        InputError: If a generator is asked for that geossl had until 1b808dd, and no set of it is in the cache.
+    """
     key = {"side_px": settings.crop_px // 8 * 8, "generators": list(settings.generators), "version": 1}
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
     folder = cache_folder() / "generated" / digest
     if not folder.exists():
+        learned = [name for name in settings.generators if name not in GENERATORS]
+        if learned:
+            raise InputError(
+                f"data.generators={learned[0]} is learned, and no longer part of geossl; make the set with "
+                "benchmarks/satellite_fakes.py and give its folder as data.source"
+            )
         folder.parent.mkdir(parents=True, exist_ok=True)
         generate(
             folder,
             generators=settings.generators,
             side_px=settings.crop_px // 8 * 8,
-            progress=lambda text: click.echo(f"pictures  {text}", err=True),
+            progress=lambda text: log.info("images    %s", text),
         )
-        click.echo(f"pictures  {folder}", err=True)
+        log.info("images    %s", folder)
     return folder
 
 

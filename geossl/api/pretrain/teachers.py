@@ -1,6 +1,6 @@
 """From the teacher section of a recipe to a frozen network."""
 
-import sys
+import logging
 import urllib.error
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,6 +24,8 @@ from geossl.models.teachers import Teacher as Frozen
 from geossl.recipe import load
 from geossl.recipe.images import Teacher
 from geossl.sensors import INPUTS, RGB, SensorSpec
+
+log = logging.getLogger("geossl")
 
 ALIKE = 0.05  # share of the features' variance that lies between patches, below which a teacher is noted
 UNIFORM = 0.01  # normalised mutual information of query and key, likewise
@@ -59,7 +61,7 @@ def make_missing(teacher: Teacher | None, sensors: Iterable[str]) -> None:
             "FOLDER/encoder.safetensors; give such a name, or an encoder that is there"
         )
     folder = Path(teacher.name).parent
-    print(f"teacher {teacher.name} is not there: pretraining it with recipe {teacher.recipe}", file=sys.stderr)
+    log.info("teacher %s does not exist: pretraining it with recipe %s", teacher.name, teacher.recipe)
     pretraining.pretrain(teacher.recipe, out=str(folder), resume=True)
 
 
@@ -178,6 +180,5 @@ def note_uniform(teacher: Frozen, images: Mapping[str, Tensor], grid: tuple[int,
 
 def tell(teacher: Frozen, grid: tuple[int, int], patch_px: int) -> None:
     """Say how features come onto the student's patches."""
-    print(
-        f"teacher {teacher.name}, {teacher.dim} numbers per patch: {teacher.alignment(grid, patch_px)}", file=sys.stderr
-    )
+    how = teacher.alignment(grid, patch_px)
+    log.info("teacher %s, %d numbers per patch: %s", teacher.name, teacher.dim, how)

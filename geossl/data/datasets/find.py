@@ -10,6 +10,7 @@ import numpy as np
 from geossl.data.datasets.base import Bands, ClassificationDataset, MapParts, SegmentationDataset
 from geossl.data.datasets.clips import holds_videos, video_set
 from geossl.data.datasets.folders import RASTERS, is_picture, picture_set, raster_set
+from geossl.data.datasets.names import NAMES
 from geossl.data.datasets.npz import npz_set
 from geossl.data.datasets.torchgeo import DATASETS, named_set
 from geossl.data.images.folders import SUFFIXES
@@ -67,9 +68,6 @@ def shape_set(source: str | Path) -> ClassificationDataset:
 
 
 Data = ClassificationDataset | SegmentationDataset
-
-
-NAMES = (*DATASETS, "sample")
 
 
 GSD_M = 10.0

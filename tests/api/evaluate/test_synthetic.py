@@ -13,8 +13,8 @@ from sklearn.preprocessing import StandardScaler
 
 from geossl.api.evaluate import synthetic as detecting
 from geossl.api.evaluate.run import evaluate
-from geossl.api.generating import generate
 from geossl.cli import main
+from geossl.data.synthetic.build import generate
 from geossl.data.synthetic.images import forgeries
 from geossl.errors import BandError, InputError, Note, UnknownNameError, WeightsError
 from geossl.models.encoders.croma import CROMAEncoder, croma_spec

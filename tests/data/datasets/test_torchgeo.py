@@ -9,6 +9,7 @@ import torch
 from torchgeo.datasets import BigEarthNet, BigEarthNetV2, DatasetNotFoundError, EuroSAT
 
 from geossl.data.datasets.base import SegmentationDataset
+from geossl.data.datasets.names import NAMES
 from geossl.data.datasets.torchgeo import DATASETS, IGBP, eurosat_of, named_set
 from geossl.errors import InputError, MissingFileError, UnknownNameError
 from geossl.sensors import S1_BANDS, S2_BANDS
@@ -197,3 +198,7 @@ def test_no_item_is_read_before_it_is_asked_for(eurosat, monkeypatch):
     monkeypatch.setattr(EuroSAT, "__getitem__", lambda self, i: {"image": torch.full((13, 8, 8), 500.0 * i)})
     data = named_set("eurosat", eurosat, False)
     assert float(data.items[3]["s2"][0, 0, 0]) == pytest.approx(0.05)
+
+
+def test_every_data_set_known_by_name_is_listed():
+    assert set(NAMES) == {*DATASETS, "sample"}

@@ -28,7 +28,7 @@ def scenes(data):
     """Central 200 px of every labelled scene, and the class of every patch."""
     for zone in data.scenes:
         for row in range(len(zone.index)):
-            affine, path = zone.index.iloc[row].affine, Path(zone.index.iloc[row].s2.path)
+            affine, path = zone.index.iloc[row].affine, Path(zone.index.iloc[row].reference.path)
             if not list((SAMPLE / "labels").glob(f"{path.stem}*")):
                 continue
             labels = majority(label_values(SAMPLE / "labels", GeoBox((224, 224), affine, zone.wkt)), 8)

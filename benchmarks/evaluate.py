@@ -134,11 +134,14 @@ def main():
     maps = replace(heads, sensors=SENSORS, shares=())
     # the bundled scenes are cut as in pretraining
     ground = {
-        "land-cover": (SAMPLE / "labels", Scenes([SAMPLE / "s1"], [SAMPLE / "s2"], None, None, 48, spec.patch_px))
+        "land-cover": (
+            SAMPLE / "labels",
+            Scenes({"s1": [SAMPLE / "s1"], "s2": [SAMPLE / "s2"]}, None, None, 48, spec.patch_px),
+        )
     }
     if args.water:
         s1, s2, labels = args.water
-        ground["water"] = (labels, Scenes([s1], [s2], 0, None, 96, spec.patch_px))
+        ground["water"] = (labels, Scenes({"s1": [s1], "s2": [s2]}, 0, None, 96, spec.patch_px))
     for name, (labels, scenes) in ground.items():
         works[name] = lambda labels=labels, scenes=scenes: SegmentationRunner(
             labelled_scenes(labels, scenes), [pretrained, random, statistics], maps

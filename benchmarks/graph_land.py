@@ -39,10 +39,10 @@ def scenes(source):
     root = SAMPLE if source == "sample" else Path(source)
     for dataset in aligned_scenes(source):
         for _, row in dataset.index.iterrows():
-            cube = as_cube(dataset.read(row, row.s2.geobox), row.s2.geobox)
+            cube = as_cube(dataset.read(row, row.reference.geobox), row.reference.geobox)
             graph = graph_from_raster(cube, labels=root / "labels")
             if len(graph.y[graph.y >= 0].unique()) > 1:
-                yield Path(row.s2.path).stem, cube, graph
+                yield Path(row.reference.path).stem, cube, graph
 
 
 def k_means(x, clusters, seed):

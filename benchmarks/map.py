@@ -72,7 +72,7 @@ class Scene:
         self.folder, self.path, self.encoder = Path(folder), str(encoder), geossl.load_encoder(encoder)
         self.spec = self.encoder.spec
         self.cell_px = self.spec.window_px - 2 * self.spec.margin_px
-        self.rasters = geossl.Rasters(self.folder / "s1.tif", self.folder / "s2.tif")
+        self.rasters = geossl.Rasters(s1=self.folder / "s1.tif", s2=self.folder / "s2.tif")
 
     def region(self, rows, columns):
         """A square of lattice cells inside the scene, with room for the margin."""

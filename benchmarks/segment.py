@@ -144,10 +144,10 @@ def main():
     parser.add_argument("--seed", type=int, help="this one alone")
     parser.add_argument("--out", type=Path, default=Path("runs/segment"))
     options = parser.parse_args()
-    sets = {"land_cover": (SAMPLE / "labels", LocalRasters([SAMPLE / "s1"], [SAMPLE / "s2"]))}
+    sets = {"land_cover": (SAMPLE / "labels", LocalRasters({"s1": [SAMPLE / "s1"], "s2": [SAMPLE / "s2"]}))}
     if options.floods:
         s1, s2, labels = (options.floods / f"Spain_7370579_{name}Hand.tif" for name in ("S1", "S2", "Label"))
-        sets["floods"] = (labels, LocalRasters([s1], [s2], 0))
+        sets["floods"] = (labels, LocalRasters({"s1": [s1], "s2": [s2]}, 0))
     found = {name: [] for name in sets}
     for seed in range(len(options.encoders)) if options.seed is None else [options.seed]:
         for name, data in sets.items():

@@ -1,7 +1,13 @@
-"""Sensors: bands, units, processing levels and published statistics. No torch and no GDAL here."""
+"""Sensors: bands, units, storage rules, colours and published statistics; the one door for a new sensor.
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+``SENSORS`` has an entry per sensor, and everything that reads, trains on, maps or draws a sensor asks its entry. A new
+sensor is a new entry: it becomes a keyword of ``geossl.Rasters``, an option of the shell, a folder of a training set
+and a key of ``encoder.sensors``. No torch and no GDAL here.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -10,7 +16,7 @@ class SensorSpec:
 
     Args:
         bands: ESA band names in the order the first layer was trained on.
-        unit: ``reflectance`` (0 to 1) or ``dB``.
+        unit: ``reflectance`` (0 to 1), ``dB`` or ``m``.
         level: Processing level, e.g. ``L2A`` or ``GRD sigma0``.
         mean: Per band, in ``unit``, frozen at training time.
         std: Per band, in ``unit``, all positive.
@@ -30,9 +36,129 @@ class SensorSpec:
             raise ValueError(f"std must be positive for every band, got {list(self.std)}")
 
 
+@dataclass(frozen=True)
+class QualityBand:
+    """A band of bit flags that comes with the pixels.
+
+    Args:
+        name: Name of the band, or ending of its file's name.
+        bits: Number of each bit, from 0, by what it says.
+        unusable: The bits that make a pixel unusable.
+        required: Whether a file without it deserves a warning.
+    """
+
+    name: str
+    bits: Mapping[str, int]
+    unusable: tuple[str, ...]
+    required: bool = True
+
+    @property
+    def mask(self) -> int:
+        """Bits that make a pixel unusable, as one number."""
+        return sum(1 << self.bits[name] for name in self.unusable)
+
+
+@dataclass(frozen=True)
+class Product:
+    """How the files of one product hold a sensor's numbers: value = number * gain + offset.
+
+    Args:
+        title: Name of the product, which is also its processing level.
+        gain: Unit per number.
+        offset: Value of the number 0; None = every file says so itself (Sentinel-2's processing baselines).
+        dtype: Type of the stored numbers, by which products of one sensor are told apart where names do not.
+        fill: Number that stands for no data in any band; None = only 0 in all bands does.
+        quality: Bands of bit flags.
+        files: Pattern of the names of its single-band files, with groups ``scene``, ``band`` and ``date``.
+        date: Form of the date in those names.
+    """
+
+    title: str
+    gain: float
+    offset: float | None = 0.0
+    dtype: str = "uint16"
+    fill: float | None = None
+    quality: tuple[QualityBand, ...] = ()
+    files: str = ""
+    date: str = "%Y%m%d"
+
+
+@dataclass(frozen=True)
+class Sensor:
+    """All there is to know of a sensor.
+
+    Args:
+        key: Its name in options, folders, cubes and recipes.
+        title: Its name in messages.
+        spec: Bands in the order of cubes and batches, unit, level, and the statistics an encoder takes by default.
+        gsd_m: Ground sampling distance of the common grid in metres.
+        flag: Its bit in the layer ``sensors`` of maps: a power of two, not 4.
+        meaning: What that bit means, in one word.
+        about: Address of its description.
+        wavelengths_nm: Centre of each band in nanometres; empty where bands do not differ by wavelength.
+        aliases: Other names of bands in files, in capitals, and the band they stand for.
+        rgb: Bands shown as red, green and blue; a single one is shown in grey.
+        white: Value shown as white.
+        black: Value shown as black.
+        products: How files hold numbers, most likely product first; empty = in ``spec.unit``.
+        zero_is_fill: Whether a pixel of 0 in all bands has no data.
+        paired: Sensor it is read together with where a training set has both.
+    """
+
+    key: str
+    title: str
+    spec: SensorSpec
+    gsd_m: float
+    flag: int
+    meaning: str
+    about: str
+    wavelengths_nm: tuple[float, ...] = ()
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    rgb: tuple[str, ...] = ()
+    white: float = 1.0
+    black: float = 0.0
+    products: tuple[Product, ...] = ()
+    zero_is_fill: bool = True
+    paired: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check that the entry is whole."""
+        if self.flag.bit_count() != 1 or self.flag == JOINT_FLAG or self.flag > 128:
+            raise ValueError(f"flag {self.flag} of {self.key} is not a free bit of 8; use 8, 16, 32, 64 or 128")
+        unknown = {*self.rgb, *self.aliases.values()} - {*self.bands}
+        if unknown or len(self.wavelengths_nm) not in (0, len(self.bands)):
+            raise ValueError(f"sensor {self.key} speaks of bands it does not have: {', '.join(sorted(unknown))}")
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Names of the bands, in their order."""
+        return self.spec.bands
+
+    @property
+    def unit(self) -> str:
+        """Physical unit of its values."""
+        return self.spec.unit
+
+    @property
+    def is_radar(self) -> bool:
+        """Whether its values are backscatter."""
+        return self.unit == "dB"
+
+    def band(self, name: str) -> str:
+        """The band that a name in a file stands for; the name itself if it is not an alias."""
+        return self.aliases.get(name, name)
+
+    def product_of(self, file: str) -> tuple[Product, re.Match[str]] | None:
+        """The product a single-band file belongs to, and what its name says; None if it is not such a file."""
+        for product in self.products:
+            if product.files and (found := re.fullmatch(product.files, file, re.IGNORECASE)):
+                return product, found
+        return None
+
+
+JOINT_FLAG = 4  # of the layer "sensors": the embedding is the joint encoder's
 S1_BANDS = ("VV", "VH")
 S2_BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")
-BANDS = {"s1": S1_BANDS, "s2": S2_BANDS}
 
 S1 = SensorSpec(S1_BANDS, "dB", "GRD sigma0 or gamma0", (-12.548, -20.192), (5.257, 5.912))
 S2 = SensorSpec(  # SSL4EO-S12 L2A statistics, reflectance
@@ -70,7 +196,114 @@ S2 = SensorSpec(  # SSL4EO-S12 L2A statistics, reflectance
 )
 RGB = SensorSpec(("R", "G", "B"), "0..1", "8 bit", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # of ImageNet
 
-INPUTS: Mapping[str, SensorSpec] = {"s1": S1, "s2": S2, "rgb": RGB}  # bands of training batches, in their order
+LANDSAT_LIKE = ("B01", "B02", "B03", "B04", "B8A", "B11", "B12")  # Sentinel-2 bands at OLI's wavelengths
+LANDSAT_BANDS = ("SR_B1", "SR_B2", "SR_B3", "SR_B4", "SR_B5", "SR_B6", "SR_B7")
+LANDSAT = SensorSpec(  # not measured on Landsat: statistics of the Sentinel-2 bands of nearest wavelength
+    LANDSAT_BANDS,
+    "reflectance",
+    "C2 L2SP",
+    tuple(S2.mean[S2_BANDS.index(band)] for band in LANDSAT_LIKE),
+    tuple(S2.std[S2_BANDS.index(band)] for band in LANDSAT_LIKE),
+)
+LANDSAT_NAMES = ("COASTAL", "BLUE", "GREEN", "RED", "NIR08", "SWIR16", "SWIR22")  # of STAC's eo extension
+
+QA_PIXEL = QualityBand(  # USGS LSDS-1619, Landsat 8-9 Collection 2 Level 2 Science Product Guide
+    "QA_PIXEL",
+    {"fill": 0, "dilated_cloud": 1, "cirrus": 2, "cloud": 3, "shadow": 4, "snow": 5, "clear": 6, "water": 7},
+    ("fill", "dilated_cloud", "cirrus", "cloud", "shadow", "snow"),
+)
+QA_RADSAT = QualityBand(  # the same guide
+    "QA_RADSAT",
+    {**{f"SR_B{n}": n - 1 for n in range(1, 8)}, "terrain_occlusion": 11},
+    (*LANDSAT_BANDS, "terrain_occlusion"),
+    required=False,
+)
+FMASK = QualityBand(  # HLS v2.0 User Guide
+    "FMASK",
+    {"cloud": 1, "adjacent": 2, "shadow": 3, "snow": 4, "water": 5},
+    ("cloud", "adjacent", "shadow", "snow"),
+)
+
+SENSORS: dict[str, Sensor] = {  # in the order of cubes, and of a map's flags
+    "s1": Sensor(
+        "s1",
+        "Sentinel-1",
+        S1,
+        gsd_m=10.0,
+        flag=1,
+        meaning="radar",
+        about="https://sentiwiki.copernicus.eu/web/sentinel-1",
+        rgb=("VV",),
+        black=-25.0,
+        white=0.0,
+        paired="s2",
+    ),
+    "s2": Sensor(
+        "s2",
+        "Sentinel-2",
+        S2,
+        gsd_m=10.0,
+        flag=2,
+        meaning="optical",
+        about="https://sentiwiki.copernicus.eu/web/sentinel-2",
+        wavelengths_nm=(442.7, 492.4, 559.8, 664.6, 704.1, 740.5, 782.8, 832.8, 864.7, 945.1, 1613.7, 2202.4),
+        rgb=("B04", "B03", "B02"),
+        white=0.3,
+        products=(Product("L2A", gain=1e-4, offset=None),),
+        paired="s1",
+    ),
+    "landsat": Sensor(
+        "landsat",
+        "Landsat 8/9",
+        LANDSAT,
+        gsd_m=30.0,
+        flag=8,
+        meaning="landsat",
+        about="https://www.usgs.gov/landsat-missions/landsat-collection-2-level-2-science-products",
+        wavelengths_nm=(443.0, 482.0, 561.5, 654.5, 865.0, 1608.5, 2200.5),
+        aliases={
+            **{f"B0{n}": f"SR_B{n}" for n in range(1, 8)},
+            **dict(zip(LANDSAT_NAMES, LANDSAT_BANDS, strict=True)),
+        },
+        rgb=("SR_B4", "SR_B3", "SR_B2"),
+        white=0.3,
+        products=(
+            Product(
+                "C2 L2",
+                gain=0.0000275,
+                offset=-0.2,
+                fill=0.0,
+                quality=(QA_PIXEL, QA_RADSAT),
+                files=r"(?P<scene>L[CO]0[89]_L2S[PR]_\d{6}_(?P<date>\d{8})_\d{8}_02_\w\w)_(?P<band>\w+)\.TIFF?",
+            ),
+            Product(
+                "HLS L30",
+                gain=0.0001,
+                dtype="int16",
+                fill=-9999.0,
+                quality=(FMASK,),
+                files=r"(?P<scene>HLS\.L30\.T\w{5}\.(?P<date>\d{7})T\d{6}\.v\d\.\d)\.(?P<band>\w+)\.TIFF?",
+                date="%Y%j",
+            ),
+        ),
+    ),
+}
+
+
+BANDS = {key: sensor.bands for key, sensor in SENSORS.items()}
+PAIR = tuple(key for key, sensor in SENSORS.items() if sensor.paired)  # what CROMA and the bundled scenes have
+
+
+def with_partners(names: Iterable[str]) -> tuple[str, ...]:
+    """Sensors and those they are read together with, in the order of ``SENSORS``."""
+    wanted = set(names)
+    wanted |= {partner for name in wanted if (partner := SENSORS[name].paired)}
+    return tuple(key for key in SENSORS if key in wanted)
+
+
+def batch_spec(name: str) -> SensorSpec | None:
+    """Bands of a training batch, in their order; None for images whose bands have numbers only."""
+    return SENSORS[name].spec if name in SENSORS else {"rgb": RGB}.get(name)
 
 
 def numbered_bands(count: int) -> SensorSpec:

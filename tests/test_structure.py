@@ -78,7 +78,6 @@ PARAMETERS = {  # functions of more than 8 parameters; the table may only get sh
     "geossl/api/points/embed.py:embed_points": 11,
     "geossl/api/series.py:embed_series": 11,
     "geossl/data/graphs/batches.py:__init__": 9,
-    "geossl/data/sentinel/batches.py:__init__": 9,
     "geossl/data/synthetic/batches.py:__init__": 10,
     "geossl/inference/engine/store.py:add_array": 10,
     "geossl/inference/outputs/cog.py:write_blocks": 10,

@@ -12,14 +12,15 @@ from geossl import grid
 from geossl.data.sentinel.rasters import LocalRasters
 from geossl.data.stac.composite import CatalogScenes
 from geossl.data.stac.ranking import check_request, find_scenes, search_metadata
-from geossl.errors import InputError
+from geossl.errors import InputError, UnknownSettingError
 from geossl.inference.engine.plan import source_metadata
-from geossl.sensors import BANDS
+from geossl.sensors import PAIR, SENSORS
 
 if TYPE_CHECKING:
     from geossl.inference.engine.source import Source  # imports torch
 
 Paths = str | Path | Sequence[str | Path]
+FLAGS = ", ".join(f"--{name}" for name in SENSORS)
 ANSWER = "source=geossl.Rasters(s1=..., s2=...) for files, or source=geossl.Catalog(date=...) for scenes of a catalogue"
 
 
@@ -42,7 +43,7 @@ class Catalog:
     date: str
     catalog: str = "planetary-computer"
     composite: str = "clearest"
-    sensors: Sequence[str] = ("s1", "s2")
+    sensors: Sequence[str] = PAIR
     max_cloud: float | int = 80
     mask: str = "scl"
 
@@ -58,28 +59,28 @@ class Catalog:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Rasters:
     """Raster files, folders of them or VRTs, by sensor; any CRS, resolution and extent.
 
     Args:
-        s1: Sentinel-1, VV and VH in dB.
-        s2: Sentinel-2, 12 bands.
         s2_offset: Number added to Sentinel-2 values (-1000 from processing baseline 04.00 on), for files that do not
             say.
+        files: By sensor, a key of ``geossl.sensors.SENSORS``: ``s1`` (VV and VH in dB), ``s2`` (12 bands), ``landsat``
+            (Landsat 8 or 9, Collection 2 Level 2: files with named bands, or product folders).
 
     Raises:
         InputError: If no sensor is named, or a value is not a path.
     """
 
-    s1: Paths | None = None
-    s2: Paths | None = None
-    s2_offset: int | None = None
+    files: Mapping[str, Paths | None]
+    s2_offset: int | None
 
-    def __post_init__(self) -> None:
-        """Check what needs no reading."""
-        for name in BANDS:
-            as_paths(getattr(self, name, None), name)
+    def __init__(self, *, s2_offset: int | None = None, **files: Paths | None) -> None:
+        object.__setattr__(self, "files", files)
+        object.__setattr__(self, "s2_offset", s2_offset)
+        if unknown := sorted(set(files) - set(SENSORS)):
+            raise UnknownSettingError("geossl.Rasters", unknown[0], [*SENSORS, "s2_offset"])
         if not self.paths():
             raise InputError(f"no rasters given; name at least one sensor, such as {ANSWER}")
         if self.s2_offset is not None and "s2" not in self.paths():
@@ -89,7 +90,7 @@ class Rasters:
 
     def paths(self) -> dict[str, list[Path]]:
         """Paths by sensor, of the sensors that are named."""
-        found = {name: as_paths(getattr(self, name, None), name) for name in BANDS}
+        found = {name: as_paths(self.files.get(name), name) for name in SENSORS}
         return {name: paths for name, paths in found.items() if paths}
 
     def open(self) -> LocalRasters:
@@ -98,11 +99,14 @@ class Rasters:
         Raises:
             InputError: What is wrong with which file.
         """
-        found = self.paths()
-        return LocalRasters(found.get("s1"), found.get("s2"), self.s2_offset)
+        return LocalRasters(self.paths(), self.s2_offset)
 
 
-FORMER = tuple(field.name for kind in (Catalog, Rasters) for field in fields(kind))  # keyword arguments of before
+KEYWORDS: dict[type, tuple[str, ...]] = {
+    Catalog: tuple(field.name for field in fields(Catalog)),
+    Rasters: (*SENSORS, "s2_offset"),
+}
+FORMER = tuple(name for names in KEYWORDS.values() for name in names)  # keyword arguments of before
 
 
 def as_paths(paths: Any, name: str) -> list[Path]:
@@ -137,8 +141,8 @@ def given(source: Any, settings: Mapping[str, Any], verb: str) -> Catalog | Rast
         return source
     if source is not None:
         raise InputError(f"{verb}: {next(iter(former))} is a part of source already; leave it out")
-    kind: type[Catalog | Rasters] = Rasters if "s1" in former or "s2" in former else Catalog
-    if other := sorted(set(former) - {field.name for field in fields(kind)}):
+    kind: type[Catalog | Rasters] = Rasters if set(former) & set(SENSORS) else Catalog
+    if other := sorted(set(former) - set(KEYWORDS[kind])):
         raise InputError(
             "geossl.Catalog takes scenes of a catalogue, geossl.Rasters takes files; give one or the other"
             if "date" in other
@@ -196,17 +200,15 @@ def from_options(options: Mapping[str, Any], given_by_user: Sequence[str]) -> Ca
     Raises:
         InputError: If options name two sources, or one means nothing beside the others.
     """
-    rasters = {field.name for field in fields(Rasters)}
+    rasters = KEYWORDS[Rasters]
     files = {name: options[name] for name in rasters if options.get(name) is not None}
-    is_local, date = bool(set(files) & set(BANDS)), options.get("date")
+    is_local, date = bool(set(files) & set(SENSORS)), options.get("date")
     if is_local and date is not None:
-        raise InputError("--date asks for scenes of a catalogue, --s1 and --s2 for files; give one or the other")
+        raise InputError(f"--date asks for scenes of a catalogue, {FLAGS} for files; give one or the other")
     words = {name: f"--{name.replace('_', '-')}" for name in FORMER}
     if not is_local and date is None:
         for name in given_by_user:
-            raise InputError(
-                f"{words[name]} alone names no pixels; add --date for a catalogue, or --s1, --s2 for files"
-            )
+            raise InputError(f"{words[name]} alone names no pixels; add --date for a catalogue, or {FLAGS} for files")
         return None
     for name in given_by_user:
         if is_local and name not in rasters:

@@ -7,6 +7,7 @@ import click
 from click.core import ParameterSource
 
 from geossl.errors import InputError
+from geossl.sensors import PAIR, SENSORS
 
 
 class InOrder(click.Group):
@@ -46,19 +47,20 @@ def with_source(options: dict[str, Any], idle: str | None = None) -> dict[str, A
     pixels = source.from_options(options, typed(*source.FORMER))
     if pixels is None and (idle is None or options[idle] is None):
         raise InputError(
-            "no pixels asked for: name a period with --date to use a catalogue, or files with --s1, --s2 or both"
+            f"no pixels asked for: name a period with --date to use a catalogue, or files with {source.FLAGS}"
         )
     return found | {"source": pixels}
 
 
 def with_files(options: dict[str, Any]) -> dict[str, Any]:
     """Options of ``evaluate``: ``--sensors`` is not of its source, and ``--s2-offset`` may be of a folder data set."""
-    if not options["s1"] and not options["s2"]:
-        return {name: value for name, value in options.items() if name not in ("s1", "s2")}
+    others = {name: value for name, value in options.items() if name not in SENSORS}
+    if not any(options[name] for name in SENSORS):
+        return others
     from geossl.api.source import Rasters  # lazy: reads rasters and catalogues
 
-    source = Rasters(*(options.pop(name) for name in ("s1", "s2", "s2_offset")))
-    return {**options, "source": source}
+    offset = others.pop("s2_offset")
+    return {**others, "source": Rasters(s2_offset=offset, **{name: options[name] for name in SENSORS})}
 
 
 def with_options(verb: Callable[..., None], *options: Callable[..., Any]) -> Callable[..., None]:
@@ -77,7 +79,7 @@ def asks_catalogue(verb: Callable[..., None]) -> Callable[..., None]:
         click.option("--composite", default="clearest", show_default=True, help="Or medoid, median."),
         click.option(
             "--sensors",
-            default="s1,s2",
+            default=",".join(PAIR),
             show_default=True,
             callback=lambda _c, _p, text: text.split(","),
             help="Those to look for in the catalogue.",
@@ -92,8 +94,10 @@ def asks_files(verb: Callable[..., None]) -> Callable[..., None]:
     several: dict[str, Any] = {"multiple": True, "callback": lambda _c, _p, paths: list(paths) or None}
     return with_options(
         verb,
-        click.option("--s1", **several, help="Sentinel-1 VV, VH in dB: file, VRT or folder; may be repeated."),
-        click.option("--s2", **several, help="Sentinel-2, 12 bands: file, VRT or folder; may be repeated."),
+        *(
+            click.option(f"--{name}", **several, help=f"{entry.title}: file, VRT or folder; may be repeated.")
+            for name, entry in SENSORS.items()
+        ),
         click.option(
             "--s2-offset",
             type=click.Choice(["0", "-1000"]),

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from geossl.data.batches import TrainingData
-from geossl.data.sentinel.aligned import AlignedSentinel
+from geossl.data.sentinel.aligned import AlignedScenes
 from geossl.data.sentinel.chips import read
 from geossl.data.sentinel.samplers import GridChips, Rois
 from geossl.errors import InputError, MissingFileError
@@ -85,7 +85,7 @@ class Vectors(TrainingData):
 
 
 def scene_vectors(
-    scenes: Sequence[AlignedSentinel], roi: Rois, sensors: Sequence[str], patch_px: int, count: int, seed: int
+    scenes: Sequence[AlignedScenes], roi: Rois, sensors: Sequence[str], patch_px: int, count: int, seed: int
 ) -> Float[ndarray, "n c"]:
     """Wholly usable patches of scenes, at most ``count``, from squares drawn without putting back.
 

@@ -24,9 +24,9 @@ from geossl.models.encoder import DenseEncoder
 from geossl.models.encoders.stacked import channels, pick
 from geossl.models.encoders.vit import ViT
 from geossl.models.layers.transformer import QKV, to_heads
-from geossl.sensors import INPUTS, SensorSpec
+from geossl.sensors import SensorSpec, batch_spec
 
-Batch = Mapping[str, Tensor]  # pixels by sensor in physical units, bands as in INPUTS; NaN = not usable
+Batch = Mapping[str, Tensor]  # pixels by sensor in physical units, bands as in batch_spec; NaN = not usable
 LAST = (-1,)  # of a network's layers
 NO_WEIGHTS = ("norm.", "fc_norm.", "head.", "fc.", "classifier.")  # a file may lack or have more of these
 
@@ -219,7 +219,7 @@ class TimmTeacher(Teacher):
         """What it sees of a batch: its bands in its range and size."""
         if self.sensor not in batch:
             raise BandError(f"teacher {self.name} takes {self.sensor}; the data has {', '.join(batch)}")
-        x, known = batch[self.sensor], INPUTS.get(self.sensor)
+        x, known = batch[self.sensor], batch_spec(self.sensor)
         x = torch.stack(
             [
                 x[:, channels(self.sensor, [b])[0]] if known is None or b in known.bands else torch.zeros_like(x[:, 0])

@@ -26,8 +26,7 @@ from geossl.recipe.sections import (
     Width,
     Workers,
 )
-
-SENTINEL_2 = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")
+from geossl.sensors import S2_BANDS
 
 
 class VideoEncoder(Section):
@@ -185,11 +184,11 @@ class CrossVideoRecipe(Recipe):
             if data.source == "sample":
                 raise ValueError("data.source=sample has image series only; give a folder of videos")
             return self
-        unknown = [band for band in encoder.bands or () if band not in SENTINEL_2]
+        unknown = [band for band in encoder.bands or () if band not in S2_BANDS]
         if unknown or encoder.bands == () or len(set(encoder.bands or ())) < len(encoder.bands or ()):
             raise ValueError(
-                f"encoder.bands={list(encoder.bands or ())} must be some of {', '.join(SENTINEL_2)}, each once"
+                f"encoder.bands={list(encoder.bands or ())} must be some of {', '.join(S2_BANDS)}, each once"
             )
-        if data.cloud_band and data.cloud_band not in (encoder.bands or SENTINEL_2):
+        if data.cloud_band and data.cloud_band not in (encoder.bands or S2_BANDS):
             raise ValueError(f"data.cloud_band={data.cloud_band} is not among encoder.bands")
         return self

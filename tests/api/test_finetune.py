@@ -74,7 +74,7 @@ def test_a_geodataframe_a_file_and_a_raster_are_the_same_labels(scene, encoder, 
     transform = rasterio.transform.from_origin(LEFT, TOP, 10, 10)
     with rasterio.open(tmp_path / "labels.tif", "w", transform=transform, **profile) as file:
         file.write(grid.repeat(FIELD, 0).repeat(FIELD, 1), 1)
-    pixels = geossl.Rasters(scene / "s1.tif", scene / "s2.tif")
+    pixels = geossl.Rasters(s1=scene / "s1.tif", s2=scene / "s2.tif")
     from_raster = geossl.finetune(tmp_path / "labels.tif", pixels, encoder=encoder, out=tmp_path / "raster.safetensors")
     assert same(tensors(linear), tensors(from_frame))
     assert same(tensors(linear), tensors(from_raster))
@@ -104,7 +104,7 @@ def test_a_killed_training_goes_on_to_the_same_model(scene, encoder, tmp_path):
     arguments = [scene / "parcels.gpkg", scene / "s1.tif", scene / "s2.tif", encoder, out]
     code = (
         "import sys, geossl; l, s1, s2, e, out = sys.argv[1:]; "
-        f"geossl.finetune(l, geossl.Rasters(s1, s2), column='crop', encoder=e, out=out, head='unet', **{DECODER})"
+        f"geossl.finetune(l, geossl.Rasters(s1=s1, s2=s2), column='crop', encoder=e, out=out, head='unet', **{DECODER})"
     )
     process = subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)])
     while not (tmp_path / "killed.safetensors.build/last.ckpt").exists():
@@ -183,7 +183,7 @@ def test_features_of_test_blocks_do_not_reach_normalisation_or_settings(scene, e
     fit = finetuning.fit_head
     monkeypatch.setattr(finetuning, "fit_head", lambda *a: seen.append(fit(*a)) or seen[-1])
 
-    source = LocalRasters([scene / "s1.tif"], None)
+    source = LocalRasters({"s1": [scene / "s1.tif"]})
     labels = read_labels(fields, "crop")
     task = finetuning.Task(labels, source, encoder, load_encoder(encoder), Split(320.0, {}), scene, 0)
     for shift in (0, 1000):
@@ -218,7 +218,7 @@ def test_a_sensor_that_does_not_reach_the_labels_gets_no_head(scene, encoder, fi
         model = geossl.finetune(
             fields,
             column="crop",
-            source=geossl.Rasters(scene / "s1.tif", tmp_path / "s2.tif"),
+            source=geossl.Rasters(s1=scene / "s1.tif", s2=tmp_path / "s2.tif"),
             encoder=encoder,
             out=tmp_path / "m.safetensors",
         )

@@ -114,7 +114,7 @@ def test_kmeans_finds_the_same_clusters_whatever_the_shards(scene, encoder, tmp_
 
 
 def test_an_embedding_map_is_classified_without_pixels(scene, encoder, model, classes, tmp_path):
-    files = geossl.Rasters(scene / "s1.tif", scene / "s2.tif")
+    files = geossl.Rasters(s1=scene / "s1.tif", s2=scene / "s2.tif")
     geossl.embed_map(scene / "aoi.geojson", files, encoder=encoder, out=tmp_path / "m.zarr", dtype="float32")
     found = geossl.segment(scene / "aoi.geojson", map=tmp_path / "m.zarr", model=model, out=tmp_path / "c.tif")
     assert np.array_equal(pixels(found), pixels(classes))
@@ -139,7 +139,7 @@ def test_where_a_sensor_has_a_hole_the_other_one_answers(scene, model, classes, 
         data, names = file.read(), file.descriptions
     data[:, 100:200, 100:200] = 0  # nodata
     write_raster(tmp_path / "s2.tif", data, left=LEFT, top=TOP, names=names, BOA_ADD_OFFSET="0")
-    source = geossl.Rasters(scene / "s1.tif", tmp_path / "s2.tif")
+    source = geossl.Rasters(s1=scene / "s1.tif", s2=tmp_path / "s2.tif")
     found = geossl.segment(scene / "aoi.geojson", source, model=model, out=tmp_path / "c.tif")
     assert np.array_equal(pixels(found) != 255, pixels(classes) != 255)
     assert agreement(found, fields) > 0.75
@@ -165,7 +165,7 @@ def slow(*a):
     return done(*a)
 run.finish = slow
 aoi, s1, s2, model, out = sys.argv[1:]
-geossl.segment(aoi, geossl.Rasters(s1, s2), model=model, out=out, shard_cells=2)
+geossl.segment(aoi, geossl.Rasters(s1=s1, s2=s2), model=model, out=out, shard_cells=2)
 """
 
 
@@ -214,7 +214,7 @@ def bad(scene, fields, other_encoder, model, tmp_path):
     (tmp_path / "text.gpkg").write_text("hello")
     (tmp_path / "there.tif").write_text("")
     (tmp_path / "there.safetensors").write_text("")
-    files = geossl.Rasters(scene / "s1.tif", scene / "s2.tif")
+    files = geossl.Rasters(s1=scene / "s1.tif", s2=scene / "s2.tif")
     geossl.embed_map(scene / "aoi.geojson", files, encoder=other_encoder, out=tmp_path / "other.zarr", picture=False)
     zarr.open_group(tmp_path / "empty.zarr", mode="w")
     return tmp_path

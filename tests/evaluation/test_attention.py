@@ -6,7 +6,7 @@ import geossl
 from geossl.errors import InputError, WeightsError
 from geossl.evaluation.attention import attention_distance, normalized_mutual_information
 from geossl.models.attention_maps import attention_maps
-from geossl.sensors import INPUTS, RGB
+from geossl.sensors import RGB, S2
 from tests.models.encoders.test_vit import conv, vit
 
 
@@ -97,7 +97,7 @@ def test_class_tokens_are_cut_and_rows_summed_to_one_again():
 
 def test_a_profile_of_ours_and_of_timm_with_a_picture(tmp_path):
     images = {"s2": torch.rand(5, 12, 32, 48)}
-    ours = vit({"s2": INPUTS["s2"]})
+    ours = vit({"s2": S2})
     found = geossl.attention_profile({"a": ours, "b": ours}, images, picture=tmp_path / "p.png", batch_size=2)
     one = found["a"]
     assert one.distance_px.shape == one.nmi.shape == (2, 2)

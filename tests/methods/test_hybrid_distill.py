@@ -25,7 +25,7 @@ from geossl.models.encoders.croma import CROMAEncoder, croma_spec
 from geossl.models.encoders.vit import ViT, vit_spec
 from geossl.models.files import save_encoder
 from geossl.models.teachers import EncoderTeacher
-from geossl.sensors import INPUTS, RGB, numbered_bands
+from geossl.sensors import RGB, S2, numbered_bands
 from tests.methods.test_mr_mae import Norms, batch, bundled_chips
 from tests.models.encoders.test_vit import vit
 
@@ -359,7 +359,7 @@ def test_it_learns_one_batch(position):
 
 
 def test_losses_fall_on_held_out_chips_of_the_bundled_scenes():
-    sensor = {"s2": INPUTS["s2"]}
+    sensor = {"s2": S2}
     teachers = [EncoderTeacher(vit(sensor, seed=i, side=48, depth=3)) for i in (3, 4)]
     with torch.no_grad():
         for p in teachers[1].model.parameters():  # random weights attend to everything alike; these do not
@@ -387,7 +387,7 @@ QUICK += ["encoder.window_px=48", "encoder.halo_px=8", "encoder.statistics=publi
 def test_a_run_exports_a_student_that_embeds_without_its_teachers(tmp_path, capsys):
     torch.manual_seed(0)
     croma = CROMAEncoder(croma_spec("tiny", dim=32, depth=2, heads=8))
-    mae = vit({"s2": INPUTS["s2"]}, side=48, heads=4, depth=4, position="alibi")
+    mae = vit({"s2": S2}, side=48, heads=4, depth=4, position="alibi")
     save_encoder(tmp_path / "c.safetensors", croma, {})
     save_encoder(tmp_path / "m.safetensors", mae, {})
     names = [f"teachers.feature.name={tmp_path}/c.safetensors", f"teachers.relation.name={tmp_path}/m.safetensors"]
@@ -409,7 +409,7 @@ def test_a_run_exports_a_student_that_embeds_without_its_teachers(tmp_path, caps
 
 
 def test_heads_that_differ_are_told_before_anything_is_written(tmp_path):
-    save_encoder(tmp_path / "m.safetensors", vit({"s2": INPUTS["s2"]}, side=48), {})
+    save_encoder(tmp_path / "m.safetensors", vit({"s2": S2}, side=48), {})
     names = [f"teachers.relation.name={tmp_path}/m.safetensors", "objective.feature_weight=0"]
     with pytest.raises(InputError, match="the student has 4 heads, the teacher 2"):
         geossl.pretrain(recipe.load("hybrid_distill", [*QUICK, *names, f"out={tmp_path}/r"]))

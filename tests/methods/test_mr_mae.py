@@ -18,7 +18,7 @@ from geossl.models.layers.mae_decoder import DecoderShape
 from geossl.models.layers.masking import take
 from geossl.models.layers.patches import patchify
 from geossl.models.teachers import EncoderTeacher, Teacher
-from geossl.sensors import INPUTS, RGB
+from geossl.sensors import RGB, S1, S2
 from tests.models.encoders.test_vit import conv, vit
 
 OPTIM = OptimConfig("adamw", 1e-3, (0.9, 0.95), 0.05, "cosine", 2, 200)
@@ -318,7 +318,7 @@ def test_images_without_usable_pixels_are_left_out():
 def test_another_sensors_teacher_is_imitated():
     """Radar learns from the optical branch of CROMA on the same place."""
     croma = CROMAEncoder(croma_spec("tiny", dim=32, depth=2, heads=8))
-    module = MRMAE(vit({"s1": INPUTS["s1"]}), OPTIM, [EncoderTeacher(croma, ["s2"])], **DECODER)
+    module = MRMAE(vit({"s1": S1}), OPTIM, [EncoderTeacher(croma, ["s2"])], **DECODER)
     data = {"s1": torch.randn(2, 2, 32, 32) * 4 - 12, "s2": torch.rand(2, 12, 32, 32)}
     data["valid"] = torch.ones(2, 32, 32, dtype=torch.bool)
     before = module.losses(data)
@@ -330,8 +330,8 @@ def test_another_sensors_teacher_is_imitated():
 @KINDS
 def test_losses_fall_on_held_out_chips_of_the_bundled_scenes(make):
     torch.manual_seed(0)
-    teacher = EncoderTeacher(vit({"s2": INPUTS["s2"]}, seed=3))
-    module = MRMAE(make({"s2": INPUTS["s2"]}).train(), OptimConfig(*OPTIM_200), [teacher], **DECODER)
+    teacher = EncoderTeacher(vit({"s2": S2}, seed=3))
+    module = MRMAE(make({"s2": S2}).train(), OptimConfig(*OPTIM_200), [teacher], **DECODER)
     train, held = bundled_chips(32, 200)
     with torch.no_grad():
         before = module.losses(held)
@@ -387,7 +387,7 @@ def test_a_run_exports_an_encoder_that_embeds_without_its_teacher(kind, sensors,
     assert not any(name.startswith(("teacher", "decoder", "heads", "fusion")) for name in encoder.state_dict())
     geossl.embed_map(
         "examples/region.geojson",
-        geossl.Rasters("geossl/data/sample/s1" if "s1" in sensors else None, "geossl/data/sample/s2"),
+        geossl.Rasters(s1="geossl/data/sample/s1" if "s1" in sensors else None, s2="geossl/data/sample/s2"),
         encoder=run / "encoder.safetensors",
         out=tmp_path / "map.zarr",
         picture=False,

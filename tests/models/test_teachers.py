@@ -8,7 +8,7 @@ from geossl.api.pretrain.teachers import stretched
 from geossl.errors import BandError, GridError, MissingFileError, UnknownNameError, WeightsError
 from geossl.models.encoders.croma import CROMAEncoder, croma_spec
 from geossl.models.teachers import EncoderTeacher, Teacher, TimmTeacher, on_grid, read_tensors, timm_model
-from geossl.sensors import INPUTS, RGB, SensorSpec
+from geossl.sensors import RGB, S2, SensorSpec
 from tests.models.encoders.test_vit import conv, vit
 
 PLAIN = SensorSpec(RGB.bands, RGB.unit, RGB.level, (0.0,) * 3, (1.0,) * 3)
@@ -76,7 +76,7 @@ def test_our_encoders_teach_their_own_tokens():
     alone = croma.tokens({"s2": batch["s2"]}).flatten(1, 2)
     torch.testing.assert_close(optical.features(batch, (4, 6)), alone, atol=0, rtol=0)
     assert optical.features(batch, (2, 3)).shape == (2, 6, 32)
-    assert EncoderTeacher(conv({"s2": INPUTS["s2"]})).features(batch, (4, 6)).isfinite().all()
+    assert EncoderTeacher(conv({"s2": S2})).features(batch, (4, 6)).isfinite().all()
 
 
 def test_a_teacher_takes_its_bands_by_name_and_zero_for_cirrus():

@@ -25,6 +25,7 @@ from geossl.evaluation.scores import Scores
 from geossl.models.download import sha256_of
 from geossl.models.encoder import DenseEncoder, Encoder, PointEncoder
 from geossl.models.files import dense, encoder_path, load_encoder, provenance
+from geossl.sensors import SENSORS
 from geossl.training.run_folder import versions
 
 CHIP_PX = 96  # side of chips of labelled scenes
@@ -101,8 +102,9 @@ def evaluate(
     """
     out = checked_out(out)
     settings = settings_of(protocol, out, progress, options)
-    former = {name: options.get(name) for name in ("s1", "s2", "s2_offset")}
-    pixels = given(source, former, "evaluate") if former["s1"] or former["s2"] or source else None
+    former = {name: options.get(name) for name in (*SENSORS, "s2_offset")}
+    has_files = source or any(former[name] for name in SENSORS)
+    pixels = given(source, former, "evaluate") if has_files else None
     model = Subject(encoder, load(encoder))
     if isinstance(dataset, str | Path) and is_forgeries(dataset):
         return evaluate_synthetic(model, dataset, settings, out)
@@ -163,7 +165,7 @@ def scenes_of(pixels: Any, options: Options, chip_px: int, patch_px: int) -> Sce
         raise InputError("evaluate: labels lie over files; fetch the scenes of a catalogue, then use geossl.Rasters")
     files = {} if pixels is None else pixels.paths()
     offset = options.get("s2_offset") if pixels is None else pixels.s2_offset
-    return Scenes(files.get("s1"), files.get("s2"), offset, options.get("column"), chip_px, patch_px)
+    return Scenes(files, offset, options.get("column"), chip_px, patch_px)
 
 
 def runner_for(data: Data, encoder: Encoder, settings: Settings) -> Runner:

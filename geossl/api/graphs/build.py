@@ -22,7 +22,7 @@ from geossl.errors import InputError, MissingFileError
 from geossl.grid import read_features
 from geossl.inference.outputs.raster import open_map
 from geossl.recipe.graphs import Graphs
-from geossl.sensors import BANDS
+from geossl.sensors import SENSORS
 
 RASTERS = {".zarr", ".tif"}
 VECTORS = {".gpkg", ".geojson", ".json", ".shp", ".fgb", ".parquet"}
@@ -90,9 +90,9 @@ def graph_from_raster(
     known = None if labels is None else read_labels(labels, column)
     cut = None
     if isinstance(raster, xr.Dataset):
-        layers = [raster[name].rename({raster[name].dims[0]: "band"}) for name in ("s1", "s2") if name in raster]
+        layers = [raster[name].rename({raster[name].dims[0]: "band"}) for name in SENSORS if name in raster]
         if not layers:
-            raise InputError(f"the cube holds {', '.join(map(str, raster.data_vars))}; expected s1 or s2")
+            raise InputError(f"the cube holds {', '.join(map(str, raster.data_vars))}; expected {' or '.join(SENSORS)}")
         cut, raster = layers[-1], xr.concat(layers, "band")
     elif not isinstance(raster, xr.DataArray):
         raster = open_map(raster)
@@ -163,20 +163,21 @@ def scene_graph(root: str | Path, *, segment_px: int = 64, compactness: float = 
     graphs = []
     for scene in aligned_scenes(root):
         for _, row in scene.index.iterrows():
-            grid, pixels = row.s2.geobox, scene.read(row, row.s2.geobox)
+            grid, pixels = row.reference.geobox, scene.read(row, row.reference.geobox)
             graphs.append(graph_from_raster(as_cube(pixels, grid), labels=labels, **style))
     return joined(graphs)
 
 
 def as_cube(pixels: Mapping[str, torch.Tensor], grid: GeoBox) -> xr.Dataset:
-    """Both sensors of a scene as ``geossl.cube`` gives them."""
+    """All sensors of a scene as ``geossl.cube`` gives them."""
     return xr.Dataset(
         {
             name: xr.DataArray(
                 pixels[name].numpy(),
                 dims=(f"{name}_band", "y", "x"),
-                coords={f"{name}_band": list(BANDS[name]), **xr_coords(grid, dims=("y", "x"))},
+                coords={f"{name}_band": list(SENSORS[name].bands), **xr_coords(grid, dims=("y", "x"))},
             )
-            for name in ("s1", "s2")
+            for name in SENSORS
+            if name in pixels
         }
     )

@@ -5,7 +5,7 @@ from geossl.data.sentinel.batches import SentinelChips
 from geossl.methods.croma import CROMA
 from geossl.models.encoders.croma import CROMAEncoder, croma_spec
 from geossl.recipe.croma import CromaRecipe
-from geossl.sensors import S1, S2
+from geossl.sensors import PAIR, SENSORS
 from geossl.training.optim import optim_config
 
 
@@ -17,7 +17,7 @@ def data(recipe: CromaRecipe) -> SentinelChips:
 def method(recipe: CromaRecipe, data: SentinelChips) -> CROMA:
     """The encoder and method a recipe asks for, with fresh weights."""
     settings = recipe.encoder
-    sensors = {"s1": S1, "s2": S2}
+    sensors = {name: SENSORS[name].spec for name in PAIR}
     if settings.statistics == "data":
         sensors = measured_sensors(sensors, data)
     spec = croma_spec(

@@ -12,8 +12,8 @@ from geossl.models.encoders.series_vit import SeriesViT, series_spec
 from geossl.models.encoders.stacked import choose_bands
 from geossl.models.encoders.vit import ViT, vit_spec
 from geossl.models.files import load_encoder
-from geossl.recipe.cross_video_mae import SENTINEL_2, CrossVideoRecipe
-from geossl.sensors import INPUTS, SensorSpec
+from geossl.recipe.cross_video_mae import CrossVideoRecipe
+from geossl.sensors import S2_BANDS, SensorSpec
 from geossl.training.optim import optim_config
 
 
@@ -25,7 +25,7 @@ def data(recipe: CrossVideoRecipe) -> Clips:
         source = video_clips(d.source, d.frames, d.chip_px, seed, d.span)
     else:
         clouds = Clouds(d.cloud_band, d.cloud_above) if d.cloud_band else None
-        bands, drawn = recipe.encoder.bands or SENTINEL_2, (d.frames, d.chip_px, seed, d.span, d.max_cloudy)
+        bands, drawn = recipe.encoder.bands or S2_BANDS, (d.frames, d.chip_px, seed, d.span, d.max_cloudy)
         if SeasonClips.is_layout(d.source):
             if d.s2_offset:
                 raise InputError("data.s2_offset=-1000: SSL4EO-S12 was made before there was an offset; leave it out")
@@ -56,7 +56,7 @@ def method(recipe: CrossVideoRecipe, data: Clips) -> CrossVideoMAE:
 def sensor_of(recipe: CrossVideoRecipe, data: Clips) -> SensorSpec:
     """The input of both branches, with published statistics or those of the clips."""
     e = recipe.encoder
-    sensor = choose_bands(e.sensor, e.bands or INPUTS[e.sensor].bands)
+    sensor = choose_bands(e.sensor, e.bands)
     if e.statistics == "published":
         return sensor
     mean, std = streaming_statistics(data.survey())["clip"]

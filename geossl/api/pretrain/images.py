@@ -15,7 +15,7 @@ from geossl.methods.base import SSLMethod
 from geossl.models.encoders.stacked import choose_bands
 from geossl.recipe import ScenesRecipe
 from geossl.recipe.images import ImageEncoder, Images
-from geossl.sensors import INPUTS, SensorSpec, numbered_bands
+from geossl.sensors import RGB, SENSORS, SensorSpec, numbered_bands
 
 ImageData = SentinelChips | Pictures | BandChips
 
@@ -31,7 +31,7 @@ def image_data(recipe: ScenesRecipe, encoder: ImageEncoder, data: Images) -> Ima
         found = BandChips(*shape, seed=seed, holdout=data.holdout, crop_px=data.crop_px, workers=workers)
     else:
         try:
-            found = scene_chips(recipe)
+            found = scene_chips(recipe, encoder.sensors)
         except MissingFileError as error:
             others = "encoder.sensors={bands: all} reads GeoTIFFs of any bands, {rgb: all} pictures"
             raise MissingFileError(f"{error}; {others}") from None
@@ -43,7 +43,9 @@ def inputs(data: ImageData) -> dict[str, SensorSpec]:
     """What a batch holds."""
     if isinstance(data, BandChips):
         return {"bands": numbered_bands(data.images.bands)}
-    return {name: INPUTS[name] for name in (("rgb",) if isinstance(data, Pictures) else ("s1", "s2"))}
+    if isinstance(data, Pictures):
+        return {"rgb": RGB}
+    return {name: SENSORS[name].spec for name in data.sensors}
 
 
 def scaled_inputs(encoder: ImageEncoder, data: ImageData) -> dict[str, SensorSpec]:

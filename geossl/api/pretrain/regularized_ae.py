@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from geossl.data.sentinel.aligned import SceneFolder
 from geossl.data.sentinel.batches import SentinelChips
 from geossl.data.vectors import Vectors, file_vectors, scene_vectors
 from geossl.errors import InputError
@@ -18,10 +19,9 @@ from geossl.models.encoders.score_autoencoder import (
     arguments_of,
 )
 from geossl.recipe.regularized_ae import RegularizedAERecipe
-from geossl.sensors import S1, S2, SensorSpec
+from geossl.sensors import SENSORS, SensorSpec
 from geossl.training.optim import optim_config
 
-SENSORS = {"s1": S1, "s2": S2}
 WINDOW_PX = 256
 
 
@@ -35,9 +35,8 @@ def data(recipe: RegularizedAERecipe) -> Vectors:
     elif source.suffix in (".zarr", ".tif"):
         train, held = map_vectors(source, settings.holdout, settings.count, seed)
     else:
-        chips = SentinelChips(
-            settings.source, 16, 1, 1, seed=seed, holdout=settings.holdout, s2_offset=settings.s2_offset
-        )
+        folder = SceneFolder(settings.source, settings.s2_offset, settings.sensors)
+        chips = SentinelChips(folder, 16, 1, 1, seed=seed, holdout=settings.holdout)
         metadata |= chips.describe()
         train, held = (
             scene_vectors(chips.scenes, roi, settings.sensors, settings.patch_px, count, seed)
@@ -92,7 +91,7 @@ def vector_spec(recipe: RegularizedAERecipe, config: AutoencoderConfig) -> Encod
 
 def patch_spec(recipe: RegularizedAERecipe, config: AutoencoderConfig) -> DenseSpec:
     """Spec of an auto-encoder of pixels; a window has no rim, as patches do not look at one another."""
-    sensors: dict[str, SensorSpec] = {name: SENSORS[name] for name in recipe.data.sensors}
+    sensors: dict[str, SensorSpec] = {name: SENSORS[name].spec for name in recipe.data.sensors}
     return DenseSpec(
         name="regularized_ae",
         architecture="patch_autoencoder",

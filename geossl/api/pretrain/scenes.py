@@ -1,24 +1,26 @@
-"""What runs on Sentinel-1/2 scenes share."""
+"""What runs on scenes of one or several sensors share."""
+
+from collections.abc import Iterable
 
 from geossl.data.images.batches import Pictures
 from geossl.data.images.geotiffs import BandChips
+from geossl.data.sentinel.aligned import SceneFolder
 from geossl.data.sentinel.batches import SentinelChips
 from geossl.data.statistics import streaming_statistics
 from geossl.recipe import ScenesRecipe
-from geossl.sensors import SensorSpec
+from geossl.sensors import PAIR, SensorSpec
 
 
-def scene_chips(recipe: ScenesRecipe) -> SentinelChips:
+def scene_chips(recipe: ScenesRecipe, sensors: Iterable[str] = PAIR) -> SentinelChips:
     """Chips as the ``data`` section says, checked."""
     return SentinelChips(
-        root=recipe.data.source,
+        folder=SceneFolder(recipe.data.source, recipe.data.s2_offset, tuple(sensors)),
         chip_px=recipe.data.chip_px,
         batch_size=recipe.data.batch_size,
         steps=recipe.train.max_steps,
         seed=recipe.train.seed,
         holdout=recipe.data.holdout,
         crop_px=recipe.data.crop_px,
-        s2_offset=recipe.data.s2_offset,
         workers=recipe.data.workers,
     )
 

@@ -17,7 +17,7 @@ from geossl.models.download import cache_folder
 from geossl.models.encoders.exit_resnet import RGB, ExitResNet, exit_resnet_spec, load_trunk
 from geossl.models.teachers import read_tensors
 from geossl.recipe.selfcon import SelfconData, SelfconRecipe
-from geossl.sensors import S1, S2, SensorSpec
+from geossl.sensors import SENSORS, SensorSpec
 from geossl.training.optim import optim_config
 
 log = logging.getLogger("geossl")
@@ -102,7 +102,7 @@ def sensors(recipe: SelfconRecipe, data: ForgeryViews | SentinelChips) -> dict[s
     """Bands and statistics: of the scenes themselves, of ImageNet, or half for pictures of other than three bands."""
     if isinstance(data, SentinelChips):
         name = recipe.encoder.input
-        return {name: measured_sensors({"s1": S1, "s2": S2}, data)[name]}
+        return {name: measured_sensors({name: SENSORS[name].spec}, data)[name]}
     if data.bands == 3:
         return {"rgb": RGB}
     names = tuple(f"band {i + 1}" for i in range(data.bands))

@@ -23,14 +23,12 @@ from geossl.models.teachers import LAST, EncoderTeacher, TimmTeacher, read_tenso
 from geossl.models.teachers import Teacher as Frozen
 from geossl.recipe import load
 from geossl.recipe.images import Teacher
-from geossl.sensors import INPUTS, RGB, SensorSpec
+from geossl.sensors import PAIR, RGB, S1, S2, SENSORS, SensorSpec, with_partners
 
 log = logging.getLogger("geossl")
 
 ALIKE = 0.05  # share of the features' variance that lies between patches, below which a teacher is noted
 UNIFORM = 0.01  # normalised mutual information of query and key, likewise
-TRUE_COLOUR = ("B04", "B03", "B02")
-BRIGHTEST = 0.3  # reflectance that becomes 1 for networks of pictures
 S1_MEAN_STD = ((-12.59, -20.26), (5.26, 5.91))  # dB; SSL4EO-S12, as torchgeo's weights of radar expect
 
 
@@ -47,7 +45,7 @@ def make_missing(teacher: Teacher | None, sensors: Iterable[str]) -> None:
     """
     if teacher is None or teacher.recipe is None or teacher.name in ENCODERS or Path(teacher.name).is_file():
         return
-    takes = set(getattr(load(teacher.recipe).encoder, "sensors", ("s1", "s2")))  # type: ignore[attr-defined]
+    takes = set(getattr(load(teacher.recipe).encoder, "sensors", PAIR))  # type: ignore[attr-defined]
     if not takes & set(sensors):
         name = ", ".join(sensors)
         raise BandError(
@@ -91,10 +89,23 @@ def timm_teacher(teacher: Teacher, sensors: Mapping[str, SensorSpec], layers: Se
         colours = choose_bands("bands", tuple(str(b) for b in teacher.bands or ()), sensors["bands"])
         spec = stretched(colours, metadata["mean"], metadata["std"])
         return TimmTeacher(model, teacher.name, metadata.get("license") or "not stated", "bands", spec, layers=layers)
-    sensor, bands, scale = ("rgb", RGB.bands, 1.0) if "rgb" in sensors else ("s2", TRUE_COLOUR, BRIGHTEST)
+    is_rgb = "rgb" in sensors
+    sensor, known, bands, scale = ("rgb", RGB, RGB.bands, 1.0) if is_rgb else true_colours(sensors)
     mean, std = (tuple(scale * float(v) for v in metadata[key]) for key in ("mean", "std"))
-    spec = SensorSpec(bands, INPUTS[sensor].unit, INPUTS[sensor].level, mean, std)
+    spec = SensorSpec(bands, known.unit, known.level, mean, std)
     return TimmTeacher(model, teacher.name, metadata.get("license") or "not stated", sensor, spec, (0.0, scale), layers)
+
+
+def true_colours(sensors: Mapping[str, SensorSpec]) -> tuple[str, SensorSpec, tuple[str, ...], float]:
+    """The sensor a network of pictures sees, its bands in true colours, and the value that is white.
+
+    Raises:
+        BandError: If no sensor has colours.
+    """
+    for name in with_partners(name for name in sensors if name in SENSORS):
+        if len(SENSORS[name].rgb) == 3:
+            return name, SENSORS[name].spec, SENSORS[name].rgb, SENSORS[name].white
+    raise BandError(f"a network of timm sees true colours, which {', '.join(sensors)} does not have")
 
 
 def stretched(colours: SensorSpec, mean: Sequence[float], std: Sequence[float]) -> SensorSpec:
@@ -120,11 +131,11 @@ def torchgeo_teacher(teacher: Teacher, layers: Sequence[int]) -> TimmTeacher:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     if channels == 2:  # some radar weights list optical bands
-        bands, (mean, std), sensor = INPUTS["s1"].bands, S1_MEAN_STD, "s1"
+        known, bands, (mean, std), sensor = S1, S1.bands, S1_MEAN_STD, "s1"
     else:
-        bands, sensor = tuple(weights.meta["bands"]), "s2"
+        known, bands, sensor = S2, tuple(weights.meta["bands"]), "s2"
         mean, std = (0.0,) * channels, (1.0,) * channels
-    absent = [band for band in bands if band not in INPUTS[sensor].bands]
+    absent = [band for band in bands if band not in known.bands]
     if len(bands) != channels or set(absent) - {"B10"}:
         raise WeightsError(f"{teacher.name} takes {', '.join(bands)}; only weights of Sentinel-1 and -2 can teach here")
     if absent:
@@ -140,7 +151,7 @@ def torchgeo_teacher(teacher: Teacher, layers: Sequence[int]) -> TimmTeacher:
                 f"cannot download {weights.url} ({getattr(error, 'reason', error)}); on a machine without internet, "
                 "copy the file and give its path as weights"
             ) from None
-    spec = SensorSpec(bands, INPUTS[sensor].unit, str(weights.meta["dataset"]), mean, std)
+    spec = SensorSpec(bands, known.unit, str(weights.meta["dataset"]), mean, std)
     model = timm_model(weights.meta["model"], channels, state)
     return TimmTeacher(model, teacher.name, "see torchgeo", sensor, spec, layers=layers)
 

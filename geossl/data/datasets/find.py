@@ -1,6 +1,6 @@
 """Find a labelled data set by its name, folder or file."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from geossl.data.sentinel.aligned import SAMPLE
 from geossl.data.sentinel.rasters import LocalRasters
 from geossl.data.splits import SPLIT_NAMES
 from geossl.errors import InputError, MissingFileError, UnknownNameError
-from geossl.sensors import BANDS
+from geossl.sensors import PAIR, SENSORS
 
 
 def read_set(source: str | Path, s2_offset: int | None = None) -> ClassificationDataset:
@@ -73,23 +73,18 @@ Data = ClassificationDataset | SegmentationDataset
 GSD_M = 10.0
 
 
-UNITS = {"s1": "dB", "s2": "reflectance"}
-
-
 class Scenes(NamedTuple):
     """Rasters labels lie over.
 
     Args:
-        s1: Sentinel-1 files or folders.
-        s2: Sentinel-2 files or folders.
+        files: Files or folders by sensor; empty = images of the data set itself.
         s2_offset: DN offset of files that do not say.
         column: Attribute of labelled polygons.
         chip_px: Side of chips.
         patch_px: Side of the encoder's patch; no patch lies in two parts.
     """
 
-    s1: Sequence[str | Path] | None
-    s2: Sequence[str | Path] | None
+    files: Mapping[str, Sequence[str | Path]]
     s2_offset: int | None
     column: str | None
     chip_px: int
@@ -106,11 +101,11 @@ def find(
     """
     if isinstance(dataset, ClassificationDataset | SegmentationDataset):
         return dataset
-    if isinstance(dataset, gpd.GeoDataFrame) or scenes.s1 or scenes.s2:
+    if isinstance(dataset, gpd.GeoDataFrame) or scenes.files:
         return labelled_scenes(dataset, scenes)
     name = str(dataset)
     if name == "sample":
-        own = scenes._replace(s1=[SAMPLE / "s1"], s2=[SAMPLE / "s2"], s2_offset=None, column=None)
+        own = scenes._replace(files={s: [SAMPLE / s] for s in PAIR}, s2_offset=None, column=None)
         return labelled_scenes(SAMPLE / "labels", own, name)
     if name in DATASETS:
         return named_set(name, Path(root or Path("data") / name), download)
@@ -119,7 +114,7 @@ def find(
     if root is not None or download:
         raise InputError(f"--root and --download are for data sets known by name, not for {name!r}")
     if Path(name).is_file() and Path(name).suffix != ".npz":
-        raise InputError(f"{name} holds labels without images; name the scenes they lie over with --s1, --s2")
+        raise InputError(f"{name} holds labels without images; name the scenes they lie over, such as with --s2")
     return read_set(name, scenes.s2_offset)
 
 
@@ -127,9 +122,9 @@ def labelled_scenes(
     labels: str | Path | gpd.GeoDataFrame, scenes: Scenes, name: str | None = None
 ) -> SegmentationDataset:
     """Chips of labelled ground, its blocks dealt to three parts by the seed."""
-    source = LocalRasters(scenes.s1, scenes.s2, scenes.s2_offset)
+    source = LocalRasters(scenes.files, scenes.s2_offset)
     truth = read_labels(labels, scenes.column)
-    order = {sensor: tuple(BANDS[sensor]) for sensor in source.sensors}
+    order = {sensor: SENSORS[sensor].bands for sensor in source.sensors}
 
     def parts(split: str, seed: int) -> MapParts:
         if split not in ("auto", "blocked"):
@@ -144,7 +139,7 @@ def labelled_scenes(
         found = {file.level for file in source.files[sensor]}
         return found.pop() if len(found) == 1 else "mixed"
 
-    sensors = {sensor: Bands(bands, UNITS[sensor], level(sensor)) for sensor, bands in order.items()}
+    sensors = {sensor: Bands(bands, SENSORS[sensor].unit, level(sensor)) for sensor, bands in order.items()}
     title = name or ("labels" if isinstance(labels, gpd.GeoDataFrame) else Path(labels).stem)
     return SegmentationDataset(
         title, parts, tuple(truth.names), sensors, {"chip_px": scenes.chip_px, "split": "blocked"}

@@ -16,8 +16,9 @@ from torch import Tensor
 from geossl.data.datasets.base import PICTURES, Bands, ClassificationDataset, Places, centre, checked, level_of
 from geossl.data.images.folders import ImageFolder
 from geossl.data.images.geotiffs import BandImages, read_window
-from geossl.data.sentinel.bands import RasterFile, normal_name
+from geossl.data.sentinel.bands import normal_name
 from geossl.data.sentinel.offset import s2_offset
+from geossl.data.sentinel.raster_file import RasterFile
 from geossl.errors import BandError, InputError, RunError
 from geossl.sensors import S1_BANDS
 

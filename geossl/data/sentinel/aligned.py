@@ -1,13 +1,13 @@
-"""Sentinel-1/2 scenes as TorchGeo datasets: what chips are cut from.
+"""Scenes of one or several sensors as TorchGeo datasets: what chips are cut from.
 
 TorchGeo gives the index and the query protocol. Reading, warping and validity are ours
 (geossl.data.sentinel.rasters): no cached file handles (they break in forked workers), bilinear instead of nearest, NaN
-instead of 0 outside a file, and a
-pair may differ in date.
+instead of 0 outside a file, and sensors may differ in date.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,17 +24,18 @@ from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 from torchgeo.datasets import GeoDataset, RasterDataset
 
-from geossl.data.resampling import expand, outline
-from geossl.data.sentinel.bands import RasterFile, inspect
+from geossl.data.resampling import outline
+from geossl.data.sentinel.bands import inspect_all
+from geossl.data.sentinel.raster_file import RasterFile
 from geossl.data.sentinel.rasters import mosaic
 from geossl.errors import GridError, InputError, MissingFileError
-from geossl.sensors import S1_BANDS, S2_BANDS
+from geossl.sensors import PAIR, SENSORS, with_partners
 
 IN_MEMORY_BYTES = 256 * 2**20  # scenes that fit are read once per process
 SAMPLE = Path(__file__).parents[1] / "sample"
 
 
-class SentinelRasters(RasterDataset):
+class SensorRasters(RasterDataset):
     """Files of one sensor in physical units; one index row per file.
 
     ``dataset[x0:x1, y0:y1, t0:t1]`` gives ``image`` (NaN where not usable), ``valid``, ``bounds`` and ``crs``. Where
@@ -57,7 +58,7 @@ class SentinelRasters(RasterDataset):
         given = [paths] if isinstance(paths, str | Path) else list(paths)
         files = [f for f in given if isinstance(f, RasterFile)]
         named = [p for p in given if not isinstance(p, RasterFile)]
-        files += [inspect(path, self.sensor, s2_offset) for path in expand(named, self.sensor)]
+        files += inspect_all(named, self.sensor, s2_offset)
         target = files[0].crs if crs is None else CRS(crs)
         # RasterDataset's own constructor would open every file again and warp its bounds through GDAL.
         self.paths, self.bands, self.transforms, self.cache = [f.path for f in files], self.all_bands, None, False
@@ -82,49 +83,62 @@ class SentinelRasters(RasterDataset):
         return {"image": image, "valid": valid, "bounds": bounds_of(geobox), "crs": self.crs}
 
 
-class Sentinel1(SentinelRasters):
+class Sentinel1(SensorRasters):
     """Radar backscatter in dB: VV, VH."""
 
     sensor = "s1"
-    all_bands = S1_BANDS
+    all_bands = SENSORS[sensor].bands
 
 
-class Sentinel2(SentinelRasters):
+class Sentinel2(SensorRasters):
     """Surface reflectance 0 to 1, baseline offset removed: B01 to B12 without B10."""
 
     sensor = "s2"
-    all_bands = S2_BANDS
-    rgb_bands = ("B04", "B03", "B02")
+    all_bands = SENSORS[sensor].bands
+    rgb_bands = SENSORS[sensor].rgb
 
 
-class AlignedSentinel(GeoDataset):
-    """Places of one CRS seen by both sensors; one index row per Sentinel-2 file.
+class Landsat(SensorRasters):
+    """Surface reflectance 0 to 1 of Landsat 8 and 9, Collection 2 Level 2 or HLS L30: SR_B1 to SR_B7."""
 
-    ``dataset[x0:x1, y0:y1]`` gives ``s1`` (2 h w, dB), ``s2`` (12 h w, reflectance), both NaN where not usable,
-    ``valid`` (h w), ``bounds`` and ``crs``. Radar is resampled onto the Sentinel-2 file's own pixel grid; of several
-    radar files the one nearest in date wins, then the next where that one has no data.
+    sensor = "landsat"
+    all_bands = SENSORS[sensor].bands
+    rgb_bands = SENSORS[sensor].rgb
+
+
+class AlignedScenes(GeoDataset):
+    """Places of one CRS seen by all of some sensors; one index row per file of the sensor of reference.
+
+    ``dataset[x0:x1, y0:y1]`` gives an image per sensor, such as ``s1`` (2 h w, dB) and ``s2`` (12 h w, reflectance),
+    NaN where not usable, ``valid`` (h w), ``bounds`` and ``crs``. All are resampled onto the pixel grid of the
+    reference file; of several files of another sensor the one nearest in date wins, then the next where that one has
+    no data.
 
     Args:
-        s1: Radar, files in any CRS.
-        s2: Optical, all files of the dataset's CRS.
+        files: By sensor. Those of the sensor of reference are all of one CRS, the others in any.
     """
 
-    def __init__(self, s1: Sentinel1, s2: Sentinel2) -> None:
-        self.wkt = s2.crs.to_wkt()
-        target = CRS(self.wkt)
+    def __init__(self, files: Mapping[str, Sequence[RasterFile]]) -> None:
+        self.sensors = tuple(name for name in SENSORS if name in files)
+        reference = reference_of(self.sensors)
+        others = [name for name in self.sensors if name != reference]
+        target = files[reference][0].crs
+        self.wkt = target.to_wkt()
         rows, times = [], []
-        for optical, own in zip(s2.index.raster, s2.index.geometry, strict=True):
-            radar = [f for f in s1.index.raster if outline(f.geobox, target).intersects(own)]
-            radar.sort(key=partial(nearness, optical))
-            seen = own.intersection(shapely.union_all([outline(f.geobox, target) for f in radar]))
+        for own in files[reference]:
+            seen, row = outline(own.geobox, target), {reference: [own]}
+            for name in others:
+                row[name] = [f for f in files[name] if outline(f.geobox, target).intersects(seen)]
+                row[name].sort(key=partial(nearness, own))
+                seen = seen.intersection(shapely.union_all([outline(f.geobox, target) for f in row[name]]))
             if seen.area > 0:
-                row = {"geometry": seen, "s2": optical, "s1": radar, "affine": optical.geobox.transform}
-                rows.append(row)
-                times.append(span([optical, *radar]))
+                rows.append({"geometry": seen, "reference": own, "affine": own.geobox.transform, **row})
+                times.append(span([own, *(f for name in others for f in row[name])]))
         if not rows:
-            raise no_overlap(s2.index.raster.iloc[0])
+            raise no_overlap(files[reference][0], others)
         self.index = gpd.GeoDataFrame(rows, index=intervals(times), crs=self.wkt)
-        self._res = s2.res
+        first = files[reference][0].geobox
+        self._res = (abs(first.resolution.x), abs(first.resolution.y))
 
     def __getitem__(self, query: Any) -> dict[str, Any]:
         """Read a box given in map units, of the row it overlaps most; everything outside the files is NaN.
@@ -137,10 +151,10 @@ class AlignedSentinel(GeoDataset):
         return {**self.read(hits.iloc[int(overlap.argmax())], geobox), "bounds": bounds_of(geobox), "crs": self.crs}
 
     def chip(self, row: int, top: int, left: int, size: int) -> dict[str, torch.Tensor]:
-        """A square of ``size`` px of one row; ``top`` and ``left`` count pixels of its Sentinel-2 file."""
+        """A square of ``size`` px of one row; ``top`` and ``left`` count pixels of its reference file."""
         if self.memory is not None:
-            s1, s2 = (a[:, top : top + size, left : left + size] for a in self.memory[row])
-            return tensors(s1.copy(), s2.copy())
+            whole = self.memory[row]
+            return tensors({name: x[:, top : top + size, left : left + size].copy() for name, x in whole.items()})
         return self.read(self.index.iloc[row], self.geobox(row, top, left, size))
 
     def geobox(self, row: int, top: int, left: int, size: int) -> GeoBox:
@@ -148,27 +162,36 @@ class AlignedSentinel(GeoDataset):
         return GeoBox((size, size), self.index.iloc[row].affine @ Affine.translation(left, top), self.wkt)
 
     def read(self, row: pd.Series, geobox: GeoBox) -> dict[str, torch.Tensor]:
-        """Both sensors of an index row on a grid."""
-        return tensors(mosaic(row.s1, "s1", geobox), mosaic([row.s2], "s2", geobox))
+        """All sensors of an index row on a grid."""
+        return tensors(self.arrays(row, geobox))
+
+    def arrays(self, row: Any, geobox: GeoBox) -> dict[str, Float[ndarray, "_ h w"]]:
+        """The same as arrays."""
+        return {name: mosaic(getattr(row, name), name, geobox) for name in self.sensors}
 
     @cached_property
-    def memory(self) -> list[tuple[Float[ndarray, "2 _ _"], Float[ndarray, "12 _ _"]]] | None:
-        """Both sensors of every row, if all rows fit into memory."""
-        boxes = [row.s2.geobox for row in self.index.itertuples()]
-        if sum(14 * 4 * box.shape[0] * box.shape[1] for box in boxes) > IN_MEMORY_BYTES:
+    def memory(self) -> list[dict[str, Float[ndarray, "_ _ _"]]] | None:
+        """All sensors of every row, if all rows fit into memory."""
+        boxes = [row.reference.geobox for row in self.index.itertuples()]
+        bands = sum(len(SENSORS[name].bands) for name in self.sensors)
+        if sum(bands * 4 * box.shape[0] * box.shape[1] for box in boxes) > IN_MEMORY_BYTES:
             return None
-        rows = zip(self.index.itertuples(), boxes, strict=True)
-        return [(mosaic(row.s1, "s1", box), mosaic([row.s2], "s2", box)) for row, box in rows]
+        return [self.arrays(row, box) for row, box in zip(self.index.itertuples(), boxes, strict=True)]
 
     def __getstate__(self) -> dict[str, Any]:
         """Pixels stay behind when sent to a worker, which reads its own."""
         return {key: value for key, value in self.__dict__.items() if key != "memory"}
 
 
-def tensors(s1: Float[ndarray, "2 h w"], s2: Float[ndarray, "12 h w"]) -> dict[str, torch.Tensor]:
-    """Both sensors as tensors, and where all bands of both are usable."""
-    valid = np.isfinite(s1).all(axis=0) & np.isfinite(s2).all(axis=0)
-    return {"s1": torch.from_numpy(s1), "s2": torch.from_numpy(s2), "valid": torch.from_numpy(valid)}
+def reference_of(sensors: Sequence[str]) -> str:
+    """The sensor on whose pixel grid the others are put: the finest one, optical before radar."""
+    return min(sensors, key=lambda name: (SENSORS[name].gsd_m, SENSORS[name].is_radar))
+
+
+def tensors(arrays: Mapping[str, Float[ndarray, "_ h w"]]) -> dict[str, torch.Tensor]:
+    """All sensors as tensors, and where all bands of all of them are usable."""
+    valid = np.logical_and.reduce([np.isfinite(x).all(axis=0) for x in arrays.values()])
+    return {**{name: torch.from_numpy(x) for name, x in arrays.items()}, "valid": torch.from_numpy(valid)}
 
 
 def look_up(dataset: GeoDataset, query: Any) -> tuple[gpd.GeoDataFrame, GeoBox]:
@@ -188,16 +211,17 @@ def bounds_of(geobox: GeoBox) -> Float[torch.Tensor, "4"]:
     return torch.tensor(geobox.boundingbox.bbox, dtype=torch.float64)
 
 
-def no_overlap(optical: RasterFile) -> GridError:
-    """The error for optical files without radar."""
-    return GridError(f"no Sentinel-1 file overlaps {optical.path} or others of its CRS")
+def no_overlap(reference: RasterFile, others: Sequence[str]) -> GridError:
+    """The error for files of one sensor without files of the others."""
+    titles = " or ".join(SENSORS[name].title for name in others)
+    return GridError(f"no {titles} file overlaps {reference.path} or others of its CRS")
 
 
-def nearness(optical: RasterFile, radar: RasterFile) -> tuple[float, str]:
+def nearness(reference: RasterFile, other: RasterFile) -> tuple[float, str]:
     """Sort key: days between two files, infinite if one has no date; then the name."""
-    if not (optical.date and radar.date):
-        return np.inf, radar.path
-    return float(abs((pd.Timestamp(optical.date) - pd.Timestamp(radar.date)).days)), radar.path
+    if not (reference.date and other.date):
+        return np.inf, other.path
+    return float(abs((pd.Timestamp(reference.date) - pd.Timestamp(other.date)).days)), other.path
 
 
 def span(files: Sequence[RasterFile]) -> pd.Interval:
@@ -214,35 +238,69 @@ def intervals(spans: Sequence[pd.Interval]) -> pd.IntervalIndex:
     return pd.IntervalIndex(spans, closed="both", name="datetime")
 
 
-def aligned_scenes(root: str | Path, s2_offset: int | None = None) -> list[AlignedSentinel]:
-    """All pairs under ``root/s1`` and ``root/s2``, one dataset per CRS of the Sentinel-2 files.
+@dataclass(frozen=True)
+class SceneFolder:
+    """Files of one or several sensors to cut chips from.
 
     Args:
-        root: Folder with ``s1/`` and ``s2/``, or ``sample`` for the bundled scenes.
+        root: Folder with a folder of files per sensor, such as ``s1/`` and ``s2/``, or ``sample`` for the bundled
+            scenes.
         s2_offset: Stated offset of Sentinel-2 numbers; by default what each file says.
+        sensors: Sensors that are needed. Those they are paired with are read, too, where the folder has them.
+    """
+
+    root: str | Path
+    s2_offset: int | None = None
+    sensors: tuple[str, ...] = PAIR
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return SAMPLE if str(self.root) == "sample" else Path(self.root)
+
+    def names(self) -> list[str]:
+        """Sensors that are read.
+
+        Raises:
+            MissingFileError: If the folder of one that is needed is not there.
+        """
+        names = with_partners(self.sensors)
+        for name in self.sensors:
+            if not (self.path / name).is_dir():
+                needs = " and ".join(f"{n}/*.tif" for n in names)
+                raise MissingFileError(f"data.source={str(self.path)!r} has no folder {name}/; it needs {needs}")
+        return [name for name in names if (self.path / name).is_dir()]
+
+
+def aligned_scenes(folder: SceneFolder | str | Path) -> list[AlignedScenes]:
+    """Places of a folder that all its sensors see, one dataset per CRS of the files of reference.
+
+    Args:
+        folder: What is read; a path stands for its Sentinel-1 and Sentinel-2 files.
 
     Raises:
         MissingFileError: If a folder is not there or empty.
-        BandError, GridError: If a file cannot be used, or no pair overlaps.
+        BandError, GridError: If a file cannot be used, or no files overlap.
     """
-    root = SAMPLE if str(root) == "sample" else Path(root)
-    for sensor in ("s1", "s2"):
-        if not (root / sensor).is_dir():
-            raise MissingFileError(f"data.source={str(root)!r} has no folder {sensor}/; it needs s1/*.tif and s2/*.tif")
-    radar = [inspect(path, "s1") for path in expand([root / "s1"], "s1")]
+    folder = folder if isinstance(folder, SceneFolder) else SceneFolder(folder)
+    root, names = folder.path, folder.names()
+    reference = reference_of(names)
+    others = {name: inspect_all([root / name], name, folder.s2_offset) for name in names if name != reference}
     zones: dict[CRS, list[RasterFile]] = defaultdict(list)
-    for path in expand([root / "s2"], "s2"):
-        file = inspect(path, "s2", s2_offset)
+    for file in inspect_all([root / reference], reference, folder.s2_offset):
         if file.crs.geographic:
-            raise GridError(f"{path} is in degrees; warp it to UTM first (gdalwarp -t_srs EPSG:326xx -tr 10 10)")
+            gsd = f"{SENSORS[reference].gsd_m:g}"
+            raise GridError(
+                f"{file.path} is in degrees; warp it to UTM first (gdalwarp -t_srs EPSG:326xx -tr {gsd} {gsd})"
+            )
         zones[file.crs].append(file)
     scenes, problems = [], []
-    for crs, optical in zones.items():
-        near = [f for f in radar if not outline(f.geobox, crs).is_empty]
+    for crs, files in zones.items():
+        near = {name: [f for f in found if not outline(f.geobox, crs).is_empty] for name, found in others.items()}
         try:
-            if not near:
-                raise no_overlap(optical[0])
-            scenes.append(AlignedSentinel(Sentinel1(near, crs), Sentinel2(optical)))
+            if far := [name for name, found in near.items() if not found]:
+                raise no_overlap(files[0], far)
+            scenes.append(AlignedScenes({**near, reference: files}))
         except GridError as error:
             problems.append(str(error))
     if not scenes:

@@ -1,8 +1,10 @@
-"""Sentinel-1/2 bands, and a file looked at once: which bands, which unit, where it lies."""
+"""Bands of a sensor, and a file looked at once: which bands, which unit, where it lies."""
 
 import re
-from contextlib import suppress
-from dataclasses import dataclass, replace
+import warnings
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -10,14 +12,16 @@ import numpy as np
 import rasterio
 from jaxtyping import Float
 from numpy import ndarray
-from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
+from geossl.data.resampling import expand
 from geossl.data.sentinel.offset import PRODUCT, s2_offset
-from geossl.errors import BandError, GridError, MissingFileError
-from geossl.sensors import BANDS
+from geossl.data.sentinel.products import SceneFiles, product_folders, scenes_of
+from geossl.data.sentinel.raster_file import RasterFile
+from geossl.errors import BandError, GridError, MissingFileError, Note
+from geossl.sensors import SENSORS, Product, QualityBand
 
 GDAL_CACHE_BYTES = 64 * 2**20  # of blocks read; rasterio takes bytes, GDAL itself takes megabytes below 100000
 LOOK_PX = 256  # side of the thinned look that unit checks are made on
@@ -26,60 +30,22 @@ MAX_DN = 2**16  # reflectance 6.5
 MAX_REFLECTANCE = 3.0  # clouds and glint exceed 1
 
 
-@dataclass(frozen=True)
-class RasterFile:
-    """One file of one sensor and how it is read; a plain value, hashable, no open handle.
+def inspect_all(paths: Sequence[str | Path] | None, sensor: str, stated_offset: int | None = None) -> list[RasterFile]:
+    """Look at all files of a sensor; single-band files of a product are put together to scenes.
 
     Args:
-        path: The file.
-        sensor: ``s1`` or ``s2``.
-        bands: 1-based numbers of the bands that are read, in their order.
-        offset: Added to Sentinel-2 numbers before the division by ``scale``.
-        scale: Numbers per unit reflectance; 1 for files already in reflectance and for dB.
-        reason: How offset and scale were decided.
-        level: Processing level as far as the file says: ``L2A``, ``L1C``, ``gamma0 RTC``, or ``not stated``.
-        date: ``YYYYMMDD`` from the file's name; empty if there is none.
-        geobox: Its pixel grid.
-        zero_is_nodata: The file declares 0 as nodata.
+        paths: Files and folders.
+        sensor: Key of ``SENSORS``.
+        stated_offset: As in ``inspect``.
+
+    Raises:
+        MissingFileError, BandError, GridError: As ``inspect``.
     """
-
-    path: str
-    sensor: str
-    bands: tuple[int, ...]
-    offset: int
-    scale: float
-    reason: str
-    level: str
-    date: str
-    geobox: GeoBox
-    zero_is_nodata: bool
-
-    @property
-    def crs(self) -> CRS:
-        """CRS of the grid, which every file has."""
-        assert self.geobox.crs is not None
-        return self.geobox.crs
-
-    def read(self, source: DatasetReader, window: Window, shape: tuple[int, int]) -> Float[ndarray, "c h w"]:
-        """Numbers of a window, float32; NaN in all bands where a pixel is not usable.
-
-        Not usable: declared nodata, not finite, or 0 in every band. A declared nodata value of 0 means the latter,
-        too, since a dark Sentinel-2 pixel may well be 0 in one band.
-        """
-        settings = {"window": window, "out_shape": (len(self.bands), *shape)}
-        data = source.read(list(self.bands), **settings, masked=not self.zero_is_nodata)  # a mask reads all of it again
-        numbers = np.ma.getdata(data).astype(np.float32)
-        invalid = ~np.isfinite(numbers).all(axis=0) | (numbers == 0).all(axis=0)
-        if not self.zero_is_nodata:
-            invalid |= np.ma.getmaskarray(data).any(axis=0)
-        numbers[:, invalid] = np.nan
-        return numbers
-
-    def physical(self, numbers: Float[ndarray, "c h w"]) -> Float[ndarray, "c h w"]:
-        """File numbers to dB, or to reflectance with negative values cut to 0."""
-        if self.sensor == "s1":
-            return numbers
-        return np.maximum(numbers + np.float32(self.offset), 0) / np.float32(self.scale)
+    folders = [folder for path in paths or [] for folder in product_folders(Path(path), sensor)]
+    return [
+        inspect_scene(found, sensor) if isinstance(found, SceneFiles) else inspect(found, sensor, stated_offset)
+        for found in scenes_of(expand(folders, sensor), sensor)
+    ]
 
 
 def inspect(
@@ -89,9 +55,9 @@ def inspect(
 
     Args:
         path: Raster file.
-        sensor: ``s1`` or ``s2``.
+        sensor: Key of ``SENSORS``.
         stated_offset: Sentinel-2 offset stated by the user; wins over what the file says.
-        wanted: Bands to read, and their order; ``BANDS[sensor]`` by default.
+        wanted: Bands to read, and their order; all of the sensor's by default.
 
     Raises:
         MissingFileError: If there is no such file.
@@ -103,7 +69,7 @@ def inspect(
         raise MissingFileError(f"--{sensor} file {str(path)!r} does not exist")
     try:
         with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES), rasterio.open(path) as source:
-            return look_at(source, path, sensor, stated_offset, wanted or BANDS[sensor])
+            return look_at(source, path, sensor, stated_offset, wanted or SENSORS[sensor].bands)
     except rasterio.errors.RasterioIOError as error:
         raise BandError(f"{path} cannot be read as a raster ({' '.join(str(error).split())})") from None
 
@@ -114,38 +80,143 @@ def look_at(
     """The same for an open file."""
     if source.crs is None:
         raise GridError(f"{path} has no CRS, so its place is unknown; assign one, e.g. gdal_edit.py -a_srs EPSG:32631")
-    bands, tags = band_numbers(source, sensor, wanted), source.tags()
+    bands = band_numbers(source, sensor, wanted)
     file = RasterFile(
         path=str(path),
         sensor=sensor,
         bands=bands,
         offset=0,
         scale=1.0,
-        reason="dB",
+        reason=SENSORS[sensor].unit,
         level=processing_level(source, path, sensor),
         date=date_of(path.stem),
         geobox=GeoBox.from_rio(source),
         zero_is_nodata=source.nodata == 0,
+        quality=quality_bands(source, sensor),
     )
+    return in_unit(file, source, path, stated_offset)
+
+
+def in_unit(file: RasterFile, source: DatasetReader, path: Path, stated_offset: int | None) -> RasterFile:
+    """The file with what turns its numbers into the sensor's unit, which a thinned look at them confirms."""
+    entry = SENSORS[file.sensor]
     look = (min(source.height, LOOK_PX), min(source.width, LOOK_PX))
     numbers = file.read(source, Window(0, 0, source.width, source.height), look)
     seen = numbers[:, np.isfinite(numbers[0])]
-    if sensor == "s1":
+    if entry.is_radar:
         check_decibel(path, seen)
         return file
+    if entry.unit != "reflectance":
+        return replace(file, reason=f"{entry.unit} as stored")
     if source.dtypes[0].startswith("float") and seen.max(initial=0) <= MAX_REFLECTANCE:
         return replace(file, reason="already reflectance")
-    if seen.size and not 0 < seen.max() < MAX_DN:
-        raise BandError(f"{path}: Sentinel-2 numbers up to {seen.max():.0f}; expected reflectance x 10000")
-    offset, reason = s2_offset(path, tags, stated_offset)
-    return replace(file, offset=offset, scale=10000.0, reason=reason)
+    product = product_in(file, source, path)
+    if product.offset is None:
+        if seen.size and not 0 < seen.max() < MAX_DN:
+            raise BandError(f"{path}: {entry.title} numbers up to {seen.max():.0f}; expected reflectance x 10000")
+        offset, reason = s2_offset(path, source.tags(), stated_offset)
+        return replace(file, offset=offset, scale=1 / product.gain, reason=reason)
+    return as_product(file, product, seen)
+
+
+def as_product(file: RasterFile, product: Product, seen: Float[ndarray, "c n"]) -> RasterFile:
+    """The file read as a product's numbers.
+
+    Raises:
+        BandError: If the numbers cannot be the product's.
+    """
+    zero = product.offset / product.gain if product.offset else 0.0
+    found = replace(file, offset=zero, scale=1 / product.gain, reason=product.title, fill=product.fill)
+    seen = seen[:, (seen != product.fill).all(axis=0)] if product.fill is not None else seen
+    if seen.size and (np.median(seen) + zero < 0 or np.median(seen + zero) * product.gain > MAX_REFLECTANCE):
+        raise BandError(
+            f"{file.path}: numbers about {np.median(seen):.0f} are not {product.title} (reflectance = number x "
+            f"{product.gain:g} {product.offset:+g}); store them so, or as reflectance in float32"
+        )
+    return found
+
+
+def product_in(file: RasterFile, source: DatasetReader, path: Path) -> Product:
+    """The product of a file: the only one of its sensor, else told by the name, else by the type of its numbers.
+
+    Raises:
+        BandError: If nothing tells.
+    """
+    entry = SENSORS[file.sensor]
+    if len(entry.products) == 1:
+        return entry.products[0]
+    if known := entry.product_of(Path(file.parts[0] if file.parts else path).name):
+        return known[0]
+    dtype = source.dtypes[file.bands[0] - 1] if not file.parts else source.dtypes[0]
+    if fitting := [product for product in entry.products if product.dtype == dtype]:
+        return fitting[0]
+    kinds = ", ".join(f"{p.title} ({p.dtype})" for p in entry.products)
+    raise BandError(f"{path}: numbers are {dtype}, so their scale is not known; expected {kinds} or reflectance")
+
+
+def inspect_scene(scene: SceneFiles, sensor: str) -> RasterFile:
+    """Look at a scene of single-band files, all on one grid.
+
+    Raises:
+        BandError: If a band is missing or a file cannot be read.
+        GridError: If files have different grids, or none.
+    """
+    own = scene.bands(SENSORS[sensor].bands, sensor)
+    quality: list[tuple[int, int]] = []
+    for band in scene.product.quality:
+        if band.name in scene.paths:
+            quality.append((len(own) + 1 + len(quality), band.mask))
+        elif band.required:
+            note_unmasked(scene.name, band)
+    parts = [*own, *(scene.paths[band.name] for band in scene.product.quality if band.name in scene.paths)]
+    try:
+        with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES), ExitStack() as stack:
+            sources = [stack.enter_context(rasterio.open(part)) for part in parts]
+            boxes = [GeoBox.from_rio(source) for source in sources if source.crs is not None]
+            if len(boxes) < len(parts) or any(box != boxes[0] for box in boxes):
+                raise GridError(
+                    f"files of scene {scene.name} are not on one grid; use its files as they were delivered"
+                )
+            file = RasterFile(
+                path=str(own[0]),
+                sensor=sensor,
+                bands=tuple(range(1, len(own) + 1)),
+                offset=0,
+                scale=1.0,
+                reason=scene.product.title,
+                level=scene.product.title,
+                date=scene.date,
+                geobox=boxes[0],
+                zero_is_nodata=False,
+                fill=scene.product.fill,
+                quality=tuple(quality),
+                parts=tuple(map(str, parts)),
+            )
+            return in_unit(file, sources[0], own[0], None)
+    except rasterio.errors.RasterioIOError as error:
+        raise BandError(f"scene {scene.name} cannot be read ({' '.join(str(error).split())})") from None
+
+
+def quality_bands(source: DatasetReader, sensor: str) -> tuple[tuple[int, int], ...]:
+    """Bands of bit flags among the bands of a file, by their names."""
+    names = [(text or "").strip().upper() for text in source.descriptions]
+    known = [band for product in SENSORS[sensor].products for band in product.quality]
+    found = [(names.index(band.name) + 1, band.mask) for band in known if band.name in names]
+    if any(band.required for band in known) and not any(band.required for band in known if band.name in names):
+        note_unmasked(source.name, next(band for band in known if band.required))
+    return tuple(found)
+
+
+def note_unmasked(name: str, band: QualityBand) -> None:
+    """Warn of pixels that nothing says the quality of."""
+    warnings.warn(f"{name} has no {band.name}; {', '.join(band.unusable)} are not masked", Note, stacklevel=4)
 
 
 def band_numbers(source: DatasetReader, sensor: str, wanted: tuple[str, ...]) -> tuple[int, ...]:
     """Band numbers in the wanted order: by name where bands are named, else by position if all are there."""
-    names = [normal_name(text or "") for text in source.descriptions]
+    every = SENSORS[sensor].bands
+    names = [SENSORS[sensor].band(normal_name(text or "")) for text in source.descriptions]
     if not any(names):
-        every = BANDS[sensor]
         if source.count != len(every):
             raise BandError(
                 f"{source.name} has {source.count} bands without names; {sensor} needs {len(every)}: "
@@ -186,7 +257,7 @@ def processing_level(source: DatasetReader, path: Path, sensor: str) -> str:
             return tags[key]
     if product := PRODUCT.search("/".join(path.absolute().parts[-6:])):
         return f"L{product['level']}"
-    named = sensor == "s2" and "B10" in [normal_name(text or "") for text in source.descriptions]
+    named = not SENSORS[sensor].is_radar and "B10" in [normal_name(text or "") for text in source.descriptions]
     return "L1C" if named else "not stated"
 
 

@@ -1,4 +1,4 @@
-"""Batches of aligned Sentinel-1/2 chips for pretraining."""
+"""Batches of aligned chips of one or several sensors for pretraining."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,27 +12,28 @@ from torch.utils.data import DataLoader
 
 from geossl.data.batches import ChipDataset, ChipSource, TrainingData
 from geossl.data.labels.ground_truth import LabelledChips, label_values, majority
-from geossl.data.sentinel.aligned import SAMPLE, AlignedSentinel, aligned_scenes
+from geossl.data.sentinel.aligned import SAMPLE, AlignedScenes, SceneFolder, aligned_scenes
 from geossl.data.sentinel.chips import SceneChips, read
 from geossl.data.sentinel.samplers import GridChips, RandomChips, Rois, split_scenes
 from geossl.data.sentinel.ssl4eo import SSL4EO
 from geossl.errors import InputError
+from geossl.sensors import PAIR, SENSORS
 
 PATCH_PX = 8
 
 
 class SentinelChips(TrainingData):
-    """``{"s1": b 2 h w, "s2": b 12 h w, "valid": b h w}`` in dB and reflectance, NaN where not usable.
+    """An image per sensor in its unit, such as ``s2`` (b 12 h w), and ``valid`` (b h w); NaN where not usable.
 
     Args:
-        root: ``sample``, a folder with ``s1/`` and ``s2/`` (and ``labels/``), or an SSL4EO-S12 folder.
+        folder: Files of the sensors (and ``labels/``); a path stands for Sentinel-1 and Sentinel-2, or for an
+            SSL4EO-S12 folder.
         chip_px: Side of a chip.
         batch_size: Chips per batch and rank.
         steps: Batches in all; a resumed run gets those from ``start_step`` on.
         seed: Seeds places, turns and flips.
         holdout: Eastern share of every scene that is left out.
         crop_px: Least and greatest side of a crop before it is resized to ``chip_px``; None = ``chip_px``.
-        s2_offset: Stated offset of Sentinel-2 numbers.
         workers: Loader processes.
 
     Raises:
@@ -41,7 +42,7 @@ class SentinelChips(TrainingData):
 
     def __init__(
         self,
-        root: str | Path,
+        folder: SceneFolder | str | Path,
         chip_px: int,
         batch_size: int,
         steps: int,
@@ -49,21 +50,23 @@ class SentinelChips(TrainingData):
         seed: int = 0,
         holdout: float = 0.0,
         crop_px: tuple[int, int] | None = None,
-        s2_offset: int | None = None,
         workers: int = 0,
     ) -> None:
         super().__init__(batch_size, "images")
-        self.root, self.chip_px, self.steps = root, chip_px, steps
+        folder = folder if isinstance(folder, SceneFolder) else SceneFolder(folder)
+        self.root, self.chip_px, self.steps = folder.root, chip_px, steps
         self.seed, self.workers = seed, workers
         sizes = crop_px or (chip_px, chip_px)
         self.source: ChipSource
-        self.scenes: list[AlignedSentinel] = []
-        if SSL4EO.is_layout(root):
+        self.scenes: list[AlignedScenes] = []
+        self.sensors = PAIR
+        if SSL4EO.is_layout(folder.root):
             if holdout:
                 raise InputError(f"data.holdout={holdout} needs scenes; SSL4EO-S12 places are chips already, use 0")
-            self.source = SSL4EO(root, sizes, seed)
+            self.source = SSL4EO(folder.root, sizes, seed)
         else:
-            self.scenes = aligned_scenes(root, s2_offset)
+            self.scenes = aligned_scenes(folder)
+            self.sensors = self.scenes[0].sensors
             self.train_roi, self.held_roi = split_scenes(self.scenes, holdout)
             self.source = SceneChips(self.scenes, RandomChips(self.scenes, sizes, 2**62, seed, roi=self.train_roi))
 
@@ -92,13 +95,13 @@ class SentinelChips(TrainingData):
         """All chips of a part, on a grid of half a chip, with the majority class of every patch (0 = none)."""
         folder = (SAMPLE if str(self.root) == "sample" else Path(self.root)) / "labels"
         stride = max(PATCH_PX, self.chip_px // 2 // PATCH_PX * PATCH_PX)
-        images: dict[str, list[Tensor]] = {"s1": [], "s2": []}
+        images: dict[str, list[Tensor]] = {name: [] for name in self.sensors}
         labels: list[Tensor] = []
         whole: dict[tuple[int, int], UInt8[ndarray, "_ _"]] = {}
         for chip in GridChips(self.scenes, self.chip_px, stride, roi=roi):
             place = (chip.scene, chip.row)
             if place not in whole:
-                whole[place] = label_values(folder, self.scenes[chip.scene].index.iloc[chip.row].s2.geobox)
+                whole[place] = label_values(folder, self.scenes[chip.scene].index.iloc[chip.row].reference.geobox)
             part = whole[place][chip.top : chip.top + chip.size, chip.left : chip.left + chip.size]
             labels.append(torch.from_numpy(majority(part, PATCH_PX)))
             pixels = read(self.scenes, chip)
@@ -114,11 +117,12 @@ class SentinelChips(TrainingData):
         if not self.scenes:
             return {"source": str(self.root), "layout": "SSL4EO-S12"}
         rows = [row for scene in self.scenes for row in scene.index.itertuples()]
-        radar = {f.path: f for row in rows for f in row.s1}.values()
-        return {
-            "source": str(self.root),
-            "scenes": len(rows),
-            "s2_offsets": {Path(row.s2.path).name: [row.s2.offset, row.s2.reason] for row in rows},
-            "s2_levels": {Path(row.s2.path).name: row.s2.level for row in rows},
-            "s1_kinds": {Path(f.path).name: f.level for f in radar},
-        }
+        found: dict[str, Any] = {"source": str(self.root), "scenes": len(rows)}
+        for name in self.sensors:
+            files = {Path(f.path).name: f for row in rows for f in getattr(row, name)}
+            if SENSORS[name].is_radar:
+                found[f"{name}_kinds"] = {key: f.level for key, f in files.items()}
+            else:
+                found[f"{name}_offsets"] = {key: [f.offset, f.reason] for key, f in files.items()}
+                found[f"{name}_levels"] = {key: f.level for key, f in files.items()}
+        return found

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from geossl.data.sentinel.aligned import AlignedSentinel
+from geossl.data.sentinel.aligned import AlignedScenes
 from geossl.data.sentinel.samplers import Chip, RandomChips
 
 
@@ -16,7 +16,7 @@ class SceneChips:
         sampler: Says where draw ``i`` lies.
     """
 
-    def __init__(self, scenes: Sequence[AlignedSentinel], sampler: RandomChips) -> None:
+    def __init__(self, scenes: Sequence[AlignedScenes], sampler: RandomChips) -> None:
         self.scenes, self.sampler = scenes, sampler
 
     def read(self, number: int, attempt: int) -> dict[str, Tensor]:
@@ -24,6 +24,6 @@ class SceneChips:
         return read(self.scenes, self.sampler.draw(number, attempt))
 
 
-def read(scenes: Sequence[AlignedSentinel], chip: Chip) -> dict[str, Tensor]:
+def read(scenes: Sequence[AlignedScenes], chip: Chip) -> dict[str, Tensor]:
     """Pixels of a chip."""
     return scenes[chip.scene].chip(chip.row, chip.top, chip.left, chip.size)

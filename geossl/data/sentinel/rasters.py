@@ -1,6 +1,6 @@
 """Local raster files as one aligned source: files, VRTs and folders; any CRS, resolution and extent."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,26 +15,25 @@ from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
 
-from geossl.data.resampling import expand, onto, outline
-from geossl.data.sentinel.bands import GDAL_CACHE_BYTES, RasterFile, inspect
-from geossl.errors import InputError, RunError
-from geossl.sensors import BANDS
+from geossl.data.resampling import onto, outline
+from geossl.data.sentinel.bands import GDAL_CACHE_BYTES, inspect_all
+from geossl.data.sentinel.raster_file import RasterFile
+from geossl.errors import InputError, RunError, UnknownNameError
+from geossl.sensors import SENSORS
 
 
 @dataclass(frozen=True)
 class LocalRasters:
-    """Sentinel-1 and/or Sentinel-2 files; a plain value that workers can open for themselves.
+    """Files of one or several sensors; a plain value that workers can open for themselves.
 
     Where files of one sensor overlap, the first valid pixel wins, in the order given and by name within a folder.
 
     Args:
-        s1: Files or folders, VV and VH in dB; None = no radar.
-        s2: Files or folders, 12 bands; None = no optical.
+        paths: Files or folders by sensor, keys of ``geossl.sensors.SENSORS``.
         s2_offset: Stated offset of Sentinel-2 numbers; by default what each file says.
     """
 
-    s1: Sequence[str | Path] | None
-    s2: Sequence[str | Path] | None
+    paths: Mapping[str, Sequence[str | Path] | None]
     s2_offset: int | None = None
     files: dict[str, tuple[RasterFile, ...]] = field(default_factory=dict, init=False, repr=False)
 
@@ -44,11 +43,14 @@ class LocalRasters:
         Raises:
             MissingFileError, BandError, GridError: What is wrong with which file, and what to do.
         """
-        for sensor, paths in (("s1", self.s1), ("s2", self.s2)):
-            if found := expand(paths, sensor):
-                self.files[sensor] = tuple(inspect(path, sensor, self.s2_offset) for path in found)
+        if unknown := set(self.paths) - set(SENSORS):
+            raise UnknownNameError("sensor", unknown.pop(), SENSORS)
+        for sensor in SENSORS:
+            if found := inspect_all(self.paths.get(sensor), sensor, self.s2_offset):
+                self.files[sensor] = tuple(found)
         if not self.files:
-            raise InputError("no rasters given; name Sentinel-1 with --s1, Sentinel-2 with --s2, or both")
+            options = ", ".join(f"{entry.title} with --{name}" for name, entry in SENSORS.items())
+            raise InputError(f"no rasters given; name {options}, or several")
 
     @property
     def sensors(self) -> tuple[str, ...]:
@@ -75,6 +77,8 @@ class LocalRasters:
                     "offset": f.offset,
                     "scale": f.scale,
                     "decided_by": f.reason,
+                    **({"parts": [Path(part).name for part in f.parts]} if f.parts else {}),
+                    **({"quality": [list(band) for band in f.quality]} if f.quality else {}),
                 }
                 for f in files
             ]
@@ -89,13 +93,13 @@ class LocalRasters:
         }
 
     def load(self, geobox: GeoBox) -> xr.Dataset:
-        """Read all sensors onto a grid, in dB and reflectance.
+        """Read all sensors onto a grid, in their physical units.
 
         Files on this very grid are copied; others are resampled bilinearly, pixel by pixel from the file, so that a
         value does not depend on how much is read at once. Radar is averaged in dB, as encoders take it.
 
         Returns:
-            ``s1 (s1_band, y, x)`` and ``s2 (s2_band, y, x)`` float32; NaN outside files and where there is no data.
+            Per sensor an array such as ``s2 (s2_band, y, x)``, float32; NaN outside files and where there is no data.
 
         Raises:
             RunError: If a file cannot be read; a failed read is never taken for missing data.
@@ -105,14 +109,14 @@ class LocalRasters:
         arrays = {}
         for sensor, files in self.files.items():
             dims = (f"{sensor}_band", y, x)
-            names = {f"{sensor}_band": list(BANDS[sensor])}
+            names = {f"{sensor}_band": list(SENSORS[sensor].bands)}
             arrays[sensor] = xr.DataArray(mosaic(files, sensor, geobox), dims=dims, coords={**names, **coords})
         return xr.Dataset(arrays)
 
 
 def mosaic(files: Sequence[RasterFile], sensor: str, geobox: GeoBox) -> Float[ndarray, "c h w"]:
     """Files of one sensor on a grid, in physical units; the first valid pixel wins, NaN where there is none."""
-    data = np.full((len(BANDS[sensor]), *geobox.shape), np.nan, dtype=np.float32)
+    data = np.full((len(SENSORS[sensor].bands), *geobox.shape), np.nan, dtype=np.float32)
     for file in files:
         if shapely.intersects(outline(file.geobox, geobox.crs), geobox.extent.geom):
             missing = np.isnan(data[0])

@@ -12,7 +12,7 @@ from affine import Affine
 from torchgeo.samplers import GeoSampler
 
 from geossl.data.resampling import apply
-from geossl.data.sentinel.aligned import AlignedSentinel
+from geossl.data.sentinel.aligned import AlignedScenes
 from geossl.errors import InputError, Note
 
 TRIES = 200
@@ -21,12 +21,12 @@ Rois = Sequence[Sequence[shapely.Geometry]]  # a polygon per scene and row, in t
 
 @dataclass(frozen=True)
 class Chip:
-    """A square of one scene, on the pixel grid of its Sentinel-2 file.
+    """A square of one scene, on the pixel grid of its reference file.
 
     Args:
         scene: Which dataset of the list.
         row: Which row of its index.
-        top: First pixel row, counted in the Sentinel-2 file.
+        top: First pixel row, counted in the reference file.
         left: First pixel column.
         size: Side in pixels.
         number: The how-manieth draw; seeds everything random about the chip.
@@ -39,7 +39,7 @@ class Chip:
     size: int
     number: int
 
-    def query(self, scenes: Sequence[AlignedSentinel]) -> tuple[slice, slice, slice]:
+    def query(self, scenes: Sequence[AlignedScenes]) -> tuple[slice, slice, slice]:
         """The chip as TorchGeo slices, so that any dataset in the scene's CRS can be asked for the same place."""
         scene = scenes[self.scene]
         west, south, east, north = scene.geobox(self.row, self.top, self.left, self.size).boundingbox.bbox
@@ -49,7 +49,7 @@ class Chip:
 
 @dataclass(frozen=True)
 class Place:
-    """Where chips of one index row may lie: a polygon in pixels of its Sentinel-2 file."""
+    """Where chips of one index row may lie: a polygon in pixels of its reference file."""
 
     scene: int
     row: int
@@ -73,7 +73,7 @@ class Place:
         return bool(self.polygon.covers(shapely.box(x, y, x + size, y + size)))
 
 
-def places(scenes: Sequence[AlignedSentinel], roi: Rois | None) -> list[Place]:
+def places(scenes: Sequence[AlignedScenes], roi: Rois | None) -> list[Place]:
     """Footprints of all rows, clipped to ``roi``."""
     found = []
     for s, scene in enumerate(scenes):
@@ -108,7 +108,7 @@ class RandomChips(GeoSampler):
 
     def __init__(
         self,
-        scenes: Sequence[AlignedSentinel],
+        scenes: Sequence[AlignedScenes],
         size_px: int | tuple[int, int],
         draws: int,
         seed: int = 0,
@@ -165,7 +165,7 @@ class GridChips(GeoSampler):
     """
 
     def __init__(
-        self, scenes: Sequence[AlignedSentinel], size_px: int, stride_px: int, *, roi: Rois | None = None
+        self, scenes: Sequence[AlignedScenes], size_px: int, stride_px: int, *, roi: Rois | None = None
     ) -> None:
         self.chips: list[Chip] = []
         for place in places(scenes, roi):
@@ -200,7 +200,7 @@ def largest_with_room(place: Place, low: int, high: int) -> int:
     return low
 
 
-def split_scenes(scenes: Sequence[AlignedSentinel], holdout: float) -> tuple[Rois, Rois]:
+def split_scenes(scenes: Sequence[AlignedScenes], holdout: float) -> tuple[Rois, Rois]:
     """Training and held-out part of every row: the eastern ``holdout`` share of its width is kept out.
 
     Blocks, not random chips: neighbouring pixels are alike, and a random split would leak. Where rows overlap, what

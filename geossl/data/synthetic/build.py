@@ -14,16 +14,16 @@ from numpy import ndarray
 from PIL import Image, ImageDraw
 
 from geossl.data.labels.ground_truth import class_names, label_values
-from geossl.data.sentinel.aligned import SAMPLE, AlignedSentinel, aligned_scenes
+from geossl.data.sentinel.aligned import SAMPLE, AlignedScenes, aligned_scenes
 from geossl.data.sentinel.chips import read
 from geossl.data.sentinel.samplers import Chip, GridChips, Rois, split_scenes
 from geossl.data.synthetic.generators import GENERATORS, same_values
 from geossl.data.synthetic.images import SPLIT_NAMES
 from geossl.data.synthetic.perturbations import from_bytes, to_bytes
 from geossl.errors import InputError, UnknownNameError
-from geossl.sensors import S2_BANDS
+from geossl.sensors import SENSORS
 
-RED_GREEN_BLUE = tuple(S2_BANDS.index(band) for band in ("B04", "B03", "B02"))
+RED_GREEN_BLUE = tuple(SENSORS["s2"].bands.index(band) for band in SENSORS["s2"].rgb)
 WHITE = 0.35  # reflectance that is shown as 255
 MOST_WHITE = 0.05  # share of saturated pixels beyond which a chip is left out
 SHARES = {"train": 0.55, "calibration": 0.15, "test": 0.3}  # of a scene's width, from west to east
@@ -134,7 +134,7 @@ def cuts_of(source: str | Path, side_px: int) -> dict[str, list[Cut]]:
     return cuts
 
 
-def split_in_three(scenes: Sequence[AlignedSentinel]) -> dict[str, Rois]:
+def split_in_three(scenes: Sequence[AlignedScenes]) -> dict[str, Rois]:
     """Western, middle and eastern part of every scene, along pixel columns."""
     train, _ = split_scenes(scenes, 1 - SHARES["train"])
     both, test = split_scenes(scenes, SHARES["test"])
@@ -142,19 +142,19 @@ def split_in_three(scenes: Sequence[AlignedSentinel]) -> dict[str, Rois]:
     return {"train": train, "calibration": middle, "test": test}
 
 
-def cut(scenes: Sequence[AlignedSentinel], roi: Rois, side: int, labels: Path) -> Iterator[Cut]:
+def cut(scenes: Sequence[AlignedScenes], roi: Rois, side: int, labels: Path) -> Iterator[Cut]:
     """Chips of a strip that are valid everywhere and not mostly white."""
     names = class_names(sorted(labels.glob("*.tif"))) if labels.is_dir() else {}
     for chip in GridChips(scenes, side, side // 2, roi=roi):
         pixels = read(scenes, chip)
         s2 = pixels["s2"].numpy()
         if pixels["valid"].all() and (s2[list(RED_GREEN_BLUE)] > WHITE).any(axis=0).mean() <= MOST_WHITE:
-            scene = Path(scenes[chip.scene].index.iloc[chip.row].s2.path).stem
+            scene = Path(scenes[chip.scene].index.iloc[chip.row].reference.path).stem
             content = cover(scenes, chip, labels, names)
             yield Cut(f"{scene}_{chip.top:04d}_{chip.left:04d}", content, pixels["s1"].numpy(), s2)
 
 
-def cover(scenes: Sequence[AlignedSentinel], chip: Chip, labels: Path, names: dict[int, str]) -> str:
+def cover(scenes: Sequence[AlignedScenes], chip: Chip, labels: Path, names: dict[int, str]) -> str:
     """The most frequent land cover of a chip."""
     if not names:
         return "not labelled"

@@ -16,16 +16,13 @@ from geossl import __version__
 from geossl.grid import cut_at_antimeridian
 from geossl.inference.engine.plan import Plan
 from geossl.models.encoder import DenseSpec
+from geossl.sensors import SENSORS
 
 EMBEDDINGS_REPOSITORY = "https://github.com/geo-embeddings/embeddings-zarr-convention"
 GEOEMB = {
     "uuid": "61c12cc5-0e28-4056-999a-480cf3fb7e4c",
     "name": "geoemb:",
     "spec_url": f"{EMBEDDINGS_REPOSITORY}/blob/v1/README.md",
-}
-SOURCES = {
-    "s1": "https://sentiwiki.copernicus.eu/web/sentinel-1",
-    "s2": "https://sentiwiki.copernicus.eu/web/sentinel-2",
 }
 PER_PATCH = {  # x = embeddings * scales
     "method": "linear",
@@ -58,7 +55,7 @@ def describe(plan: Plan, spec: DenseSpec) -> dict[str, Any]:
         "geoemb:type": "chip",
         "geoemb:dimensions": spec.dim,
         "geoemb:model": model_uri(spec, plan.metadata["encoder_sha256"]),
-        "geoemb:source_data": [SOURCES[name] for name in plan.metadata["sensors"]],
+        "geoemb:source_data": [SENSORS[name].about for name in plan.metadata["sensors"]],
         "geoemb:data_type": plan.dtype,
         "geoemb:gsd": plan.geobox.resolution.x,
         "geoemb:chip_layout": chip_layout(spec, plan.phases),

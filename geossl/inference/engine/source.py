@@ -18,7 +18,7 @@ class Source(Protocol):
 
     @property
     def sensors(self) -> tuple[str, ...]:
-        """Sensors it has, e.g. ``("s1", "s2")``."""
+        """Sensors it has, keys of ``geossl.sensors.SENSORS``."""
 
     @property
     def dated(self) -> bool:
@@ -31,7 +31,7 @@ class Source(Protocol):
         """Area each sensor may have pixels in."""
 
     def load(self, geobox: GeoBox) -> xr.Dataset:
-        """``s1 (s1_band, y, x)`` dB and ``s2 (s2_band, y, x)`` reflectance, float32, NaN = not usable.
+        """Per sensor an array such as ``s2 (s2_band, y, x)``, float32 in its unit, NaN = not usable.
 
         A composite of several dates adds ``date (y, x)`` uint16: days since 2000-01-01, 0 = none.
         """
@@ -97,4 +97,4 @@ class OnlySensors:
     def load(self, geobox: GeoBox) -> xr.Dataset:
         """Without the others."""
         cube = self.source.load(geobox)
-        return cube.drop_vars([name for name in ("s1", "s2") if name in cube and name not in self.names])
+        return cube.drop_vars([name for name in self.source.sensors if name in cube and name not in self.names])

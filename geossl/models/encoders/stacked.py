@@ -14,26 +14,29 @@ from geossl.models.layers.attention import Positions
 from geossl.models.layers.masking import enlarge
 from geossl.models.layers.normalize import Standardize
 from geossl.models.layers.patches import sincos_positions
-from geossl.sensors import INPUTS, SensorSpec
+from geossl.sensors import SensorSpec, batch_spec
 
 
 def channels(sensor: str, bands: Sequence[str]) -> list[int]:
-    """Where bands lie in a training batch: by name for sensors of ``INPUTS``, by number for images of any bands."""
-    return [INPUTS[sensor].bands.index(b) if sensor in INPUTS else int(b) - 1 for b in bands]
+    """Where bands lie in a training batch: by name for known sensors, by number for images of any bands."""
+    known = batch_spec(sensor)
+    return [int(b) - 1 if known is None else known.bands.index(b) for b in bands]
 
 
-def choose_bands(sensor: str, bands: tuple[str, ...], known: SensorSpec | None = None) -> SensorSpec:
+def choose_bands(sensor: str, bands: tuple[str, ...] | None, known: SensorSpec | None = None) -> SensorSpec:
     """A sensor with some of its bands, in the given order.
 
     Args:
-        sensor: Key of ``INPUTS``.
-        bands: Names.
-        known: Has the statistics; those of ``INPUTS`` by default.
+        sensor: One that ``geossl.sensors.batch_spec`` knows, or any with ``known``.
+        bands: Names; None = all.
+        known: Has the statistics; the published ones by default.
 
     Raises:
         BandError: If the sensor does not have a band.
     """
-    known = known or INPUTS[sensor]
+    known = known or batch_spec(sensor)
+    assert known is not None  # images of numbered bands have no published statistics
+    bands = known.bands if bands is None else bands
     missing = [band for band in bands if band not in known.bands]
     if missing or not bands:
         raise BandError(f"{sensor} has no band {', '.join(missing) or '(none given)'}; known: {', '.join(known.bands)}")
@@ -46,7 +49,7 @@ def pick(batch: Mapping[str, Tensor], sensors: Mapping[str, SensorSpec]) -> dict
     """Sensors and bands of a training batch that a network wants, found by name.
 
     Args:
-        batch: Pixels by sensor in the bands and order of ``INPUTS``; sensors that are not there are left out.
+        batch: Pixels by sensor in the bands and order of ``batch_spec``; sensors that are not there are left out.
         sensors: What the network takes.
 
     Raises:

@@ -9,7 +9,7 @@ from torchgeo import samplers
 from torchgeo.datasets import RasterDataset
 
 from geossl.data.sentinel import aligned as sentinel
-from geossl.data.sentinel.aligned import AlignedSentinel, Sentinel1, Sentinel2, aligned_scenes
+from geossl.data.sentinel.aligned import AlignedScenes, Sentinel1, Sentinel2, aligned_scenes
 from geossl.errors import GridError, InputError, MissingFileError
 from geossl.sensors import S2_BANDS
 from tests.data.conftest import optical, radar, write_raster
@@ -106,7 +106,7 @@ def test_a_query_is_answered_by_the_row_it_overlaps_most(folder):
 
 def test_origins_that_are_no_multiple_of_ten_metres_are_copied_bit_exact():
     scene = next(s for s in aligned_scenes("sample") if s.crs.to_epsg() == 32718)
-    path = scene.index.iloc[0].s2.path
+    path = scene.index.iloc[0].reference.path
     with rasterio.open(path) as file:
         expected = np.maximum(file.read().astype(np.float32) - 1000, 0) / np.float32(10000)
     assert scene.index.iloc[0].affine.c % 10 != 0
@@ -120,7 +120,7 @@ def test_pixels_held_in_memory_are_not_sent_to_workers(folder):
     scene = aligned_scenes(folder)[0]
     chip = scene.chip(0, 0, 0, 40)
     there = pickle.loads(pickle.dumps(scene))
-    assert isinstance(there, AlignedSentinel)
+    assert isinstance(there, AlignedScenes)
     assert "memory" in vars(scene)
     assert "memory" not in vars(there)
     torch.testing.assert_close(there.chip(0, 0, 0, 40), chip, rtol=0, atol=0, equal_nan=True)

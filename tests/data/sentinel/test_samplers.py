@@ -116,4 +116,4 @@ def test_the_cut_lies_on_a_pixel_border():
         for row, part in zip(scene.index.itertuples(), parts, strict=True):
             pixels = (part.bounds[0] - row.affine.c) / 10
             assert abs(pixels - round(pixels)) < 1e-6
-            assert round(pixels) == round(row.s2.geobox.width * 0.7)
+            assert round(pixels) == round(row.reference.geobox.width * 0.7)

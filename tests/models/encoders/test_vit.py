@@ -10,11 +10,11 @@ from geossl.models.encoders.vit import ViT, vit_spec
 from geossl.models.files import load_encoder, save_encoder
 from geossl.models.layers.masking import enlarge, patch_shares, random_kept_ids
 from geossl.models.layers.patches import sincos_positions
-from geossl.sensors import INPUTS, RGB, SensorSpec
+from geossl.sensors import RGB, S1, S2, SensorSpec
 
 SMALL = {"dim": 32, "depth": 2, "heads": 2}
 CONV = {"dims": [8, 16, 32], "depths": [1, 1, 2], "heads": 2}
-BOTH = {"s1": INPUTS["s1"], "s2": INPUTS["s2"]}
+BOTH = {"s1": S1, "s2": S2}
 
 
 def flat(bands):
@@ -188,7 +188,7 @@ def test_partly_fed_images_do_not_depend_on_their_batch(make, position):
 def test_a_missing_sensor_counts_as_its_band_means(make):
     model = make(BOTH)
     s2 = torch.rand(1, 12, 32, 32)
-    mean = torch.tensor(INPUTS["s1"].mean).view(1, 2, 1, 1).expand(1, 2, 32, 32)
+    mean = torch.tensor(S1.mean).view(1, 2, 1, 1).expand(1, 2, 32, 32)
     alone = model.tokens({"s2": s2})
     torch.testing.assert_close(model.tokens({"s1": mean, "s2": s2}), alone, atol=1e-5, rtol=0)
     torch.testing.assert_close(model.tokens({"s1": torch.full_like(mean, torch.nan), "s2": s2}), alone, atol=0, rtol=0)
@@ -232,7 +232,7 @@ def test_a_saved_encoder_gives_the_same_vectors(make, position, tmp_path):
 def test_bands_are_chosen_by_name():
     batch = {"s1": torch.zeros(1, 2, 8, 8), "s2": torch.arange(12.0).view(1, 12, 1, 1).expand(1, 12, 8, 8)}
     sensor = choose_bands("s2", ("B08", "B02"))
-    assert sensor.mean == (INPUTS["s2"].mean[7], INPUTS["s2"].mean[1])
+    assert sensor.mean == (S2.mean[7], S2.mean[1])
     assert pick(batch, {"s2": sensor})["s2"][0, :, 0, 0].tolist() == [7, 1]
     assert pick(batch, {"rgb": RGB}) == {}
     with pytest.raises(BandError, match="s2 has no band B10; known: B01"):

@@ -1,0 +1,97 @@
+"""One raster file, or the files of one scene, of one sensor: how its pixels are read and put into physical units."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import rasterio
+from jaxtyping import Float
+from numpy import ndarray
+from odc.geo.crs import CRS
+from odc.geo.geobox import GeoBox
+from rasterio.io import DatasetReader
+from rasterio.windows import Window
+
+from geossl.sensors import SENSORS
+
+
+@dataclass(frozen=True)
+class RasterFile:
+    """One file of one sensor and how it is read; a plain value, hashable, no open handle.
+
+    Args:
+        path: The file.
+        sensor: Key of ``geossl.sensors.SENSORS``.
+        bands: 1-based numbers of the bands that are read, in their order.
+        offset: Added to numbers of reflectance before the division by ``scale``.
+        scale: Numbers per unit reflectance; 1 for files already in reflectance and for other units.
+        reason: How offset and scale were decided.
+        level: Processing level as far as the file says: ``L2A``, ``L1C``, ``gamma0 RTC``, or ``not stated``.
+        date: ``YYYYMMDD`` from the file's name; empty if there is none.
+        geobox: Its pixel grid.
+        zero_is_nodata: The file declares 0 as nodata.
+        fill: Number that makes a pixel unusable in any band.
+        quality: Bands of bit flags: 1-based number, and the bits that make a pixel unusable.
+        parts: Single-band files in place of bands of one file: the numbers of bands count these.
+    """
+
+    path: str
+    sensor: str
+    bands: tuple[int, ...]
+    offset: float | int  # an integer for Sentinel-2, since plans of maps compare it as text
+    scale: float
+    reason: str
+    level: str
+    date: str
+    geobox: GeoBox
+    zero_is_nodata: bool
+    fill: float | None = None
+    quality: tuple[tuple[int, int], ...] = ()
+    parts: tuple[str, ...] = ()
+
+    @property
+    def crs(self) -> CRS:
+        """CRS of the grid, which every file has."""
+        assert self.geobox.crs is not None
+        return self.geobox.crs
+
+    def read(self, source: DatasetReader, window: Window, shape: tuple[int, int]) -> Float[ndarray, "c h w"]:
+        """Numbers of a window, float32; NaN in all bands where a pixel is not usable.
+
+        Not usable: declared nodata, not finite, fill, flagged by a quality band, or 0 in every band where the sensor's
+        entry says so. A declared nodata value of 0 means the latter, too, since a dark Sentinel-2 pixel may well be 0
+        in one band.
+        """
+        zero_is_fill = SENSORS[self.sensor].zero_is_fill
+        unmasked = self.zero_is_nodata and zero_is_fill  # a mask reads all of it again
+        data = self.layers(source, self.bands, window, shape, masked=not unmasked)
+        numbers = np.ma.getdata(data).astype(np.float32)
+        invalid = ~np.isfinite(numbers).all(axis=0)
+        if zero_is_fill:
+            invalid |= (numbers == 0).all(axis=0)
+        if self.fill is not None:
+            invalid |= (numbers == self.fill).any(axis=0)
+        if not unmasked:
+            invalid |= np.ma.getmaskarray(data).any(axis=0)
+        for number, bits in self.quality:
+            flags = self.layers(source, (number,), window, shape, masked=False)[0]
+            invalid |= (np.nan_to_num(flags).astype(np.int64) & bits) > 0
+        numbers[:, invalid] = np.nan
+        return numbers
+
+    def layers(
+        self, source: DatasetReader, numbers: tuple[int, ...], window: Window, shape: tuple[int, int], *, masked: bool
+    ) -> ndarray:
+        """Bands as stored, of the open file or each of its own file; nearest pixels if ``shape`` is smaller."""
+        if not self.parts:
+            return source.read(list(numbers), window=window, out_shape=(len(numbers), *shape), masked=masked)
+        found = []
+        for number in numbers:
+            with rasterio.open(self.parts[number - 1]) as part:
+                found.append(part.read(1, window=window, out_shape=shape, masked=masked))
+        return np.ma.stack(found) if masked else np.stack(found)
+
+    def physical(self, numbers: Float[ndarray, "c h w"]) -> Float[ndarray, "c h w"]:
+        """File numbers to the sensor's unit; reflectance below 0 is cut to 0."""
+        if SENSORS[self.sensor].unit != "reflectance":
+            return numbers
+        return np.maximum(numbers + np.float32(self.offset), 0) / np.float32(self.scale)

@@ -259,7 +259,9 @@ def finished_sums(work: Work) -> dict[Shard, checksums.Sums]:
     Raises:
         RunError: If a file of a finished shard has gone since; the shard counts as missing from now on.
     """
-    sums = {shard: work.build.files(shard) or checksums.sums_of(work.data, shard) for shard in work.plan.shards}
+    sums: dict[Shard, checksums.Sums] = {
+        shard: work.build.files(shard) or checksums.sums_of(work.data, shard) for shard in work.plan.shards
+    }
     lost = [s for s in sums if any(n != checksums.size_of(work.data, name, s) for name, (n, _) in sums[s].items())]
     if lost:
         work.build.reopen(lost)

@@ -105,12 +105,13 @@ def read_sums(path: Path) -> dict[str, Int[ndarray, "r c 2"]]:
 
 def lost(path: Path, table: Int[ndarray, "r c 2"], name: str) -> list[Shard]:
     """Shards of an array whose file is missing or of another size; looks at folders and sizes only."""
-    sizes = np.zeros(table.shape[:2], np.int64)
+    height, width = grid = (len(table), len(table[0]))
+    sizes = np.zeros(grid, np.int64)
     rows = shard_file(path, name, (0, 0)).parents[1]
     for row in entries(rows):
         for column in entries(row):
             shard = int(row.name), int(column.name)
-            if shard[0] < sizes.shape[0] and shard[1] < sizes.shape[1]:
+            if shard[0] < height and shard[1] < width:
                 sizes[shard] = column.stat().st_size
     return [(int(r), int(c)) for r, c in np.argwhere((sizes != table[..., 0]) & (table[..., 0] > 0))]
 

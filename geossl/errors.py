@@ -1,7 +1,39 @@
 """Errors a caller can cause: one line each, saying what is wrong, what was expected and what to do."""
 
 import difflib
+import re
 from collections.abc import Iterable
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
+
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>()]+")
+SECRET = re.compile(
+    r"sig|signature|.*(token|secret|passw|pwd|credential|auth|api.?key|subscription).*|key|x-(amz|goog)-.*|s[etkprv]"
+    r"|sk[a-z]+|expires|policy|key-pair-id|awsaccesskeyid|googleaccessid",
+    re.IGNORECASE,
+)
+
+
+def redact(text: str) -> str:
+    """A text without the secrets of the addresses in it: user names, passwords, signatures, keys, tokens.
+
+    Whatever is written to disk or printed and may hold an address goes through here.
+    """
+    return ADDRESS.sub(lambda match: without_secrets(match[0]), text)
+
+
+def without_secrets(address: str) -> str:
+    """An address whose user name, password and secret query values are gone; other parts stay as they are."""
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return address.split("?")[0].split("@")[-1]
+    host, at = parts.netloc.rpartition("@")[::2][::-1] if "@" in parts.netloc else (parts.netloc, "")
+    query = "&".join(
+        pair for pair in parts.query.split("&") if not any(SECRET.fullmatch(key) for key, _ in parse_qsl(pair, True))
+    )
+    if not at and query == parts.query:
+        return address
+    return urlunsplit((parts.scheme, host, parts.path, query, parts.fragment))
 
 
 class GeosslError(Exception):

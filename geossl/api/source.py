@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from geossl import grid
 from geossl.data.sentinel.rasters import LocalRasters
-from geossl.data.stac.composite import CatalogScenes
-from geossl.data.stac.ranking import check_request, find_scenes, search_metadata
+from geossl.data.stac.ranking import check_request, find_scenes, resumed, search_metadata
 from geossl.errors import InputError, UnknownSettingError
 from geossl.inference.engine.plan import source_metadata
 from geossl.sensors import PAIR, SENSORS
@@ -186,7 +185,7 @@ def opened(source: Catalog | Rasters | Source, region: grid.Aoi, out: Path | Non
     request = source.request()
     known = {} if overwrite or out is None else source_metadata(out)
     if known.get("search") == search_metadata(region, request):
-        return CatalogScenes.from_json(known)
+        return resumed(region, known, request)
     return find_scenes(region, request.pop("date"), **request)
 
 

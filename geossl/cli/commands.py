@@ -23,7 +23,7 @@ from geossl.cli.options import (
 )
 from geossl.cli.points import points
 from geossl.cli.progress import print_log, progress_line, step_line
-from geossl.errors import GeosslError, InputError, Note
+from geossl.errors import GeosslError, InputError, Note, redact
 
 
 class Verbs(InOrder):
@@ -33,7 +33,7 @@ class Verbs(InOrder):
         """Exit with 2 on bad input, 1 on failed work, 130 when interrupted; one line on stderr, no traceback."""
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", Note)
-        warnings.showwarning = lambda message, *_: click.echo(f"geossl: note: {message}", err=True)
+        warnings.showwarning = lambda message, *_: click.echo(redact(f"geossl: note: {message}"), err=True)
         print_log()
         try:
             return super().main(*args, **{**settings, "standalone_mode": False})
@@ -49,7 +49,7 @@ class Verbs(InOrder):
 
 def fail(message: str, code: int) -> NoReturn:
     """Print one line and leave."""
-    click.echo(f"geossl: {' '.join(message.split())}", err=True)
+    click.echo(redact(f"geossl: {' '.join(message.split())}"), err=True)
     sys.exit(code)
 
 

@@ -19,6 +19,7 @@ from pyproj import Transformer
 from geossl.data.stac import clouds, remote
 from geossl.data.stac.scenes import Scene
 from geossl.data.stac.search import Catalog
+from geossl.errors import redact
 from geossl.sensors import BANDS
 
 COMPOSITES = ("clearest", "medoid", "median")
@@ -61,7 +62,9 @@ class CatalogScenes:
         metadata: dict[str, Any] = {name: [scene.to_json() for scene in scenes[name]] for name in self.sensors}
         if self.radar and self.optical:
             metadata["delta_days"] = max(scene.apart for scene in self.firsts(self.radar))
-        return {"search": self.search, "catalog": self.catalog.url, "sign": self.catalog.sign, **metadata}
+        if any(redact(href) != href for scene in (*self.radar, *self.optical) for _, href in scene.hrefs):
+            metadata["asks_again"] = True  # addresses hold secrets, which are not written down
+        return {"search": self.search, "catalog": redact(self.catalog.url), "sign": self.catalog.sign, **metadata}
 
     @staticmethod
     def firsts(scenes: Sequence[Scene]) -> list[Scene]:

@@ -9,6 +9,7 @@ import xarray as xr
 from odc.geo.geobox import GeoBox
 
 from geossl.data.stac.composite import EPOCH, CatalogScenes, outline
+from geossl.errors import redact
 from geossl.grid import Aoi, Lattice, by_zone, check_crs
 from geossl.outputs import make_folder, replacing
 from geossl.sensors import BANDS
@@ -74,7 +75,11 @@ def write_tile(path: Path, cube: xr.Dataset, sensor: str, geobox: GeoBox, source
         scaled = np.clip(np.rint(data * 10000), 1, 65535)  # 0 is nodata
         data = np.where(np.isnan(data), 0, scaled).astype(np.uint16)
     scenes = source.radar if sensor == "s1" else source.optical
-    tags = {"SCENES": " ".join(s.id for s in scenes), "COMPOSITE": source.composite, "CATALOG": source.catalog.url}
+    tags = {
+        "SCENES": " ".join(s.id for s in scenes),
+        "COMPOSITE": source.composite,
+        "CATALOG": redact(source.catalog.url),
+    }
     tags |= {"BOA_ADD_OFFSET": "0", "LEVEL": "L2A"} if sensor == "s2" else {"LEVEL": "gamma0 RTC"}
     if sensor == "s2" and "date" in cube:
         days = np.unique(cube["date"].values)

@@ -16,14 +16,16 @@ from rasterio.io import DatasetReader
 from geossl.data.stac import remote
 from geossl.data.stac.clouds import BAD, MASKS, check_mask
 from geossl.data.stac.composite import COMPOSITES, CatalogScenes
-from geossl.data.stac.scenes import Scene, days_between, scene_of
+from geossl.data.stac.hrefs import check_item
+from geossl.data.stac.scenes import EARTH_SEARCH, Scene, days_between, s1_hrefs, s2_hrefs, scene_of
 from geossl.data.stac.search import INSTALL, Catalog, Item, catalog_of, parse_dates, search
-from geossl.errors import BandError, InputError, Note
+from geossl.errors import BandError, InputError, Note, redact
 from geossl.grid import Aoi
 from geossl.sensors import BANDS
 
 LOOK_PX = 512  # side of the thinned look scenes are ranked on
 WHOLE = 0.999  # share of a region that counts as all of it
+WANTED = (*EARTH_SEARCH, *EARTH_SEARCH.values(), *BANDS["s1"])  # names of the assets that are read
 PAIR_DAYS = 12  # radar farther from the optical date is told
 
 
@@ -61,10 +63,10 @@ def find_scenes(
         found[sensor] = decided(items, sensor, where)
     if not any(found.values()):
         raise InputError(
-            f"--catalog {where.url} has no usable scene over {aoi.name} in {dates}; widen --date or --max-cloud"
+            f"--catalog {redact(where.url)} has no usable scene over {aoi.name} in {dates}; widen --date or --max-cloud"
         )
     for sensor in [sensor for sensor, scenes in found.items() if not scenes]:
-        warnings.warn(f"no usable {sensor} scene over {aoi.name} in {dates} in {where.url}", Note, stacklevel=2)
+        warnings.warn(f"no usable {sensor} scene over {aoi.name} in {dates} in {redact(where.url)}", Note, stacklevel=2)
     optical = ranked_days([replace(scene, mask=mask) for scene in found.get("s2", [])], aoi, where.sign)
     radar = ranked_passes(found.get("s1", []), aoi, optical)
     request = {"catalog": catalog, "composite": composite, "sensors": sensors, "max_cloud": max_cloud, "mask": mask}
@@ -103,7 +105,41 @@ def cloud_cover(item: Item) -> float:
 def search_metadata(aoi: Aoi, request: dict[str, Any]) -> dict[str, Any]:
     """What was asked for, as JSON values."""
     region = hashlib.sha256(shapely.to_wkb(aoi.geometry)).hexdigest()
-    return {**request, "sensors": list(request["sensors"]), "region_sha256": region}
+    catalog = redact(request["catalog"])
+    return {**request, "catalog": catalog, "sensors": list(request["sensors"]), "region_sha256": region}
+
+
+def resumed(aoi: Aoi, metadata: dict[str, Any], request: dict[str, Any]) -> CatalogScenes:
+    """The scenes of a map that was begun, as its plan has them.
+
+    Plans hold no secrets: where addresses had some, the catalogue is asked for them again.
+
+    Args:
+        aoi: Region.
+        metadata: ``source`` of the plan.
+        request: What is asked for now; equal to what the plan was made for.
+
+    Raises:
+        InputError: If a scene of the plan is not in the catalogue any more.
+    """
+    source = CatalogScenes.from_json(metadata)
+    where = catalog_of(request["catalog"])
+    source = replace(source, catalog=where)
+    if not metadata.get("asks_again"):
+        return source
+    known = {}
+    for sensor in source.sensors:
+        for item in search(aoi, parse_dates(request["date"]), where, sensor):
+            check_item(item, WANTED, where.url)
+            known[sensor, item["id"]] = s1_hrefs(item) if sensor == "s1" else s2_hrefs(item)
+
+    def renew(scene: Scene) -> Scene:
+        """A scene with addresses that can be read now."""
+        if (scene.sensor, scene.id) not in known:
+            raise InputError(f"scene {scene.id} of the map that was begun is not in {redact(where.url)} any more")
+        return replace(scene, hrefs=known[scene.sensor, scene.id])
+
+    return replace(source, optical=tuple(map(renew, source.optical)), radar=tuple(map(renew, source.radar)))
 
 
 def decided(items: Sequence[Item], sensor: str, catalog: Catalog) -> list[Scene]:
@@ -111,6 +147,7 @@ def decided(items: Sequence[Item], sensor: str, catalog: Catalog) -> list[Scene]
     valid, refused = [], []
     for item in items:
         try:
+            check_item(item, WANTED, catalog.url)
             valid.append(scene_of(item, sensor, partial(dark_percentile, sign=catalog.sign)))
         except BandError as error:
             refused.append(str(error))

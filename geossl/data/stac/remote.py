@@ -16,7 +16,8 @@ from rasterio.windows import Window
 
 from geossl.data.resampling import onto, source_coordinates
 from geossl.data.sentinel.bands import GDAL_CACHE_BYTES
-from geossl.errors import InputError, RunError
+from geossl.data.stac.hrefs import driver_of
+from geossl.errors import InputError, RunError, redact
 
 T = TypeVar("T")
 TRIES = 8
@@ -126,13 +127,16 @@ def opened(href: str, sign: str, use: Callable[[DatasetReader], T]) -> T:
             time.sleep(wait)
             wait = min(2 * wait, LONGEST_WAIT)
         try:
-            with rasterio.Env(**GDAL), rasterio.open(gdal_name(signed(href, sign, attempt), attempt)) as source:
+            with (
+                rasterio.Env(**GDAL),
+                rasterio.open(gdal_name(signed(href, sign, attempt), attempt), driver=driver_of(href)) as source,
+            ):
                 return use(source)
         except (rasterio.errors.RasterioError, OSError) as failure:  # signing asks a server, too
             error = failure
             if "404" in str(failure):
                 break
-    raise RunError(f"{href} cannot be read ({' '.join(str(error).split())[:200]})")
+    raise RunError(redact(f"{href} cannot be read ({' '.join(str(error).split())[:200]})"))
 
 
 def gdal_name(href: str, attempt: int) -> str:

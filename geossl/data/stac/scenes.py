@@ -11,7 +11,7 @@ import shapely
 
 from geossl.data.sentinel.offset import NEW_BASELINE
 from geossl.data.stac.search import Item
-from geossl.errors import BandError
+from geossl.errors import BandError, redact
 from geossl.sensors import S1_BANDS, S2_BANDS
 
 EARTH_SEARCH = {
@@ -71,9 +71,9 @@ class Scene:
         return dict(self.hrefs)[band]
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values; ``from_json`` is the inverse."""
+        """JSON values without secrets; ``from_json`` is the inverse, but for those."""
         areas = {"footprint": self.footprint.hex(), "within": self.within.hex()}
-        return asdict(self) | {"hrefs": dict(self.hrefs), **areas}
+        return asdict(self) | {"hrefs": {band: redact(href) for band, href in self.hrefs}, **areas}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Scene":

@@ -10,7 +10,8 @@ from typing import Any
 
 import shapely
 
-from geossl.errors import InputError, MissingFileError, UnknownNameError
+from geossl.data.stac.hrefs import check_href
+from geossl.errors import InputError, MissingFileError, UnknownNameError, redact
 from geossl.grid import Aoi
 
 Item = dict[str, Any]  # a STAC item as JSON
@@ -113,7 +114,8 @@ def search(aoi: Aoi, dates: tuple[date, date], catalog: Catalog, sensor: str) ->
     except InputError:
         raise
     except Exception as error:  # pystac-client, requests and pyarrow raise many kinds
-        raise InputError(f"--catalog {catalog.url} cannot be searched ({' '.join(str(error).split())[:160]})") from None
+        why = " ".join(str(error).split())
+        raise InputError(redact(f"--catalog {catalog.url} cannot be searched ({why})")[:300]) from None
     best = next((name for name in wanted if any(item.get("collection") == name for item in items)), None)
     chosen = {item["id"]: item for item in items if item.get("collection") == best}
     return sorted(chosen.values(), key=lambda item: (item["properties"].get("datetime", ""), item["id"]))
@@ -123,7 +125,11 @@ def from_api(aoi: Aoi, dates: tuple[date, date], url: str, collections: tuple[st
     """Ask a STAC API, part by part, so that a region on both sides of the antimeridian is no band around the Earth."""
     from pystac_client import Client  # lazy: extra
 
-    client = Client.open(url)
+    def checked(request: Any) -> None:
+        """The pages of an answer are of the same host; nothing else is asked."""
+        check_href(request.url, url)
+
+    client = Client.open(url, request_modifier=checked)
     period = f"{dates[0]}T00:00:00Z/{dates[1]}T23:59:59Z"
     for collection in collections:
         for side in (shapely.box(-180, -90, 0, 90), shapely.box(0, -90, 180, 90)):
@@ -139,7 +145,15 @@ def from_static(url: str) -> Iterator[Item]:
     """Walk a static catalogue; links become absolute."""
     import pystac  # lazy: extra
 
-    for item in pystac.Catalog.from_file(url).get_items(recursive=True):
+    class CheckedIO(pystac.stac_io.DefaultStacIO):
+        """Follows the links of a catalogue only where it may point."""
+
+        def read_text_from_href(self, href: str) -> str:
+            """Text of a document of the catalogue."""
+            check_href(href, url)
+            return super().read_text_from_href(href)
+
+    for item in pystac.Catalog.from_file(url, stac_io=CheckedIO()).get_items(recursive=True):
         item.make_asset_hrefs_absolute()
         yield item.to_dict(include_self_link=False, transform_hrefs=False)
 

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from shapely.geometry import box, mapping
 
 from geossl.cli import main
+from geossl.inference.engine import workers
 from geossl.models.encoders.croma import CROMAEncoder, croma_spec
 from geossl.models.files import save_encoder
 from geossl.sensors import S2_BANDS
@@ -179,7 +180,8 @@ def text(name, content):
         (text("w.pt", b"cos\nsystem\n(S'touch hacked'\ntR."), ["it was not run"]),
     ],
 )
-def test_embed_refuses_bad_input_and_writes_nothing(place, encoder, change, words):
+def test_embed_refuses_bad_input_and_writes_nothing(place, encoder, change, words, monkeypatch):
+    monkeypatch.setattr(workers, "ANSWER_S", 1.0)
     changes = change(place)
     before = sorted(os.listdir(place))
     refused(embed(place, encoder, **changes), *words)

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from jupyter_client.manager import start_new_kernel
 from nbclient import NotebookClient
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -28,11 +29,23 @@ def test_a_notebook_is_kept_with_its_pictures_and_is_small(path):
     assert str(Path.home()) not in path.read_text()
 
 
+@pytest.fixture(scope="module")
+def kernel():
+    """One kernel for all notebooks: importing torch takes longer than most of them do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(EXAMPLES.parent))
+        manager, client = start_new_kernel(kernel_name="python3")
+    client.stop_channels()
+    yield manager
+    manager.shutdown_kernel(now=True)
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_a_notebook_runs_and_writes_nothing_where_it_stands(path, tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(EXAMPLES.parent))
+def test_a_notebook_runs_and_writes_nothing_where_it_stands(path, tmp_path, kernel):
     notebook = nbformat.read(path, as_version=4)
     pictures = sum("image/png" in output.get("data", {}) for output in outputs(notebook))
-    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    fresh = nbformat.v4.new_code_cell(f"%reset -f\n%cd -q {tmp_path}")
+    notebook.cells.insert(0, fresh)
+    NotebookClient(notebook, km=kernel, timeout=600).execute(reset_kc=False, cleanup_kc=False)
     assert sum("image/png" in output.get("data", {}) for output in outputs(notebook)) == pictures
     assert not list(tmp_path.iterdir())

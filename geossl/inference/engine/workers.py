@@ -15,6 +15,7 @@ import torch
 from geossl.errors import InputError
 
 KNOWN = "sync, processes, processes:N, tcp://host:port or file:scheduler.json"
+ANSWER_S = 10.0  # seconds a cluster may take to answer
 AHEAD = 2  # shards per worker: one is encoded while the next is read
 
 
@@ -110,7 +111,7 @@ def client(scheduler: str) -> Iterator[tuple[Any, int]]:
     if file != scheduler and not Path(file).is_file():
         raise InputError(f"--scheduler file {file!r} does not exist; `dask scheduler --scheduler-file {file}` makes it")
     try:
-        connected = Client(**where, timeout="10s")
+        connected = Client(**where, timeout=ANSWER_S)
     except (OSError, ValueError):
         raise InputError(f"--scheduler {scheduler} does not answer; start one with `dask scheduler`") from None
     with connected:

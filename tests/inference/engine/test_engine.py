@@ -16,7 +16,7 @@ import xarray as xr
 
 from geossl.errors import GridError, InputError, RunError
 from geossl.grid import Aoi, read_aoi
-from geossl.inference.engine import estimate
+from geossl.inference.engine import estimate, workers
 from geossl.inference.engine.lazy import embed
 from geossl.inference.engine.plan import BuildFolder
 from geossl.inference.engine.run import dry_run, embed_map
@@ -205,7 +205,10 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("scheduler", ["slurm", "processes:0", "processes:x", "file:none.json", "tcp://127.0.0.1:9"])
-def test_schedulers_that_are_not_there_are_refused_and_nothing_is_left(region, croma_file, tmp_path, scheduler):
+def test_schedulers_that_are_not_there_are_refused_and_nothing_is_left(
+    region, croma_file, tmp_path, scheduler, monkeypatch
+):
+    monkeypatch.setattr(workers, "ANSWER_S", 1.0)
     with pytest.raises(InputError, match=r"--scheduler .*(is not known|does not exist|does not answer)"):
         embed_map(region, Memory(), croma_file, tmp_path / "a.zarr", scheduler=scheduler)
     assert not list(tmp_path.iterdir())

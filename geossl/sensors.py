@@ -5,6 +5,7 @@ sensor is a new entry: it becomes a keyword of ``geossl.Rasters``, an option of 
 and a key of ``encoder.sensors``. No torch and no GDAL here.
 """
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -32,8 +33,12 @@ class SensorSpec:
         """Check that statistics and bands match."""
         if not len(self.bands) == len(self.mean) == len(self.std):
             raise ValueError(f"{len(self.bands)} bands, {len(self.mean)} means, {len(self.std)} stds; need one each")
-        if min(self.std) <= 0:
+        if len(set(self.bands)) < len(self.bands):
+            raise ValueError(f"every band once, got {', '.join(self.bands)}")
+        if not all(math.isfinite(s) and s > 0 for s in self.std):
             raise ValueError(f"std must be positive for every band, got {list(self.std)}")
+        if not all(math.isfinite(m) for m in self.mean):
+            raise ValueError(f"mean must be a number for every band, got {list(self.mean)}")
 
 
 @dataclass(frozen=True)

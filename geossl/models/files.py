@@ -1,8 +1,10 @@
 """Encoders on disk: one safetensors file with weights, spec and provenance."""
 
 import json
+import math
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -10,13 +12,15 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
-from geossl.errors import MissingFileError, UnknownNameError, WeightsError
+from geossl.errors import GeosslError, MissingFileError, UnknownNameError, WeightsError
 from geossl.models.download import ENCODERS, download
 from geossl.models.encoder import DenseEncoder, DenseModel, Encoder
 from geossl.models.encoders.croma_weights import from_layout, load_strictly
 from geossl.outputs import replacing
 
+LARGEST = 4096  # a size no spec exceeds unless one of its tensors does
 ARCHITECTURES = {  # imported when asked for: some need an extra
     "croma": "geossl.models.encoders.croma:CROMAEncoder",
     "vit": "geossl.models.encoders.vit:ViT",
@@ -107,13 +111,51 @@ def read_safetensors(path: Path) -> Encoder:
         raise WeightsError(f"{path} is damaged or no safetensors file; copy it again") from None
     if note is None:
         return from_layout(state, path=path)
-    name = note["spec"]["architecture"]
-    if name not in ARCHITECTURES:
-        raise WeightsError(f"{path} needs architecture {name!r}; this geossl knows {', '.join(ARCHITECTURES)}")
-    kind = architecture(name)
-    encoder = kind(kind.spec_type.from_dict(note["spec"]))
+    encoder = built(note, state, path)
     load_strictly(encoder, state, path)
     return encoder.eval()
+
+
+def built(note: Any, state: Mapping[str, Tensor], path: Path) -> Encoder:
+    """The encoder that a file's own header describes, weights not yet loaded.
+
+    Raises:
+        WeightsError: If the header is not one of ours, or claims a model larger than the tensors beside it.
+    """
+    spec = note.get("spec") if isinstance(note, dict) else None
+    name = spec.get("architecture") if isinstance(spec, dict) else None
+    if not isinstance(spec, dict) or not isinstance(name, str):
+        raise WeightsError(f"{path} has a damaged header (no spec of an encoder); copy it again")
+    if name not in ARCHITECTURES:
+        raise WeightsError(f"{path} needs architecture {name!r}; this geossl knows {', '.join(ARCHITECTURES)}")
+    largest = max((max(value.shape, default=1) for value in state.values()), default=1)
+    if claimed := [key for key, number in numbers_in(spec) if max(LARGEST, largest, len(state)) < number < math.inf]:
+        raise WeightsError(f"{path} claims {claimed[0]} far beyond the tensors it holds; it is damaged")
+    kind = architecture(name)
+    try:
+        spec = kind.spec_type.from_dict(spec)
+        with suppress(NotImplementedError), torch.device("meta"):  # sizes first: takes no memory
+            tensors = [*kind(spec).state_dict().values()]
+            if sum(t.numel() for t in tensors) > 2 * sum(t.numel() for t in state.values()) + LARGEST:
+                raise WeightsError(f"{path} claims a model far larger than the tensors it holds; it is damaged")
+        return kind(spec)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, AssertionError) as error:
+        if isinstance(error, GeosslError):
+            raise
+        reason = " ".join(str(error).split())[:120]
+        raise WeightsError(f"{path} describes no encoder that can be built ({reason}); copy it again") from None
+
+
+def numbers_in(values: Any, key: str = "spec") -> Iterator[tuple[str, float]]:
+    """Numbers in nested JSON, with the key they stand under."""
+    if isinstance(values, Mapping):
+        for name, value in values.items():
+            yield from numbers_in(value, str(name))
+    elif isinstance(values, list | tuple):
+        for value in values:
+            yield from numbers_in(value, key)
+    elif isinstance(values, int | float) and not isinstance(values, bool):
+        yield key, values
 
 
 def architecture(name: str) -> type[Encoder]:

@@ -7,6 +7,8 @@ import threading
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from geossl.errors import MissingFileError, UnknownNameError, WeightsError
 from geossl.models import download as downloads
@@ -213,3 +215,63 @@ def test_an_unknown_architecture_is_named(encoder, tmp_path):
     save_file(encoder.state_dict(), tmp_path / "x.safetensors", metadata)
     with pytest.raises(WeightsError, match="needs architecture 'vit9'"):
         read_encoder(tmp_path / "x.safetensors")
+
+
+def rewritten(path, encoder, change_state=None, change_note=None):
+    """A file of ours with something in it changed."""
+    save_encoder(path, encoder, {})
+    with safe_open(path, "pt") as file:
+        note = json.loads(file.metadata()["geossl"])
+        state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    if change_state:
+        change_state(state)
+    if change_note:
+        note = change_note(note) or note
+    save_file(state, path, {"geossl": json.dumps(note)})
+    return path
+
+
+def put(state, number):
+    key = sorted(state)[3]
+    state[key] = torch.full_like(state[key], number)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_numbers_are_refused(encoder, tmp_path, number):
+    path = rewritten(tmp_path / "e.safetensors", encoder, change_state=lambda s: put(s, number))
+    with pytest.raises(WeightsError, match=r"holds NaN or infinite numbers in 1 tensors, first '"):
+        read_encoder(path)
+
+
+def test_whole_numbers_in_place_of_weights_are_refused(encoder, tmp_path):
+    def whole(state):
+        key = sorted(state)[0]
+        state[key] = state[key].to(torch.int32)
+
+    path = rewritten(tmp_path / "e.safetensors", encoder, change_state=whole)
+    with pytest.raises(WeightsError, match="has wrongly typed 1 tensors"):
+        read_encoder(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda n: n["spec"]["sensors"]["s2"].update(std=[0.0] * 12), "std must be positive"),
+        (lambda n: n["spec"]["sensors"]["s2"].update(std=[float("nan")] * 12), "std must be positive"),
+        (lambda n: n["spec"]["sensors"]["s2"].update(mean=[float("inf")] * 12), "mean must be a number"),
+        (lambda n: n["spec"]["sensors"]["s2"].update(bands=["B02"] * 12), "every band once"),
+        (lambda n: n["spec"]["arguments"].update(depth=10**9), "claims depth far beyond"),
+        (lambda n: n["spec"]["arguments"].update(dim=4096, depth=24), "claims a model far larger"),
+        (lambda n: n["spec"]["arguments"].update(dim="wide"), "describes no encoder that can be built"),
+        (lambda n: n["spec"].update(nonsense=1), "describes no encoder that can be built"),
+        (lambda n: n["spec"].pop("sensors") and None, "describes no encoder that can be built"),
+        (lambda n: n["spec"].update(architecture=["croma"]), "damaged header"),
+        (lambda n: {"provenance": {}}, "damaged header"),
+        (lambda n: [1, 2], "damaged header"),
+        (lambda n: {"spec": "croma"}, "damaged header"),
+    ],
+)
+def test_a_damaged_header_is_one_line(encoder, tmp_path, change, words):
+    path = rewritten(tmp_path / "e.safetensors", encoder, change_note=change)
+    with pytest.raises(WeightsError, match=words):
+        read_encoder(path)

@@ -121,7 +121,7 @@ def main():
     aside = EvaluatedEncoder("branches side by side", lambda seed: SideBySide(encoders[seed]), False)
     resnet = EvaluatedEncoder("ResNet-18 from scratch", lambda seed: from_scratch(spec, seed), False)
     seeds = len(encoders)
-    say = lambda what, done, total: print(f"{what} {done}/{total}", flush=True)  # noqa: E731
+    say = lambda done, total, what: print(f"{what} {done}/{total}", flush=True)  # noqa: E731
     heads = Settings(("knn", "linear", "mlp", "kmeans"), seeds=seeds, shares=(0.1, 0.25, 0.5), progress=say)
     tune = Settings(("finetune",), seeds=seeds, finetune=TUNE, progress=say)
     works = {}

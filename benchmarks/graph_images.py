@@ -77,13 +77,13 @@ def main():
     out.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     if not (out / "graphs.npz").exists():
-        geossl.write_graph(out / "graphs.npz", geossl.graphs_from_images(args.set, segment_px=args.segment_px))
+        geossl.graphs.write(out / "graphs.npz", geossl.graphs.from_images(args.set, segment_px=args.segment_px))
     graphs, y = read_graph(out / "graphs.npz"), images.labels
     print(f"{len(y)} graphs of {graphs.num_nodes / len(y):.0f} nodes  {time.monotonic() - started:.0f} s", flush=True)
     rows = {}
     for seed in range(args.seeds):
         train = images.parts("auto", seed) != 2
-        file = geossl.write_graph(out / f"train{seed}.npz", part_of(graphs, train))
+        file = geossl.graphs.write(out / f"train{seed}.npz", part_of(graphs, train))
         values = [f"data.source={file}", f"train.seed={seed}", f"out={out}/seed{seed}", "resume=true"]
         recipe = recipes.load("graphmae", [*SETTINGS, *values, *args.changes])
         torch.manual_seed(seed)
@@ -92,11 +92,11 @@ def main():
         trained = geossl.load_encoder(geossl.pretrain(recipe) / "encoder.safetensors")
         seconds = time.monotonic() - started
         mean, both = pooled(graphs)
-        learned = geossl.embed_graphs(graphs, trained).to_numpy()
+        learned = geossl.graphs.embed_many(graphs, trained).to_numpy()
         vectors = {
             "mean of node features": mean,
             "their mean and standard deviation": both,
-            "GraphMAE before training": geossl.embed_graphs(graphs, fresh).to_numpy(),
+            "GraphMAE before training": geossl.graphs.embed_many(graphs, fresh).to_numpy(),
             "GraphMAE": learned,
             "GraphMAE and mean of node features": np.hstack([learned, mean]),
         }

@@ -71,7 +71,7 @@ def clusterings(graph, file, seed, out):
     started = time.monotonic()
     encoder = geossl.pretrain(scgc) / "encoder.safetensors"
     seconds["SCGC*"] = time.monotonic() - started
-    found["SCGC*"] = geossl.cluster_graph(mean, encoder)["cluster"].to_numpy()
+    found["SCGC*"] = geossl.graphs.cluster(mean, encoder)["cluster"].to_numpy()
     return found, seconds
 
 
@@ -116,7 +116,7 @@ def main():
     print("| scene | | ARI | NMI |\n|---|---|---|---|")
     for name, cube, graph in scenes(args.source):
         (out / name).mkdir(parents=True, exist_ok=True)
-        file = geossl.write_graph(out / name / "graph.npz", graph)
+        file = geossl.graphs.write(out / name / "graph.npz", graph)
         truth = graph.y.numpy()
         known, scores = truth >= 0, {}
         for seed in range(args.seeds):

@@ -13,7 +13,7 @@ import argparse
 
 from small_teachers import InMemory, arguments, measured, optim, readout, spread, student, teachers, trained
 
-import geossl
+from geossl.api.attention import attention_profile
 from geossl.evaluation.attention import plot_profiles
 from geossl.methods.hybrid_distill import HybridDistill, Relations
 from geossl.models.teachers import EncoderTeacher
@@ -47,7 +47,7 @@ def main():
         return readout(encoder, pictures, test)[0]
 
     def row(name, encoders, found):
-        profiles = [geossl.attention_profile(encoder, images)["encoder"] for encoder in encoders]
+        profiles = [attention_profile(encoder, images)["encoder"] for encoder in encoders]
         shown[name] = profiles[0]
         nmi = [p.nmi.mean(axis=1) for p in profiles]
         cells = [spread([f[key] for f in found]) for key in ("linear", "knn")]

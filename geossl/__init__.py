@@ -1,14 +1,18 @@
 """Self-supervised learning for Sentinel-1/2: pretrain encoders, map embeddings.
 
-Names load on first use, so that ``import geossl`` and ``geossl --help`` do not wait for torch.
+Names load on first use, so that ``import geossl`` and ``geossl --help`` do not wait for torch. Other kinds of data have
+their own namespaces: ``geossl.points``, ``geossl.series``, ``geossl.graphs``.
 """
 
+import difflib
+import sys
+from collections.abc import Mapping
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from geossl.api.anomaly import anomaly as anomaly
-    from geossl.api.attention import attention_profile as attention_profile
     from geossl.api.embed import cube as cube
     from geossl.api.embed import embed as embed
     from geossl.api.embed import embed_map as embed_map
@@ -17,22 +21,9 @@ if TYPE_CHECKING:
     from geossl.api.evaluate.run import evaluate as evaluate
     from geossl.api.export import export as export
     from geossl.api.finetune import finetune as finetune
-    from geossl.api.graphs.build import graph_from_geodataframe as graph_from_geodataframe
-    from geossl.api.graphs.build import graph_from_raster as graph_from_raster
-    from geossl.api.graphs.build import graphs_from_images as graphs_from_images
-    from geossl.api.graphs.build import write_graph as write_graph
-    from geossl.api.graphs.embed import class_raster as class_raster
-    from geossl.api.graphs.embed import cluster_graph as cluster_graph
-    from geossl.api.graphs.embed import embed_graph as embed_graph
-    from geossl.api.graphs.embed import embed_graphs as embed_graphs
-    from geossl.api.points.classify import classify_points as classify_points
-    from geossl.api.points.classify import finetune_points as finetune_points
-    from geossl.api.points.embed import embed_points as embed_points
     from geossl.api.pretrain.run import pretrain as pretrain
     from geossl.api.segment import segment as segment
-    from geossl.api.series import embed_series as embed_series
     from geossl.api.similar import similar as similar
-    from geossl.api.similar import similar_map as similar_map
     from geossl.api.similar import view as view
     from geossl.api.source import Catalog as Catalog
     from geossl.api.source import Rasters as Rasters
@@ -40,31 +31,23 @@ if TYPE_CHECKING:
     from geossl.inference.outputs.raster import open_map as open  # noqa: F401
     from geossl.models.files import load_encoder as load_encoder
 
+    points: Any
+    series: Any
+    graphs: Any
+
 __version__ = "0.1.0"
 
 PUBLIC = {
     "Catalog": "geossl.api.source:Catalog",
     "Rasters": "geossl.api.source:Rasters",
     "anomaly": "geossl.api.anomaly:anomaly",
-    "attention_profile": "geossl.api.attention:attention_profile",
-    "class_raster": "geossl.api.graphs.embed:class_raster",
-    "classify_points": "geossl.api.points.classify:classify_points",
-    "cluster_graph": "geossl.api.graphs.embed:cluster_graph",
     "cube": "geossl.api.embed:cube",
     "embed": "geossl.api.embed:embed",
-    "embed_graph": "geossl.api.graphs.embed:embed_graph",
-    "embed_graphs": "geossl.api.graphs.embed:embed_graphs",
     "embed_map": "geossl.api.embed:embed_map",
-    "embed_points": "geossl.api.points.embed:embed_points",
-    "embed_series": "geossl.api.series:embed_series",
     "evaluate": "geossl.api.evaluate.run:evaluate",
     "export": "geossl.api.export:export",
     "fetch": "geossl.api.embed:fetch",
     "finetune": "geossl.api.finetune:finetune",
-    "finetune_points": "geossl.api.points.classify:finetune_points",
-    "graph_from_geodataframe": "geossl.api.graphs.build:graph_from_geodataframe",
-    "graph_from_raster": "geossl.api.graphs.build:graph_from_raster",
-    "graphs_from_images": "geossl.api.graphs.build:graphs_from_images",
     "load_encoder": "geossl.models.files:load_encoder",
     "open": "geossl.inference.outputs.raster:open_map",
     "plan_map": "geossl.api.embed:plan_map",
@@ -72,23 +55,103 @@ PUBLIC = {
     "quicklook": "geossl.inference.outputs.quicklook:quicklook",
     "segment": "geossl.api.segment:segment",
     "similar": "geossl.api.similar:similar",
-    "similar_map": "geossl.api.similar:similar_map",
     "view": "geossl.api.similar:view",
-    "write_graph": "geossl.api.graphs.build:write_graph",
 }
-__all__ = [*PUBLIC]
+POINTS = {
+    "classify": "geossl.api.points.classify:classify_points",
+    "embed": "geossl.api.points.embed:embed_points",
+    "finetune": "geossl.api.points.classify:finetune_points",
+}
+SERIES = {"embed": "geossl.api.series:embed_series"}
+GRAPHS = {
+    "class_raster": "geossl.api.graphs.embed:class_raster",
+    "cluster": "geossl.api.graphs.embed:cluster_graph",
+    "embed": "geossl.api.graphs.embed:embed_graph",
+    "embed_many": "geossl.api.graphs.embed:embed_graphs",
+    "from_geodataframe": "geossl.api.graphs.build:graph_from_geodataframe",
+    "from_images": "geossl.api.graphs.build:graphs_from_images",
+    "from_raster": "geossl.api.graphs.build:graph_from_raster",
+    "write": "geossl.api.graphs.build:write_graph",
+}
+MOVED = {  # former names
+    "attention_profile": "api.attention.attention_profile (import it from there)",
+    "class_raster": "graphs.class_raster",
+    "classify_points": "points.classify",
+    "cluster_graph": "graphs.cluster",
+    "embed_graph": "graphs.embed",
+    "embed_graphs": "graphs.embed_many",
+    "embed_points": "points.embed",
+    "embed_series": "series.embed",
+    "finetune_points": "points.finetune",
+    "graph_from_geodataframe": "graphs.from_geodataframe",
+    "graph_from_raster": "graphs.from_raster",
+    "graphs_from_images": "graphs.from_images",
+    "similar_map": "similar(..., out=...)",
+    "write_graph": "graphs.write",
+}
+
+
+def find(owner: str, name: str, names: Mapping[str, str]) -> Any:
+    """Load a public name.
+
+    Raises:
+        AttributeError: Names the new place of a former name, or the nearest public one.
+    """
+    if name in names:
+        module, attribute = names[name].split(":")
+        return getattr(import_module(module), attribute)
+    if owner == __name__ and name in MOVED:
+        raise AttributeError(f"geossl.{name} is now geossl.{MOVED[name]}")
+    known = [*names, *(NAMESPACES if owner == __name__ else ())]
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"public: {', '.join(known)}"
+    raise AttributeError(f"module {owner!r} has no attribute {name!r}; {hint}")
+
+
+class Namespace(ModuleType):
+    """Public names for one kind of data, loaded on first use.
+
+    Args:
+        name: Of the namespace, within ``geossl``.
+        about: What the data are.
+        names: ``module:attribute`` by public name.
+    """
+
+    def __init__(self, name: str, about: str, names: Mapping[str, str]) -> None:
+        super().__init__(f"{__name__}.{name}", f"{about}: {', '.join(names)}.")
+        self.__all__ = [*names]
+        self.names = names
+
+    def __getattr__(self, name: str) -> Any:
+        """Load a name on first use."""
+        if name.startswith("__"):
+            raise AttributeError(name)
+        value = find(self.__name__, name, self.names)
+        setattr(self, name, value)
+        return value
+
+    def __dir__(self) -> list[str]:
+        """Public names, for completion."""
+        return sorted(self.__all__)
+
+
+NAMESPACES = {
+    "graphs": Namespace("graphs", "Graphs of parcels, superpixels and papers", GRAPHS),
+    "points": Namespace("points", "Airborne laser scans", POINTS),
+    "series": Namespace("series", "Series of images of one place", SERIES),
+}
+for _name, _namespace in NAMESPACES.items():
+    sys.modules[f"{__name__}.{_name}"] = _namespace  # so that `from geossl.points import embed` works, too
+__all__ = [*PUBLIC, *NAMESPACES]
 
 
 def __getattr__(name: str) -> Any:
     """Load a public name on first use (PEP 562)."""
-    if name not in PUBLIC:
-        raise AttributeError(f"module 'geossl' has no attribute {name!r}; public: {', '.join(PUBLIC)}")
-    module, attribute = PUBLIC[name].split(":")
-    value = getattr(import_module(module), attribute)
+    value = NAMESPACES[name] if name in NAMESPACES else find(__name__, name, PUBLIC)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
     """Public names, for completion."""
-    return sorted([*PUBLIC, "__version__"])
+    return sorted([*__all__, "__version__"])

@@ -11,7 +11,7 @@ from geossl.errors import GeosslError, InputError, RunError
 
 NAME_BYTES = 240  # file systems take 255; temporary files need a few more than their target
 REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EPERM}  # by a disk or its owner
-SPARE_BYTES = 1 << 20  # a disk with less left is full: GDAL, torch and others say so in words of their own
+SPARE_BYTES = 1 << 24  # a disk with less left is full: GDAL, torch and others say so in words of their own
 
 
 @contextmanager
@@ -47,7 +47,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 def refusal(error: BaseException, path: Path) -> str:
     """Why a disk did not take a file; empty where the error is of another kind."""
     if isinstance(error, OSError) and error.errno is not None:
-        ours = error.filename is not None and Path(os.fsdecode(error.filename)).parent == path.parent
+        ours = error.filename is not None and Path(str(error.filename)).parent == path.parent
         return error.strerror if ours or error.errno in REFUSED else ""
     if os.strerror(errno.ENOSPC) in str(error):
         return os.strerror(errno.ENOSPC)

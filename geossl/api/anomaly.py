@@ -1,7 +1,7 @@
 """Novelty of places: how far spectra, patches or embeddings lie off what an auto-encoder learned."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from geossl.inference.outputs.raster import clipped, open_map
 from geossl.models.encoders.score_autoencoder import PatchAutoencoder, VectorAutoencoder
 from geossl.models.files import load_encoder, save_encoder
 from geossl.models.heads.novelty import LAYERS, novelty_map
+from geossl.progress import Progress
 
 
 def anomaly(
@@ -30,7 +31,7 @@ def anomaly(
     encoder: str | Path,
     map: str | Path | None = None,
     out: str | Path = "anomaly.tif",
-    progress: Callable[[int, int, float], None] | None = None,
+    progress: Progress | None = None,
     **settings: Any,
 ) -> Path:
     """Say of every patch how unlike the training data it is.
@@ -46,7 +47,7 @@ def anomaly(
         encoder: Weight file of ``geossl pretrain regularized_ae``.
         map: Embedding map, for an auto-encoder of embeddings, in place of pixels.
         out: ``.tif``, float32, NaN where nothing can be said.
-        progress: Called with (shards done, shards in all, square kilometres done in this run).
+        progress: Called after every part (shards); see ``geossl.progress``.
         settings: ``overwrite`` (replace ``out``) and those of ``embed_map``: ``scheduler``, ``batch_size``,
             ``shard_cells``, ``crs`` ...
 
@@ -92,7 +93,7 @@ def novelty_maps(
     source: Source,
     found: PatchAutoencoder,
     work: Path,
-    progress: Callable[[int, int, float], None] | None,
+    progress: Progress | None,
     settings: dict[str, Any],
 ) -> list[Path]:
     """The three layers per patch, made by the map engine; killed, the same call goes on."""

@@ -1,6 +1,5 @@
 """Embedding maps: from an area of interest and rasters to a georeferenced raster, and back into xarray."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from geossl.inference.outputs import raster
 from geossl.inference.outputs.quicklook import quicklook
 from geossl.models.encoder import DenseEncoder
 from geossl.models.files import dense, encoder_path, load_encoder
+from geossl.progress import Progress
 
 
 def embed(cube: xr.Dataset, encoder: str | Path | DenseEncoder = "croma_base", **settings: Any) -> xr.DataArray:
@@ -50,7 +50,7 @@ def embed_map(
     encoder: str | Path = "croma_base",
     out: str | Path = "embedding.zarr",
     picture: bool = True,
-    progress: Callable[[int, int, float], None] | None = None,
+    progress: Progress | None = None,
     **settings: Any,
 ) -> Path:
     """Embed a region into a Zarr store or a COG; can be killed and run again.
@@ -62,7 +62,7 @@ def embed_map(
         encoder: Name of a released encoder, or a weight file.
         out: ``.zarr`` (sharded, resumable) or ``.tif`` (COG).
         picture: Also write a PCA false-colour quicklook beside the output.
-        progress: Called with (shards done, shards in all, square kilometres done in this run).
+        progress: Called after every part (shards); see ``geossl.progress``.
         settings: ``dtype`` (``int8`` with a scale per patch, the default for ``.zarr``; ``float16``; ``float32``),
             ``scheduler`` (``sync``, ``processes[:N]``, ``tcp://host:port``, ``file:scheduler.json``), ``batch_size``
             (windows per forward pass), ``shard_cells`` (side of a shard, which is one task and one file; sets memory,
@@ -124,7 +124,7 @@ def fetch(
     *,
     out: str | Path = "scenes",
     crs: int | None = None,
-    progress: Callable[[int, int, float], None] | None = None,
+    progress: Progress | None = None,
     **former: Any,
 ) -> Path:
     """Download a region's scenes as GeoTIFFs, which ``geossl.Rasters`` and ``pretrain`` both read.
@@ -134,7 +134,7 @@ def fetch(
         source: Scenes of a catalogue: ``geossl.Catalog(date="2024-06/2024-08")``.
         out: Folder; gets ``s1`` and ``s2``. Tiles that are there are kept.
         crs: EPSG code; the region's UTM zones by default.
-        progress: Called with (tiles done, tiles in all, square kilometres done).
+        progress: Called after every part (tiles); see ``geossl.progress``.
         former: Nothing else; ``date`` and what followed it are now in ``source``.
 
     Returns:

@@ -2,7 +2,6 @@
 
 import json
 import warnings
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from itertools import combinations
 from pathlib import Path
@@ -34,11 +33,11 @@ from geossl.models.heads.classifiers import Head
 from geossl.models.heads.decoders import DECODERS
 from geossl.models.heads.segmenter import Segmenter, build, with_decoder
 from geossl.outputs import work_path, workspace, write_text
+from geossl.progress import Progress
 from geossl.training.decoder import DecoderConfig, DecoderTraining, confusions, fit
 from geossl.training.run_folder import versions
 
 LEAST = 30  # labelled patches; fewer are not split in three
-Progress = Callable[[int, int, float], None]
 Found = tuple[Segmenter, dict[str, Scores], dict[str, Any]]  # a model, scores by sensors, facts
 
 
@@ -100,7 +99,7 @@ def finetune(
             each set of sensors there is. ``linear-upsample`` or ``unet``: a class per pixel (10 m).
         out: Model file; beside it go a report (``.html``) and its numbers (``.json``).
         seed: Of split, heads and training.
-        progress: Called with (shards done, shards in all, square kilometres).
+        progress: Called after every part (shards); see ``geossl.progress``.
         settings: Of decoders, the fields of ``DecoderConfig``: ``train_encoder``, ``max_steps``, ``lr``,
             ``batch_size``, ``chip_px`` ...
 

@@ -1,7 +1,7 @@
 """Class maps: by a fitted model, or by k-means without labels."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from geossl.models.download import sha256_of
 from geossl.models.files import dense, encoder_path, load_encoder, read_encoder, save_encoder
 from geossl.models.heads.segmenter import Heads, Segmenter, build
 from geossl.outputs import work_path, workspace
+from geossl.progress import Progress
 
 KMEANS_SAMPLE = 50_000  # patches; smaller maps are clustered whole
 Drawn = tuple[UInt64[np.ndarray, " _"], Float[np.ndarray, "_ d"]]  # tickets and embeddings
@@ -61,7 +62,7 @@ def segment(
     map: str | Path | None = None,
     encoder: str | Path = "croma_base",
     out: str | Path = "classes.tif",
-    progress: Callable[[int, int, float], None] | None = None,
+    progress: Progress | None = None,
     **settings: Any,
 ) -> Path:
     """Classify a region: a class raster, its confidence and an area table.
@@ -78,7 +79,7 @@ def segment(
         encoder: For ``classes``.
         out: ``.tif``: COG of class numbers with colour table, names and nodata 255. Beside it ``..._confidence.tif``
             in percent, ``..._area.csv`` in hectares, and a picture of both (``.png``).
-        progress: Called with (shards done, shards in all, square kilometres done in this run).
+        progress: Called after every part (shards); see ``geossl.progress``.
         settings: ``polygons`` (also write outlines, ``.gpkg`` or ``.parquet``), ``seed`` (of k-means), ``overwrite``
             (replace ``out``, and what it was made from if that was begun with other settings), and those of
             ``embed_map``: ``scheduler``, ``batch_size``, ``shard_cells``, ``crs``, ``gsd_m`` ...

@@ -1,7 +1,7 @@
 """Embedding maps of image series: many dates in, one vector per patch out."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from geossl.inference.series import extent_of, series_blocks
 from geossl.models.encoder import Encoder
 from geossl.models.encoders.series_vit import SeriesViT
 from geossl.models.files import load_encoder
+from geossl.progress import Progress
 
 
 def embed_series(
@@ -34,7 +35,7 @@ def embed_series(
     end: str | None = None,
     picture: bool = True,
     overwrite: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Path:
     """Embed a stack of dates as one georeferenced raster, one vector per patch.
 
@@ -54,7 +55,7 @@ def embed_series(
         end: Last day.
         picture: Also write a PCA false-colour picture beside it.
         overwrite: Replace an output.
-        progress: Called with (blocks done, blocks in all).
+        progress: Called after every part (blocks); see ``geossl.progress``.
 
     Returns:
         The path written, which ``geossl.open`` reads.

@@ -10,13 +10,17 @@ from geossl.inference.zonal import To, mean_vector, read_example
 from geossl.viewer import server
 
 
-def similar(map: str | Path, to: To) -> xr.DataArray:
+def similar(map: str | Path, to: To, *, out: str | Path | None = None, top: int = 10) -> xr.DataArray:
     """Cosine similarity of every patch of a map to an example.
 
     Args:
         map: ``.zarr`` or ``.tif`` written by ``geossl embed``.
         to: ``(lon, lat)``, the text ``"lon,lat"``, a vector file or a GeoDataFrame of points and polygons. Several
             patches are averaged: a polygon weighs by the area it covers, a point as one whole patch.
+        out: Also write it: a Cloud-Optimised GeoTIFF (``.tif``), and the best places beside it (``.geojson``). Memory
+            does not grow with the map.
+        top: Places wanted beside ``out``: the best patches, each at least five patches from the others and from the
+            example.
 
     Returns:
         ``(y, x)`` float32 in -1 to 1, lazy, on the map's patch grid with its CRS; NaN = nodata. Chunks never change
@@ -25,8 +29,10 @@ def similar(map: str | Path, to: To) -> xr.DataArray:
     Raises:
         MissingFileError: If map or vector file do not exist.
         GridError: If the example lies outside the map, or has no CRS.
-        InputError: If the map is no embedding map, or the example lies on nodata.
+        InputError: If the map is not an embedding map, the example lies on nodata, or ``out`` cannot be written.
     """
+    if out is not None:
+        inference.similar_map(map, to, top=top, out=Path(out))
     embeddings = inference.open_embeddings(map)
     example = read_example(to, str(embeddings.odc.crs))
     return inference.similarity(embeddings, mean_vector(embeddings, example))

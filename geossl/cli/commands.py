@@ -1,19 +1,17 @@
 """The command line: parse, call ``geossl.api``, print. Torch is imported by the verbs that need it, never by --help."""
 
 import signal
-import sys
-import warnings
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
 from geossl import __version__, recipe
+from geossl.cli.door import Door
+from geossl.cli.graphs import graphs
 from geossl.cli.names import list_names
 from geossl.cli.options import (
-    InOrder,
     asks_catalogue,
     asks_files,
-    asks_nodes,
     asks_protocols,
     asks_region,
     asks_shards,
@@ -22,38 +20,12 @@ from geossl.cli.options import (
     with_source,
 )
 from geossl.cli.points import points
-from geossl.cli.progress import print_log, progress_line, step_line
-from geossl.errors import GeosslError, InputError, Note, redact
+from geossl.cli.progress import line
+from geossl.cli.series import series
+from geossl.errors import InputError
 
 
-class Verbs(InOrder):
-    """All verbs; errors of ours are one line."""
-
-    def main(self, *args: Any, **settings: Any) -> Any:
-        """Exit with 2 on bad input, 1 on failed work, 130 when interrupted; one line on stderr, no traceback."""
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("always", Note)
-        warnings.showwarning = lambda message, *_: click.echo(redact(f"geossl: note: {message}"), err=True)
-        print_log()
-        try:
-            return super().main(*args, **{**settings, "standalone_mode": False})
-        except click.ClickException as error:
-            fail(error.format_message(), error.exit_code)
-        except InputError as error:
-            fail(str(error), 2)
-        except GeosslError as error:
-            fail(str(error), 1)
-        except (KeyboardInterrupt, click.Abort) as stop:
-            fail(str(stop) or "interrupted; finished work is kept, run the same command again", 130)
-
-
-def fail(message: str, code: int) -> NoReturn:
-    """Print one line and leave."""
-    click.echo(redact(f"geossl: {' '.join(message.split())}"), err=True)
-    sys.exit(code)
-
-
-@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Door, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def main() -> None:
     """Learn from Sentinel-1/2 without labels, and map what was learned.
@@ -114,7 +86,7 @@ def fetch(**options: Any) -> None:
     options = with_source(options)
     from geossl.api import embed as maps  # lazy: see embed
 
-    out = maps.fetch(progress=progress_line("fetch", "tiles"), **options)
+    out = maps.fetch(progress=line("fetch"), **options)
     click.echo(f"scenes     {out}")
 
 
@@ -144,7 +116,7 @@ def embed(dry_run: bool, **options: Any) -> None:
         for _, row in maps.plan_map(**options).iterrows():
             click.echo("\n".join(f"{key:<22}{value}" for key, value in row.items()))
         return
-    out = maps.embed_map(progress=progress_line("embed", "shards"), **options)
+    out = maps.embed_map(progress=line("embed"), **options)
     click.echo(f"embedding  {out}\npicture    {maps.picture_path(out)}")
 
 
@@ -176,7 +148,7 @@ def finetune(**options: Any) -> None:
     from geossl.api import finetune as finetuning  # lazy: see embed
 
     options = given(options, "train_encoder", "max_steps", "lr", "batch_size", "chip_px")  # heads have none of these
-    written = finetuning.finetune(progress=progress_line("embed", "shards"), **options)
+    written = finetuning.finetune(progress=line("finetune"), **options)
     click.echo(finetuning.summary(written))
     click.echo(f"model    {written}\nreport   {written.with_suffix('.html')}")
 
@@ -205,7 +177,7 @@ def segment(**options: Any) -> None:
     options = with_source(options, idle="map")
     from geossl.api import segment as segmentation  # lazy: see embed
 
-    out = segmentation.segment(progress=progress_line("segment", "shards"), **options)
+    out = segmentation.segment(progress=line("segment"), **options)
     click.echo(segmentation.summary(out))
 
 
@@ -226,22 +198,12 @@ def anomaly(**options: Any) -> None:
     options = with_source(options, idle="map")
     from geossl.api import anomaly as places  # lazy: see embed
 
-    click.echo(f"anomaly    {places.anomaly(progress=progress_line('anomaly', 'shards'), **options)}")
-
-
-@main.command()
-@asks_nodes
-def graph(**options: Any) -> None:
-    """Cluster the nodes of a graph: parcels, superpixels, papers.
-
-    geossl pretrain scgc data.source=parcels.gpkg data.features=map.zarr objective.clusters=8
-    """
-    from geossl.api.graphs import embed as nodes  # lazy: see embed
-
-    click.echo(f"nodes    {nodes.graph_map(**options)}")
+    click.echo(f"anomaly    {places.anomaly(progress=line('anomaly'), **options)}")
 
 
 main.add_command(points)
+main.add_command(series)
+main.add_command(graphs)
 
 
 @main.command()
@@ -272,25 +234,6 @@ def view(map_path: str, layers: tuple[str, ...], port: int, no_browser: bool) ->
     for number in (signal.SIGINT, signal.SIGTERM):  # both end it tidily, in the background, too
         signal.signal(number, signal.default_int_handler)
     similarity.view(map_path, layers=list(layers), port=port, browser=not no_browser, report=click.echo)
-
-
-@main.command("embed-series")
-@click.argument("source")
-@click.option("--encoder", required=True, help="Weight file of a series encoder.")
-@click.option("--out", default="series.tif", show_default=True, help="GeoTIFF.")
-@click.option("--cloud-band", help="Pixels brighter than --cloud-above in this band are clouds.")
-@click.option("--cloud-above", default=0.2, show_default=True, help="Reflectance.")
-@click.option("--s2-offset", type=click.Choice(["0", "-1000"]), help="DN offset of files that do not say.")
-@click.option("--start", help="First day, such as 2020-01-01.")
-@click.option("--end", help="Last day.")
-@click.option("--overwrite", is_flag=True, help="Replace an output.")
-def embed_series(source: str, s2_offset: str | None, **options: Any) -> None:
-    """Embed the dates in folder SOURCE (a GeoTIFF each, 20200113.tif) as one raster, one vector per patch."""
-    from geossl.api import series  # lazy: see embed
-
-    options["s2_offset"] = None if s2_offset is None else int(s2_offset)
-    out = series.embed_series(source, **options)
-    click.echo(f"embedding  {out}\npicture    {out.with_suffix('.png')}")
 
 
 @main.command()
@@ -325,7 +268,7 @@ def evaluate(**options: Any) -> None:
     options = with_files(options)
     from geossl.api.evaluate import run as evaluating  # lazy: see embed
 
-    found = evaluating.evaluate(**options, progress=step_line)
+    found = evaluating.evaluate(**options, progress=line("evaluate"))
     click.echo(f"{found.table()}\nreport   {found.report}")
 
 

@@ -10,14 +10,6 @@ from geossl.errors import InputError
 from geossl.sensors import PAIR, SENSORS
 
 
-class InOrder(click.Group):
-    """Verbs in the order a project uses them."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Keep the order of definition."""
-        return list(self.commands)
-
-
 def given(options: dict[str, Any], *names: str) -> dict[str, Any]:
     """Options without those of ``names`` that were not given; what they are for says the default."""
     return {key: value for key, value in options.items() if key not in names or value is not None}
@@ -89,6 +81,14 @@ def asks_catalogue(verb: Callable[..., None]) -> Callable[..., None]:
     )
 
 
+s2_offset = click.option(
+    "--s2-offset",
+    type=click.Choice(["0", "-1000"]),
+    callback=lambda _c, _p, number: None if number is None else int(number),
+    help="Offset of Sentinel-2 files that do not state theirs.",
+)
+
+
 def asks_files(verb: Callable[..., None]) -> Callable[..., None]:
     """Options of verbs that read raster files."""
     several: dict[str, Any] = {"multiple": True, "callback": lambda _c, _p, paths: list(paths) or None}
@@ -98,12 +98,7 @@ def asks_files(verb: Callable[..., None]) -> Callable[..., None]:
             click.option(f"--{name}", **several, help=f"{entry.title}: file, VRT or folder; may be repeated.")
             for name, entry in SENSORS.items()
         ),
-        click.option(
-            "--s2-offset",
-            type=click.Choice(["0", "-1000"]),
-            callback=lambda _c, _p, number: None if number is None else int(number),
-            help="DN offset of Sentinel-2 files that do not say.",
-        ),
+        s2_offset,
     )
 
 
@@ -160,20 +155,3 @@ def numbers(_context: click.Context, option: click.Parameter, text: str) -> list
 asks_region = click.option(
     "--aoi", required=True, help="Region: GeoJSON polygons in lon/lat, or any vector file with a CRS."
 )
-
-
-def asks_nodes(verb: Callable[..., None]) -> Callable[..., None]:
-    """Options of the verb that clusters the nodes of a graph."""
-    return with_options(
-        verb,
-        click.option("--encoder", required=True, help="Weight file of a graphmae or scgc run."),
-        click.option("--source", help="Polygons, map, scenes or graph.  [default: what it was trained on]"),
-        click.option("--classes", type=int, help="Let k-means find so many.  [default: the clusters of scgc]"),
-        click.option(
-            "--out", default="nodes.gpkg", show_default=True, help="Or .parquet; .csv if nodes are no places."
-        ),
-        click.option("--raster", help="Also paint the clusters: .tif."),
-        click.option("--gsd", "gsd_m", default=10.0, show_default=True, type=click.FloatRange(min=0, min_open=True)),
-        click.option("--seed", default=0, show_default=True, help="Of k-means."),
-        click.option("--overwrite", is_flag=True, help="Replace outputs."),
-    )

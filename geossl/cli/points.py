@@ -1,12 +1,12 @@
 """Verbs of the command line for airborne laser scans."""
 
-from functools import partial
 from typing import Any
 
 import click
 
-from geossl.cli.options import InOrder, given
-from geossl.cli.progress import step_line
+from geossl.cli.door import InOrder
+from geossl.cli.options import given
+from geossl.cli.progress import line
 from geossl.errors import InputError
 
 asks_blocks = click.option(
@@ -55,7 +55,7 @@ def embed(scans: str, **options: Any) -> None:
     """Embed SCANS as one raster: per cell the mean vector of its points."""
     from geossl.api.points import embed as point_maps  # lazy: `geossl --help` must not import torch
 
-    out = point_maps.embed_points(scans, progress=partial(step_line, "chunks"), **options)
+    out = point_maps.embed_points(scans, progress=line("embed"), **options)
     click.echo(f"embedding  {out}\npicture    {out.with_suffix('.png')}")
 
 
@@ -86,7 +86,7 @@ def finetune(scans: str, **options: Any) -> None:
     from geossl.api.points import classify as point_classes  # lazy: see embed
 
     options = given(options, "train_encoder", "max_steps", "lr", "batch_size")
-    written = point_classes.finetune_points(scans, progress=partial(step_line, "updates"), **options)
+    written = point_classes.finetune_points(scans, progress=line("finetune"), **options)
     click.echo(f"{point_classes.summary(written)}\nmodel    {written}\nscores   {written.with_suffix('.json')}")
 
 
@@ -100,7 +100,7 @@ def classify(scans: str, **options: Any) -> None:
     """Give every point of SCANS a class and a confidence; all else stays as it is."""
     from geossl.api.points import classify as point_classes  # lazy: see embed
 
-    for path in point_classes.classify_points(scans, progress=partial(step_line, "files"), **options):
+    for path in point_classes.classify_points(scans, progress=line("classify"), **options):
         click.echo(f"points   {path}")
 
 

@@ -3,9 +3,12 @@
 import logging
 import sys
 import time
-from collections.abc import Callable
 
 import click
+
+from geossl.progress import Progress
+
+REDRAWN_S = 0.1  # a terminal is not written to more often
 
 
 class Lines(logging.Handler):
@@ -24,24 +27,20 @@ def print_log() -> None:
         log.addHandler(Lines())
 
 
-def progress_line(verb: str, parts: str) -> Callable[[int, int, float], None]:
-    """Prints shards, area, speed and time left."""
-    started, first = time.monotonic(), []
+def line(command: str) -> Progress:
+    """Draws what is done of a command and the time left; a line now and then where nobody watches."""
+    started, first, drawn = time.monotonic(), [], [0.0]
 
-    def show(done: int, total: int, km2: float) -> None:
-        first.append(done)
-        seconds = time.monotonic() - started
-        left = (total - done) * seconds / (done - first[0] + 1)
-        end = "\r" if sys.stderr.isatty() and done < total else "\n"
-        text = f"{verb}  {done}/{total} {parts}  {km2:.1f} km2  {km2 / seconds:.2f} km2/s  {left:.0f} s left   "
+    def draw(done: int, total: int, what: str) -> None:
+        now, watched = time.monotonic(), sys.stderr.isatty()
+        if not first:
+            first.append(done)
+        if done < total and now - drawn[0] < REDRAWN_S and watched:
+            return
+        drawn[0] = now
+        left = (total - done) * (now - started) / (done - first[0] + 1)
+        text = f"{command}  {done}/{total} {what}  {left:.0f} s left   "
         click.echo(text, nl=False, err=True)
-        click.echo(end, nl=False, err=True)
+        click.echo("\r" if watched and done < total else "\n", nl=False, err=True)
 
-    return show
-
-
-def step_line(what: str, done: int, total: int) -> None:
-    """Prints a step of longer work."""
-    end = "\r" if sys.stderr.isatty() and done < total else "\n"
-    click.echo(f"{what}  {done}/{total}   ", nl=False, err=True)
-    click.echo(end, nl=False, err=True)
+    return draw

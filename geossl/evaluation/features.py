@@ -29,9 +29,9 @@ from geossl.errors import InputError, WeightsError
 from geossl.models.encoder import DenseEncoder, Encoder, GraphEncoder, Items, PointEncoder
 from geossl.models.encoders.series_vit import SeriesViT
 from geossl.outputs import replacing
+from geossl.progress import Progress
 
 Embedder = Callable[[Any, Sequence[Any]], Float[Tensor, "n d"]]
-Progress = Callable[[int, int], None]
 Change = Callable[[Any, int], Any]  # (item, number) -> perturbed item
 
 
@@ -132,7 +132,7 @@ def features(
         items: Items as this kind of encoder takes them.
         batch_size: Items at a time; does not change values.
         change: Perturbs every item before it is embedded.
-        progress: Called with (items done, items in all).
+        progress: Called after every part (items); see ``geossl.progress``.
         store: Folder of finished batches of this encoder and these items, so that interrupted work resumes.
 
     Raises:
@@ -181,7 +181,7 @@ def all_rows(
             if file is not None:
                 keep(file, rows[-1])
         if progress:
-            progress(min(start + batch_size, len(items)), len(items))
+            progress(min(start + batch_size, len(items)), len(items), "items")
     encoder.train(training)
     x = np.concatenate(rows if len(rows) == 1 else rows[1:])
     if not np.isfinite(x).all():

@@ -14,6 +14,7 @@ from geossl.grid import Lattice
 from geossl.inference.outputs.cog import Block
 from geossl.models.encoder import DenseSpec
 from geossl.models.encoders.series_vit import SeriesViT
+from geossl.progress import Progress
 
 READ_PX = 128  # side of a block that is read at once
 Read = Callable[[GeoBox], Float[np.ndarray, "t c h w"]]  # pixels of a grid, NaN = not usable
@@ -46,7 +47,7 @@ def series_blocks(
     days: Int[np.ndarray, " t"],
     extent: Extent,
     device: str = "cpu",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Iterator[Block]:
     """Embeddings block by block, ``(embedding, y, x)`` each; NaN where a patch is usable on no date.
 
@@ -59,7 +60,7 @@ def series_blocks(
         days: Since 1 January 2015, one per date.
         extent: What to embed.
         device: Where to run.
-        progress: Called with (blocks done, blocks in all).
+        progress: Called after every part (blocks); see ``geossl.progress``.
     """
     lattice, spec = extent.lattice, encoder.spec
     keep, step = lattice.cell_patches, lattice.cell_patches * spec.patch_px
@@ -79,7 +80,7 @@ def series_blocks(
         y, x = (rows.start - extent.row) * keep, (columns.start - extent.column) * keep
         yield (slice(y, y + values.shape[1]), slice(x, x + values.shape[2])), values
         if progress:
-            progress(number + 1, len(tops) * len(lefts))
+            progress(number + 1, len(tops) * len(lefts), "blocks")
 
 
 def aligned(first: int, count: int, side: int) -> range:

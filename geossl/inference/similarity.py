@@ -89,7 +89,7 @@ def scan(embeddings: xr.DataArray, example: Example, top: int, out: Path) -> gpd
 
 
 def similar_map(path: str | Path, to: To, *, top: int, out: Path) -> Path:
-    """Write the similarity raster and, beside it, the best places as GeoJSON; see ``geossl.similar_map``."""
+    """Write the similarity raster and, beside it, the best places as GeoJSON; see ``geossl.similar``."""
     if top < 1:
         raise InputError(f"--top {top} is not possible; ask for at least one place")
     check_out(out, path, to)

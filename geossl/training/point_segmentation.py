@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from geossl.models.heads.point_segmenter import PointSegmenter
+from geossl.progress import Progress
 
 UNLABELLED = -1
 Labelled = tuple[Float[ndarray, "p c"], Int[ndarray, " p"]]  # a block, and the class number of its points
@@ -38,7 +39,7 @@ def train_head(
     model: PointSegmenter,
     draw: Callable[[int], Labelled],
     config: PointHeadConfig,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """Minimise cross-entropy over labelled points; the model is left in evaluation mode.
 
@@ -46,7 +47,7 @@ def train_head(
         model: Encoder and fresh head.
         draw: Block number -> block; points without a class have number -1.
         config: How.
-        progress: Called with (steps done, steps in all).
+        progress: Called after every part (steps); see ``geossl.progress``.
     """
     device = next(model.parameters()).device
     groups: list[dict[str, Any]] = [{"params": list(model.head.parameters()), "lr": config.lr}]
@@ -69,7 +70,7 @@ def train_head(
         optimizer.step()
         schedule.step()
         if progress:
-            progress(step + 1, config.max_steps)
+            progress(step + 1, config.max_steps, "updates")
     model.requires_grad_(True).eval()
 
 

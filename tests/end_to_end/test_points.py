@@ -39,14 +39,18 @@ def scans(tmp_path_factory):
 
 
 def embedded(scans, encoder, path, **settings):
-    with rasterio.open(geossl.embed_points(scans, encoder, out=path, picture=False, **settings)) as file:
+    with rasterio.open(geossl.points.embed(scans, encoder, out=path, picture=False, **settings)) as file:
         return file.read(), file.transform, file.crs
 
 
 def test_a_scan_becomes_a_raster_on_the_lattice_of_the_crs(scans, encoder, tmp_path):
     told = []
-    out = geossl.embed_points(
-        scans, encoder, out=tmp_path / "e.tif", cell_m=6.0, progress=lambda done, total: told.append((done, total))
+    out = geossl.points.embed(
+        scans,
+        encoder,
+        out=tmp_path / "e.tif",
+        cell_m=6.0,
+        progress=lambda *count: told.append(count[:2]),
     )
     found = geossl.open(out)
     box = found.odc.geobox
@@ -86,7 +90,7 @@ def test_a_cell_is_the_mean_of_the_points_in_it(scans, encoder, tmp_path):
 def model(scans, encoder, tmp_path_factory):
     """The split of this seed has points of each class in both parts."""
     out = tmp_path_factory.mktemp("model") / "m.safetensors"
-    return geossl.finetune_points(scans, encoder, out=out, max_steps=100, batch_size=8, seed=3)
+    return geossl.points.finetune(scans, encoder, out=out, max_steps=100, batch_size=8, seed=3)
 
 
 def test_classes_are_learned_and_judged_on_other_ground(model):
@@ -104,7 +108,7 @@ def test_classified_files_hold_the_classes_and_everything_else(scans, model, tmp
         points.classification = np.where(np.asarray(points.classification) == 2, 2, 1)  # ground is known, as usual
         hidden.mkdir(exist_ok=True)
         points.write(hidden / path.name)
-    written = geossl.classify_points(hidden, model, out=tmp_path / "out")
+    written = geossl.points.classify(hidden, model, out=tmp_path / "out")
     assert [p.name for p in written] == ["east.laz", "west.laz"]
     right = total = 0
     for path in written:
@@ -120,8 +124,8 @@ def test_classified_files_hold_the_classes_and_everything_else(scans, model, tmp
 def test_a_points_class_does_not_depend_on_how_files_are_cut(scans, model, tmp_path):
     x, y, z, classes = scene()
     whole = laspy.read(write_scan(tmp_path / "in" / "whole.laz", x, y, z, classes))
-    one = laspy.read(geossl.classify_points(tmp_path / "in", model, out=tmp_path / "whole.laz")[0])
-    two = [laspy.read(p) for p in geossl.classify_points(scans, model, out=tmp_path / "parts")]
+    one = laspy.read(geossl.points.classify(tmp_path / "in", model, out=tmp_path / "whole.laz")[0])
+    two = [laspy.read(p) for p in geossl.points.classify(scans, model, out=tmp_path / "parts")]
     assert len(whole.points) == len(one.points)
     west = x < LEFT + 21.3
     cut = np.concatenate([np.asarray(f.classification) for f in two])
@@ -138,27 +142,27 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written(scans, encoder, mod
         (images, "does not take point clouds"),
     ):
         with pytest.raises(WeightsError, match=message):
-            geossl.embed_points(scans, wrong, out=out)
+            geossl.points.embed(scans, wrong, out=out)
     with pytest.raises(WeightsError, match="gives no classes of points"):
-        geossl.classify_points(scans, encoder, out=tmp_path / "c")
+        geossl.points.classify(scans, encoder, out=tmp_path / "c")
     with pytest.raises(InputError, match=r"must end in .tif"):
-        geossl.embed_points(scans, encoder, out=tmp_path / "x.png")
+        geossl.points.embed(scans, encoder, out=tmp_path / "x.png")
     with pytest.raises(InputError, match="does not go with the encoder's 6 m steps"):
-        geossl.embed_points(scans, encoder, out=out, cell_m=5.987)
+        geossl.points.embed(scans, encoder, out=out, cell_m=5.987)
     with pytest.raises(InputError, match="must be positive"):
-        geossl.embed_points(scans, encoder, out=out, cell_m=-1.0)
+        geossl.points.embed(scans, encoder, out=out, cell_m=-1.0)
     with pytest.raises(InputError, match="min_points=100000 points; lower it"):
-        geossl.embed_points(scans, encoder, out=out, min_points=100_000)
+        geossl.points.embed(scans, encoder, out=out, min_points=100_000)
     with pytest.raises(InputError, match=r"is one file, but there are 2 scans"):
-        geossl.classify_points(scans, model, out=tmp_path / "one.laz")
+        geossl.points.classify(scans, model, out=tmp_path / "one.laz")
     with pytest.raises(InputError, match="would replace .*which is read"):
-        geossl.classify_points(scans, model, out=scans)
+        geossl.points.classify(scans, model, out=scans)
     with pytest.raises(InputError, match="no setting 'steps'"):
-        geossl.finetune_points(scans, encoder, out=tmp_path / "m.safetensors", steps=3)
+        geossl.points.finetune(scans, encoder, out=tmp_path / "m.safetensors", steps=3)
     with pytest.raises(InputError, match="must name every LAS class"):
-        geossl.finetune_points(scans, encoder, out=tmp_path / "m.safetensors", classes={"a": [2], "b": [2]})
+        geossl.points.finetune(scans, encoder, out=tmp_path / "m.safetensors", classes={"a": [2], "b": [2]})
     with pytest.raises(InputError, match="class 'water' has no points"):
-        geossl.finetune_points(scans, encoder, out=tmp_path / "m.safetensors", classes={"a": [2], "water": [9]})
+        geossl.points.finetune(scans, encoder, out=tmp_path / "m.safetensors", classes={"a": [2], "water": [9]})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -264,7 +268,7 @@ def test_interrupted_points_do_not_promise_to_go_on(scans, encoder, tmp_path, mo
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("geossl.cli.points.step_line", stop)
+    monkeypatch.setattr("geossl.cli.points.line", lambda _: stop)
     done = run("embed", scans, "--encoder", encoder, "--out", tmp_path / "e.tif")
     assert done.exit_code == 130
     assert "--overwrite replaces them" in done.stderr

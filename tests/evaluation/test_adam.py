@@ -77,13 +77,13 @@ def test_evaluate_probes_the_nodes_of_a_graph(tmp_path):
     data = Data(x=x, edge_index=edges, y=y)
     for i, name in enumerate(("train", "val", "test")):
         data[f"{name}_mask"] = torch.arange(90) // 3 % 3 == i
-    file = geossl.write_graph(tmp_path / "g.npz", data)
+    file = geossl.graphs.write(tmp_path / "g.npz", data)
     protocols = ("linear", "linear_adam")
     found = evaluating.evaluate(GNNEncoder(spec_of()), file, protocol=protocols, out=tmp_path / "r.html")
     assert found.scores["linear"].values["accuracy"] > 0.8
     assert found.scores["linear_adam"].values["accuracy"] > 0.6
     assert found.scores["linear"].confusion.sum() == 30  # the test nodes, and they alone
     del data.y
-    geossl.write_graph(file, data)
+    geossl.graphs.write(file, data)
     with pytest.raises(InputError, match="not every node has a class"):
         evaluating.evaluate(GNNEncoder(spec_of()), file, out=tmp_path / "r.html")

@@ -2,7 +2,7 @@ import pytest
 import timm
 import torch
 
-import geossl
+from geossl.api.attention import attention_profile
 from geossl.errors import InputError, WeightsError
 from geossl.evaluation.attention import attention_distance, normalized_mutual_information
 from geossl.models.attention_maps import attention_maps
@@ -98,7 +98,7 @@ def test_class_tokens_are_cut_and_rows_summed_to_one_again():
 def test_a_profile_of_ours_and_of_timm_with_a_picture(tmp_path):
     images = {"s2": torch.rand(5, 12, 32, 48)}
     ours = vit({"s2": S2})
-    found = geossl.attention_profile({"a": ours, "b": ours}, images, picture=tmp_path / "p.png", batch_size=2)
+    found = attention_profile({"a": ours, "b": ours}, images, picture=tmp_path / "p.png", batch_size=2)
     one = found["a"]
     assert one.distance_px.shape == one.nmi.shape == (2, 2)
     assert one.seen.shape == (2, 2, 4, 6)
@@ -106,10 +106,10 @@ def test_a_profile_of_ours_and_of_timm_with_a_picture(tmp_path):
     assert one.distance_m == pytest.approx(10 * one.distance_px)
     assert one.spread_px.shape == (2,)
     assert (tmp_path / "p.png").stat().st_size > 10_000
-    whole = geossl.attention_profile(ours, images)["encoder"]
+    whole = attention_profile(ours, images)["encoder"]
     assert whole.nmi == pytest.approx(one.nmi, abs=1e-5)
     theirs = timm.create_model("test_vit", img_size=64, num_classes=0)
-    of_timm = geossl.attention_profile(theirs, torch.rand(2, 3, 64, 64))["encoder"]
+    of_timm = attention_profile(theirs, torch.rand(2, 3, 64, 64))["encoder"]
     assert of_timm.nmi.shape[0] == len(theirs.blocks)
     with pytest.raises(ValueError, match="size of a pixel is not known"):
         _ = of_timm.distance_m
@@ -117,6 +117,6 @@ def test_a_profile_of_ours_and_of_timm_with_a_picture(tmp_path):
 
 def test_networks_without_global_attention_are_one_line(tmp_path):
     with pytest.raises(WeightsError, match="ConvViT on dict has no global attention to look at"):
-        geossl.attention_profile(conv({"rgb": RGB}), {"rgb": torch.rand(1, 3, 32, 32)})
+        attention_profile(conv({"rgb": RGB}), {"rgb": torch.rand(1, 3, 32, 32)})
     with pytest.raises(InputError, match="must end in .png"):
-        geossl.attention_profile(vit(), {"x": torch.rand(1, 3, 32, 32)}, picture=tmp_path / "p.txt")
+        attention_profile(vit(), {"x": torch.rand(1, 3, 32, 32)}, picture=tmp_path / "p.txt")

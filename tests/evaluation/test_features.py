@@ -74,7 +74,7 @@ def test_the_mode_of_the_encoder_is_left_alone_and_gradients_are_not_kept(encode
 
 def test_progress_is_told_after_every_batch(encoder, items):
     seen = []
-    features(encoder, items, batch_size=3, progress=lambda done, total: seen.append((done, total)))
+    features(encoder, items, batch_size=3, progress=lambda done, total, what: seen.append((done, total)))
     assert seen == [(3, 7), (6, 7), (7, 7)]
 
 

@@ -172,7 +172,8 @@ def test_places_are_the_best_with_room_between_them(top):
 
 
 def test_the_files_hold_the_raster_and_the_places(map_path, tmp_path):
-    out = geossl.similar_map(map_path, lonlat(12.5, 7.5), top=4, out=tmp_path / "s.tif")
+    out = tmp_path / "s.tif"
+    geossl.similar(map_path, lonlat(12.5, 7.5), top=4, out=out)
     assert cog_validate(out) == (True, [], [])
     expected = geossl.similar(map_path, lonlat(12.5, 7.5)).compute()
     with rasterio.open(out) as file:
@@ -237,14 +238,14 @@ def test_outputs_are_checked_before_work(map_path, tmp_path):
     ):
         (tmp_path / "d.tif").mkdir(exist_ok=True)
         with pytest.raises(InputError, match=match):
-            geossl.similar_map(map_path, to, out=tmp_path / out)
+            geossl.similar(map_path, to, out=tmp_path / out)
     frame(box(1, 1, 3, 3)).to_crs(4326).to_file(tmp_path / "field.geojson")
     before = (tmp_path / "field.geojson").read_bytes()
     with pytest.raises(InputError, match="would replace the input"):
-        geossl.similar_map(map_path, tmp_path / "field.geojson", out=tmp_path / "field.tif")
+        geossl.similar(map_path, tmp_path / "field.geojson", out=tmp_path / "field.tif")
     assert (tmp_path / "field.geojson").read_bytes() == before
     with pytest.raises(InputError, match="at least one place"):
-        geossl.similar_map(map_path, to, top=0, out=tmp_path / "s.tif")
+        geossl.similar(map_path, to, top=0, out=tmp_path / "s.tif")
 
 
 def test_other_files_are_no_maps(tmp_path):
@@ -262,4 +263,4 @@ def test_embeddings_of_length_zero_are_nodata_or_refused(tmp_path):
     path = store(tmp_path / "m.zarr", data)
     assert np.isnan(geossl.similar(path, lonlat(12.5, 7.5)).values[3, 4])
     with pytest.raises(InputError, match="length zero"):
-        geossl.similar_map(path, lonlat(4.5, 3.5), out=tmp_path / "s.tif")
+        geossl.similar(path, lonlat(4.5, 3.5), out=tmp_path / "s.tif")

@@ -1,7 +1,6 @@
 """Evaluate encoders on rows with a label each: images, clips, point clouds, nodes, graphs."""
 
 from collections.abc import Sequence
-from functools import partial
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -68,12 +67,12 @@ class ClassificationRunner(Runner):
                 tests = {name: x[part == 2] for name, x in vectors.items() if name}
                 self.probe(trial, probes, FeatureSplit(*samples), tests)
             if "finetune" in self.settings.protocols:
-                self.settings.progress(trial.title("finetune"), seed, len(self.parts))
+                self.settings.progress(seed, len(self.parts), trial.title("finetune"))
                 self.finetune(encoder, items, part, trial)
 
     def embed(self, encoder: Encoder, items: Items, trial: Trial) -> dict[str, ndarray]:
         """Vectors of all rows, under ``""``, and under every perturbation, by name."""
-        progress = partial(self.settings.progress, trial.title("embed"))
+        progress = self.settings.named(trial.title("embed"))
         store = self.settings.stored(encoder, self.data.name, items)
         x = features(encoder, items, batch_size=self.settings.batch_size, progress=progress, store=store)
         if len(x) != len(self.data.labels):

@@ -13,7 +13,7 @@ import torch
 from geossl.api.evaluate.classification import ClassificationRunner
 from geossl.api.evaluate.runner import Runner, with_baselines
 from geossl.api.evaluate.segmentation import SegmentationRunner
-from geossl.api.evaluate.settings import EPISODE, PROTOCOLS, Options, Progress, Settings, settings_of
+from geossl.api.evaluate.settings import EPISODE, PROTOCOLS, Options, Settings, settings_of
 from geossl.api.evaluate.synthetic import SyntheticRunner
 from geossl.api.source import Rasters, given
 from geossl.data.datasets.base import ClassificationDataset, SegmentationDataset
@@ -25,6 +25,7 @@ from geossl.evaluation.scores import Scores
 from geossl.models.download import sha256_of
 from geossl.models.encoder import DenseEncoder, Encoder, PointEncoder
 from geossl.models.files import dense, encoder_path, load_encoder, provenance
+from geossl.progress import Progress
 from geossl.sensors import SENSORS
 from geossl.training.run_folder import versions
 
@@ -78,7 +79,7 @@ def evaluate(
             trained by Adam, for nodes) and ``svm_folds`` (RBF, ten folds, for whole graphs). Several as a sequence.
         source: ``geossl.Rasters(s1=..., s2=...)`` the labels lie over.
         out: Report (.html); its numbers go beside it (.json).
-        progress: Called with (what, done, in all).
+        progress: Called after every part of the work; see ``geossl.progress``.
         **options: By name:
 
             - ``sensors``: ``s1``, ``s2`` or ``s1,s2`` (joint); a sequence of these evaluates each. By default all.

@@ -1,7 +1,6 @@
 """Evaluate encoders on chips with a class per pixel: probes of patches, and decoders to pixels."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -96,7 +95,7 @@ class SegmentationRunner(Runner):
         for name, part in zip(SPLIT_NAMES, chips, strict=True):
             title = trial.title("embed", name)
             store = self.settings.stored(encoder, f"{self.data.name} {title} {trial.seed}", part)
-            progress, size = partial(self.settings.progress, title), max(1, self.settings.batch_size // 4)
+            progress, size = self.settings.named(title), max(1, self.settings.batch_size // 4)
             x = patch_features(encoder, part, batch_size=size, progress=progress, store=store)
             y = patch_classes(part, encoder.spec.patch_px)
             samples.append(Samples(x[y > 0], y[y > 0] - 1))
@@ -115,7 +114,7 @@ class SegmentationRunner(Runner):
         kinds += [("unet", True)] if "finetune" in self.settings.protocols else []
         for kind, train_encoder in kinds:
             name = f"{kind}, fine-tuned" if train_encoder else f"{kind}, frozen"
-            self.settings.progress(trial.title("decoder", kind), trial.seed, self.settings.seeds)
+            self.settings.progress(trial.seed, self.settings.seeds, trial.title("decoder", kind))
             parts, sensors = (chips.train, chips.val), trial.sensors.split("+")
             model, setting = train_decoder(
                 encoder, kind, sensors, self.data.classes, parts, self.settings.finetune, trial.seed, train_encoder

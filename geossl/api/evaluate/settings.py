@@ -1,7 +1,7 @@
 """What an evaluation runs: protocols, sensors, splits, seeds."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict
@@ -10,17 +10,13 @@ from geossl.errors import InputError, UnknownSettingError
 from geossl.evaluation.features import Change, digest
 from geossl.evaluation.probes import PROBES
 from geossl.models.encoder import Encoder, Items
+from geossl.progress import Progress, silent
 from geossl.training.early_stopping import FinetuneConfig
 
 STORED_FROM = 2000  # items, from which vectors are stored until the report is written
 PROTOCOLS = ("knn", "linear", "mlp", "kmeans", "finetune", "segmentation")  # what ``all`` stands for
 PUBLISHED = ("svm", "svm_folds", "linear_adam")  # further ones, as papers on point clouds and graphs define them
 EPISODE = re.compile(r"(\d{1,4})-way-(\d{1,4})-shot")
-Progress = Callable[[str, int, int], None]  # what, done, in all
-
-
-def silent(what: str, done: int, total: int) -> None:
-    """Report nothing."""
 
 
 class Options(TypedDict, total=False):
@@ -60,7 +56,7 @@ class Settings:
         baselines: Also evaluate the untrained encoder and plain band statistics.
         perturbations: By name; the test part is scored once more under each.
         finetune: How encoders are fine-tuned.
-        progress: Called with (what, done, in all).
+        progress: Called after every part of the work; see ``geossl.progress``.
         store: Folder that keeps vectors of many items, so that an interrupted evaluation resumes.
     """
 
@@ -77,6 +73,10 @@ class Settings:
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     progress: Progress = silent
     store: Path | None = None
+
+    def named(self, title: str) -> Progress:
+        """Progress of one part of the evaluation, under its title."""
+        return lambda done, total, _: self.progress(done, total, title)
 
     @property
     def probes(self) -> tuple[str, ...]:

@@ -83,7 +83,7 @@ class SyntheticRunner:
         runs = []
         for seed in range(self.settings.seeds):
             parts = assigned(self.images, seed)
-            self.settings.progress("calibrate", seed + 1, self.settings.seeds)
+            self.settings.progress(seed + 1, self.settings.seeds, "calibrate")
             origin = track_data(self.encoder, parts, "origin", self.unseen, seed)
             rows = self.origin(calibrate(self.encoder, origin, CalibrationConfig(seed=seed)), origin, parts["test"])
             if len(origin.known) > 1:
@@ -122,7 +122,7 @@ class SyntheticRunner:
                 for kind, scores in (("content", contents), ("generator", generators)):
                     if len(scores) > 1:
                         more |= {f"{kind} {key}, {name}": without_confusion(s) for key, s in scores.items()}
-            self.settings.progress("score", number, len(CONDITIONS))
+            self.settings.progress(number, len(CONDITIONS), "score")
         return rows | more
 
     def generator(self, model: ImageClassifier, data: TrackData, test: Forgeries) -> dict[str, Scores]:

@@ -234,7 +234,9 @@ def graph_map(
     model = as_graph_encoder(encoder)
     made = provenance(encoder).get("recipe", {}).get("data")
     if made is None:
-        raise InputError(f"--encoder {encoder} does not say how its graph was made; use geossl.cluster_graph in Python")
+        raise InputError(
+            f"--encoder {encoder} does not say how its graph was made; use geossl.graphs.cluster in Python"
+        )
     made = {key: value for key, value in made.items() if key in Graphs.model_fields}  # the rest is of training alone
     graph = source_graph(Graphs(**(made if source is None else {**made, "source": str(source)})))
     nodes = cluster_graph(graph, model, classes, seed=seed)

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Int
 from numpy import ndarray
 
-from geossl.api.points.embed import DEVICE, Progress, Scans, block_settings, checked_out, of_scans, refuse_existing
+from geossl.api.points.embed import DEVICE, Scans, block_settings, checked_out, of_scans, refuse_existing
 from geossl.data.points.batches import augmented
 from geossl.data.points.blocks import BlockSettings, block_of, cut_block, grown, inner, lattice_blocks
 from geossl.data.points.las import NOISE, Scan, find_files, read_scan, survey, write_classes
@@ -23,6 +23,7 @@ from geossl.models.encoder import Encoder
 from geossl.models.files import load_encoder, save_encoder
 from geossl.models.heads.point_segmenter import PointSegmenter, point_segmenter_spec
 from geossl.outputs import write_text
+from geossl.progress import Progress
 from geossl.training.point_segmentation import UNLABELLED, Labelled, PointHeadConfig, train_head
 from geossl.training.run_folder import versions
 
@@ -63,7 +64,7 @@ def finetune_points(
         min_points: Blocks with fewer are left out.
         seed: Of the split, the head and the order.
         overwrite: Replace an earlier model and its scores.
-        progress: Called with (steps done, steps in all).
+        progress: Called after every part (steps); see ``geossl.progress``.
         training: Fields of ``PointHeadConfig``: ``train_encoder``, ``max_steps``, ``lr``, ``batch_size``.
 
     Returns:
@@ -122,7 +123,7 @@ def classify_points(
         out: ``.laz`` or ``.las`` for one file; a folder, made if it is missing, for several.
         min_points: Blocks with fewer are left as they are.
         overwrite: Replace outputs.
-        progress: Called with (files done, files in all).
+        progress: Called after every part (files); see ``geossl.progress``.
 
     Returns:
         The files written.
@@ -132,7 +133,7 @@ def classify_points(
     """
     found = model if isinstance(model, Encoder) else load_encoder(model)
     if not isinstance(found, PointSegmenter):
-        raise WeightsError(f"{found.spec.name!r} gives no classes of points; make a model with geossl.finetune_points")
+        raise WeightsError(f"{found.spec.name!r} gives no classes of points; make a model with geossl.points.finetune")
     settings = without_classes(block_settings(found.to(DEVICE).eval().spec, min_points))
     files = [survey(path) for path in find_files(laz)]
     targets = outputs(Path(out), [file.path for file in files])
@@ -150,7 +151,7 @@ def classify_points(
                 classes[rows], percent[rows] = codes[best], np.maximum(1, np.rint(100 * chance))
         write_classes(file.path, target, classes, percent)
         if progress:
-            progress(number + 1, len(files))
+            progress(number + 1, len(files), "files")
     return targets
 
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +20,9 @@ from geossl.inference.outputs.quicklook import quicklook
 from geossl.inference.points import cell_means, cell_numbers, inner_vectors
 from geossl.models.encoder import Encoder, PointEncoder, PointSpec
 from geossl.models.files import load_encoder
+from geossl.progress import Progress
 
 Scans = str | Path | Sequence[str | Path]
-Progress = Callable[[int, int], None]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -57,7 +57,7 @@ def embed_points(
         chunk_m: Side of the squares that are held in memory at a time; does not change values.
         picture: Also write a false-colour picture beside the output.
         overwrite: Replace an output.
-        progress: Called with (chunks done, chunks in all).
+        progress: Called after every part (chunks); see ``geossl.progress``.
 
     Raises:
         MissingFileError: If there is no scan.
@@ -85,7 +85,7 @@ def embed_points(
                 filled += int(np.isfinite(values[0]).sum())
                 yield where, values
             if progress:
-                progress(number + 1, len(chunks))
+                progress(number + 1, len(chunks), "chunks")
 
     tags = {
         "GEOSSL_ENCODER": json.dumps(model.spec.name),

@@ -12,7 +12,7 @@ from geossl.errors import InputError
 
 
 def graph_set(path: Path, arrays: dict[str, Any]) -> ClassificationDataset:
-    """The nodes of a graph as ``geossl.write_graph`` stores it, for ``geossl evaluate``.
+    """The nodes of a graph as ``geossl.graphs.write`` stores it, for ``geossl evaluate``.
 
     Args:
         path: The file, for messages.

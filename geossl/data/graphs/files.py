@@ -68,7 +68,7 @@ def read_graph(source: str | Path | Data | Dataset, edges: str | None = None) ->
     if not path.is_file():
         raise MissingFileError(f"graph file {str(path)!r} does not exist")
     if path.suffix != ".npz":
-        raise InputError(f"{path} is no graph file; expected .npz (geossl.write_graph makes one of any PyG data set)")
+        raise InputError(f"{path} is no graph file; expected .npz (geossl.graphs.write makes one of any PyG data set)")
     return from_npz(path, edges)
 
 
@@ -162,7 +162,7 @@ def from_npz(path: Path, edges: str | None) -> Data:
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
     except (ValueError, OSError, EOFError, KeyError):
-        raise InputError(f"{path} cannot be read as .npz of plain arrays; write it with geossl.write_graph") from None
+        raise InputError(f"{path} cannot be read as .npz of plain arrays; write it with geossl.graphs.write") from None
     try:
         if "x_data" in arrays:
             parts = (arrays["x_data"].astype(np.float32), arrays["x_indices"], arrays["x_indptr"])
@@ -182,7 +182,7 @@ def from_npz(path: Path, edges: str | None) -> Data:
                 data[f"{split}_mask"] = torch.from_numpy(mask)
     except (ValueError, TypeError, IndexError, KeyError, RuntimeError) as error:
         raise InputError(
-            f"{path} holds arrays that make no graph ({error}); write it with geossl.write_graph"
+            f"{path} holds arrays that make no graph ({error}); write it with geossl.graphs.write"
         ) from None
     if "names" in arrays:
         data.names = tuple(str(n) for n in arrays["names"])

@@ -33,7 +33,7 @@ def graph_of(
     labels: str | None = None,
     smooth: int = 0,
 ) -> Data:
-    """A graph with a node per row; see ``geossl.graph_from_geodataframe``."""
+    """A graph with a node per row; see ``geossl.graphs.from_geodataframe``."""
     metres = in_metres(frame)
     if isinstance(features, xr.DataArray):
         x, names = pooled(features, metres)

@@ -61,7 +61,7 @@ def superpixel_graph(
     labels: Labels | None = None,
     smooth: int = 0,
 ) -> Data:
-    """A node per superpixel, edges where they share a boundary; see ``geossl.graph_from_raster``."""
+    """A node per superpixel, edges where they share a boundary; see ``geossl.graphs.from_raster``."""
     values = pixels.values.astype(np.float32)
     geobox: GeoBox = pixels.odc.geobox
     ids = segments(values if cut is None else cut.values.astype(np.float32), segment_px, compactness)

@@ -1,6 +1,5 @@
 """Keep what a catalogue gives as plain GeoTIFFs that pretraining and mapping read like any other files."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from geossl.data.stac.composite import EPOCH, CatalogScenes, outline
 from geossl.errors import redact
 from geossl.grid import Aoi, Lattice, by_zone, check_crs
 from geossl.outputs import make_folder, replacing
+from geossl.progress import Progress
 from geossl.sensors import BANDS
 
 TILE = Lattice(0, patch_px=8, gsd_m=10.0, cell_patches=128)  # 1024 px, on the lattice of maps
@@ -22,7 +22,7 @@ def fetch(
     source: CatalogScenes,
     out: Path,
     crs: int | None = None,
-    progress: Callable[[int, int, float], None] | None = None,
+    progress: Progress | None = None,
 ) -> Path:
     """Write the composite of a region, tile by tile, to ``out/s1`` and ``out/s2``; tiles that are there are kept.
 
@@ -47,7 +47,7 @@ def fetch(
             for sensor, path in paths.items():
                 write_tile(path, cube, sensor, geobox, source)
         if progress:
-            progress(done, len(tiles), done * (TILE.cell_m / 1000) ** 2)
+            progress(done, len(tiles), f"tiles, {done * (TILE.cell_m / 1000) ** 2:.1f} km2")
     return out
 
 

@@ -27,8 +27,8 @@ from geossl.models.download import sha256_of
 from geossl.models.encoder import DenseEncoder, DenseModel
 from geossl.models.files import mappable, read_encoder
 from geossl.outputs import remove
+from geossl.progress import Progress
 
-Progress = Callable[[int, int, float], None]
 WHOLE = 0.999  # share of a region that counts as all of it
 DTYPES = ("int8", "float16", "float32")
 ENCODING = threading.Lock()  # of a process: one shard is encoded while others are read and written
@@ -95,7 +95,7 @@ def embed_map(
 
         def report(done: int, km2: float, before: int = before) -> None:
             if progress:
-                progress(before + done, shards, km2)
+                progress(before + done, shards, f"shards, {km2:.1f} km2")
 
         make(plan, aoi.name, source, encoder, path, config, report)
         before += len(plan.shards)

@@ -55,8 +55,8 @@ def runs(parcels, tmp_path_factory):
 
 def test_parcels_are_clustered_by_what_grows_on_them(parcels, runs):
     frame = gpd.read_file(parcels[0])
-    graph = geossl.graph_from_geodataframe(frame, edges="rook", smooth=1)
-    found = geossl.cluster_graph(graph, runs["scgc"] / "encoder.safetensors")
+    graph = geossl.graphs.from_geodataframe(frame, edges="rook", smooth=1)
+    found = geossl.graphs.cluster(graph, runs["scgc"] / "encoder.safetensors")
     assert list(found.columns) == ["cluster", "confidence", "margin", "geometry"]
     assert found.crs == frame.crs
     for crop in range(3):
@@ -65,7 +65,7 @@ def test_parcels_are_clustered_by_what_grows_on_them(parcels, runs):
 
 
 def test_a_vector_file_is_as_good_as_its_frame(parcels):
-    one, two = (geossl.graph_from_geodataframe(f, edges="rook") for f in (gpd.read_file(parcels[0]), parcels[0]))
+    one, two = (geossl.graphs.from_geodataframe(f, edges="rook") for f in (gpd.read_file(parcels[0]), parcels[0]))
     assert torch.equal(one.x, two.x)
     assert torch.equal(one.edge_index, two.edge_index)
 
@@ -74,8 +74,8 @@ def test_a_vector_file_is_as_good_as_its_frame(parcels):
 def test_a_geopackage_keeps_the_index_where_its_name_is_free(parcels, runs, name, is_kept, tmp_path):
     frame = gpd.read_file(parcels[0])
     frame.index = pd.Index(np.arange(144) + 1000, name=name)
-    graph = geossl.graph_from_geodataframe(frame, edges="rook")
-    found = geossl.cluster_graph(graph, runs["scgc"] / "encoder.safetensors")
+    graph = geossl.graphs.from_geodataframe(frame, edges="rook")
+    found = geossl.graphs.cluster(graph, runs["scgc"] / "encoder.safetensors")
     assert found.index.equals(frame.index)
     read = gpd.read_file(write_nodes(tmp_path / "c.gpkg", found))
     assert list(read.cluster) == list(found.cluster)
@@ -97,20 +97,20 @@ def test_a_run_knows_its_graph_and_features(parcels, runs):
 
 
 def test_embeddings_come_back_with_their_places(parcels, runs):
-    graph = geossl.graph_from_geodataframe(gpd.read_file(parcels[0]), edges="rook")
-    found = geossl.embed_graph(graph, runs["graphmae"] / "encoder.safetensors")
+    graph = geossl.graphs.from_geodataframe(gpd.read_file(parcels[0]), edges="rook")
+    found = geossl.graphs.embed(graph, runs["graphmae"] / "encoder.safetensors")
     assert list(found.columns) == [f"e{i:03d}" for i in range(8)] + ["geometry"]
-    blocks = geossl.embed_graph(graph, runs["graphmae"] / "encoder.safetensors", block_nodes=20)
+    blocks = geossl.graphs.embed(graph, runs["graphmae"] / "encoder.safetensors", block_nodes=20)
     np.testing.assert_allclose(found.iloc[:, :8], blocks.iloc[:, :8], atol=1e-5)
     bare = Data(x=graph.x, edge_index=graph.edge_index)
-    assert not isinstance(geossl.embed_graph(bare, runs["graphmae"] / "encoder.safetensors"), gpd.GeoDataFrame)
+    assert not isinstance(geossl.graphs.embed(bare, runs["graphmae"] / "encoder.safetensors"), gpd.GeoDataFrame)
 
 
 def test_rows_keep_the_index_of_their_parcels_and_features_are_found_by_name(parcels, runs):
     fields, encoder = gpd.read_file(parcels[0]), runs["scgc"] / "encoder.safetensors"
-    expected = geossl.cluster_graph(geossl.graph_from_geodataframe(fields), encoder)
+    expected = geossl.graphs.cluster(geossl.graphs.from_geodataframe(fields), encoder)
     named = fields[[*reversed(fields.columns)]].set_axis([f"p{i % 100}" for i in range(len(fields))])  # some twice
-    found = geossl.cluster_graph(geossl.graph_from_geodataframe(named), encoder)
+    found = geossl.graphs.cluster(geossl.graphs.from_geodataframe(named), encoder)
     assert list(found.index) == list(named.index)
     np.testing.assert_array_equal(found.cluster, expected.cluster)
     assert found.crs == fields.crs
@@ -120,7 +120,7 @@ def test_the_map_paints_every_pixel_of_a_parcel_with_its_cluster(runs, tmp_path)
     out, raster = tmp_path / "c.gpkg", tmp_path / "c.tif"
     encoder = str(runs["scgc"] / "encoder.safetensors")
     done = CliRunner().invoke(
-        main, ["graph", "--encoder", encoder, "--out", str(out), "--raster", str(raster), "--gsd", "50"]
+        main, ["graphs", "cluster", "--encoder", encoder, "--out", str(out), "--raster", str(raster), "--gsd", "50"]
     )
     assert done.exit_code == 0, done.output
     nodes = gpd.read_file(out)
@@ -142,12 +142,12 @@ def test_the_map_paints_every_pixel_of_a_parcel_with_its_cluster(runs, tmp_path)
 def test_outside_of_parcels_there_is_no_class(tmp_path):
     places = [shapely.box(0, 0, 100, 100), shapely.box(200, 0, 300, 100)]
     nodes = gpd.GeoDataFrame({"cluster": [1, 0], "confidence": [0.9, 0.5]}, geometry=places, crs=32633)
-    with rasterio.open(geossl.class_raster(tmp_path / "c.tif", nodes, gsd_m=100.0)) as file:
+    with rasterio.open(geossl.graphs.class_raster(tmp_path / "c.tif", nodes, gsd_m=100.0)) as file:
         assert file.read(1).tolist() == [[1, 255, 0]]
         assert file.nodata == 255
     for side in (0.0, -5.0, float("nan")):
         with pytest.raises(InputError, match=f"gsd_m={side} is no side of a cell"):
-            geossl.class_raster(tmp_path / "d.tif", nodes, gsd_m=side)
+            geossl.graphs.class_raster(tmp_path / "d.tif", nodes, gsd_m=side)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_outside_of_parcels_there_is_no_class(tmp_path):
 def test_what_cannot_be_done_is_one_line(runs, arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     files = {name.upper(): str(path / "encoder.safetensors") for name, path in runs.items()}
-    done = CliRunner().invoke(main, ["graph", *(files.get(a, a) for a in arguments)])
+    done = CliRunner().invoke(main, ["graphs", "cluster", *(files.get(a, a) for a in arguments)])
     assert done.exit_code == 2
     assert message.replace("\\", "") in done.output
     assert done.output.count("\n") == 1
@@ -174,7 +174,7 @@ def test_what_cannot_be_done_is_one_line(runs, arguments, message, tmp_path, mon
 def test_outputs_are_not_overwritten_unasked(runs, tmp_path):
     (tmp_path / "c.gpkg").write_text("mine")
     encoder = str(runs["scgc"] / "encoder.safetensors")
-    done = CliRunner().invoke(main, ["graph", "--encoder", encoder, "--out", str(tmp_path / "c.gpkg")])
+    done = CliRunner().invoke(main, ["graphs", "cluster", "--encoder", encoder, "--out", str(tmp_path / "c.gpkg")])
     assert done.exit_code == 2
     assert "exists; choose another name, or --overwrite" in done.output
     assert (tmp_path / "c.gpkg").read_text() == "mine"
@@ -257,7 +257,7 @@ def test_features_without_edges_are_joined_to_their_nearest(parcels, tmp_path):
     done = CliRunner().invoke(main, ["pretrain", "scgc", *settings, "data.edges=knn:5"])
     assert done.exit_code == 0, done.output
     encoder = str(tmp_path / "run" / "encoder.safetensors")
-    done = CliRunner().invoke(main, ["graph", "--encoder", encoder, "--out", str(tmp_path / "c.csv")])
+    done = CliRunner().invoke(main, ["graphs", "cluster", "--encoder", encoder, "--out", str(tmp_path / "c.csv")])
     assert done.exit_code == 0, done.output
     found = pd.read_csv(tmp_path / "c.csv").cluster
     for crop in range(3):
@@ -310,12 +310,12 @@ def test_recipes_say_what_does_not_fit():
 def test_an_image_encoder_is_no_graph_encoder(runs):
     graph = read_graph(Data(x=torch.ones(3, 2), edge_index=torch.tensor([[0, 1], [1, 0]])))
     with pytest.raises(InputError, match="has 2 features per node"):
-        geossl.embed_graph(graph, runs["graphmae"] / "encoder.safetensors")
+        geossl.graphs.embed(graph, runs["graphmae"] / "encoder.safetensors")
 
 
 def test_features_that_all_point_one_way_are_refused(tmp_path):
     graph = Data(x=torch.rand(50, 4) * 0.1 + 1, edge_index=torch.tensor([[0, 1], [1, 0]]))
-    file = geossl.write_graph(tmp_path / "g.npz", graph)
+    file = geossl.graphs.write(tmp_path / "g.npz", graph)
     changes = [f"data.source={file}", "encoder.dim=8", "train.max_steps=2", f"out={tmp_path / 'run'}"]
     with pytest.raises(InputError, match=r"nearly all point one way \(mean cosine 1.00\).*encoder.scaling=column"):
         geossl.pretrain(recipe.load("graphmae", [*changes, "encoder.scaling=none"]))
@@ -329,24 +329,24 @@ def test_images_are_told_apart_by_their_graphs(tmp_path):
     x = np.stack([[stripes if i % 2 else stripes * 0 + 0.5, rng.random((32, 32))] for i in range(24)])
     x = (x + rng.normal(0, 0.05, x.shape)).astype(np.float32)
     np.savez(tmp_path / "set.npz", x=x, y=np.arange(24) % 2, bands=["B04", "B08"], class_names=["flat", "striped"])
-    graphs = geossl.graphs_from_images(tmp_path / "set.npz", segment_px=32)
+    graphs = geossl.graphs.from_images(tmp_path / "set.npz", segment_px=32)
     assert graphs.classes == ("flat", "striped")
     assert len(graphs.graph_y) == 24 == int(graphs.batch.max()) + 1
-    file = geossl.write_graph(tmp_path / "graphs.npz", graphs)
+    file = geossl.graphs.write(tmp_path / "graphs.npz", graphs)
     gin = ["encoder.kind=gin", "encoder.dim=16", "encoder.norm=batch", "objective.decoder=gin", "data.batch_graphs=8"]
     changes = [*gin, f"data.source={file}", "train.max_steps=20", f"out={tmp_path / 'run'}"]
     encoder = geossl.pretrain(recipe.load("graphmae", changes)) / "encoder.safetensors"
-    vectors = geossl.embed_graphs(file, encoder)
+    vectors = geossl.graphs.embed_many(file, encoder)
     assert vectors.shape == (24, 16)
     samples = Samples(vectors.to_numpy(), graphs.graph_y.numpy())
     assert svm_folds(samples, 2, folds=4).values["accuracy"] > 0.9
-    nodes = geossl.embed_graph(file, encoder).to_numpy()
+    nodes = geossl.graphs.embed(file, encoder).to_numpy()
     np.testing.assert_allclose(vectors.iloc[3], nodes[graphs.batch == 3].mean(0), atol=1e-5)
     with pytest.raises(InputError, match="this is one graph, without batch"):
-        geossl.embed_graphs(Data(x=graphs.x, edge_index=graphs.edge_index), encoder)
+        geossl.graphs.embed_many(Data(x=graphs.x, edge_index=graphs.edge_index), encoder)
     np.savez(tmp_path / "g.npz", x=np.ones((2, 1)), edge_index=np.array([[0], [1]]), y=np.array([0, 1]))
     with pytest.raises(InputError, match="holds no images of one class each"):
-        geossl.graphs_from_images(tmp_path / "g.npz")
+        geossl.graphs.from_images(tmp_path / "g.npz")
 
 
 def test_places_come_from_parquet_too(parcels, tmp_path):

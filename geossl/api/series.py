@@ -92,9 +92,7 @@ def embed_series(
     write_blocks(out, extent.geobox, parts(), **settings)  # type: ignore[arg-type]
     if not filled:
         out.unlink()
-        raise InputError(
-            f"series {series.name} has no usable patch on any date; check nodata, and what counts as cloud"
-        )
+        raise InputError(f"series {series.name} has no valid patch on any date; check nodata, and what counts as cloud")
     if picture:
         quicklook(raster.open_map(out), out.with_suffix(".png"))
     return out

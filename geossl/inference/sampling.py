@@ -1,6 +1,7 @@
 """Metropolis-Hastings with nothing but a score: energy differences are integrated along the proposed step.
 
-Paper: Alain, Bengio, JMLR 15 (2014), sampling from a regularized auto-encoder. Noise-then-reconstruct is no sampler.
+Paper: Alain, Bengio, JMLR 15 (2014), sampling from a regularized auto-encoder. Noise-then-reconstruct is not a
+sampler.
 """
 
 from collections.abc import Callable

@@ -59,15 +59,15 @@ def open_embeddings(path: str | Path) -> xr.DataArray:
 
     Raises:
         MissingFileError: If there is nothing at ``path``.
-        InputError: If it is no georeferenced embedding map.
+        InputError: If it is not a georeferenced embedding map.
     """
     try:
         with dask.config.set({"array.chunk-size": CHUNK}):
             embeddings = open_map(path)
     except RasterioError as error:
-        raise InputError(f"{path} is no embedding map ({' '.join(str(error).split())[:120]})") from None
+        raise InputError(f"{path} is not an embedding map ({' '.join(str(error).split())[:120]})") from None
     if embeddings.odc.crs is None or embeddings.sizes["embedding"] < 2:
-        raise InputError(f"{path} is no embedding map; expected a .zarr or .tif written by geossl embed")
+        raise InputError(f"{path} is not an embedding map; expected a .zarr or .tif written by geossl embed")
     return embeddings
 
 

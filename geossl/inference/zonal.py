@@ -89,7 +89,7 @@ def from_frame(frame: gpd.GeoDataFrame, crs: str | int, name: str) -> Example:
         west, south, east, north = geometry.total_bounds
         if not (-180 <= west <= east <= 180 and -90 <= south <= north <= 90):
             raise GridError(
-                f"{name} has coordinates from ({west:.6g}, {south:.6g}) to ({east:.6g}, {north:.6g}), which are no "
+                f"{name} has coordinates from ({west:.6g}, {south:.6g}) to ({east:.6g}, {north:.6g}), which are not "
                 "longitude and latitude; the order is lon,lat"
             )
     on_map = geometry.segmentize(0.01 if frame.crs.is_geographic else 1000).to_crs(crs)

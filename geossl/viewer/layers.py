@@ -21,7 +21,7 @@ from geossl.errors import InputError, MissingFileError
 
 TILE_PX = 256
 MERCATOR_M = 20037508.342789244  # half the side of the web-mercator square
-OVERVIEW_PX = 512  # a range or a legend is taken from a picture of this size
+OVERVIEW_PX = 512  # ranges and legends are taken from a thinned read of this size
 COLOUR_BAR = "viridis"
 PALETTE = "tab20"
 
@@ -102,7 +102,7 @@ def open_layer(path: Path, name: str | None = None) -> Layer:
 
     Raises:
         MissingFileError: If there is no such file.
-        InputError: If it is no georeferenced raster of these kinds.
+        InputError: If it is not a georeferenced raster of these kinds.
     """
     if not path.is_file():
         raise MissingFileError(f"--layer {str(path)!r} does not exist")
@@ -173,7 +173,7 @@ def colour(rgba: UInt8[np.ndarray, "4"]) -> str:
 
 
 def png(picture: UInt8[np.ndarray, "h w 4"]) -> bytes:
-    """A picture as the bytes of a PNG file."""
+    """Bytes of a PNG file of an image."""
     buffer = io.BytesIO()
     image.imsave(buffer, picture, format="png")
     return buffer.getvalue()

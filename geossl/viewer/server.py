@@ -74,7 +74,7 @@ class Handler(BaseHTTPRequestHandler):
         return own_name and self.headers.get("Sec-Fetch-Site") != "cross-site"
 
     def find(self) -> tuple[bytes, str]:
-        """Body and type of what was asked for."""
+        """Body and content type of a response."""
         url = urlsplit(self.path)
         session = self.server.session
         if url.path in STATIC:
@@ -128,7 +128,7 @@ class Server(ThreadingHTTPServer):
         return f"http://{HOST}:{self.server_address[1]}/"
 
     def handle_error(self, *_: Any) -> None:
-        """A connection that breaks off is no news; anything else is shown."""
+        """Ignore connections that break off; show anything else."""
         if not isinstance(sys.exc_info()[1], ConnectionError | TimeoutError):
             traceback.print_exc()
 

@@ -32,7 +32,7 @@ class Session:
     Args:
         map_path: ``.zarr`` or ``.tif`` written by ``geossl embed``.
         layer_paths: Further rasters.
-        folder: Holds the pictures made on the way; the caller removes it.
+        folder: Holds temporary rasters; the caller removes it.
 
     Raises:
         InputError: If the map or a layer cannot be used.
@@ -120,7 +120,7 @@ def area_of(path: Path) -> dict[str, Any] | None:
 
 
 def paint(embeddings: xr.DataArray, out: Path) -> Path:
-    """Write the false-colour picture of a map as RGBA raster, chunk by chunk."""
+    """Write the false-colour image of a map as an RGBA raster, chunk by chunk."""
     step = max(1, -(-max(embeddings.shape[1:]) // FIT_SIDE))
     colours = FalseColour(embeddings[:, ::step, ::step].values, seed=0)
     parts = ((where, np.moveaxis(colours.paint(values), -1, 0)) for where, values in blocks(embeddings))

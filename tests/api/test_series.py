@@ -149,7 +149,7 @@ def test_days_narrow_the_series(stack, tmp_path):
 
 
 def test_a_series_of_clouds_alone_makes_no_map(tmp_path):
-    with pytest.raises(InputError, match="belgium has no usable patch on any date"):
+    with pytest.raises(InputError, match="belgium has no valid patch on any date"):
         embedded(SAMPLE / "belgium", tmp_path / "map.tif", cloud_band="B04", cloud_above=1e-6)
     assert list(tmp_path.iterdir()) == []
 

@@ -73,7 +73,7 @@ def test_a_catalogue_without_radar_is_mapped_by_the_optical_branch_and_says_so(p
     place[1].items.pop()
     done = embed(place, encoder, "m.zarr", "--dtype", "float32")
     assert done.exit_code == 0, done.stderr
-    assert "note: no usable s1 scene over --aoi aoi.geojson in 2024-06" in done.stderr
+    assert "note: no valid s1 scene over --aoi aoi.geojson in 2024-06" in done.stderr
     assert set(np.unique(xr.open_zarr(place[0] / "m.zarr")["sensors"].values)) == {0, 2}
     assert np.isfinite(package.open(place[0] / "m.zarr").values[0]).any()
 
@@ -109,8 +109,8 @@ def test_a_dry_run_counts_scenes(place, encoder):  # noqa: F811
 @pytest.mark.parametrize(
     ("more", "date", "word"),
     [
-        ([], "June", "--date 'June' is no period"),
-        ([], "2020-01", "has no usable scene"),
+        ([], "June", "--date 'June' is not a period"),
+        ([], "2020-01", "has no valid scene"),
         (["--composite", "best"], "2024-06", "--composite 'best' is not known"),
         (["--sensors", "s3"], "2024-06", "--sensors 's3' is not known"),
         (["--s2", "x.tif"], "2024-06", "give one or the other"),

@@ -174,7 +174,7 @@ def text(name, content):
         (raster("s2.tif", lambda: optical()[:4], BOA_ADD_OFFSET="0"), ["has 4 bands", "needs 12"]),
         (raster("s1.tif", lambda: radar()[::-1]), ["darker than band 2", "swap"]),
         (raster("s2.tif", optical, names=S2_BANDS), ["+1000", "--s2-offset"]),
-        (all_nodata, ["holds no usable pixel"]),
+        (all_nodata, ["holds no valid pixel"]),
         (text("w.pt", b"PK\x03\x04 cut"), ["w.pt is damaged"]),
         (text("w.safetensors", b"\x00" * 30), ["w.safetensors is damaged"]),
         (text("w.pt", b"cos\nsystem\n(S'touch hacked'\ntR."), ["it was not run"]),
@@ -192,7 +192,7 @@ def test_a_sensor_without_a_usable_pixel_is_left_out_and_named(place, encoder):
     write_raster(place / "s2.tif", optical() * 0, **TAGGED)
     done = embed(place, encoder)
     assert done.exit_code == 0
-    assert "geossl: note: s2 has no usable pixel in --aoi aoi.geojson; the other sensor answers alone" in done.stderr
+    assert "geossl: note: s2 has no valid pixel in --aoi aoi.geojson; the other sensor answers alone" in done.stderr
 
 
 def test_a_dry_run_prints_and_writes_nothing(place, encoder):
@@ -207,4 +207,4 @@ def test_a_dry_run_prints_and_writes_nothing(place, encoder):
 
 def test_another_plan_for_the_same_output_is_refused(place, encoder):
     assert embed(place, encoder).exit_code == 0
-    refused(embed(place, encoder, precision="bf16"), "was begun with another precision")
+    refused(embed(place, encoder, precision="bf16"), "was started with another precision")

@@ -33,6 +33,6 @@ def test_similar_answers_mistakes_with_one_line_and_writes_nothing(real_map, tmp
     refused(geossl("similar", real_map, "--to", "nothing.geojson", *at), "neither a point lon,lat nor a file")
     refused(geossl("similar", real_map, "--to", "10,50", "--top", "0", *at), "--top")
     refused(geossl("similar", tmp_path / "no.zarr", "--to", "10,50", *at), "does not exist")
-    refused(geossl("similar", tmp_path, "--to", "10,50", *at), "is no embedding map")
+    refused(geossl("similar", tmp_path, "--to", "10,50", *at), "is not an embedding map")
     refused(geossl("view", real_map, "--layer", "no.tif", "--port", "0", "--no-browser"), "--layer 'no.tif'")
     assert [*tmp_path.iterdir()] == []

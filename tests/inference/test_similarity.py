@@ -253,7 +253,7 @@ def test_other_files_are_no_maps(tmp_path):
         file.write(np.ones((1, 20, 20), np.uint8))
     (tmp_path / "text.tif").write_text("no")
     for name in ("one.tif", "text.tif"):
-        with pytest.raises(InputError, match="is no embedding map"):
+        with pytest.raises(InputError, match="is not an embedding map"):
             geossl.similar(tmp_path / name, (1.0, 1.0))
 
 

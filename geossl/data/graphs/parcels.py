@@ -170,7 +170,7 @@ def pooled(raster: xr.DataArray, frame: gpd.GeoDataFrame) -> tuple[Float[ndarray
             own, and every point and line, takes the cell under its representative point.
 
     Raises:
-        InputError: If a place has no usable cell.
+        InputError: If a place has no valid cell.
     """
     geobox: GeoBox = raster.odc.geobox
     places = frame.geometry.to_crs(str(geobox.crs))
@@ -194,7 +194,7 @@ def pooled(raster: xr.DataArray, frame: gpd.GeoDataFrame) -> tuple[Float[ndarray
     bad = np.flatnonzero((count == 0) | ~np.isfinite(x).all(axis=1))
     if len(bad):
         many = f"{len(bad)} of {len(frame)} places (row {bad[0]} first)"
-        raise InputError(f"{many} have no usable cell of the raster under them; drop them")
+        raise InputError(f"{many} have no valid cell of the raster under them; drop them")
     return x.astype(np.float32), band_names(raster)
 
 

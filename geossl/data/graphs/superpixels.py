@@ -108,7 +108,7 @@ def image_graphs(images: Iterable[Float[Tensor, "c _ _"]], segment_px: int = 64,
         touch; ``batch`` (n,), the image of every node. Set ``graph_y`` (images,) to the classes.
 
     Raises:
-        InputError: If an image has no usable pixel.
+        InputError: If an image has no valid pixel.
     """
     graphs = []
     for image in images:

@@ -186,7 +186,7 @@ def clip_of(
 def filled_up(pixels: Float[Tensor, "n c h w"], days: Float[ndarray, " n"], frames: int) -> Clip:
     """Missing dates after the last one, so that all clips are equally long."""
     if not len(pixels):
-        raise InputError("a series has no usable pixel on any date; check nodata and data.cloud_above")
+        raise InputError("a series has no valid pixel on any date; check nodata and data.cloud_above")
     lacking = frames - len(pixels)
     missing = pixels.new_full((lacking, *pixels.shape[1:]), torch.nan)
     days = np.concatenate([days, np.repeat(days[-1:], lacking)])

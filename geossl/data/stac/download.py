@@ -67,7 +67,7 @@ def day(source: CatalogScenes, sensor: str, geobox: GeoBox) -> str:
 
 
 def write_tile(path: Path, cube: xr.Dataset, sensor: str, geobox: GeoBox, source: CatalogScenes) -> None:
-    """One sensor of a tile; nothing if it has no usable pixel."""
+    """One sensor of a tile; nothing if it has no valid pixel."""
     data = cube[sensor].values
     if np.isnan(data).all():
         return

@@ -26,7 +26,7 @@ from geossl.sensors import BANDS
 LOOK_PX = 512  # side of the thinned look scenes are ranked on
 WHOLE = 0.999  # share of a region that counts as all of it
 WANTED = (*EARTH_SEARCH, *EARTH_SEARCH.values(), *BANDS["s1"])  # names of the assets that are read
-PAIR_DAYS = 12  # radar farther from the optical date is told
+PAIR_DAYS = 12  # a larger gap between radar and optical date gets a note
 
 
 def find_scenes(
@@ -63,10 +63,10 @@ def find_scenes(
         found[sensor] = decided(items, sensor, where)
     if not any(found.values()):
         raise InputError(
-            f"--catalog {redact(where.url)} has no usable scene over {aoi.name} in {dates}; widen --date or --max-cloud"
+            f"--catalog {redact(where.url)} has no valid scene over {aoi.name} in {dates}; widen --date or --max-cloud"
         )
     for sensor in [sensor for sensor, scenes in found.items() if not scenes]:
-        warnings.warn(f"no usable {sensor} scene over {aoi.name} in {dates} in {redact(where.url)}", Note, stacklevel=2)
+        warnings.warn(f"no valid {sensor} scene over {aoi.name} in {dates} in {redact(where.url)}", Note, stacklevel=2)
     optical = ranked_days([replace(scene, mask=mask) for scene in found.get("s2", [])], aoi, where.sign)
     radar = ranked_passes(found.get("s1", []), aoi, optical)
     request = {"catalog": catalog, "composite": composite, "sensors": sensors, "max_cloud": max_cloud, "mask": mask}
@@ -171,7 +171,7 @@ def check_key(catalog: Catalog, sensors: Sequence[str]) -> None:
 
 
 def dark_percentile(href: str, sign: str) -> float:
-    """First percentile of a file's usable numbers, on its smallest overview."""
+    """First percentile of a file's valid numbers, on its smallest overview."""
 
     def look(source: DatasetReader) -> float:
         shape = tuple(min(side, LOOK_PX) for side in source.shape)
@@ -182,7 +182,7 @@ def dark_percentile(href: str, sign: str) -> float:
 
 
 def ranked_days(scenes: list[Scene], aoi: Aoi, sign: str) -> list[Scene]:
-    """Scenes in the order they are asked: the day with most clear area in the region first.
+    """Scenes in order of preference: the day with most clear area in the region first.
 
     Where no day's swath covers the region, days are ranked tile by MGRS tile, as the best day of one swath says nothing
     of the next: first the best of every tile, then the second best, and so on. Earlier days and lower ids win ties.

@@ -152,7 +152,7 @@ def s1_decisions(item: Item) -> dict[str, Any]:
     """Kind of numbers, and the orbit.
 
     Raises:
-        BandError: For GRD, whose numbers are no backscatter before calibration.
+        BandError: For GRD, whose numbers are not backscatter before calibration.
     """
     properties = item["properties"]
     if item["collection"] != "sentinel-1-rtc":

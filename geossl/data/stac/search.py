@@ -74,7 +74,7 @@ def parse_dates(text: str) -> tuple[date, date]:
     try:
         start, end = span(first)[0], span(last or first)[1]
     except ValueError:
-        raise InputError(f"--date {text!r} is no period; write 2024-06-15, 2024-06 or 2024-06/2024-08") from None
+        raise InputError(f"--date {text!r} is not a period; write 2024-06-15, 2024-06 or 2024-06/2024-08") from None
     if end < start:
         raise InputError(f"--date {text!r} ends before it begins")
     return start, end
@@ -122,7 +122,7 @@ def search(aoi: Aoi, dates: tuple[date, date], catalog: Catalog, sensor: str) ->
 
 
 def from_api(aoi: Aoi, dates: tuple[date, date], url: str, collections: tuple[str, ...]) -> Iterator[Item]:
-    """Ask a STAC API, part by part, so that a region on both sides of the antimeridian is no band around the Earth."""
+    """Query a STAC API, one hemisphere at a time: no box around the Earth for regions across the antimeridian."""
     from pystac_client import Client  # lazy: extra
 
     def checked(request: Any) -> None:
@@ -167,7 +167,7 @@ def from_parquet(url: str) -> Iterator[Item]:
 
 
 def without_nulls(item: Item) -> Item:
-    """Tables fill in what an item does not say."""
+    """An item without the nulls that tables fill in."""
     properties = {key: value for key, value in item["properties"].items() if value is not None}
     assets = {
         name: {key: value for key, value in asset.items() if value is not None}

@@ -1,4 +1,4 @@
-"""What a map will take, told before work starts: memory per worker, bytes, time."""
+"""Estimate what a map takes before work starts: memory per worker, bytes, time."""
 
 import os
 import time

@@ -25,7 +25,7 @@ Shard = tuple[int, int]  # row and column of a shard, counted from the map's nor
 
 @dataclass(frozen=True)
 class Plan:
-    """All that decides a map's values.
+    """Everything that decides the values of a map.
 
     Args:
         lattice: Where cells lie.
@@ -91,7 +91,7 @@ class Plan:
 
 
 class BuildFolder:
-    """Beside an output: its plan and a receipt per finished shard; never inside it, so that a store is pure data.
+    """The plan and a marker per finished shard, beside an output and never inside it, so that a store is pure data.
 
     Args:
         out: The output.
@@ -123,11 +123,12 @@ class BuildFolder:
         before, now = read_plan(self.plan), plan.to_json()
         if differing := [key for key in now | before if before.get(key) != now.get(key)]:
             raise InputError(
-                f"--out {self.out} was begun with another {', '.join(differing)}; choose another --out, or --overwrite"
+                f"--out {self.out} was started with another {', '.join(differing)}; "
+                "choose another --out, or --overwrite"
             )
 
     def begin(self, plan: Plan, overwrite: bool) -> bool:
-        """Clear leftovers and make the folders; True if there is a plan to go on with."""
+        """Clear leftovers and make the folders; True if there is a plan to resume."""
         try:
             if overwrite or not self.plan.exists():
                 remove(self.out)
@@ -138,7 +139,7 @@ class BuildFolder:
         return self.plan.exists()
 
     def done(self) -> set[Shard]:
-        """Shards that have a receipt; told by the names of the files, so that a large map is soon gone on with."""
+        """Finished shards, from file names alone, so that a large map resumes quickly."""
         with os.scandir(self.receipts) as entries:
             names = [entry.name for entry in entries]
         names = [name.removesuffix(".json") for name in names if name.endswith(".json") and not name.startswith(".")]
@@ -171,10 +172,10 @@ class BuildFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep a second process from writing the same map.
+        """Keep other processes from writing the same map.
 
         Raises:
-            RunError: If another one is at it.
+            RunError: If another process is writing it.
         """
         path = self.path / "lock"
         mine = f"{socket.gethostname()} {os.getpid()}"
@@ -192,7 +193,7 @@ class BuildFolder:
 
 
 def source_metadata(out: Path) -> dict[str, Any]:
-    """What the plan of an output that was begun says of its source; of any zone's, as all have the same."""
+    """Source that the plan of an unfinished output names; the same in the plan of every zone."""
     for build in (BuildFolder(out).plan, *sorted(out.with_suffix("").glob("*.build/plan.json"))):
         if build.exists():
             return read_plan(build)["source"]
@@ -200,7 +201,7 @@ def source_metadata(out: Path) -> dict[str, Any]:
 
 
 def read_plan(path: Path) -> dict[str, Any]:
-    """The plan of an output that was begun.
+    """Plan of an unfinished output.
 
     Raises:
         InputError: If the file is damaged.
@@ -210,5 +211,5 @@ def read_plan(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         values = None
     if not isinstance(values, dict) or not isinstance(values.get("source"), dict):
-        raise InputError(f"{path} is damaged, so its map cannot be gone on with; choose another --out, or --overwrite")
+        raise InputError(f"{path} is damaged, so this map cannot be resumed; choose another --out, or --overwrite")
     return values

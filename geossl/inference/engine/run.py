@@ -236,10 +236,10 @@ def complete(work: Work, name: str, out: Path) -> None:
     if not made["patches"]:
         remove(out)
         remove(work.build.path)
-        raise InputError(f"{name} holds no usable pixel in the rasters (all nodata); choose another place or scene")
+        raise InputError(f"{name} holds no valid pixel in the rasters (all nodata); choose another place or scene")
     for sensor in work.plan.metadata["sensors"]:
         if not made[sensor]:
-            text = f"{sensor} has no usable pixel in {name}; the other sensor answers alone"
+            text = f"{sensor} has no valid pixel in {name}; the other sensor answers alone"
             warnings.warn(text, Note, stacklevel=4)
     is_store = work.data == out.absolute()
     if is_store and isinstance(work.model(), DenseEncoder):  # classes have no mean

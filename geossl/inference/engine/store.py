@@ -119,7 +119,7 @@ def write_shard(
 
 
 def finish(path: Path) -> None:
-    """Gather all metadata in one place, once, at the end."""
+    """Consolidate the metadata, once, at the end."""
     with warnings.catch_warnings():  # zarr warns that other software may not know consolidated metadata; it is optional
         warnings.simplefilter("ignore")
         zarr.consolidate_metadata(str(path))

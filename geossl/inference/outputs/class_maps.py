@@ -104,7 +104,7 @@ def write_classes(
     metadata: dict[str, Any],
     outlines: Path | None = None,
 ) -> None:
-    """Write ``out`` (classes), ``..._confidence.tif``, ``..._area.csv`` and a picture; one block in memory at a time.
+    """Write ``out`` (classes), ``..._confidence.tif``, ``..._area.csv`` and a figure; one block in memory at a time.
 
     Args:
         out: ``.tif``: a COG with colour table, names (``CLASS_NAMES``) and nodata 255; there last of all.

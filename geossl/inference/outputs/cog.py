@@ -42,7 +42,7 @@ def write_blocks(
 ) -> None:
     """Write blocks ``(c, h, w)`` as a Cloud-Optimised GeoTIFF with overviews; renamed into place when whole.
 
-    Files of many bands keep bands apart, as a picture of three of them is what is mostly read. ``float16`` is stored as
+    Files of many bands keep bands apart, as mostly three of them are read as an image. ``float16`` is stored as
     GeoTIFF does it: float32 of 16 bits. ``scales`` are GDAL's, per band. ``colours`` make it a raster of classes, whose
     overviews show the commonest one.
     """

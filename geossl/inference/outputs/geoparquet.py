@@ -200,7 +200,7 @@ def pooled(embeddings: xr.DataArray, valid: xr.DataArray | None, features: gpd.G
         raise GridError("no feature of --aoi lies on usable patches of the map")
     if not keep.all():
         left_out = ", ".join(names[~keep][:5]) + (", ..." if (~keep).sum() > 5 else "")
-        text = f"{(~keep).sum()} of {n} features lie on no usable patch and get no row: {left_out}"
+        text = f"{(~keep).sum()} of {n} features lie on no valid patch and get no row: {left_out}"
         warnings.warn(text, Note, stacklevel=2)
     means, fraction = sums[keep] / total[keep, None], total[keep] / inside[keep]
     outlines = np.array(degrees)[keep]

@@ -1,4 +1,4 @@
-"""A picture of a map: its three strongest components as red, green and blue."""
+"""Quicklook of a map: its three strongest principal components as red, green and blue."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ FIT_PATCHES = 20_000
 
 
 def quicklook(embeddings: xr.DataArray, path: str | Path, *, seed: int = 0) -> Path:
-    """Write a PCA false-colour picture; nodata is transparent.
+    """Write a PCA false-colour quicklook; nodata is transparent.
 
     Colours have no meaning beyond "alike is alike" and differ between maps, as the components are the map's own.
 
@@ -28,9 +28,9 @@ def quicklook(embeddings: xr.DataArray, path: str | Path, *, seed: int = 0) -> P
     step = max(1, -(-max(embeddings.shape[1:]) // LONGEST_PX))
     data = embeddings[:, ::step, ::step].values
     zoom = max(1, PICTURE_PX // max(data.shape[1:]))  # so that the patches of a small map can be seen
-    picture = np.kron(false_colour(data, seed), np.ones((zoom, zoom, 1), dtype=np.uint8))
+    rgba = np.kron(false_colour(data, seed), np.ones((zoom, zoom, 1), dtype=np.uint8))
     with replacing(path) as temporary:
-        image.imsave(str(temporary), picture)
+        image.imsave(str(temporary), rgba)
     return Path(path)
 
 
@@ -60,10 +60,10 @@ class FalseColour:
         """Red, green, blue and opacity; nodata is transparent."""
         rows = data.reshape(len(data), -1).T
         valid = np.isfinite(rows).all(axis=1)
-        picture = np.zeros((len(rows), 4), dtype=np.uint8)
+        rgba = np.zeros((len(rows), 4), dtype=np.uint8)
         if self.pca is not None and valid.any():
             parts = self.pca.transform(rows[valid].astype(np.float64))
             scaled = np.clip((parts - self.low) / np.maximum(self.high - self.low, 1e-12), 0, 1)
             colours = np.pad(scaled, ((0, 0), (0, 3 - scaled.shape[1])))
-            picture[valid] = np.column_stack([np.rint(255 * colours), np.full(len(colours), 255)])
-        return picture.reshape(*data.shape[1:], 4)
+            rgba[valid] = np.column_stack([np.rint(255 * colours), np.full(len(colours), 255)])
+        return rgba.reshape(*data.shape[1:], 4)

@@ -116,7 +116,7 @@ def open_map(path: str | Path, gsd_m: float | None = None, level: int = 0) -> xr
 
     Raises:
         MissingFileError: If there is nothing at ``path``.
-        InputError: If it is no embedding map.
+        InputError: If it is not an embedding map.
         GridError: If ``gsd_m`` does not fit.
     """
     path = Path(path)
@@ -127,7 +127,7 @@ def open_map(path: str | Path, gsd_m: float | None = None, level: int = 0) -> xr
 
 
 def stored(path: Path, group: str | None = None) -> xr.DataArray:
-    """A map on its own cells."""
+    """A map on its stored grid."""
     if not path.exists():
         raise MissingFileError(f"map {str(path)!r} does not exist")
     if maps := [] if path.suffix else sorted(path.glob("utm*.*[fr]")):
@@ -148,7 +148,7 @@ def stored(path: Path, group: str | None = None) -> xr.DataArray:
         data: Any = xr.open_zarr(store, group=group, chunks=CHUNKS, decode_coords="all", mask_and_scale=False)
         embeddings = data["embeddings"]
     except (KeyError, FileNotFoundError, ValueError, zarr.errors.GroupNotFoundError):
-        raise InputError(f"{path} is no embedding map (no 'embeddings' array in it)") from None
+        raise InputError(f"{path} is not an embedding map (no 'embeddings' array in it)") from None
     if embeddings.dtype == np.int8:  # a nodata patch has scale NaN
         scales = xr.open_zarr(store, group=group, chunks=None, decode_coords="all", mask_and_scale=False)["scales"]
         sizes = {name: embeddings.chunksizes[name] for name in ("y", "x")}  # else each block would read far more scales
@@ -175,7 +175,7 @@ def zoomed(embeddings: xr.DataArray, gsd_m: float) -> xr.DataArray:
 
 
 def interpolate(block: np.ndarray, n: int) -> np.ndarray:
-    """A block with a rim of one cell, ``n`` times as fine, without the rim."""
+    """A block with a halo of one cell, ``n`` times as fine, halo removed."""
     valid = np.isfinite(block[:1])
     total, weight = separable(np.where(valid, block, 0), n), separable(valid.astype(np.float32), n)
     own = np.kron(valid[:, 1:-1, 1:-1], np.ones((1, n, n), dtype=bool))

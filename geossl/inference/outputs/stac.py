@@ -30,7 +30,7 @@ def zones(path: Path) -> list[Path]:
     """
     found = [path] if path.suffix == ".zarr" else sorted(path.glob("utm*.zarr"))
     if not found:
-        raise InputError(f"{path} is no .zarr map, nor a folder of one per UTM zone; STAC documents need that")
+        raise InputError(f"{path} is not a .zarr map or a folder of one map per UTM zone; STAC documents need one")
     return found
 
 
@@ -62,7 +62,7 @@ def attributes_of(path: Path) -> dict[str, Any]:
     """What a store says of itself.
 
     Raises:
-        InputError: If it is no map of ours.
+        InputError: If it is not a map written by geossl.
     """
     attributes: dict[str, Any] = dict(zarr.open_group(str(path), mode="r").attrs)
     if "geossl:inputs" not in attributes:

@@ -122,7 +122,7 @@ def test_cells_without_data_are_left_out_and_places_without_cells_refused():
     raster = raster_of([[[np.nan, 20], [30, 40]]])
     left = [shapely.box(500_000, 0, 500_100, 200), shapely.box(500_100, 0, 500_200, 200)]
     assert graph_from_geodataframe(frame_of(left), raster).x.flatten().tolist() == [30, 30]
-    with pytest.raises(InputError, match=r"1 of 4 places \(row 2 first\) have no usable cell"):
+    with pytest.raises(InputError, match=r"1 of 4 places \(row 2 first\) have no valid cell"):
         graph_from_geodataframe(frame_of(), raster)
 
 

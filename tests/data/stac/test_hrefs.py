@@ -115,7 +115,7 @@ def test_a_scene_that_points_to_local_files_is_left_out_unread(catalog, monkeypa
     monkeypatch.setattr(remote, "opened", lambda *_: pytest.fail("a file was opened"))
     with (
         pytest.warns(Note, match=r"1 s2 scene\(s\) left out: item hostile: B02 points to '/etc/passwd'"),
-        pytest.raises(InputError, match="no usable scene"),
+        pytest.raises(InputError, match="no valid scene"),
     ):
         find_scenes(region(), PERIOD, server.url, sensors=["s2"])
 

@@ -227,7 +227,7 @@ def test_radar_far_from_the_optical_date_is_told(catalog):
 def test_uncalibrated_radar_is_refused_by_name(catalog, monkeypatch):
     monkeypatch.setattr("geossl.data.stac.search.READABLE", {"s1": ("sentinel-1-grd",)})
     server = catalog(lambda f: scenes.radar(f, "g", "2024-06-10T10:00:00Z", collection="sentinel-1-grd"))
-    with pytest.warns(Note, match="uncalibrated amplitudes"), pytest.raises(InputError, match="no usable scene"):
+    with pytest.warns(Note, match="uncalibrated amplitudes"), pytest.raises(InputError, match="no valid scene"):
         find(server, sensors=["s1"])
 
 
@@ -342,7 +342,7 @@ def test_what_is_no_period_is_refused(text):
 
 def test_catalogues_that_do_not_answer_or_hold_nothing_say_so(catalog, tmp_path):
     server = catalog(scenes.raw)
-    with pytest.raises(InputError, match="has no usable scene over the region in 2020-01"):
+    with pytest.raises(InputError, match="has no valid scene over the region in 2020-01"):
         find_scenes(region(), "2020-01", server.url, sensors=["s2"])
     with pytest.raises(InputError, match=r"--catalog http://127.0.0.1:9 cannot be searched"):
         find_scenes(region(), PERIOD, "http://127.0.0.1:9", sensors=["s2"])

@@ -158,7 +158,7 @@ def test_a_finished_map_is_not_made_again(region, croma_file, tmp_path, monkeypa
 def test_another_plan_is_refused_by_the_differing_key(region, croma_file, tmp_path):
     embed_map(region, Memory(), croma_file, tmp_path / "a.zarr")
     before = tree(tmp_path)
-    with pytest.raises(InputError, match="was begun with another precision; choose another --out, or --overwrite"):
+    with pytest.raises(InputError, match="was started with another precision; choose another --out, or --overwrite"):
         embed_map(region, Memory(), croma_file, tmp_path / "a.zarr", precision="bf16")
     assert tree(tmp_path) == before
     embed_map(region, Memory(), croma_file, tmp_path / "a.zarr", precision="bf16", overwrite=True)
@@ -196,7 +196,7 @@ def test_a_region_partly_outside_is_mapped_where_there_are_pixels_and_says_so(re
 def test_a_region_without_a_usable_pixel_leaves_nothing_behind(region, croma_file, tmp_path, monkeypatch):
     empty = Memory().load
     monkeypatch.setattr(Memory, "load", lambda self, box: empty(box) * np.nan)
-    with pytest.raises(InputError, match="holds no usable pixel"):
+    with pytest.raises(InputError, match="holds no valid pixel"):
         embed_map(region, Memory(), croma_file, tmp_path / "a.zarr")
     assert not list(tmp_path.iterdir())
 

@@ -58,7 +58,10 @@ def pretrained(recipe, seed, shuffle=False):
     if shuffle:
         batch.edge_index = torch.randperm(len(batch.x))[batch.edge_index]
     optimizer, started = method.optim.build(method), time.monotonic()
-    for step in range(method.autoencoder_steps):
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for step in range(method.objective.autoencoder_steps):
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * method.optim.rate(step)
         optimizer.zero_grad()
         method.feature_losses(batch, step)["rebuild"].backward()
         optimizer.step()

@@ -18,7 +18,7 @@ class OptimConfig:
     """Optimiser and schedule of a run; keys as in the recipe's ``train`` section.
 
     ``adam`` couples weight decay to the gradient (L2), ``adamw`` decouples it. ``decay_all`` decays biases, norms and
-    scalars, too.
+    scalars, too. The first ``first_steps`` updates have the rate ``first_lr``, whatever the schedule says.
     """
 
     optimizer: str
@@ -29,9 +29,13 @@ class OptimConfig:
     warmup_steps: int
     max_steps: int
     decay_all: bool = False
+    first_steps: int = 0
+    first_lr: float = 0.0
 
     def rate(self, step: int) -> float:
         """Share of ``lr`` at a step: linear warm-up, then cosine to zero or constant."""
+        if step < self.first_steps:
+            return self.first_lr / self.lr
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
         if self.schedule == "constant":

@@ -6,12 +6,13 @@ Batch: PyG ``Data`` with ``x`` (n c) and ``edge_index`` (2 e), both directions o
 nodes held out ``everyone``, the whole, whose ``core`` are these: ``holdout_contrast`` of them says when to stop.
 First an autoencoder learns the features, then k-means gives centres, then contrast and sharpening go on together.
 Differs from the authors' code: the autoencoder is trained here (there, weights are read from a pickle), labels play no
-part (there, the epoch reported is the one that agrees best with them), and centres start where the graph says, too;
-``start="codes"`` is the authors'.
+part (there, the epoch reported is the one that agrees best with them). Ours are ``start="graph"`` and ``patience``.
 """
 
+import copy
 import warnings
-from typing import NamedTuple, Protocol, runtime_checkable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ from geossl.models.encoders.gnn import NodeMLP, mlp
 SMALLEST = 0.001  # share of the nodes below which a cluster counts as empty
 MOST = 100_000  # nodes k-means looks at; of more, so many at random
 STARTS = 20  # of k-means
+LONGEST = 10  # times the steps of a run, at which patience ends
 AUTOENCODER_BATCH = 256  # nodes per update of the autoencoder, as published
 BLOCK = 8192  # nodes encoded at a time for k-means
 
@@ -136,56 +138,72 @@ def nearest(codes: Float[ndarray, "n d"], centres: Float[ndarray, "k d"]) -> Int
     return torch.cdist(torch.from_numpy(codes), torch.from_numpy(centres.astype(codes.dtype))).argmin(dim=1)
 
 
+@dataclass(frozen=True)
+class Objective:
+    """What is optimised, and when it ends; keys of the recipe's ``objective`` section.
+
+    Args:
+        autoencoder_steps: Updates of ``AUTOENCODER_BATCH`` nodes on features alone before the graph comes in.
+        autoencoder_lr: Their learning rate; 1e-3 on every data set of the paper, whatever the rate afterwards.
+        reconstruct: Reconstruct the features afterwards as well (SCGC; False in SCGC*).
+        accumulate: Sum walks of all lengths (SCGC*) instead of taking the longest (SCGC).
+        order: Greatest number of steps along edges.
+        tau: Factor on the cosine.
+        alpha: Weight of the contrast.
+        beta: Weight of the sharpening.
+        start: Where centres start: ``codes`` (``code_centres``, as published) or ``graph`` (``graph_centres``).
+        patience: With holdout nodes: train until their contrast has not fallen for so many updates, past the last step
+            of the run if need be, and export the weights with the least. None = train as long as the run says.
+    """
+
+    autoencoder_steps: int = 400
+    autoencoder_lr: float = 1e-3
+    reconstruct: bool = False
+    accumulate: bool = True
+    order: int = 1
+    tau: float = 0.25
+    alpha: float = 1.0
+    beta: float = 0.1
+    start: str = "codes"
+    patience: int | None = None
+
+
 class SCGC(SSLMethod):
     """Contrastive graph clustering; ``reconstruct`` and ``accumulate`` make SCGC or SCGC* of it.
 
     Args:
         encoder: MLP with cluster centres.
-        optim: Optimiser and schedule.
-        autoencoder_steps: Updates of ``AUTOENCODER_BATCH`` nodes on features alone before the graph comes in.
-        reconstruct: Go on rebuilding the features afterwards (SCGC; False in SCGC*).
-        accumulate: Sum walks of all lengths (SCGC*) instead of the longest (SCGC).
-        order: Greatest number of steps along edges.
-        tau: Factor on the cosine.
-        alpha: Weight of the contrast.
-        beta: Weight of the sharpening.
-        start: Where centres start: ``graph`` (``graph_centres``) or ``codes`` (``code_centres``, as published).
+        optim: Optimiser and schedule; its rate holds once the graph has come in.
+        objective: Weights and the rest.
         whole: The graph, where batches hold a part of it: autoencoder and k-means always see all nodes.
         seed: Seeds batches and k-means.
     """
 
-    least: Tensor  # contrast of nodes held out, and after how many updates it was
+    least: Tensor  # contrast of the holdout nodes, and after how many updates it was
 
     def __init__(
         self,
         encoder: NodeMLP,
         optim: OptimConfig,
-        autoencoder_steps: int = 400,
-        reconstruct: bool = False,
-        accumulate: bool = True,
-        order: int = 1,
-        tau: float = 0.25,
-        alpha: float = 1.0,
-        beta: float = 0.1,
-        start: str = "graph",
+        objective: Objective | None = None,
         whole: Whole | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(encoder, optim, seed)
+        o = objective or Objective()
+        super().__init__(encoder, replace(optim, first_steps=o.autoencoder_steps, first_lr=o.autoencoder_lr), seed)
+        self.objective = o
         self.encoder: NodeMLP
         spec = encoder.spec
         self.decoder = mlp([spec.dim, *reversed(spec.arguments["widths"]), spec.features])
-        self.autoencoder_steps = autoencoder_steps
-        self.reconstruct, self.accumulate, self.order = reconstruct, accumulate, order
-        self.tau, self.alpha, self.beta = tau, alpha, beta
-        self.start, self.whole = start, whole
+        self.whole = whole
         self.register_buffer("least", torch.tensor([torch.inf, 0.0]))
+        self.best = None if o.patience is None else copy.deepcopy(encoder).requires_grad_(False)
 
     def losses(self, batch: Data) -> dict[str, Float[Tensor, ""]]:
         """``contrast``, ``cluster`` and ``rebuild``; the first two are 0 while the autoencoder is trained."""
-        if self.global_step < self.autoencoder_steps:
+        if self.global_step < self.objective.autoencoder_steps:
             return self.feature_losses(batch, self.global_step)
-        if self.global_step == self.autoencoder_steps:
+        if self.global_step == self.objective.autoencoder_steps:
             self.start_clusters(batch)
         return self.graph_losses(batch)
 
@@ -223,7 +241,7 @@ class SCGC(SSLMethod):
         with torch.no_grad():
             parts = [self.encoder(self.encoder.normalize(graph.x[r].to(batch.x.device))) for r in rows]
         codes = torch.cat(parts).cpu().numpy()
-        if self.start == "graph" and graph.edge_index.shape[1]:
+        if self.objective.start == "graph" and graph.edge_index.shape[1]:
             centres = graph_centres(codes, graph.edge_index.cpu(), count, self.seed)
         else:
             centres = code_centres(codes, count, self.seed)
@@ -246,39 +264,62 @@ class SCGC(SSLMethod):
             found = labels if core is None else self.encoder.soft_labels(codes)
             self.logged_scalars["modularity"] = modularity(found.argmax(dim=1), batch.edge_index)
         terms = {
-            "contrast": self.alpha * contrast(codes, pairs, weights, self.tau, core=core),
-            "cluster": self.beta * F.kl_div(labels.log(), sharpened(labels), reduction="batchmean"),
+            "contrast": self.objective.alpha * contrast(codes, pairs, weights, self.objective.tau, core=core),
+            "cluster": self.objective.beta * F.kl_div(labels.log(), sharpened(labels), reduction="batchmean"),
         }
-        terms["rebuild"] = F.mse_loss(self.decoder(codes), x) if self.reconstruct else codes.new_zeros(())
+        terms["rebuild"] = F.mse_loss(self.decoder(codes), x) if self.objective.reconstruct else codes.new_zeros(())
         return terms
 
     def walks(self, graph: Data) -> tuple[Int[Tensor, "2 p"], Float[Tensor, " p"]]:
         """``walk_weights``, kept with the graph: the whole one is the same for every update."""
         if "walks" not in graph:
-            graph.walks = walk_weights(graph.edge_index, len(graph.x), self.order, self.accumulate)
+            graph.walks = walk_weights(graph.edge_index, len(graph.x), self.objective.order, self.objective.accumulate)
         pairs, weights = graph.walks  # a list after a move to another device
         return pairs, weights
 
     @torch.no_grad()
     def holdout_contrast(self, everyone: Data) -> Float[Tensor, ""]:
-        """Contrast of nodes held out before an update; says at the end of training when it was least.
+        """Contrast of the holdout nodes before an update; remembers when it was least.
 
         The encoder needs no edges, so it gives codes to nodes it has not seen. What it learns of the graph's structure
         holds for them, what it learns by heart of single edges does not: from there on their contrast rises.
         """
         pairs, weights = self.walks(everyone)
         codes = self.encoder(self.encoder.normalize(everyone.x))
-        found = contrast(codes, pairs, weights, self.tau, core=everyone.core)
-        if found < self.least[0] or self.global_step == self.autoencoder_steps + 1:  # a run needs one update at least
-            self.least = torch.stack([found, found.new_tensor(float(self.global_step))])
-        if self.global_step == self.optim.max_steps - 1:
-            best, last = int(self.least[1]), self.global_step
-            text = f"contrast of the nodes held out was least after {best} of {last + 1} updates"
-            advice = f"to train on all of them so long: train.max_steps={best} data.holdout=0"
-            if best == last:
-                advice = "it may fall further: raise train.max_steps"
-            warnings.warn(f"{text}; {advice}", Note, stacklevel=2)
+        found = contrast(codes, pairs, weights, self.objective.tau, core=everyone.core)
+        step = self.global_step
+        if found < self.least[0] or step == self.objective.autoencoder_steps + 1:  # a run needs one update at least
+            self.least = torch.stack([found, found.new_tensor(float(step))])
+            if self.best is not None:
+                self.best.load_state_dict(self.encoder.state_dict())
+        self.stop_or_extend()
         return found
+
+    def stop_or_extend(self) -> None:
+        """With ``patience``, end the run once the contrast rises, or extend it; note at the end when it was least."""
+        step, best, patience = self.global_step, int(self.least[1]), self.objective.patience
+        trainer: Any = self._trainer
+        last = self.optim.max_steps if trainer is None else trainer.max_steps
+        settled = patience is not None and step - best >= patience
+        if settled and trainer is not None:
+            trainer.should_stop = True
+        if step != last - 1 and not settled:
+            return
+        if patience is not None and not settled and trainer is not None and last < LONGEST * self.optim.max_steps:
+            trainer.fit_loop.epoch_loop.max_steps += patience
+            return
+        text = f"contrast of the holdout nodes was least after {best} of {step + 1} updates"
+        advice = f"to train on all of them so long: train.max_steps={best} data.holdout=0"
+        if self.best is not None:
+            advice = "these weights are exported"
+        elif best == step:
+            advice = "it may fall further: raise train.max_steps, or set objective.patience=20, which goes on by itself"
+        warnings.warn(f"{text}; {advice}", Note, stacklevel=2)
+
+    def finish(self) -> None:
+        """Take the weights at which the contrast of the holdout nodes was least, if ``patience`` kept them."""
+        if self.best is not None and self.least[0].isfinite():
+            self.encoder.load_state_dict(self.best.state_dict())
 
     def smallest(self, labels: Float[Tensor, "n k"]) -> Float[Tensor, ""]:
         """Share of nodes in the smallest cluster; warns at the end of training if it is next to nothing."""

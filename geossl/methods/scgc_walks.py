@@ -6,8 +6,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-LEAST = 1e-4  # a walk less likely than this is forgotten, so that powers stay sparse
-
 
 def walk_step(edge_index: Int[Tensor, "2 e"], nodes: int) -> sp.csr_matrix:
     """How likely one step from a node (row) leads to another: to any neighbour or nowhere, all alike."""
@@ -37,7 +35,6 @@ def walk_weights(
     power, total = step, step
     for _ in range(order - 1):
         power = power @ step
-        power.data[power.data < LEAST] = 0
         total = total + power
     found = sp.coo_matrix(sp.csr_matrix(total if accumulate else power))
     found.eliminate_zeros()

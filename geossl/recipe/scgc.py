@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from geossl.recipe.graphs import AdamTrain, Graphs
-from geossl.recipe.sections import METHOD, OUT, Rate, Recipe, Section, Weight, Width
+from geossl.recipe.sections import METHOD, OUT, Above0, Positive, Rate, Recipe, Section, Weight, Width
 
 
 class NodeMLPSection(Section):
@@ -28,6 +28,9 @@ class SCGCObjective(Section):
     autoencoder_steps: Annotated[int, Field(ge=0, le=1_000_000_000)] = Field(
         400, description="Updates of 256 nodes on features alone, before the graph comes in."
     )
+    autoencoder_lr: Above0 = Field(
+        1.0e-3, description="Learning rate of these updates; train.lr is that of the updates on the graph."
+    )
     star: bool = Field(
         True, description="Whether to train SCGC* (walks of all lengths, no reconstruction) instead of SCGC."
     )
@@ -45,9 +48,14 @@ class SCGCObjective(Section):
     alpha: Weight = Field(1.0, description="Factor on the contrast of neighbours with all nodes.")
     beta: Weight = Field(0.1, description="Factor on the sharpening of soft cluster labels.")
     start: Literal["graph", "codes"] = Field(
-        "graph",
-        description="Where centres start: k-means of codes averaged along edges, the best of 20 by modularity, or of "
-        "the codes themselves, as published.",
+        "codes",
+        description="Where centres start: codes takes k-means of the codes, as published; graph takes k-means of codes "
+        "averaged along edges, the best of 20 by modularity. Compare modularity at the end of both runs.",
+    )
+    patience: Positive | None = Field(
+        None,
+        description="With data.holdout: train until the contrast of the holdout nodes has not fallen for so many "
+        "updates, beyond max_steps if need be, and export the weights with the least. null trains max_steps.",
     )
 
     @model_validator(mode="after")
@@ -96,5 +104,10 @@ class SCGCRecipe(Recipe):
             raise ValueError(
                 f"train.max_steps={self.train.max_steps} must be more than "
                 f"objective.autoencoder_steps={self.objective.autoencoder_steps}, after which the graph comes in"
+            )
+        if self.objective.patience is not None and not self.data.holdout:
+            raise ValueError(
+                f"objective.patience={self.objective.patience} looks at holdout nodes, but there are none; "
+                "set data.holdout=0.1"
             )
         return self

@@ -1,6 +1,8 @@
+import dataclasses
 import math
 import warnings
 
+import lightning as L
 import networkx as nx
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from geossl.data.graphs.batches import GraphBatches
 from geossl.data.graphs.files import NodeRows
 from geossl.errors import InputError, Note
 from geossl.methods.base import OptimConfig
-from geossl.methods.scgc import SCGC, Whole, code_centres, contrast, graph_centres, nearest, sharpened
+from geossl.methods.scgc import SCGC, Objective, Whole, code_centres, contrast, graph_centres, nearest, sharpened
 from geossl.methods.scgc_walks import modularity, walk_step, walk_weights
 from geossl.models.encoder import GraphSpec
 from geossl.models.encoders.gnn import NodeMLP
@@ -24,13 +26,13 @@ OPTIM = OptimConfig("adam", 1e-3, (0.9, 0.999), 0.0, "constant", 0, 50, decay_al
 PATH = torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])  # 0 - 1 - 2
 
 
-def method_of(features=6, clusters=3, widths=(16, 8), dim=4, seed=0, **objective):
+def method_of(features=6, clusters=3, widths=(16, 8), dim=4, seed=0, whole=None, **objective):
     torch.manual_seed(seed)
     spec = GraphSpec(
         name="s", architecture="node_mlp", arguments={"widths": list(widths), "clusters": clusters}, dim=dim, source="",
         licence="", features=features, names=(), scaling="none", hops=0,
     )  # fmt: skip
-    return SCGC(NodeMLP(spec), OPTIM, autoencoder_steps=0, seed=seed, **objective)
+    return SCGC(NodeMLP(spec), OPTIM, Objective(**{"autoencoder_steps": 0, **objective}), whole, seed)
 
 
 def batch_of(nodes=30, edges=90):
@@ -395,3 +397,67 @@ def test_modularity_is_that_of_networkx():
     theirs = nx.community.modularity(graph, [set(np.flatnonzero(labels == k).tolist()) for k in range(4)])
     assert float(modularity(torch.from_numpy(labels), edges)) == pytest.approx(theirs, abs=1e-6)
     assert float(modularity(torch.from_numpy(labels), edges[:, :0])) == 0
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+def test_rare_walks_count_at_every_order(order):
+    nodes = 300  # a star: two steps between leaves have probability 1 / 600
+    edges = torch.stack([torch.arange(1, nodes), torch.zeros(nodes - 1, dtype=torch.int64)])
+    edge_index = torch.cat([edges, edges.flip(0)], dim=1)
+    step = torch.eye(nodes, dtype=torch.float64).index_put((edge_index[0], edge_index[1]), torch.ones(1).double())
+    step = step / step.sum(1, keepdim=True)
+    powers = [torch.linalg.matrix_power(step, k) for k in range(1, order + 1)]
+    for accumulate, expected in ((False, powers[-1]), (True, torch.stack(powers).sum(0))):
+        found = dense(*walk_weights(edge_index, nodes, order, accumulate), nodes)
+        torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-9)
+
+
+def test_the_autoencoder_has_a_rate_of_its_own():
+    method = method_of(autoencoder_steps=3, autoencoder_lr=1e-2)
+    assert [method.optim.lr * method.optim.rate(step) for step in range(5)] == pytest.approx([1e-2] * 3 + [1e-3] * 2)
+
+
+def fitted(monkeypatch, contrasts, patience, max_steps):
+    """A run whose holdout nodes have the given contrasts, one per update; how long it took, and what it noted."""
+    x, edge_index = random_graph(40, 90)
+    data = GraphBatches(Data(x=x, edge_index=edge_index), max_steps, holdout=0.25)
+    method = method_of(patience=patience)
+    method.optim = dataclasses.replace(method.optim, max_steps=max_steps)
+    real, states = contrast, []
+
+    def told(codes, pairs, weights, tau, **kwargs):
+        if torch.is_grad_enabled():
+            return real(codes, pairs, weights, tau, **kwargs)
+        states.append({k: v.clone() for k, v in method.encoder.state_dict().items()})
+        return torch.tensor(contrasts[min(len(states), len(contrasts)) - 1])
+
+    monkeypatch.setattr("geossl.methods.scgc.contrast", told)
+    trainer = L.Trainer(
+        max_steps=max_steps, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, use_distributed_sampler=False, accelerator="cpu",
+    )  # fmt: skip
+    with pytest.warns(Note) as notes:
+        trainer.fit(method, datamodule=data)
+    method.finish()
+    return method, trainer.global_step, states, [str(n.message) for n in notes if n.category is Note]
+
+
+def test_patience_ends_a_run_and_exports_the_least(monkeypatch):
+    method, steps, states, notes = fitted(monkeypatch, [9.0, 5.0, 4.0, 3.0, 6.0, 7.0], 3, 50)
+    assert steps == 7  # least after 3 updates, seen to rise after 4, 5 and 6
+    assert all(torch.equal(v, states[3][k]) for k, v in method.encoder.state_dict().items())
+    assert "least after 3 of 7 updates; these weights are exported" in notes[-1]
+
+
+def test_patience_extends_a_run_that_still_gets_better(monkeypatch):
+    falling = [10.0 - 0.5 * i for i in range(9)]
+    method, steps, states, _ = fitted(monkeypatch, [*falling, 9.0], 3, 5)
+    assert steps == 12
+    assert all(torch.equal(v, states[8][k]) for k, v in method.encoder.state_dict().items())
+
+
+def test_without_patience_a_run_ends_where_it_should(monkeypatch):
+    method, steps, states, notes = fitted(monkeypatch, [9.0, 8.0, 7.0, 6.0, 5.0], None, 5)
+    assert steps == 5
+    assert not all(torch.equal(v, states[4][k]) for k, v in method.encoder.state_dict().items())
+    assert "objective.patience=20" in notes[-1]

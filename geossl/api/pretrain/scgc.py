@@ -4,7 +4,7 @@ from geossl.api.pretrain.graphs import graph_batches, graph_spec, set_statistics
 from geossl.data.graphs.batches import GraphBatches
 from geossl.data.graphs.files import NodeRows
 from geossl.errors import InputError
-from geossl.methods.scgc import SCGC, Whole
+from geossl.methods.scgc import SCGC, Objective, Whole
 from geossl.models.encoders.gnn import NodeMLP
 from geossl.recipe.scgc import SCGCRecipe
 from geossl.training.optim import optim_config
@@ -39,4 +39,4 @@ def method(recipe: SCGCRecipe, data: GraphBatches) -> SCGC:
     set_statistics(encoder, data.graph)
     is_whole = recipe.data.batch_nodes is None and recipe.data.batch_graphs is None
     whole = None if is_whole else Whole(NodeRows(data.graph.x), data.graph.edge_index)
-    return SCGC(encoder, optim_config(recipe.train), whole=whole, seed=recipe.train.seed, **objective)
+    return SCGC(encoder, optim_config(recipe.train), Objective(**objective), whole, recipe.train.seed)

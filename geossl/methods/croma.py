@@ -3,7 +3,8 @@
 Paper: Fuller, Millard, Green, NeurIPS 2023, arXiv:2311.00566.
 Batch: ``{"s1": b 2 h w dB, "s2": b 12 h w reflectance, "valid": b h w}`` from geossl.data.
 Differs from the published pretraining file: joint self-attention is biased by radar positions (there, by optical
-ones), gathered embeddings carry gradient, and patches with unusable pixels are not asked for.
+ones), gathered embeddings carry gradient, and patches with invalid pixels are
+neither fed nor reconstructed.
 """
 
 import math
@@ -16,10 +17,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from geossl.methods.base import OptimConfig, SSLMethod
-from geossl.methods.losses import gather, masked_mse
+from geossl.methods.losses import full_precision, gather, masked_mse
+from geossl.methods.valid import VALID_SHARE
 from geossl.models.encoders.croma import CROMAEncoder
 from geossl.models.layers.mae_decoder import DecoderShape, MAEDecoder
-from geossl.models.layers.masking import random_kept_ids
+from geossl.models.layers.masking import patch_shares, random_kept_ids
 from geossl.models.layers.patches import patchify
 
 
@@ -35,8 +37,10 @@ def contrastive_loss(
     """
     rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
     label = torch.arange(len(z1), device=z1.device) + rank * len(z1)
-    to_s2 = F.cross_entropy(logit_scale * z1 @ gather(z2).T, label)
-    to_s1 = F.cross_entropy(logit_scale * z2 @ gather(z1).T, label)
+    z1, z2 = full_precision(z1), full_precision(z2)
+    with torch.autocast(z1.device.type, enabled=False):
+        to_s2 = F.cross_entropy(logit_scale * z1 @ gather(z2).T, label)
+        to_s1 = F.cross_entropy(logit_scale * z2 @ gather(z1).T, label)
     return (to_s2 + to_s1) / 2
 
 
@@ -59,6 +63,22 @@ def normalized_patches(
     return standardize(s1, s1 if separate else both), standardize(s2, s2 if separate else both)
 
 
+def chip_normalized(patches: Float[Tensor, "b n p"], bands: int, valid: Bool[Tensor, "b n"]) -> Float[Tensor, "b n p"]:
+    """Targets of zero mean and unit variance per band over the whole chip: levels of its patches differ.
+
+    Args:
+        patches: Channel first, then row, then column.
+        bands: Number of channels.
+        valid: Patches that count; of a chip without any, the targets mean nothing.
+    """
+    x = patches.unflatten(-1, (bands, -1))
+    weight = valid[..., None, None].to(x)
+    count = (weight.sum(dim=1, keepdim=True) * x.shape[-1]).clamp(min=1)
+    mean = (x * weight).sum(dim=(1, 3), keepdim=True) / count
+    var = ((x - mean).square() * weight).sum(dim=(1, 3), keepdim=True) / count
+    return ((x - mean) / (var + 1e-6).sqrt()).flatten(-2)
+
+
 class CROMA(SSLMethod):
     """Contrastive radar-optical masked autoencoder.
 
@@ -71,6 +91,8 @@ class CROMA(SSLMethod):
         contrast_weight: Factor on the contrastive loss.
         reconstruct_weight: Factor on both reconstruction losses.
         separate_targets: Normalise radar and optical targets separately.
+        pixel_norm: Normalisation of the targets: ``patch`` (as published; the level of a patch is not asked for),
+            ``chip_band`` (per band over the chip, so that levels within a chip count) or ``none`` (levels count).
         max_logit_scale: Ceiling of the learned inverse temperature; None = no ceiling, as published.
         seed: Seeds the masks.
     """
@@ -85,6 +107,7 @@ class CROMA(SSLMethod):
         contrast_weight: float = 1.0,
         reconstruct_weight: float = 1.0,
         separate_targets: bool = False,
+        pixel_norm: str = "patch",
         max_logit_scale: float | None = None,
         seed: int = 0,
     ) -> None:
@@ -100,18 +123,19 @@ class CROMA(SSLMethod):
         self.project_s2 = nn.Linear(spec.dim, spec.dim)
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
         self.mask_ratio, self.max_logit_scale, self.separate_targets = mask_ratio, max_logit_scale, separate_targets
-        self.contrast_weight, self.reconstruct_weight = contrast_weight, reconstruct_weight
+        self.contrast_weight, self.reconstruct_weight, self.pixel_norm = contrast_weight, reconstruct_weight, pixel_norm
 
     def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Float[Tensor, ""]]:
         """Contrast of pooled visible patches, and rebuilding of the masked ones, per sensor."""
         images = self.encoder.normalize({"s1": batch["s1"], "s2": batch["s2"]})
         b, _, h, w = images["s1"].shape
         n = (h // self.patch_px) * (w // self.patch_px)
-        keep = max(1, int(n * (1 - self.mask_ratio)))
-        noise = torch.rand(2, b, n, generator=self.rng(), device=self.device)
+        share = patch_shares(batch["valid"], self.patch_px)
+        fed = share >= VALID_SHARE
+        keep = max(1, min(int(n * (1 - self.mask_ratio)), int(fed.sum(dim=1).min()) - 1))
+        noise = torch.rand(2, b, n, generator=self.rng(), device=self.device).masked_fill(~fed, torch.inf)
         ids1, ids2 = random_kept_ids(noise[0], keep), random_kept_ids(noise[1], keep)
-        valid = -F.max_pool2d(-batch["valid"][:, None].float(), self.patch_px)
-        return self.losses_of(images["s1"], images["s2"], ids1, ids2, valid.flatten(1) > 0)
+        return self.losses_of(images["s1"], images["s2"], ids1, ids2, share == 1)
 
     def losses_of(
         self,
@@ -123,19 +147,28 @@ class CROMA(SSLMethod):
     ) -> dict[str, Float[Tensor, ""]]:
         """The same for given visible patches; images are scaled to 0..1, ``valid`` marks fully usable patches."""
         out = self.encoder(s1, s2, ids1, ids2)
-        z1 = F.normalize(self.project_s1(out.s1_gap), dim=-1)
-        z2 = F.normalize(self.project_s2(out.s2_gap), dim=-1)
+        z1 = F.normalize(full_precision(self.project_s1(out.s1_gap)), dim=-1)
+        z2 = F.normalize(full_precision(self.project_s2(out.s2_gap)), dim=-1)
         scale = self.log_scale.exp().clamp(max=self.max_logit_scale or math.inf)
         self.logged_scalars["logit_scale"] = scale.detach()
 
         grid = (s1.shape[-2] // self.patch_px, s1.shape[-1] // self.patch_px)
         rebuilt = self.decoder(out.joint_tokens, ids1, grid)
         rebuilt2, rebuilt1 = rebuilt[..., : -self.s1_dim], rebuilt[..., -self.s1_dim :]
-        target1, target2 = normalized_patches(
-            patchify(s1, self.patch_px), patchify(s2, self.patch_px), self.separate_targets
-        )
+        target1, target2 = self.targets(s1, s2, valid)
         return {
             "contrast": self.contrast_weight * contrastive_loss(z1, z2, scale),
             "rebuild_s1": self.reconstruct_weight * masked_mse(rebuilt1, target1, valid.scatter(1, ids1, False)),
             "rebuild_s2": self.reconstruct_weight * masked_mse(rebuilt2, target2, valid.scatter(1, ids2, False)),
         }
+
+    def targets(
+        self, s1: Float[Tensor, "b c1 h w"], s2: Float[Tensor, "b c2 h w"], valid: Bool[Tensor, "b n"]
+    ) -> tuple[Float[Tensor, "b n p1"], Float[Tensor, "b n p2"]]:
+        """Patches of both sensors, normalised as ``pixel_norm`` says."""
+        patches1, patches2 = patchify(s1, self.patch_px), patchify(s2, self.patch_px)
+        if self.pixel_norm == "patch":
+            return normalized_patches(patches1, patches2, self.separate_targets)
+        if self.pixel_norm == "none":
+            return patches1, patches2
+        return chip_normalized(patches1, s1.shape[1], valid), chip_normalized(patches2, s2.shape[1], valid)

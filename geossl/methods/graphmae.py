@@ -111,14 +111,15 @@ class SumDecoder(nn.Module):
 
     def __init__(self, dim: int, features: int, in_drop: float, activation: str, norm: str) -> None:
         super().__init__()
-        self.drop = nn.Dropout(in_drop)
+        self.drop, self.is_batch_norm = nn.Dropout(in_drop), norm == "batch"
         self.conv = sum_mlp(dim, dim, features, activation, norm)
 
     def forward(
         self, codes: Float[Tensor, "n d"], edge_index: Int[Tensor, "2 e"], rows: Int[Tensor, " m"]
     ) -> Float[Tensor, "m c"]:
         """See AttentionDecoder."""
-        edges = sorted_edges(edge_index, len(codes), marked(len(codes), rows))
+        into = None if self.is_batch_norm else marked(len(codes), rows)  # batch statistics are those of all nodes
+        edges = sorted_edges(edge_index, len(codes), into)
         return self.conv(self.drop(codes), torch.stack(edges[:2]))[rows]
 
 

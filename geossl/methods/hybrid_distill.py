@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from geossl.errors import InputError
 from geossl.methods.base import OptimConfig, SSLMethod
 from geossl.methods.losses import feature_loss, normalized_features
-from geossl.methods.valid import USABLE_SHARE, valid_images
+from geossl.methods.valid import VALID_SHARE, valid_images
 from geossl.models.encoders.stacked import pick
 from geossl.models.encoders.vit import ViT
 from geossl.models.layers.initialization import xavier
@@ -146,7 +146,7 @@ class HybridDistill(SSLMethod):
         batch, share, left_out = valid_images(batch, self.encoder.spec.patch_px)
         self.logged_scalars["left_out"] = torch.tensor(float(left_out))
         rng = self.rng()
-        return self.losses_of(batch, equally_many(share >= USABLE_SHARE, rng), rng)
+        return self.losses_of(batch, equally_many(share >= VALID_SHARE, rng), rng)
 
     def losses_of(
         self, batch: Mapping[str, Tensor], ids: Int[Tensor, "b k"], rng: torch.Generator

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from geossl.methods.base import OptimConfig, SSLMethod
 from geossl.methods.losses import feature_loss, masked_mse, normalized_features
-from geossl.methods.valid import USABLE_SHARE, valid_images
+from geossl.methods.valid import VALID_SHARE, valid_images
 from geossl.models.encoders.conv_vit import ConvViT, Scales
 from geossl.models.encoders.stacked import StackedEncoder, pick
 from geossl.models.layers.initialization import xavier
@@ -133,7 +133,7 @@ class MRMAE(SSLMethod):
         batch, share, left_out = valid_images(batch, self.patch_px)
         self.logged_scalars["left_out"] = torch.tensor(float(left_out))
         noise = torch.rand(share.shape, generator=self.rng(), device=self.device)
-        ids, masked = split_patches(noise, share >= USABLE_SHARE, self.mask_ratio)
+        ids, masked = split_patches(noise, share >= VALID_SHARE, self.mask_ratio)
         return self.losses_of(batch, ids, masked & (share == 1))
 
     def losses_of(

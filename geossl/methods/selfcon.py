@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from geossl.errors import Note
 from geossl.methods.base import OptimConfig, SSLMethod
-from geossl.methods.losses import gather
+from geossl.methods.losses import full_precision, gather
 from geossl.models.encoders.exit_resnet import ExitResNet
 
 BASE_TEMPERATURE = 0.07
@@ -51,7 +51,10 @@ def contrastive_loss(
     label = labels.repeat_interleave(v)
     itself = torch.eye(b * v, dtype=torch.bool, device=z.device)
     positive = (label[:, None] == label) & ~itself
-    log_share = (rows @ rows.T / temperature).masked_fill(itself, -torch.inf).log_softmax(dim=1)
+    rows = full_precision(rows)
+    with torch.autocast(rows.device.type, enabled=False):
+        logits = rows @ rows.T / temperature
+    log_share = logits.masked_fill(itself, -torch.inf).log_softmax(dim=1)
     count = positive.sum(dim=1)
     per_anchor = -log_share.masked_fill(~positive, 0.0).sum(dim=1) / count.clamp(min=1)
     asked = count > 0 if anchors is None else (count > 0) & anchors.repeat(b)
@@ -75,7 +78,7 @@ class Projector(nn.Sequential):
 
     def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n out"]:
         """Unit vectors."""
-        return F.normalize(super().forward(x), dim=-1)
+        return F.normalize(full_precision(super().forward(x)), dim=-1)
 
 
 class SelfCon(SSLMethod):

@@ -8,7 +8,7 @@ from torch import Tensor
 from geossl.errors import RunError
 from geossl.models.layers.masking import patch_shares
 
-USABLE_SHARE = 0.9  # of a patch's pixels, from which it is fed
+VALID_SHARE = 0.9  # of a patch's pixels, from which it is fed
 LEAST_PATCHES = 4  # usable ones; an image with fewer is left out of the batch
 
 
@@ -26,7 +26,7 @@ def valid_images(batch: Mapping[str, Tensor], patch_px: int) -> tuple[dict[str, 
         RunError: If no image is left.
     """
     share = patch_shares(batch["valid"], patch_px)
-    rows = ((share >= USABLE_SHARE).sum(dim=1) >= LEAST_PATCHES).nonzero()[:, 0]
+    rows = ((share >= VALID_SHARE).sum(dim=1) >= LEAST_PATCHES).nonzero()[:, 0]
     if not len(rows):
         raise RunError(f"no image of a batch has {LEAST_PATCHES} usable patches; check nodata, or use larger chips")
     if len(rows) == len(share):

@@ -50,6 +50,11 @@ class CromaObjective(Section):
     separate_targets: bool = Field(
         False, description="Whether a patch's radar and optical pixels are normalised separately before reconstruction."
     )
+    pixel_norm: Literal["patch", "chip_band", "none"] = Field(
+        "patch",
+        description="Normalisation of the pixels that are reconstructed: each patch by itself, as published; chip_band "
+        "each band over the chip, so that levels within it count; none keeps absolute levels.",
+    )
     max_logit_scale: Above0 | None = Field(
         None, description="Ceiling of the learned inverse temperature; null has none, as published."
     )

@@ -275,3 +275,61 @@ def test_two_ranks_give_the_loss_and_the_gradient_of_one(unused_tcp_port):
     assert np.mean([loss for _, loss, _ in parts]) == pytest.approx(float(whole), abs=1e-9)
     mean_grad = torch.tensor([grad for *_, grad in parts], dtype=torch.float64).mean(0)
     torch.testing.assert_close(mean_grad, w.grad, atol=1e-9, rtol=0)
+
+
+def test_contrast_is_computed_in_float32_under_autocast():
+    g = torch.Generator().manual_seed(0)
+    z1, z2 = (F.normalize(torch.randn(16, 32, generator=g), dim=1) for _ in range(2))
+    scale = torch.tensor(100.0)
+    rows = [[float((z1[i] * z2[j]).sum()) for j in range(16)] for i in range(16)]
+    there = [math.log(sum(math.exp(100 * v) for v in rows[i])) - 100 * rows[i][i] for i in range(16)]
+    back = [math.log(sum(math.exp(100 * rows[i][j]) for i in range(16))) - 100 * rows[j][j] for j in range(16)]
+    expected = (sum(there) + sum(back)) / 32
+    with torch.autocast("cpu", torch.bfloat16):
+        found = contrastive_loss(z1, z2, scale)
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+
+
+def test_patches_with_too_few_valid_pixels_are_not_fed(monkeypatch):
+    method, batch = small_method(), small_batch()
+    bad = torch.tensor([0, 7, 11, 35])  # of 6 x 6 patches
+    for patch in bad.tolist():
+        row, column = 8 * (patch // 6), 8 * (patch % 6)
+        batch["valid"][:, row : row + 8, column : column + 2] = False  # three quarters are left
+    seen = []
+
+    def keep(s1, s2, ids1, ids2, valid):
+        seen.extend([ids1, ids2, valid])
+        return {}
+
+    monkeypatch.setattr(method, "losses_of", keep)
+    for seed in range(20):
+        method.seed = seed
+        method.losses(batch)
+    for ids in (seen[0::3], seen[1::3]):
+        fed = torch.cat(ids)
+        assert not torch.isin(fed, bad).any()
+        assert fed.shape[1] == 9  # a quarter of all patches, as without holes
+    assert all(not valid[:, bad].any() and int(valid.sum()) == 6 * 32 for valid in seen[2::3])
+
+
+def test_targets_keep_the_level_they_are_asked_to_keep():
+    g = torch.Generator().manual_seed(0)
+    s1, s2 = torch.rand(2, 2, 16, 16, generator=g), torch.rand(2, 3, 16, 16, generator=g)
+    s2[0, :, :8, :8] += 5  # a bright patch, and
+    s2[1] += 3  # a bright chip
+    valid = torch.ones(2, 4, dtype=torch.bool)
+    valid[1, 3] = False
+    levels = {}
+    for norm in ("patch", "chip_band", "none"):
+        found = small_method(pixel_norm=norm, separate_targets=True).targets(s1, s2, valid)[1].unflatten(-1, (3, 64))
+        levels[norm] = found.mean(dim=(2, 3))
+        if norm == "chip_band":
+            for chip, band in ((0, 0), (0, 2), (1, 1)):
+                numbers = torch.cat([found[chip, n, band] for n in range(4) if valid[chip, n]])
+                assert float(numbers.mean()) == pytest.approx(0, abs=1e-5)
+                assert float(numbers.var(unbiased=False)) == pytest.approx(1, abs=1e-3)
+    assert levels["patch"].abs().max() < 1e-4
+    assert levels["chip_band"][0, 0] > levels["chip_band"][0, 1] + 2
+    assert levels["chip_band"][1, :3].abs().max() < 0.2
+    assert levels["none"][1].min() > 3

@@ -210,3 +210,24 @@ def test_the_exported_part_holds_no_decoder():
     names = set(method_of().encoder.state_dict())
     assert not [n for n in names if "token" in n or "bridge" in n or "decoder" in n]
     assert "layers.1.conv.weight" in names
+
+
+def test_batch_norm_of_the_sum_decoder_sees_every_nodes_neighbours():
+    """Against a plain loop over nodes: sums of all neighbours and twice a node's own code, then the layer's MLP."""
+    method = method_of("gin", "batch").train()
+    _x, edge_index = random_graph(12, 40)
+    codes, rows = torch.randn(12, method.encoder.spec.dim, generator=torch.Generator().manual_seed(3)), [7, 2, 9]
+    method.decoder.drop.p = 0.0
+    sums = []
+    for node in range(12):
+        near = {int(s) for s, t in edge_index.T.tolist() if t == node and s != node}
+        total = 2 * codes[node]  # the self-loop, and epsilon = 0
+        for other in near:
+            total = total + codes[other] * sum(s == other and t == node for s, t in edge_index.T.tolist())
+        sums.append(total)
+    first, norm, activation, last = method.decoder.conv.nn
+    hidden = first(torch.stack(sums))
+    mean, var = hidden.mean(0), hidden.var(0, unbiased=False)
+    expected = last(activation((hidden - mean) / (var + norm.eps).sqrt() * norm.weight + norm.bias))[rows]
+    found = method.decoder(codes, edge_index, torch.tensor(rows))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)

@@ -287,3 +287,9 @@ def test_heads_with_batch_normalisation_cannot_make_all_vectors_one():
         mean[batchnorm] = float(head(nearly_one[:, 0]).mean(dim=0).norm().detach())
     assert mean[False] > 0.99
     assert mean[True] < 0.2
+
+
+def test_contrast_is_computed_in_float32_under_autocast(z):
+    with torch.autocast("cpu", torch.bfloat16):
+        found = float(contrastive_loss(z.float(), LABELS, 0.07))
+    assert found == pytest.approx(float(slow_loss(z, LABELS, 0.07)), rel=1e-5)

@@ -25,7 +25,8 @@ class GraphBatches(TrainingData):
     Args:
         graph: From ``read_graph``; its features may be sparse, a batch's are dense.
         steps: Batches in all.
-        batch_graphs: So many of its graphs per batch, all drawn once before any is drawn again.
+        batch_graphs: So many of its graphs per batch; all are drawn once, the last batch being short, before any is
+            drawn again.
         batch_nodes: Or so many nodes, likewise, with neighbours around them; drawn in small groups near each other.
         neighbours: At most so many per node and hop; those of a node with fewer are all there.
         hops: Steps along edges.
@@ -86,8 +87,7 @@ class GraphBatches(TrainingData):
     def batch(self, draws: list[int]) -> Data:
         """The batch of given draw numbers."""
         if self.by_graph:
-            chosen = self.drawn(draws, len(self.members))
-            return self.part(np.concatenate([self.members[i] for i in chosen]))
+            return self.part(np.concatenate([self.members[i] for i in self.drawn_graphs(draws[0])]))
         if self.by_node:
             seeds = np.unique(self.nearby[self.drawn(draws, self.graph.num_nodes, TOGETHER)])
             nodes = around(
@@ -110,6 +110,12 @@ class GraphBatches(TrainingData):
         everyone.core = torch.zeros(len(order), dtype=torch.bool).index_fill(0, torch.from_numpy(order[:count]), True)
         part.everyone = everyone
         return part
+
+    def drawn_graphs(self, first: int) -> Int[ndarray, " b"]:
+        """Graphs of the batch that begins with a draw; never two rounds in one, so that no graph is there twice."""
+        size, count = self.batch_size, len(self.members)
+        epoch, part = divmod(first // size, -(-count // size))
+        return np.random.default_rng((self.seed, epoch)).permutation(count)[part * size : (part + 1) * size]
 
     def drawn(self, draws: list[int], items: int, together: int = 1) -> Int[ndarray, " b"]:
         """Items of given draws: every item once, group by group in an order of its own, before any comes again."""

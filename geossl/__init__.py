@@ -11,6 +11,8 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from geossl.errors import missing
+
 if TYPE_CHECKING:
     from geossl.api.anomaly import anomaly as anomaly
     from geossl.api.embed import cube as cube
@@ -99,7 +101,10 @@ def find(owner: str, name: str, names: Mapping[str, str]) -> Any:
     """
     if name in names:
         module, attribute = names[name].split(":")
-        return getattr(import_module(module), attribute)
+        try:
+            return getattr(import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            raise missing(error) from None
     if owner == __name__ and name in MOVED:
         raise AttributeError(f"geossl.{name} is now geossl.{MOVED[name]}")
     known = [*names, *(NAMESPACES if owner == __name__ else ())]

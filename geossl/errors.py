@@ -96,5 +96,44 @@ class UnknownSettingError(InputError, TypeError):
         super().__init__(f"{verb} has no setting {name!r}; {hint}")
 
 
+EXTRAS = {  # what an extra is for, and packages that come with it
+    "graph": ("graphs and superpixels", ("torch_geometric", "skimage")),
+    "points": ("LAS and LAZ files", ("laspy", "lazrs")),
+    "stac": (
+        "catalogues and GeoParquet tables",
+        ("pystac_client", "pystac", "planetary_computer", "stac_geoparquet", "pyarrow"),
+    ),
+    "video": ("video files", ("av",)),
+    "clouds": ("--mask omnicloudmask", ("omnicloudmask",)),
+    "datasets": ("data sets in HDF5", ("h5py",)),
+}
+
+
+class MissingExtraError(InputError, ImportError):
+    """A package is not installed that comes with an extra."""
+
+
+def needs(extra: str, instead: str = "") -> MissingExtraError:
+    """The error where an extra of geossl is not installed.
+
+    Args:
+        extra: A key of ``EXTRAS``.
+        instead: What to do without it, such as ``use --mask scl``.
+    """
+    what, packages = EXTRAS[extra]
+    hint = f"; or {instead}" if instead else ""
+    return MissingExtraError(
+        f"{what} need{'s' if what.startswith('--') else ''} the package {packages[0]!r}: "
+        f"pip install 'geossl[{extra}]'{hint}"
+    )
+
+
+def missing(error: ImportError) -> ImportError:
+    """The error to show for one of importing: our own line where the package comes with an extra."""
+    package = str(error.name).split(".")[0]
+    extra = next((extra for extra, (_, packages) in EXTRAS.items() if package in packages), None)
+    return error if extra is None else needs(extra)
+
+
 class RunError(GeosslError, RuntimeError):
     """Work that started could not be finished. Exit code 1."""

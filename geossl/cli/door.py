@@ -16,7 +16,7 @@ import click
 
 from geossl import __version__
 from geossl.cli.progress import print_log
-from geossl.errors import GeosslError, InputError, Note, redact
+from geossl.errors import GeosslError, InputError, Note, missing, redact
 from geossl.outputs import REFUSED
 
 MOVED = {"embed-series": "series embed", "graph": "graphs cluster"}  # former spellings
@@ -69,6 +69,8 @@ class Door(InOrder):
         except (KeyboardInterrupt, click.Abort) as stop:
             fail(str(stop) or "interrupted; finished work is kept, run the same command again", 130)
         except Exception as error:
+            if isinstance(error, ImportError) and missing(error) is not error:
+                fail(str(missing(error)), 2)
             typed = args[0] if args else settings.get("args")
             fail(unexpected(error, sys.argv[1:] if typed is None else list(typed)), 1)
 

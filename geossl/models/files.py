@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from geossl.errors import GeosslError, MissingFileError, UnknownNameError, WeightsError
+from geossl.errors import GeosslError, MissingFileError, UnknownNameError, WeightsError, missing
 from geossl.models.download import ENCODERS, download
 from geossl.models.encoder import DenseEncoder, DenseModel, Encoder
 from geossl.models.encoders.croma_weights import from_layout, load_strictly
@@ -161,7 +161,10 @@ def numbers_in(values: Any, key: str = "spec") -> Iterator[tuple[str, float]]:
 def architecture(name: str) -> type[Encoder]:
     """The class of a key of ``ARCHITECTURES``."""
     module, attribute = ARCHITECTURES[name].split(":")
-    return getattr(import_module(module), attribute)
+    try:
+        return getattr(import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        raise missing(error) from None
 
 
 def mappable(encoder: Encoder) -> DenseModel:

@@ -13,7 +13,7 @@ import torch
 from geossl import recipe as recipes
 from geossl.data.batches import TrainingData
 from geossl.data.sentinel.batches import SentinelChips
-from geossl.errors import InputError, Note
+from geossl.errors import Note, missing
 from geossl.evaluation.online import LabelledChips, OnlineProbe
 from geossl.methods.base import SSLMethod
 from geossl.models.files import save_encoder
@@ -99,11 +99,7 @@ def prepare(recipe: recipes.Recipe) -> tuple[TrainingData, Callable[[], SSLMetho
     try:
         run = import_module(RUNS[recipe.method])
     except ModuleNotFoundError as error:
-        if str(error.name).split(".")[0] == "geossl":
-            raise
-        raise InputError(
-            f"method {recipe.method!r} needs the package {error.name!r}; pip install 'geossl[all]'"
-        ) from None
+        raise missing(error) from None
     data: TrainingData = run.data(recipe)
     return data, lambda: run.method(recipe, data)
 

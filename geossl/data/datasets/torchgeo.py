@@ -27,11 +27,10 @@ from torchgeo.datasets import (
     EuroSATSpatial,
     So2Sat,
 )
-from torchgeo.datasets.utils import lazy_import
 
 from geossl.data.datasets.base import Bands, ClassificationDataset, MapParts, SegmentationDataset
 from geossl.data.datasets.folders import Joined
-from geossl.errors import InputError, MissingFileError, RunError, UnknownNameError
+from geossl.errors import InputError, MissingFileError, RunError, UnknownNameError, needs
 from geossl.sensors import S1_BANDS, S2_BANDS
 
 RADAR = Bands(S1_BANDS, "dB", "GRD sigma0")
@@ -172,7 +171,10 @@ def so2sat(root: Path, download: bool) -> ClassificationDataset:
 
     Radar is the Lee-filtered intensity (bands 5 and 6: VH, VV), here in dB.
     """
-    h5py = lazy_import("h5py")  # an extra; says so if it is missing
+    try:
+        import h5py  # lazy: extra
+    except ImportError:
+        raise needs("datasets") from None
     sets = [So2Sat(str(root), "2", part, checksum=False) for part in ("train", "validation", "test")]
     labels = []
     for s in sets:

@@ -17,7 +17,7 @@ from pyproj import CRS
 from pyproj.exceptions import CRSError
 
 from geossl.data.points.ground import Terrain, ground_points
-from geossl.errors import GridError, InputError, MissingFileError
+from geossl.errors import GridError, InputError, MissingFileError, needs
 from geossl.outputs import replacing
 
 SAMPLE = Path(__file__).parents[1] / "sample_points"
@@ -62,7 +62,7 @@ def laspy() -> Any:
     try:
         import laspy as module
     except ModuleNotFoundError:
-        raise InputError("LAS and LAZ files need the package 'laspy'; pip install 'geossl[points]'") from None
+        raise needs("points") from None
     return module
 
 
@@ -94,7 +94,7 @@ def read_chunks(path: Path) -> Iterator[Any]:
     """
     module = laspy()
     if path.suffix.lower() == ".laz" and not module.LazBackend.detect_available():
-        raise InputError(f"{path} is compressed, which needs the package 'lazrs'; pip install 'geossl[points]'")
+        raise InputError(f"{path} is compressed, which needs the package 'lazrs': pip install 'geossl[points]'")
     try:
         with module.open(path) as file:
             yield from file.chunk_iterator(CHUNK)

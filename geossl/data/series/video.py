@@ -11,10 +11,9 @@ from torch import Tensor
 
 from geossl.data.images.folders import SUFFIXES as PICTURES
 from geossl.data.images.folders import read_picture
-from geossl.errors import InputError, MissingFileError, RunError
+from geossl.errors import InputError, MissingFileError, RunError, needs
 
 VIDEOS = {".mp4", ".webm", ".mkv", ".avi", ".mov", ".mpg", ".m4v"}
-INSTALL = "reading video files needs PyAV: pip install 'geossl[video]'; or give folders of frames"
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ def frames_of(path: Path) -> int:
     try:
         import av  # lazy: an extra
     except ModuleNotFoundError:
-        raise InputError(INSTALL) from None
+        raise needs("video", "give folders of frames") from None
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]

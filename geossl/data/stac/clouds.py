@@ -14,7 +14,7 @@ from scipy.ndimage import binary_dilation
 from geossl.data.resampling import source_coordinates
 from geossl.data.stac import remote
 from geossl.data.stac.scenes import Scene
-from geossl.errors import InputError
+from geossl.errors import InputError, needs
 
 MASKS = ("scl", "omnicloudmask")
 BAD = (0, 1, 3, 8, 9, 10)  # scene classes: no data, defective, cloud shadow, clouds, thin cirrus
@@ -25,7 +25,6 @@ SEEN_PX, CONTEXT_PX = 704, 96  # what omnicloudmask sees at once, and how much o
 KEPT_PX = SEEN_PX - 2 * CONTEXT_PX
 RED_GREEN_NIR = ("B04", "B03", "B8A")  # as omnicloudmask's own loader takes them
 DARKEST = 1e-4  # reflectance; 0 is omnicloudmask's nodata
-INSTALL = "--mask omnicloudmask needs one more package: pip install 'geossl[clouds]'; or use --mask scl"
 OWN_MODELS: Any = None  # torch modules to use instead of omnicloudmask's own weights
 
 
@@ -42,7 +41,7 @@ def check_mask(name: str) -> None:
     try:
         from omnicloudmask.download_models import get_model_data_dir, get_models  # lazy: extra
     except ImportError:
-        raise InputError(INSTALL) from None
+        raise needs("clouds", "use --mask scl") from None
     if OWN_MODELS is None:
         try:
             get_models()

@@ -18,8 +18,8 @@ from geossl.data.stac.clouds import BAD, MASKS, check_mask
 from geossl.data.stac.composite import COMPOSITES, CatalogScenes
 from geossl.data.stac.hrefs import check_item
 from geossl.data.stac.scenes import EARTH_SEARCH, Scene, days_between, s1_hrefs, s2_hrefs, scene_of
-from geossl.data.stac.search import INSTALL, Catalog, Item, catalog_of, parse_dates, search
-from geossl.errors import BandError, InputError, Note, redact
+from geossl.data.stac.search import Catalog, Item, catalog_of, parse_dates, search
+from geossl.errors import BandError, InputError, Note, needs, redact
 from geossl.grid import Aoi
 from geossl.sensors import BANDS
 
@@ -163,7 +163,7 @@ def check_key(catalog: Catalog, sensors: Sequence[str]) -> None:
     try:
         from planetary_computer.settings import Settings  # lazy: extra
     except ImportError:
-        raise InputError(INSTALL) from None
+        raise needs("stac") from None
     if "s1" in sensors and not Settings.get().subscription_key:
         raise InputError(
             "sentinel-1-rtc of planetary-computer needs an API key in PC_SDK_SUBSCRIPTION_KEY; set it, or --sensors s2"

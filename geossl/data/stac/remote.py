@@ -17,7 +17,7 @@ from rasterio.windows import Window
 from geossl.data.resampling import onto, source_coordinates
 from geossl.data.sentinel.bands import GDAL_CACHE_BYTES
 from geossl.data.stac.hrefs import driver_of
-from geossl.errors import InputError, RunError, redact
+from geossl.errors import RunError, needs, redact
 
 T = TypeVar("T")
 TRIES = 8
@@ -153,7 +153,7 @@ def signed(href: str, sign: str, attempt: int) -> str:
     try:
         import planetary_computer.sas  # lazy: extra
     except ImportError:
-        raise InputError("this catalogue's files must be signed: pip install 'geossl[stac]'") from None
+        raise needs("stac") from None
     if attempt:
         planetary_computer.sas.TOKEN_CACHE.clear()  # the token may have expired
     return planetary_computer.sas.sign_url(href)

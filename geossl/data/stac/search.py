@@ -11,11 +11,10 @@ from typing import Any
 import shapely
 
 from geossl.data.stac.hrefs import check_href
-from geossl.errors import InputError, MissingFileError, UnknownNameError, redact
+from geossl.errors import InputError, MissingFileError, UnknownNameError, missing, redact
 from geossl.grid import Aoi
 
 Item = dict[str, Any]  # a STAC item as JSON
-INSTALL = "catalogues need more packages: pip install 'geossl[stac]'"
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ def search(aoi: Aoi, dates: tuple[date, date], catalog: Catalog, sensor: str) ->
             found = from_api(aoi, dates, catalog.url, wanted)
         items = [without_nulls(item) for item in found if is_wanted(item, aoi, dates, wanted)]
     except ImportError as error:
-        raise InputError(f"{INSTALL} (no {error.name})") from None
+        raise missing(error) from None
     except InputError:
         raise
     except Exception as error:  # pystac-client, requests and pyarrow raise many kinds

@@ -17,7 +17,7 @@ from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 from scipy.sparse import csr_array
 
-from geossl.errors import GridError, InputError, Note
+from geossl.errors import GridError, InputError, Note, needs
 from geossl.grid import Aoi, cut_at_antimeridian
 from geossl.inference.outputs.cog import blocks
 from geossl.inference.zonal import Example, patch_area, shares
@@ -80,7 +80,7 @@ def write_table(
         import pyarrow as pa  # lazy: extra
         from pyarrow.parquet import ParquetWriter  # lazy: extra
     except ImportError:
-        raise InputError("tables need more packages: pip install 'geossl[stac]'") from None
+        raise needs("stac") from None
     if level == "aoi":
         assert features is not None
         parts = iter([pooled(embeddings, valid, features)])

@@ -106,10 +106,10 @@ def test_what_is_missing_or_damaged_is_said(tmp_path, file, monkeypatch):
     with pytest.raises(InputError, match="holds no points"):
         survey(none)
     monkeypatch.setattr(laspy.LazBackend, "detect_available", classmethod(lambda cls: ()))
-    with pytest.raises(InputError, match=r"needs the package 'lazrs'; pip install 'geossl\[points\]'"):
+    with pytest.raises(InputError, match=r"needs the package 'lazrs': pip install 'geossl\[points\]'"):
         survey(file)
     monkeypatch.setitem(sys.modules, "laspy", None)
-    with pytest.raises(InputError, match=r"need the package 'laspy'; pip install 'geossl\[points\]'"):
+    with pytest.raises(InputError, match=r"need the package 'laspy': pip install 'geossl\[points\]'"):
         las.laspy()
 
 

@@ -1,0 +1,50 @@
+"""One line per error: missing extras, unknown names, addresses without secrets."""
+
+import subprocess
+import sys
+
+import pytest
+
+from geossl.errors import EXTRAS, GeosslError, InputError, MissingExtraError, missing, needs
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_a_missing_extra_names_its_package_and_how_to_install_it(extra):
+    error = needs(extra, "do without")
+    assert isinstance(error, MissingExtraError)
+    assert isinstance(error, InputError)
+    assert isinstance(error, ImportError)
+    assert f"the package {EXTRAS[extra][1][0]!r}: pip install 'geossl[{extra}]'; or do without" in str(error)
+
+
+def test_an_import_that_fails_is_told_apart_from_a_missing_extra():
+    ours = ModuleNotFoundError("No module named 'geossl.x'", name="geossl.x")
+    assert missing(ours) is ours
+    other = missing(ModuleNotFoundError("No module named 'torch_geometric.data'", name="torch_geometric.data"))
+    assert str(other) == "graphs and superpixels need the package 'torch_geometric': pip install 'geossl[graph]'"
+
+
+@pytest.mark.parametrize(
+    ("code", "extra"),
+    [
+        ("import geossl; geossl.graphs.embed", "graph"),
+        ("from geossl.cli import main; main(['graphs', 'cluster', '--encoder', 'x'])", "graph"),
+        ("from geossl.cli import main; main(['pretrain', 'scgc', 'data.source=x'])", "graph"),
+        ("from geossl.models.files import architecture; architecture('gnn')", "graph"),
+    ],
+)
+def test_without_the_graph_extra_its_verbs_say_so(code, extra):
+    without = "import sys; sys.modules['torch_geometric'] = None; "
+    done = subprocess.run([sys.executable, "-c", without + code], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert f"pip install 'geossl[{extra}]'" in done.stderr.splitlines()[-1]
+    if "main" in code:
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1
+
+
+def test_every_error_is_of_the_family():
+    kinds = [kind for kind in vars(sys.modules["geossl.errors"]).values() if isinstance(kind, type)]
+    errors = [kind for kind in kinds if issubclass(kind, Exception) and not issubclass(kind, Warning)]
+    assert len(errors) >= 9
+    assert all(issubclass(kind, GeosslError) for kind in errors)

@@ -33,6 +33,7 @@ from geossl.models.files import dense, encoder_path, load_encoder, read_encoder,
 from geossl.models.heads.segmenter import Heads, Segmenter, build
 from geossl.outputs import work_path, workspace
 from geossl.progress import Progress
+from geossl.sensors import PAIR
 
 KMEANS_SAMPLE = 50_000  # patches; smaller maps are clustered whole
 Drawn = tuple[UInt64[np.ndarray, " _"], Float[np.ndarray, "_ d"]]  # tickets and embeddings
@@ -197,7 +198,8 @@ def sensor_layer(path: Path) -> xr.DataArray:
     """What every patch of a map was made from."""
     store = checked(path)
     try:
-        return xr.open_zarr(store, chunks=None)["sensors"]
+        found = xr.open_zarr(store, chunks=None)
+        return found["sensors"].assign_attrs(names=found.attrs.get("geossl:sensors", PAIR))
     except (KeyError, FileNotFoundError, zarr.errors.GroupNotFoundError):
         raise InputError(f"--map {path} is no embedding map written by geossl embed (no layer 'sensors')") from None
 
@@ -227,15 +229,15 @@ def clusters(maps: Sequence[Path], count: int | None, seed: int) -> Classifier:
     """
     assert count is not None
     drawn: dict[str, Drawn] = {}
-    total: dict[str, int] = dict.fromkeys(rasters.FLAGS, 0)
+    total: dict[str, int] = {}
     for path in maps:
         layer, embeddings = sensor_layer(path), open_map(path)
         box = embeddings.odc.geobox
         for where, values in blocks(embeddings):
             made = np.where(np.isfinite(values).all(axis=0), np.asarray(layer[where]), 0)
-            for name, flags in rasters.FLAGS.items():
-                rows, columns = np.nonzero(np.isin(made, flags))
-                total[name] += len(rows)
+            for name in sorted({*layer.names, "+".join(sorted(layer.names))}, key=lambda name: ("+" in name, name)):
+                rows, columns = np.nonzero(np.isin(made, rasters.flags_of(name)))
+                total[name] = total.get(name, 0) + len(rows)
                 places = np.column_stack(apply(box[where].transform, columns + 0.5, rows + 0.5))
                 found = hash_priority(places, epsg_of(box), seed), values[:, rows, columns].T
                 drawn[name] = lowest([*([drawn[name]] if name in drawn else []), found])

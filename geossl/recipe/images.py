@@ -1,6 +1,6 @@
 """Recipe keys of methods that learn from single images: pictures, or scenes with all sensors stacked."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -15,8 +15,8 @@ from geossl.recipe.sections import (
     ScenesRecipe,
     Section,
 )
+from geossl.sensors import SENSORS
 
-SENSORS = ("s1", "s2", "rgb", "bands")
 ALONE = ("rgb", "bands")  # pictures, and images of any bands: never together with other sensors
 Bands = Literal["all"] | tuple[str | int, ...]
 CropShare = Annotated[float, Field(gt=0, le=1)]
@@ -63,7 +63,19 @@ class ImageEncoder(Section):
         "null takes chip_px.",
     )
     halo_px: Halo = Field(0, description=HALO)
-    gsd_m: Above0 = Field(10.0, description="Size of a pixel on the ground in metres; 1 for images of no place.")
+    gsd_m: Above0 = Field(
+        10.0,
+        description="Size of a pixel on the ground in metres, by default that of the finest sensor: 10 for Sentinel, "
+        "30 for Landsat; 1 for images of no place.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def pixel_of_the_finest_sensor(cls, values: Any) -> Any:
+        """Fill in ``gsd_m`` from the sensors' entries where it is not given."""
+        names = values.get("sensors") if isinstance(values, dict) and "gsd_m" not in values else None
+        sizes = [SENSORS[name].gsd_m for name in names if name in SENSORS] if isinstance(names, dict) else []
+        return {**values, "gsd_m": min(sizes)} if sizes else values
 
 
 class Teacher(Section):
@@ -109,10 +121,10 @@ def check_images(recipe: ScenesRecipe, encoder: ImageEncoder, data: Images, patc
         ValueError: For pydantic, which adds where.
     """
     names = set(encoder.sensors)
-    if not names or not names <= set(SENSORS) or (names & set(ALONE) and len(names) > 1):
+    if not names or not names <= {*SENSORS, *ALONE} or (names & set(ALONE) and len(names) > 1):
         raise ValueError(
             f"encoder.sensors={dict(encoder.sensors)!r} must be {{rgb: all}} for pictures, {{bands: all}} for GeoTIFFs "
-            "of any bands, or s1, s2 or both, each with all or a list of bands"
+            f"of any bands, or some of {', '.join(SENSORS)}, each with all or a list of bands"
         )
     if "bands" in names:
         check_numbered(recipe, encoder, data)

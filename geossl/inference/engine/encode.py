@@ -11,9 +11,8 @@ from torch import Tensor
 
 from geossl.errors import GridError
 from geossl.models.encoder import DenseModel, DenseSpec
+from geossl.sensors import JOINT_FLAG, SENSORS
 
-SENSOR_FLAGS = {"s1": 1, "s2": 2}  # pixels of this patch were fed
-JOINT_FLAG = 4  # the embedding is the joint encoder's; the other sensor's pixels may lie in neighbouring patches only
 Job = tuple[int, int, dict[str, np.ndarray]]  # row and column of a cell, and the patches that are fed by sensor
 
 
@@ -40,7 +39,7 @@ class Encoded(NamedTuple):
     Attributes:
         embeddings: NaN where a patch has none.
         valid: Percentage of usable pixels, of the sensor with fewer if both were fed; 0 = no embedding.
-        sensors: What the embedding was made from: sum of ``SENSOR_FLAGS`` and ``JOINT_FLAG``; 0 = no embedding.
+        sensors: What the embedding was made from: sum of the flags of ``SENSORS`` and ``JOINT_FLAG``; 0 = no embedding.
     """
 
     embeddings: Float[np.ndarray, "d gh gw"]
@@ -145,13 +144,14 @@ def encode_phase(
 def made_from(
     shares: Mapping[str, Float[np.ndarray, "gh gw"]], valid_share: float
 ) -> tuple[UInt8[np.ndarray, "gh gw"] | int, UInt8[np.ndarray, "gh gw"] | int]:
-    """Percentage of usable pixels and sensor flags per patch; the joint encoder answers where there is radar."""
+    """Percentage of usable pixels and sensor flags per patch; the joint encoder answers where the first sensor is."""
     if not shares:
         return 0, 0
     fed = {name: share >= valid_share for name, share in shares.items()}
-    flags = np.add.reduce([SENSOR_FLAGS[name] * f.astype(np.uint8) for name, f in fed.items()])
+    flags = np.add.reduce([SENSORS[name].flag * f.astype(np.uint8) for name, f in fed.items()])
     if len(fed) > 1:
-        flags = flags + JOINT_FLAG * fed["s1"].astype(np.uint8)
+        first = next(name for name in SENSORS if name in fed)  # the joint encoder's tokens are this sensor's
+        flags = flags + JOINT_FLAG * fed[first].astype(np.uint8)
     least = np.minimum.reduce([np.where(fed[name], share, 1) for name, share in shares.items()])
     return np.round(100 * np.where(flags > 0, least, 0)).astype(np.uint8), flags.astype(np.uint8)
 

@@ -18,7 +18,7 @@ import xarray as xr
 from geossl import grid
 from geossl.errors import GridError, InputError, Note, RunError
 from geossl.inference.engine import estimate, store, workers
-from geossl.inference.engine.encode import SENSOR_FLAGS, EncodeConfig, encode_block, phases_of, rim_px
+from geossl.inference.engine.encode import EncodeConfig, encode_block, phases_of, rim_px
 from geossl.inference.engine.overviews import add_overviews
 from geossl.inference.engine.plan import BuildFolder, Plan, Shard
 from geossl.inference.engine.source import Source, check_sensors, images
@@ -28,6 +28,7 @@ from geossl.models.encoder import DenseEncoder, DenseModel
 from geossl.models.files import mappable, read_encoder
 from geossl.outputs import remove
 from geossl.progress import Progress
+from geossl.sensors import SENSORS
 
 WHOLE = 0.999  # share of a region that counts as all of it
 DTYPES = ("int8", "float16", "float32")
@@ -340,7 +341,7 @@ def finish(work: Work, shard: Shard, cube: xr.Dataset) -> None:
     store.write_shard(work.data, plan, shard, *found, dates)
     receipt = {
         "patches": int((found.sensors > 0).sum()),
-        "fed": {name: int((found.sensors & SENSOR_FLAGS[name] > 0).sum()) for name in plan.metadata["sensors"]},
+        "fed": {name: int((found.sensors & SENSORS[name].flag > 0).sum()) for name in plan.metadata["sensors"]},
         "valid_percent": round(float(found.valid.mean()), 2),
         "files": checksums.sums_of(work.data, shard),
         "read_seconds": cube.attrs["read_seconds"],

@@ -1,6 +1,7 @@
 """The Zarr v3 store of a map: one object per shard, plain enough for xarray, rioxarray and GDAL."""
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,8 @@ from geossl.inference.engine.conventions import describe, place
 from geossl.inference.engine.plan import Plan
 from geossl.inference.outputs.quantize import NODATA, quantize
 from geossl.models.encoder import DenseSpec
+from geossl.sensors import JOINT_FLAG, SENSORS
 
-SENSORS = {
-    "long_name": "sensors an embedding was made from",
-    "flag_masks": [1, 2, 4],
-    "flag_meanings": "radar_fed optical_fed joint_encoder",
-}
 DAYS = {"units": "days since 2000-01-01", "calendar": "standard"}
 
 
@@ -31,13 +28,24 @@ def create(path: Path, plan: Plan, spec: DenseSpec) -> None:
     add_embeddings(group, plan.geobox, spec.dim, plan.dtype, cell, shard)
     layers: dict[str, tuple[str, dict[str, Any]]] = {
         "valid": ("uint8", {"long_name": "usable input pixels", "units": "percent"}),
-        "sensors": ("uint8", SENSORS),
+        "sensors": ("uint8", flags(plan.metadata["sensors"])),
     }
     if plan.metadata["dated"]:
         layers["date"] = ("uint16", {"long_name": "day of the Sentinel-2 scene, 0 = none", **DAYS})
     for name, (dtype, metadata) in layers.items():
         add_array(group, name, plan.geobox, cell, shard, dtype, 0, ZstdCodec(level=3), metadata)
     group.attrs.update(describe(plan, spec))
+
+
+def flags(names: Sequence[str]) -> dict[str, Any]:
+    """What the bits of the layer ``sensors`` mean: those of a pair of sensors always, others where a map has them."""
+    known = [(s.flag, f"{s.meaning}_fed") for key, s in SENSORS.items() if s.paired or key in names]
+    bits = sorted([*known, (JOINT_FLAG, "joint_encoder")])
+    return {
+        "long_name": "sensors an embedding was made from",
+        "flag_masks": [bit for bit, _ in bits],
+        "flag_meanings": " ".join(meaning for _, meaning in bits),
+    }
 
 
 def add_embeddings(group: Any, geobox: GeoBox, dim: int, dtype: str, chunk: int, shard: int) -> None:

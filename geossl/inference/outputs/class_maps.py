@@ -24,9 +24,9 @@ from geossl.inference.outputs.cog import Block, blocks, write_blocks
 from geossl.models.heads.classifiers import Head
 from geossl.models.heads.segmenter import Heads
 from geossl.outputs import removed, replacing
+from geossl.sensors import JOINT_FLAG, SENSORS
 
 NODATA = 255
-FLAGS = {"s1": (1,), "s2": (2, 3), "s1+s2": (5, 7)}  # of a map's layer "sensors", by what an embedding was made from
 ROWS = 1024  # embeddings a head is given at a time, always as many: a product's last bits depend on its shape
 AREA_CELLS = 256  # side of the squares over which a projection's scale is taken as constant
 
@@ -77,12 +77,20 @@ def classified(embeddings: xr.DataArray, sensors: xr.DataArray, heads: Heads) ->
             made = np.asarray(sensors[where])
             out = np.full((2, *values.shape[1:]), NODATA, np.uint8)
             for name, head in heads.items():
-                here = np.isin(made, FLAGS[name]) & np.isfinite(values).all(axis=0)
+                here = np.isin(made, flags_of(name)) & np.isfinite(values).all(axis=0)
                 if here.any():
                     out[:, here] = best_class(head, values[:, here].T)
             yield where, out
 
     return embeddings.odc.geobox, parts()
+
+
+def flags_of(name: str) -> tuple[int, ...]:
+    """Values of a map's layer ``sensors`` where embeddings were made from the sensors of a head, such as ``s1+s2``."""
+    bits = [entry.flag for key, entry in SENSORS.items() if key in name.split("+")]
+    if len(bits) == 1:
+        return tuple(v for v in range(256) if not v & JOINT_FLAG and v.bit_length() == bits[0].bit_length())
+    return tuple(v for v in range(256) if v & JOINT_FLAG and v & bits[0] and not v & ~(sum(bits) | JOINT_FLAG))
 
 
 @torch.inference_mode()

@@ -15,8 +15,9 @@ from geossl.models.files import architecture
 from geossl.models.heads.classifiers import HEADS, Head
 from geossl.models.heads.decoders import DECODERS, Decoder
 from geossl.models.layers.normalize import ClippedRange
+from geossl.sensors import SENSORS
 
-Heads = Mapping[str, Head]  # by the sensors a token was made from: "s1", "s2", "s1+s2"
+Heads = Mapping[str, Head]  # by the sensors a token was made from, such as "s2" or "s1+s2"
 
 
 def segmenter_spec(
@@ -128,13 +129,16 @@ class Segmenter(DenseModel):
 
 
 def made_from(images: Images, kept: Kept | None, valid: Bool[Tensor, "b gh gw"]) -> dict[str, Bool[Tensor, "b gh gw"]]:
-    """Which patches' tokens were made from which sensors: joint where radar is fed and optical is anywhere."""
+    """Which patches' tokens were made from which sensors: joint where the first is fed and another is anywhere."""
     fed = {name: (kept or {}).get(name, torch.ones_like(valid)) for name in images}
-    if len(fed) == 1:
-        return {next(iter(fed)): valid}
-    has_optical = fed["s2"].flatten(1).any(dim=1)[:, None, None]
-    radar = fed["s1"] & valid
-    return {"s1+s2": radar & has_optical, "s1": radar & ~has_optical, "s2": valid & ~fed["s1"]}
+    first, *others = sorted(fed, key=list(SENSORS).index)
+    if not others:
+        return {first: valid}
+    has_others = torch.stack([fed[name].flatten(1).any(dim=1) for name in others]).any(dim=0)[:, None, None]
+    here = fed[first] & valid
+    found = {"+".join(sorted(fed)): here & has_others, first: here & ~has_others}
+    rest = {name: images[name] for name in others}
+    return found | made_from(rest, {name: fed[name] for name in others}, valid & ~fed[first])
 
 
 def build(

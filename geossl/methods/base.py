@@ -31,9 +31,10 @@ class OptimConfig:
     decay_all: bool = False
     first_steps: int = 0
     first_lr: float = 0.0
+    final_share: float = 0.0
 
     def rate(self, step: int) -> float:
-        """Share of ``lr`` at a step: linear warm-up, then cosine to zero or constant."""
+        """Share of ``lr`` at a step: linear warm-up, then cosine to ``final_share`` or constant."""
         if step < self.first_steps:
             return self.first_lr / self.lr
         if step < self.warmup_steps:
@@ -41,7 +42,7 @@ class OptimConfig:
         if self.schedule == "constant":
             return 1.0
         done = (step - self.warmup_steps) / max(1, self.max_steps - self.warmup_steps)
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        return self.final_share + (1 - self.final_share) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
     def build(self, module: nn.Module) -> torch.optim.Optimizer:
         """Optimiser over trainable parameters; biases, norms and scalars are decayed only if asked for."""

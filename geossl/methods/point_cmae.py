@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from geossl.methods.base import OptimConfig, SSLMethod
 from geossl.models.encoders.point_transformer import Groups, Places, PointTransformer, run_blocks
+from geossl.models.layers.initialization import xavier
 from geossl.models.layers.masking import filled, random_kept_ids, take
 from geossl.models.layers.transformer import Block
 
@@ -78,9 +79,7 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.to_points = nn.Linear(width, 3 * group_size)
-        for layer in self.blocks.modules():
-            if isinstance(layer, nn.Linear):
-                nn.init.xavier_uniform_(layer.weight)
+        self.blocks.apply(xavier)
 
     def forward(
         self,

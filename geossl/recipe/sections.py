@@ -77,8 +77,9 @@ class Train(Section):
     weight_decay: Weight = Field(0.01, description="Weight decay of matrices and convolutions.")
     decay_all: bool = Field(False, description="Whether biases, norms and scalars are decayed, too.")
     schedule: Literal["cosine", "constant"] = Field(
-        "cosine", description="Learning rate after the warm-up: cosine falls to 0 at max_steps."
+        "cosine", description="Learning rate after the warm-up: cosine falls to 0 (or final_share) at max_steps."
     )
+    final_share: Fraction = Field(0.0, description="Share of lr at which the cosine ends.")
     warmup_share: Rate = Field(0.0, description="Share of max_steps over which the rate rises linearly to lr.")
     clip_norm: Above0 | None = Field(None, description="Largest norm of the gradient; null does not clip.")
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field(

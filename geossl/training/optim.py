@@ -15,4 +15,5 @@ def optim_config(train: Train) -> OptimConfig:
         schedule=train.schedule,
         warmup_steps=int(train.warmup_share * train.max_steps),
         max_steps=train.max_steps,
+        final_share=train.final_share,
     )

@@ -258,3 +258,11 @@ def test_every_setting_changes_the_loss(setting, value, term):
 def test_a_recipe_that_cannot_work_is_refused(change, message):
     with pytest.raises(RecipeError, match=message):
         recipe.load("point_cmae", [change])
+
+
+def test_decoder_blocks_start_without_biases_as_published():
+    decoder = Decoder(24, 2, 4, 6)
+    linear = [m for m in decoder.blocks.modules() if isinstance(m, torch.nn.Linear)]
+    assert all(m.bias is None or not m.bias.any() for m in linear)
+    assert sum(m.bias is not None for m in linear) == 6
+    assert decoder.to_points.bias.any()  # PyTorch's start, likewise as published

@@ -1,5 +1,6 @@
 """Embed and cluster the nodes of graphs, and put the results back on the ground."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy import ndarray
 from odc.geo import geom
 from odc.geo.geobox import GeoBox
@@ -18,6 +19,7 @@ from geossl.api.graphs.build import source_graph
 from geossl.data.graphs.files import read_graph
 from geossl.data.labels.colours import palette
 from geossl.errors import InputError
+from geossl.evaluation.clustering import clustering_scores
 from geossl.evaluation.heads import fit_kmeans, predict
 from geossl.inference.graphs import WHOLE_UP_TO, graph_embeddings, node_embeddings
 from geossl.inference.outputs.class_maps import NODATA, Legend, write_classes
@@ -28,6 +30,8 @@ from geossl.models.files import load_encoder, provenance
 from geossl.models.heads.classifiers import KMeansHead
 from geossl.outputs import replacing
 from geossl.recipe.graphs import Graphs
+
+log = logging.getLogger("geossl")
 
 
 def embed_graph(
@@ -109,6 +113,15 @@ def cluster_graph(
     best = np.sort(chances, axis=1)
     table = {"cluster": chances.argmax(axis=1), "confidence": best[:, -1], "margin": best[:, -1] - best[:, -2]}
     return on_the_ground(graph, pd.DataFrame(table))
+
+
+def agreement(graph: Data, clusters: Int[ndarray, " n"]) -> dict[str, float]:
+    """How well clusters agree with the graph's classes (``y``, -1 = not known); empty if it has none."""
+    y = graph.get("y")
+    if y is None or y.ndim != 1 or len(y) != len(clusters) or not (y >= 0).any():
+        return {}
+    known = (y >= 0).numpy()
+    return clustering_scores(y.long().numpy()[known], clusters[known])
 
 
 def by_size(head: KMeansHead, vectors: Float[ndarray, "n d"]) -> KMeansHead:
@@ -211,6 +224,8 @@ def graph_map(
 ) -> Path:
     """Cluster the nodes of a graph that is made as the one the encoder was trained on.
 
+    Where the graph holds classes, how well the clusters agree with them is logged.
+
     Args:
         encoder: File of a GraphMAE or SCGC encoder pretrained by geossl, which knows how its graph was made.
         source: Other parcels, map, scenes or graph; None: those it was trained on.
@@ -240,6 +255,8 @@ def graph_map(
     made = {key: value for key, value in made.items() if key in Graphs.model_fields}  # the rest is of training alone
     graph = source_graph(Graphs(**(made if source is None else {**made, "source": str(source)})))
     nodes = cluster_graph(graph, model, classes, seed=seed)
+    if scores := agreement(graph, nodes["cluster"].to_numpy()):
+        log.info("classes  " + "  ".join(f"{name.upper()} {100 * value:.1f}" for name, value in scores.items()))
     vectors = embed_graph(graph, model)
     nodes[[c for c in vectors if c.startswith("e")]] = vectors[[c for c in vectors if c.startswith("e")]]
     if raster is not None:

@@ -1,12 +1,13 @@
 """Batches of point clouds for pretraining: blocks of airborne scans, or whole objects."""
 
 from abc import ABC, abstractmethod
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -25,8 +26,14 @@ class CloudSource(ABC):
     """Clouds to draw from."""
 
     @abstractmethod
-    def draw(self, rng: np.random.Generator) -> Float[ndarray, "n c"]:
-        """A random cloud."""
+    def draw(self, rng: np.random.Generator, number: int, seed: int) -> Float[ndarray, "n c"]:
+        """A random cloud.
+
+        Args:
+            rng: Draws what is random about it.
+            number: Of the draw in the run.
+            seed: Of the run.
+        """
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
@@ -52,14 +59,14 @@ class ScanBlocks(CloudSource):
         self.files, self.settings, self.thin = files, settings, thin
         self.scan = read_scan(files, features)
         try:
-            self.draw(np.random.default_rng(0))
+            self.draw(np.random.default_rng(0), 0, 0)
         except RuntimeError:
             raise InputError(
                 f"{files[0].path.parent}: no block of {settings.block_m:g} m has data.min_points={settings.min_points} "
                 "points; lower it, or raise data.block_m"
             ) from None
 
-    def draw(self, rng: np.random.Generator) -> Float[ndarray, "n c"]:
+    def draw(self, rng: np.random.Generator, number: int, seed: int) -> Float[ndarray, "n c"]:
         """See CloudSource; places are those of random points, so that no block is empty."""
         for _ in range(TRIES):
             x, y = self.scan.xyz[rng.integers(len(self.scan.xyz)), :2] + rng.uniform(-0.5, 0.5, 2)
@@ -88,13 +95,20 @@ class ShapeClouds(CloudSource):
         if not len(self.rows):
             raise InputError(f"data.source={str(source)!r} holds test objects only; pretraining leaves those out")
 
-    def draw(self, rng: np.random.Generator) -> Float[ndarray, "n c"]:
-        """See CloudSource."""
-        return drawn(self.clouds[int(self.rows[rng.integers(len(self.rows))])], self.points, rng)
+    def draw(self, rng: np.random.Generator, number: int, seed: int) -> Float[ndarray, "n c"]:
+        """See CloudSource; every object once, in an order of its own, before any comes again."""
+        epoch, place = divmod(number, len(self.rows))
+        return drawn(self.clouds[int(self.rows[shuffled(seed, epoch, len(self.rows))[place]])], self.points, rng)
 
     def describe(self) -> dict[str, Any]:
         """See CloudSource."""
         return {"objects": len(self.rows)}
+
+
+@lru_cache(maxsize=2)  # draws of a worker go through the epochs in order
+def shuffled(seed: int, epoch: int, count: int) -> Int[ndarray, " count"]:
+    """A random order of an epoch's items."""
+    return np.random.default_rng((seed, epoch)).permutation(count)
 
 
 def augmented(
@@ -152,7 +166,7 @@ class CloudDataset(Dataset[dict[str, Tensor]]):
     def __getitem__(self, number: int) -> dict[str, Tensor]:
         """One cloud."""
         rng = np.random.default_rng((self.seed, number))
-        return {"points": torch.from_numpy(augmented(self.source.draw(rng), rng, **self.augment))}
+        return {"points": torch.from_numpy(augmented(self.source.draw(rng, number, self.seed), rng, **self.augment))}
 
 
 class PointClouds(TrainingData):

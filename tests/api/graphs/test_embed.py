@@ -13,7 +13,7 @@ from torch_geometric.data import Data
 import geossl
 from geossl import recipe
 from geossl.api.graphs.build import source_graph
-from geossl.api.graphs.embed import write_nodes
+from geossl.api.graphs.embed import agreement, write_nodes
 from geossl.cli import main
 from geossl.data.graphs.files import read_graph
 from geossl.errors import InputError, Note, RecipeError
@@ -357,3 +357,12 @@ def test_places_come_from_parquet_too(parcels, tmp_path):
     assert torch.equal(one.edge_index, two.edge_index)
     with pytest.raises(InputError, match=r"data.source='none.gpkg' does not exist"):
         source_graph(Graphs(source="none.gpkg"))
+
+
+def test_agreement_is_that_of_nodes_with_a_known_class():
+    clusters = np.array([2, 2, 0, 0, 1, 1])
+    y = torch.tensor([0, 0, 1, 1, -1, -1])
+    assert agreement(Data(y=y), clusters) == {"acc": 1.0, "nmi": 1.0, "ari": 1.0, "f1": 1.0}
+    assert agreement(Data(y=torch.tensor([0, 0, 1, 0, 1, -1])), clusters)["acc"] == pytest.approx(3 / 5)
+    for unknown in (None, torch.full((6,), -1), torch.zeros(6, 2), torch.zeros(3)):
+        assert agreement(Data(y=unknown), clusters) == {}

@@ -161,3 +161,19 @@ def test_settings_that_do_not_fit_the_data_are_refused(tmp_path, changes, error,
 def test_an_unknown_feature_is_named():
     with pytest.raises(UnknownNameError, match="did you mean 'intensity'"):
         cloud_source("sample", 10, ("intensty",), None, 0.0)
+
+
+def test_every_object_is_drawn_once_before_any_comes_again(tmp_path):
+    for i in range(7):
+        path = tmp_path / "train" / "chair" / f"{i}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, np.random.default_rng(i).normal(size=(16, 3)))
+    source, clouds = cloud_source(tmp_path, 16, (), None, 0.0), {}
+    for seed in (0, 1):
+        drawn_ones = [source.draw(np.random.default_rng(0), number, seed) for number in range(14)]
+        clouds[seed] = [tuple(sorted(map(tuple, np.round(c, 6)))) for c in drawn_ones]
+        first, second = clouds[seed][:7], clouds[seed][7:]
+        assert len(set(first)) == 7
+        assert set(first) == set(second)
+        assert first != second
+    assert clouds[0] != clouds[1]

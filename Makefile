@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 DEMO ?= demo
 
-.PHONY: demo test lint install clean
+.PHONY: demo test fuzz lint install clean
 
 install: $(VENV)/installed
 
@@ -30,3 +30,6 @@ test: lint
 
 clean:
 	rm -rf $(VENV) $(DEMO) runs
+
+fuzz: install
+	OMP_NUM_THREADS=1 GEOSSL_FUZZ=$(or $(ROUNDS),500) $(BIN)/python -m pytest -q -n auto --dist worksteal tests/fuzz

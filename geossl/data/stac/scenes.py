@@ -11,7 +11,7 @@ import shapely
 
 from geossl.data.sentinel.offset import NEW_BASELINE
 from geossl.data.stac.search import Item
-from geossl.errors import BandError, redact
+from geossl.errors import BandError, GeosslError, redact
 from geossl.sensors import S1_BANDS, S2_BANDS
 
 EARTH_SEARCH = {
@@ -94,8 +94,20 @@ def scene_of(item: Item, sensor: str, probe: Probe) -> Scene:
         probe: Looks at numbers, where metadata are known to lie.
 
     Raises:
-        BandError: If a band is missing, or what the numbers mean cannot be known.
+        BandError: If a band is missing, what the numbers mean cannot be known, or the item is malformed.
     """
+    try:
+        return decided(item, sensor, probe)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, shapely.errors.ShapelyError) as error:
+        if isinstance(error, GeosslError):
+            raise
+        name = item.get("id") if isinstance(item, dict) else item
+        reason = " ".join(f"{type(error).__name__} {error}".split())[:100]
+        raise BandError(f"item {str(name)[:80]!r} is not a STAC item that can be read ({reason})") from None
+
+
+def decided(item: Item, sensor: str, probe: Probe) -> Scene:
+    """As ``scene_of``, for an item that is well formed."""
     properties, geometry = item["properties"], shapely.from_geojson(json.dumps(item["geometry"]))
     base = {
         "id": item["id"],

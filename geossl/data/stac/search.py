@@ -167,11 +167,13 @@ def from_parquet(url: str) -> Iterator[Item]:
 
 def without_nulls(item: Item) -> Item:
     """An item without the nulls that tables fill in."""
+    if not isinstance(item.get("properties"), dict) or not isinstance(item.get("assets"), dict):
+        return {**item, "properties": {}, "assets": {}}
     properties = {key: value for key, value in item["properties"].items() if value is not None}
     assets = {
         name: {key: value for key, value in asset.items() if value is not None}
         for name, asset in item["assets"].items()
-        if asset is not None
+        if isinstance(asset, dict)
     }
     return item | {"properties": properties, "assets": assets}
 

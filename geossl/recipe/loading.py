@@ -170,7 +170,9 @@ def first_error(
     message = first["msg"].removeprefix("Value error, ")
     if not key:
         return f"{where}: {message}"
-    return f"{where}: {key} = {first['input']!r} is wrong; {message[0].lower()}{message[1:]}"
+    value = repr(first["input"])
+    value = value if len(value) <= 80 else f"{value[:77]}..."
+    return f"{where}: {key} = {value} is wrong; {message[0].lower()}{message[1:]}"
 
 
 def place(loc: tuple[str, ...], path: Path, node: yaml.Node | None, origin: dict[tuple[str, ...], str]) -> str:

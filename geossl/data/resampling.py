@@ -15,6 +15,7 @@ from odc.geo.geobox import GeoBox
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
+from geossl.data.vrt import check_vrt
 from geossl.errors import MissingFileError
 
 SUFFIXES = {".tif", ".tiff", ".vrt", ".jp2"}
@@ -34,6 +35,9 @@ def expand(paths: Sequence[str | Path] | None, sensor: str) -> list[Path]:
         if not inside:
             raise MissingFileError(f"--{sensor} folder {str(path)!r} holds no {', '.join(sorted(SUFFIXES))} file")
         files += inside
+    for file in files:
+        if file.is_file():
+            check_vrt(file)
     return files
 
 

@@ -71,7 +71,7 @@ class Handler(BaseHTTPRequestHandler):
         """Whether the page was asked for by its own name and not by another web site (DNS rebinding, forgery)."""
         port = self.server.server_address[1]
         own_name = self.headers.get("Host") in (f"{HOST}:{port}", f"localhost:{port}")
-        return own_name and self.headers.get("Sec-Fetch-Site") != "cross-site"
+        return own_name and self.headers.get("Sec-Fetch-Site") in (None, "none", "same-origin")
 
     def find(self) -> tuple[bytes, str]:
         """Body and content type of a response."""

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 import torch
@@ -13,43 +14,12 @@ from geossl.models.encoders.vit import ViT, vit_spec
 from geossl.models.files import load_encoder, save_encoder
 from geossl.sensors import S2
 
-SMALL = {  # recipe values that make a step take a fraction of a second
-    "croma": [
-        "data.batch_size=4",
-        "data.chip_px=32",
-        "data.crop_px=null",
-        "objective.decoder_dim=64",
-        "encoder.statistics=ssl4eo",
-    ],
-    "mr_mae": [
-        "data.batch_size=4",
-        "data.chip_px=32",
-        "data.crop_px=null",
-        "encoder.statistics=published",
-        "objective.decoder_dim=32",
-        "teacher.name=TEACHERS/croma.safetensors",
-    ],
-    "hybrid_distill": [
-        "data.batch_size=4",
-        "data.chip_px=48",
-        "data.crop_px=null",
-        "encoder.statistics=published",
-        "teachers.feature.name=TEACHERS/croma.safetensors",
-        "teachers.relation.name=TEACHERS/vit.safetensors",
-    ],
-    "regularized_ae": [
-        "data.count=2000",
-        "data.batch_size=64",
-        "encoder.hidden=[32, 32]",
-        "encoder.parameterisation=plain",
-    ],
-    "cross_video_mae": ["data.batch_size=6", "encoder.statistics=published", "encoder.dim=48", "encoder.depth=2"],
-    "selfcon": ["data.generators=[phase,detail]", "data.holdout_generators=[]", "data.batch_size=8", "encoder.width=4"],
-    "graphmae": ["encoder.dim=32", "data.batch_nodes=64"],
-    "scgc": ["encoder.widths=[32]", "encoder.dim=4"],
-    "point_cmae": ["data.batch_size=4", "data.points=128", "encoder.group_size=8"],
-}
 METHODS = sorted(recipe.RECIPES)
+
+
+def small(method):
+    """``CONTRACT`` of a method's own test file: recipe values that make a step take a fraction of a second."""
+    return import_module(f"tests.methods.test_{method}").CONTRACT
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +36,7 @@ def teachers(tmp_path_factory):
 @pytest.fixture(scope="module", params=METHODS)
 def made(request, teachers):
     """A method and a batch, both fresh from the recipe."""
-    loaded = recipe.load(request.param, [v.replace("TEACHERS", str(teachers)) for v in SMALL[request.param]])
+    loaded = recipe.load(request.param, [v.replace("TEACHERS", str(teachers)) for v in small(request.param)])
 
     def make():
         data, build = prepare(loaded)

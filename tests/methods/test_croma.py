@@ -14,6 +14,14 @@ from geossl.models.encoders.croma import CROMAEncoder, croma_spec
 from geossl.models.encoders.croma_weights import to_layout
 from geossl.models.layers.mae_decoder import DecoderShape, MAEDecoder
 
+CONTRACT = [
+    "data.batch_size=4",
+    "data.chip_px=32",
+    "data.crop_px=null",
+    "objective.decoder_dim=64",
+    "encoder.statistics=ssl4eo",
+]  # recipe values for test_contract.py
+
 OPTIM = OptimConfig("adamw", 1e-3, (0.9, 0.95), 0.01, "cosine", 2, 40)
 
 

@@ -14,6 +14,13 @@ from geossl.models.encoders.series_vit import SeriesViT, series_spec, tubelets, 
 from geossl.models.encoders.vit import ViT, vit_spec
 from geossl.sensors import SensorSpec
 
+CONTRACT = [
+    "data.batch_size=6",
+    "encoder.statistics=published",
+    "encoder.dim=48",
+    "encoder.depth=2",
+]  # recipe values for test_contract.py
+
 OPTIM = OptimConfig("adamw", 1e-3, (0.9, 0.95), 0.01, "constant", 0, 40)
 SENSORS = {"s2": SensorSpec(("B02", "B08"), "reflectance", "L2A", (0.05, 0.3), (0.03, 0.1))}
 SMALL = Objective(mask_video=0.75, mask_image=0.5, decoder_dim=32, decoder_depth=1, projector_dim=16)

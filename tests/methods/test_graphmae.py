@@ -9,6 +9,8 @@ from geossl.models.encoders.gnn import GNNEncoder
 from geossl.models.encoders.graph_attention import sorted_edges
 from tests.models.encoders.test_gnn import random_graph, spec_of
 
+CONTRACT = ["encoder.dim=32", "data.batch_nodes=64"]  # recipe values for test_contract.py
+
 OPTIM = OptimConfig("adam", 1e-3, (0.9, 0.999), 2e-4, "cosine", 0, 30, decay_all=True)
 
 

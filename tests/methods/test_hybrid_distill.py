@@ -29,6 +29,15 @@ from geossl.sensors import RGB, S2, numbered_bands
 from tests.methods.test_mr_mae import Norms, batch, bundled_chips
 from tests.models.encoders.test_vit import vit
 
+CONTRACT = [
+    "data.batch_size=4",
+    "data.chip_px=48",
+    "data.crop_px=null",
+    "encoder.statistics=published",
+    "teachers.feature.name=TEACHERS/croma.safetensors",
+    "teachers.relation.name=TEACHERS/vit.safetensors",
+]  # recipe values for test_contract.py
+
 OPTIM = OptimConfig("adamw", 2e-3, (0.9, 0.95), 0.05, "cosine", 2, 200)
 PAIRS = ((0, 1), (2, 2))
 

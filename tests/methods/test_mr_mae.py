@@ -21,6 +21,15 @@ from geossl.models.teachers import EncoderTeacher, Teacher
 from geossl.sensors import RGB, S1, S2
 from tests.models.encoders.test_vit import conv, vit
 
+CONTRACT = [
+    "data.batch_size=4",
+    "data.chip_px=32",
+    "data.crop_px=null",
+    "encoder.statistics=published",
+    "objective.decoder_dim=32",
+    "teacher.name=TEACHERS/croma.safetensors",
+]  # recipe values for test_contract.py
+
 OPTIM = OptimConfig("adamw", 1e-3, (0.9, 0.95), 0.05, "cosine", 2, 200)
 DECODER = {"decoder": DecoderShape(32, 1, 2)}
 KINDS = pytest.mark.parametrize("make", [vit, conv], ids=["plain", "conv"])

@@ -11,6 +11,8 @@ from geossl.methods.point_cmae import Decoder, PointCMAE, agreement, chamfer, to
 from geossl.models.encoders.point_transformer import PointTransformer, point_spec
 from geossl.models.layers.masking import take
 
+CONTRACT = ["data.batch_size=4", "data.points=128", "encoder.group_size=8"]  # recipe values for test_contract.py
+
 OPTIM = OptimConfig("adamw", 1e-3, (0.9, 0.999), 0.05, "cosine", 2, 40)
 
 

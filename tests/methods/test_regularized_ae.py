@@ -16,6 +16,13 @@ from geossl.models.encoders.score_autoencoder import (
     arguments_of,
 )
 
+CONTRACT = [
+    "data.count=2000",
+    "data.batch_size=64",
+    "encoder.hidden=[32, 32]",
+    "encoder.parameterisation=plain",
+]  # recipe values for test_contract.py
+
 SIGMA = 0.5
 C = torch.tensor([[2.0, 0.6, 0, 0], [0.6, 1.0, 0.2, 0], [0, 0.2, 0.5, 0.1], [0, 0, 0.1, 0.2]])
 

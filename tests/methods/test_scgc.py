@@ -22,6 +22,8 @@ from geossl.models.encoder import GraphSpec
 from geossl.models.encoders.gnn import NodeMLP
 from tests.models.encoders.test_gnn import random_graph
 
+CONTRACT = ["encoder.widths=[32]", "encoder.dim=4"]  # recipe values for test_contract.py
+
 OPTIM = OptimConfig("adam", 1e-3, (0.9, 0.999), 0.0, "constant", 0, 50, decay_all=True)
 PATH = torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])  # 0 - 1 - 2
 

@@ -13,6 +13,13 @@ from geossl.methods.base import OptimConfig
 from geossl.methods.selfcon import SelfCon, contrastive_loss
 from geossl.models.encoders.exit_resnet import ExitResNet, exit_resnet_spec
 
+CONTRACT = [
+    "data.generators=[phase,detail]",
+    "data.holdout_generators=[]",
+    "data.batch_size=8",
+    "encoder.width=4",
+]  # recipe values for test_contract.py
+
 OPTIM = OptimConfig("sgd", 0.05, (0.9, 0.9), 1e-4, "cosine", 2, 40)
 LABELS = torch.tensor([0, 0, 1, 1, 1, 0, 2, 1])
 ORIGIN, GENERATOR = torch.tensor([0, 0, 1, 1, 1, 1, 0, 1]), torch.tensor([4, 4, 0, 1, 0, 2, 4, 3])

@@ -22,18 +22,6 @@ from geossl.training.progress import TrainProgress, quiet
 from geossl.training.run_folder import RunFolder, versions
 from geossl.training.run_log import Metrics
 
-RUNS = {  # per method a module with data(recipe) and method(recipe, data); imported when asked for
-    "croma": "geossl.api.pretrain.croma",
-    "mr_mae": "geossl.api.pretrain.mr_mae",
-    "hybrid_distill": "geossl.api.pretrain.hybrid_distill",
-    "regularized_ae": "geossl.api.pretrain.regularized_ae",
-    "cross_video_mae": "geossl.api.pretrain.cross_video_mae",
-    "selfcon": "geossl.api.pretrain.selfcon",
-    "graphmae": "geossl.api.pretrain.graphmae",
-    "scgc": "geossl.api.pretrain.scgc",
-    "point_cmae": "geossl.api.pretrain.point_cmae",
-}
-
 
 def pretrain(recipe: str | Path | recipes.Recipe, **overrides: Any) -> Path:
     """Pretrain an encoder and return the run folder.
@@ -97,7 +85,7 @@ def prepare(recipe: recipes.Recipe) -> tuple[TrainingData, Callable[[], SSLMetho
         InputError: If the data cannot be used, or an extra is not installed.
     """
     try:
-        run = import_module(RUNS[recipe.method])
+        run = import_module(f"geossl.api.pretrain.{recipe.method}")  # its page: data(recipe), method(recipe, data)
     except ModuleNotFoundError as error:
         raise missing(error) from None
     data: TrainingData = run.data(recipe)

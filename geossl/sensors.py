@@ -164,6 +164,9 @@ class Sensor:
 JOINT_FLAG = 4  # of the layer "sensors": the embedding is the joint encoder's
 S1_BANDS = ("VV", "VH")
 S2_BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")
+S2_NAMES = (  # of STAC's assets, in the order of the bands
+    "COASTAL", "BLUE", "GREEN", "RED", "REDEDGE1", "REDEDGE2", "REDEDGE3", "NIR", "NIR08", "NIR09", "SWIR16", "SWIR22",
+)  # fmt: skip
 
 S1 = SensorSpec(S1_BANDS, "dB", "GRD sigma0 or gamma0", (-12.548, -20.192), (5.257, 5.912))
 S2 = SensorSpec(  # SSL4EO-S12 L2A statistics, reflectance
@@ -252,6 +255,7 @@ SENSORS: dict[str, Sensor] = {  # in the order of cubes, and of a map's flags
         meaning="optical",
         about="https://sentiwiki.copernicus.eu/web/sentinel-2",
         wavelengths_nm=(442.7, 492.4, 559.8, 664.6, 704.1, 740.5, 782.8, 832.8, 864.7, 945.1, 1613.7, 2202.4),
+        aliases=dict(zip(S2_NAMES, S2_BANDS, strict=True)) | {"NIR8A": "B8A"},
         rgb=("B04", "B03", "B02"),
         white=0.3,
         products=(Product("L2A", gain=1e-4, offset=None),),

@@ -27,6 +27,7 @@ FLOORS = {  # room -> its floors, top down: what stands on a floor imports from 
         {"training", "viewer"},
         {"methods", "inference", "evaluation", "data"},
         {"models", "recipe", "grid"},
+        {"units"},
         {"sensors", "outputs"},
         {"errors", "progress"},
     ),

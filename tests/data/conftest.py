@@ -8,6 +8,8 @@ from geossl.sensors import S2_BANDS
 
 def write_raster(path, data, *, epsg=32631, left=500_000.0, top=4_600_000.0, gsd=10.0, names=None, nodata=None, **tags):
     path.parent.mkdir(parents=True, exist_ok=True)
+    if names is None and len(data) == len(S2_BANDS):
+        names = S2_BANDS
     crs = None if epsg is None else f"EPSG:{epsg}"
     profile = {
         "driver": "GTiff",

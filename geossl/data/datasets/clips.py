@@ -11,7 +11,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from geossl.data.datasets.base import PICTURES, Bands, ClassificationDataset
-from geossl.data.sentinel.bands import normal_name
+from geossl.data.sentinel.band_names import normal_name
 from geossl.data.series.video import VIDEOS, VideoFile, find_videos, read_frames
 from geossl.errors import InputError
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from geossl.data.datasets.base import PICTURES, Bands, ClassificationDataset, Places, centre, checked, level_of
 from geossl.data.images.folders import ImageFolder
 from geossl.data.images.geotiffs import BandImages, read_window
-from geossl.data.sentinel.bands import normal_name
+from geossl.data.sentinel.band_names import normal_name
 from geossl.data.sentinel.offset import s2_offset
 from geossl.data.sentinel.raster_file import RasterFile
 from geossl.errors import BandError, InputError, RunError

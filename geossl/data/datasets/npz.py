@@ -14,7 +14,7 @@ from torch import Tensor
 from geossl.data.datasets.base import Bands, ClassificationDataset, Places, level_of, of_degrees
 from geossl.data.datasets.clips import series_set
 from geossl.data.datasets.graphs import graph_set
-from geossl.data.sentinel.bands import normal_name
+from geossl.data.sentinel.band_names import normal_name
 from geossl.errors import InputError
 from geossl.sensors import S1_BANDS
 

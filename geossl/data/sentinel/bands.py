@@ -13,21 +13,27 @@ import rasterio
 from jaxtyping import Float
 from numpy import ndarray
 from odc.geo.geobox import GeoBox
+from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from geossl.data.resampling import expand
-from geossl.data.sentinel.offset import PRODUCT, s2_offset
+from geossl.data.sentinel.band_names import band_numbers, normal_name
+from geossl.data.sentinel.offset import PRODUCT, Claim, float_offset, s2_offset
 from geossl.data.sentinel.products import SceneFiles, product_folders, scenes_of
 from geossl.data.sentinel.raster_file import RasterFile
 from geossl.errors import BandError, GridError, MissingFileError, Note
 from geossl.sensors import SENSORS, Product, QualityBand
+from geossl.units import DN, check_decibel, darkest, reflectance_scale
 
 GDAL_CACHE_BYTES = 64 * 2**20  # of blocks read; rasterio takes bytes, GDAL itself takes megabytes below 100000
 LOOK_PX = 256  # side of the thinned look that unit checks are made on
-DB_RANGE = (-100.0, 60.0)  # beyond it a number is a fill value, not backscatter
-MAX_DN = 2**16  # reflectance 6.5
 MAX_REFLECTANCE = 3.0  # clouds and glint exceed 1
+GDAL = {  # files are read with what they were looked at with: sidecars are asked for by name, folders are not listed
+    "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE",
+    "GDAL_CACHEMAX": GDAL_CACHE_BYTES,
+}
+SCALE_TAGS = (("SCALE", "SCALE_FACTOR"), ("OFFSET", "ADD_OFFSET"))  # of whole files, by software without GDAL's own
 
 
 def inspect_all(paths: Sequence[str | Path] | None, sensor: str, stated_offset: int | None = None) -> list[RasterFile]:
@@ -68,7 +74,7 @@ def inspect(
     if not path.exists():
         raise MissingFileError(f"--{sensor} file {str(path)!r} does not exist")
     try:
-        with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES), rasterio.open(path) as source:
+        with rasterio.Env(**GDAL), rasterio.open(path) as source:
             return look_at(source, path, sensor, stated_offset, wanted or SENSORS[sensor].bands)
     except rasterio.errors.RasterioIOError as error:
         raise BandError(f"{path} cannot be read as a raster ({' '.join(str(error).split())})") from None
@@ -78,9 +84,8 @@ def look_at(
     source: DatasetReader, path: Path, sensor: str, stated_offset: int | None, wanted: tuple[str, ...]
 ) -> RasterFile:
     """The same for an open file."""
-    if source.crs is None:
-        raise GridError(f"{path} has no CRS, so its place is unknown; assign one, e.g. gdal_edit.py -a_srs EPSG:32631")
-    bands = band_numbers(source, sensor, wanted)
+    check_place(source, path)
+    bands = band_numbers(source, path, sensor, wanted)
     file = RasterFile(
         path=str(path),
         sensor=sensor,
@@ -93,30 +98,126 @@ def look_at(
         geobox=GeoBox.from_rio(source),
         zero_is_nodata=source.nodata == 0,
         quality=quality_bands(source, sensor),
+        masked=any(MaskFlags.per_dataset in flags for flags in source.mask_flag_enums),
+        alpha=next((i for i, kind in enumerate(source.colorinterp, start=1) if kind == ColorInterp.alpha), 0),
+        nodata=source.nodata,
     )
-    return in_unit(file, source, path, stated_offset)
+    return in_unit(file, source, path, stated_offset, wanted)
 
 
-def in_unit(file: RasterFile, source: DatasetReader, path: Path, stated_offset: int | None) -> RasterFile:
+def in_unit(
+    file: RasterFile, source: DatasetReader, path: Path, stated_offset: int | None, wanted: tuple[str, ...] = ()
+) -> RasterFile:
     """The file with what turns its numbers into the sensor's unit, which a thinned look at them confirms."""
     entry = SENSORS[file.sensor]
     look = (min(source.height, LOOK_PX), min(source.width, LOOK_PX))
-    numbers = file.read(source, Window(0, 0, source.width, source.height), look)
+    window = Window(0, 0, source.width, source.height)
+    names = wanted or entry.bands
+    if entry.key in ("s1", "s2"):
+        file = with_scale(file, source)
+    numbers = file.read(source, window, look)
     seen = numbers[:, np.isfinite(numbers[0])]
     if entry.is_radar:
-        check_decibel(path, seen)
-        return file
+        check_decibel(named(file), seen, names)
+        return replace(file, names=names)
     if entry.unit != "reflectance":
         return replace(file, reason=f"{entry.unit} as stored")
+    if entry.key == "s2":
+        return replace(as_sentinel2(file, source, path, stated_offset, seen, names), names=names)
     if source.dtypes[0].startswith("float") and seen.max(initial=0) <= MAX_REFLECTANCE:
         return replace(file, reason="already reflectance")
-    product = product_in(file, source, path)
-    if product.offset is None:
-        if seen.size and not 0 < seen.max() < MAX_DN:
-            raise BandError(f"{path}: {entry.title} numbers up to {seen.max():.0f}; expected reflectance x 10000")
-        offset, reason = s2_offset(path, source.tags(), stated_offset)
-        return replace(file, offset=offset, scale=1 / product.gain, reason=reason)
-    return as_product(file, product, seen)
+    return as_product(file, product_in(file, source, path), seen)
+
+
+def check_place(source: DatasetReader, path: Path) -> None:
+    """Refuse a file whose place on the ground is not known.
+
+    Raises:
+        GridError: Says what it has instead, and what to do.
+    """
+    if source.crs is None and source.gcps[0]:
+        raise GridError(
+            f"{path} is in radar or sensor geometry: it has {len(source.gcps[0])} ground control points and no grid; "
+            "calibrate and terrain-correct it, or at least warp it: gdalwarp -tps -t_srs EPSG:32631"
+        )
+    if source.crs is None:
+        raise GridError(f"{path} has no CRS, so its place is unknown; assign one, e.g. gdal_edit.py -a_srs EPSG:32631")
+    try:
+        is_known = source.crs.is_projected or source.crs.is_geographic
+    except rasterio.errors.CRSError:
+        is_known = False
+    if not is_known:
+        raise GridError(
+            f"{path} has a local CRS, which has no place on Earth; assign the one it is in: gdal_edit.py -a_srs "
+            "EPSG:32631"
+        )
+    if source.transform.determinant == 0:
+        raise GridError(f"{path} has pixels of no size; expected a transform with a pixel size in map units")
+
+
+def with_scale(file: RasterFile, source: DatasetReader) -> RasterFile:
+    """The file with the scale and offset it states for its numbers: GDAL's, else tags of these names.
+
+    Sentinel-2 numbers whose scale is the usual 0.0001 stay whole numbers; ``as_sentinel2`` knows them.
+    """
+    gain = tuple(float(source.scales[n - 1]) for n in file.bands)
+    bias = tuple(float(source.offsets[n - 1]) for n in file.bands)
+    if set(gain) == {1.0} and set(bias) == {0.0}:
+        tags = {key.upper(): value for key, value in source.tags().items()}
+        one, zero = (next((number(tags[key]) for key in keys if key in tags), None) for keys in SCALE_TAGS)
+        if one in (None, 1.0) and zero in (None, 0.0):
+            return file
+        gain, bias = (one or 1.0,) * len(gain), (zero or 0.0,) * len(bias)
+    return replace(file, gain=gain, bias=bias)
+
+
+def number(text: str) -> float | None:
+    """A number in a tag; None if it is not one."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if np.isfinite(value) else None
+
+
+def named(file: RasterFile) -> str:
+    """A file's name for messages about its numbers."""
+    if not file.gain:
+        return file.path
+    return f"{file.path} (its scale {file.gain[0]:g} and offset {file.bias[0]:g} applied)"
+
+
+def as_sentinel2(
+    file: RasterFile,
+    source: DatasetReader,
+    path: Path,
+    stated: int | None,
+    seen: Float[ndarray, "c n"],
+    names: tuple[str, ...],
+) -> RasterFile:
+    """The file read as Sentinel-2 reflectance, by what it and its product say and by its numbers."""
+    kinds = [source.dtypes[n - 1] for n in file.bands]
+    more: list[Claim] = []
+    if file.gain and kinds[0].startswith(("int", "uint")) and usual(file):
+        raw = (seen - file.bias[0]) / file.gain[0]
+        more = [Claim(-1000, f"the file's own offset {file.bias[0]:g}")] if file.bias[0] else []
+        seen, file = np.rint(raw), replace(file, gain=(), bias=())
+    elif any(file.bias):
+        more = [Claim(0, f"the file's own offset {file.bias[0]:g}, which is applied,")]
+    kind = "float32" if file.gain else kinds[0]
+    scale = reflectance_scale(named(file), seen, kind, names)
+    dark = darkest(seen, scale)
+    if scale == 1:
+        offset, reason = float_offset(path, source.tags(), stated, dark, more)
+        return replace(file, offset=offset / DN if offset else 0, scale=scale, reason=reason)
+    offset, reason = s2_offset(path, source.tags(), stated, dark, more)
+    return replace(file, offset=offset, scale=scale, reason=reason)
+
+
+def usual(file: RasterFile) -> bool:
+    """Whether scale and offset are those of ESA's numbers, with or without +1000."""
+    gains = np.allclose(file.gain, 1 / DN, rtol=1e-6, atol=0)
+    return bool(gains and (np.allclose(file.bias, 0, atol=1e-9) or np.allclose(file.bias, -0.1, atol=1e-7)))
 
 
 def as_product(file: RasterFile, product: Product, seen: Float[ndarray, "c n"]) -> RasterFile:
@@ -125,7 +226,7 @@ def as_product(file: RasterFile, product: Product, seen: Float[ndarray, "c n"]) 
     Raises:
         BandError: If the numbers cannot be the product's.
     """
-    zero = product.offset / product.gain if product.offset else 0.0
+    zero = (product.offset or 0.0) / product.gain
     found = replace(file, offset=zero, scale=1 / product.gain, reason=product.title, fill=product.fill)
     seen = seen[:, (seen != product.fill).all(axis=0)] if product.fill is not None else seen
     if seen.size and (np.median(seen) + zero < 0 or np.median(seen + zero) * product.gain > MAX_REFLECTANCE):
@@ -170,7 +271,7 @@ def inspect_scene(scene: SceneFiles, sensor: str) -> RasterFile:
             note_unmasked(scene.name, band)
     parts = [*own, *(scene.paths[band.name] for band in scene.product.quality if band.name in scene.paths)]
     try:
-        with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES), ExitStack() as stack:
+        with rasterio.Env(**GDAL), ExitStack() as stack:
             sources = [stack.enter_context(rasterio.open(part)) for part in parts]
             boxes = [GeoBox.from_rio(source) for source in sources if source.crs is not None]
             if len(boxes) < len(parts) or any(box != boxes[0] for box in boxes):
@@ -212,35 +313,6 @@ def note_unmasked(name: str, band: QualityBand) -> None:
     warnings.warn(f"{name} has no {band.name}; {', '.join(band.unusable)} are not masked", Note, stacklevel=4)
 
 
-def band_numbers(source: DatasetReader, sensor: str, wanted: tuple[str, ...]) -> tuple[int, ...]:
-    """Band numbers in the wanted order: by name where bands are named, else by position if all are there."""
-    every = SENSORS[sensor].bands
-    names = [SENSORS[sensor].band(normal_name(text or "")) for text in source.descriptions]
-    if not any(names):
-        if source.count != len(every):
-            raise BandError(
-                f"{source.name} has {source.count} bands without names; {sensor} needs {len(every)}: "
-                f"{', '.join(every)}; name them in the band descriptions"
-            )
-        return tuple(every.index(band) + 1 for band in wanted)
-    if missing := [band for band in wanted if band not in names]:
-        raise BandError(
-            f"{source.name} lacks {', '.join(missing)} for {sensor}; it has {', '.join(filter(None, names))}"
-        )
-    if twice := [band for band in wanted if names.count(band) > 1]:
-        raise BandError(f"{source.name} has {', '.join(twice)} more than once; {sensor} needs one of each, of one date")
-    return tuple(names.index(band) + 1 for band in wanted)
-
-
-def normal_name(text: str) -> str:
-    """``b1``, ``B1`` and ``B01, central wavelength 443 nm`` are one band; ``Band 1`` is no name."""
-    name = text.strip().upper()
-    if match := re.match(r"(?:B(\d{1,2})(A?)|(VV|VH))(?![A-Z0-9])", name):
-        number, narrow, polarisation = match.groups()
-        return polarisation or (f"B{int(number)}A" if narrow else f"B{int(number):02d}")
-    return "" if re.fullmatch(r"BAND[ _-]?\d+", name) else name
-
-
 def date_of(name: str) -> str:
     """The first ``YYYYMMDD`` in a name that is a day; empty if there is none."""
     for digits in re.findall(r"(?<!\d)(20\d{6})(?!\d)", name):
@@ -259,25 +331,3 @@ def processing_level(source: DatasetReader, path: Path, sensor: str) -> str:
         return f"L{product['level']}"
     named = not SENSORS[sensor].is_radar and "B10" in [normal_name(text or "") for text in source.descriptions]
     return "L1C" if named else "not stated"
-
-
-def check_decibel(path: Path, seen: Float[ndarray, "2 n"]) -> None:
-    """Refuse linear power, fill values that are not declared, and swapped polarisations."""
-    if not seen.size:
-        return
-    vv, vh = np.median(seen, axis=1)
-    low, high = seen.min(), seen.max()
-    if min(vv, vh) >= DB_RANGE[0] and (low < DB_RANGE[0] or high > DB_RANGE[1]):
-        raise BandError(
-            f"{path}: values from {low:.4g} to {high:.4g} are no dB; if one is a fill value, declare it: "
-            "gdal_edit.py -a_nodata"
-        )
-    if max(vv, vh) >= 0 or min(vv, vh) < -60:
-        raise BandError(
-            f"{path}: medians VV {vv:.3g}, VH {vh:.3g} are no backscatter in dB (about -12 and -19); "
-            "convert linear power with 10*log10"
-        )
-    if vh > vv:
-        raise BandError(
-            f"{path}: band 1 (VV, median {vv:.1f} dB) is darker than band 2 (VH, {vh:.1f} dB); swap or name them"
-        )

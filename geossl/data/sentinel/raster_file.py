@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import rasterio
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy import ndarray
 from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
@@ -12,6 +12,7 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from geossl.sensors import SENSORS
+from geossl.units import DN, unusable_decibel, unusable_reflectance
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,12 @@ class RasterFile:
         fill: Number that makes a pixel unusable in any band.
         quality: Bands of bit flags: 1-based number, and the bits that make a pixel unusable.
         parts: Single-band files in place of bands of one file: the numbers of bands count these.
+        names: Of the bands that are read; empty = numbers are not checked.
+        gain: What the file says its numbers are to be multiplied with, per band; empty = 1.
+        bias: And what is to be added then.
+        masked: The file has a mask of its own.
+        alpha: Number of its alpha band; 0 = none.
+        nodata: Declared nodata value.
     """
 
     path: str
@@ -47,6 +54,12 @@ class RasterFile:
     fill: float | None = None
     quality: tuple[tuple[int, int], ...] = ()
     parts: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    gain: tuple[float, ...] = ()
+    bias: tuple[float, ...] = ()
+    masked: bool = False
+    alpha: int = 0
+    nodata: float | None = None
 
     @property
     def crs(self) -> CRS:
@@ -57,12 +70,12 @@ class RasterFile:
     def read(self, source: DatasetReader, window: Window, shape: tuple[int, int]) -> Float[ndarray, "c h w"]:
         """Numbers of a window, float32; NaN in all bands where a pixel is not usable.
 
-        Not usable: declared nodata, not finite, fill, flagged by a quality band, or 0 in every band where the sensor's
-        entry says so. A declared nodata value of 0 means the latter, too, since a dark Sentinel-2 pixel may well be 0
-        in one band.
+        Not usable: declared nodata, masked, not finite, fill, flagged by a quality band, 0 in every band where the
+        sensor's entry says so, or a number that cannot be the sensor's (``geossl.units``). A declared nodata value of 0
+        means 0 in every band, too, since a dark Sentinel-2 pixel may well be 0 in one band.
         """
         zero_is_fill = SENSORS[self.sensor].zero_is_fill
-        unmasked = self.zero_is_nodata and zero_is_fill  # a mask reads all of it again
+        unmasked = self.zero_is_nodata and zero_is_fill and not self.masked  # a mask reads all of it again
         data = self.layers(source, self.bands, window, shape, masked=not unmasked)
         numbers = np.ma.getdata(data).astype(np.float32)
         invalid = ~np.isfinite(numbers).all(axis=0)
@@ -72,11 +85,27 @@ class RasterFile:
             invalid |= (numbers == self.fill).any(axis=0)
         if not unmasked:
             invalid |= np.ma.getmaskarray(data).any(axis=0)
+        if self.nodata and self.masked:  # GDAL's mask is the file's own then, without nodata
+            invalid |= (numbers == np.float32(self.nodata)).any(axis=0)
+        if self.alpha:
+            invalid |= self.layers(source, (self.alpha,), window, shape, masked=False)[0] == 0
         for number, bits in self.quality:
             flags = self.layers(source, (number,), window, shape, masked=False)[0]
             invalid |= (np.nan_to_num(flags).astype(np.int64) & bits) > 0
+        if self.gain:
+            per_band = (np.array(values, dtype=np.float32)[:, None, None] for values in (self.gain, self.bias))
+            numbers = numbers * next(per_band) + next(per_band)
+        invalid |= self.implausible(numbers)
         numbers[:, invalid] = np.nan
         return numbers
+
+    def implausible(self, numbers: Float[ndarray, "c h w"]) -> Bool[ndarray, "h w"]:
+        """Pixels whose numbers cannot be the sensor's, as far as a rule is known for it."""
+        if self.names and self.sensor == "s1":
+            return unusable_decibel(numbers)
+        if self.names and self.sensor == "s2":
+            return unusable_reflectance(numbers, self.scale, self.offset * DN / self.scale, self.names)
+        return np.zeros(numbers.shape[1:], dtype=bool)
 
     def layers(
         self, source: DatasetReader, numbers: tuple[int, ...], window: Window, shape: tuple[int, int], *, masked: bool

@@ -16,7 +16,7 @@ from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
 
 from geossl.data.resampling import onto, outline
-from geossl.data.sentinel.bands import GDAL_CACHE_BYTES, inspect_all
+from geossl.data.sentinel.bands import GDAL, inspect_all
 from geossl.data.sentinel.raster_file import RasterFile
 from geossl.errors import InputError, RunError, UnknownNameError
 from geossl.sensors import SENSORS
@@ -78,6 +78,7 @@ class LocalRasters:
                     "scale": f.scale,
                     "decided_by": f.reason,
                     **({"parts": [Path(part).name for part in f.parts]} if f.parts else {}),
+                    **({"gain": list(f.gain), "bias": list(f.bias)} if f.gain else {}),
                     **({"quality": [list(band) for band in f.quality]} if f.quality else {}),
                 }
                 for f in files
@@ -127,8 +128,7 @@ def mosaic(files: Sequence[RasterFile], sensor: str, geobox: GeoBox) -> Float[nd
 def warp(file: RasterFile, geobox: GeoBox) -> Float[ndarray, "c h w"]:
     """Numbers of a file on a grid; NaN where there is none. The file is open no longer than this takes."""
     try:
-        settings = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_CACHEMAX": GDAL_CACHE_BYTES}
-        with rasterio.Env(**settings), rasterio.open(file.path) as source:
+        with rasterio.Env(**GDAL), rasterio.open(file.path) as source:
             return onto(geobox, file, source)
     except rasterio.errors.RasterioError as error:
         raise RunError(f"{file.path} cannot be read ({' '.join(str(error).split())})") from None

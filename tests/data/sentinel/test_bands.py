@@ -1,12 +1,14 @@
 import numpy as np
 import pytest
+import rasterio
 from rasterio.env import get_gdal_config
 
 from geossl.data.sentinel.aligned import SAMPLE
-from geossl.data.sentinel.bands import RasterFile, date_of, inspect, normal_name
+from geossl.data.sentinel.band_names import normal_name
+from geossl.data.sentinel.bands import RasterFile, date_of, inspect
 from geossl.data.sentinel.rasters import LocalRasters
 from geossl.data.stac import remote
-from geossl.errors import BandError, GridError
+from geossl.errors import BandError, GridError, Note
 from geossl.inference.outputs import cog
 from geossl.sensors import S2_BANDS
 from tests.data.conftest import optical, radar, write_raster
@@ -16,10 +18,12 @@ def test_a_described_file_is_never_read_by_position(tmp_path):
     colours = [f"colour {i}" for i in range(12)]
     with pytest.raises(BandError, match="lacks B01, .* it has COLOUR 0"):
         inspect(write_raster(tmp_path / "a.tif", optical(), names=colours, BOA_ADD_OFFSET="0"), "s2")
-    generic = [f"Band {i}" for i in range(1, 13)]
-    assert inspect(write_raster(tmp_path / "b.tif", optical(), names=generic, BOA_ADD_OFFSET="0"), "s2").bands == tuple(
-        range(1, 13)
-    )
+    generic = write_raster(tmp_path / "b.tif", optical(), names=[f"Band {i}" for i in range(1, 13)], BOA_ADD_OFFSET="0")
+    with pytest.raises(BandError, match="has 12 bands without names; s2 needs 12: .* order is not guessed"):
+        inspect(generic, "s2")
+    with rasterio.open(generic, "r+") as file:
+        file.update_tags(BANDS=",".join((*S2_BANDS[:8], *S2_BANDS[9:], "B8A")))
+    assert inspect(generic, "s2").bands == (1, 2, 3, 4, 5, 6, 7, 8, 12, 9, 10, 11)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +78,7 @@ def test_contradicting_or_broken_offsets_are_refused(tmp_path):
         inspect(write_raster(tmp_path / "a.tif", optical(), BOA_ADD_OFFSET="1000"), "s2")
     with pytest.raises(BandError, match="stated gives the Sentinel-2 offset 5"):
         inspect(write_raster(tmp_path / "b.tif", optical()), "s2", 5)
-    with pytest.raises(BandError, match="processing baseline 'new' is no number"):
+    with pytest.raises(BandError, match="processing baseline 'new' is not a number"):
         inspect(write_raster(tmp_path / "c.tif", optical(), PROCESSING_BASELINE="new"), "s2")
     path = write_raster(tmp_path / "P.SAFE/a.tif", optical())
     metadata = tmp_path / "P.SAFE/MTD_MSIL2A.xml"
@@ -88,10 +92,11 @@ def test_contradicting_or_broken_offsets_are_refused(tmp_path):
 
 def test_metadata_wins_over_the_name_and_a_tag_over_both(tmp_path):
     name = "S2A_MSIL2A_20170610T074621_N0205_R135_T36MXC_20170610T1"
-    path = write_raster(tmp_path / f"{name}.SAFE/{name}.tif", optical())
+    path = write_raster(tmp_path / f"{name}.SAFE/{name}.tif", optical(add=1000))
     assert inspect(path, "s2").offset == 0
     (path.parent / "MTD_MSIL2A.xml").write_text("<a><BOA_ADD_OFFSET>-1000</BOA_ADD_OFFSET></a>")
-    assert inspect(path, "s2").offset == -1000
+    with pytest.warns(Note, match="MTD_MSIL2A.xml and baseline 02.05 in the name .* disagree"):
+        assert inspect(path, "s2").offset == -1000
     assert inspect(write_raster(path, optical(), BOA_ADD_OFFSET="0"), "s2").offset == 0
 
 
@@ -99,7 +104,6 @@ def test_metadata_wins_over_the_name_and_a_tag_over_both(tmp_path):
     ("tags", "stated", "name", "offset"),
     [
         ({"BOA_ADD_OFFSET": "-1000"}, None, "a.tif", -1000),
-        ({"BOA_ADD_OFFSET": "-1000"}, 0, "a.tif", 0),
         ({"PROCESSING_BASELINE": "05.09"}, None, "a.tif", -1000),
         ({"PROCESSING_BASELINE": "03.01"}, None, "a.tif", 0),
         ({}, None, "S2A_MSIL2A_20230610T074621_N0509_R135_T36MXC_20230610T1.tif", -1000),
@@ -108,11 +112,11 @@ def test_metadata_wins_over_the_name_and_a_tag_over_both(tmp_path):
     ],
 )
 def test_the_offset_is_stated_tagged_or_in_the_name(tmp_path, tags, stated, name, offset):
-    assert inspect(write_raster(tmp_path / name, optical(), **tags), "s2", stated).offset == offset
+    assert inspect(write_raster(tmp_path / name, optical(add=-offset), **tags), "s2", stated).offset == offset
 
 
 def test_the_offset_is_found_in_the_products_metadata(tmp_path):
-    path = write_raster(tmp_path / "P.SAFE/IMG/a.tif", optical())
+    path = write_raster(tmp_path / "P.SAFE/IMG/a.tif", optical(add=1000))
     text = "<a><BOA_ADD_OFFSET band_id='0'>-1000</BOA_ADD_OFFSET><BOA_ADD_OFFSET band_id='1'>-1000</BOA_ADD_OFFSET></a>"
     (tmp_path / "P.SAFE/MTD_MSIL2A.xml").write_text(text)
     assert inspect(path, "s2").offset == -1000
@@ -126,7 +130,7 @@ def test_float_reflectance_is_taken_as_it_is(tmp_path):
 @pytest.mark.parametrize(
     ("data", "sensor", "settings", "error", "message"),
     [
-        (radar() * 0 + 0.02, "s1", {}, BandError, "no backscatter in dB .* convert linear power with 10\\*log10"),
+        (radar() * 0 + 0.02, "s1", {}, BandError, "not backscatter in dB .* convert linear power with 10\\*log10"),
         (radar()[::-1], "s1", {}, BandError, "VV, median -19.* darker than band 2"),
         (radar()[:1], "s1", {}, BandError, "has 1 bands without names; s1 needs 2: VV, VH"),
         (optical()[:10], "s2", {}, BandError, "has 10 bands without names; s2 needs 12"),
@@ -145,7 +149,7 @@ def test_gdal_caches_blocks_not_bytes(tmp_path, monkeypatch):
     path, seen = write_raster(tmp_path / "a.tif", optical(), names=S2_BANDS, BOA_ADD_OFFSET="0"), []
     read = RasterFile.read
     monkeypatch.setattr(RasterFile, "read", lambda *a: seen.append(get_gdal_config("GDAL_CACHEMAX")) or read(*a))
-    source = LocalRasters(None, [path])
+    source = LocalRasters({"s2": [path]})
     source.load(source.files["s2"][0].geobox)
     assert set(seen) == {64 * 2**20}
     assert len(seen) >= 2  # once to look at it, once to read it

@@ -13,7 +13,7 @@ from odc.geo.geobox import GeoBox
 from geossl.data.sentinel.aligned import SAMPLE
 from geossl.data.sentinel.bands import inspect
 from geossl.data.sentinel.rasters import LocalRasters
-from geossl.errors import BandError, InputError, MissingFileError, RunError
+from geossl.errors import BandError, InputError, MissingFileError, Note, RunError
 from geossl.sensors import S2_BANDS
 from tests.data.conftest import optical, radar, write_raster
 
@@ -93,7 +93,8 @@ def test_the_chilean_scene_is_bright_by_a_thousand_unless_its_tag_is_read(tmp_pa
     read = LocalRasters({"s2": [chile]}).load(box_)["s2"].values
     assert np.nanmin(read) == 0
     assert np.nanpercentile(read[1], 1) < 0.02
-    wrong = LocalRasters({"s2": [bare]}, s2_offset=0).load(box_)["s2"].values
+    with pytest.warns(Note, match="--s2-offset 0 is stated, but no number is dark"):
+        wrong = LocalRasters({"s2": [bare]}, s2_offset=0).load(box_)["s2"].values
     assert np.nanpercentile(wrong[1], 1) > 0.1
     with pytest.raises(BandError, match="is not known; state it with --s2-offset"):
         inspect(bare, "s2")

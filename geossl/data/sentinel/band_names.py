@@ -1,0 +1,131 @@
+"""Which band is which: by its description, the names of files in a VRT, or a list the user wrote; never by place."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+
+import rasterio
+from rasterio.io import DatasetReader
+
+from geossl.errors import BandError
+from geossl.sensors import SENSORS
+
+OTHER = re.compile(  # words beside a band's name that make it something else than the band's own values
+    r"RATIO|INDEX|STD|STDDEV|STDEV|VAR|VARIANCE|COH|COHERENCE|MASK|QA|QUALITY|COUNT|ANGLE|INC|PHASE|NOISE|NESZ|GLCM"
+    r"|ENTROPY|TEXTURE|CONTRAST|DIFF|DIFFERENCE|DELTA|ANOMALY|CV|SLOPE|TREND|NDVI|NDWI|NDBI|EVI|SAVI|RVI|CR|SUM|PROB"
+)
+OPERATOR = re.compile(r"[/*+]|(?<=\d)\s*-\s*(?=B)|(?<=V[VH])\s*-\s*(?=V)")
+TAG = "BANDS"
+DEEPEST = 4  # VRTs within VRTs
+
+
+def normal_name(text: str) -> str:
+    """The band that a text names, or the text in capitals; empty if it names nothing.
+
+    ``b1``, ``B1``, ``Sigma0_VV_db``, ``T33UUP_20170613T101031_B8A_20m`` and ``B01, central wavelength 443 nm`` are
+    bands; ``VV/VH``, ``VV_std`` and ``B8-B4`` are something made of bands; ``Band 1`` is only a number.
+    """
+    name = text.strip().upper()
+    if re.fullmatch(r"(BAND|LAYER)?[ _-]?\d+", name):
+        return ""
+    name = re.sub(r"\s+", " ", name)
+    head = re.split(r"[,;(]", name)[0]
+    words = [word for word in re.split(r"[^A-Z0-9]+", head) if word]
+    found = {band for word in words if (band := band_of(word))}
+    if len(found) != 1 or OPERATOR.search(head) or any(OTHER.fullmatch(word) for word in words):
+        return name
+    return found.pop()
+
+
+def band_of(word: str) -> str:
+    """``B1``, ``B01``, ``B8A`` and ``VV`` as bands are spelt; empty for another word."""
+    match = re.fullmatch(r"B(\d{1,2})(A?)|(VV|VH|HH|HV)", word)
+    if not match:
+        return ""
+    number, narrow, polarisation = match.groups()
+    return polarisation or (f"B{int(number)}A" if narrow else f"B{int(number):02d}")
+
+
+def band_numbers(
+    source: DatasetReader, path: Path, sensor: str, wanted: Sequence[str], stated: Sequence[str] = ()
+) -> tuple[int, ...]:
+    """Band numbers in the wanted order, found by name; two radar bands without names are VV and VH.
+
+    Args:
+        source: Open file.
+        path: Of it.
+        sensor: Key of ``SENSORS``.
+        wanted: Names.
+        stated: Names of the file's bands as the user gives them, for a file that has none.
+
+    Raises:
+        BandError: If a band is missing or there twice, or nothing says which is which.
+    """
+    names = names_of(source, path, sensor, stated)
+    if not any(names):
+        every = SENSORS[sensor].bands
+        if SENSORS[sensor].is_radar and source.count == len(every):
+            return tuple(every.index(band) + 1 for band in wanted)
+        raise BandError(
+            f"{path} has {source.count} bands without names; {sensor} needs {len(every)}: {', '.join(every)}; their "
+            f"order is not guessed, so name the file's bands, in its order: gdal_edit.py -mo {TAG}={every[0]},..."
+        )
+    if missing := [band for band in wanted if band not in names]:
+        raise BandError(f"{path} lacks {', '.join(missing)} for {sensor}; it has {', '.join(filter(None, names))}")
+    if twice := [band for band in wanted if names.count(band) > 1]:
+        raise BandError(f"{path} has {', '.join(twice)} more than once; {sensor} needs one of each, of one date")
+    return tuple(names.index(band) + 1 for band in wanted)
+
+
+def names_of(source: DatasetReader, path: Path, sensor: str, stated: Sequence[str] = ()) -> list[str]:
+    """Names of a file's bands: descriptions, else those stated, else the tag ``BANDS``, else those of a VRT's files.
+
+    Raises:
+        BandError: If a list of names has another length than the file has bands.
+    """
+    entry = SENSORS[sensor]
+    names = [entry.band(normal_name(text or "")) for text in source.descriptions]
+    if any(names):
+        return names
+    tags = {key.upper(): value for key, value in source.tags().items()}
+    listed = list(stated) or [part for part in re.split(r"[,;\s]+", tags.get(TAG, "")) if part]
+    if listed:
+        if len(listed) != source.count:
+            raise BandError(f"{path} has {source.count} bands, but {len(listed)} names are given: {', '.join(listed)}")
+        return [entry.band(normal_name(text)) for text in listed]
+    return [entry.band(name) for name in vrt_names(source, path)]
+
+
+def vrt_names(source: DatasetReader, path: Path, depth: int = 0) -> list[str]:
+    """Band names from the files that a VRT's bands are made of; empty where they say none or disagree."""
+    none = [""] * source.count
+    if source.driver != "VRT" or depth > DEEPEST:
+        return none
+    found = []
+    for number in range(1, source.count + 1):
+        tags = source.tags(number, ns="vrt_sources")
+        names = {name_in(xml, path, depth) for xml in tags.values()}
+        found.append(names.pop() if len(names) == 1 else "")
+    known = {band for sensor in SENSORS.values() for band in (*sensor.bands, *sensor.aliases)} | {"B10"}
+    return found if all(name in known for name in found) else none
+
+
+def name_in(xml: str, path: Path, depth: int) -> str:
+    """Band name of one source of a VRT: the description in the file, or its name."""
+    root = ElementTree.fromstring(xml)
+    file, number = root.find("SourceFilename"), int(root.findtext("SourceBand", "1").split(",")[-1])
+    if file is None or not file.text:
+        return ""
+    inner = path.parent / file.text if file.get("relativeToVRT") == "1" else Path(file.text)
+    try:
+        if inner.is_file():
+            with rasterio.open(inner) as source:
+                if name := normal_name(source.descriptions[number - 1] or ""):
+                    return name
+                if source.count > 1:
+                    return vrt_names(source, inner, depth + 1)[number - 1]
+    except (rasterio.errors.RasterioError, IndexError):
+        return ""
+    name = normal_name(inner.stem)
+    return name if band_of(name) else re.split(r"[^A-Z0-9]+", inner.stem.upper())[-1]  # "red" of S2_20240101_red

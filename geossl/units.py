@@ -1,0 +1,229 @@
+"""One rule for what numbers can be: reflectance, backscatter in dB, or neither; for files, catalogues and cubes alike.
+
+Limits are set by real Sentinel scenes: of 300 from five continents, the brightest band's 99th percentile lies between
+0.14 (open sea) and 1.6 (cloud), single pixels reach 2.8 (saturated), radar in dB lies between -57 and 26.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+from numpy import ndarray
+
+from geossl.errors import BandError
+
+DN = 10000.0  # numbers per unit reflectance, as ESA stores it
+LEAST_DB, MOST_DB = -60.0, 50.0  # radar beyond these is a fill value, not backscatter
+FILL_DB = (-100.0, 60.0)  # beyond these a fill value is sure enough to ask that it is declared
+LEAST_REFLECTANCE, MOST_REFLECTANCE = -0.2, 5.0  # of a pixel; beyond these it is a fill value or wrapped around
+BRIGHTEST = 2.5  # 99th percentile of the brightest band; clouds stay below 1.7
+DARKEST_LAND, DARKEST_WATER = 0.1, 0.02  # and what it must reach
+MISSING_BESIDE = 0.05  # reflectance of a neighbouring band beside which 0 is a band without data, not a dark one
+CARRIES, CLEAN = 900, 500  # darkest percentile, DN: from the one on +1000 may be there, below the other it is not
+WRAPPED = (64536, 65534)  # what 16-bit numbers of 0 to 998 become when 1000 is taken off them
+MAX_INT16 = 32767
+VISIBLE = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09")  # in order of wavelength
+FIX_S2 = "expected reflectance 0 to 1 or reflectance x 10000"
+
+
+def unusable_decibel(values: Float[ndarray, "c ..."]) -> Bool[ndarray, "..."]:
+    """Pixels whose numbers, in dB, are not backscatter in some band; NaN is one."""
+    with np.errstate(invalid="ignore"):
+        return ~((values > LEAST_DB) & (values < MOST_DB)).all(axis=0)
+
+
+def unusable_reflectance(
+    values: Float[ndarray, "c ..."], scale: float, offset: float | int, bands: Sequence[str]
+) -> Bool[ndarray, "..."]:
+    """Pixels whose numbers are not reflectance in some band; NaN is one.
+
+    Fill values that nothing declares (-9999, -32768, 32767, 65535, one negative number in all bands), numbers wrapped
+    around, and bands without data at the edge of a swath: a 0 while the numbers still carry +1000, or a 0 beside
+    bands that see something. A lone 0 in B11 or B12 is a dark pixel.
+
+    Args:
+        values: Numbers as stored; bands first.
+        scale: Numbers per unit reflectance.
+        offset: Of DN, 0 or -1000, that is still to be added.
+        bands: Their names.
+    """
+    shift = offset * scale / DN
+    with np.errstate(invalid="ignore"):
+        low, high = LEAST_REFLECTANCE * scale - shift, MOST_REFLECTANCE * scale - shift
+        bad = ~((values >= min(low, LEAST_REFLECTANCE * scale)) & (values <= high)).all(axis=0)
+        if len(values) > 1:
+            same = (values == values[0]).all(axis=0)
+            bad |= same & ((values[0] <= 0) | ((scale > 1) & (values[0] == MAX_INT16)))
+    if (values == 0).any():
+        bad |= (values == 0).any(axis=0) if offset else missing_bands(values, MISSING_BESIDE * scale, bands)
+    return bad
+
+
+def missing_bands(values: Float[ndarray, "c ..."], bright: float, bands: Sequence[str]) -> Bool[ndarray, "..."]:
+    """Pixels with a 0 in a visible or infrared band whose neighbour in wavelength is bright."""
+    order = [bands.index(name) for name in VISIBLE if name in bands]
+    missing: Bool[ndarray, ...] = np.zeros(values.shape[1:], dtype=bool)
+    for one, other in pairwise(order):
+        missing |= (values[one] == 0) & (values[other] > bright)
+        missing |= (values[other] == 0) & (values[one] > bright)
+    swir = [bands.index(name) for name in ("B11", "B12") if name in bands]
+    near = [bands.index(name) for name in ("B08", "B8A") if name in bands]
+    if len(swir) == 2 and near:  # water is 0 in both and dark in the near infrared, too
+        missing |= (values[swir] == 0).all(axis=0) & (values[near] > 2 * bright).any(axis=0)
+    return missing
+
+
+def check_decibel(name: str, seen: Float[ndarray, "c n"], bands: Sequence[str] = ("VV", "VH")) -> None:
+    """Refuse linear power, amplitudes, natural logarithms, fill values and swapped polarisations.
+
+    Args:
+        name: Of the file or cube, for messages.
+        seen: Usable pixels, every band finite.
+        bands: Their names.
+
+    Raises:
+        BandError: Says what the numbers look like and what to do.
+    """
+    if not seen.size:
+        return
+    medians = np.median(seen, axis=1)
+    least, most = float(medians.min()), float(medians.max())
+    low, high = float(seen.min()), float(seen.max())
+    if least > LEAST_DB and most < 0 and (low < FILL_DB[0] or high > FILL_DB[1]):
+        raise BandError(
+            f"{name}: values from {low:.4g} to {high:.4g} are not dB; if one is a fill value, declare it: "
+            "gdal_edit.py -a_nodata"
+        )
+    texts = ", ".join(f"{band} {median:.3g}" for band, median in zip(bands, medians, strict=True))
+    if least < -100 and low >= -10000 and high < 10000:
+        raise BandError(
+            f"{name}: medians {texts} are not backscatter in dB (about -12 and -19); if they are dB x 100, say so: "
+            "gdal_edit.py -scale 0.01"
+        )
+    if most >= 0 or least <= LEAST_DB or (len(medians) > 1 and least > -6):
+        raise BandError(
+            f"{name}: medians {texts} are not backscatter in dB (about -12 and -19); convert linear power with "
+            "10*log10, amplitudes with 20*log10"
+        )
+    if tuple(bands[:2]) == ("VV", "VH") and medians[1] > medians[0]:
+        raise BandError(
+            f"{name}: band 1 (VV, median {medians[0]:.1f} dB) is darker than band 2 (VH, {medians[1]:.1f} dB); "
+            "swap or name them"
+        )
+
+
+def reflectance_scale(name: str, seen: Float[ndarray, "c n"], kind: str, bands: Sequence[str]) -> float:
+    """Numbers per unit reflectance, 1 or 10000, decided by the numbers.
+
+    Args:
+        name: Of the file or cube, for messages.
+        seen: Usable pixels, every band finite; as stored, or as the file's scale and offset make them.
+        kind: NumPy's name of the numbers' type, e.g. ``uint16``.
+        bands: Their names.
+
+    Raises:
+        BandError: If they cannot be reflectance; says what they look like and what to do.
+    """
+    is_float = np.dtype(kind).kind == "f"
+    if kind in ("uint8", "int8"):
+        raise BandError(f"{name}: 8-bit numbers are a picture, not reflectance; {FIX_S2}: use the original bands")
+    if not seen.size:
+        return 1.0 if is_float else DN
+    check_fill(name, seen)
+    sure = seen[:, (seen < (MOST_REFLECTANCE + 0.1) * DN).all(axis=0)]
+    sure = sure if 2 * sure.shape[1] > seen.shape[1] else seen  # without saturated pixels and fill of 65535
+    bright = float(np.percentile(sure, 99, axis=1).max()) if sure.size else 0.0
+    scale = 1.0 if is_float and bright <= BRIGHTEST else DN
+    check_wrapped(name, seen, scale)
+    check_brightness(name, sure, bright, scale, bands)
+    return scale
+
+
+def check_fill(name: str, seen: Float[ndarray, "c n"]) -> None:
+    """Refuse numbers far below 0, which are a fill value that is not declared."""
+    low = float(seen.min())
+    if low <= -2001:
+        raise BandError(
+            f"{name}: Sentinel-2 numbers down to {low:.6g}; if that is a fill value, declare it: "
+            f"gdal_edit.py -a_nodata {low:.6g}"
+        )
+
+
+def check_brightness(name: str, seen: Float[ndarray, "c n"], bright: float, scale: float, bands: Sequence[str]) -> None:
+    """Refuse per cent, 8-bit, x 1000 and 16-bit full scale, whose brightest band is too dark or too bright."""
+    percentile = f"99 % of the brightest band's numbers lie below {bright:.4g}"
+    if scale > 1 and bright <= 255 and (seen != np.floor(seen)).any():
+        raise BandError(f"{name}: {percentile}, as per cent does; {FIX_S2}: say so with gdal_edit.py -scale 0.01")
+    if scale > 1 and seen.max() == 255:
+        raise BandError(f"{name}: numbers from {seen.min():.0f} to 255 look like 8 bits; {FIX_S2}")
+    if bright > BRIGHTEST * scale:
+        raise BandError(
+            f"{name}: Sentinel-2 numbers up to {seen.max():.0f} ({percentile}); {FIX_S2}: if 65535 is reflectance 1, "
+            "say so with gdal_edit.py -scale 0.0000152590219"
+        )
+    named = dict(zip(bands, np.median(seen, axis=1), strict=True)) if seen.size else {}
+    infrared = max((named[b] for b in ("B08", "B8A", "B11", "B12") if b in named), default=None)
+    is_land = infrared is not None and "B03" in named and infrared > named["B03"]
+    if 0 < bright < scale * (DARKEST_LAND if is_land else DARKEST_WATER):
+        raise BandError(
+            f"{name}: {percentile}, too dark for {'land' if is_land else 'any scene'} in reflectance"
+            f"{'' if scale == 1 else ' x 10000'}; if they are x 1000, say so with gdal_edit.py -scale 0.001"
+        )
+
+
+def check_wrapped(name: str, seen: Float[ndarray, "c n"], scale: float) -> None:
+    """Refuse 16-bit numbers that 1000 was taken off although they did not carry it."""
+    if scale == 1:
+        return
+    odd = np.unique(seen[(seen >= WRAPPED[0]) & (seen <= WRAPPED[1])])
+    if len(odd) > 2:
+        raise BandError(
+            f"{name}: numbers such as {odd[0]:.0f} and {odd[-1]:.0f} are dark ones that wrapped around when 1000 was "
+            "taken off unsigned numbers; take it off once, and cut at 0"
+        )
+    shares = (seen < -CLEAN).mean(axis=1) if seen.size else np.zeros(1)
+    if shares.max() > 0.05:
+        raise BandError(
+            f"{name}: {100 * shares.max():.0f} % of a band lie below -{CLEAN}, as when 1000 is taken off twice; "
+            "take it off once"
+        )
+
+
+def darkest(seen: Float[ndarray, "c n"], scale: float) -> float | None:
+    """First percentile, in DN, of the darkest band of every pixel; 0 is no data. None if there is no pixel."""
+    if not seen.size:
+        return None
+    values = seen * (DN / scale)
+    least = np.where(values > 0, values, np.inf).min(axis=0)
+    least = least[np.isfinite(least)]
+    return float(np.percentile(least, 1)) if least.size else None
+
+
+def check_cube(name: str, values: Float[ndarray, "c h w"], bands: Sequence[str], kind: Any) -> None:
+    """Refuse a cube's array that is not in dB or reflectance 0 to 1.
+
+    Args:
+        name: ``s1`` or ``s2``.
+        values: Numbers; NaN and 0 in every band are not usable.
+        bands: Names.
+        kind: The array's own type, before it was made float32.
+
+    Raises:
+        BandError: Says what the numbers look like and what to do.
+    """
+    if np.dtype(kind).kind != "f":
+        raise BandError(
+            f"the cube's {name} holds {np.dtype(kind).name} numbers; expected "
+            f"{'dB' if name == 's1' else 'reflectance 0 to 1, (number + offset) / 10000'} as float, NaN for no data"
+        )
+    flat = values.reshape(len(values), -1)
+    seen = flat[:, np.isfinite(flat).all(axis=0) & (flat != 0).any(axis=0)]
+    if name == "s1":
+        check_decibel("the cube's s1", seen, bands)
+    elif seen.size and reflectance_scale("the cube's s2", seen, np.dtype(kind).name, bands) != 1:
+        raise BandError(
+            f"the cube's s2 holds numbers up to {seen.max():.0f}; expected reflectance 0 to 1: "
+            "(number + offset) / 10000, with offset -1000 from processing baseline 04.00 on"
+        )

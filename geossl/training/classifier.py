@@ -1,4 +1,4 @@
-"""Fine-tune an encoder as a whole with a linear classifier of its vectors."""
+"""Fine-tune an encoder as a whole with a classifier of its vectors."""
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,14 +12,22 @@ from numpy import ndarray
 from torch import Tensor, nn
 from torch.utils.data import Subset
 
+from geossl.errors import InputError
 from geossl.evaluation.features import Change, batches, device_of, embedder_of
 from geossl.evaluation.scores import confusion_matrix, mean_average_precision, of_confusion
 from geossl.models.encoder import DenseEncoder, Encoder, Items, PointEncoder
 from geossl.training.early_stopping import FinetuneConfig, Mark, best_of, train_until_best
 
+HIDDEN, DROPOUT = 256, 0.5  # of the head of point clouds, as published
+NORM_EPS = 1e-6
+
 
 class Classifier(nn.Module):
-    """An encoder, a norm per sample, and a linear layer.
+    """An encoder and a head on its vectors, normed over the batch in training, by running statistics afterwards.
+
+    What differs between items stays, however small it is beside what they share; a norm per sample would hide it. The
+    head is a linear layer, as in MAE's fine-tuning and probing; of point clouds it has three layers with batch norm,
+    ReLU and dropout, as in Point-MAE's and Point-CMAE's.
 
     Args:
         encoder: Trained as well.
@@ -29,12 +37,17 @@ class Classifier(nn.Module):
     def __init__(self, encoder: Encoder, classes: int) -> None:
         super().__init__()
         self.encoder, self.embed = encoder, embedder_of(encoder)
-        self.norm = nn.LayerNorm(encoder.spec.dim, elementwise_affine=False)
-        self.linear = nn.Linear(encoder.spec.dim, classes)
+        self.norm = nn.BatchNorm1d(encoder.spec.dim, eps=NORM_EPS, affine=False)
+        dim, hidden = encoder.spec.dim, [*layer(encoder.spec.dim), *layer(HIDDEN)]
+        self.head = (
+            nn.Sequential(*hidden, nn.Linear(HIDDEN, classes))
+            if isinstance(encoder, PointEncoder)
+            else (nn.Linear(dim, classes))
+        )
 
     def forward(self, items: Sequence[Any]) -> Float[Tensor, "n k"]:
         """Logits."""
-        return self.linear(self.norm(self.embed(self.encoder, items)))
+        return self.head(self.norm(self.embed(self.encoder, items)))
 
     @torch.inference_mode()
     def chances(
@@ -45,6 +58,11 @@ class Classifier(nn.Module):
         wanted: Items = Subset(items, rows.tolist())  # type: ignore[arg-type]
         logits = torch.cat([self(batch) for batch in batches(wanted, 64, change)]).float().cpu()
         return (logits.sigmoid() if is_multi else logits.softmax(dim=1)).numpy()
+
+
+def layer(dim: int) -> tuple[nn.Module, ...]:
+    """A hidden layer of the head of point clouds."""
+    return nn.Linear(dim, HIDDEN), nn.BatchNorm1d(HIDDEN), nn.ReLU(), nn.Dropout(DROPOUT)
 
 
 def finetune_encoder(
@@ -65,13 +83,18 @@ def finetune_encoder(
         part: 0 = train, 1 = val per item; no other is read.
         classes: Number of classes.
         config: How.
-        seed: Of the new layer, the order, turns and flips.
+        seed: Of the head, dropout, the order, turns and flips.
 
     Returns:
         The classifier and what was chosen: ``lr``, ``epoch``, validation ``score``.
+
+    Raises:
+        InputError: If there are fewer than two training items.
     """
     train, val = np.flatnonzero(part == 0), np.flatnonzero(part == 1)
     size = min(config.batch_size, len(train))
+    if size < 2:
+        raise InputError(f"fine-tuning needs at least 2 training items in a batch for batch statistics, not {size}")
 
     def build() -> Classifier:
         torch.manual_seed(seed)
@@ -80,7 +103,7 @@ def finetune_encoder(
     def fit(model: Classifier, lr: float) -> tuple[Mark, int]:
         groups = [
             {"params": [*model.encoder.parameters()], "lr": lr},
-            {"params": [*model.linear.parameters()], "lr": 10 * lr},
+            {"params": [*model.head.parameters()], "lr": config.head_rate * lr},
         ]
 
         def losses(rng: np.random.Generator) -> Iterator[Float[Tensor, ""]]:
@@ -99,11 +122,12 @@ def finetune_encoder(
 
 
 def restart_norms(model: Classifier) -> None:
-    """Batch norms of an encoder of points count from here on: few updates would leave their running means far behind.
+    """Batch norms of the head and of an encoder of points count from here on: few updates would leave them far behind.
 
-    What they use when judged is then the mean over the updates of the last epoch.
+    What they use when evaluated is then the mean over the updates of the last epoch.
     """
-    for module in model.encoder.modules() if isinstance(model.encoder, PointEncoder) else ():
+    inside = model.encoder.modules() if isinstance(model.encoder, PointEncoder) else ()
+    for module in (model.norm, *model.head.modules(), *inside):
         if isinstance(module, nn.BatchNorm1d):
             module.momentum = None
             module.reset_running_stats()

@@ -250,7 +250,7 @@ def train_decoder(
         settings = DecoderConfig(
             train_encoder=train_encoder,
             max_steps=config.epochs * updates,
-            lr=10 * lr,
+            lr=config.head_rate * lr,
             batch_size=size,
             drop_sensor=0.0,
             check_every=updates,

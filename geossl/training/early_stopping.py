@@ -18,11 +18,12 @@ class FinetuneConfig:
     """How a classifier, with an encoder or on one, is trained.
 
     Args:
-        lrs: Learning rates of AdamW to choose from on the validation part; new layers learn ten times as fast.
+        lrs: Learning rates of AdamW to choose from on the validation part.
         epochs: Passes over the training part, at most.
         batch_size: Items per update.
         weight_decay: Of AdamW.
         patience: Passes without a better validation score after which training stops.
+        head_rate: Factor on the learning rate of new layers.
     """
 
     lrs: tuple[float, ...] = (1e-4, 1e-3)
@@ -30,6 +31,7 @@ class FinetuneConfig:
     batch_size: int = 16
     weight_decay: float = 0.05
     patience: int = 10
+    head_rate: float = 10.0
 
 
 def best_of(

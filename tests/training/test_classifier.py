@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from geossl.errors import InputError
+from geossl.models.encoder import PointEncoder, PointSpec
 from geossl.models.encoders.croma import CROMAEncoder, croma_spec
 from geossl.training.classifier import Classifier, augmented, finetune_encoder, loss_of, varied
 from geossl.training.early_stopping import FinetuneConfig
@@ -80,7 +82,8 @@ def test_the_learning_rate_is_chosen_on_the_validation_part(encoder, radar):
 def test_several_classes_per_item_use_a_sigmoid_each(encoder, radar):
     items, labels, part = radar
     both = np.column_stack([labels, 1 - labels, np.ones_like(labels)])
-    model, chosen = finetune_encoder(encoder, items, both, part, 3, QUICK, seed=0)
+    quick = FinetuneConfig(lrs=(1e-3,), epochs=8, batch_size=8, patience=8, head_rate=100)
+    model, chosen = finetune_encoder(encoder, items, both, part, 3, quick, seed=0)
     chances = model.chances(items, np.flatnonzero(part == 2), True)
     assert chances[:, 2].min() > 0.5
     assert chosen["val_score"] > 0.5
@@ -123,3 +126,70 @@ def test_clouds_are_varied_as_their_kind_allows():
     torch.testing.assert_close(factors, factors[:1].expand_as(factors))
     assert ((factors > 2 / 3) & (factors < 3 / 2)).all()
     assert len(factors[0].unique()) == 3
+
+
+class Nearly(PointEncoder):
+    """Vectors of clouds that share nearly everything: a large constant, and a little of what tells classes apart."""
+
+    def __init__(self):
+        super().__init__()
+        self.spec = PointSpec(
+            name="nearly", architecture="point_transformer", arguments={}, dim=6, source="", licence="", points=8,
+            features=(), block_m=None, voxel_m=0.0, ground="none",
+        )  # fmt: skip
+        self.weight = torch.nn.Parameter(torch.ones(1))
+
+    def tokens(self, points):
+        raise NotImplementedError
+
+    def pooled(self, points):
+        shared = torch.tensor([3.0, -2.0, 5.0, 1.0, -4.0, 2.0])
+        return self.weight * shared + 0.01 * points[:, 0, :1] * torch.tensor([0.0, 1.0, 0.0, -1.0, 0.0, 0.0])
+
+    point_dim = 6
+
+    def per_point(self, points, where):
+        raise NotImplementedError
+
+
+def test_the_norm_is_over_the_batch_so_that_small_differences_between_items_are_seen():
+    model = Classifier(Nearly(), 2).train()
+    vectors = model.encoder.pooled(torch.randn(64, 8, 3, generator=torch.Generator().manual_seed(0)))
+    between = vectors.var(dim=0).sum() / vectors.var(dim=1).mean()
+    assert between < 1e-4  # of what a norm per sample would leave
+    model.norm.momentum = None
+    normed = model.norm(vectors)
+    for column in (1, 3):
+        numbers = [float(v) for v in vectors[:, column].detach().double()]
+        mean = sum(numbers) / 64
+        std = (sum((v - mean) ** 2 for v in numbers) / 64 + 1e-6) ** 0.5
+        expected = torch.tensor([(v - mean) / std for v in numbers])
+        torch.testing.assert_close(normed[:, column].detach(), expected, rtol=1e-3, atol=1e-3)
+    model.eval()  # running statistics: an item's logits do not depend on the others
+    torch.testing.assert_close(model.norm(vectors[:1]), model.norm(vectors)[:1], rtol=0, atol=0)
+
+
+def test_heads_are_linear_for_images_and_of_three_layers_with_dropout_for_clouds(encoder):
+    assert isinstance(Classifier(encoder, 3).head, torch.nn.Linear)
+    kinds = [type(m).__name__ for m in Classifier(Nearly(), 3).head]
+    assert kinds == ["Linear", "BatchNorm1d", "ReLU", "Dropout"] * 2 + ["Linear"]
+
+
+def test_the_head_has_a_rate_of_its_own(encoder, radar, monkeypatch):
+    items, labels, part = radar
+    seen = []
+
+    def keep(model, groups, *rest):
+        seen.append([group["lr"] for group in groups])
+        return (0.0, 0.0), 1
+
+    monkeypatch.setattr("geossl.training.classifier.train_until_best", keep)
+    for rate in (10.0, 1.0):
+        finetune_encoder(encoder, items, labels, part, 2, FinetuneConfig(lrs=(1e-3,), head_rate=rate), seed=0)
+    assert seen == [[1e-3, pytest.approx(1e-2)], [1e-3, 1e-3]]
+
+
+def test_one_training_item_is_refused(encoder, radar):
+    items, labels, _ = radar
+    with pytest.raises(InputError, match="at least 2 training items in a batch for batch statistics, not 1"):
+        finetune_encoder(encoder, items[:3], labels[:3], np.array([0, 1, 1]), 2, QUICK, seed=0)

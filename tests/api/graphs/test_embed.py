@@ -222,14 +222,14 @@ def test_nodes_held_out_say_when_to_stop_also_after_a_power_cut(parcels, dies_at
             geossl.pretrain(settings)
         monkeypatch.setattr(SCGC, "losses", losses)
         settings = settings.model_copy(update={"resume": True})
-    with pytest.warns(Note, match=r"held out was least after \d+ of 220 updates") as told:
+    with pytest.warns(Note, match=r"holdout nodes was least after \d+ of 220 updates") as told:
         run = geossl.pretrain(settings)
     rows = pd.read_csv(run / "metrics.csv")
     assert (rows.holdout[rows.step <= 150] == 0).all()
     graph = rows[rows.step > 151]  # a run needs an update on the graph; a row is of before its step
     best = int(graph.step[graph.holdout.idxmin()]) - 1
     assert best < 219  # edges are learned by heart in the end, so there is something to find
-    note = next(str(w.message) for w in told if "held out" in str(w.message))
+    note = next(str(w.message) for w in told if "holdout nodes" in str(w.message))
     assert f"least after {best} of 220 updates" in note
     assert f"train.max_steps={best} data.holdout=0" in note
     recipe.load("scgc", [*changes, f"train.max_steps={best}", "data.holdout=0"])

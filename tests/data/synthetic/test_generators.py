@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from geossl.data.synthetic.generators import GENERATORS, beyond_seam, pieces_of, quilting, same_values
+from geossl.data.synthetic.generators import GENERATORS, beyond_seam, patches_of, quilting, same_values
 
 
 @pytest.fixture
@@ -59,11 +59,11 @@ def test_colours_stay_together_when_values_are_exchanged():
     assert (white[0] == white[1]).all()
 
 
-def test_quilting_takes_pieces_of_both_places_and_never_one_twice(places):
+def test_quilting_takes_patches_of_both_places_and_never_one_twice(places):
     made = quilting(*places, np.random.default_rng(0))
     values = {v for x in places for v in x[0].ravel().tolist()}
     assert set(made[0].ravel().tolist()) <= values
-    assert len(pieces_of(places[0])) == 11**2
+    assert len(patches_of(places[0])) == 11**2
 
 
 def test_a_seam_takes_the_cheapest_way():

@@ -22,12 +22,12 @@ from sklearn.preprocessing import StandardScaler
 from geossl import recipe as recipes
 from geossl.api.pretrain import run as pretraining
 from geossl.evaluation.knn import knn_accuracy, linear_accuracy, retrieval_top1
-from geossl.evaluation.online import LabelledChips, labelled_embeddings
 from geossl.methods.croma import normalized_patches
 from geossl.methods.losses import masked_mse
 from geossl.models.layers.masking import random_kept_ids
 from geossl.models.layers.patches import patchify
 from geossl.sensors import S2_BANDS
+from geossl.training.probe import labelled_embeddings
 
 
 def band_means(images):
@@ -100,7 +100,7 @@ def one_seed(recipe, eurosat):
     rows = {}
     for name, checkpoint in (("random", None), ("pretrained", run / "checkpoints/last.ckpt")):
         module, data = method_of(recipe, checkpoint)
-        train, test = (LabelledChips(*part) for part in data.labelled_chips())
+        train, test = data.labelled_chips()
         split = (*labelled_embeddings(module.encoder, train), *labelled_embeddings(module.encoder, test))
         rows[f"land cover, {name}"] = scores(*split)
         if eurosat:

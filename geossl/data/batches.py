@@ -19,29 +19,47 @@ class TrainingData(L.LightningDataModule, ABC):
     Args:
         batch_size: Items per step and rank.
         items: What they are called where speed is shown: images, clouds, graphs.
+        steps: Batches in all; a resumed run gets those from ``start_step`` on.
     """
 
-    def __init__(self, batch_size: int, items: str) -> None:
+    def __init__(self, batch_size: int, items: str, steps: int) -> None:
         super().__init__()
-        self.batch_size, self.items, self.start_step = batch_size, items, 0
+        self.batch_size, self.items, self.steps, self.start_step = batch_size, items, steps, 0
 
-    def loader(self, dataset: Any, steps: int, workers: int) -> DataLoader[Any]:
-        """Batches from ``start_step`` on; every rank its own draws.
-
-        Args:
-            dataset: Item by draw number.
-            steps: Of the whole run.
-            workers: Loader processes.
-        """
-        trainer = self.trainer
-        rank, ranks = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        draws = StepBatches(self.batch_size, self.start_step, steps, rank, ranks)
-        keep: dict[str, Any] = {"multiprocessing_context": "spawn", "persistent_workers": True} if workers else {}
-        return DataLoader(dataset, batch_sampler=draws, num_workers=workers, **keep)
+    @property
+    def ranks(self) -> tuple[int, int]:
+        """Number of this process, and of processes."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
         """What was trained on, as JSON values, for an encoder's provenance."""
+
+
+class DrawnData(TrainingData):
+    """Data of which every item is made from its draw number alone.
+
+    Args:
+        batch_size: Items per step and rank.
+        items: What they are called where speed is shown.
+        steps: Batches in all.
+        workers: Loader processes.
+    """
+
+    def __init__(self, batch_size: int, items: str, steps: int, workers: int) -> None:
+        super().__init__(batch_size, items, steps)
+        self.workers = workers
+
+    @property
+    @abstractmethod
+    def dataset(self) -> Any:
+        """An item per draw number."""
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Batches from ``start_step`` on; every rank its own draws."""
+        draws = StepBatches(self.batch_size, self.start_step, self.steps, *self.ranks)
+        keep: dict[str, Any] = {"multiprocessing_context": "spawn", "persistent_workers": True} if self.workers else {}
+        return DataLoader(self.dataset, batch_sampler=draws, num_workers=self.workers, **keep)
 
 
 class StepBatches(Sampler[list[int]]):

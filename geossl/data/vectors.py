@@ -62,7 +62,7 @@ class Vectors(TrainingData):
         seed: int,
         metadata: dict[str, Any],
     ) -> None:
-        super().__init__(batch_size, "vectors")
+        super().__init__(batch_size, "vectors", steps)
         need = 2 * train.shape[1]
         if len(train) < need or len(held) < 100:
             raise InputError(
@@ -70,13 +70,12 @@ class Vectors(TrainingData):
                 "and 100 or more: give more data, or lower or raise data.holdout"
             )
         self.train, self.held = (torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32)) for x in (train, held))
-        self.steps, self.seed, self.metadata = steps, seed, metadata
+        self.seed, self.metadata = seed, metadata
 
     def train_dataloader(self) -> DataLoader[Tensor]:
         """Batches from ``start_step`` on; every rank its own."""
-        trainer = self.trainer
-        rank = trainer.global_rank if trainer else 0
-        rows = RowBatches(self.train, self.batch_size, range(self.start_step, self.steps), self.seed, rank, self.steps)
+        steps, rank = range(self.start_step, self.steps), self.ranks[0]
+        rows = RowBatches(self.train, self.batch_size, steps, self.seed, rank, self.steps)
         return DataLoader(rows, batch_size=None)
 
     def describe(self) -> dict[str, Any]:

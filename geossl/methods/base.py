@@ -13,6 +13,21 @@ from torch import Tensor, nn
 from geossl.models.encoder import Encoder
 
 
+def warmup_cosine(step: int, warmup_steps: int, max_steps: int, final_share: float = 0.0) -> float:
+    """Share of the learning rate at a step: linear warm-up, then cosine to ``final_share``.
+
+    Args:
+        step: Updates made before.
+        warmup_steps: Updates until the full rate.
+        max_steps: Updates until the final share.
+        final_share: Share of the rate at the end.
+    """
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    done = (step - warmup_steps) / max(1, max_steps - warmup_steps)
+    return final_share + (1 - final_share) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
 @dataclass(frozen=True)
 class OptimConfig:
     """Optimiser and schedule of a run; keys as in the recipe's ``train`` section.
@@ -37,12 +52,9 @@ class OptimConfig:
         """Share of ``lr`` at a step: linear warm-up, then cosine to ``final_share`` or constant."""
         if step < self.first_steps:
             return self.first_lr / self.lr
-        if step < self.warmup_steps:
-            return (step + 1) / self.warmup_steps
-        if self.schedule == "constant":
+        if self.schedule == "constant" and step >= self.warmup_steps:
             return 1.0
-        done = (step - self.warmup_steps) / max(1, self.max_steps - self.warmup_steps)
-        return self.final_share + (1 - self.final_share) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        return warmup_cosine(step, self.warmup_steps, self.max_steps, self.final_share)
 
     def build(self, module: nn.Module) -> torch.optim.Optimizer:
         """Optimiser over trainable parameters; biases, norms and scalars are decayed only if asked for."""

@@ -1,13 +1,11 @@
-"""Calibrate a detector of generated pictures: a classifier on a frozen encoder, then a threshold.
+"""Calibrate an image classifier of synthetic images: a head on a frozen encoder, then a threshold.
 
 Source: ImagiNet's second stage (arXiv:2407.20020 and its code): batch normalisation of the frozen encoder is measured
-again on the pictures the classifier is fitted on. There the threshold is fitted on pictures that are later judged; here
-it is fitted on pictures that neither the encoder, nor the classifier, nor the judge has seen.
+again on the images the head is fitted on. There the threshold is fitted on images that are later scored; here it is
+fitted on images that neither training nor scoring has seen.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -17,23 +15,24 @@ from numpy import ndarray
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
+from geossl.data.synthetic.calibration import TrackData
 from geossl.models.encoder import DenseEncoder
 from geossl.models.heads.image_classifier import ImageClassifier, detector_spec
 
 
 @dataclass(frozen=True)
 class CalibrationConfig:
-    """How a classifier is fitted.
+    """Settings of a calibration.
 
     Args:
         max_steps: Updates.
-        batch_size: Pictures per update.
-        lr: Of Adam.
-        weight_decay: Of Adam, coupled.
-        hidden: Width of the classifier.
-        dropout: In front of its last layer.
+        batch_size: Images per update.
+        lr: Learning rate of Adam.
+        weight_decay: Weight decay of Adam, coupled to the gradient.
+        hidden: Width of the head.
+        dropout: Share dropped in front of its last layer.
         adapt_batchnorm: Whether the encoder's batch normalisation is measured again.
-        seed: Of weights and dropout.
+        seed: Seeds weights and dropout.
     """
 
     max_steps: int = 200
@@ -46,39 +45,16 @@ class CalibrationConfig:
     seed: int = 0
 
 
-@runtime_checkable
-class CalibrationData(Protocol):
-    """What a detector is calibrated on; pictures are of one sensor, 0 to 1."""
-
-    @property
-    def sensor(self) -> str:
-        """Name of the sensor, as the encoder knows it."""
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the classes."""
-
-    @property
-    def side_px(self) -> int:
-        """Side of the pictures."""
-
-    def draws(self, batch_size: int, steps: int) -> Iterator[tuple[Float[Tensor, "b c s s"], Int[Tensor, " b"]]]:
-        """Batches the classifier is fitted on, every class as often."""
-
-    def held(self) -> tuple[Float[Tensor, "n c s s"], Int[ndarray, " n"]]:
-        """Pictures the threshold is fitted on."""
-
-
-def calibrate(encoder: DenseEncoder, data: CalibrationData, config: CalibrationConfig) -> ImageClassifier:
+def calibrate(encoder: DenseEncoder, data: TrackData, config: CalibrationConfig) -> ImageClassifier:
     """Fit a classifier on a frozen encoder, then turn its logits into probabilities.
 
     Args:
         encoder: Is copied; neither its weights nor its statistics change.
-        data: What is learned from.
-        config: How.
+        data: Images to fit on, and to set the threshold by.
+        config: Its settings.
 
     Returns:
-        The detector, in evaluation mode; of the copy, only statistics of batch normalisation may differ.
+        The classifier, in evaluation mode; of the copy, only statistics of batch normalisation may differ.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -97,7 +73,7 @@ def calibrate(encoder: DenseEncoder, data: CalibrationData, config: CalibrationC
     return detector
 
 
-def fit_classifier(detector: ImageClassifier, data: CalibrationData, config: CalibrationConfig) -> None:
+def fit_classifier(detector: ImageClassifier, data: TrackData, config: CalibrationConfig) -> None:
     """Adam on cross-entropy; features are computed without gradient."""
     device = detector.slope.device
     optimizer = torch.optim.Adam(detector.head.parameters(), config.lr, weight_decay=config.weight_decay)
@@ -124,7 +100,7 @@ def fit_classifier(detector: ImageClassifier, data: CalibrationData, config: Cal
 
 @torch.inference_mode()
 def logits_of(detector: ImageClassifier, sensor: str, pixels: Float[Tensor, "n c s s"]) -> Float[Tensor, "n k"]:
-    """Of pictures, as they are."""
+    """Logits of images, as they are."""
     return detector.logits({sensor: pixels.to(detector.slope.device)}).cpu()
 
 

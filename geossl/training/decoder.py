@@ -1,9 +1,9 @@
-"""Train a decoder on an encoder, frozen or not, on chips with a class per pixel."""
+"""Train a decoder on an encoder, frozen or not, on chips: pixels by sensor and ``labels`` (h w), 0 = not labelled."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, cast
 
 import lightning as L
 import numpy as np
@@ -11,12 +11,14 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from geossl.errors import InputError
 from geossl.evaluation.features import device_of
 from geossl.evaluation.scores import confusion_matrix, of_confusion
-from geossl.models.encoder import DenseEncoder
+from geossl.methods.base import warmup_cosine
+from geossl.models.encoder import DenseEncoder, Items
 from geossl.models.heads.segmenter import Segmenter, with_decoder
 from geossl.training.checkpoints import Checkpoints, StopOnSignal
 from geossl.training.early_stopping import FinetuneConfig
@@ -25,30 +27,19 @@ from geossl.training.progress import TrainProgress, quiet
 VALID_SHARE = 0.5  # of a patch's pixels, from which it is fed to the encoder: as in maps
 
 
-@runtime_checkable
-class Chips(Protocol):
-    """Pixels (c h w) by sensor, and ``labels`` (h w), 0 = not labelled, of every chip."""
-
-    def __len__(self) -> int:
-        """Number of chips."""
-
-    def __getitem__(self, i: int) -> Any:
-        """One of them."""
-
-
 @dataclass(frozen=True)
 class DecoderConfig:
     """How a decoder is trained.
 
     Args:
         train_encoder: Also train the encoder, at a tenth of ``lr``.
-        max_steps: Updates; fewer if the validation part is no longer classified better.
-        lr: Of AdamW, warmed up over the first tenth, then cosine.
+        max_steps: Updates; fewer if the validation score stops rising.
+        lr: Peak learning rate of AdamW; warm-up over the first tenth, then cosine.
         batch_size: Chips per update.
         chip_px: Side of a chip; whole patches.
         drop_sensor: Share of updates in which one of two sensors is left out, so that the model can do without it.
-        check_every: Updates between two looks at the validation part.
-        patience: Looks without progress after which training stops.
+        check_every: Updates between two validations.
+        patience: Validations without progress after which training stops.
     """
 
     train_encoder: bool = False
@@ -78,8 +69,8 @@ class DecoderTraining(L.LightningModule):
 
     Args:
         model: Encoder and fresh decoder.
-        config: How.
-        seed: Of turns, flips and left-out sensors; a resumed run draws the same.
+        config: Its settings.
+        seed: Seeds turns, flips and left-out sensors; a resumed run draws the same.
     """
 
     def __init__(self, model: Segmenter, config: DecoderConfig, seed: int) -> None:
@@ -95,14 +86,8 @@ class DecoderTraining(L.LightningModule):
         if self.config.train_encoder:
             groups.append({"params": list(self.model.encoder.parameters()), "lr": lr / 10})
         optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
-        warm = max(1, steps // 10)
-
-        def rate(step: int) -> float:
-            if step < warm:
-                return (step + 1) / warm
-            return float(0.5 * (1 + np.cos(np.pi * (step - warm) / max(1, steps - warm))))
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+        warmup_steps = max(1, steps // 10)
+        schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step, warmup_steps, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def training_step(self, batch: Mapping[str, Tensor], index: int) -> dict[str, Tensor]:
@@ -128,17 +113,17 @@ class KeepBest(L.Callback):
     """Keeps the state in which validation chips were classified best, by mIoU; stops when nothing gets better.
 
     Args:
-        chips: Of the validation part.
-        every: Steps between two looks.
-        patience: Looks without progress after which training stops.
+        chips: The validation split.
+        every: Steps between two validations.
+        patience: Validations without progress after which training stops.
     """
 
-    def __init__(self, chips: Chips, every: int, patience: int) -> None:
+    def __init__(self, chips: Items, every: int, patience: int) -> None:
         self.chips, self.every, self.patience = chips, every, patience
         self.best: dict[str, Any] = {"score": -1.0, "step": 0, "state": {}, "is_over": False}
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: object) -> None:
-        """Look when due."""
+        """Validate every ``every`` steps."""
         step = trainer.global_step
         if step % self.every and step < trainer.max_steps:
             return
@@ -151,22 +136,22 @@ class KeepBest(L.Callback):
         trainer.should_stop = trainer.should_stop or self.best["is_over"]
 
     def state_dict(self) -> dict[str, Any]:
-        """The best state belongs to a run that goes on."""
+        """Keep the best state in the checkpoint."""
         return self.best
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take it up again."""
+        """Restore the best state."""
         self.best = dict(state_dict)
 
 
-def fit(module: DecoderTraining, train: Chips, val: Chips, checkpoint: Path | None = None) -> dict[str, Any]:
+def fit(module: DecoderTraining, train: Items, val: Items, checkpoint: Path | None = None) -> dict[str, Any]:
     """Train; ``module`` holds the best state in the end.
 
     Args:
         module: Model and settings.
         train: Chips to learn from.
         val: Chips by which the best state is known.
-        checkpoint: Where an interrupted training goes on.
+        checkpoint: Where an interrupted training resumes.
 
     Returns:
         ``score`` (validation mIoU) and ``step`` of the best state, which is ``state``.
@@ -204,7 +189,7 @@ def fit(module: DecoderTraining, train: Chips, val: Chips, checkpoint: Path | No
         loader = DataLoader(drawn, config.batch_size)
         trainer.fit(module, loader, ckpt_path=checkpoint if start else None, weights_only=True)
         if stop.stopped and not best.best["is_over"]:
-            raise KeyboardInterrupt(f"stopped at step {trainer.global_step}; the same command goes on")
+            raise KeyboardInterrupt(f"stopped at step {trainer.global_step}; the same command resumes it")
     module.learned.load_state_dict(best.best["state"])
     return best.best
 
@@ -214,7 +199,7 @@ def train_decoder(
     kind: str,
     sensors: Sequence[str],
     classes: Sequence[str],
-    parts: tuple[Chips, Chips],
+    parts: tuple[Items, Items],
     config: FinetuneConfig,
     seed: int,
     train_encoder: bool = False,
@@ -224,11 +209,11 @@ def train_decoder(
     Args:
         encoder: Left as it is.
         kind: Key of ``DECODERS``.
-        sensors: Those the chips have.
-        classes: Names.
+        sensors: Sensors of the chips.
+        classes: Class names.
         parts: Training and validation chips.
-        config: How; the decoder learns ten times as fast as the encoder.
-        seed: Of fresh weights, order, turns and flips.
+        config: Learning rates, epochs, patience; the decoder learns ten times as fast as the encoder.
+        seed: Seeds weights, order, turns and flips.
         train_encoder: Also train a copy of the encoder.
 
     Returns:
@@ -269,13 +254,13 @@ def turned(batch: Mapping[str, Tensor], quarters: int, flip: bool) -> dict[str, 
 
 
 def fed_patches(images: Mapping[str, Float[Tensor, "b _ h w"]], patch_px: int) -> dict[str, Bool[Tensor, "b gh gw"]]:
-    """Patches of which at least half the pixels are usable."""
+    """Patches of which at least half the pixels are valid."""
     finite = {name: torch.isfinite(x).all(dim=1, keepdim=True).float() for name, x in images.items()}
     return {name: F.avg_pool2d(x, patch_px)[:, 0] >= VALID_SHARE for name, x in finite.items()}
 
 
 @torch.no_grad()
-def confusions(model: Segmenter, chips: Chips, sensors: Sequence[str] | None = None) -> Int[np.ndarray, "n k k"]:
+def confusions(model: Segmenter, chips: Items, sensors: Sequence[str] | None = None) -> Int[np.ndarray, "n k k"]:
     """How often class ``row`` was called ``column``, chip by chip, from all or only some sensors.
 
     Labelled pixels without a token, where neither sensor has data, are not counted.

@@ -9,6 +9,9 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from geossl.methods.base import warmup_cosine
 
 Mark = tuple[float, float]  # validation score, and minus the loss, which decides ties
 
@@ -78,14 +81,7 @@ def train_until_best(
         The best mark and its epoch.
     """
     optimizer = torch.optim.AdamW(list(groups), weight_decay=config.weight_decay)
-    warm, steps = 2 * updates, config.epochs * updates
-
-    def rate(step: int) -> float:
-        if step < warm:
-            return (step + 1) / warm
-        return float(0.5 * (1 + np.cos(np.pi * (step - warm) / max(1, steps - warm))))
-
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+    schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step, 2 * updates, config.epochs * updates))
     rng = np.random.default_rng(seed)
     best, at, state = (-1.0, -np.inf), 0, copy.deepcopy(model.state_dict())
     for epoch in range(1, config.epochs + 1):

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import cos, pi
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from numpy import ndarray
+from torch.optim.lr_scheduler import LambdaLR
 
+from geossl.methods.base import warmup_cosine
 from geossl.models.heads.point_segmenter import PointSegmenter
 from geossl.progress import Progress
 
@@ -54,7 +55,8 @@ def train_head(
     if config.train_encoder:
         groups.append({"params": list(model.encoder.parameters()), "lr": config.lr / 10})
     optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, config.max_steps))
+    warmup_steps = max(1, config.max_steps // 10)
+    schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step, warmup_steps, config.max_steps))
     model.eval()
     model.encoder.requires_grad_(config.train_encoder)
     for step in range(config.max_steps):
@@ -72,9 +74,3 @@ def train_head(
         if progress:
             progress(step + 1, config.max_steps, "updates")
     model.requires_grad_(True).eval()
-
-
-def rate(step: int, steps: int) -> float:
-    """Warm-up over a tenth, then cosine to zero."""
-    warm = max(1, steps // 10)
-    return (step + 1) / warm if step < warm else 0.5 * (1 + cos(pi * (step - warm) / max(1, steps - warm)))

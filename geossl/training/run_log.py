@@ -1,4 +1,4 @@
-"""Numbers of a run: ``metrics.csv`` and TensorBoard."""
+"""Losses and logged scalars of a run: ``metrics.csv`` and TensorBoard."""
 
 import csv
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from geossl.outputs import replacing
 
 
 class StepTable:
-    """A CSV file with one row per step, continued where a resumed run goes on.
+    """A CSV file with one row per step, continued where a run is resumed.
 
     Args:
         path: The file.
@@ -37,16 +37,23 @@ class StepTable:
             writer.writerows(rows)
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Append a row; every row has the same columns."""
+        """Append a row; every row has the columns of the first, and a run begun by an older geossl keeps its names."""
         with self.path.open("a", newline="") as file:
             if not self.columns:
                 self.columns = ["step", *values]
                 csv.writer(file).writerow(self.columns)
-            csv.DictWriter(file, self.columns).writerow({"step": step, **{k: repr(v) for k, v in values.items()}})
+            begun = {of_today(name): name for name in self.columns}
+            row = {begun.get(of_today(name), name): repr(value) for name, value in values.items()}
+            csv.DictWriter(file, self.columns).writerow({"step": step, **row})
+
+
+def of_today(column: str) -> str:
+    """Today's name of a column that was called otherwise until 1b808dd."""
+    return "holdout" if column == "held_out" else column.replace("rebuild", "reconstruct")
 
 
 class Metrics(L.Callback):
-    """Write every loss term, reading and the rate.
+    """Write every loss term, logged scalar and the learning rate.
 
     Args:
         folder: The run folder; gets ``metrics.csv`` and TensorBoard event files.
@@ -58,7 +65,7 @@ class Metrics(L.Callback):
         self.every = every
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Open both, cut back to the checkpoint."""
+        """Open both, cut back to the checkpoint's step."""
         self.table = StepTable(self.folder / "metrics.csv", trainer.global_step)
         self.board = SummaryWriter(str(self.folder), purge_step=trainer.global_step + 1)
 

@@ -5,19 +5,22 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
+from geossl.data.synthetic.calibration import TrackData
 from geossl.models.encoders.exit_resnet import ExitResNet, exit_resnet_spec
 from geossl.models.files import load_encoder, save_encoder
 from geossl.models.heads.image_classifier import ImageClassifier, detector_spec
 from geossl.training.calibration import CalibrationConfig, calibrate, logits_of, platt
 
 
-class Stripes:
+class Stripes(TrackData):
     """Pictures with stripes of one direction or another; a third class has none."""
 
-    sensor, side_px = "rgb", 16
-
     def __init__(self, classes=("real", "generated"), held_labels=None):
-        self.classes, self.held_labels = classes, held_labels
+        self.__dict__.update(sensor="rgb", side_px=16, names=classes, held_labels=held_labels)  # of a frozen class
+
+    @property
+    def classes(self):
+        return self.names
 
     def pictures(self, labels, seed):
         g = torch.Generator().manual_seed(seed)

@@ -162,8 +162,8 @@ def test_the_read_out_is_followed(tmp_path):
     assert all(0 < float(line.split(",")[1]) <= 1 for line in lines[1:])
 
 
-def test_without_labels_or_held_out_part_there_is_no_read_out_and_a_note(tmp_path):
-    with pytest.warns(Note, match="no kNN read-out during training: it needs labels"):
+def test_without_labels_or_held_out_part_there_is_no_probe_and_a_note(tmp_path):
+    with pytest.warns(Note, match="no kNN probe during training: it needs labels"):
         folder = run(tmp_path / "run", "probe.every_steps=6", "data.holdout=0.0", "train.max_steps=1")
     assert (folder / "encoder.safetensors").exists()
     assert not (folder / "probe.csv").exists()
@@ -182,3 +182,13 @@ def test_rows_after_the_checkpoint_are_dropped(tmp_path):
         table.add(step, {"loss": step / 2})
     StepTable(tmp_path / "m.csv", 2).add(3, {"loss": 9.0})
     assert (tmp_path / "m.csv").read_text().splitlines() == ["step,loss", "1,0.5", "2,1.0", "3,9.0"]
+
+
+def test_a_table_begun_by_an_older_geossl_keeps_its_columns(tmp_path):
+    (tmp_path / "m.csv").write_text("step,loss,rebuild,held_out\n1,2.0,1.5,0.5\n2,1.0,0.5,0.5\n")
+    StepTable(tmp_path / "m.csv", 1).add(2, {"loss": 9.0, "reconstruct": 8.0, "holdout": 1.0})
+    assert (tmp_path / "m.csv").read_text().splitlines() == [
+        "step,loss,rebuild,held_out",
+        "1,2.0,1.5,0.5",
+        "2,9.0,8.0,1.0",
+    ]

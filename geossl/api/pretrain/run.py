@@ -14,10 +14,10 @@ from geossl import recipe as recipes
 from geossl.data.batches import TrainingData
 from geossl.data.sentinel.batches import SentinelChips
 from geossl.errors import Note, missing
-from geossl.evaluation.online import LabelledChips, OnlineProbe
 from geossl.methods.base import SSLMethod
 from geossl.models.files import save_encoder
 from geossl.training.checkpoints import Checkpoints, StopOnSignal
+from geossl.training.probe import OnlineProbe
 from geossl.training.progress import TrainProgress, quiet
 from geossl.training.run_folder import RunFolder, versions
 from geossl.training.run_log import Metrics
@@ -72,7 +72,6 @@ def pretrain(recipe: str | Path | recipes.Recipe, **overrides: Any) -> Path:
     if stop.stopped and trainer.global_step < recipe.train.max_steps:
         raise KeyboardInterrupt(f"stopped at step {trainer.global_step}; the same command with resume=true goes on")
     module.finish()
-    save_encoder(folder.encoder, module.encoder.cpu(), provenance(recipe, data))
     for name, encoder in module.exports.items():
         save_encoder(folder.path / f"{name}.safetensors", encoder.cpu(), provenance(recipe, data))
     return folder.path
@@ -108,10 +107,10 @@ def callbacks(recipe: recipes.Recipe, folder: RunFolder, data: TrainingData, sto
 
 
 def online_probe(settings: recipes.Probe, folder: RunFolder, data: SentinelChips) -> OnlineProbe | None:
-    """A read-out on the labels beside the scenes, followed while the encoder is pretrained; None without labels."""
-    train, test = (LabelledChips(*part) for part in data.labelled_chips())
+    """A probe on the labels beside the scenes, followed while the encoder is pretrained; None without labels."""
+    train, test = data.labelled_chips()
     if not (train.labels > 0).any() or not (test.labels > 0).any():
-        text = "no kNN read-out during training: it needs labels/*.tif beside s1 and s2, and data.holdout > 0"
+        text = "no kNN probe during training: it needs labels/*.tif beside s1 and s2, and data.holdout > 0"
         warnings.warn(text, Note, stacklevel=3)
         return None
     return OnlineProbe(train, test, folder.path / "probe.csv", settings.every_steps, settings.neighbours)

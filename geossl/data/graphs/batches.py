@@ -61,8 +61,8 @@ class GraphBatches(TrainingData):
             raise InputError(f"data.holdout={holdout} needs the whole graph in a batch; leave data.batch_* out")
         if batch_graphs and graph.get("batch") is None:
             raise InputError(f"data.batch_graphs={batch_graphs} needs many graphs; this is one: use data.batch_nodes")
-        super().__init__(batch_graphs or batch_nodes or nodes, "graphs" if batch_graphs else "nodes")
-        self.graph, self.steps, self.seed, self.metadata = graph, steps, seed, metadata or {}
+        super().__init__(batch_graphs or batch_nodes or nodes, "graphs" if batch_graphs else "nodes", steps)
+        self.graph, self.seed, self.metadata = graph, seed, metadata or {}
         self.by_graph, self.by_node = bool(batch_graphs), bool(batch_nodes)
         self.neighbours, self.hops, self.holdout = neighbours, hops, holdout
         source, target = graph.edge_index.numpy()
@@ -77,11 +77,8 @@ class GraphBatches(TrainingData):
 
     def train_dataloader(self) -> DataLoader[Data]:
         """Batches from ``start_step`` on; every rank its own draws."""
-        trainer = self.trainer
-        rank, ranks = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        draws = StepBatches(self.batch_size, self.start_step, self.steps, rank, ranks)
-        if not (self.by_graph or self.by_node):
-            draws = StepBatches(1, self.start_step, self.steps, rank, ranks)
+        size = self.batch_size if self.by_graph or self.by_node else 1
+        draws = StepBatches(size, self.start_step, self.steps, *self.ranks)
         return DataLoader(range(ENOUGH), batch_sampler=draws, collate_fn=self.batch)  # type: ignore[arg-type]
 
     def batch(self, draws: list[int]) -> Data:

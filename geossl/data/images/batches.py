@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from geossl.data.batches import TrainingData
+from geossl.data.batches import DrawnData
 from geossl.data.images.folders import ImageFolder
 
 ASPECT = 4 / 3  # most that a crop is wider than high, or higher than wide; the usual of ImageNet training
@@ -68,7 +68,7 @@ def resize(picture: Float[Tensor, "3 h w"], size: int) -> Float[Tensor, "3 s s"]
     return F.interpolate(picture[None], (size, size), mode="bicubic", antialias=True)[0].clamp(0, 1)
 
 
-class Pictures(TrainingData):
+class Pictures(DrawnData):
     """``{"rgb": b 3 s s, "valid": b s s}`` of a folder of pictures.
 
     Args:
@@ -95,18 +95,14 @@ class Pictures(TrainingData):
         crop_share: tuple[float, float] | None = None,
         workers: int = 0,
     ) -> None:
-        super().__init__(batch_size, "pictures")
-        self.root, self.chip_px, self.steps, self.seed, self.workers = root, chip_px, steps, seed, workers
+        super().__init__(batch_size, "images", steps, workers)
+        self.root, self.chip_px, self.seed = root, chip_px, seed
         self.pictures, self.crop_share = ImageFolder(root), crop_share
 
     @property
     def dataset(self) -> Crops:
         """A crop per draw number."""
         return Crops(self.pictures, self.chip_px, self.crop_share, self.seed)
-
-    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        """Batches from ``start_step`` on; every rank its own draws."""
-        return self.loader(self.dataset, self.steps, self.workers)
 
     def survey(self, pictures: int = 2000) -> Iterator[dict[str, Tensor]]:
         """Whole pictures to take statistics from, in a random order."""

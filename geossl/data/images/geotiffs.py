@@ -12,9 +12,8 @@ from jaxtyping import Float
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from geossl.data.batches import ChipDataset, TrainingData
+from geossl.data.batches import ChipDataset, DrawnData
 from geossl.errors import BandError, InputError, MissingFileError, Note
 
 SUFFIXES = {".tif", ".tiff"}
@@ -129,7 +128,7 @@ class RandomWindows:
         return {"bands": pixels, "valid": torch.isfinite(pixels).all(0)}
 
 
-class BandChips(TrainingData):
+class BandChips(DrawnData):
     """``{"bands": b c s s, "valid": b s s}`` of GeoTIFFs, numbers as stored, NaN where not usable.
 
     Args:
@@ -158,8 +157,8 @@ class BandChips(TrainingData):
         crop_px: tuple[int, int] | None = None,
         workers: int = 0,
     ) -> None:
-        super().__init__(batch_size, "images")
-        self.root, self.chip_px, self.steps, self.seed, self.workers = root, chip_px, steps, seed, workers
+        super().__init__(batch_size, "images", steps, workers)
+        self.root, self.chip_px, self.seed = root, chip_px, seed
         self.images = BandImages(root)
         self.source = RandomWindows(self.images, crop_px or (chip_px, chip_px), seed, holdout)
 
@@ -167,10 +166,6 @@ class BandChips(TrainingData):
     def dataset(self) -> ChipDataset:
         """A window per draw number."""
         return ChipDataset(self.source, self.chip_px, self.seed)
-
-    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        """Batches from ``start_step`` on; every rank its own draws."""
-        return self.loader(self.dataset, self.steps, self.workers)
 
     def survey(self, windows: int = 1000) -> Iterator[dict[str, Tensor]]:
         """Windows to take statistics from."""

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from geossl.data.batches import TrainingData
+from geossl.data.batches import DrawnData
 from geossl.data.points.blocks import BlockSettings, cut_block
 from geossl.data.points.las import FEATURES, SUFFIXES, LasFile, find_files, read_scan, survey
 from geossl.data.points.objects import drawn, read_shapes
@@ -169,7 +169,7 @@ class CloudDataset(Dataset[dict[str, Tensor]]):
         return {"points": torch.from_numpy(augmented(self.source.draw(rng, number, self.seed), rng, **self.augment))}
 
 
-class PointClouds(TrainingData):
+class PointClouds(DrawnData):
     """``{"points": b n c}``: coordinates scaled as the encoder's spec says, then features.
 
     Args:
@@ -184,13 +184,13 @@ class PointClouds(TrainingData):
     def __init__(
         self, source: CloudSource, batch_size: int, steps: int, *, seed: int, augment: dict[str, Any], workers: int = 0
     ) -> None:
-        super().__init__(batch_size, "clouds")
-        self.source, self.steps, self.workers = source, steps, workers
-        self.dataset = CloudDataset(source, seed, augment)
+        super().__init__(batch_size, "clouds", steps, workers)
+        self.source, self.clouds = source, CloudDataset(source, seed, augment)
 
-    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        """Batches from ``start_step`` on; every rank its own draws."""
-        return self.loader(self.dataset, self.steps, self.workers)
+    @property
+    def dataset(self) -> CloudDataset:
+        """A cloud per draw number."""
+        return self.clouds
 
     def describe(self) -> dict[str, Any]:
         """See TrainingData."""

@@ -8,9 +8,8 @@ import torch
 from jaxtyping import UInt8
 from numpy import ndarray
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from geossl.data.batches import ChipDataset, ChipSource, TrainingData
+from geossl.data.batches import ChipDataset, ChipSource, DrawnData
 from geossl.data.labels.ground_truth import LabelledChips, label_values, majority
 from geossl.data.sentinel.aligned import SAMPLE, AlignedScenes, SceneFolder, aligned_scenes
 from geossl.data.sentinel.chips import SceneChips, read
@@ -22,7 +21,7 @@ from geossl.sensors import PAIR, SENSORS
 PATCH_PX = 8
 
 
-class SentinelChips(TrainingData):
+class SentinelChips(DrawnData):
     """An image per sensor in its unit, such as ``s2`` (b 12 h w), and ``valid`` (b h w); NaN where not usable.
 
     Args:
@@ -52,10 +51,9 @@ class SentinelChips(TrainingData):
         crop_px: tuple[int, int] | None = None,
         workers: int = 0,
     ) -> None:
-        super().__init__(batch_size, "images")
+        super().__init__(batch_size, "images", steps, workers)
         folder = folder if isinstance(folder, SceneFolder) else SceneFolder(folder)
-        self.root, self.chip_px, self.steps = folder.root, chip_px, steps
-        self.seed, self.workers = seed, workers
+        self.root, self.chip_px, self.seed = folder.root, chip_px, seed
         sizes = crop_px or (chip_px, chip_px)
         self.source: ChipSource
         self.scenes: list[AlignedScenes] = []
@@ -74,10 +72,6 @@ class SentinelChips(TrainingData):
     def dataset(self) -> ChipDataset:
         """A chip per draw number."""
         return ChipDataset(self.source, self.chip_px, self.seed)
-
-    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        """Batches from ``start_step`` on; every rank its own draws."""
-        return self.loader(self.dataset, self.steps, self.workers)
 
     def survey(self, chips: int = 2000) -> Iterator[dict[str, Tensor]]:
         """Chips to take statistics from: a regular grid over the training part, or random ones."""

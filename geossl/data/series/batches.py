@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from geossl.data.batches import TrainingData
+from geossl.data.batches import DrawnData
 from geossl.data.series.stacks import ImageSeries
 from geossl.data.series.video import VideoFile, find_videos, read_frames
 from geossl.errors import GridError, InputError
@@ -132,7 +132,7 @@ class VideoClips(ClipSource):
         return {"videos": len(self.videos), "frames": sum(video.frames for video in self.videos)}
 
 
-class Clips(TrainingData):
+class Clips(DrawnData):
     """``{"clip": b t c h w, "days": b t}``.
 
     Args:
@@ -143,12 +143,13 @@ class Clips(TrainingData):
     """
 
     def __init__(self, source: ClipSource, batch_size: int, steps: int, workers: int = 0) -> None:
-        super().__init__(batch_size, "clips")
-        self.source, self.steps, self.workers = source, steps, workers
+        super().__init__(batch_size, "clips", steps, workers)
+        self.source = source
 
-    def train_dataloader(self) -> DataLoader[Clip]:
-        """Batches from ``start_step`` on; every rank its own draws."""
-        return self.loader(self.source, self.steps, self.workers)
+    @property
+    def dataset(self) -> ClipSource:
+        """A clip per draw number."""
+        return self.source
 
     def survey(self, clips: int = 200) -> Iterator[dict[str, Tensor]]:
         """Clips to take statistics from: the first of the run."""

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from geossl.data.batches import TrainingData
+from geossl.data.batches import DrawnData
 from geossl.data.synthetic.images import Forgeries
 from geossl.data.synthetic.perturbations import AUGMENTATIONS, training_view
 from geossl.errors import InputError
@@ -48,7 +48,7 @@ class ViewDataset(Dataset[dict[str, Tensor]]):
         }
 
 
-class ForgeryViews(TrainingData):
+class ForgeryViews(DrawnData):
     """``{"views": b m c s s, "generator": b}``; every second picture is real.
 
     Args:
@@ -81,16 +81,17 @@ class ForgeryViews(TrainingData):
         workers: int = 0,
         source: str = "not stated",
     ) -> None:
-        super().__init__(batch_size, "images")
+        super().__init__(batch_size, "images", steps, workers)
         if len(set(pictures.origin.tolist())) < 2:
             raise InputError(f"{source}: real and generated pictures are needed to train on, only one kind is there")
-        self.pictures, self.steps, self.workers, self.source = pictures, steps, workers, source
-        self.dataset = ViewDataset(pictures, side, views, kinds, share, seed)
+        self.pictures, self.source = pictures, source
+        self.views = ViewDataset(pictures, side, views, kinds, share, seed)
         self.bands = len(pictures[0])
 
-    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        """Batches from ``start_step`` on; every rank its own draws."""
-        return self.loader(self.dataset, self.steps, self.workers)
+    @property
+    def dataset(self) -> ViewDataset:
+        """Views of an image per draw number."""
+        return self.views
 
     def describe(self) -> dict[str, Any]:
         """What was trained on, for an encoder's provenance."""

@@ -1,33 +1,18 @@
-"""Follow a kNN read-out on labelled patches while an encoder is pretrained."""
+"""A kNN probe on labelled patches, followed while an encoder is pretrained."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 import lightning as L
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
-from torch import Tensor
+from jaxtyping import Float, Int
 
+from geossl.data.labels.ground_truth import LabelledChips
 from geossl.evaluation.knn import knn_accuracy
 from geossl.models.encoder import DenseEncoder
 from geossl.models.encoders.stacked import pick
 from geossl.outputs import write_text
-
-
-@dataclass(frozen=True)
-class LabelledChips:
-    """Chips with a class per patch.
-
-    Args:
-        images: Pixels in physical units by sensor, one row per chip.
-        labels: Class per patch; 0 = not labelled.
-    """
-
-    images: Mapping[str, Float[Tensor, "n _ h w"]]
-    labels: UInt8[Tensor, "n gh gw"]
 
 
 @torch.inference_mode()
@@ -50,13 +35,13 @@ def labelled_embeddings(
 
 
 class OnlineProbe(L.Callback):
-    """Print and write kNN balanced accuracy every few steps.
+    """Write the balanced accuracy of a kNN probe every few steps.
 
     Args:
         train: Labelled chips that vote; from the part the encoder is trained on.
-        test: Labelled chips that are judged; from the part that is held out.
-        path: CSV file, one row per read-out.
-        every: Steps between two read-outs.
+        test: Labelled chips that are predicted; from the part that is held out.
+        path: CSV file, one row per probe.
+        every: Steps between two probes.
         neighbours: Votes per patch.
     """
 
@@ -66,7 +51,7 @@ class OnlineProbe(L.Callback):
         self.latest: dict[str, float] = {}  # for whoever shows progress
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: object) -> None:
-        """Read out when due and at the end."""
+        """Probe when due and at the end."""
         step = trainer.global_step
         if not trainer.is_global_zero or (step % self.every and step != trainer.max_steps):
             return

@@ -5,10 +5,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from geossl.evaluation.online import LabelledChips, OnlineProbe, labelled_embeddings
+from geossl.data.labels.ground_truth import LabelledChips
 from geossl.models.encoder import DenseEncoder
 from geossl.models.encoders.croma import croma_spec
 from geossl.models.encoders.stacked import choose_bands
+from geossl.training.probe import OnlineProbe, labelled_embeddings
 from tests.models.encoders.test_vit import vit
 
 
@@ -52,7 +53,7 @@ def test_unlabelled_and_empty_patches_are_left_out():
     assert np.bincount(y).tolist() == [0, 4, 6]
 
 
-def test_reading_out_leaves_the_encoder_in_training_mode():
+def test_a_probe_leaves_the_encoder_in_training_mode():
     encoder = MeanEncoder().train()
     labelled_embeddings(encoder, chips(1.0))
     assert encoder.training

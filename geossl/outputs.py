@@ -95,7 +95,7 @@ def check_output(
     if endings and path.suffix.lower() not in endings:
         raise InputError(f"{option} {path} must end in {' or '.join(endings)}")
     if path.exists():
-        if endings and path.is_dir() != (path.suffix == ".zarr"):
+        if path.is_dir() != (not endings or path.suffix == ".zarr"):
             raise InputError(f"{option} {path} is {'a folder' if path.is_dir() else 'a file'}; choose another name")
         if not overwrite:
             hint = "or delete it" if overwrite is None else "or --overwrite"

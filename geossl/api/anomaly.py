@@ -19,8 +19,9 @@ from geossl.inference.engine.source import Source
 from geossl.inference.outputs.cog import Block, blocks, write_blocks
 from geossl.inference.outputs.raster import clipped, open_map
 from geossl.models.encoders.score_autoencoder import PatchAutoencoder, VectorAutoencoder
-from geossl.models.files import load_encoder, save_encoder
+from geossl.models.files import EncoderFile, save_encoder
 from geossl.models.heads.novelty import LAYERS, novelty_map
+from geossl.outputs import check_output, work_path
 from geossl.progress import Progress
 
 
@@ -60,13 +61,10 @@ def anomaly(
     pixels = given(source, settings, "anomaly")
     settings, out = checked_settings(settings, MAP, "anomaly"), Path(out)
     overwrite = settings.get("overwrite", False)
-    work = out.with_name(f"{out.name}.build")
-    if out.suffix != ".tif":
-        raise InputError(f"--out {out} must end in .tif")
-    if out.exists() and not overwrite and not work.exists():
-        raise InputError(f"--out {out} exists; choose another name, or --overwrite")
+    work = work_path(out)
+    check_output(out, (".tif",), overwrite=overwrite or work.exists(), makes_folder=True)
     region = None if aoi is None else grid.read_aoi(aoi)
-    found = load_encoder(encoder)
+    found = EncoderFile.open(encoder).encoder
     if map is not None:
         if not isinstance(found, VectorAutoencoder):
             raise InputError(f"--encoder {encoder} is not an auto-encoder of embeddings; train one on {map} itself")

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from geossl.errors import InputError
 from geossl.evaluation.attention import AttentionProfile, plot_profiles, profile
 from geossl.models.encoders.vit import ViT
 from geossl.models.files import load_encoder
+from geossl.outputs import check_output
 
 Model = str | Path | nn.Module
 
@@ -35,8 +35,8 @@ def attention_profile(
         WeightsError: If a network has no global attention between patches.
     """
     named = models if isinstance(models, Mapping) else {"encoder": models}
-    if picture is not None and Path(picture).suffix != ".png":
-        raise InputError(f"picture={str(picture)!r} must end in .png")
+    if picture is not None:
+        check_output(picture, (".png",), option="picture")
     found = {}
     for name, model in named.items():
         network = model if isinstance(model, nn.Module) else load_encoder(model)

@@ -1,6 +1,5 @@
 """A finished map in other forms: COG, GeoParquet, STAC."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,8 @@ from geossl.errors import InputError, MissingFileError
 from geossl.inference.outputs import geoparquet as table
 from geossl.inference.outputs import raster, stac
 from geossl.inference.outputs.checksums import checked
-from geossl.models.files import dense, encoder_path, load_encoder
+from geossl.models.files import EncoderFile
+from geossl.outputs import check_output
 
 FORMS = {".tif": ("aoi", "dtype"), ".parquet": ("aoi", "level"), "": ("encoder",)}  # ending, and what it can be given
 
@@ -55,7 +55,7 @@ def export(
         maps = stac.zones(map)
         if encoder is None:
             raise InputError("STAC documents need --encoder, the one the map was made with")
-        stac.write_stac(maps, out, dense(load_encoder(encoder)).spec, encoder_path(encoder))
+        stac.write_stac(maps, out, EncoderFile.open(encoder))
         return out
     with dask.config.set({"array.chunk-size": raster.CHUNK}):
         embeddings = raster.open_map(map)
@@ -84,20 +84,14 @@ def check(map: Path, out: Path, given: list[str], overwrite: bool) -> None:
     """
     if not map.exists():
         raise MissingFileError(f"map {str(map)!r} does not exist")
-    if out.exists() and not overwrite:
-        raise InputError(f"{out} exists; choose another name, or --overwrite")
     if out.suffix not in FORMS:
         raise InputError(f"{out} must end in .tif or .parquet, or be a folder for STAC documents")
     if without := [name for name in given if name not in FORMS[out.suffix]]:
         kind = out.suffix or "STAC"
         raise InputError(f"--{without[0]} means nothing for {kind} output; it takes --{', --'.join(FORMS[out.suffix])}")
-    if out.resolve() == map.resolve() or (out.exists() and out.is_dir() == bool(out.suffix)):
-        kind = "a folder" if out.is_dir() else "a file"
-        raise InputError(f"{out} is {kind} already; choose another name")
-    folder = out.absolute().parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        missing = "it may not be written to" if folder.is_dir() else "there is no such folder"
-        raise InputError(f"{out} cannot be written in {folder}: {missing}")
+    check_output(out, (out.suffix,) if out.suffix else (), overwrite=overwrite)
+    if out.resolve() == map.resolve():
+        raise InputError(f"{out} is the map itself; choose another name")
 
 
 def layers(map: Path) -> tuple[xr.DataArray | None, int, dict[str, Any]]:

@@ -26,13 +26,12 @@ from geossl.inference.engine import run
 from geossl.inference.engine.source import OnlySensors, Source
 from geossl.inference.outputs.cog import blocks
 from geossl.inference.outputs.raster import open_map
-from geossl.models.download import sha256_of
 from geossl.models.encoder import DenseEncoder
-from geossl.models.files import dense, encoder_path, load_encoder, save_encoder
+from geossl.models.files import EncoderFile, dense, save_encoder
 from geossl.models.heads.classifiers import Head
 from geossl.models.heads.decoders import DECODERS
 from geossl.models.heads.segmenter import Segmenter, build, with_decoder
-from geossl.outputs import work_path, workspace, write_text
+from geossl.outputs import check_output, work_path, workspace, write_text
 from geossl.progress import Progress
 from geossl.training.decoder import DecoderConfig, DecoderTraining, confusions, fit
 from geossl.training.run_folder import versions
@@ -48,8 +47,7 @@ class Task:
     Args:
         labels: What is known of the ground.
         source: Gives pixels.
-        weights: File of the encoder.
-        encoder: The encoder.
+        file: Of the encoder.
         split: Of the labelled ground.
         work: Folder for unfinished work.
         seed: Of heads and training.
@@ -57,11 +55,15 @@ class Task:
 
     labels: Labels
     source: Source
-    weights: Path
-    encoder: DenseEncoder
+    file: EncoderFile
     split: Split
     work: Path
     seed: int
+
+    @property
+    def encoder(self) -> DenseEncoder:
+        """The encoder."""
+        return dense(self.file.encoder)
 
     @property
     def subsets(self) -> list[tuple[str, ...]]:
@@ -113,17 +115,17 @@ def finetune(
     pixels = needed(given(source, settings, "finetune"), "finetune")
     config = check(out, head, {name: value for name, value in settings.items() if name not in FORMER})
     truth = read_labels(labels, column)
-    weights = encoder_path(encoder)
-    model = dense(load_encoder(weights))
+    file = EncoderFile.open(encoder)
+    spec = dense(file.encoder).spec
     area = truth.area()
     found = opened(pixels, area, first_map(work_path(out)))
-    run.plans(area, found, weights, first_map(work_path(out)), run.MapConfig())  # says what does not fit
-    split = assign_blocks(truth, model.spec.patch_px, model.spec.gsd_m, seed)
+    run.plans(area, found, file.path, first_map(work_path(out)), run.MapConfig())  # says what does not fit
+    split = assign_blocks(truth, spec.patch_px, spec.gsd_m, seed)
     with workspace(out) as work:
-        task = Task(truth, found, weights, model, split, work, seed)
+        task = Task(truth, found, file, split, work, seed)
         fitted, scores, metadata = fit_heads(head, task, progress) if config is None else train(head, task, config)
         metadata |= {"seed": seed, "block_m": split.side_m, "blocks": {n: count(split, n) for n in SPLIT_NAMES}}
-        title = f"{head} on {model.spec.name}"
+        title = f"{head} on {spec.name}"
         report = write_report(out.with_suffix(".html"), title, scores, truth.names, metadata)
         save_encoder(out, fitted, {"report": report, "versions": versions()})
     return out
@@ -131,10 +133,7 @@ def finetune(
 
 def check(out: Path, head: str, settings: dict[str, Any]) -> DecoderConfig | None:
     """Refuse what cannot be done; how a decoder is trained, None for light heads."""
-    if out.suffix != ".safetensors":
-        raise InputError(f"--out {out} must end in .safetensors")
-    if out.exists():
-        raise InputError(f"--out {out} exists; choose another name, or delete it")
+    check_output(out, (".safetensors",), overwrite=None, makes_folder=True)
     if head not in FITS | DECODERS:
         raise InputError(f"--head {head!r} is not known; use {', '.join(FITS | DECODERS)}")
     if head in FITS:
@@ -177,7 +176,7 @@ def fit_heads(kind: str, task: Task, progress: Progress | None) -> Found:
             if names == task.subsets[0]:
                 raise
             warnings.warn(f"no head for {key} alone: {error}", Note, stacklevel=3)
-    model = build(task.encoder, heads, task.subsets[0], task.labels.names, task.labels.colours, sha256_of(task.weights))
+    model = build(task.encoder, heads, task.subsets[0], task.labels.names, task.labels.colours, task.file.sha256)
     metadata = {"chosen": chosen, "cell_m": task.encoder.spec.patch_m}
     return model, scores, metadata | {"interval": "blocks of test ground drawn with replacement"}
 
@@ -188,7 +187,7 @@ def embedded(names: tuple[str, ...], store: Path, task: Task, progress: Progress
     parts: list[PatchSamples] = []
     with warnings.catch_warnings():  # what is to be noted of the sources was said when the task was planned
         warnings.simplefilter("ignore", Note)
-        maps = run.embed_map(task.labels.area(), source, task.weights, store, progress, dtype="float32")
+        maps = run.embed_map(task.labels.area(), source, task.file.path, store, progress, dtype="float32")
     for path in maps:
         embeddings = open_map(path)
         box = embeddings.odc.geobox
@@ -230,7 +229,7 @@ def train(kind: str, task: Task, config: DecoderConfig) -> Found:
         raise InputError(f"chip_px={config.chip_px} must be a multiple of the {spec.patch_px} px patch, 4 or more")
     bands = {name: spec.sensors[name].bands for name in names}
     torch.manual_seed(task.seed)
-    labels, sha256 = task.labels, sha256_of(task.weights)
+    labels, sha256 = task.labels, task.file.sha256
     model = with_decoder(task.encoder, kind, names, labels.names, labels.colours, sha256)
     ground = Ground(task.labels, task.split, spec.patch_px, spec.gsd_m)
     boxes = ground.boxes(config.chip_px)
@@ -246,7 +245,7 @@ def begin(task: Task, settings: dict[str, Any]) -> None:
     """Refuse to go on with another training's work."""
     path = task.work / "settings.json"
     metadata = {**settings, "seed": task.seed, "labels": task.labels.describe(), "source": task.source.describe()}
-    now = json.loads(json.dumps({**metadata, "encoder": sha256_of(task.weights)}))
+    now = json.loads(json.dumps({**metadata, "encoder": task.file.sha256}))
     before = json.loads(path.read_text()) if path.exists() else now
     if differing := sorted(key for key in now if before.get(key) != now[key]):
         raise InputError(f"training in {task.work} was begun with another {', '.join(differing)}; delete it, or go on")

@@ -13,7 +13,7 @@ from geossl.errors import InputError, Note
 from geossl.inference.sampling import MIXED, Chains, metropolis_hastings
 from geossl.models.encoders.score_autoencoder import PatchAutoencoder, VectorAutoencoder
 from geossl.models.files import load_encoder, provenance
-from geossl.outputs import replacing
+from geossl.outputs import check_output, replacing
 from geossl.recipe.regularized_ae import RegularizedAERecipe
 
 SHOWN = 32
@@ -49,9 +49,7 @@ def draw_samples(
     Raises:
         InputError: If the file is of another kind, or arguments do not fit; said before anything is drawn.
     """
-    out = Path(out)
-    if out.suffix != ".png":
-        raise InputError(f"out={str(out)!r} must end in .png")
+    out = check_output(out, (".png",), option="out", makes_folder=True)
     if min(chains, kept, thin) < 1 or burn_in < 0:
         raise InputError(
             f"chains={chains}, kept={kept}, thin={thin} must be 1 or more, and burn_in={burn_in} not below 0"

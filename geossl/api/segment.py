@@ -28,10 +28,9 @@ from geossl.inference.outputs import class_maps as rasters
 from geossl.inference.outputs.checksums import checked
 from geossl.inference.outputs.cog import blocks
 from geossl.inference.outputs.raster import open_map
-from geossl.models.download import sha256_of
-from geossl.models.files import dense, encoder_path, load_encoder, read_encoder, save_encoder
+from geossl.models.files import EncoderFile, dense, save_encoder
 from geossl.models.heads.segmenter import Heads, Segmenter, build
-from geossl.outputs import work_path, workspace
+from geossl.outputs import check_output, work_path, workspace
 from geossl.progress import Progress
 from geossl.sensors import PAIR
 
@@ -106,9 +105,9 @@ def segment(
     store = work_path(out) / "map.zarr"
     opened_source = opened(needed(pixels, "segment"), region, store, settings.get("overwrite", False))
     opened_source = opened_source if fitted is None else known_sensors(opened_source, fitted)
-    weights = encoder_path(encoder if model is None else model)
+    weights = EncoderFile.open(encoder if model is None else model)
     with workspace(out):
-        maps = run.embed_map(region, opened_source, weights, store, progress, **{"dtype": "float16", **settings})
+        maps = run.embed_map(region, opened_source, weights.path, store, progress, **{"dtype": "float16", **settings})
         found = clusters(maps, classes, seed) if fitted is None else of_model(fitted, is_map=False)
         written = write(maps, found, out, polygons, region)
         if fitted is None:
@@ -162,21 +161,17 @@ def check(
 
 def check_outputs(out: Path, polygons: Path | None, overwrite: bool, is_map: bool) -> None:
     """Refuse outputs that cannot be, or are there."""
-    if out.suffix != ".tif":
-        raise InputError(f"--out {out} must end in .tif")
-    if polygons is not None and polygons.suffix not in (".gpkg", ".parquet"):
-        raise InputError(f"--polygons {polygons} must end in .gpkg or .parquet")
-    if polygons is not None and not polygons.absolute().parent.is_dir():
-        raise InputError(f"--polygons {polygons}: there is no such folder")
     is_unfinished = work_path(out).exists() and not is_map
-    for path in (out, out.with_suffix("")):  # the latter for a region over several UTM zones
-        if path.exists() and not overwrite and not is_unfinished:
-            raise InputError(f"--out {path} exists; choose another name, or --overwrite")
+    check_output(out, (".tif",), overwrite=overwrite or is_unfinished, makes_folder=True)
+    if polygons is not None:
+        check_output(polygons, (".gpkg", ".parquet"), option="--polygons")
+    if out.with_suffix("").exists() and not overwrite and not is_unfinished:  # for a region over several UTM zones
+        raise InputError(f"--out {out.with_suffix('')} exists; choose another name, or --overwrite")
 
 
 def read_model(path: Path) -> Segmenter:
     """A model that gives classes."""
-    found = read_encoder(encoder_path(path))
+    found = EncoderFile.open(path).encoder
     if not isinstance(found, Segmenter):
         raise InputError(f"--model {path} is an encoder, not a classifier; fit one with geossl finetune")
     return found
@@ -263,12 +258,12 @@ def lowest(parts: Sequence[Drawn]) -> Drawn:
     return ticket[kept], rows[kept]
 
 
-def save_clusters(found: Classifier, weights: Path, out: Path) -> None:
+def save_clusters(found: Classifier, weights: EncoderFile, out: Path) -> None:
     """Keep the clusters as a model, so that another region can be given the same classes."""
     assert found.heads is not None
-    encoder, legend = dense(load_encoder(weights)), found.legend
+    encoder, legend = dense(weights.encoder), found.legend
     sensors = [name for key in found.heads for name in key.split("+")]
-    model = build(encoder, found.heads, sensors, legend.names, legend.colours, sha256_of(weights))
+    model = build(encoder, found.heads, sensors, legend.names, legend.colours, weights.sha256)
     save_encoder(out.with_name(f"{out.stem}_model.safetensors"), model, dict(found.metadata))
 
 

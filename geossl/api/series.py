@@ -20,6 +20,7 @@ from geossl.inference.series import extent_of, series_blocks
 from geossl.models.encoder import Encoder
 from geossl.models.encoders.series_vit import SeriesViT
 from geossl.models.files import load_encoder
+from geossl.outputs import check_output
 from geossl.progress import Progress
 
 
@@ -63,8 +64,7 @@ def embed_series(
     Raises:
         InputError: If stack, encoder or output do not fit; nothing was written.
     """
-    out = Path(out)
-    check_output(out, overwrite)
+    out = check_output(out, (".tif",), overwrite=overwrite)
     model = series_encoder(encoder)
     spec = model.spec
     series = source
@@ -96,16 +96,6 @@ def embed_series(
     if picture:
         quicklook(raster.open_map(out), out.with_suffix(".png"))
     return out
-
-
-def check_output(out: Path, overwrite: bool) -> None:
-    """Refuse what cannot or should not be written."""
-    if out.suffix != ".tif":
-        raise InputError(f"--out {out} must end in .tif")
-    if not out.parent.is_dir():
-        raise InputError(f"--out {out}: folder {str(out.parent)!r} does not exist; create it")
-    if out.exists() and not overwrite:
-        raise InputError(f"--out {out} exists; use --overwrite to replace it")
 
 
 def series_encoder(encoder: str | Path | Encoder) -> SeriesViT:

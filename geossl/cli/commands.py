@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from geossl import __version__, recipe
+from geossl import __version__
 from geossl.cli.door import Door
 from geossl.cli.graphs import graphs
 from geossl.cli.names import list_names
@@ -15,6 +15,7 @@ from geossl.cli.options import (
     asks_protocols,
     asks_region,
     asks_shards,
+    early,
     given,
     with_files,
     with_source,
@@ -58,6 +59,8 @@ def pretrain(recipe_name: str, overrides: tuple[str, ...], show: bool, explain: 
     KEY=VALUE changes a recipe value: train.max_steps=10 data.source=/my/scenes out=runs/mine. A stopped or killed run
     goes on with resume=true.
     """
+    from geossl import recipe  # lazy: pydantic, which --help does without
+
     resolved = recipe.load(recipe_name, overrides)
     if show:
         click.echo(recipe.dump(resolved), nl=False)
@@ -216,6 +219,7 @@ def similar(map_path: str, to: str, top: int, out: str) -> None:
 
     Files named like the outputs are replaced.
     """
+    early({"map": map_path})
     from geossl.api import similar as similarity  # lazy: see embed
 
     written = similarity.similar_map(map_path, to, top=top, out=out)
@@ -229,6 +233,7 @@ def similar(map_path: str, to: str, top: int, out: str) -> None:
 @click.option("--no-browser", is_flag=True, help="Only print the address.")
 def view(map_path: str, layers: tuple[str, ...], port: int, no_browser: bool) -> None:
     """Show MAP in a web page on this machine; a click finds similar places. Ctrl-C stops."""
+    early({"map": map_path})
     from geossl.api import similar as similarity  # lazy: see embed
 
     for number in (signal.SIGINT, signal.SIGTERM):  # both end it tidily, in the background, too
@@ -246,6 +251,7 @@ def view(map_path: str, layers: tuple[str, ...], port: int, no_browser: bool) ->
 @click.option("--overwrite", is_flag=True, help="Replace OUT.")
 def export(map: str, out: str, **options: Any) -> None:
     """Write MAP as OUT: .tif (COG), .parquet (GeoParquet), or a folder of STAC documents."""
+    early({"map": map, **options})
     from geossl.api import export as exports  # lazy: see embed
 
     click.echo(f"exported   {exports.export(map, out, **options)}")
@@ -265,7 +271,7 @@ def evaluate(**options: Any) -> None:
     part, scores are of a test part; parts are blocks of ground where places are known. Or it holds real/ and generated
     pictures: then scores are of telling them apart, clean and after compression and resizing.
     """
-    options = with_files(options)
+    options = with_files(early(options))
     from geossl.api.evaluate import run as evaluating  # lazy: see embed
 
     found = evaluating.evaluate(**options, progress=line("evaluate"))

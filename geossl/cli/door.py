@@ -45,7 +45,8 @@ class InOrder(click.Group):
         if name not in self.commands and not name.startswith("-"):
             near = difflib.get_close_matches(name, self.commands, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(self.commands)}"
-            raise click.UsageError(f"{here} has no command {name!r}; {hint}")
+            where = "" if ctx.parent is None else f" in `{here}`"
+            raise click.UsageError(f"no command {name!r}{where}; {hint}")
         return super().resolve_command(ctx, args)
 
 

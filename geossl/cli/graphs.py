@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from geossl.cli.door import InOrder
+from geossl.cli.options import early
 
 
 @click.group(cls=InOrder)
@@ -35,6 +36,7 @@ def graphs() -> None:
 @click.option("--overwrite", is_flag=True, help="Replace outputs.")
 def cluster(**options: Any) -> None:
     """Give every node a cluster, its confidence and its embedding."""
+    early(options)
     from geossl.api.graphs import embed as api  # lazy: `geossl --help` must not import torch
 
     click.echo(f"nodes    {api.graph_map(**options)}")

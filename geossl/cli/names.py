@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import click
 
-from geossl import recipe
 from geossl.data.datasets.names import NAMES
 from geossl.models.download import ENCODERS
 
@@ -31,6 +30,8 @@ def list_names(what: str | None) -> None:
 
 def recipes() -> Iterator[str]:
     """Recipes grouped by method, the one to start with first."""
+    from geossl import recipe  # lazy: pydantic, which --help does without
+
     summaries = {name: recipe.summary(name) for name in recipe.names()}
     for method in recipe.RECIPES:
         own = [name for name, (its_method, _) in summaries.items() if its_method == method]

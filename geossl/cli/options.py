@@ -1,12 +1,15 @@
 """Options that verbs of the command line share."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
-from geossl.errors import InputError
+from geossl.errors import InputError, MissingFileError
+from geossl.models.download import ENCODERS, encoder_path
+from geossl.outputs import possible
 from geossl.sensors import PAIR, SENSORS
 
 
@@ -22,6 +25,27 @@ def typed(*names: str) -> list[str]:
     return [name for name in context.params if name in names and context.get_parameter_source(name) not in default]
 
 
+def early(options: dict[str, Any]) -> dict[str, Any]:
+    """Refuse what cannot be found, before anything slow is imported.
+
+    Raises:
+        InputError: Names the file or encoder that is not there.
+    """
+    for name in ("aoi", "labels", "map"):
+        if (path := options.get(name)) and "://" not in path and not exists(path, name):
+            raise MissingFileError(f"{'map' if name == 'map' else f'--{name} file'} {path!r} does not exist")
+    for name in ("encoder", "model"):
+        if options.get(name) and options[name] not in ENCODERS:  # those are fetched when all else fits
+            encoder_path(options[name])
+    return options
+
+
+def exists(path: str, name: str) -> bool:
+    """Whether there is something at a path; ``file.gpkg:layer`` names a layer of a file."""
+    found = possible(path, f"--{name}")
+    return found.exists() or Path(path.rpartition(":")[0] or path).is_file()
+
+
 def with_source(options: dict[str, Any], idle: str | None = None) -> dict[str, Any]:
     """Options of a verb with those of its pixels as one value, ``source``.
 
@@ -30,6 +54,7 @@ def with_source(options: dict[str, Any], idle: str | None = None) -> dict[str, A
         idle: An option beside which settings of the map engine do nothing; where it is given, those the user did not
             type are left out.
     """
+    early(options)
     from geossl.api import source  # lazy: reads rasters and catalogues
 
     found = {name: value for name, value in options.items() if name not in source.FORMER}

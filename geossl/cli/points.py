@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from geossl.cli.door import InOrder
-from geossl.cli.options import given
+from geossl.cli.options import early, given
 from geossl.cli.progress import line
 from geossl.errors import InputError
 
@@ -53,6 +53,7 @@ def points() -> None:
 @asks_overwrite
 def embed(scans: str, **options: Any) -> None:
     """Embed SCANS as one raster: per cell the mean vector of its points."""
+    early(options)
     from geossl.api.points import embed as point_maps  # lazy: `geossl --help` must not import torch
 
     out = point_maps.embed_points(scans, progress=line("embed"), **options)
@@ -83,6 +84,7 @@ def finetune(scans: str, **options: Any) -> None:
 
     Scores are of squares that were neither learned from nor used to choose anything.
     """
+    early(options)
     from geossl.api.points import classify as point_classes  # lazy: see embed
 
     options = given(options, "train_encoder", "max_steps", "lr", "batch_size")
@@ -98,6 +100,7 @@ def finetune(scans: str, **options: Any) -> None:
 @asks_overwrite
 def classify(scans: str, **options: Any) -> None:
     """Give every point of SCANS a class and a confidence; all else stays as it is."""
+    early(options)
     from geossl.api.points import classify as point_classes  # lazy: see embed
 
     for path in point_classes.classify_points(scans, progress=line("classify"), **options):

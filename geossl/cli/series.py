@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from geossl.cli.door import InOrder
-from geossl.cli.options import s2_offset
+from geossl.cli.options import early, s2_offset
 from geossl.cli.progress import line
 
 
@@ -31,6 +31,7 @@ def series() -> None:
 @click.option("--overwrite", is_flag=True, help="Replace an output.")
 def embed(source: str, **options: Any) -> None:
     """Embed the dates in folder SOURCE (a GeoTIFF each, 20200113.tif) as one raster, one vector per patch."""
+    early(options)
     from geossl.api import series as api  # lazy: `geossl --help` must not import torch
 
     out = api.embed_series(source, progress=line("embed"), **options)

@@ -1,6 +1,5 @@
 """Where else does it look like this: cosine similarity to an example, and the best places."""
 
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from geossl.inference.best_places import BestPlaces, places_path, write_places
 from geossl.inference.outputs.cog import Block, blocks, write_blocks
 from geossl.inference.outputs.raster import open_map
 from geossl.inference.zonal import Example, To, mean_vector, read_example
+from geossl.outputs import check_output
 
 CHUNK = "32MiB"  # of stored embeddings read at once; four times that when decoded from int8
 
@@ -102,16 +102,9 @@ def similar_map(path: str | Path, to: To, *, top: int, out: Path) -> Path:
 
 def check_out(out: Path, path: str | Path, to: To) -> None:
     """Refuse an output that cannot be written, or would replace an input."""
-    if out.suffix != ".tif":
-        raise InputError(f"--out {out} must end in .tif")
+    check_output(out, (".tif",))
     inputs = {Path(p).resolve() for p in (path, to) if isinstance(p, str | Path)}
     for written in (out, places_path(out)):
         if written.resolve() in inputs:
             raise InputError(f"--out {out} would replace the input {written}; choose another name")
-        if written.is_dir():
-            raise InputError(f"--out {out}: {written} is a folder")
-    try:
-        with tempfile.TemporaryFile(dir=out.parent):
-            pass
-    except OSError as error:
-        raise InputError(f"--out {out} cannot be written: {error.strerror}: {out.parent}") from None
+        check_output(written, (written.suffix,))

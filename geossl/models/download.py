@@ -7,7 +7,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from geossl.errors import WeightsError
+from geossl.errors import MissingFileError, UnknownNameError, WeightsError
 
 CHUNK = 2**20
 
@@ -107,3 +107,15 @@ def fetch(url: str, part: Path) -> None:
                 got += file.write(block)
     if 0 <= expected != got:
         raise OSError(f"connection closed after {got} of {expected} bytes; run again to go on")
+
+
+def encoder_path(name_or_path: str | Path) -> Path:
+    """The local weight file of a released name or path; downloads a name's file if it is not cached."""
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    if str(name_or_path) in ENCODERS:
+        return download(ENCODERS[str(name_or_path)])
+    if path.suffix or len(path.parts) > 1:
+        raise MissingFileError(f"encoder file {str(path)!r} does not exist")
+    raise UnknownNameError("encoder", str(name_or_path), ENCODERS)

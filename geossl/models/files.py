@@ -5,6 +5,8 @@ import math
 import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from geossl.errors import GeosslError, MissingFileError, UnknownNameError, WeightsError, missing
-from geossl.models.download import ENCODERS, download
+from geossl.errors import GeosslError, WeightsError, missing
+from geossl.models.download import encoder_path as encoder_path
+from geossl.models.download import sha256_of
 from geossl.models.encoder import DenseEncoder, DenseModel, Encoder
 from geossl.models.encoders.croma_weights import from_layout, load_strictly
 from geossl.outputs import replacing
@@ -70,16 +73,36 @@ def load_encoder(name_or_path: str | Path) -> Encoder:
     return read_encoder(encoder_path(name_or_path))
 
 
-def encoder_path(name_or_path: str | Path) -> Path:
-    """The local weight file of a released name or path; downloads a name's file if it is not cached."""
-    path = Path(name_or_path)
-    if path.is_file():
-        return path
-    if str(name_or_path) in ENCODERS:
-        return download(ENCODERS[str(name_or_path)])
-    if path.suffix or len(path.parts) > 1:
-        raise MissingFileError(f"encoder file {str(path)!r} does not exist")
-    raise UnknownNameError("encoder", str(name_or_path), ENCODERS)
+@dataclass(frozen=True)
+class EncoderFile:
+    """A weight file that was found, hashed and loaded once.
+
+    Args:
+        path: The local file.
+        sha256: Of its bytes.
+        encoder: Loaded, in evaluation mode, shared by all that open the same file: copy it before training it.
+    """
+
+    path: Path
+    sha256: str
+    encoder: Encoder
+
+    @classmethod
+    def open(cls, name_or_path: str | Path) -> "EncoderFile":
+        """Open a released encoder or a weight file; again only if the file has changed since.
+
+        Raises:
+            UnknownNameError, MissingFileError, WeightsError: As in ``load_encoder``.
+        """
+        path = encoder_path(name_or_path).absolute()
+        state = path.stat()
+        return opened_once(path, (state.st_ino, state.st_size, state.st_mtime_ns))
+
+
+@lru_cache(maxsize=2)
+def opened_once(path: Path, version: tuple[int, int, int]) -> EncoderFile:
+    """A weight file as it is at ``version``; the last two of a process are kept."""
+    return EncoderFile(path, sha256_of(path), read_encoder(path))
 
 
 def read_encoder(path: str | Path) -> Encoder:

@@ -84,7 +84,7 @@ def small(folder, hidden):
         (["--s2", str(SAMPLE / "s2")], "--aoi is missing"),
         (["--aoi", str(REGION), "--s1", str(SAMPLE / "s1")], "the auto-encoder learned from s2; give s2, too"),
         (["--aoi", str(REGION), "--s2", str(SAMPLE / "s2"), "--out", "a.png"], "must end in .tif"),
-        (["--map", "none.zarr"], "is not an auto-encoder of embeddings"),
+        (["--map", "."], "is not an auto-encoder of embeddings"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(spectra, tmp_path, monkeypatch, options, message):

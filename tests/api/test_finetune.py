@@ -19,7 +19,7 @@ from geossl.data.labels.patches import PatchSamples
 from geossl.data.sentinel.rasters import LocalRasters
 from geossl.data.splits import SPLIT_NAMES
 from geossl.errors import InputError, Note
-from geossl.models.files import load_encoder
+from geossl.models.files import EncoderFile, load_encoder
 from tests.api.conftest import FIELD, LEFT, NAMES, SIDE, TOP
 
 DECODER = {"max_steps": 8, "check_every": 4, "chip_px": 64, "batch_size": 2, "lr": 3e-3}
@@ -185,7 +185,7 @@ def test_features_of_test_blocks_do_not_reach_normalisation_or_settings(scene, e
 
     source = LocalRasters({"s1": [scene / "s1.tif"]})
     labels = read_labels(fields, "crop")
-    task = finetuning.Task(labels, source, encoder, load_encoder(encoder), Split(320.0, {}), scene, 0)
+    task = finetuning.Task(labels, source, EncoderFile.open(encoder), Split(320.0, {}), scene, 0)
     for shift in (0, 1000):
         moved = x + shift * (part == SPLIT_NAMES.index("test"))[:, None].astype(np.float32)
         finetuning.fitted("linear", PatchSamples(moved, counts, part, block, ticket), task)

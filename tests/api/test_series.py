@@ -175,7 +175,7 @@ def test_what_cannot_be_embedded_is_refused_and_nothing_written(stack, tmp_path)
     with pytest.raises(WeightsError, match="'video' .* is of s2 in tubelets of 2; maps need s2 and 1"):
         geossl.series.embed(stack, encoder(tubelet=2, name="video"), out=tmp_path / "map.tif")
     (tmp_path / "map.tif").touch()
-    with pytest.raises(InputError, match="exists; use --overwrite to replace it"):
+    with pytest.raises(InputError, match="exists; choose another name, or --overwrite"):
         geossl.series.embed(stack, encoder(), out=tmp_path / "map.tif")
     assert (tmp_path / "map.tif").stat().st_size == 0
 
@@ -190,7 +190,7 @@ def test_the_command_does_the_same_and_answers_mistakes_in_one_line(stack, tmp_p
     for arguments, message in (
         (["nowhere", *options[:2]], "folder 'nowhere' does not exist"),
         ([str(stack), "--encoder", "croma_bass"], "unknown encoder 'croma_bass'; did you mean 'croma_base'?"),
-        ([str(stack), *options], "exists; use --overwrite"),
+        ([str(stack), *options], "exists; choose another name, or --overwrite"),
     ):
         done = CliRunner().invoke(cli.main, ["series", "embed", *arguments])
         assert done.exit_code == 2

@@ -26,7 +26,7 @@ def test_nothing_typed_is_answered_with_help(typed):
 def test_python_dash_m_is_the_same_command():
     done = subprocess.run([sys.executable, "-m", "geossl", "embd"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr == "geossl: geossl has no command 'embd'; did you mean 'embed'?\n"
+    assert done.stderr == "geossl: no command 'embd'; did you mean 'embed'?\n"
 
 
 @pytest.mark.parametrize(
@@ -34,8 +34,8 @@ def test_python_dash_m_is_the_same_command():
     [
         (["embed-series", "dates"], "`geossl embed-series` is now `geossl series embed`"),
         (["graph", "--encoder", "e"], "`geossl graph` is now `geossl graphs cluster`"),
-        (["points", "clasify"], "geossl points has no command 'clasify'; did you mean 'classify'?"),
-        (["xyz"], "geossl has no command 'xyz'; there are pretrain, fetch, embed"),
+        (["points", "clasify"], "no command 'clasify' in `geossl points`; did you mean 'classify'?"),
+        (["xyz"], "no command 'xyz'; there are pretrain, fetch, embed"),
         (["embed", "--aoi", "a", "--encodr", "e"], "--encod"),
     ],
 )

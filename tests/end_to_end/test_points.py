@@ -233,7 +233,7 @@ def test_the_command_line_embeds_learns_and_classifies(scans, encoder, tmp_path)
         before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
         done = run(verb, scans, *rest, "--out", out)
         assert done.exit_code == 2
-        assert "exists; choose another --out, or --overwrite" in done.stderr
+        assert "exists; choose another name, or --overwrite" in done.stderr
         assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
         assert run(verb, scans, *rest, "--out", out, "--overwrite").exit_code == 0
 
@@ -241,7 +241,7 @@ def test_the_command_line_embeds_learns_and_classifies(scans, encoder, tmp_path)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["embd"], "No such command"),
+        (["embd"], "no command 'embd' in `geossl points`; did you mean 'embed'?"),
         (["embed", "SCANS"], "Missing option '--encoder'"),
         (["embed", "nowhere", "--encoder", "ENCODER"], "nowhere"),
         (["embed", "SCANS", "--encoder", "ENCODER", "--out", "x.png"], r"must end in .tif"),

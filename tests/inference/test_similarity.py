@@ -233,7 +233,7 @@ def test_outputs_are_checked_before_work(map_path, tmp_path):
     to = lonlat(12.5, 7.5)
     for out, match in (
         ("s.png", "must end in .tif"),
-        ("no/s.tif", "cannot be written: No such file"),
+        ("no/s.tif", "s.tif: folder .* does not exist; create it"),
         ("d.tif", "folder"),
     ):
         (tmp_path / "d.tif").mkdir(exist_ok=True)

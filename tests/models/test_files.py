@@ -16,7 +16,7 @@ from geossl.models import files
 from geossl.models.download import ReleasedWeights, download
 from geossl.models.encoders.croma import CROMAEncoder, croma_spec
 from geossl.models.encoders.croma_weights import from_layout, to_layout
-from geossl.models.files import load_encoder, provenance, read_encoder, save_encoder
+from geossl.models.files import EncoderFile, load_encoder, provenance, read_encoder, save_encoder
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +173,7 @@ def server(encoder, tmp_path):
 
 def test_a_name_is_downloaded_once_checked_and_loaded(server, encoder, tmp_path, monkeypatch):
     monkeypatch.setenv("GEOSSL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setitem(files.ENCODERS, "croma_base", server)
+    monkeypatch.setitem(downloads.ENCODERS, "croma_base", server)
     assert same(load_encoder("croma_base"), encoder)
     assert same(load_encoder("croma_base"), encoder)
     assert Server.asked == [0]
@@ -275,3 +275,19 @@ def test_a_damaged_header_is_one_line(encoder, tmp_path, change, words):
     path = rewritten(tmp_path / "e.safetensors", encoder, change_note=change)
     with pytest.raises(WeightsError, match=words):
         read_encoder(path)
+
+
+def test_a_weight_file_is_hashed_and_loaded_once_until_it_changes(encoder, tmp_path, monkeypatch):
+    path, reads = tmp_path / "e.safetensors", []
+    save_encoder(path, encoder, {})
+    read = files.read_encoder
+    monkeypatch.setattr(files, "read_encoder", lambda p: reads.append(p) or read(p))
+    one, two = EncoderFile.open(path), EncoderFile.open(str(path))
+    assert one is two
+    assert one.path == path
+    assert one.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert same(one.encoder, encoder)
+    assert len(reads) == 1
+    save_encoder(path, encoder, {"note": "another"})
+    assert EncoderFile.open(path).sha256 == hashlib.sha256(path.read_bytes()).hexdigest() != one.sha256
+    assert len(reads) == 2

@@ -25,6 +25,7 @@ from geossl.evaluation.scores import Scores
 from geossl.models.download import sha256_of
 from geossl.models.encoder import DenseEncoder, Encoder, PointEncoder
 from geossl.models.files import dense, encoder_path, load_encoder, provenance
+from geossl.outputs import check_output
 from geossl.progress import Progress
 from geossl.sensors import SENSORS
 from geossl.training.run_folder import versions
@@ -101,7 +102,7 @@ def evaluate(
     Raises:
         InputError: If data, encoder and protocols do not fit each other.
     """
-    out = checked_out(out)
+    out = check_output(out, (".html",))
     settings = settings_of(protocol, out, progress, options)
     former = {name: options.get(name) for name in (*SENSORS, "s2_offset")}
     has_files = source or any(former[name] for name in SENSORS)
@@ -220,13 +221,3 @@ def written(
     """The evaluation, its page written."""
     write_report(out, title, scores, classes, about, curves)
     return Evaluation(scores, {name: dict(line) for name, line in curves.items()}, out)
-
-
-def checked_out(out: str | Path) -> Path:
-    """Path of a page that may be written."""
-    path = Path(out)
-    if path.suffix != ".html":
-        raise InputError(f"--out {path} must end in .html")
-    if not path.parent.is_dir():
-        raise InputError(f"--out {path}: folder {str(path.parent)!r} does not exist; create it")
-    return path

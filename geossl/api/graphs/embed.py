@@ -28,7 +28,7 @@ from geossl.models.encoder import Encoder, GraphEncoder
 from geossl.models.encoders.gnn import NodeMLP
 from geossl.models.files import load_encoder, provenance
 from geossl.models.heads.classifiers import KMeansHead
-from geossl.outputs import replacing
+from geossl.outputs import check_output, make_folder, replacing
 from geossl.recipe.graphs import Graphs
 
 log = logging.getLogger("geossl")
@@ -151,11 +151,9 @@ def as_graph_encoder(encoder: str | Path | Encoder) -> GraphEncoder:
 
 def write_nodes(out: str | Path, nodes: pd.DataFrame) -> Path:
     """Write a table of nodes: ``.gpkg`` or ``.parquet`` with places, ``.csv`` without; appears when whole."""
-    out = Path(out)
     kinds = (".gpkg", ".parquet", ".csv") if isinstance(nodes, gpd.GeoDataFrame) else (".csv", ".parquet")
-    if out.suffix not in kinds:
-        raise InputError(f"--out {out} must end in {' or '.join(kinds)}")
-    out.parent.mkdir(parents=True, exist_ok=True)
+    out = check_output(out, kinds, makes_folder=True)
+    make_folder(out.parent)
     with replacing(out) as temporary:
         if out.suffix == ".csv":
             pd.DataFrame(nodes.drop(columns="geometry", errors="ignore")).to_csv(temporary, index_label="node")
@@ -178,9 +176,7 @@ def class_raster(out: str | Path, nodes: gpd.GeoDataFrame, gsd_m: float = 10) ->
     Raises:
         InputError: If the places lie in several UTM zones or are no areas, or ``out`` is no ``.tif``.
     """
-    out = Path(out)
-    if out.suffix != ".tif":
-        raise InputError(f"--raster {out} must end in .tif")
+    out = check_output(out, (".tif",), option="--raster", makes_folder=True)
     if not 0 < gsd_m < np.inf:
         raise InputError(f"gsd_m={gsd_m} is no side of a cell; expected metres above 0")
     if not isinstance(nodes, gpd.GeoDataFrame) or nodes.crs.is_geographic:
@@ -243,9 +239,9 @@ def graph_map(
     Raises:
         InputError: If something does not fit; nothing was written.
     """
-    for name, path in (("--out", out), ("--raster", raster)):
-        if path is not None and Path(path).exists() and not overwrite:
-            raise InputError(f"{name} {path} exists; choose another name, or --overwrite")
+    check_output(out, (".gpkg", ".parquet", ".csv"), overwrite=overwrite, makes_folder=True)
+    if raster is not None:
+        check_output(raster, (".tif",), overwrite=overwrite, option="--raster", makes_folder=True)
     model = as_graph_encoder(encoder)
     made = provenance(encoder).get("recipe", {}).get("data")
     if made is None:

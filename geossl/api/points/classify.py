@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Int
 from numpy import ndarray
 
-from geossl.api.points.embed import DEVICE, Scans, block_settings, checked_out, of_scans, refuse_existing
+from geossl.api.points.embed import DEVICE, Scans, block_settings, of_scans
 from geossl.data.points.batches import augmented
 from geossl.data.points.blocks import BlockSettings, block_of, cut_block, grown, inner, lattice_blocks
 from geossl.data.points.las import NOISE, Scan, find_files, read_scan, survey, write_classes
@@ -22,7 +22,7 @@ from geossl.inference.points import classes_of
 from geossl.models.encoder import Encoder
 from geossl.models.files import load_encoder, save_encoder
 from geossl.models.heads.point_segmenter import PointSegmenter, point_segmenter_spec
-from geossl.outputs import write_text
+from geossl.outputs import check_output, write_text
 from geossl.progress import Progress
 from geossl.training.point_segmentation import UNLABELLED, Labelled, PointHeadConfig, train_head
 from geossl.training.run_folder import versions
@@ -73,8 +73,8 @@ def finetune_points(
     Raises:
         InputError: If scans, classes and encoder do not fit; nothing was written.
     """
-    out = checked_out(out, (".safetensors",))
-    refuse_existing([out, out.with_suffix(".json")], overwrite)
+    out = check_output(out, (".safetensors",), overwrite=overwrite)
+    check_output(out.with_suffix(".json"), (".json",), overwrite=overwrite)
     config = head_config(training)
     base = of_scans(encoder if isinstance(encoder, Encoder) else load_encoder(encoder))
     settings = without_classes(block_settings(base.spec, min_points))
@@ -137,7 +137,8 @@ def classify_points(
     settings = without_classes(block_settings(found.to(DEVICE).eval().spec, min_points))
     files = [survey(path) for path in find_files(laz)]
     targets = outputs(Path(out), [file.path for file in files])
-    refuse_existing(targets, overwrite)
+    for target in targets:
+        check_output(target, (".las", ".laz"), overwrite=overwrite)
     codes = np.array(found.spec.arguments["codes"])
     for number, (file, target) in enumerate(zip(files, targets, strict=True)):
         scan = read_scan(files, found.spec.features, grown(file.bounds, settings.rim_m))
@@ -180,7 +181,7 @@ def outputs(out: Path, sources: Sequence[Path]) -> list[Path]:
     if out.suffix.lower() in (".las", ".laz"):
         if len(sources) > 1:
             raise InputError(f"out={str(out)!r} is one file, but there are {len(sources)} scans; give a folder")
-        targets = [checked_out(out, (".las", ".laz"))]
+        targets = [check_output(out, (".las", ".laz"))]
     elif out.is_file() or out.suffix:
         raise InputError(f"out={str(out)!r} must end in .laz or .las, or be a folder")
     else:

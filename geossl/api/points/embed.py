@@ -20,6 +20,7 @@ from geossl.inference.outputs.quicklook import quicklook
 from geossl.inference.points import cell_means, cell_numbers, inner_vectors
 from geossl.models.encoder import Encoder, PointEncoder, PointSpec
 from geossl.models.files import load_encoder
+from geossl.outputs import check_output
 from geossl.progress import Progress
 
 Scans = str | Path | Sequence[str | Path]
@@ -65,8 +66,7 @@ def embed_points(
         WeightsError: If the encoder is of another kind.
         InputError: If a value does not fit; nothing was written.
     """
-    out = checked_out(out, (".tif",))
-    refuse_existing([out], overwrite)
+    out = check_output(out, (".tif",), overwrite=overwrite)
     model = of_scans(encoder if isinstance(encoder, Encoder) else load_encoder(encoder))
     settings = block_settings(model.spec, min_points)
     cell = settings.block_m / 2 if cell_m is None else float(cell_m)
@@ -188,28 +188,3 @@ def block_settings(spec: PointSpec, min_points: int) -> BlockSettings:
     if min_points < 1:
         raise InputError(f"min_points={min_points} must be 1 or more")
     return BlockSettings(spec.block_m, spec.points, spec.voxel_m, spec.ground, min_points)
-
-
-def refuse_existing(outputs: Sequence[Path], overwrite: bool) -> None:
-    """Keep what is there.
-
-    Raises:
-        InputError: If an output exists and is not to be replaced.
-    """
-    there = [path for path in outputs if path.exists()]
-    if there and not overwrite:
-        raise InputError(f"{there[0]} exists; choose another --out, or --overwrite (overwrite=True)")
-
-
-def checked_out(out: str | Path, suffixes: Sequence[str]) -> Path:
-    """A file that may be written.
-
-    Raises:
-        InputError: If its ending or folder is wrong.
-    """
-    path = Path(out)
-    if path.suffix.lower() not in suffixes:
-        raise InputError(f"out={str(path)!r} must end in {' or '.join(suffixes)}")
-    if not path.parent.is_dir():
-        raise InputError(f"out={str(path)!r}: folder {str(path.parent)!r} does not exist; create it")
-    return path

@@ -16,7 +16,7 @@ from torch_geometric.data import Batch, Data
 
 from geossl.data.graphs.edges import knn_edges
 from geossl.errors import InputError, MissingFileError
-from geossl.outputs import replacing
+from geossl.outputs import check_output, replacing
 
 SPLITS = ("train", "val", "test")
 SPARSE_BELOW = 0.25  # share of features that are not zero below which a file holds those alone
@@ -219,9 +219,7 @@ def write_graph(path: str | Path, graph: str | Path | Data | Dataset) -> Path:
     Raises:
         InputError: As there, or if ``y`` holds other numbers than those of classes.
     """
-    path = Path(path)
-    if path.suffix != ".npz":
-        raise InputError(f"{path} must end in .npz")
+    path = check_output(path, (".npz",), option="path")
     data = read_graph(graph)
     x = scipy_csr(data.x)
     arrays: dict[str, Any] = {"edge_index": data.edge_index.numpy()}

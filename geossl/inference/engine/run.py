@@ -1,5 +1,6 @@
 """Make a map: plan, one task per shard, any number of workers, resumed where it was left."""
 
+import copy
 import threading
 import time
 import warnings
@@ -23,10 +24,9 @@ from geossl.inference.engine.overviews import add_overviews
 from geossl.inference.engine.plan import BuildFolder, Plan, Shard
 from geossl.inference.engine.source import Source, check_sensors, images
 from geossl.inference.outputs import checksums, raster
-from geossl.models.download import sha256_of
 from geossl.models.encoder import DenseEncoder, DenseModel
-from geossl.models.files import mappable, read_encoder
-from geossl.outputs import remove
+from geossl.models.files import EncoderFile, mappable
+from geossl.outputs import check_output, remove
 from geossl.progress import Progress
 from geossl.sensors import SENSORS
 
@@ -73,7 +73,8 @@ class Work:
 @lru_cache(maxsize=2)
 def loaded(path: str, sha256: str, device: str) -> DenseModel:
     """The encoder of a process on a device."""
-    return mappable(read_encoder(path)).to(device)
+    encoder = mappable(EncoderFile.open(path).encoder)
+    return encoder if device == "cpu" else copy.deepcopy(encoder).to(device)  # others keep theirs where it is
 
 
 def embed_map(
@@ -120,14 +121,13 @@ def plans(aoi: grid.Aoi, source: Source, encoder: Path, out: Path, config: MapCo
     Raises:
         InputError: What does not fit, and how to mend it.
     """
-    if out.suffix not in (".zarr", ".tif"):
-        raise InputError(f"--out {out} must end in .zarr or .tif")
+    check_output(out, (".zarr", ".tif"), makes_folder=True)
     dtype = config.dtype or ("float32" if out.suffix == ".tif" else "int8")
     if dtype not in DTYPES or (out.suffix == ".tif" and dtype != "float32"):
         raise InputError(
             f"--dtype {dtype} is not possible in {out.suffix}; use {', '.join(DTYPES)} (.tif: float32 only)"
         )
-    sha256 = sha256_of(encoder)
+    sha256 = EncoderFile.open(encoder).sha256
     spec = loaded(str(encoder.absolute()), sha256, workers.device()).spec
     check_sensors(source.sensors, spec)
     metadata = {

@@ -12,8 +12,8 @@ import zarr
 from geossl.errors import InputError
 from geossl.inference.outputs.geoparquet import to_degrees
 from geossl.inference.outputs.raster import open_map
-from geossl.models.download import sha256_of
 from geossl.models.encoder import DenseSpec
+from geossl.models.files import EncoderFile, dense
 from geossl.outputs import make_folder, plain_name, write_text
 
 EMB = "https://stac-extensions.github.io/embeddings/v0.0.1/schema.json"
@@ -34,25 +34,25 @@ def zones(path: Path) -> list[Path]:
     return found
 
 
-def write_stac(paths: list[Path], out: Path, spec: DenseSpec, weights: Path) -> None:
+def write_stac(paths: list[Path], out: Path, encoder: EncoderFile) -> None:
     """Write ``collection.json``, ``<map>.json`` for each map, and ``<encoder>.json`` into a folder.
 
     Args:
         paths: ``.zarr`` maps of one region, one per UTM zone.
         out: Folder.
-        spec: Of the encoder the maps were made with.
-        weights: Its file.
+        encoder: The encoder the maps were made with.
 
     Raises:
         InputError: If a map does not know the dates of what it was made from, which STAC demands, or was made with
             another encoder.
         RunError: If the disk does not take them.
     """
-    items = [item(path, out, spec, sha256_of(weights)) for path in paths]
+    spec = dense(encoder.encoder).spec
+    items = [item(path, out, spec, encoder.sha256) for path in paths]
     documents = {f"{plain_name(found['id'], 'map')}.json": found for found in items}
     documents["collection.json"] = collection(paths[0], spec, items)
-    encoder = plain_name(spec.name, f"the encoder in {weights}")
-    documents[f"{encoder}.json"] = model(spec, os.path.relpath(weights, out), attributes_of(paths[0]), items)
+    name = plain_name(spec.name, f"the encoder in {encoder.path}")
+    documents[f"{name}.json"] = model(spec, os.path.relpath(encoder.path, out), attributes_of(paths[0]), items)
     make_folder(out)
     for name, document in documents.items():
         write_text(out / name, json.dumps(document, indent=1))

@@ -1,6 +1,5 @@
 """Where a map lies: the region asked for, and the lattice every map of a zone shares. Outlines, no pixels."""
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,8 @@ from pyproj import CRS, Transformer
 from pyproj.exceptions import CRSError
 from shapely.validation import explain_validity
 
-from geossl.errors import GridError, MissingFileError
+from geossl.errors import GridError
+from geossl.vector_files import read_features
 
 ZONE_SLACK_DEGREES = 1.5  # how far a region may reach beyond its UTM zone
 
@@ -42,7 +42,7 @@ def read_aoi(aoi: str | Path | gpd.GeoDataFrame) -> Aoi:
     """Read and check a region.
 
     Args:
-        aoi: GeoJSON in longitude and latitude, any vector file with a CRS, or a GeoDataFrame.
+        aoi: GeoJSON in longitude and latitude, any vector file with a CRS (``file.gpkg:layer``), or a GeoDataFrame.
 
     Raises:
         MissingFileError: If there is no such file.
@@ -50,48 +50,6 @@ def read_aoi(aoi: str | Path | gpd.GeoDataFrame) -> Aoi:
     """
     name = "the GeoDataFrame" if isinstance(aoi, gpd.GeoDataFrame) else f"--aoi {aoi}"
     return from_frame(read_features(aoi), name)
-
-
-def read_features(aoi: str | Path | gpd.GeoDataFrame, option: str = "--aoi") -> gpd.GeoDataFrame:
-    """The features of a region, one by one, as they are; errors as in ``read_aoi``, about the option named."""
-    if isinstance(aoi, gpd.GeoDataFrame):
-        return aoi
-    path = Path(aoi)
-    if not path.is_file():
-        raise MissingFileError(f"{option} file {str(path)!r} does not exist")
-    if path.suffix.lower() in {".geojson", ".json"}:
-        check_geojson(path, option)
-    try:
-        frame = gpd.read_file(path)
-    except Exception as error:  # pyogrio raises many kinds
-        raise GridError(
-            f"{option} {path} cannot be read as vector data ({' '.join(str(error).split())[:120]})"
-        ) from None
-    if not isinstance(frame, gpd.GeoDataFrame):
-        raise GridError(f"{option} {path} holds no geometry; it needs polygons")
-    return frame
-
-
-def check_geojson(path: Path, option: str) -> None:
-    """GeoJSON is longitude and latitude by its standard; refuse a file that says otherwise, or is empty."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError):
-        raise GridError(f"{option} {path} is not JSON; expected GeoJSON polygons in longitude and latitude") from None
-    if not isinstance(values, dict) or "type" not in values:
-        raise GridError(f"{option} {path} is JSON but not GeoJSON (no 'type')")
-    if values["type"] == "FeatureCollection" and not values.get("features"):
-        raise GridError(f"{option} {path} holds no feature; expected at least one polygon")
-    name = str(((values.get("crs") or {}).get("properties") or {}).get("name", "CRS84"))
-    try:
-        geographic = name.upper().endswith("CRS84") or CRS.from_user_input(name) == CRS.from_epsg(4326)
-    except Exception:
-        geographic = False
-    if not geographic:
-        raise GridError(
-            f"{option} {path} is in {name}; GeoJSON must be in longitude and latitude (EPSG:4326): "
-            f"ogr2ogr -t_srs EPSG:4326 region.geojson {path.name}"
-        )
 
 
 def from_frame(frame: gpd.GeoDataFrame, name: str) -> Aoi:
@@ -113,9 +71,12 @@ def from_frame(frame: gpd.GeoDataFrame, name: str) -> Aoi:
             )
     if frame.crs.is_geographic:
         west, south, east, north = shapely.total_bounds(geometries)
+        if -360 <= west < -180 and east <= 0:  # web maps count on westwards
+            geometries = [shapely.transform(g, lambda xy: xy + np.array([360.0, 0.0])) for g in geometries]
+            west, south, east, north = shapely.total_bounds(geometries)
         if not (-180 <= west <= east <= 360 and -90 <= south <= north <= 90):
             raise GridError(
-                f"{name} has coordinates from ({west:.6g}, {south:.6g}) to ({east:.6g}, {north:.6g}), which are no "
+                f"{name} has coordinates from ({west:.6g}, {south:.6g}) to ({east:.6g}, {north:.6g}), which are not "
                 "longitude and latitude; reproject it to EPSG:4326"
             )
     degrees = gpd.GeoSeries(geometries, crs=frame.crs).to_crs(4326)
@@ -174,9 +135,9 @@ def check_crs(epsg: int) -> None:
     try:
         crs = CRS.from_epsg(epsg)
     except CRSError:
-        raise GridError(f"--crs {epsg} is no EPSG code; use one of UTM such as 32633, or leave it out") from None
+        raise GridError(f"--crs {epsg} is not an EPSG code; use a UTM code such as 32633, or leave it out") from None
     if not crs.is_projected or any(axis.unit_name != "metre" for axis in crs.axis_info):
-        raise GridError(f"--crs {epsg} ({crs.name}) is not projected in metres; use one of UTM such as 32633")
+        raise GridError(f"--crs {epsg} ({crs.name}) is not projected in metres; use a UTM code such as 32633")
 
 
 def zone_of(longitude: float) -> int:

@@ -28,7 +28,7 @@ FLOORS = {  # room -> its floors, top down: what stands on a floor imports from 
         {"methods", "inference", "evaluation", "data"},
         {"models", "recipe", "grid"},
         {"units"},
-        {"sensors", "outputs"},
+        {"sensors", "outputs", "vector_files"},
         {"errors", "progress"},
     ),
     "geossl.data": (
@@ -56,6 +56,7 @@ FOREIGN = {  # room -> what it must do without, so that it works where that is n
     "sensors": {"torch", "numpy", "rasterio"},
     "recipe": {"torch", "numpy", "rasterio", "lightning", "torchgeo"},
     "grid": {"torch", "rasterio", "torchgeo"},
+    "vector_files": {"torch", "rasterio", "torchgeo", "shapely", "odc"},
     "models": {"lightning", "torchgeo", "rasterio", "geopandas", "shapely", "odc", "pyproj", "xarray", "pydantic"},
     "methods": {"torchgeo", "rasterio", "geopandas", "shapely", "odc", "pyproj", "xarray", "pydantic", "click"},
     "inference": {"lightning", "torchgeo", "pydantic", "click"},

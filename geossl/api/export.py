@@ -15,6 +15,7 @@ from geossl.inference.outputs import raster, stac
 from geossl.inference.outputs.checksums import checked
 from geossl.models.files import EncoderFile
 from geossl.outputs import check_output
+from geossl.vector_files import read_features
 
 FORMS = {".tif": ("aoi", "dtype"), ".parquet": ("aoi", "level"), "": ("encoder",)}  # ending, and what it can be given
 
@@ -71,7 +72,7 @@ def export(
             embeddings = raster.clipped(embeddings, area)
             if valid is not None:
                 valid = valid.sel({name: slice(*embeddings[name].values[[0, -1]]) for name in ("y", "x")})
-        features = None if aoi is None else grid.read_features(aoi)
+        features = None if aoi is None else read_features(aoi)
         table.write_table(embeddings, valid, out, level or "patch", cell, features, metadata)
     return out
 

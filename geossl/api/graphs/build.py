@@ -18,11 +18,11 @@ from geossl.data.graphs.files import write_graph as write_graph
 from geossl.data.graphs.superpixels import image_graphs, joined, superpixel_graph
 from geossl.data.labels.ground_truth import read_labels
 from geossl.data.sentinel.aligned import SAMPLE, aligned_scenes
-from geossl.errors import InputError, MissingFileError
-from geossl.grid import read_features
+from geossl.errors import InputError
 from geossl.inference.outputs.raster import open_map
 from geossl.recipe.graphs import Graphs
 from geossl.sensors import SENSORS
+from geossl.vector_files import read_features
 
 RASTERS = {".zarr", ".tif"}
 VECTORS = {".gpkg", ".geojson", ".json", ".shp", ".fgb", ".parquet"}
@@ -145,14 +145,8 @@ def source_graph(settings: Graphs) -> Data:
 
 
 def read_places(path: Path) -> gpd.GeoDataFrame:
-    """The features of a vector file.
-
-    Raises:
-        MissingFileError: If there is none.
-    """
-    if not path.is_file():
-        raise MissingFileError(f"data.source={str(path)!r} does not exist")
-    return gpd.read_parquet(path) if path.suffix.lower() == ".parquet" else read_features(path)
+    """The features of a vector file."""
+    return read_features(path, "data.source")
 
 
 def scene_graph(root: str | Path, *, segment_px: int = 64, compactness: float = 0.1, smooth: int = 0) -> Data:

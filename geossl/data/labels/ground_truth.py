@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,7 +26,8 @@ from torch import Tensor
 from geossl.data.labels.colours import class_colours
 from geossl.data.resampling import SUFFIXES, expand, outline, source_coordinates
 from geossl.errors import InputError, MissingFileError
-from geossl.grid import Aoi, from_frame, read_features
+from geossl.grid import Aoi, from_frame
+from geossl.vector_files import read_features, split_layer
 
 MOST = 254  # classes; 255 is nodata in a class raster
 
@@ -256,14 +258,14 @@ def read_labels(source: str | Path | gpd.GeoDataFrame, column: str | None = None
     if isinstance(source, gpd.GeoDataFrame):
         frame, name = source, "the GeoDataFrame"
     else:
-        path, name = Path(source), f"--labels {source}"
-        if not path.exists():
+        path, name = split_layer(source)[0], f"--labels {source}"
+        if not os.path.exists(path):
             raise MissingFileError(f"{name} does not exist")
         if path.suffix.lower() in SUFFIXES or (path.is_dir() and path.suffix != ".gdb"):
             if column is not None:
                 raise InputError(f"--column is for polygons; {name} is raster data, whose values are the classes")
             return Rasters(tuple(expand([path], "labels")))
-        frame = read_features(path, "--labels")
+        frame = read_features(source, "--labels")
     columns = ", ".join(str(c) for c in frame.columns if c != frame.geometry.name) or "none"
     if column is None:
         raise InputError(f"{name}: which attribute is the class? name it with --column; there are: {columns}")

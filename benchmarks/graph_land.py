@@ -24,7 +24,7 @@ import geossl
 from geossl import recipe as recipes
 from geossl.api.graphs.build import as_cube, graph_from_raster
 from geossl.api.pretrain import run as pretraining
-from geossl.data.graphs.parcels import smoothed
+from geossl.data.graphs.geometry import smoothed
 from geossl.data.labels.colours import palette
 from geossl.data.sentinel.aligned import SAMPLE, aligned_scenes
 from geossl.evaluation.clustering import clustering_scores, matched

@@ -17,7 +17,7 @@ import torch
 from geossl import recipe as recipes
 from geossl.api.pretrain import graphmae, scgc
 from geossl.data.graphs.batches import GraphBatches
-from geossl.data.graphs.parcels import graph_of
+from geossl.data.graphs.geometry import graph_of
 from geossl.inference.graphs import node_embeddings
 
 

@@ -13,7 +13,7 @@ import time
 
 import numpy as np
 
-from geossl.data.points.ground import Terrain, ground_points
+from geossl.data.points.ground import GroundSurface, ground_points
 from geossl.data.points.las import find_files, read_scan, survey
 
 SIDE_M, SHARE = 5.0, 0.02
@@ -34,11 +34,11 @@ def main():
     for given in parser.parse_args().scans:
         scan = read_scan([survey(path) for name in given.split(",") for path in find_files(name)], [])
         xyz, classes = scan.xyz, scan.classes
-        truth, errors, start = Terrain(xyz[classes == 2]).at(xyz[:, :2]), [], time.process_time()
+        truth, errors, start = GroundSurface(xyz[classes == 2]).at(xyz[:, :2]), [], time.process_time()
         found = ground_points(xyz)
         spent = time.process_time() - start
         for points in (found, lowest(xyz)):
-            errors.append(np.sqrt(np.mean((Terrain(points).at(xyz[:, :2]) - truth) ** 2)))
+            errors.append(np.sqrt(np.mean((GroundSurface(points).at(xyz[:, :2]) - truth) ** 2)))
         print(f"| {given} | {len(xyz)} | {errors[0]:.2f} | {errors[1]:.2f} | {spent:.2f} |", flush=True)
 
 

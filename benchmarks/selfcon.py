@@ -32,7 +32,7 @@ from torch import nn
 
 from geossl import recipe as recipes
 from geossl.api.pretrain.run import prepare
-from geossl.data.images.folders import read_picture
+from geossl.data.images.folders import read_image
 from geossl.data.synthetic.calibration import TrackData
 from geossl.data.synthetic.images import forgeries
 from geossl.evaluation.detection import identification_scores
@@ -268,7 +268,7 @@ def sanity(detector, folder):
     """AUC on pairs of real Sentinel-2 and a conditional GAN's, by the mean logit of four windows; far too few."""
     mean = {}
     for kind in ("real", "fake"):
-        tiles = [read_picture(p) for p in sorted(folder.glob(f"*{kind}_s2rgb.jpg"))]
+        tiles = [read_image(p) for p in sorted(folder.glob(f"*{kind}_s2rgb.jpg"))]
         cut = [t[:, y : y + 32, x : x + 32] for t in tiles for y in (0, 112) for x in (0, 112)]
         mean[kind] = logits_of(detector, "rgb", torch.from_numpy(np.stack(cut)))[:, 0].view(len(tiles), -1).mean(1)
     return float((mean["fake"][:, None] > mean["real"]).float().mean())

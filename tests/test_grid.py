@@ -38,7 +38,7 @@ LEGACY = {"crs": {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::
         ([], {}, "holds no feature"),
         ([Point(1, 1)], {}, "holds Point; expected polygons only"),
         ([BOWTIE], {}, r"Self-intersection\[0.5 0.5\]; mend it with shapely.make_valid"),
-        ([box(500000, 5e6, 501000, 5001000)], {}, "no longitude and latitude; reproject it to EPSG:4326"),
+        ([box(500000, 5e6, 501000, 5001000)], {}, "not longitude and latitude; reproject it to EPSG:4326"),
         ([SQUARE], LEGACY, "is in urn:ogc:def:crs:EPSG::32632; GeoJSON must be in longitude and latitude"),
         ([Polygon()], {}, "holds no geometry"),
     ],

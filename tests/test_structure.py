@@ -36,7 +36,8 @@ FLOORS = {  # room -> its floors, top down: what stands on a floor imports from 
         {"stac", "series", "synthetic", "vectors"},
         {"sentinel", "graphs"},
         {"images", "points", "labels"},
-        {"batches", "resampling", "splits", "statistics"},
+        {"batches", "resampling", "splits", "statistics", "arrays", "mapped"},
+        {"listing"},
     ),
     "geossl.models": (
         {"heads"},
@@ -60,7 +61,7 @@ FOREIGN = {  # room -> what it must do without, so that it works where that is n
     "models": {"lightning", "torchgeo", "rasterio", "geopandas", "shapely", "odc", "pyproj", "xarray", "pydantic"},
     "methods": {"torchgeo", "rasterio", "geopandas", "shapely", "odc", "pyproj", "xarray", "pydantic", "click"},
     "inference": {"lightning", "torchgeo", "pydantic", "click"},
-    "evaluation": {"torchgeo", "rasterio", "geopandas", "odc", "pydantic", "click"},
+    "evaluation": {"lightning", "torchgeo", "rasterio", "geopandas", "odc", "pydantic", "click"},
     "data": {"pydantic", "click"},
     "training": {"pydantic", "click"},
     "viewer": {"torch", "pydantic", "click"},

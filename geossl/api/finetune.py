@@ -13,7 +13,7 @@ import torch
 
 from geossl.api.settings import checked_settings
 from geossl.api.source import FORMER, Catalog, Rasters, given, needed, opened
-from geossl.data.labels.blocks import Split, assign_blocks
+from geossl.data.labels.blocks import BlockSplit, assign_blocks
 from geossl.data.labels.chips import Ground, LabelChips
 from geossl.data.labels.ground_truth import Labels, read_labels
 from geossl.data.labels.patches import PatchSamples, join, patch_samples
@@ -56,7 +56,7 @@ class Task:
     labels: Labels
     source: Source
     file: EncoderFile
-    split: Split
+    split: BlockSplit
     work: Path
     seed: int
 
@@ -146,7 +146,7 @@ def check(out: Path, head: str, settings: dict[str, Any]) -> DecoderConfig | Non
     return DecoderConfig(**checked_settings(settings, known, f"finetune with head={head!r}"))
 
 
-def count(split: Split, part: str) -> int:
+def count(split: BlockSplit, part: str) -> int:
     """Blocks of a part."""
     return sum(number == SPLIT_NAMES.index(part) for number in split.parts.values())
 

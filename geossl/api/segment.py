@@ -19,7 +19,7 @@ from geossl.api.settings import MAP, checked_settings, refuse_idle
 from geossl.api.source import Catalog, Rasters, given, needed, opened
 from geossl.data.labels.colours import palette
 from geossl.data.resampling import apply
-from geossl.data.splits import epsg_of, hash_priority
+from geossl.data.splits import epsg_code, hash_priority
 from geossl.errors import InputError, MissingFileError, Note
 from geossl.evaluation.heads import fit_kmeans
 from geossl.inference.engine import run
@@ -35,7 +35,7 @@ from geossl.progress import Progress
 from geossl.sensors import PAIR
 
 KMEANS_SAMPLE = 50_000  # patches; smaller maps are clustered whole
-Drawn = tuple[UInt64[np.ndarray, " _"], Float[np.ndarray, "_ d"]]  # tickets and embeddings
+Drawn = tuple[UInt64[np.ndarray, " _"], Float[np.ndarray, "_ d"]]  # priorities and embeddings
 
 
 @dataclass(frozen=True)
@@ -234,7 +234,7 @@ def clusters(maps: Sequence[Path], count: int | None, seed: int) -> Classifier:
                 rows, columns = np.nonzero(np.isin(made, rasters.flags_of(name)))
                 total[name] = total.get(name, 0) + len(rows)
                 places = np.column_stack(apply(box[where].transform, columns + 0.5, rows + 0.5))
-                found = hash_priority(places, epsg_of(box), seed), values[:, rows, columns].T
+                found = hash_priority(places, epsg_code(box), seed), values[:, rows, columns].T
                 drawn[name] = lowest([*([drawn[name]] if name in drawn else []), found])
     name = max(total, key=lambda n: total[n])
     sample = drawn[name][1] if drawn else np.zeros((0, 0))
@@ -252,10 +252,10 @@ def clusters(maps: Sequence[Path], count: int | None, seed: int) -> Classifier:
 
 
 def lowest(parts: Sequence[Drawn]) -> Drawn:
-    """The rows with the lowest tickets, in their order: a sample of everything seen so far, in constant memory."""
-    ticket, rows = (np.concatenate(p) for p in zip(*parts, strict=True))
-    kept = np.argsort(ticket, kind="stable")[:KMEANS_SAMPLE]
-    return ticket[kept], rows[kept]
+    """The rows with the lowest priorities, in their order: a sample of everything seen so far, in constant memory."""
+    priority, rows = (np.concatenate(p) for p in zip(*parts, strict=True))
+    kept = np.argsort(priority, kind="stable")[:KMEANS_SAMPLE]
+    return priority[kept], rows[kept]
 
 
 def save_clusters(found: Classifier, weights: EncoderFile, out: Path) -> None:

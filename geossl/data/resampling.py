@@ -15,11 +15,9 @@ from odc.geo.geobox import GeoBox
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
+from geossl.data.listing import RASTERS, files_in
 from geossl.data.vrt import check_vrt
 from geossl.errors import MissingFileError
-
-SUFFIXES = {".tif", ".tiff", ".vrt", ".jp2"}
-
 
 ALIGNED = 1e-3  # of a pixel: grids that agree this well are copied, not resampled
 
@@ -31,9 +29,9 @@ def expand(paths: Sequence[str | Path] | None, sensor: str) -> list[Path]:
     """Files named by paths; a folder stands for the rasters in it, sorted by name."""
     files: list[Path] = []
     for path in map(Path, paths or []):
-        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        inside = files_in(path, RASTERS) if path.is_dir() else [path]
         if not inside:
-            raise MissingFileError(f"--{sensor} folder {str(path)!r} holds no {', '.join(sorted(SUFFIXES))} file")
+            raise MissingFileError(f"--{sensor} folder {str(path)!r} holds no {', '.join(sorted(RASTERS))} file")
         files += inside
     for file in files:
         if file.is_file():
@@ -123,7 +121,7 @@ def resample(file: Pixels, source: DatasetReader, geobox: GeoBox) -> Float[ndarr
     x, y = (
         np.clip(x[inside], 0, columns - 1),
         np.clip(y[inside], 0, rows - 1),
-    )  # half a pixel of rim: its centre's value
+    )  # half a pixel at the edge: its centre's value
     left, top = np.floor(x).astype(int), np.floor(y).astype(int)
     right, bottom = np.minimum(left + 1, columns - 1), np.minimum(top + 1, rows - 1)
     x0, y0 = int(left.min()), int(top.min())

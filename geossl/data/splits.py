@@ -1,4 +1,4 @@
-"""Training, validation and test parts of labelled ground: whole blocks, since neighbours are alike and would leak."""
+"""Split labelled ground into training, validation and test blocks, since neighbours are alike and would leak."""
 
 import math
 from collections.abc import Mapping
@@ -11,16 +11,16 @@ from odc.geo.geobox import GeoBox
 SPLIT_NAMES = ("train", "val", "test")
 SHARES: Mapping[str, float] = {"train": 0.6, "val": 0.15, "test": 0.25}
 BLOCKS = 40  # wanted: enough to balance classes, few enough to keep neighbours together
-DEALS = 300
+ASSIGNMENTS = 300
 
 
 def best_assignment(counts: Int[ndarray, "n k"], seed: int) -> Int[ndarray, " n"]:
-    """Part of every block; none is empty."""
+    """Assign blocks to the three parts; none is empty."""
     counts = counts[:, counts.sum(0) > 0]
     wanted = np.array([SHARES[part] for part in SPLIT_NAMES])
     rng = np.random.default_rng(seed)
     best, least = np.arange(len(counts)) % len(SPLIT_NAMES), np.inf
-    for _ in range(DEALS):
+    for _ in range(ASSIGNMENTS):
         parts = rng.choice(len(SPLIT_NAMES), size=len(counts), p=wanted)
         got = np.stack([counts[parts == i].sum(0) for i in range(len(SPLIT_NAMES))]) / counts.sum(0)
         miss = np.abs(got - wanted[:, None]).mean() + (got == 0).mean()
@@ -29,15 +29,15 @@ def best_assignment(counts: Int[ndarray, "n k"], seed: int) -> Int[ndarray, " n"
     return best
 
 
-def epsg_of(box: GeoBox) -> int:
+def epsg_code(box: GeoBox) -> int:
     """EPSG code of a grid's CRS; 0 if it has none."""
     return (box.crs.epsg if box.crs else None) or 0
 
 
 def hash_priority(places: Float[ndarray, "n 2"], epsg: int, seed: int) -> UInt64[ndarray, " n"]:
-    """A number per place that looks random but depends on place and seed alone, never on what else is drawn.
+    """Hash priority of every place: looks random, but depends on place and seed alone, never on what else is drawn.
 
-    The places with the lowest tickets are a sample of all, in whatever order and pieces they are read.
+    The places with the lowest priorities are a sample of all, in whatever order and parts they are read.
 
     Source: the finalizer of SplitMix64 (Steele, Lea, Flood, 2014).
     """
@@ -56,8 +56,8 @@ def ground_blocks(places: Float[ndarray, "n 2"], epsg: Int[ndarray, " n"], least
 
     Args:
         places: Easting and northing in metres.
-        epsg: Their CRS.
-        least_m: Side of a block, at least.
+        epsg: EPSG code of each place's CRS.
+        least_m: Least side of a block, in metres.
     """
     zones = np.unique(epsg)
     extents = [np.ptp(places[epsg == zone], axis=0) + least_m for zone in zones]
@@ -69,12 +69,12 @@ def ground_blocks(places: Float[ndarray, "n 2"], epsg: Int[ndarray, " n"], least
 def blocked_split(block: Int[ndarray, " n"], y: Int[ndarray, " n"], seed: int) -> Int[ndarray, " n"]:
     """Part of every sample, 0 = train, 1 = val, 2 = test; samples of one block are in one part.
 
-    Of many random deals of the blocks the one is taken whose parts come nearest to the wanted share of every class.
+    Draws 300 random assignments of the blocks and keeps the one nearest the target share of every class.
 
     Args:
         block: Number of the block a sample lies in.
-        y: Classes.
-        seed: Of the deals.
+        y: Class of every sample.
+        seed: Seed of the random assignments.
     """
     counts = np.zeros((int(block.max()) + 1, int(y.max()) + 1), np.int64)
     np.add.at(counts, (block, y), 1)
@@ -82,7 +82,7 @@ def blocked_split(block: Int[ndarray, " n"], y: Int[ndarray, " n"], seed: int) -
 
 
 def random_split(y: Int[ndarray, " n"], seed: int) -> Int[ndarray, " n"]:
-    """Part of every sample, class by class; only where no place is known."""
+    """Part of every sample, drawn class by class; only for samples whose places are not known."""
     rng, part = np.random.default_rng(seed), np.zeros(len(y), np.int64)
     for value in np.unique(y):
         rows = rng.permutation(np.flatnonzero(y == value))

@@ -11,11 +11,12 @@ from numpy import ndarray
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from geossl.data.arrays import read_npy
 from geossl.data.batches import TrainingData
 from geossl.data.sentinel.aligned import AlignedScenes
 from geossl.data.sentinel.chips import read
 from geossl.data.sentinel.samplers import GridChips, Rois
-from geossl.errors import InputError, MissingFileError
+from geossl.errors import InputError
 
 CHIP_PX = 16
 
@@ -46,7 +47,7 @@ class Vectors(TrainingData):
         held: Rows kept out.
         batch_size: Rows per batch and rank.
         steps: Batches in all.
-        seed: Of the draws.
+        seed: Seed of the draws.
         metadata: What the vectors are, for an encoder's provenance.
 
     Raises:
@@ -66,8 +67,8 @@ class Vectors(TrainingData):
         need = 2 * train.shape[1]
         if len(train) < need or len(held) < 100:
             raise InputError(
-                f"{metadata.get('source')}: {len(train)} vectors to train on and {len(held)} held out; expected {need} "
-                "and 100 or more: give more data, or lower or raise data.holdout"
+                f"{metadata.get('source')}: {len(train)} vectors to train on and {len(held)} in the holdout; expected "
+                f"{need} and 100 or more: give more data, or lower or raise data.holdout"
             )
         self.train, self.held = (torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32)) for x in (train, held))
         self.seed, self.metadata = seed, metadata
@@ -90,11 +91,11 @@ def scene_vectors(
 
     Args:
         scenes: Datasets, one per CRS.
-        roi: Part of each.
+        roi: Part of each scene that is used.
         sensors: ``s1``, ``s2`` or both; their bands follow one another.
         patch_px: Side of a patch; 1 = spectra.
         count: Most patches.
-        seed: Of the draw.
+        seed: Seed of the draw.
     """
     chips = list(GridChips(scenes, CHIP_PX, CHIP_PX, roi=roi))
     order = np.random.default_rng(seed).permutation(len(chips))
@@ -119,14 +120,9 @@ def file_vectors(path: Path, holdout: float, seed: int) -> tuple[Float[ndarray, 
     """Rows of a ``.npy`` table, split at random; rows that are not finite are left out.
 
     Raises:
-        InputError: If it is no table of numbers.
+        InputError: If it is not a table of numbers.
     """
-    if not path.exists():
-        raise MissingFileError(f"data.source={str(path)!r} does not exist")
-    try:
-        x = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError):
-        raise InputError(f"data.source={str(path)!r} is no .npy table of numbers; save one with numpy.save") from None
+    x = read_npy(path)
     if x.ndim != 2 or x.dtype.kind not in "fiu":
         raise InputError(f"{path} holds {x.dtype} of shape {x.shape}; expected numbers, one row per vector")
     x = np.asarray(x, dtype=np.float32)

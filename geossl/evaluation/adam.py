@@ -40,7 +40,7 @@ def fit_adam(
         val: Rows by which the epoch is chosen: accuracy, or micro-averaged F1 where a row has several labels.
         classes: Number of classes.
         seed: Seed of the layer's weights.
-        config: How.
+        config: Rate, decay and epochs; by default those of GraphMAE.
 
     Returns:
         The classifier, and ``epoch`` (counted from 1) with its ``val`` score.

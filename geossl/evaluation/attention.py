@@ -22,7 +22,7 @@ from geossl.outputs import replacing
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-Pictures = Mapping[str, Tensor] | Tensor
+Images = Mapping[str, Tensor] | Tensor
 
 
 def attention_distance(maps: Float[Tensor, "b h n n"], grid: tuple[int, int]) -> Float[Tensor, " h"]:
@@ -82,15 +82,15 @@ class AttentionProfile:
 
 @torch.no_grad()
 def profile(
-    model: nn.Module, images: Pictures, *, patch_px: int, gsd_m: float | None = None, batch_size: int = 16
+    model: nn.Module, images: Images, *, patch_px: int, gsd_m: float | None = None, batch_size: int = 16
 ) -> AttentionProfile:
     """Measure on some images, all patches fed.
 
     Args:
         model: Our ViT, or a plain one of timm.
-        images: Pixels by sensor for ours, a tensor for timm's; of one size.
-        patch_px: Side of a patch.
-        gsd_m: Metres per pixel.
+        images: Pixels by sensor for our ViT, a tensor for timm's; of one size.
+        patch_px: Side of a patch, in pixels.
+        gsd_m: Metres per pixel; None if unknown.
         batch_size: Images at a time; does not change values.
     """
     model.eval()
@@ -112,8 +112,8 @@ def profile(
     return AttentionProfile(means[0] * patch_px, means[1], np.stack(seen), gsd_m)
 
 
-def batches(images: Pictures, size: int) -> list[Pictures]:
-    """Images in parts."""
+def batches(images: Images, size: int) -> list[Images]:
+    """Split images into batches."""
     if isinstance(images, Tensor):
         return list(images.split(size))
     parts = {name: x.split(size) for name, x in images.items()}
@@ -121,10 +121,10 @@ def batches(images: Pictures, size: int) -> list[Pictures]:
 
 
 def plot_profiles(profiles: Mapping[str, AttentionProfile], path: str | Path) -> Path:
-    """Write a picture: per network distance and NMI (a dot per head, a line through the means), and attention maps.
+    """Draw a figure: per network distance and NMI (a dot per head, a line through the means), and attention maps.
 
     Args:
-        profiles: Networks by name, compared on the same images.
+        profiles: Profiles by name of the network, compared on the same images.
         path: A ``.png``.
     """
     deepest = max(len(p.nmi) for p in profiles.values())

@@ -20,7 +20,7 @@ class BandStatistics(DenseEncoder):
     """Mean and standard deviation of every band, per image or per patch: what a user has without an encoder.
 
     Args:
-        spec: Of the encoder it is compared with; its sensors, bands and patch are taken.
+        spec: Spec of the encoder it is compared with; its sensors, bands and patch are used.
     """
 
     def __init__(self, spec: DenseSpec) -> None:
@@ -44,7 +44,7 @@ class BandStatistics(DenseEncoder):
 
 
 def moments(x: Float[Tensor, "n c p"]) -> Float[Tensor, "n c2"]:
-    """Mean and standard deviation of the pixels that are usable; 0 where there is none."""
+    """Mean and standard deviation of the valid pixels; 0 where none is valid."""
     mean = x.nanmean(dim=-1)
     std = (x - mean[..., None]).square().nanmean(dim=-1).sqrt()
     return torch.cat([mean, std], dim=1).nan_to_num(0)

@@ -17,7 +17,7 @@ Weights = Int[ndarray, "draws n"]
 
 
 def ends(values: Float[ndarray, " draws"]) -> Interval:
-    """The middle 95 % of draws; those without a value are left out."""
+    """Ends of the middle 95 % of draws, without NaN."""
     low, high = np.nanpercentile(values, [2.5, 97.5])
     return float(low), float(high)
 
@@ -36,8 +36,8 @@ def resampled(n: int, score: Callable[[Weights], Float[ndarray, " draws"]], seed
 
     Args:
         n: Number of test samples.
-        score: Of weights per sample, one value per draw.
-        seed: Of the draws.
+        score: Score of weights per sample, one value per draw.
+        seed: Seed of the draws.
     """
     return ends(np.concatenate([score(part) for part in weights(n, seed)]))
 
@@ -45,14 +45,14 @@ def resampled(n: int, score: Callable[[Weights], Float[ndarray, " draws"]], seed
 def resampled_confusion(
     counts: Int[ndarray, "k k"], score: Callable[[Int[ndarray, "draws k k"]], Float[ndarray, " draws"]], seed: int = 0
 ) -> Interval:
-    """The same for a score of the confusion alone: its cells are drawn, as samples of one cell are alike."""
+    """95 % interval of a score of the confusion matrix alone; its cells are drawn, as samples of a cell are alike."""
     n, rng = int(counts.sum()), np.random.default_rng(seed)
     drawn = rng.multinomial(n, counts.ravel() / n, size=DRAWS)
     return ends(score(drawn.reshape(DRAWS, *counts.shape)))
 
 
 def accuracies(counts: Int[ndarray, "draws k k"]) -> Float[ndarray, " draws"]:
-    """Share of samples that are right."""
+    """Share of samples whose class is right."""
     return np.trace(counts, axis1=1, axis2=2) / counts.sum((1, 2))
 
 

@@ -1,4 +1,4 @@
-"""Scores of a detector of generated pictures: over all, per content, per generator; and which generator."""
+"""Scores of synthetic image detection: over all images, per content, per generator; and which generator."""
 
 from collections.abc import Sequence
 
@@ -10,64 +10,66 @@ from geossl.evaluation.bootstrap import areas_under_curve, balanced_accuracies, 
 from geossl.evaluation.scores import Scores, auc, confusion_matrix, of_confusion
 
 
-def detection_scores(truth: Int[ndarray, " n"], chance: Float[ndarray, " n"]) -> Scores:
+def detection_scores(truth: Int[ndarray, " n"], probability: Float[ndarray, " n"]) -> Scores:
     """AUC, and balanced accuracy at probability one half.
 
     Args:
         truth: 0 = real, 1 = generated; both occur.
-        chance: Probability of being generated.
+        probability: Probability of being generated.
     """
-    counts = confusion_matrix(truth, (chance >= 0.5).astype(np.int64), 2)
-    values = {"auc": auc(truth, chance), "balanced_accuracy": of_confusion(counts)["balanced_accuracy"]}
+    counts = confusion_matrix(truth, (probability >= 0.5).astype(np.int64), 2)
+    values = {"auc": auc(truth, probability), "balanced_accuracy": of_confusion(counts)["balanced_accuracy"]}
     intervals = {
-        "auc": resampled(len(truth), areas_under_curve(truth, chance)),
+        "auc": resampled(len(truth), areas_under_curve(truth, probability)),
         "balanced_accuracy": resampled_confusion(counts, balanced_accuracies),
     }
     return Scores(values, intervals, counts)
 
 
 def per_content(
-    truth: Int[ndarray, " n"], chance: Float[ndarray, " n"], content: Int[ndarray, " n"], names: Sequence[str]
+    truth: Int[ndarray, " n"], probability: Float[ndarray, " n"], content: Int[ndarray, " n"], names: Sequence[str]
 ) -> dict[str, Scores]:
-    """The same per content that holds both kinds; of one kind alone neither score says anything.
+    """Scores per content that has real and generated images; neither score means anything for one kind alone.
 
     Args:
         truth: 0 = real, 1 = generated.
-        chance: Probability of being generated.
-        content: Number of what a picture shows.
-        names: Of contents.
+        probability: Probability of being generated.
+        content: Number of what an image shows.
+        names: Names of the contents.
     """
     rows = {name: content == i for i, name in enumerate(names)}
-    return {n: detection_scores(truth[own], chance[own]) for n, own in rows.items() if 0 < truth[own].sum() < own.sum()}
+    return {
+        n: detection_scores(truth[own], probability[own]) for n, own in rows.items() if 0 < truth[own].sum() < own.sum()
+    }
 
 
 def per_generator(
-    generator: Int[ndarray, " n"], chance: Float[ndarray, " n"], names: Sequence[str]
+    generator: Int[ndarray, " n"], probability: Float[ndarray, " n"], names: Sequence[str]
 ) -> dict[str, Scores]:
-    """Every generator's pictures against all real ones.
+    """Scores of every generator's images against all real ones.
 
     Args:
-        generator: Number of what made a picture; -1 = real.
-        chance: Probability of being generated.
-        names: Of generators.
+        generator: Number of what made an image; -1 = real.
+        probability: Probability of being generated.
+        names: Names of the generators.
     """
     found = {}
     for i, name in enumerate(names):
         own = (generator == i) | (generator == -1)
         truth = (generator[own] >= 0).astype(np.int64)
         if 0 < truth.sum() < len(truth):
-            found[name] = detection_scores(truth, chance[own])
+            found[name] = detection_scores(truth, probability[own])
     return found
 
 
-def identification_scores(truth: Int[ndarray, " n"], chances: Float[ndarray, "n k"]) -> Scores:
+def identification_scores(truth: Int[ndarray, " n"], probabilities: Float[ndarray, "n k"]) -> Scores:
     """Mean AUC of every generator against the others, and balanced accuracy, the mean of their recalls.
 
     Args:
         truth: Number of the generator.
-        chances: Probability per generator.
+        probabilities: Probability per generator.
     """
-    counts = confusion_matrix(truth, chances.argmax(axis=1), chances.shape[1])
-    areas = [auc((truth == k).astype(np.int64), chances[:, k]) for k in np.unique(truth)]
+    counts = confusion_matrix(truth, probabilities.argmax(axis=1), probabilities.shape[1])
+    areas = [auc((truth == k).astype(np.int64), probabilities[:, k]) for k in np.unique(truth)]
     values = {"auc": float(np.mean(areas)), "balanced_accuracy": of_confusion(counts)["balanced_accuracy"]}
     return Scores(values, {"balanced_accuracy": resampled_confusion(counts, balanced_accuracies)}, counts)

@@ -41,9 +41,13 @@ def pooled_images(encoder: DenseEncoder, items: Sequence[Mapping[str, Tensor]]) 
 
 
 def graph_nodes(encoder: GraphEncoder, items: Sequence[Mapping[str, Tensor]]) -> Float[Tensor, "n d"]:
-    """One vector per node of graphs ``{"x": n c, "edge_index": 2 e}``."""
-    device = device_of(encoder)
-    return torch.cat([encoder.nodes(item["x"].to(device), item["edge_index"].to(device)) for item in items])
+    """One vector per node of graphs ``{"x": n c, "edge_index": 2 e}``; with ``batch`` (n), one per graph."""
+    device, rows = device_of(encoder), []
+    for item in items:
+        x, edges = item["x"].to(device), item["edge_index"].to(device)
+        graph = item.get("batch")
+        rows.append(encoder.nodes(x, edges) if graph is None else encoder.pooled(x, edges, graph.to(device)))
+    return torch.cat(rows)
 
 
 def pooled_points(encoder: PointEncoder, items: Sequence[Float[Tensor, "_ c"]]) -> Float[Tensor, "n d"]:
@@ -101,7 +105,7 @@ def embedder_of(encoder: Encoder) -> Embedder:
     """The function that embeds items with an encoder.
 
     Raises:
-        WeightsError: If there is none for its kind.
+        WeightsError: If its kind of encoder has none.
     """
     for kind, embed in EMBEDDERS.items():
         if isinstance(encoder, kind):

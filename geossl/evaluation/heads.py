@@ -44,7 +44,7 @@ class Samples:
         return Samples(self.x[rows], self.y[rows])
 
 
-def joined(a: Samples, b: Samples) -> Samples:
+def concatenated(a: Samples, b: Samples) -> Samples:
     """Samples of two parts as one."""
     return Samples(np.concatenate([a.x, b.x]), np.concatenate([a.y, b.y]))
 

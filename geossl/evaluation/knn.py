@@ -1,4 +1,4 @@
-"""Read-outs on frozen embeddings: how much a simple classifier finds in them."""
+"""kNN and linear probes in one call: how well a simple classifier reads frozen embeddings."""
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -20,10 +20,10 @@ def knn_accuracy(
 
     Args:
         train_x: Embeddings that vote.
-        train_y: Their classes.
-        test_x: Embeddings that are judged.
-        test_y: Their classes.
-        neighbours: Votes per judged embedding; at most as many as there are.
+        train_y: Classes of the voting embeddings.
+        test_x: Embeddings that are scored.
+        test_y: Classes of the scored embeddings.
+        neighbours: Votes per scored embedding; at most as many as there are.
 
     Source: the kNN protocol of self-supervised image models (Wu et al., CVPR 2018), with distance weights.
     """
@@ -42,16 +42,16 @@ def linear_accuracy(
 
     Args:
         train_x: Embeddings the regression is fitted on.
-        train_y: Their classes.
-        test_x: Embeddings that are judged.
-        test_y: Their classes.
+        train_y: Classes of these embeddings.
+        test_x: Embeddings that are scored.
+        test_y: Classes of the scored embeddings.
         c: Inverse L2 penalty of scikit-learn.
     """
     return balanced_accuracy(fit_linear(Samples(train_x, train_y), int(train_y.max()) + 1, 0, c), test_x, test_y)
 
 
 def balanced_accuracy(head: Head, x: Float[ndarray, "n d"], y: Int[ndarray, " n"]) -> float:
-    """Mean share found over the classes that occur."""
+    """Balanced accuracy of a head: mean recall over the classes that occur."""
     return float(balanced_accuracy_score(y, predict(head, x).argmax(axis=1)))
 
 

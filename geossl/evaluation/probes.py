@@ -23,9 +23,9 @@ from geossl.evaluation.heads import (
     Classifier,
     Samples,
     candidates,
+    concatenated,
     fit_head,
     fit_kmeans,
-    joined,
     predict,
     standardized,
 )
@@ -46,7 +46,7 @@ class FeatureSplit:
     @property
     def known(self) -> Samples:
         """Training and validation part together."""
-        return joined(self.train, self.val)
+        return concatenated(self.train, self.val)
 
 
 def probe(
@@ -76,7 +76,7 @@ def probe(
     """
     tests = {"": split.test, **{name: replace(split.test, x=x) for name, x in (changed or {}).items()}}
     if kind == "svm_folds":
-        return {"": svm_folds(joined(split.known, split.test), classes, seed=seed)}, {}
+        return {"": svm_folds(concatenated(split.known, split.test), classes, seed=seed)}, {}
     if kind == "kmeans":
         head = fit_kmeans(split.train.x, classes, seed)
         return {name: clustered(test.y, predict(head, test.x).argmax(1), classes) for name, test in tests.items()}, {}

@@ -56,7 +56,7 @@ def write_report(
     Args:
         path: The page.
         title: Its heading.
-        scores: By classifier.
+        scores: Scores by classifier.
         names: Classes.
         metadata: What a reader must know to believe or repeat it; JSON values.
         curve: Scores over share of labels.
@@ -130,7 +130,7 @@ def confusion_figure(confusion: Int[np.ndarray, "k k"], names: Sequence[str]) ->
             )
     axes.set_xticks(range(len(names)), names, rotation=60, ha="right")
     axes.set_yticks(range(len(names)), names)
-    axes.set_xlabel("found")
+    axes.set_xlabel("predicted")
     axes.set_ylabel("truth")
     return figure
 

@@ -1,4 +1,4 @@
-"""Numbers of a classifier on samples nobody fitted on, with their uncertainty."""
+"""Scores of a classifier on a test part, with their uncertainty."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Scores:
     """Scores of one classifier.
 
     Args:
-        values: By name, the one that counts first.
+        values: Scores by name, the most important one first.
         intervals: 95 % bootstrap intervals of some of them.
         confusion: Counts, truth by row; None for several labels per sample.
     """
@@ -52,7 +52,7 @@ class Scores:
 
 
 def confusion_matrix(truth: Int[ndarray, " n"], found: Int[ndarray, " n"], classes: int) -> Int[ndarray, "k k"]:
-    """How often class ``row`` was called ``column``."""
+    """How often class ``row`` was predicted as ``column``."""
     return np.bincount(truth * classes + found, minlength=classes**2).reshape(classes, classes)
 
 
@@ -76,17 +76,17 @@ def class_iou(counts: Int[ndarray, "k k"]) -> Float[ndarray, " k"]:
     return np.divide(hit, union, out=np.full(len(hit), np.nan), where=union > 0)
 
 
-def single_label(truth: Int[ndarray, " n"], chances: Float[ndarray, "n k"]) -> Scores:
+def single_label(truth: Int[ndarray, " n"], probabilities: Float[ndarray, "n k"]) -> Scores:
     """Scores of one class per sample; of two classes also the area under the ROC curve of the second one."""
-    counts = confusion_matrix(truth, chances.argmax(axis=1), chances.shape[1])
+    counts = confusion_matrix(truth, probabilities.argmax(axis=1), probabilities.shape[1])
     values = of_confusion(counts)
     intervals = {
         "accuracy": resampled_confusion(counts, accuracies),
         "balanced_accuracy": resampled_confusion(counts, balanced_accuracies),
     }
-    if chances.shape[1] == 2:
-        values["auc"] = auc(truth, chances[:, 1])
-        intervals["auc"] = resampled(len(truth), areas_under_curve(truth, chances[:, 1]))
+    if probabilities.shape[1] == 2:
+        values["auc"] = auc(truth, probabilities[:, 1])
+        intervals["auc"] = resampled(len(truth), areas_under_curve(truth, probabilities[:, 1]))
     return Scores(values, intervals, counts)
 
 
@@ -95,22 +95,26 @@ def auc(truth: Int[ndarray, " n"], score: Float[ndarray, " n"]) -> float:
     return float(roc_auc_score(truth, score)) if 0 < truth.sum() < len(truth) else float("nan")
 
 
-def mean_average_precision(truth: Int[ndarray, "n k"], chances: Float[ndarray, "n k"]) -> float:
+def mean_average_precision(truth: Int[ndarray, "n k"], probabilities: Float[ndarray, "n k"]) -> float:
     """Macro mean over the classes that occur."""
     there = truth.any(axis=0)
-    return float(average_precision_score(truth[:, there], chances[:, there], average="macro")) if there.any() else 0.0
+    return (
+        float(average_precision_score(truth[:, there], probabilities[:, there], average="macro"))
+        if there.any()
+        else 0.0
+    )
 
 
-def multi_label(truth: Int[ndarray, "n k"], chances: Float[ndarray, "n k"]) -> Scores:
+def multi_label(truth: Int[ndarray, "n k"], probabilities: Float[ndarray, "n k"]) -> Scores:
     """Scores of any number of classes per sample: mAP (macro and micro) and micro F1 at 0.5."""
-    found = chances >= 0.5
+    found = probabilities >= 0.5
     hits = (found & (truth > 0)).sum()
     values = {
-        "map": mean_average_precision(truth, chances),
-        "map_micro": float(average_precision_score(truth, chances, average="micro")),
+        "map": mean_average_precision(truth, probabilities),
+        "map_micro": float(average_precision_score(truth, probabilities, average="micro")),
         "f1_micro": float(2 * hits / max(1, found.sum() + truth.sum())),
     }
-    areas = [average_precisions(truth[:, i], chances[:, i]) for i in range(truth.shape[1])]
+    areas = [average_precisions(truth[:, i], probabilities[:, i]) for i in range(truth.shape[1])]
 
     def mean(weight: Weights) -> Float[ndarray, " draws"]:
         return np.nanmean([area(weight) for area in areas], axis=0)

@@ -13,7 +13,7 @@ import torch
 
 import geossl
 from geossl.api import finetune as finetuning
-from geossl.data.labels.blocks import Split, assign_blocks
+from geossl.data.labels.blocks import BlockSplit, assign_blocks
 from geossl.data.labels.ground_truth import read_labels
 from geossl.data.labels.patches import PatchSamples
 from geossl.data.sentinel.rasters import LocalRasters
@@ -178,17 +178,17 @@ def test_features_of_test_blocks_do_not_reach_normalisation_or_settings(scene, e
     part = np.arange(900) % 3
     counts = np.eye(3, dtype=np.int64)[y] * 64
     block = np.column_stack([part, np.arange(900) // 60, part])
-    ticket = np.arange(900, dtype=np.uint64)
+    priority = np.arange(900, dtype=np.uint64)
     seen = []
     fit = finetuning.fit_head
     monkeypatch.setattr(finetuning, "fit_head", lambda *a: seen.append(fit(*a)) or seen[-1])
 
     source = LocalRasters({"s1": [scene / "s1.tif"]})
     labels = read_labels(fields, "crop")
-    task = finetuning.Task(labels, source, EncoderFile.open(encoder), Split(320.0, {}), scene, 0)
+    task = finetuning.Task(labels, source, EncoderFile.open(encoder), BlockSplit(320.0, {}), scene, 0)
     for shift in (0, 1000):
         moved = x + shift * (part == SPLIT_NAMES.index("test"))[:, None].astype(np.float32)
-        finetuning.fitted("linear", PatchSamples(moved, counts, part, block, ticket), task)
+        finetuning.fitted("linear", PatchSamples(moved, counts, part, block, priority), task)
     (one, setting), (two, other) = seen
     assert setting == other
     assert same(one.state_dict(), two.state_dict())

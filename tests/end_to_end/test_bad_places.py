@@ -36,7 +36,7 @@ def text(name, content):
     ("change", "more", "word"),
     [
         (lambda f: {"crs": 4326}, [], "--crs 4326 (WGS 84) is not projected in metres"),
-        (lambda f: {"crs": 99999}, [], "--crs 99999 is no EPSG code"),
+        (lambda f: {"crs": 99999}, [], "--crs 99999 is not an EPSG code"),
         (lambda f: {"crs": 2263}, [], "is not projected in metres"),  # New York in feet
         (lambda f: {"gsd": 0}, [], "--gsd 0 is no cell size"),
         (lambda f: {"gsd": "nan"}, [], "--gsd nan is no cell size"),

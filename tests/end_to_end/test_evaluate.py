@@ -284,6 +284,6 @@ def test_rows_may_be_nodes_of_one_graph(monkeypatch, tmp_path):
 def test_damaged_and_foreign_files_are_one_line(encoder, tmp_path):
     (tmp_path / "bad.npz").write_bytes(b"PK\x03\x04 no archive")
     np.savez(tmp_path / "objects.npz", x=np.array([{}], dtype=object))
-    for name, message in (("bad", "is damaged"), ("objects", "holds objects"), ("gone", "does not exist")):
+    for name, message in (("bad", "is damaged"), ("objects", "holds Python objects"), ("gone", "does not exist")):
         with pytest.raises(InputError, match=message):
             geossl.evaluate(encoder, tmp_path / f"{name}.npz", out=tmp_path / "r.html")

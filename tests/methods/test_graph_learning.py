@@ -4,7 +4,7 @@ import torch
 from sklearn.cluster import KMeans
 from torch_geometric.data import Data
 
-from geossl.data.graphs.parcels import smoothed
+from geossl.data.graphs.geometry import smoothed
 from geossl.evaluation.clustering import clustering_scores
 from geossl.methods.base import OptimConfig
 from geossl.methods.graphmae import GraphMAE

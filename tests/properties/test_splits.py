@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geossl.data.labels.blocks import Split, merged
+from geossl.data.labels.blocks import BlockSplit, merged
 from geossl.data.splits import SHARES, SPLIT_NAMES, blocked_split, ground_blocks, hash_priority, random_split
 
 WANTED = np.array([SHARES[name] for name in SPLIT_NAMES])
@@ -99,7 +99,7 @@ def test_coarser_blocks_hold_the_same_pixels(row, column, times, seed):
     st.floats(80, 5000), st.integers(-400, 400), st.integers(-400, 400), st.floats(0.01, 0.99), st.floats(0.01, 0.99)
 )
 def test_a_place_is_in_the_part_of_its_block(side, row, column, down, right):
-    split = Split(side, {(32631, row, column): 1})
+    split = BlockSplit(side, {(32631, row, column): 1})
     inside = np.array([[(column + right) * side, -(row + down) * side]])
     assert split.blocks(inside, 32631).tolist() == [[32631, row, column]]
     assert split.part(inside, 32631).tolist() == [1]

@@ -17,7 +17,7 @@ from geossl.api.evaluate.settings import EPISODE, PROTOCOLS, Options, Settings, 
 from geossl.api.evaluate.synthetic import SyntheticRunner
 from geossl.api.source import Rasters, given
 from geossl.data.datasets.base import ClassificationDataset, SegmentationDataset
-from geossl.data.datasets.find import Data, Scenes, find, shape_set
+from geossl.data.datasets.find import Data, Scenes, find, object_set
 from geossl.data.synthetic.images import is_forgeries
 from geossl.errors import InputError
 from geossl.evaluation.report import Curve, markdown, score_rows, write_report
@@ -73,7 +73,7 @@ def evaluate(
             scenes); labelled polygons or a label raster over ``source``; a data set object; or real and
             generated images (``train/real``, ``train/GENERATOR``, ..., or ImagiNet's lists), on which the encoder is
             calibrated as an image classifier and ``protocol`` is not used. For an encoder of points, see
-            ``geossl.data.points.objects.read_shapes``.
+            ``geossl.data.points.objects.read_objects``.
         protocol: ``knn``, ``linear``, ``mlp``, ``kmeans``, ``finetune``, ``segmentation`` (decoders of patch tokens to
             a class per pixel), or ``all`` of these; the probes of papers on point clouds, ``svm`` (linear) and
             few-shot episodes such as ``5-way-10-shot``; and those of papers on graphs, ``linear_adam`` (a layer
@@ -111,7 +111,7 @@ def evaluate(
     if isinstance(dataset, str | Path) and is_forgeries(dataset):
         return evaluate_synthetic(model, dataset, settings, out)
     if isinstance(model.encoder, PointEncoder) and isinstance(dataset, str | Path):
-        data: Data = shape_set(dataset)
+        data: Data = object_set(dataset)
     else:
         patch_px = model.encoder.spec.patch_px if isinstance(model.encoder, DenseEncoder) else 8
         scenes = scenes_of(pixels, options, settings.image_px or CHIP_PX, patch_px)

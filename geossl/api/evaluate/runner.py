@@ -20,7 +20,7 @@ class EvaluatedEncoder(NamedTuple):
     """The encoder under evaluation, or a baseline.
 
     Args:
-        name: In the report.
+        name: Name in the report.
         encoder: Gives the encoder for a seed; the same one for all seeds if ``is_fixed``.
         is_fixed: Whether vectors need to be computed only once.
     """

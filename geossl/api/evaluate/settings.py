@@ -54,7 +54,7 @@ class Settings:
         image_px: Side images are resized to; None = as they are.
         batch_size: Images at a time.
         baselines: Also evaluate the untrained encoder and plain band statistics.
-        perturbations: By name; the test part is scored once more under each.
+        perturbations: Perturbations by name; the test part is scored once more under each.
         finetune: How encoders are fine-tuned.
         progress: Called after every part of the work; see ``geossl.progress``.
         store: Folder that keeps vectors of many items, so that an interrupted evaluation resumes.

@@ -12,10 +12,10 @@ from odc.geo.xr import xr_coords
 from torch_geometric.data import Data
 
 from geossl.data.datasets.find import read_set
-from geossl.data.graphs import parcels
+from geossl.data.graphs import geometry
 from geossl.data.graphs.files import read_graph
 from geossl.data.graphs.files import write_graph as write_graph
-from geossl.data.graphs.superpixels import image_graphs, joined, superpixel_graph
+from geossl.data.graphs.superpixels import image_graphs, superpixel_graph, union_of
 from geossl.data.labels.ground_truth import read_labels
 from geossl.data.sentinel.aligned import SAMPLE, aligned_scenes
 from geossl.errors import InputError
@@ -60,7 +60,7 @@ def graph_from_geodataframe(
         raise InputError(f"features={str(features)!r} is no raster; expected .zarr, .tif or names of columns")
     if isinstance(frame, str | Path):
         frame = read_places(Path(frame))
-    return parcels.graph_of(frame, features, edges, labels, smooth)
+    return geometry.graph_of(frame, features, edges, labels, smooth)
 
 
 def graph_from_raster(
@@ -141,7 +141,7 @@ def source_graph(settings: Graphs) -> Data:
     if source.suffix in RASTERS:
         return graph_from_raster(source, **style)
     edges = None if settings.edges == Graphs().edges else settings.edges  # nodes of a file need not be places
-    return parcels.smoothed(read_graph(source, edges), settings.smooth)
+    return geometry.smoothed(read_graph(source, edges), settings.smooth)
 
 
 def read_places(path: Path) -> gpd.GeoDataFrame:
@@ -159,7 +159,7 @@ def scene_graph(root: str | Path, *, segment_px: int = 64, compactness: float = 
         for _, row in scene.index.iterrows():
             grid, pixels = row.reference.geobox, scene.read(row, row.reference.geobox)
             graphs.append(graph_from_raster(as_cube(pixels, grid), labels=labels, **style))
-    return joined(graphs)
+    return union_of(graphs)
 
 
 def as_cube(pixels: Mapping[str, torch.Tensor], grid: GeoBox) -> xr.Dataset:

@@ -141,7 +141,7 @@ def classify_points(
         check_output(target, (".las", ".laz"), overwrite=overwrite)
     codes = np.array(found.spec.arguments["codes"])
     for number, (file, target) in enumerate(zip(files, targets, strict=True)):
-        scan = read_scan(files, found.spec.features, grown(file.bounds, settings.rim_m))
+        scan = read_scan(files, found.spec.features, grown(file.bounds, settings.halo_m))
         classes, percent = np.zeros(file.count, np.uint8), np.zeros(file.count, np.uint8)
         for block in lattice_blocks(scan, grown(file.bounds, 1e-3), settings):
             ids = scan.inside(inner(block))

@@ -10,7 +10,7 @@ import shapely
 import torch
 
 from geossl.data.points.blocks import Block, BlockSettings, grown, lattice_blocks
-from geossl.data.points.las import Bounds, LasFile, epsg_of, find_files, read_scan, survey
+from geossl.data.points.las import Bounds, LasFile, common_epsg, find_files, read_scan, survey
 from geossl.errors import InputError, WeightsError
 from geossl.grid import Lattice
 from geossl.inference.outputs import raster
@@ -72,7 +72,7 @@ def embed_points(
     cell = settings.block_m / 2 if cell_m is None else float(cell_m)
     side = chunk_side(settings.block_m / 2, cell, chunk_m)
     files = [survey(path) for path in find_files(laz)]
-    lattice = Lattice(epsg_of(files, crs), patch_px=1, gsd_m=cell, cell_patches=1)
+    lattice = Lattice(common_epsg(files, crs), patch_px=1, gsd_m=cell, cell_patches=1)
     row, column, rows, columns = lattice.around(shapely.union_all([shapely.box(*file.bounds) for file in files]))
     filled = 0
 
@@ -114,7 +114,7 @@ def chunk_vectors(
     batch_size: int,
 ) -> np.ndarray | None:
     """Mean vectors of a chunk's cells, or None where no block has points enough."""
-    scan = read_scan(files, model.spec.features, grown(bounds, settings.rim_m))
+    scan = read_scan(files, model.spec.features, grown(bounds, settings.halo_m))
     (rows, columns), (row, column) = place
     found = [
         inner_vectors(model, np.stack([b.points for b in batch]), np.array([b.centre for b in batch]), batch[0].scale_m)

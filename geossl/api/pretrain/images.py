@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from geossl.api.pretrain.scenes import measured_sensors, scene_chips
-from geossl.data.images.batches import Pictures
+from geossl.data.images.batches import RGBImages
 from geossl.data.images.geotiffs import BandChips
 from geossl.data.sentinel.batches import SentinelChips
 from geossl.errors import MissingFileError
@@ -17,16 +17,16 @@ from geossl.recipe import ScenesRecipe
 from geossl.recipe.images import ImageEncoder, Images
 from geossl.sensors import RGB, SENSORS, SensorSpec, numbered_bands
 
-ImageData = SentinelChips | Pictures | BandChips
+ImageData = SentinelChips | RGBImages | BandChips
 
 
 def image_data(recipe: ScenesRecipe, encoder: ImageEncoder, data: Images) -> ImageData:
-    """Pictures for an encoder of ``rgb``, GeoTIFFs for one of ``bands``, else chips of scenes; checked."""
+    """RGBImages for an encoder of ``rgb``, GeoTIFFs for one of ``bands``, else chips of scenes; checked."""
     shape = (data.source, data.chip_px, data.batch_size, recipe.train.max_steps)
     seed, workers = recipe.train.seed, data.workers
     found: ImageData
     if "rgb" in encoder.sensors:
-        found = Pictures(*shape, seed=seed, crop_share=data.crop_share, workers=workers)
+        found = RGBImages(*shape, seed=seed, crop_share=data.crop_share, workers=workers)
     elif "bands" in encoder.sensors:
         found = BandChips(*shape, seed=seed, holdout=data.holdout, crop_px=data.crop_px, workers=workers)
     else:
@@ -43,7 +43,7 @@ def inputs(data: ImageData) -> dict[str, SensorSpec]:
     """What a batch holds."""
     if isinstance(data, BandChips):
         return {"bands": numbered_bands(data.images.bands)}
-    if isinstance(data, Pictures):
+    if isinstance(data, RGBImages):
         return {"rgb": RGB}
     return {name: SENSORS[name].spec for name in data.sensors}
 

@@ -47,15 +47,15 @@ def data(recipe: RegularizedAERecipe) -> Vectors:
 
 def map_vectors(path: Path, holdout: float, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Embeddings of a map, ``count`` of them drawn at random; the easternmost are held out."""
-    ticket, column, rows = np.zeros(0), np.zeros(0, np.int64), np.zeros((0, 1), np.float32)
+    priority, column, rows = np.zeros(0), np.zeros(0, np.int64), np.zeros((0, 1), np.float32)
     for number, ((_, columns), values) in enumerate(blocks(open_map(path))):
         valid = np.isfinite(values).all(axis=0)
         own = np.random.default_rng((seed, number)).random(valid.sum())
-        ticket = np.concatenate([ticket, own])
+        priority = np.concatenate([priority, own])
         column = np.concatenate([column, columns.start + np.nonzero(valid)[1]])
         rows = np.concatenate([rows.reshape(-1, len(values)), values[:, valid].T])
-        kept = np.sort(np.argsort(ticket, kind="stable")[:count])  # a sample of all seen so far, in constant memory
-        ticket, column, rows = ticket[kept], column[kept], rows[kept]
+        kept = np.sort(np.argsort(priority, kind="stable")[:count])  # a sample of all seen so far, in constant memory
+        priority, column, rows = priority[kept], column[kept], rows[kept]
     is_east = column >= np.quantile(column, 1 - holdout) if len(column) else np.zeros(0, bool)
     return rows[~is_east], rows[is_east]
 

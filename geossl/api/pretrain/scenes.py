@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from geossl.data.images.batches import Pictures
+from geossl.data.images.batches import RGBImages
 from geossl.data.images.geotiffs import BandChips
 from geossl.data.sentinel.aligned import SceneFolder
 from geossl.data.sentinel.batches import SentinelChips
@@ -26,7 +26,7 @@ def scene_chips(recipe: ScenesRecipe, sensors: Iterable[str] = PAIR) -> Sentinel
 
 
 def measured_sensors(
-    sensors: dict[str, SensorSpec], data: SentinelChips | Pictures | BandChips
+    sensors: dict[str, SensorSpec], data: SentinelChips | RGBImages | BandChips
 ) -> dict[str, SensorSpec]:
     """The same sensors with the statistics of the user's own data, in one streaming pass."""
     measured = streaming_statistics(data.survey())

@@ -1,7 +1,7 @@
-"""Labelled data sets that encoders are judged on: items, labels, places, and parts that do not leak.
+"""Labelled data sets that encoders are evaluated on: items, labels, places, and splits that do not leak.
 
-A data set is either rows with a label each (``LabelledSet``: images, nodes of a graph, point clouds), or chips with a
-class per pixel (``LabelledMaps``). Both give their three parts for a seed; nothing else is asked of them.
+A data set is either rows with a label each (``ClassificationDataset``: images, nodes of a graph, point clouds), or
+chips with a class per pixel (``SegmentationDataset``). Both give their three parts for a seed.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +19,8 @@ from scipy.spatial import KDTree
 
 from geossl.data.splits import SHARES, blocked_split, ground_blocks, random_split
 from geossl.errors import InputError, Note
+from geossl.grid import epsg_of, zone_of
+from geossl.models.encoder import Items
 
 SPLITS = ("auto", "official", "blocked", "random")
 NEAR_M = 5000.0  # a training sample this near to a test sample is a neighbour
@@ -26,10 +28,10 @@ LEAST_BLOCK_M = 1000.0
 
 
 class Bands(NamedTuple):
-    """What the pixels of one sensor are.
+    """Bands of one sensor, their unit and processing level.
 
     Args:
-        names: In the order of the items; ESA names, or ``R``, ``G``, ``B`` of pictures.
+        names: Bands in the order of the items; ESA names, or ``R``, ``G``, ``B`` of RGB images.
         unit: ``reflectance``, ``dB`` or ``0..1``.
         level: Processing level, e.g. ``L1C``; ``not stated`` where nobody knows.
     """
@@ -39,15 +41,15 @@ class Bands(NamedTuple):
     level: str
 
 
-PICTURES = {"rgb": Bands(("R", "G", "B"), "0..1", "8 bit")}
+RGB_IMAGES = {"rgb": Bands(("R", "G", "B"), "0..1", "8 bit")}
 
 
 class Places(NamedTuple):
-    """Where samples lie.
+    """Where samples lie on the ground.
 
     Args:
         xy: Easting and northing in metres.
-        epsg: Their CRS.
+        epsg: EPSG code of each sample's CRS.
     """
 
     xy: Float[ndarray, "n 2"]
@@ -61,20 +63,20 @@ class ClassificationDataset:
     Usually a row is an item. An item may also hold many rows (a graph its nodes): rows then follow the items in order.
 
     Args:
-        name: For reports.
-        items: Read when asked for; what they are is up to the kind of encoder. Images are dictionaries, sensor to
-            pixels (c h w).
+        name: Name in reports.
+        items: Items as the kind of encoder takes them, read when due. Images are dictionaries, sensor to pixels
+            (c h w).
         labels: Class number per row, or 0 and 1 per class.
-        classes: Names.
-        sensors: Of images; empty for other items.
+        classes: Names of the classes.
+        sensors: Bands of images, by sensor; empty for other items.
         part: Official split: 0 = train, 1 = val, 2 = test per row, -1 = none. Without val, one is cut from train.
         places: Where rows lie, if known.
-        gsd_m: Ground sampling distance of images.
+        gsd_m: Ground sampling distance of images, in metres.
         metadata: What a reader of the report should know; JSON values.
     """
 
     name: str
-    items: Sequence[Any]
+    items: Items
     labels: Int[ndarray, "n ..."]
     classes: tuple[str, ...]
     sensors: Mapping[str, Bands] = field(default_factory=dict)
@@ -93,7 +95,7 @@ class ClassificationDataset:
 
         Args:
             split: ``auto`` (official if there is one, else blocked if places are known, else random), or one of these.
-            seed: Of the drawing.
+            seed: Seed of the random draws.
 
         Raises:
             InputError: If the data set has no such split, or a part would be empty.
@@ -117,7 +119,7 @@ class ClassificationDataset:
         return part
 
     def how(self, split: str) -> str:
-        """Which split ``auto`` stands for; refuses one that is not there, and notes what leaks."""
+        """Which split ``auto`` stands for; refuses a split the data set does not have."""
         if split not in SPLITS:
             raise InputError(f"--split {split!r} is not known; use {', '.join(SPLITS)}")
         if split == "official" and self.part is None:
@@ -153,9 +155,9 @@ class ClassificationDataset:
 class MapParts(NamedTuple):
     """Chips of three parts: sensor to pixels (c h w), ``labels`` (h w) with 0 = not labelled."""
 
-    train: Sequence[Mapping[str, Any]]
-    val: Sequence[Mapping[str, Any]]
-    test: Sequence[Mapping[str, Any]]
+    train: Items
+    val: Items
+    test: Items
 
 
 @dataclass(frozen=True)
@@ -163,10 +165,10 @@ class SegmentationDataset:
     """Chips with a class per pixel.
 
     Args:
-        name: For reports.
+        name: Name in reports.
         parts: Gives the chips of a split and seed; those of an official split do not depend on the seed.
         classes: Names; ``classes[i - 1]`` is that of label ``i``.
-        sensors: By name.
+        sensors: Bands by sensor.
         metadata: What a reader of the report should know; JSON values.
     """
 
@@ -178,7 +180,7 @@ class SegmentationDataset:
 
 
 def strata_of(labels: Int[ndarray, "n ..."]) -> Int[ndarray, " n"]:
-    """What a split should keep balanced: the class, or the rarest of a sample's classes (k = none)."""
+    """Stratum of every row, which a split keeps balanced: its class, or the rarest of its classes (k = none)."""
     if labels.ndim == 1:
         return labels
     order = np.argsort(labels.sum(0), kind="stable")
@@ -218,7 +220,7 @@ def near_training(places: Places, part: Int[ndarray, " n"]) -> float:
 
 
 def label_share(labels: Int[ndarray, "n ..."], share: float, seed: int) -> Int[ndarray, " m"]:
-    """Rows of a share of the labels, class by class, one of each at least; those of a smaller share are among them."""
+    """Rows of a share of the labels, at least one per class; a larger share holds the rows of a smaller one."""
     strata, rng, kept = strata_of(labels), np.random.default_rng(seed), []
     for value in np.unique(strata):
         rows = rng.permutation(np.flatnonzero(strata == value))
@@ -226,15 +228,16 @@ def label_share(labels: Int[ndarray, "n ..."], share: float, seed: int) -> Int[n
     return np.sort(np.concatenate(kept))
 
 
-def checked(root: Path, classes: Sequence[str]) -> tuple[str, ...]:
-    """Classes, two or more."""
+def two_classes(root: Path, classes: Sequence[str]) -> tuple[str, ...]:
+    """Names of class folders, two or more."""
     if len(classes) < 2:
-        raise InputError(f"{root} holds {len(classes)} class folder; expected two or more")
+        kind = "class folder" if len(classes) == 1 else "class folders"
+        raise InputError(f"{root} holds {len(classes)} {kind}; expected two or more")
     return tuple(classes)
 
 
 def level_of(bands: Sequence[str]) -> str:
-    """Processing level as far as the bands tell: B10 exists in L1C only."""
+    """Processing level, as far as the bands show it: B10 exists in L1C only."""
     return "L1C" if "B10" in bands else "not stated"
 
 
@@ -250,9 +253,9 @@ def centre(box: GeoBox) -> tuple[float, float, int]:
 
 
 def of_degrees(lon: Float[ndarray, " n"], lat: Float[ndarray, " n"]) -> Places:
-    """Places in UTM."""
-    zone = np.clip(np.floor((lon + 180) / 6).astype(int) + 1, 1, 60)
-    epsg = np.where(lat >= 0, 32600, 32700) + zone
+    """Places in UTM, each in the zone it lies in."""
+    lon = (lon + 180) % 360 - 180
+    epsg = np.array([epsg_of(zone_of(x), y) for x, y in zip(lon.tolist(), lat.tolist(), strict=True)])
     xy = np.zeros((len(lon), 2))
     for code in np.unique(epsg):
         own = epsg == code

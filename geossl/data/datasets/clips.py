@@ -1,16 +1,18 @@
-"""Labelled image series (an .npz) and labelled videos (a folder per class), for judging encoders of clips."""
+"""Labelled image series (an .npz) and labelled videos (a folder per class), for evaluating encoders of clips."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor
+from torch.utils.data import Dataset
 
-from geossl.data.datasets.base import PICTURES, Bands, ClassificationDataset
+from geossl.data.arrays import class_numbers, number, official_part
+from geossl.data.datasets.base import RGB_IMAGES, Bands, ClassificationDataset, two_classes
+from geossl.data.listing import files_in, folders_in
 from geossl.data.sentinel.band_names import normal_name
 from geossl.data.series.video import VIDEOS, VideoFile, find_videos, read_frames
 from geossl.errors import InputError
@@ -18,12 +20,12 @@ from geossl.errors import InputError
 FRAMES = 16  # taken from a video, at equal steps over all of it
 
 
-class SeriesItems(Sequence[dict[str, Tensor]]):
+class SeriesItems(Dataset[dict[str, Tensor]]):
     """Image series of one array: ``s2`` (t c h w) reflectance and ``days`` (t).
 
     Args:
-        x: All of them; integers are reflectance x 10000, and 0 in all bands is no data.
-        days: Of every frame, since 1 January 2015.
+        x: All series; integers are reflectance x 10000, and 0 in all bands is nodata.
+        days: Day of every frame, since 1 January 2015.
         offset: Added to integers.
     """
 
@@ -34,8 +36,8 @@ class SeriesItems(Sequence[dict[str, Tensor]]):
         """Number of series."""
         return len(self.x)
 
-    def __getitem__(self, i: Any) -> Any:
-        """One series."""
+    def __getitem__(self, i: int) -> dict[str, Tensor]:
+        """Pixels and days of one series."""
         pixels = self.x[i].astype(np.float32)
         if np.issubdtype(self.x.dtype, np.integer):
             empty = (pixels == 0).all(axis=1, keepdims=True)
@@ -43,12 +45,12 @@ class SeriesItems(Sequence[dict[str, Tensor]]):
         return {"s2": torch.from_numpy(pixels), "days": torch.from_numpy(self.days[i])}
 
 
-class VideoItems(Sequence[dict[str, Tensor]]):
+class VideoItems(Dataset[dict[str, Tensor]]):
     """Videos: ``rgb`` (t 3 h w), frames at equal steps, the square in their middle; ``days`` are frame numbers.
 
     Args:
-        videos: They.
-        frames: Of each.
+        videos: Files or folders of frames.
+        frames: Frames taken from each.
     """
 
     def __init__(self, videos: Sequence[VideoFile], frames: int = FRAMES) -> None:
@@ -58,8 +60,8 @@ class VideoItems(Sequence[dict[str, Tensor]]):
         """Number of videos."""
         return len(self.videos)
 
-    def __getitem__(self, i: Any) -> Any:
-        """One video."""
+    def __getitem__(self, i: int) -> dict[str, Tensor]:
+        """Frames of one video, and their numbers."""
         video = self.videos[i]
         numbers = ((np.arange(self.frames) + 0.5) * video.frames / self.frames).astype(int)
         pixels = read_frames(video, numbers.tolist())
@@ -71,7 +73,7 @@ class VideoItems(Sequence[dict[str, Tensor]]):
 
 def holds_videos(root: Path) -> bool:
     """Whether class folders hold video files or folders of frames."""
-    return any(p.suffix.lower() in VIDEOS or p.is_dir() for p in root.glob("*/*"))
+    return any(files_in(folder, VIDEOS) or folders_in(folder) for folder in folders_in(root))
 
 
 def video_set(root: Path) -> ClassificationDataset:
@@ -81,11 +83,9 @@ def video_set(root: Path) -> ClassificationDataset:
         InputError: If there are fewer than two classes, or a video cannot be read.
     """
     videos = [video for video in find_videos(root) if video.label]
-    classes = tuple(sorted({video.label for video in videos}))
-    if len(classes) < 2:
-        raise InputError(f"{root} holds {len(classes)} class folder; expected two or more")
+    classes = two_classes(root, sorted({video.label for video in videos}))
     labels = np.array([classes.index(video.label) for video in videos], np.int64)
-    return ClassificationDataset(root.name, VideoItems(videos), labels, classes, PICTURES)
+    return ClassificationDataset(root.name, VideoItems(videos), labels, classes, RGB_IMAGES)
 
 
 def series_set(path: Path, arrays: Mapping[str, ndarray]) -> ClassificationDataset:
@@ -94,18 +94,18 @@ def series_set(path: Path, arrays: Mapping[str, ndarray]) -> ClassificationDatas
     Raises:
         InputError: If they do not fit each other.
     """
-    x, y = arrays["x"], arrays["y"].astype(np.int64)
-    names = tuple(normal_name(str(band)) for band in arrays["bands"])
-    classes = tuple(str(name) for name in arrays["class_names"])
-    days = arrays.get("days", np.zeros(0)).astype(np.float32)
-    if len(x) != len(y) or x.shape[2] != len(names) or days.shape != x.shape[:2]:
+    x, y, days = arrays["x"], class_numbers(path, arrays), arrays.get("days", np.zeros(0))
+    names = tuple(normal_name(str(band)) for band in np.atleast_1d(arrays["bands"]))
+    classes = tuple(str(name) for name in np.atleast_1d(arrays["class_names"]))
+    fits = len(x) == len(y) and x.shape[2] == len(names) and days.shape == x.shape[:2]
+    if not fits or x.dtype.kind not in "iuf" or days.dtype.kind not in "iuf" or not np.isfinite(days).all():
         raise InputError(
-            f"{path}: x is {x.shape}, y {y.shape}, days {days.shape}, bands {len(names)}; expected x (n t c h w), "
-            "y (n), days (n t) since 2015-01-01, c bands"
+            f"{path}: x is {x.dtype} {x.shape}, y {y.shape}, days {days.dtype} {days.shape}, bands {len(names)}; "
+            "expected x (n t c h w), y (n), days (n t) since 2015-01-01, c bands"
         )
-    if y.ndim != 1 or y.min() < 0 or y.max() >= len(classes):
+    if y.ndim != 1 or not len(y) or y.min() < 0 or y.max() >= len(classes):
         raise InputError(f"{path}: y does not fit the {len(classes)} class_names; expected 0 to {len(classes) - 1}")
-    items = SeriesItems(x, days, float(arrays.get("offset", np.zeros(()))))
+    items = SeriesItems(x, days.astype(np.float32), number(path, arrays, "offset"))
     level = str(arrays["level"]) if "level" in arrays else "not stated"
-    part = arrays["part"].astype(np.int64) if "part" in arrays else None
+    part = official_part(path, arrays, len(y))
     return ClassificationDataset(path.stem, items, y, classes, {"s2": Bands(names, "reflectance", level)}, part=part)

@@ -2,22 +2,24 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import geopandas as gpd
 import numpy as np
+import torch
 
 from geossl.data.datasets.base import Bands, ClassificationDataset, MapParts, SegmentationDataset
 from geossl.data.datasets.clips import holds_videos, video_set
-from geossl.data.datasets.folders import RASTERS, is_picture, picture_set, raster_set
+from geossl.data.datasets.folders import image_set, is_rgb, raster_set
 from geossl.data.datasets.names import NAMES
 from geossl.data.datasets.npz import npz_set
 from geossl.data.datasets.torchgeo import DATASETS, named_set
-from geossl.data.images.folders import SUFFIXES
 from geossl.data.labels.blocks import assign_blocks
 from geossl.data.labels.chips import Ground, LabelChips
 from geossl.data.labels.ground_truth import read_labels
-from geossl.data.points.objects import CloudTensors, read_shapes
+from geossl.data.listing import IMAGES, TIFF, files_in, folders_in
+from geossl.data.mapped import Mapped
+from geossl.data.points.objects import read_objects
 from geossl.data.sentinel.aligned import SAMPLE
 from geossl.data.sentinel.rasters import LocalRasters
 from geossl.data.splits import SPLIT_NAMES
@@ -30,7 +32,7 @@ def read_set(source: str | Path, s2_offset: int | None = None) -> Classification
 
     Args:
         source: Folder or file.
-        s2_offset: DN offset of Sentinel-2 files that do not say.
+        s2_offset: DN offset of Sentinel-2 files that do not state theirs.
 
     Raises:
         InputError: If it cannot be used; says what was expected.
@@ -39,37 +41,36 @@ def read_set(source: str | Path, s2_offset: int | None = None) -> Classification
     if path.is_dir() and not is_split(path) and holds_videos(path):
         return video_set(path)
     if path.is_dir():
-        files = sorted(p for p in path.glob("*/*") if p.suffix.lower() in RASTERS)
-        return raster_set(path, files, s2_offset) if files and not is_picture(files[0]) else picture_set(path)
+        files = [file for folder in folders_in(path) for file in files_in(folder, TIFF)]
+        return raster_set(path, files, s2_offset) if files and not is_rgb(files[0]) else image_set(path)
     if path.suffix == ".npz":
-        if not path.is_file():
-            raise MissingFileError(f"data set file {str(path)!r} does not exist")
         return npz_set(path)
-    raise MissingFileError(f"data set {str(source)!r} is no folder, no .npz file, and no data set known by name")
+    raise MissingFileError(f"data set {str(source)!r} is neither a folder, an .npz file, nor a data set known by name")
 
 
 def is_split(root: Path) -> bool:
-    """Whether ``train`` and ``test`` hold pictures by class, which would else look like videos of frames by class."""
-    return (root / "test").is_dir() and any(p.suffix.lower() in SUFFIXES for p in root.glob("train/*/*"))
+    """Whether ``train`` and ``test`` hold images by class, which would else look like videos of frames by class."""
+    train = root / "train"
+    if not train.is_dir() or not (root / "test").is_dir():
+        return False
+    return any(files_in(folder, IMAGES) for folder in folders_in(train))
 
 
-def shape_set(source: str | Path) -> ClassificationDataset:
-    """Labelled objects, as encoders of points are judged on them; see ``read_shapes``.
+def object_set(source: str | Path) -> ClassificationDataset:
+    """Labelled point clouds of whole objects; see ``read_objects``.
 
     Raises:
         InputError: If there are no labels, or nothing to read.
     """
-    shapes = read_shapes(source)
-    if len(shapes.classes) < 2:
-        raise InputError(f"{source} holds no two classes; expected y and class_names, or a folder per class")
-    part = np.where(shapes.test, 2, 0).astype(np.int64) if shapes.test.any() else None
-    items = CloudTensors(shapes.clouds)
-    return ClassificationDataset(Path(source).stem, items, shapes.labels, shapes.classes, part=part)
+    found = read_objects(source)
+    if len(found.classes) < 2:
+        raise InputError(f"{source} does not hold two classes; expected y and class_names, or a folder per class")
+    part = np.where(found.test, 2, 0).astype(np.int64) if found.test.any() else None
+    items = Mapped(found.clouds, torch.from_numpy)
+    return ClassificationDataset(Path(source).stem, items, found.labels, found.classes, part=part)
 
 
 Data = ClassificationDataset | SegmentationDataset
-
-
 GSD_M = 10.0
 
 
@@ -78,7 +79,7 @@ class Scenes(NamedTuple):
 
     Args:
         files: Files or folders by sensor; empty = images of the data set itself.
-        s2_offset: DN offset of files that do not say.
+        s2_offset: DN offset of files that do not state theirs.
         column: Attribute of labelled polygons.
         chip_px: Side of chips.
         patch_px: Side of the encoder's patch; no patch lies in two parts.
@@ -94,10 +95,10 @@ class Scenes(NamedTuple):
 def find(
     dataset: str | Path | gpd.GeoDataFrame | Data, root: str | Path | None, download: bool, scenes: Scenes
 ) -> Data:
-    """The data set: itself, one known by name, a user's own, or labels over scenes.
+    """Find a data set: an object, one known by name, a folder or file, or labels over scenes.
 
     Raises:
-        InputError: If there is no such thing, or options do not go with it.
+        InputError: If there is no such data set, or options do not go with it.
     """
     if isinstance(dataset, ClassificationDataset | SegmentationDataset):
         return dataset
@@ -121,7 +122,7 @@ def find(
 def labelled_scenes(
     labels: str | Path | gpd.GeoDataFrame, scenes: Scenes, name: str | None = None
 ) -> SegmentationDataset:
-    """Chips of labelled ground, its blocks dealt to three parts by the seed."""
+    """Chips of labelled ground, its blocks assigned to three parts by the seed."""
     source = LocalRasters(scenes.files, scenes.s2_offset)
     truth = read_labels(labels, scenes.column)
     order = {sensor: SENSORS[sensor].bands for sensor in source.sensors}
@@ -133,7 +134,7 @@ def labelled_scenes(
             )
         ground = Ground(truth, assign_blocks(truth, scenes.patch_px, GSD_M, seed), scenes.patch_px, GSD_M)
         boxes = ground.boxes(scenes.chip_px)
-        return MapParts(*(Chips(LabelChips(source, ground, boxes[part], part, order)) for part in SPLIT_NAMES))
+        return MapParts(*(LabelChips(source, ground, boxes[part], part, order) for part in SPLIT_NAMES))
 
     def level(sensor: str) -> str:
         found = {file.level for file in source.files[sensor]}
@@ -144,22 +145,3 @@ def labelled_scenes(
     return SegmentationDataset(
         title, parts, tuple(truth.names), sensors, {"chip_px": scenes.chip_px, "split": "blocked"}
     )
-
-
-class Chips(Sequence[Any]):
-    """Labelled chips as a sequence.
-
-    Args:
-        chips: Them.
-    """
-
-    def __init__(self, chips: LabelChips) -> None:
-        self.chips = chips
-
-    def __len__(self) -> int:
-        """Number of chips."""
-        return len(self.chips)
-
-    def __getitem__(self, i: Any) -> Any:
-        """One of them."""
-        return self.chips[i]

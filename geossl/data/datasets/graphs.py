@@ -1,41 +1,38 @@
-"""A graph whose nodes have classes, as a labelled data set."""
+"""A graph whose nodes have classes, or many graphs with a class each, as a labelled data set."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
-import torch
 
 from geossl.data.datasets.base import ClassificationDataset
+from geossl.data.graphs.files import SPLITS, dense_rows, read_graph
 from geossl.errors import InputError
 
 
-def graph_set(path: Path, arrays: dict[str, Any]) -> ClassificationDataset:
-    """The nodes of a graph as ``geossl.graphs.write`` stores it, for ``geossl evaluate``.
+def graph_set(path: Path) -> ClassificationDataset:
+    """Nodes, or whole graphs, of a file as ``geossl.graphs.write`` stores it.
 
     Args:
-        path: The file, for messages.
-        arrays: ``x`` or its CSR parts, ``edge_index``, ``y``, and where known ``train_idx``, ``val_idx``, ``test_idx``.
+        path: The file; ``y`` holds a class per node, or ``graph_y`` and ``batch`` one per graph. A split is stated by
+            ``train_idx``, ``val_idx`` and ``test_idx``, of nodes.
 
     Raises:
-        InputError: If the nodes have no classes.
+        InputError: If it cannot be read, or has no classes.
     """
-    if "y" not in arrays or not len(arrays["y"]) or arrays["y"].min() < 0:
-        raise InputError(f"{path}: not every node has a class; evaluate needs y (n) of 0 and up")
-    if "x" in arrays:
-        x = arrays["x"].astype(np.float32)
-    else:
-        parts = (arrays["x_data"].astype(np.float32), arrays["x_indices"], arrays["x_indptr"])
-        x = sp.csr_matrix(parts, shape=tuple(arrays["x_shape"])).toarray()
-    labels = arrays["y"].astype(np.int64)
-    part = None
-    if {"train_idx", "test_idx"} <= set(arrays):
+    graph = read_graph(path)
+    by_graph = graph.get("graph_y") is not None
+    y = graph.graph_y if by_graph else graph.get("y")
+    if y is None or y.ndim != 1 or not len(y) or int(y.min()) < 0:
+        raise InputError(f"{path}: not every node has a class; evaluate needs y (n) of 0 and up, or graph_y of graphs")
+    labels, part = y.numpy().astype(np.int64), None
+    if not by_graph and {"train_mask", "test_mask"} <= set(graph.keys()):
         part = np.full(len(labels), -1, dtype=np.int64)
-        for number, name in enumerate(("train", "val", "test")):
-            part[arrays.get(f"{name}_idx", [])] = number
-    item = {"x": torch.from_numpy(x), "edge_index": torch.from_numpy(arrays["edge_index"].astype(np.int64))}
+        for number, name in enumerate(SPLITS):
+            if f"{name}_mask" in graph:
+                part[graph[f"{name}_mask"].numpy()] = number
+    item = {"x": dense_rows(graph.x), "edge_index": graph.edge_index}
+    if by_graph:
+        item["batch"] = graph.batch
     classes = tuple(f"class {i}" for i in range(int(labels.max()) + 1))
-    return ClassificationDataset(
-        path.stem, [item], labels, classes, part=part, metadata={"edges": arrays["edge_index"].shape[1] // 2}
-    )
+    metadata = {"edges": graph.edge_index.shape[1] // 2}
+    return ClassificationDataset(path.stem, [item], labels, classes, part=part, metadata=metadata)

@@ -1,16 +1,16 @@
-"""A labelled data set in one .npz file."""
+"""A labelled data set in one .npz file: images, series, or a graph."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from numpy import ndarray
 from torch import Tensor
+from torch.utils.data import Dataset
 
+from geossl.data.arrays import class_numbers, number, official_part, read_npz
 from geossl.data.datasets.base import Bands, ClassificationDataset, Places, level_of, of_degrees
 from geossl.data.datasets.clips import series_set
 from geossl.data.datasets.graphs import graph_set
@@ -19,24 +19,24 @@ from geossl.errors import InputError
 from geossl.sensors import S1_BANDS
 
 
-class ArrayItems(Sequence[dict[str, Tensor]]):
+class ArrayItems(Dataset[dict[str, Tensor]]):
     """Images of one array.
 
     Args:
-        x: All of them.
+        x: All images.
         orders: Band numbers by sensor.
         offset: Added to integers of Sentinel-2 before the division by 10000; floats are physical units already.
     """
 
-    def __init__(self, x: ndarray, orders: dict[str, list[int]], offset: float) -> None:
+    def __init__(self, x: ndarray, orders: Mapping[str, list[int]], offset: float) -> None:
         self.x, self.orders, self.offset = x, orders, offset
 
     def __len__(self) -> int:
         """Number of images."""
         return len(self.x)
 
-    def __getitem__(self, i: Any) -> Any:
-        """Pixels of one by sensor."""
+    def __getitem__(self, i: int) -> dict[str, Tensor]:
+        """Pixels of one image by sensor."""
         out = {name: self.x[i][order].astype(np.float32) for name, order in self.orders.items()}
         if "s2" in out and np.issubdtype(self.x.dtype, np.integer):
             out["s2"] = np.maximum(out["s2"] + np.float32(self.offset), 0) / np.float32(10000)
@@ -48,26 +48,25 @@ def npz_set(path: Path) -> ClassificationDataset:
 
     Optional: ``part`` (n; 0 = train, 1 = val, 2 = test), ``epsg`` and ``transform`` (n 6) or ``lon`` and ``lat`` (n),
     ``level`` (such as L2A), ``offset`` (of integers, 0 or -1000). Integers of Sentinel-2 are reflectance x 10000.
+
+    Raises:
+        InputError: If the file cannot be read, or its arrays do not fit each other.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError, KeyError, BadZipFile):
-        raise InputError(f"{path} is damaged, no .npz file, or holds objects; expected plain arrays") from None
+    arrays = read_npz(path)
     if "edge_index" in arrays:
-        return graph_set(path, arrays)
+        return graph_set(path)
     if missing := [name for name in ("x", "y", "bands", "class_names") if name not in arrays]:
         raise InputError(f"{path} lacks {', '.join(missing)}; expected x (n c h w), y (n), bands, class_names")
     if arrays["x"].ndim == 5:
         return series_set(path, arrays)
-    x, y, names = arrays["x"], arrays["y"].astype(np.int64), [normal_name(str(b)) for b in arrays["bands"]]
-    classes = tuple(str(name) for name in arrays["class_names"])
-    if x.ndim != 4 or len(x) != len(y) or x.shape[1] != len(names):
+    x, y = arrays["x"], class_numbers(path, arrays)
+    names = [normal_name(str(band)) for band in np.atleast_1d(arrays["bands"])]
+    classes = tuple(str(name) for name in np.atleast_1d(arrays["class_names"]))
+    if x.ndim != 4 or x.dtype.kind not in "iuf" or len(x) != len(y) or x.shape[1] != len(names):
         raise InputError(
-            f"{path}: x is {x.shape}, y {y.shape}, bands {len(names)}; expected x (n c h w), y (n), c bands"
+            f"{path}: x is {x.dtype} {x.shape}, y {y.shape}, bands {len(names)}; expected x (n c h w), y (n), c bands"
         )
-    if y.min() < 0 or (y.max() >= len(classes) if y.ndim == 1 else y.shape[1] != len(classes) or y.max() > 1):
-        raise InputError(f"{path}: y does not fit the {len(classes)} class_names; expected 0 to {len(classes) - 1}")
+    check_labels(path, y, len(classes))
     orders = {s: [i for i, b in enumerate(names) if (b in S1_BANDS) == (s == "s1")] for s in ("s1", "s2")}
     orders = {sensor: order for sensor, order in orders.items() if order}
     level = str(arrays.get("level", level_of(names)))
@@ -75,21 +74,37 @@ def npz_set(path: Path) -> ClassificationDataset:
         s: Bands(tuple(names[i] for i in o), "dB" if s == "s1" else "reflectance", level if s == "s2" else "not stated")
         for s, o in orders.items()
     }
-    items = ArrayItems(x, orders, float(arrays.get("offset", 0)))
-    part = arrays["part"].astype(np.int64) if "part" in arrays else None
-    return ClassificationDataset(
-        path.stem, items, y, classes, sensors, part=part, places=places_of(arrays, x.shape[-1])
-    )
+    items = ArrayItems(x, orders, number(path, arrays, "offset"))
+    part, places = official_part(path, arrays, len(y)), stated_places(path, arrays, x.shape)
+    return ClassificationDataset(path.stem, items, y, classes, sensors, part=part, places=places)
 
 
-def places_of(arrays: dict[str, ndarray], side_px: int) -> Places | None:
-    """Centres of the images, if their places are stated."""
-    if {"epsg", "transform"} <= set(arrays):
-        t: Float[ndarray, "n 6"] = arrays["transform"].astype(float)
-        half = side_px / 2
-        xy = np.column_stack([t[:, 2] + half * (t[:, 0] + t[:, 1]), t[:, 5] + half * (t[:, 3] + t[:, 4])])
-        epsg: Int[ndarray, " n"] = arrays["epsg"].astype(np.int64)
-        return Places(xy, epsg)
-    if {"lon", "lat"} <= set(arrays):
-        return of_degrees(arrays["lon"].astype(float), arrays["lat"].astype(float))
+def check_labels(path: Path, y: Int[ndarray, "n ..."], classes: int) -> None:
+    """Refuse labels that are not class numbers (n), or 0 and 1 per class (n k)."""
+    fits = y.ndim == 1 or (y.ndim == 2 and y.shape[1] == classes)
+    if not len(y) or not fits or y.min() < 0 or y.max() > (classes - 1 if y.ndim == 1 else 1):
+        raise InputError(f"{path}: y does not fit the {classes} class_names; expected 0 to {classes - 1}")
+
+
+def stated_places(path: Path, arrays: Mapping[str, ndarray], shape: Sequence[int]) -> Places | None:
+    """Centres of the images, if their places are stated.
+
+    Raises:
+        InputError: If places do not fit the images, or are not finite.
+    """
+    n, half = shape[0], shape[-1] / 2
+    for names, sizes in ((("epsg", "transform"), ((n,), (n, 6))), (("lon", "lat"), ((n,), (n,)))):
+        if not set(names) <= set(arrays):
+            continue
+        for name, size in zip(names, sizes, strict=True):
+            values = arrays[name]
+            if values.shape != size or values.dtype.kind not in "iuf" or not np.isfinite(values).all():
+                raise InputError(f"{path}: {name} is {values.dtype} {values.shape}; expected finite numbers {size}")
+        a, b = (arrays[name].astype(np.float64) for name in names)
+        if names == ("lon", "lat"):
+            if np.abs(a).max() > 360 or np.abs(b).max() > 90:
+                raise InputError(f"{path}: lon and lat are not degrees of longitude and latitude")
+            return of_degrees(a, b)
+        xy = np.column_stack([b[:, 2] + half * (b[:, 0] + b[:, 1]), b[:, 5] + half * (b[:, 3] + b[:, 4])])
+        return Places(xy, a.astype(np.int64))
     return None

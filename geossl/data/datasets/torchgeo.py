@@ -14,6 +14,7 @@ import rasterio
 import torch
 from rasterio.enums import Resampling
 from torch import Tensor
+from torch.utils.data import ConcatDataset, StackDataset, Subset
 from torchgeo.datasets import (
     SEN12MS,
     BigEarthNet,
@@ -29,33 +30,15 @@ from torchgeo.datasets import (
 )
 
 from geossl.data.datasets.base import Bands, ClassificationDataset, MapParts, SegmentationDataset
-from geossl.data.datasets.folders import Joined
+from geossl.data.mapped import Mapped
+from geossl.data.splits import SPLIT_NAMES
 from geossl.errors import InputError, MissingFileError, RunError, UnknownNameError, needs
+from geossl.models.encoder import Items
 from geossl.sensors import S1_BANDS, S2_BANDS
 
 RADAR = Bands(S1_BANDS, "dB", "GRD sigma0")
 L1C_BANDS = (*S2_BANDS[:10], "B10", *S2_BANDS[10:])
-SPLIT_NAMES: tuple[Any, ...] = ("train", "val", "test")  # TorchGeo types them as literals
-
-
-class Items(Sequence[Any]):
-    """Items of a TorchGeo data set, changed one by one.
-
-    Args:
-        source: The data set.
-        change: Of a sample (or of a number, where TorchGeo's own reading is not wanted) to an item.
-    """
-
-    def __init__(self, source: Any, change: Callable[[Any], Any]) -> None:
-        self.source, self.change = source, change
-
-    def __len__(self) -> int:
-        """Number of items."""
-        return len(self.source)
-
-    def __getitem__(self, i: Any) -> Any:
-        """One of them."""
-        return self.change(self.source[i])
+PARTS: tuple[Any, ...] = SPLIT_NAMES  # TorchGeo types them as literals
 
 
 def named_set(name: str, root: Path, download: bool) -> ClassificationDataset | SegmentationDataset:
@@ -85,7 +68,7 @@ def named_set(name: str, root: Path, download: bool) -> ClassificationDataset | 
 
 
 def reflectance(dn: Tensor) -> Tensor:
-    """Of numbers without offset; all data sets here are older than processing baseline 04.00."""
+    """Reflectance of numbers without offset; all data sets here are older than processing baseline 04.00."""
     return dn.float() / 10000
 
 
@@ -93,52 +76,56 @@ def eurosat_of(kind: type[EuroSAT], name: str) -> Callable[[Path, bool], Classif
     """EuroSAT in one of its splits: 13 bands of L1C, 64 px, ten classes."""
 
     def read(root: Path, download: bool) -> ClassificationDataset:
-        sets = [kind(str(root), part, download=download, checksum=download) for part in SPLIT_NAMES]
-        items = Joined([Items(s, lambda sample: {"s2": reflectance(sample["image"])}) for s in sets])
+        sets = [kind(str(root), part, download=download, checksum=download) for part in PARTS]
+        items: Items = ConcatDataset([Mapped(s, lambda sample: {"s2": reflectance(sample["image"])}) for s in sets])
         return ClassificationDataset(
             name,
             items,
             np.concatenate([np.array(s.targets, np.int64) for s in sets]),
             tuple(sets[0].classes),
             {"s2": Bands(tuple(kind.all_band_names), "reflectance", "L1C")},
-            part=numbered(sets),
+            part=part_numbers(sets),
             gsd_m=10.0,
         )
 
     return read
 
 
-def numbered(sets: Sequence[Any]) -> np.ndarray:
+def part_numbers(sets: Sequence[Any]) -> np.ndarray:
     """0, 1, 2 for every sample of the training, validation and test sets."""
     return np.repeat(np.arange(len(sets)), [len(s) for s in sets])
 
 
 def bigearthnet(root: Path, download: bool) -> ClassificationDataset:
     """BigEarthNet-MM: Sentinel-1 and L2A, 120 px, 19 classes, several per patch; the authors' splits."""
-    sets = [BigEarthNet(str(root), part, num_classes=19, download=download, checksum=download) for part in SPLIT_NAMES]
-    items = [Items([*s.folders], lambda f: patch(Path(f["s1"]), Path(f["s2"]))) for s in sets]
+    sets = [BigEarthNet(str(root), part, num_classes=19, download=download, checksum=download) for part in PARTS]
+    items = [Mapped([*s.folders], lambda f: patch(Path(f["s1"]), Path(f["s2"]))) for s in sets]
     labels = np.stack([s._load_target(i).numpy() for s in sets for i in range(len(s))]).astype(np.int64)
-    return of_bigearthnet("bigearthnet", Joined(items), labels, tuple(BigEarthNet.class_sets[19]), numbered(sets))
+    return of_bigearthnet(
+        "bigearthnet", ConcatDataset(items), labels, tuple(BigEarthNet.class_sets[19]), part_numbers(sets)
+    )
 
 
 def bigearthnet2(root: Path, download: bool) -> ClassificationDataset:
     """BigEarthNet v2.0 (reBEN): the same places with newer labels and splits by grid cell."""
-    sets = [BigEarthNetV2(str(root), part, download=download, checksum=download) for part in SPLIT_NAMES]
-    items = [Items([row for _, row in s.metadata_df.iterrows()], lambda row: reben(root, row)) for s in sets]
+    sets = [BigEarthNetV2(str(root), part, download=download, checksum=download) for part in PARTS]
+    items = [Mapped([row for _, row in s.metadata_df.iterrows()], lambda row: reben(root, row)) for s in sets]
     labels = np.stack([s._load_target(i).numpy() for s in sets for i in range(len(s))]).astype(np.int64)
-    return of_bigearthnet("bigearthnet2", Joined(items), labels, tuple(BigEarthNetV2.class_set), numbered(sets))
+    return of_bigearthnet(
+        "bigearthnet2", ConcatDataset(items), labels, tuple(BigEarthNetV2.class_set), part_numbers(sets)
+    )
 
 
 def of_bigearthnet(
-    name: str, items: Sequence[Any], labels: np.ndarray, classes: tuple[str, ...], part: np.ndarray
+    name: str, items: Items, labels: np.ndarray, classes: tuple[str, ...], part: np.ndarray
 ) -> ClassificationDataset:
-    """What both versions share."""
+    """A data set of either version."""
     sensors = {"s1": RADAR, "s2": Bands(S2_BANDS, "reflectance", "L2A")}
     return ClassificationDataset(name, items, labels, classes, sensors, part=part, gsd_m=10.0)
 
 
 def reben(root: Path, row: Any) -> dict[str, Tensor]:
-    """Item of a row of version 2's table."""
+    """Pixels of a row of version 2's table."""
     names = BigEarthNetV2.dir_file_names
     radar, optical = str(row["s1_name"]), str(row["patch_id"])
     s1 = root / names["s1"] / radar.rsplit("_", 3)[0] / radar
@@ -187,10 +174,10 @@ def so2sat(root: Path, download: bool) -> ClassificationDataset:
         power = sample["image"][[5, 4]].clamp(min=1e-10)
         return {"s1": 10 * power.log10(), "s2": sample["image"][8:]}
 
-    items = Joined([Items(s, item) for s in sets])
+    items: Items = ConcatDataset([Mapped(s, item) for s in sets])
     classes = tuple(So2Sat.classes)
     return ClassificationDataset(
-        "so2sat", items, np.concatenate(labels), classes, sensors, part=numbered(sets), gsd_m=10.0
+        "so2sat", items, np.concatenate(labels), classes, sensors, part=part_numbers(sets), gsd_m=10.0
     )
 
 
@@ -198,36 +185,16 @@ def dfc2020(root: Path, download: bool) -> SegmentationDataset:
     """DFC2020 as Copernicus-Bench splits it: Sentinel-1 and L1C, 256 px, a class per pixel."""
     radar, optical = CopernicusBenchDFC2020S1, CopernicusBenchDFC2020S2
     pairs = [
-        [kind(str(root), part, download=download, checksum=download) for kind in (radar, optical)]
-        for part in SPLIT_NAMES
+        [kind(str(root), part, download=download, checksum=download) for kind in (radar, optical)] for part in PARTS
     ]
 
     def item(both: tuple[Any, Any]) -> dict[str, Tensor]:
         s1, s2 = both
         return {"s1": s1["image"], "s2": reflectance(s2["image"]), "labels": s1["mask"].long()}
 
-    parts = MapParts(*(Items(Zipped(*pair), item) for pair in pairs))
+    parts = MapParts(*(Mapped(StackDataset(*pair), item) for pair in pairs))
     sensors = {"s1": RADAR, "s2": Bands(tuple(optical.all_bands), "reflectance", "L1C")}
     return SegmentationDataset("dfc2020", official(parts), tuple(radar.classes[1:]), sensors)
-
-
-class Zipped(Sequence[Any]):
-    """Items of several data sets side by side.
-
-    Args:
-        sets: Of the same length and order.
-    """
-
-    def __init__(self, *sets: Any) -> None:
-        self.sets = sets
-
-    def __len__(self) -> int:
-        """Number of items."""
-        return len(self.sets[0])
-
-    def __getitem__(self, i: Any) -> Any:
-        """One of each."""
-        return tuple(s[i] for s in self.sets)
 
 
 IGBP = (
@@ -265,33 +232,13 @@ def sen12ms(root: Path, download: bool) -> SegmentationDataset:
     rows = {
         name: [i for i, scene in enumerate(scenes) if (scene in held) == (name == "val")] for name in SPLIT_NAMES[:2]
     }
-    train, val = (Items(Chosen(sets["train"], rows[name]), item) for name in SPLIT_NAMES[:2])
+    train, val = (Mapped(Subset(sets["train"], rows[name]), item) for name in SPLIT_NAMES[:2])
     sensors = {"s1": RADAR, "s2": Bands(L1C_BANDS, "reflectance", "L1C")}
-    return SegmentationDataset("sen12ms", official(MapParts(train, val, Items(sets["test"], item))), IGBP, sensors)
-
-
-class Chosen(Sequence[Any]):
-    """Some items.
-
-    Args:
-        source: Of all.
-        rows: Their numbers.
-    """
-
-    def __init__(self, source: Any, rows: Sequence[int]) -> None:
-        self.source, self.rows = source, rows
-
-    def __len__(self) -> int:
-        """How many."""
-        return len(self.rows)
-
-    def __getitem__(self, i: Any) -> Any:
-        """One of them."""
-        return self.source[self.rows[i]]
+    return SegmentationDataset("sen12ms", official(MapParts(train, val, Mapped(sets["test"], item))), IGBP, sensors)
 
 
 def official(parts: MapParts) -> Callable[[str, int], MapParts]:
-    """Parts that depend on no seed.
+    """Chips of an official split, whatever the seed.
 
     Raises:
         InputError: If another split is asked for.

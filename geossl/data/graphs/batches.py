@@ -23,7 +23,7 @@ class GraphBatches(TrainingData):
     """PyG ``Data`` with ``x``, ``edge_index``, and of sampled nodes ``core`` (n,): the nodes that were drawn.
 
     Args:
-        graph: From ``read_graph``; its features may be sparse, a batch's are dense.
+        graph: Graph as ``read_graph`` gives it; its features may be sparse, a batch's are dense.
         steps: Batches in all.
         batch_graphs: So many of its graphs per batch; all are drawn once, the last batch being short, before any is
             drawn again.
@@ -32,7 +32,7 @@ class GraphBatches(TrainingData):
         hops: Steps along edges.
         seed: Seeds the draws.
         holdout: Share of the nodes left out of the whole graph, with all their edges.
-        metadata: What ``describe`` adds.
+        metadata: JSON values that ``describe`` adds.
 
     Neither ``batch_graphs`` nor ``batch_nodes``: every batch is the whole graph, made dense once. Where nodes are held
     out, what is left of it; ``everyone`` is then the whole, with ``core`` (n,), the nodes held out.

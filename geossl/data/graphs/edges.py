@@ -31,7 +31,7 @@ def knn_edges(x: Float[ndarray, "n c"] | sp.csr_matrix | sp.csr_array, edges: st
     kind, _, rest = edges.partition(":")
     number, _, measure = rest.partition(":")
     if kind != "knn" or not number.isdecimal() or measure not in ("", "words"):
-        raise InputError(f"edges={edges!r} is not understood for nodes that are no places; expected {EDGES}")
+        raise InputError(f"edges={edges!r} is not understood for nodes without places; expected {EDGES}")
     k, nodes = int(number), x.shape[0]
     if not 1 <= k < nodes:
         raise InputError(f"edges={edges!r} needs at least 1 neighbour, and more than {k} nodes; there are {nodes}")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import scipy.sparse as sp
 import torch
 from jaxtyping import Float, Int
@@ -14,7 +15,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torch_geometric.data import Batch, Data
 
+from geossl.data.arrays import class_numbers, read_npz
 from geossl.data.graphs.edges import knn_edges
+from geossl.data.listing import files_in
 from geossl.errors import InputError, MissingFileError
 from geossl.outputs import check_output, replacing
 
@@ -26,7 +29,7 @@ class NodeRows:
     """Features of nodes by number, as a dense tensor (b c), of a matrix that may be sparse.
 
     Args:
-        x: All of them (n c), dense or CSR.
+        x: Features of all nodes (n c), dense or CSR.
     """
 
     def __init__(self, x: Tensor) -> None:
@@ -37,18 +40,18 @@ class NodeRows:
         return self.x.shape[0]
 
     def __getitem__(self, rows: Int[Tensor, " b"]) -> Float[Tensor, "b c"]:
-        """Features of some."""
+        """Dense features of some nodes."""
         return dense_rows(self.x, rows.numpy())
 
 
 def read_graph(source: str | Path | Data | Dataset, edges: str | None = None) -> Data:
-    """One graph, or the union of many, checked.
+    """Read one graph, or the union of many, and check it.
 
     Args:
         source: PyG ``Data``; a PyG data set such as ``Planetoid`` or ``TUDataset``; an ``.npz`` file as ``write_graph``
             makes it; or a folder with ``NAME.txt``, ``NAME_graph.txt`` and ``NAME_label.txt`` as of SDCN.
         edges: ``knn:5``: every node with the five nearest by its features, whatever edges the source has; then it may
-            have none. ``knn:5:words``: with the five that share most words; see ``similar_nodes``.
+            have none. ``knn:5:words``: with the five that share most words; see ``geossl.data.graphs.edges``.
 
     Returns:
         ``x`` (n c) float32, sparse CSR if the file holds it so; ``edge_index`` (2 e) both directions, without
@@ -59,16 +62,18 @@ def read_graph(source: str | Path | Data | Dataset, edges: str | None = None) ->
         InputError: If it cannot be used; says which array and why.
     """
     if isinstance(source, Data):
-        return checked(source, "the graph", edges)
+        return checked_graph(source, "the graph", edges)
     if not isinstance(source, (str, Path)):
         return from_dataset(source, edges)
     path = Path(source)
     if path.is_dir():
         return from_text(path, edges)
-    if not path.is_file():
+    if not path.exists():
         raise MissingFileError(f"graph file {str(path)!r} does not exist")
     if path.suffix != ".npz":
-        raise InputError(f"{path} is no graph file; expected .npz (geossl.graphs.write makes one of any PyG data set)")
+        raise InputError(
+            f"{path} is not a graph file; expected .npz (geossl.graphs.write makes one of any PyG data set)"
+        )
     return from_npz(path, edges)
 
 
@@ -76,14 +81,14 @@ def from_dataset(dataset: Any, edges: str | None) -> Data:
     """The graphs of a PyG data set."""
     graphs = [dataset[i] for i in range(len(dataset))]
     if len(graphs) == 1:
-        return checked(graphs[0], type(dataset).__name__, edges)
+        return checked_graph(graphs[0], type(dataset).__name__, edges)
     if any(g.x is None for g in graphs):
         graphs = degrees_as_features(graphs)
     joined = Batch.from_data_list(graphs)
     data = Data(x=joined.x, edge_index=joined.edge_index, batch=joined.batch)
     if joined.y is not None:
         data["graph_y" if len(joined.y) == len(graphs) else "y"] = joined.y
-    return checked(data, type(dataset).__name__, edges)
+    return checked_graph(data, type(dataset).__name__, edges)
 
 
 def degrees_as_features(graphs: list[Data], most: int = 400) -> list[Data]:
@@ -96,7 +101,7 @@ def degrees_as_features(graphs: list[Data], most: int = 400) -> list[Data]:
     ]
 
 
-def checked(data: Data, name: str, edges: str | None = None) -> Data:
+def checked_graph(data: Data, name: str, edges: str | None = None) -> Data:
     """A copy with plain edges, those of its features where ``edges`` says so, and float features.
 
     Raises:
@@ -134,7 +139,7 @@ def checked(data: Data, name: str, edges: str | None = None) -> Data:
 
 
 def check_lengths(data: Data, name: str) -> None:
-    """Refuse values that are not one per node, graph or feature, and graphs that are not numbered one by one."""
+    """Refuse arrays that do not hold a value per node, graph or feature, and gaps in the numbers of graphs."""
     nodes, features = data.x.shape
     if data.get("batch") is not None and len(data.batch) == nodes:
         present = data.batch.unique()
@@ -157,16 +162,14 @@ def plain_edges(edges: Int[Tensor, "2 e"], nodes: int) -> Int[Tensor, "2 f"]:
 
 
 def from_npz(path: Path, edges: str | None) -> Data:
-    """Read arrays; never a pickle."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
-    except (ValueError, OSError, EOFError, KeyError):
-        raise InputError(f"{path} cannot be read as .npz of plain arrays; write it with geossl.graphs.write") from None
+    """Read a graph from plain arrays."""
+    arrays = read_npz(path)
     try:
         if "x_data" in arrays:
             parts = (arrays["x_data"].astype(np.float32), arrays["x_indices"], arrays["x_indptr"])
-            x = sparse(sp.csr_matrix(parts, shape=tuple(arrays["x_shape"])))
+            shape = tuple(int(side) for side in arrays["x_shape"])
+            check_dense(path, shape)
+            x = sparse(sp.csr_matrix(parts, shape=shape))
         elif "x" in arrays:
             x = torch.from_numpy(arrays["x"].astype(np.float32))
         else:
@@ -174,25 +177,38 @@ def from_npz(path: Path, edges: str | None) -> Data:
         data = Data(x=x)
         for key in ("edge_index", "y", "batch", "graph_y"):
             if key in arrays:
-                data[key] = torch.from_numpy(arrays[key].astype(np.int64, casting="same_kind"))
+                read = class_numbers(path, arrays, key) if key in ("y", "graph_y") else arrays[key]
+                data[key] = torch.from_numpy(read.astype(np.int64, casting="same_kind"))
         for split in SPLITS:
             if f"{split}_idx" in arrays:
                 mask = np.zeros(x.shape[0], dtype=bool)
                 mask[arrays[f"{split}_idx"]] = True
                 data[f"{split}_mask"] = torch.from_numpy(mask)
-    except (ValueError, TypeError, IndexError, KeyError, RuntimeError) as error:
+    except InputError:
+        raise
+    except (ValueError, TypeError, IndexError, KeyError, RuntimeError, OverflowError) as error:
+        reason = " ".join(str(error).split())[:120]
         raise InputError(
-            f"{path} holds arrays that make no graph ({error}); write it with geossl.graphs.write"
+            f"{path} holds arrays that do not make a graph ({reason}); write it with geossl.graphs.write"
         ) from None
     if "names" in arrays:
         data.names = tuple(str(n) for n in arrays["names"])
-    return checked(data, str(path), edges)
+    return checked_graph(data, str(path), edges)
+
+
+def check_dense(path: Path, shape: tuple[int, ...]) -> None:
+    """Refuse features whose dense form, which encoders take, does not fit in memory."""
+    free = psutil.virtual_memory().available
+    if len(shape) != 2 or min(shape) < 1 or 4 * shape[0] * shape[1] > free:
+        raise InputError(
+            f"{path}: x_shape is {shape}; expected nodes by features that fit in {free / 2**30:.1f} GiB of free memory"
+        )
 
 
 def from_text(folder: Path, edges: str | None) -> Data:
     """A folder in the layout of SDCN's data."""
     found: dict[str, list[Path]] = {"_graph": [], "_label": [], "": []}
-    for path in sorted(folder.glob("*.txt")):
+    for path in files_in(folder, {".txt"}):
         found[path.stem[-6:] if path.stem[-6:] in found else ""].append(path)
     if len(found[""]) != 1 or (len(found["_graph"]) != 1 and edges is None):
         held = ", ".join(path.name for paths in found.values() for path in paths) or "no .txt"
@@ -204,9 +220,10 @@ def from_text(folder: Path, edges: str | None) -> Data:
             data.edge_index = torch.from_numpy(np.loadtxt(found["_graph"][0], dtype=np.int64, ndmin=2).T.copy())
         if labels.is_file():
             data.y = torch.from_numpy(np.loadtxt(labels, dtype=np.int64))
-    except ValueError as error:
-        raise InputError(f"{folder} cannot be read as tables of numbers ({error})") from None
-    return checked(data, str(folder), edges)
+    except (ValueError, OSError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(f"{folder} cannot be read as tables of numbers ({reason})") from None
+    return checked_graph(data, str(folder), edges)
 
 
 def write_graph(path: str | Path, graph: str | Path | Data | Dataset) -> Path:
@@ -214,7 +231,7 @@ def write_graph(path: str | Path, graph: str | Path | Data | Dataset) -> Path:
 
     Args:
         path: The ``.npz`` file.
-        graph: As in ``read_graph``.
+        graph: A graph as ``read_graph`` takes it.
 
     Raises:
         InputError: As there, or if ``y`` holds other numbers than those of classes.
@@ -245,9 +262,7 @@ def whole_numbers(values: Tensor, name: str) -> Int[ndarray, "..."]:
     """Classes as integers, which some data sets keep as floats."""
     found = values.detach().cpu().long()
     if not torch.equal(found.to(values.dtype), values.detach().cpu()):
-        raise InputError(
-            f"{name} holds other numbers than whole ones; expected classes (-1 = not known), or leave it out"
-        )
+        raise InputError(f"{name} does not hold whole numbers; expected classes (-1 = not known), or leave it out")
     return found.numpy()
 
 

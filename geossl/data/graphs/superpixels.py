@@ -18,7 +18,7 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 from torch_geometric.data import Batch, Data
 
-from geossl.data.graphs.parcels import band_names, smoothed
+from geossl.data.graphs.geometry import band_names, smoothed
 from geossl.data.labels.ground_truth import Labels
 from geossl.errors import InputError
 
@@ -30,7 +30,7 @@ def segments(pixels: Float[ndarray, "c h w"], segment_px: int, compactness: floa
 
     Args:
         pixels: Bands; each is brought to zero mean and unit spread, more than eight to their principal components.
-        segment_px: Pixels per superpixel, about.
+        segment_px: Approximate pixels per superpixel.
         compactness: Weight of closeness on the ground against likeness: 0.01 follows every edge, 1 gives squares.
 
     Source: Achanta et al., TPAMI 2012 (SLIC), by scikit-image.
@@ -65,7 +65,7 @@ def superpixel_graph(
     values = pixels.values.astype(np.float32)
     geobox: GeoBox = pixels.odc.geobox
     ids = segments(values if cut is None else cut.values.astype(np.float32), segment_px, compactness)
-    ids, count = numbered(np.where(np.isfinite(values).all(axis=0), ids, 0))
+    ids, count = renumbered(np.where(np.isfinite(values).all(axis=0), ids, 0))
     outlines = polygons(ids, geobox, count)
     x, names = statistics(values, ids, count, band_names(pixels), spread)
     frame = gpd.GeoDataFrame({"area_m2": shapely.area(outlines)}, geometry=outlines, crs=str(geobox.crs))
@@ -79,8 +79,8 @@ def superpixel_graph(
     return smoothed(data, smooth)
 
 
-def numbered(ids: Int[ndarray, "h w"]) -> tuple[Int[ndarray, "h w"], int]:
-    """The same superpixels as 0, 1, 2 ..., -1 where there is none, and how many they are."""
+def renumbered(ids: Int[ndarray, "h w"]) -> tuple[Int[ndarray, "h w"], int]:
+    """Superpixels renumbered 0, 1, 2 ..., -1 outside them, and their count."""
     numbers, flat = np.unique(ids, return_inverse=True)
     first = int(numbers[0] == 0)
     return (flat.reshape(ids.shape) - first).astype(np.int32), len(numbers) - first
@@ -100,8 +100,8 @@ def image_graphs(images: Iterable[Float[Tensor, "c _ _"]], segment_px: int = 64,
 
     Args:
         images: Pixels; NaN belong to no superpixel. All of the same bands, of any size.
-        segment_px: Pixels per superpixel, about.
-        compactness: As in ``segments``.
+        segment_px: Approximate pixels per superpixel.
+        compactness: Weight of closeness against likeness, see ``segments``.
 
     Returns:
         Their union: ``x`` (n 2c), mean and standard deviation of every band; ``edge_index`` between superpixels that
@@ -113,7 +113,7 @@ def image_graphs(images: Iterable[Float[Tensor, "c _ _"]], segment_px: int = 64,
     graphs = []
     for image in images:
         values = image.numpy()
-        ids, count = numbered(segments(values, segment_px, compactness))
+        ids, count = renumbered(segments(values, segment_px, compactness))
         x, _ = statistics(values, ids, count, tuple(map(str, range(len(values)))), spread=True)
         graphs.append(Data(x=torch.from_numpy(x), edge_index=torch.from_numpy(touching(ids))))
     union = Batch.from_data_list(graphs)
@@ -121,7 +121,7 @@ def image_graphs(images: Iterable[Float[Tensor, "c _ _"]], segment_px: int = 64,
 
 
 def polygons(ids: Int[ndarray, "h w"], geobox: GeoBox, count: int) -> ndarray:
-    """Outline of every superpixel along its pixels; of several parts where SLIC left it in parts."""
+    """Outline of every superpixel along its pixels; a MultiPolygon where SLIC left it in parts."""
     if geobox.crs is None or geobox.crs.geographic:
         raise InputError(
             "the raster is in degrees; superpixels need metres: warp it to UTM first (gdalwarp -t_srs EPSG:326xx)"
@@ -158,10 +158,10 @@ def majorities(labels: ndarray, ids: Int[ndarray, "h w"], count: int) -> Int[nda
     return np.where(unknown, -1, table.argmax(axis=1) - 1).astype(np.int64)
 
 
-def joined(graphs: list[Data]) -> Data:
-    """Several places as one graph without edges between them; ``batch`` says which place a node is of.
+def union_of(graphs: list[Data]) -> Data:
+    """Join graphs of several places into one, without edges between them; ``batch`` says which place a node is of.
 
-    The frame is that of all, in longitude and latitude where their CRS differ.
+    Its frame is in longitude and latitude where their CRS differ.
     """
     if len(graphs) == 1:
         return graphs[0]

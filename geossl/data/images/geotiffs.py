@@ -14,24 +14,28 @@ from rasterio.windows import Window
 from torch import Tensor
 
 from geossl.data.batches import ChipDataset, DrawnData
+from geossl.data.listing import TIFF, files_in
 from geossl.errors import BandError, InputError, MissingFileError, Note
 
-SUFFIXES = {".tif", ".tiff"}
+MOST_BYTES = 2**33  # of one image as numbers
 
 
 def unreadable(path: Path, error: RasterioError) -> InputError:
-    """What to say of a damaged file."""
+    """Error of a damaged file."""
     return InputError(f"{path} cannot be read ({' '.join(str(error).split())}); delete it or write it again")
 
 
 def read_window(path: Path, window: Window | None = None) -> Float[Tensor, "c h w"]:
-    """All bands of a part of a file, or of all of it; NaN where nodata, masked or not finite.
+    """All bands of a file or a window of it; NaN where nodata, masked or not finite.
 
     Raises:
         InputError: If the file cannot be read.
     """
     try:
         with rasterio.open(path) as file:
+            height, width = (file.height, file.width) if window is None else (window.height, window.width)
+            if 4 * file.count * height * width > MOST_BYTES:
+                raise InputError(f"{path} is {width} x {height} px of {file.count} bands; cut it into smaller images")
             values = file.read(window=window, masked=True)
     except RasterioError as error:
         raise unreadable(path, error) from None
@@ -44,12 +48,12 @@ class BandImages:
 
     Args:
         root: Folder or file.
-        paths: Files of it; None = all.
+        paths: Files to use; None = all of the folder.
 
     Attributes:
-        paths: One per image.
-        sizes: Height and width of each.
-        bands: Of every image.
+        paths: One file per image.
+        sizes: Height and width of each image.
+        bands: Number of bands, the same in all images.
 
     Raises:
         InputError: If there is nothing to read, a file is damaged or holds no plain numbers.
@@ -60,8 +64,8 @@ class BandImages:
         self.root = Path(root)
         if not self.root.exists():
             raise MissingFileError(f"{str(root)!r} does not exist; expected a folder of GeoTIFFs")
-        found = self.root.rglob("*") if self.root.is_dir() else [self.root]
-        self.paths = sorted(paths or (p for p in found if p.suffix.lower() in SUFFIXES))
+        found = files_in(self.root, TIFF, deep=True) if self.root.is_dir() else [self.root]
+        self.paths = sorted(paths or (p for p in found if p.suffix.lower() in TIFF))
         if not self.paths:
             raise InputError(f"{self.root} holds no GeoTIFF (*.tif, *.tiff)")
         self.sizes: list[tuple[int, int]] = []
@@ -91,7 +95,7 @@ class RandomWindows:
     """Square windows anywhere in the training part of any image, every place as likely; a ``ChipSource``.
 
     Args:
-        images: Where from.
+        images: Images to cut from.
         sizes: Least and greatest side in pixels.
         seed: Seeds places and sizes.
         holdout: Right (in maps, eastern) share of every image that is left out.
@@ -118,7 +122,7 @@ class RandomWindows:
         self.share = np.cumsum(areas) / areas.sum()
 
     def read(self, number: int, attempt: int) -> dict[str, Tensor]:
-        """The pixels of a draw, ``bands`` (c s s) and ``valid`` (s s)."""
+        """Pixels of a draw: ``bands`` (c s s) and ``valid`` (s s)."""
         rng = np.random.default_rng((self.seed, number, attempt))
         image = self.numbers[int(np.searchsorted(self.share, rng.random(), side="right"))]
         h, w = self.rooms[image]
@@ -133,8 +137,8 @@ class BandChips(DrawnData):
 
     Args:
         root: Folder or file; see ``BandImages``.
-        chip_px: Side of what is given out.
-        batch_size: Per batch and rank.
+        chip_px: Side of a chip, in pixels.
+        batch_size: Chips per batch and rank.
         steps: Batches in all; a resumed run gets those from ``start_step`` on.
         seed: Seeds places, sizes, turns and flips.
         holdout: Right share of every image that is left out.

@@ -1,4 +1,4 @@
-"""Split labelled ground into train, validation and test by blocks."""
+"""BlockSplit labelled ground into train, validation and test by blocks."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from numpy import ndarray
 from odc.geo.geobox import GeoBox
 
 from geossl.data.labels.ground_truth import Labels, class_counts
-from geossl.data.splits import BLOCKS, SPLIT_NAMES, best_assignment, epsg_of
+from geossl.data.splits import BLOCKS, SPLIT_NAMES, best_assignment, epsg_code
 from geossl.errors import InputError
 from geossl.grid import Lattice, by_zone
 
@@ -20,12 +20,12 @@ Block = tuple[int, int, int]  # EPSG code, row and column of a square anchored a
 
 
 @dataclass(frozen=True)
-class Split:
-    """Which block of ground is in which part.
+class BlockSplit:
+    """Part of every block of labelled ground.
 
     Args:
-        side_m: Side of a block; whole patches, so that no patch lies in two.
-        parts: Number in ``PARTS`` by block; blocks without labels are left out.
+        side_m: Side of a block in metres; whole patches, so that no patch lies in two.
+        parts: 0 = train, 1 = val, 2 = test by block; blocks without labels are left out.
     """
 
     side_m: float
@@ -36,7 +36,7 @@ class Split:
 
         Args:
             places: Easting and northing in metres; no place may lie on a border.
-            epsg: Their CRS.
+            epsg: EPSG code of their CRS.
         """
         x, y = np.floor(places[:, 0] / self.side_m), np.floor(-places[:, 1] / self.side_m)
         return np.column_stack([np.full(len(places), epsg), y, x]).astype(np.int64)
@@ -48,17 +48,17 @@ class Split:
         return np.array(numbers, np.int64)[where.ravel()]
 
 
-def assign_blocks(labels: Labels, patch_px: int, gsd_m: float, seed: int) -> Split:
-    """Deal the labelled ground in blocks: 60 % training, 15 % validation, 25 % test of every class, as near as can be.
+def assign_blocks(labels: Labels, patch_px: int, gsd_m: float, seed: int) -> BlockSplit:
+    """Assign labelled ground to 60 % training, 15 % validation and 25 % test, block by block, class by class.
 
-    Blocks are as large as 40 of them allow, and four patches at least. Of many random deals the one is taken whose
-    parts come nearest to the wanted shares of every class.
+    Blocks are as large as 40 of them allow, and four patches at least. Draws 300 random assignments and keeps the one
+    nearest the target shares.
 
     Args:
-        labels: What is known.
-        patch_px: Side of a patch.
-        gsd_m: Side of a pixel.
-        seed: Of the deals.
+        labels: Classes of the ground.
+        patch_px: Side of a patch, in pixels.
+        gsd_m: Side of a pixel, in metres.
+        seed: Seed of the random assignments.
 
     Raises:
         InputError: If the labels lie in fewer than three blocks.
@@ -74,25 +74,25 @@ def assign_blocks(labels: Labels, patch_px: int, gsd_m: float, seed: int) -> Spl
             "need one each: label places further apart"
         )
     parts = best_assignment(np.stack(list(blocks.values())), seed)
-    return Split(times * least_px * gsd_m, dict(zip(blocks, parts.tolist(), strict=True)))
+    return BlockSplit(times * least_px * gsd_m, dict(zip(blocks, parts.tolist(), strict=True)))
 
 
 def counted(labels: Labels, side_px: int, gsd_m: float) -> dict[Block, Int[ndarray, " k"]]:
     """Labelled pixels per class of every square that has some."""
     found: dict[Block, Int[ndarray, " k"]] = {}
     many = 8
-    for box, grid in tiles(labels, many * side_px, gsd_m):
+    for box, grid in label_squares(labels, many * side_px, gsd_m):
         counts = class_counts(grid, side_px, len(labels.names))[..., 1:]
         top, left = round(-box.transform.f / (side_px * gsd_m)), round(box.transform.c / (side_px * gsd_m))
         for row, column in np.argwhere(counts.any(axis=-1)).tolist():
-            found[epsg_of(box), top + row, left + column] = counts[row, column]
+            found[epsg_code(box), top + row, left + column] = counts[row, column]
     if not found:
         raise InputError("no pixel centre lies in a label; label larger areas")
     return dict(sorted(found.items()))
 
 
 def merged(blocks: Mapping[Block, Int[ndarray, " k"]], times: int) -> dict[Block, Int[ndarray, " k"]]:
-    """The same in blocks of ``times`` the side."""
+    """Merge blocks into larger ones of ``times`` the side."""
     found: dict[Block, Int[ndarray, " k"]] = {}
     for (epsg, row, column), counts in blocks.items():
         key = epsg, row // times, column // times
@@ -100,7 +100,7 @@ def merged(blocks: Mapping[Block, Int[ndarray, " k"]], times: int) -> dict[Block
     return dict(sorted(found.items()))
 
 
-def tiles(labels: Labels, side_px: int, gsd_m: float) -> Iterator[tuple[GeoBox, UInt8[ndarray, "h w"]]]:
+def label_squares(labels: Labels, side_px: int, gsd_m: float) -> Iterator[tuple[GeoBox, UInt8[ndarray, "h w"]]]:
     """Squares anchored at the CRS origin that hold labels, with the class of every pixel."""
     for epsg, region in by_zone(labels.area()).items():
         lattice, area = Lattice(epsg, side_px, gsd_m, 1), region.to_crs(epsg)

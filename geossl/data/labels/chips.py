@@ -13,16 +13,16 @@ from odc.geo.geobox import GeoBox
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from geossl.data.labels.blocks import Split, tiles
+from geossl.data.labels.blocks import BlockSplit, label_squares
 from geossl.data.labels.ground_truth import Labels
 from geossl.data.resampling import apply
-from geossl.data.splits import SPLIT_NAMES, epsg_of
+from geossl.data.splits import SPLIT_NAMES, epsg_code
 
 IN_MEMORY = 2000  # chips that are kept once read: 1 GB of 96 px chips of 14 bands
 
 
 @runtime_checkable
-class Pixels(Protocol):
+class PixelSource(Protocol):
     """Gives pixels of any grid."""
 
     def load(self, geobox: GeoBox) -> xr.Dataset:
@@ -31,17 +31,17 @@ class Pixels(Protocol):
 
 @dataclass(frozen=True)
 class Ground:
-    """What is known of the ground, and how it is split.
+    """Labelled ground and its split.
 
     Args:
-        labels: Classes.
-        split: Parts.
-        patch_px: Side of a patch; blocks are whole patches.
-        gsd_m: Side of a pixel.
+        labels: Classes of the ground.
+        split: Parts of the ground.
+        patch_px: Side of a patch, in pixels; blocks are whole patches.
+        gsd_m: Side of a pixel, in metres.
     """
 
     labels: Labels
-    split: Split
+    split: BlockSplit
     patch_px: int
     gsd_m: float
 
@@ -50,13 +50,13 @@ class Ground:
         patches = box.zoom_out(self.patch_px)
         rows, columns = np.mgrid[: patches.height, : patches.width] + 0.5
         places = np.column_stack([v.ravel() for v in apply(patches.transform, columns, rows)])
-        part = self.split.part(places, epsg_of(box)).reshape(patches.shape)
+        part = self.split.part(places, epsg_code(box)).reshape(patches.shape)
         return part.repeat(self.patch_px, axis=0).repeat(self.patch_px, axis=1)
 
     def boxes(self, chip_px: int) -> dict[str, list[GeoBox]]:
         """Grids of the chips that hold labels, by part; a chip across a border is in both, each with its own labels."""
         found: dict[str, list[GeoBox]] = {name: [] for name in SPLIT_NAMES}
-        for box, grid in tiles(self.labels, chip_px, self.gsd_m):
+        for box, grid in label_squares(self.labels, chip_px, self.gsd_m):
             part = self.parts(box)
             for number, name in enumerate(SPLIT_NAMES):
                 if grid[part == number].any():
@@ -72,15 +72,15 @@ class LabelChips(Dataset[dict[str, Tensor]]):
     """Chips of one part: pixels by sensor, and ``labels`` (h w), 0 = not labelled.
 
     Args:
-        source: Gives pixels.
-        ground: Gives labels.
+        source: Pixels of any grid.
+        ground: Labels of any grid.
         boxes: Grids of the chips.
         part: ``train``, ``val`` or ``test``.
         bands: Band names by sensor, in the encoder's order.
     """
 
     def __init__(
-        self, source: Pixels, ground: Ground, boxes: list[GeoBox], part: str, bands: Mapping[str, tuple[str, ...]]
+        self, source: PixelSource, ground: Ground, boxes: list[GeoBox], part: str, bands: Mapping[str, tuple[str, ...]]
     ) -> None:
         self.source, self.ground, self.boxes, self.part, self.bands = source, ground, boxes, part, bands
         self.kept: dict[int, dict[str, Tensor]] = {}

@@ -30,7 +30,7 @@ def class_colours(names: Sequence[str]) -> tuple[str, ...]:
     """Usual colours if every class has one of its own, else a palette.
 
     Args:
-        names: Of the classes; case does not matter.
+        names: Names of the classes; case does not matter.
     """
     usual = [USUAL.get(name.lower(), "") for name in names]
     return tuple(usual) if all(usual) and len(set(usual)) == len(usual) else palette(len(names))

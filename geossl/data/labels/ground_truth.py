@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,8 +25,9 @@ from rasterio.windows import Window
 from torch import Tensor
 
 from geossl.data.labels.colours import class_colours
-from geossl.data.resampling import SUFFIXES, expand, outline, source_coordinates
-from geossl.errors import InputError, MissingFileError
+from geossl.data.listing import RASTERS, TIFF, files_in
+from geossl.data.resampling import expand, outline, source_coordinates
+from geossl.errors import InputError, MissingFileError, Note
 from geossl.grid import Aoi, from_frame
 from geossl.vector_files import read_features, split_layer
 
@@ -84,7 +86,7 @@ class Polygons:
         """Check the column.
 
         Raises:
-            InputError: If its values are no classes.
+            InputError: If its values are not classes.
         """
         if not 2 <= len(self.values) <= MOST:
             raise InputError(f"column {self.column!r} of {self.name} {how_many(len(self.values))}")
@@ -158,7 +160,7 @@ class Rasters:
         """Check the values.
 
         Raises:
-            InputError: If they are no classes.
+            InputError: If they are not classes.
         """
         if not 2 <= len(self.values) <= MOST:
             raise InputError(f"{self.name} {how_many(len(self.values))}")
@@ -225,7 +227,7 @@ def opened(path: Path) -> rasterio.DatasetReader:
     """A label raster, open.
 
     Raises:
-        InputError: If it cannot be read, or is none.
+        InputError: If it cannot be read, or is not a raster of classes.
     """
     try:
         file = rasterio.open(path)
@@ -261,7 +263,7 @@ def read_labels(source: str | Path | gpd.GeoDataFrame, column: str | None = None
         path, name = split_layer(source)[0], f"--labels {source}"
         if not os.path.exists(path):
             raise MissingFileError(f"{name} does not exist")
-        if path.suffix.lower() in SUFFIXES or (path.is_dir() and path.suffix != ".gdb"):
+        if path.suffix.lower() in RASTERS or (path.is_dir() and path.suffix != ".gdb"):
             if column is not None:
                 raise InputError(f"--column is for polygons; {name} is raster data, whose values are the classes")
             return Rasters(tuple(expand([path], "labels")))
@@ -295,7 +297,7 @@ def majority(labels: UInt8[ndarray, "h w"], patch_px: int) -> UInt8[ndarray, "gh
 def label_values(folder: Path, geobox: GeoBox) -> UInt8[ndarray, "h w"]:
     """Values of the label rasters of a folder on a grid, nearest neighbour; 0 where there is none."""
     out = np.zeros(geobox.shape, dtype=np.uint8)
-    for path in sorted(folder.glob("*.tif")):
+    for path in files_in(folder, TIFF):
         with rasterio.open(path) as file:
             if found := nearest(file, geobox, out == 0):
                 where, values = found
@@ -319,7 +321,7 @@ def nearest(file: rasterio.DatasetReader, geobox: GeoBox, wanted: ndarray) -> tu
 
 
 def empty_value(file: rasterio.DatasetReader) -> int:
-    """The value that is no class."""
+    """The value that means: not labelled."""
     return 0 if file.nodata is None else int(file.nodata)
 
 
@@ -329,6 +331,12 @@ def class_names(paths: Sequence[Path]) -> dict[int, str]:
     for path in paths:
         with rasterio.open(path) as file:
             tags = file.tags()
-        found = json.loads(tags.get("CLASSES") or tags.get("CLASS_NAMES") or "{}")
-        names |= {int(k): str(v) for k, v in (enumerate(found) if isinstance(found, list) else found.items())}
+        text = tags.get("CLASSES") or tags.get("CLASS_NAMES") or "{}"
+        try:
+            found = json.loads(text)
+            pairs = enumerate(found) if isinstance(found, list) else found.items()
+            names |= {int(number): str(name) for number, name in pairs}
+        except (ValueError, AttributeError, RecursionError):  # a tag of another program
+            text = f"--labels {path}: tag CLASSES or CLASS_NAMES ({text[:40]!r}) is not JSON of class names; left out"
+            warnings.warn(text, Note, stacklevel=2)
     return names

@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from geossl.data.batches import DrawnData
+from geossl.data.listing import files_in
 from geossl.data.points.blocks import BlockSettings, cut_block
 from geossl.data.points.las import FEATURES, SUFFIXES, LasFile, find_files, read_scan, survey
-from geossl.data.points.objects import drawn, read_shapes
+from geossl.data.points.objects import drawn, read_objects
 from geossl.errors import InputError, MissingFileError, UnknownNameError
 
 TURNS = ("none", "z", "all")
@@ -37,7 +38,7 @@ class CloudSource(ABC):
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """What it is, as JSON values."""
+        """JSON values for provenance."""
 
 
 class ScanBlocks(CloudSource):
@@ -46,7 +47,7 @@ class ScanBlocks(CloudSource):
     Points are held in memory, about 50 bytes each.
 
     Args:
-        files: LAS and LAZ.
+        files: LAS and LAZ files.
         features: Numbers per point; see ``geossl.data.points.las.read_scan``.
         settings: How blocks are cut.
         thin: Greatest share of a block's points that is left out at random, as if the scan were thinner.
@@ -81,17 +82,17 @@ class ScanBlocks(CloudSource):
         return {"files": [file.path.name for file in self.files], "points": len(self.scan.xyz)}
 
 
-class ShapeClouds(CloudSource):
+class ObjectClouds(CloudSource):
     """Random points of whole objects; those of an official test part are left out.
 
     Args:
-        source: See ``geossl.data.points.objects.read_shapes``.
-        points: Per cloud.
+        source: Objects, see ``geossl.data.points.objects.read_objects``.
+        points: Points per cloud.
     """
 
     def __init__(self, source: str | Path, points: int) -> None:
-        shapes = read_shapes(source)
-        self.clouds, self.rows, self.points = shapes.clouds, np.flatnonzero(~shapes.test), points
+        objects = read_objects(source)
+        self.clouds, self.rows, self.points = objects.clouds, np.flatnonzero(~objects.test), points
         if not len(self.rows):
             raise InputError(f"data.source={str(source)!r} holds test objects only; pretraining leaves those out")
 
@@ -123,8 +124,8 @@ def augmented(
     """Turn, stretch, move and shake a cloud; features stay.
 
     Args:
-        points: Cloud.
-        rng: Draws.
+        points: Coordinates, then features.
+        rng: Draws everything random.
         turn: ``none``; ``z``, around the vertical, and mirrored half of the time; ``all``, any rotation.
         scale: Least and greatest factor.
         per_axis: Whether each axis gets a factor of its own.
@@ -155,8 +156,8 @@ class CloudDataset(Dataset[dict[str, Tensor]]):
     """Item ``i`` is draw ``i``, the same whoever asks.
 
     Args:
-        source: Clouds.
-        seed: Of the draws.
+        source: Clouds to draw from.
+        seed: Seeds draws and augmentation.
         augment: Arguments of ``augmented``.
     """
 
@@ -173,10 +174,10 @@ class PointClouds(DrawnData):
     """``{"points": b n c}``: coordinates scaled as the encoder's spec says, then features.
 
     Args:
-        source: What is drawn from.
+        source: Clouds to draw from.
         batch_size: Clouds per step and rank.
         steps: Batches in all; a resumed run gets those from ``start_step`` on.
-        seed: Of draws and augmentation.
+        seed: Seeds draws and augmentation.
         augment: Arguments of ``augmented``.
         workers: Loader processes.
     """
@@ -198,17 +199,17 @@ class PointClouds(DrawnData):
 
 
 def is_scan(source: str | Path) -> bool:
-    """Whether a path is of airborne scans: ``sample``, a LAS or LAZ file, or a folder that holds one."""
+    """Whether a path holds airborne scans: ``sample``, a LAS or LAZ file, or a folder that holds one."""
     path = Path(source)
     if str(source) == "sample" or path.suffix.lower() in SUFFIXES:
         return True
-    return path.is_dir() and any(p.suffix.lower() in SUFFIXES for p in path.rglob("*"))
+    return path.is_dir() and bool(files_in(path, SUFFIXES, deep=True))
 
 
 def cloud_source(
     source: str | Path, points: int, features: tuple[str, ...], settings: BlockSettings | None, thin: float
 ) -> CloudSource:
-    """Scans or objects, whichever a path holds.
+    """Clouds of scans or of objects, whichever a path holds.
 
     Raises:
         InputError: If settings and data do not fit each other.
@@ -222,12 +223,12 @@ def cloud_source(
         )
     if not is_scan(source):
         if settings is not None:
-            raise InputError(f"data.source={str(source)!r} holds whole objects, no scan; use data.block_m=null")
+            raise InputError(f"data.source={str(source)!r} holds whole objects, not a scan; use data.block_m=null")
         if features:
             raise InputError(
                 f"encoder.features={list(features)} need a scan; objects have none, use encoder.features=[]"
             )
-        return ShapeClouds(source, points)
+        return ObjectClouds(source, points)
     if settings is None:
         raise InputError(f"data.source={str(source)!r} holds airborne scans; set data.block_m, e.g. 12")
     return ScanBlocks([survey(path) for path in find_files(source)], features, settings, thin)

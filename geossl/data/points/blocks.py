@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from geossl.data.points.ground import GAP_M, NEIGHBOURS, REACH_M, Terrain
+from geossl.data.points.ground import GAP_M, NEIGHBOURS, REACH_M, GroundSurface
 from geossl.data.points.las import Bounds, Scan
 
-GROUND = 2  # ASPRS class
+GROUND_CLASS = 2  # ASPRS
 GROUNDS = ("auto", "class2", "lowest", "none")
 
 
@@ -23,15 +23,14 @@ class BlockSettings:
     """How blocks are cut.
 
     Args:
-        block_m: Side in metres.
-        points: Points of a block; repeated if there are fewer.
+        block_m: Side of a block, in metres.
+        points: Points per block; repeated if there are fewer.
         voxel_m: At most one point per cube of this side is kept, so that overlapping flight lines do not count double;
             0 = all.
         ground: Height is above: ``class2``, the ground points of LAS class 2 (inverse-distance mean of the nearest
             six); ``lowest``, the lowest points of the scan that stand on nothing
-            (``geossl.data.points.ground``), likewise; ``auto``, the first where the block or its rim of half a side has
-            six or more ground points, else the
-            second; ``none``, the block's lowest point.
+            (``geossl.data.points.ground``), likewise; ``auto``, the first where the block and half a side around have
+            six or more ground points, else the second; ``none``, the block's lowest point.
         min_points: Blocks with fewer are left out.
     """
 
@@ -42,8 +41,8 @@ class BlockSettings:
     min_points: int
 
     @property
-    def rim_m(self) -> float:
-        """How far around a rectangle points are needed, for blocks in it to be what they are in the whole scan."""
+    def halo_m(self) -> float:
+        """Metres around a rectangle in which points are needed, for its blocks to be those of the whole scan."""
         return 2 * self.block_m + (REACH_M + GAP_M if self.ground in ("auto", "lowest") else 0)
 
 
@@ -53,9 +52,9 @@ class Block:
 
     Args:
         points: x and y from the centre, height above ground, all over half a side; then features.
-        ids: Their numbers in the scan.
-        centre: x and y in metres.
-        scale_m: Half a side.
+        ids: Numbers of the points in the scan.
+        centre: x and y of the centre, in metres.
+        scale_m: Half a side, in metres.
     """
 
     points: Float[ndarray, "n c"]
@@ -65,13 +64,13 @@ class Block:
 
 
 def cut_block(scan: Scan, x: float, y: float, settings: BlockSettings, rng: np.random.Generator) -> Block | None:
-    """The block around a place, or None where the scan has too few points.
+    """Cut the block around a place; None where the scan has too few points.
 
     Args:
         scan: Points.
-        x: Of the centre, metres.
-        y: Of the centre, metres.
-        settings: How.
+        x: Easting of the centre, metres.
+        y: Northing of the centre, metres.
+        settings: How blocks are cut.
         rng: Draws the points.
     """
     half = settings.block_m / 2
@@ -85,7 +84,7 @@ def cut_block(scan: Scan, x: float, y: float, settings: BlockSettings, rng: np.r
 
 
 def block_of(scan: Scan, ids: Int[ndarray, " n"], x: float, y: float, settings: BlockSettings) -> Block:
-    """Given points of a scan, as those of the block around a place."""
+    """The block around a place, made of given points of a scan."""
     half = settings.block_m / 2
     xyz = scan.xyz[ids] - [x, y, 0]
     xyz[:, 2] -= ground_height(scan, ids, x, y, settings)
@@ -113,20 +112,20 @@ def ground_height(
         return np.full(
             len(ids), scan.xyz[scan.inside((x - side / 2, y - side / 2, x + side / 2, y + side / 2)), 2].min()
         )
-    terrain = None
+    ground = None
     if settings.ground != "lowest":
         around = scan.inside((x - side, y - side, x + side, y + side))
-        ground = scan.xyz[around[scan.classes[around] == GROUND]]
-        enough = len(ground) >= (NEIGHBOURS if settings.ground == "auto" else 1)
-        terrain = Terrain(ground) if enough else None
-    return (terrain or scan.terrain).at(scan.xyz[ids, :2])
+        points = scan.xyz[around[scan.classes[around] == GROUND_CLASS]]
+        enough = len(points) >= (NEIGHBOURS if settings.ground == "auto" else 1)
+        ground = GroundSurface(points) if enough else None
+    return (ground or scan.ground).at(scan.xyz[ids, :2])
 
 
 def lattice_blocks(scan: Scan, bounds: Bounds, settings: BlockSettings) -> Iterator[Block]:
     """Blocks that overlap by half, one per square of half a side that a rectangle touches; row by row from the south.
 
     Squares are anchored at the CRS origin, and a block's random points depend on its place alone, so a block is the
-    same whatever rectangle it is asked for with; the scan must reach ``rim_m`` beyond.
+    same whatever rectangle it is asked for with; the scan must reach ``halo_m`` beyond.
     """
     step = settings.block_m / 2
     columns = range(math.floor(bounds[0] / step), math.ceil(bounds[2] / step))
@@ -145,5 +144,5 @@ def inner(block: Block) -> Bounds:
 
 
 def grown(bounds: Bounds, by_m: float) -> Bounds:
-    """A rectangle with a rim."""
+    """A rectangle grown on every side."""
     return bounds[0] - by_m, bounds[1] - by_m, bounds[2] + by_m, bounds[3] + by_m

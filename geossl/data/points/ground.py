@@ -15,17 +15,17 @@ from scipy.spatial import KDTree
 CELL_M = 1.0
 RADIUS = 20  # cells of the widest window: roofs up to 41 m wide are found
 SQUARE = 200  # cells per side of what is filtered at once; more than two radii
-DROP_M = 0.7  # per window; at the uphill rim of the data, slopes above about a third are taken for walls
+DROP_M = 0.7  # per window; at the uphill edge of the data, slopes above about a third are taken for walls
 NEIGHBOURS = 6
 REACH_M = (2 * RADIUS + 1) * CELL_M  # whether a cell is ground depends on no point farther away along x or y
-GAP_M = (RADIUS + 1) * CELL_M  # from under the widest roof that is found to its rim
+GAP_M = (RADIUS + 1) * CELL_M  # from under the widest roof that is found to its edge
 
 
-class Terrain:
-    """Heights of the ground anywhere near its points: inverse-distance mean of the nearest six.
+class GroundSurface:
+    """Height of the ground anywhere near its points: inverse-distance mean of the nearest six.
 
     Args:
-        points: Of the ground, one or more.
+        points: Ground points, one or more.
     """
 
     def __init__(self, points: Float[ndarray, "m 3"]) -> None:
@@ -65,7 +65,7 @@ def is_ground(cells: Int[ndarray, "n 2"], heights: Float[ndarray, " n"]) -> Bool
 
     Args:
         cells: Row and column, each once.
-        heights: Of the lowest point.
+        heights: Height of each cell's lowest point.
     """
     row, column = (cells - cells.min(axis=0)).T
     surface = np.full((row.max() + 1, column.max() + 1), np.inf)

@@ -4,6 +4,7 @@ Coordinates stay in float64 until they are relative to something near: float32 h
 of 5,000 km.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +17,8 @@ from numpy import ndarray
 from pyproj import CRS
 from pyproj.exceptions import CRSError
 
-from geossl.data.points.ground import Terrain, ground_points
+from geossl.data.listing import files_in
+from geossl.data.points.ground import GroundSurface, ground_points
 from geossl.errors import GridError, InputError, MissingFileError, needs
 from geossl.outputs import replacing
 
@@ -26,6 +28,7 @@ FEATURES = ("intensity", "return_ratio", "first", "last")
 NOISE = (7, 18)  # ASPRS classes: low and high noise
 BELOW_M, ABOVE_M = 5.0, 20.0  # beyond the 0.1 and 99.9 percent quantiles of height lie birds and echoes
 CHUNK = 2_000_000  # points read at a time
+MOST_M = 200_000.0  # extent of a file; one that reaches farther has stray points, whose lattice would have no end
 BIN_M = 4.0  # side of the squares points are sorted by
 
 Bounds = tuple[float, float, float, float]  # left, bottom, right, top
@@ -37,7 +40,7 @@ class LasFile:
 
     Args:
         path: The file.
-        bounds: Of its points.
+        bounds: Bounds of its points, in metres.
         count: Number of points.
         crs: Horizontal CRS, or None if the file has none.
         heights: Range outside of which points are taken for noise.
@@ -70,16 +73,16 @@ def find_files(source: str | Path | Sequence[str | Path]) -> list[Path]:
     """LAS and LAZ files of a path, a folder (searched through), a list of these, or ``sample``.
 
     Raises:
-        MissingFileError: If there is none.
+        MissingFileError: If there is no such file.
     """
     if str(source) == "sample":
         source = SAMPLE
     given = [source] if isinstance(source, str | Path) else source
     found: list[Path] = []
     for path in map(Path, given):
-        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
-        if not inside or not inside[0].is_file():
-            raise MissingFileError(f"{str(path)!r} is no .las or .laz file and no folder that holds one")
+        inside = files_in(path, SUFFIXES, deep=True) if path.is_dir() else [path]
+        if not inside or not os.path.isfile(inside[0]):
+            raise MissingFileError(f"{str(path)!r} is neither a .las or .laz file nor a folder that holds one")
         found += inside
     if not found:
         raise MissingFileError("no .las or .laz file was given")
@@ -95,13 +98,21 @@ def read_chunks(path: Path) -> Iterator[Any]:
     module = laspy()
     if path.suffix.lower() == ".laz" and not module.LazBackend.detect_available():
         raise InputError(f"{path} is compressed, which needs the package 'lazrs': pip install 'geossl[points]'")
+    done, promised = 0, 0
     try:
         with module.open(path) as file:
-            yield from file.chunk_iterator(CHUNK)
-    except Exception as error:  # laspy and lazrs raise many kinds
+            promised = int(file.header.point_count)
+            for part in file.chunk_iterator(CHUNK):
+                done += len(part)
+                yield part
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # laspy raises many kinds, and a panic of lazrs is not an Exception
         raise InputError(
             f"{path} cannot be read as LAS ({' '.join(str(error).split())[:100]}); copy it again"
         ) from None
+    if done != promised:
+        raise InputError(f"{path} holds {done} of the {promised} points its header promises; copy it again")
 
 
 def survey(path: Path) -> LasFile:
@@ -111,20 +122,29 @@ def survey(path: Path) -> LasFile:
         InputError: If it is unreadable or holds no points.
     """
     heights, brightness = [], np.zeros(65536, np.int64)
+    low, high = np.full(3, np.inf), np.full(3, -np.inf)
     for part in read_chunks(path):
-        heights.append(np.asarray(part.z, dtype=np.float32))
+        xyz = [np.asarray(axis, dtype=np.float64) for axis in (part.x, part.y, part.z)]
+        if not all(np.isfinite(axis).all() for axis in xyz):
+            raise InputError(f"{path} has coordinates that are not finite; its header is damaged, copy it again")
+        low, high = np.minimum(low, [x.min() for x in xyz]), np.maximum(high, [x.max() for x in xyz])
+        heights.append(xyz[2].astype(np.float32))
         brightness += np.bincount(np.asarray(part.intensity), minlength=65536)
     with laspy().open(path) as file:
         header = file.header
         crs = parse_crs(header)
     if not header.point_count:
         raise InputError(f"{path} holds no points")
-    low, high = np.quantile(np.concatenate(heights), [0.001, 0.999])
+    if (reach := float((high - low)[:2].max())) > MOST_M:
+        raise InputError(
+            f"{path} reaches over {reach / 1000:.0f} km; a scan of at most {MOST_M / 1000:.0f} km was expected: remove "
+            "points that lie far off (pdal filters.crop), or split it"
+        )
+    bounds = (float(low[0]), float(low[1]), float(high[0]), float(high[1]))
+    least, most = np.quantile(np.concatenate(heights), [0.001, 0.999])
     place = np.searchsorted(brightness.cumsum(), np.array([0.02, 0.5, 0.98]) * header.point_count)
     a, b, c = np.log1p(place)
-    (x0, y0, _), (x1, y1, _) = header.mins, header.maxs
-    bounds = (float(x0), float(y0), float(x1), float(y1))
-    span = (float(low) - BELOW_M, float(high) + ABOVE_M)
+    span = (float(least) - BELOW_M, float(most) + ABOVE_M)
     return LasFile(path, bounds, int(header.point_count), crs, span, (float(a), float(b), float(c)))
 
 
@@ -137,11 +157,11 @@ def parse_crs(header: Any) -> CRS | None:
     return crs.sub_crs_list[0] if crs is not None and crs.is_compound else crs
 
 
-def epsg_of(files: Sequence[LasFile], crs: int | None) -> int:
+def common_epsg(files: Sequence[LasFile], crs: int | None) -> int:
     """EPSG code files share.
 
     Args:
-        files: Of one map.
+        files: Files that make one map.
         crs: Code the user states; wins.
 
     Raises:
@@ -151,7 +171,7 @@ def epsg_of(files: Sequence[LasFile], crs: int | None) -> int:
     try:
         stated = CRS.from_epsg(crs) if crs is not None else None
     except CRSError:
-        raise GridError(f"crs={crs} is no known EPSG code; for example 2154") from None
+        raise GridError(f"crs={crs} is not a known EPSG code; for example 2154") from None
     for file in files:
         found = stated or file.crs
         if found is None:
@@ -175,9 +195,9 @@ class Scan:
 
     Args:
         xyz: Metres, in the files' CRS.
-        features: Numbers per point, as asked.
+        features: Numbers per point, in the order they were named.
         classes: LAS class.
-        source: Number of the file and of the point in it.
+        source: Number of the file, and of the point in the file.
         keys: Row and column of the square of every point, as one sorted number.
     """
 
@@ -189,14 +209,14 @@ class Scan:
 
     @property
     def bounds(self) -> Bounds:
-        """Of the points."""
+        """Bounds of the points, in metres."""
         (x0, y0, _), (x1, y1, _) = self.xyz.min(0), self.xyz.max(0)
         return float(x0), float(y0), float(x1), float(y1)
 
     @cached_property
-    def terrain(self) -> Terrain:
+    def ground(self) -> GroundSurface:
         """The ground, found without classes."""
-        return Terrain(ground_points(self.xyz))
+        return GroundSurface(ground_points(self.xyz))
 
     def inside(self, bounds: Bounds) -> Int[ndarray, " k"]:
         """Numbers of the points of a rectangle, left and bottom edge included, in order of place."""
@@ -215,11 +235,11 @@ def key_of(row: Int[ndarray, " n"], column: Int[ndarray, "..."] | np.int64) -> I
 
 
 def read_scan(files: Sequence[LasFile], features: Sequence[str], bounds: Bounds | None = None) -> Scan:
-    """Points of files that are no noise and not withheld.
+    """Read points of files, without noise and withheld points.
 
     Args:
-        files: From ``survey``.
-        features: Of ``FEATURES``: ``intensity`` (log, from the file's median, over its spread, within -2 to 2),
+        files: Files as ``survey`` describes them.
+        features: Names from ``FEATURES``: ``intensity`` (log, from the file's median, over its spread, within -2 to 2),
             ``return_ratio`` (number of the return over their count), ``first``, ``last`` (1 or 0).
         bounds: Only points of this rectangle.
     """

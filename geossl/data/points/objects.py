@@ -1,78 +1,41 @@
 """Whole objects as point sets: a file per object, a folder per class, or one ``.npz``."""
 
-from collections.abc import Sequence
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
-from torch import Tensor
 
+from geossl.data.arrays import check_there, class_numbers, read_npy, read_npz
+from geossl.data.listing import files_in
+from geossl.data.mapped import Mapped
 from geossl.errors import InputError, MissingFileError
+from geossl.models.encoder import Items
 
 SUFFIXES = {".npy", ".xyz", ".txt"}
+MOST_TEXT_BYTES = 2**29  # of one object; parsing takes several times as much memory
 
 
 @dataclass(frozen=True)
-class Shapes:
-    """Objects, and their classes where known.
+class Objects:
+    """Point sets of whole objects, and their classes where known.
 
     Args:
-        clouds: x, y, z per point of each; files are read when asked for.
-        labels: Class number of each; empty without classes.
-        classes: Names.
-        test: Which belong to the official test part.
+        clouds: Points (n 3) of every object; files are read when due.
+        labels: Class number of every object; empty without classes.
+        classes: Names of the classes.
+        test: Whether an object belongs to the official test part.
     """
 
-    clouds: Sequence[Float[ndarray, "_ 3"]]
+    clouds: Items
     labels: Int[ndarray, " n"]
     classes: tuple[str, ...]
     test: ndarray
 
 
-class ShapeFiles(Sequence[Float[ndarray, "_ 3"]]):
-    """Objects of files, read when asked for: a set may be larger than memory.
-
-    Args:
-        paths: One object each.
-    """
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = paths
-
-    def __len__(self) -> int:
-        """Number of objects."""
-        return len(self.paths)
-
-    def __getitem__(self, i: Any) -> Any:
-        """Points of one."""
-        return read_shape(self.paths[i])
-
-
-class CloudTensors(Sequence[Tensor]):
-    """The same as tensors.
-
-    Args:
-        clouds: Points of objects.
-    """
-
-    def __init__(self, clouds: Sequence[Float[ndarray, "_ 3"]]) -> None:
-        self.clouds = clouds
-
-    def __len__(self) -> int:
-        """Number of objects."""
-        return len(self.clouds)
-
-    def __getitem__(self, i: Any) -> Any:
-        """Points of one."""
-        return torch.from_numpy(self.clouds[i])
-
-
-def read_shapes(source: str | Path) -> Shapes:
+def read_objects(source: str | Path) -> Objects:
     """Read objects.
 
     Args:
@@ -85,24 +48,24 @@ def read_shapes(source: str | Path) -> Shapes:
         InputError: If there is nothing to read, or it is not what was expected.
     """
     path = Path(source)
-    if path.suffix == ".npz" and path.is_file():
-        return npz_shapes(path)
+    if path.suffix == ".npz":
+        return npz_objects(path)
     if not path.is_dir():
-        raise MissingFileError(f"{str(source)!r} is no folder of point sets and no .npz file")
+        raise MissingFileError(f"{str(source)!r} is neither a folder of point sets nor an .npz file")
     if (path / "shapenet_pc").is_dir() and (path / "ShapeNet-55").is_dir():
         return shapenet(path)
-    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+    files = files_in(path, SUFFIXES, deep=True)
     if not files:
         raise InputError(f"{path} holds no point sets ({', '.join(sorted(SUFFIXES))})")
     owners = [p.parent.name if p.parent != path and p.parent.name not in ("train", "test") else "" for p in files]
     classes = tuple(sorted(set(owners))) if all(owners) else ()
     labels = np.array([classes.index(o) for o in owners] if classes else [], dtype=np.int64)
     test = np.array(["test" in p.relative_to(path).parts[:-1] for p in files])
-    read_shape(files[0])  # a folder of something else is said before work starts
-    return Shapes(ShapeFiles(files), labels, classes, test)
+    read_object(files[0])  # a folder of something else is refused before work starts
+    return Objects(Mapped(files, read_object), labels, classes, test)
 
 
-def shapenet(root: Path) -> Shapes:
+def shapenet(root: Path) -> Objects:
     """ShapeNet-55: files named ``SYNSET-MODEL.npy`` in one folder, and a list of them for each part."""
     parts = []
     for part in ("train", "test"):
@@ -117,54 +80,54 @@ def shapenet(root: Path) -> Shapes:
     owners = [name.split("-")[0] for name in names]
     classes = tuple(sorted(set(owners)))
     labels = np.array([classes.index(owner) for owner in owners], dtype=np.int64)
-    return Shapes(ShapeFiles(files), labels, classes, np.arange(len(files)) >= len(parts[0]))
+    return Objects(Mapped(files, read_object), labels, classes, np.arange(len(files)) >= len(parts[0]))
 
 
-def read_shape(path: Path) -> Float[ndarray, "n 3"]:
+def read_object(path: Path) -> Float[ndarray, "n 3"]:
     """Points of one file.
 
     Raises:
         InputError: If it is not a table of numbers.
     """
-    try:
-        values = np.load(path, allow_pickle=False) if path.suffix == ".npy" else read_text(path)
-    except (ValueError, OSError):
-        raise InputError(f"{path} cannot be read as a table of points; expected x y z per line") from None
-    return checked(values, str(path))
+    return points_of(read_npy(path) if path.suffix.lower() == ".npy" else read_text(path), str(path))
 
 
 def read_text(path: Path) -> ndarray:
     """Numbers of a text file, separated by spaces or commas."""
-    with path.open(encoding="utf-8") as file:
-        return np.loadtxt((line.replace(",", " ") for line in file), ndmin=2)
-
-
-def npz_shapes(path: Path) -> Shapes:
-    """Objects of one file."""
+    check_there(path)
+    if (size := path.stat().st_size) > MOST_TEXT_BYTES:
+        raise InputError(f"{path} is {size >> 20} MB of text; save its points with numpy.save")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            values = {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError, BadZipFile):
-        raise InputError(f"{path} is damaged, or holds Python objects, which are not read") from None
+        with path.open(encoding="utf-8") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of NumPy: that a file is empty, which is refused below
+            return np.loadtxt((line.replace(",", " ") for line in file), ndmin=2)
+    except (ValueError, OSError):
+        raise InputError(f"{path} cannot be read as a table of points; expected x y z per line") from None
+
+
+def npz_objects(path: Path) -> Objects:
+    """Objects of one file."""
+    values = read_npz(path)
     parts = [name for name in ("train", "test") if f"x_{name}" in values]
     stems = [f"_{name}" for name in parts] or [""]
     if f"x{stems[0]}" not in values:
         raise InputError(f"{path} holds {', '.join(values) or 'nothing'}; expected x, or x_train and x_test")
-    clouds = [checked(cloud, f"{path}, object {i}") for s in stems for i, cloud in enumerate(values[f"x{s}"])]
-    labels = np.concatenate([values.get(f"y{s}", np.zeros(0)) for s in stems]).astype(np.int64)
+    clouds = [points_of(cloud, f"{path}, object {i}") for s in stems for i, cloud in enumerate(values[f"x{s}"])]
+    known = [class_numbers(path, values, f"y{s}") for s in stems if f"y{s}" in values]
+    labels = np.concatenate([np.zeros(0, np.int64), *(y.ravel() for y in known)])
     if len(labels) not in (0, len(clouds)):
         raise InputError(f"{path} holds {len(clouds)} objects but {len(labels)} labels")
-    names = [str(name) for name in values.get("class_names", range(int(labels.max(initial=-1)) + 1))]
+    names = [str(name) for name in np.atleast_1d(values.get("class_names", np.arange(labels.max(initial=-1) + 1)))]
     if len(labels) and not 0 <= labels.min() <= labels.max() < len(names):
         raise InputError(
             f"{path}: labels reach from {labels.min()} to {labels.max()}, but there are {len(names)} names"
         )
     test = np.concatenate([np.full(len(values[f"x{s}"]), s == "_test") for s in stems])
-    return Shapes(clouds, labels, tuple(names) if len(labels) else (), test)
+    return Objects(clouds, labels, tuple(names) if len(labels) else (), test)
 
 
-def checked(values: ndarray, where: str) -> Float[ndarray, "n 3"]:
-    """The first three columns, if they are places."""
+def points_of(values: ndarray, where: str) -> Float[ndarray, "n 3"]:
+    """The first three columns of a table, if they are finite coordinates."""
     if values.ndim != 2 or values.shape[1] < 3 or not len(values) or values.dtype.kind not in "fiu":
         raise InputError(f"{where} has shape {values.shape} of {values.dtype}; expected one row of x, y, z per point")
     xyz = values[:, :3].astype(np.float64)
@@ -180,5 +143,5 @@ def unit_sphere(xyz: Float[ndarray, "n 3"]) -> Float[ndarray, "n 3"]:
 
 
 def drawn(xyz: Float[ndarray, "n 3"], points: int, rng: np.random.Generator) -> Float[ndarray, "m 3"]:
-    """So many points of an object, scaled to the unit sphere; repeated if it has fewer."""
+    """Draw points of an object and scale them to the unit sphere; points repeat if it has fewer."""
     return unit_sphere(xyz[np.resize(rng.permutation(len(xyz)), points)])

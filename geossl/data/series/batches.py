@@ -29,7 +29,7 @@ class ClipSource(Dataset[Clip], ABC):
 
     Args:
         frames: Dates or frames of a clip.
-        chip_px: Side of a clip.
+        chip_px: Side of a clip, in pixels.
         seed: Seeds places, dates, turns and flips.
     """
 
@@ -37,7 +37,7 @@ class ClipSource(Dataset[Clip], ABC):
         self.frames, self.chip_px, self.seed = frames, chip_px, seed
 
     def __getitem__(self, number: int) -> Clip:
-        """The clip of a draw."""
+        """Clip of a draw."""
         return self.draw(np.random.default_rng((self.seed, number)))
 
     @abstractmethod
@@ -57,10 +57,10 @@ class SeriesClips(ClipSource):
     flipped, all dates alike; dates are never shuffled.
 
     Args:
-        series: From ``geossl.data.series.stacks``.
+        series: Series, see ``geossl.data.series.stacks``.
         frames: Dates per clip.
-        chip_px: Side of a clip.
-        seed: Seeds everything.
+        chip_px: Side of a clip, in pixels.
+        seed: Seeds everything random.
         span: Days a clip may cover.
         max_cloudy: Share of dates that may be less than nine tenths usable.
     """
@@ -107,10 +107,10 @@ class VideoClips(ClipSource):
     """Frames of video at equal steps, cropped and resized, all frames alike; red, green, blue from 0 to 1.
 
     Args:
-        videos: From ``geossl.data.series.video``.
+        videos: Videos, see ``geossl.data.series.video``.
         frames: Frames per clip.
-        chip_px: Side of a clip.
-        seed: Seeds everything.
+        chip_px: Side of a clip, in pixels.
+        seed: Seeds everything random.
         span: Frames of the video a clip covers: 64 for 16 frames, each the fourth.
     """
 
@@ -136,7 +136,7 @@ class Clips(DrawnData):
     """``{"clip": b t c h w, "days": b t}``.
 
     Args:
-        source: Where clips come from.
+        source: Clips by draw number.
         batch_size: Clips per batch and rank.
         steps: Batches in all.
         workers: Loader processes.

@@ -20,10 +20,10 @@ class SeasonClips(ClipSource):
     Args:
         root: Folder with ``s2a/<place>/<scene>/``; radar is not needed.
         bands: Sentinel-2 bands, in the order they are wanted.
-        clouds: What is left out; None = nothing but nodata.
-        frames: Dates per clip; four are all there are.
-        chip_px: Side of a clip.
-        seed: Seeds everything.
+        clouds: Pixels that are left out; None = nothing but nodata.
+        frames: Dates per clip; a place has four.
+        chip_px: Side of a clip, in pixels.
+        seed: Seeds everything random.
         span: Days a clip may cover.
         max_cloudy: Share of dates that may be less than nine tenths usable.
 
@@ -49,7 +49,9 @@ class SeasonClips(ClipSource):
         self.span, self.least_clear = span, frames - int(max_cloudy * frames)
         self.places = sorted(p.name for p in self.root.iterdir() if p.is_dir()) if self.root.is_dir() else []
         if not self.places:
-            raise MissingFileError(f"data.source={str(root)!r} is no SSL4EO-S12 folder; it needs s2a/<place>/<scene>/")
+            raise MissingFileError(
+                f"data.source={str(root)!r} is not an SSL4EO-S12 folder; it needs s2a/<place>/<scene>/"
+            )
         side = side_of(self.scenes(self.places[0])[0] / file_name("B02"))
         if chip_px > side:
             raise GridError(f"places of {root} are {side} px wide; data.chip_px={chip_px} does not fit")

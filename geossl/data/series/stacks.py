@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 from odc.geo.geobox import GeoBox
 
-from geossl.data.resampling import SUFFIXES
+from geossl.data.listing import RASTERS, files_in, folders_in
 from geossl.data.sentinel.bands import date_of, inspect
 from geossl.data.sentinel.raster_file import RasterFile
 from geossl.data.sentinel.rasters import warp
@@ -26,10 +26,10 @@ KEPT_BYTES = 2**29  # a series that is smaller is kept in memory once it was rea
 
 @dataclass(frozen=True)
 class Clouds:
-    """What counts as cloud where files carry no mask: a pixel brighter than this.
+    """Brightness above which a pixel counts as cloud, where files carry no mask.
 
     Args:
-        band: Name of the band.
+        band: Name of the band that is looked at.
         above: Reflectance; 0.2 in B02 and 0.3 in B05 leave out snow, too.
     """
 
@@ -42,10 +42,10 @@ class ImageSeries:
     """Dates of one place on one pixel grid.
 
     Args:
-        name: Of the folder.
-        bands: Names, in the order they are read.
-        files: One per date, in time.
-        clouds: What is left out; None = nothing but nodata.
+        name: Name of the folder.
+        bands: Names of the bands, in the order they are read.
+        files: One file per date, in time.
+        clouds: Pixels that are left out; None = nothing but nodata.
     """
 
     name: str
@@ -68,7 +68,7 @@ class ImageSeries:
 
         Args:
             geobox: Any grid; files that lie on it are copied, others resampled bilinearly.
-            dates: Numbers of the dates; all by default.
+            dates: Numbers of the dates; by default all.
         """
         chosen = self.files if dates is None else [self.files[i] for i in dates]
         pixels = np.stack([file.physical(warp(file, geobox)) for file in chosen])
@@ -86,7 +86,7 @@ class ImageSeries:
 
     @cached_property
     def whole(self) -> Float[ndarray, "t c h w"]:
-        """All of it, kept."""
+        """Pixels of all dates, kept in memory."""
         return self.read(self.geobox)
 
     def describe(self) -> dict[str, Any]:
@@ -107,13 +107,13 @@ def day_number(day: str) -> int:
 def open_series(
     folder: str | Path, bands: Sequence[str], clouds: Clouds | None = None, s2_offset: int | None = None
 ) -> ImageSeries:
-    """Look at the dated GeoTIFFs of a folder.
+    """Open the dated rasters of a folder as a series.
 
     Args:
         folder: Holds one raster per date; names hold the date (``20200113`` or ``2020-01-13``).
         bands: Sentinel-2 bands to read, found by name.
-        clouds: What is left out.
-        s2_offset: Stated offset of the numbers, for files that do not say.
+        clouds: Pixels that are left out.
+        s2_offset: Offset of the numbers, for files that do not state theirs.
 
     Raises:
         InputError: If there are fewer than two dates, two of one date, or a file without a date or a band.
@@ -122,14 +122,14 @@ def open_series(
     if not folder.is_dir():
         raise MissingFileError(f"folder {str(folder)!r} does not exist; expected one with a GeoTIFF per date")
     if clouds is not None and clouds.band not in bands:
-        raise BandError(f"clouds are told by {clouds.band}, which is not among the bands: {', '.join(bands)}")
+        raise BandError(f"clouds are found in {clouds.band}, which is not among the bands: {', '.join(bands)}")
     dated: dict[str, Path] = {}
-    for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES):
+    for path in files_in(folder, RASTERS):
         day = date_of(re.sub(r"(20\d\d)-(\d\d)-(\d\d)", r"\1\2\3", path.stem))
         if not day:
             raise InputError(f"{path} has no date in its name; expected something like 20200113 or 2020-01-13")
         if day in dated:
-            raise InputError(f"{path} and {dated[day].name} are of one date; keep one raster per date")
+            raise InputError(f"{path} and {dated[day].name} have the same date; keep one raster per date")
         dated[day] = path
     if len(dated) < 2:
         raise InputError(f"{folder} holds {len(dated)} dated rasters; a series needs at least 2")
@@ -148,14 +148,13 @@ def find_series(
     """All series of a folder: its own rasters, or those of the folders in it; ``sample`` is the bundled ones.
 
     Raises:
-        InputError: As ``open_series``, or if there is none.
+        InputError: As in ``open_series``, or if the folder holds no series.
     """
     root = SAMPLE if str(root) == "sample" else Path(root)
     if not root.is_dir():
         raise MissingFileError(f"data.source {str(root)!r} does not exist; expected a folder of series")
-    own = [p for p in root.iterdir() if p.suffix.lower() in SUFFIXES]
-    inside = [p for p in root.iterdir() if p.is_dir() and any(q.suffix.lower() in SUFFIXES for q in p.iterdir())]
-    folders = [root] if own else sorted(p for p in inside if p.name != "labels")
+    inside = [p for p in folders_in(root) if p.name != "labels" and files_in(p, RASTERS)]
+    folders = [root] if files_in(root, RASTERS) else inside
     if not folders:
         raise InputError(f"{root} holds no series: GeoTIFFs named by date, or folders of them")
     return [open_series(folder, bands, clouds, s2_offset) for folder in folders]

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from geossl.data.images.folders import SUFFIXES as PICTURES
-from geossl.data.images.folders import read_picture
+from geossl.data.images.folders import read_image
+from geossl.data.listing import IMAGES, files_in
 from geossl.errors import InputError, MissingFileError, RunError, needs
 
 VIDEOS = {".mp4", ".webm", ".mkv", ".avi", ".mov", ".mpg", ".m4v"}
@@ -22,7 +22,7 @@ class VideoFile:
 
     Args:
         path: The file, or the folder of its frames.
-        frames: How many there are.
+        frames: Number of frames.
         label: Name of the folder it lies in, below the root; empty if it lies in the root.
     """
 
@@ -32,28 +32,24 @@ class VideoFile:
 
 
 def find_videos(root: str | Path) -> list[VideoFile]:
-    """Videos below a folder, sorted by path: video files, and folders that hold two or more pictures.
+    """Videos below a folder, sorted by path: video files, and folders that hold two or more images.
 
     Raises:
-        InputError: If there is none, or a file cannot be decoded.
+        InputError: If the folder holds no video, or a file cannot be decoded.
     """
     root = Path(root)
     if not root.is_dir():
         raise MissingFileError(f"folder {str(root)!r} does not exist; expected one with videos or folders of frames")
     found = []
-    for path in sorted([p for p in root.rglob("*") if p.suffix.lower() in VIDEOS or p.is_dir()] + [root]):
-        count = len(pictures(path)) if path.is_dir() else frames_of(path)
+    folders = [root, *(p for p in root.rglob("*") if p.is_dir() and p.name[0] != ".")]
+    for path in sorted([*files_in(root, VIDEOS, deep=True), *folders]):
+        count = len(files_in(path, IMAGES)) if path.is_dir() else frames_of(path)
         if count >= 2:
             parts = path.relative_to(root).parts
             found.append(VideoFile(path, count, parts[0] if len(parts) > 1 else ""))
     if not found:
-        raise InputError(f"{root} holds no video ({', '.join(sorted(VIDEOS))}) and no folder of frames")
+        raise InputError(f"{root} holds neither a video ({', '.join(sorted(VIDEOS))}) nor a folder of frames")
     return found
-
-
-def pictures(folder: Path) -> list[Path]:
-    """Frames of a folder in the order of their names."""
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURES)
 
 
 def frames_of(path: Path) -> int:
@@ -77,8 +73,8 @@ def read_frames(video: VideoFile, numbers: Sequence[int]) -> Float[Tensor, "t 3 
         RunError: If the file ends before the last of them, or frames differ in size.
     """
     if video.path.is_dir():
-        paths = pictures(video.path)
-        frames = [torch.from_numpy(read_picture(paths[i])) for i in numbers]
+        paths = files_in(video.path, IMAGES)
+        frames = [torch.from_numpy(read_image(paths[i])) for i in numbers]
         if len({frame.shape for frame in frames}) > 1:
             raise RunError(f"{video.path} holds frames of different sizes; resize them to one")
         return torch.stack(frames)
@@ -86,7 +82,7 @@ def read_frames(video: VideoFile, numbers: Sequence[int]) -> Float[Tensor, "t 3 
 
 
 def decoded(video: VideoFile, numbers: Sequence[int]) -> Float[Tensor, "t 3 h w"]:
-    """The same from a video file, decoded from its start up to the last number."""
+    """Frames of a video file, decoded from its start up to the last number."""
     import av  # lazy: an extra
 
     found: dict[int, Tensor] = {}

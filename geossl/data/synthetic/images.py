@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from rasterio.errors import RasterioError
 
-from geossl.data.images.folders import SUFFIXES, read_picture
+from geossl.data.images.folders import read_image
+from geossl.data.listing import IMAGES, files_in
 from geossl.errors import InputError, MissingFileError
 
 SPLIT_NAMES = ("train", "calibration", "test")
@@ -82,7 +83,7 @@ def read_bands(path: Path) -> Float[ndarray, "c h w"]:
         InputError: If the file cannot be read.
     """
     if path.suffix.lower() not in (".tif", ".tiff"):
-        return read_picture(path)
+        return read_image(path)
     try:
         with rasterio.open(path) as file:
             values = file.read()
@@ -139,14 +140,14 @@ def from_folders(root: Path) -> dict[str, Forgeries]:
                 f"{folder} has no folder real/; expected real/ and a folder per generator, such as {folder}/gan"
             )
         for name, maker in makers.items():
-            for path in sorted(p for p in maker.rglob("*") if p.suffix.lower() in SUFFIXES):
+            for path in files_in(maker, IMAGES, deep=True):
                 below = path.relative_to(maker).parts[:-1]
                 rows.append((part, "" if name.lower() == "real" else name, below[0] if below else "all", path))
     found = gathered(rows)
     for part, pictures in found.items():
         for origin, what in ((0, "real"), (1, "generated")):
             if not (pictures.origin == origin).any():
-                raise InputError(f"{parts.get(part, root)} holds no {what} pictures ({', '.join(sorted(SUFFIXES))})")
+                raise InputError(f"{parts.get(part, root)} holds no {what} pictures ({', '.join(sorted(IMAGES))})")
     return with_calibration(found)
 
 

@@ -58,7 +58,7 @@ def test_places_are_centres_in_metres(read):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"y": np.array([0, 1, 0])}, r"x is \(4, 5, 8, 8\), y \(3,\)"),
+        ({"y": np.array([0, 1, 0])}, r"x is float32 \(4, 5, 8, 8\), y \(3,\)"),
         ({"y": np.array([0, 1, 0, 7])}, "y does not fit the 2 class_names; expected 0 to 1"),
         ({"y": np.array([0, 1, 0, -1])}, "y does not fit"),
         ({"y": np.ones((4, 3))}, "y does not fit"),

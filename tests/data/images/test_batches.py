@@ -5,7 +5,7 @@ from PIL import Image
 
 import geossl
 from geossl import recipe
-from geossl.data.images.batches import Crops, Pictures, crop
+from geossl.data.images.batches import Crops, RGBImages, crop
 from geossl.data.images.folders import ImageFolder
 from geossl.data.statistics import streaming_statistics
 from geossl.errors import InputError
@@ -44,14 +44,14 @@ def test_crops_have_their_share_of_the_area():
 
 
 def test_batches_are_pictures_of_one_size_and_all_usable(folder):
-    data = Pictures(folder, 32, 4, 3, crop_share=(0.5, 1.0))
+    data = RGBImages(folder, 32, 4, 3, crop_share=(0.5, 1.0))
     batches = list(data.train_dataloader())
     assert [b["rgb"].shape for b in batches] == [(4, 3, 32, 32)] * 3
     assert all(b["valid"].all() and b["rgb"].min() >= 0 and b["rgb"].max() <= 1 for b in batches)
     data.start_step = 2
     assert torch.equal(next(iter(data.train_dataloader()))["rgb"], batches[2]["rgb"])
     mean, _ = streaming_statistics(data.survey())["rgb"]
-    assert mean == pytest.approx(np.mean([p.mean((1, 2)).numpy() for p in data.pictures], axis=0), abs=0.02)
+    assert mean == pytest.approx(np.mean([p.mean((1, 2)).numpy() for p in data.images], axis=0), abs=0.02)
 
 
 def test_a_masked_autoencoder_learns_from_a_folder_of_pictures(folder, tmp_path):
@@ -65,9 +65,9 @@ def test_a_masked_autoencoder_learns_from_a_folder_of_pictures(folder, tmp_path)
     (folder / "0.png").write_bytes((folder / "0.png").read_bytes()[:60])
     plain = ["encoder.statistics=published", f"out={tmp_path}/y"]
     for _ in range(2):  # the second time is not told that there is a run: it had no step
-        with pytest.raises(InputError, match=r"0\.png cannot be read as a picture"):
+        with pytest.raises(InputError, match=r"0\.png cannot be read as an image"):
             geossl.pretrain(recipe.load("mae", [*changes, *plain, "data.batch_size=5"]))
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(InputError, match="does not hold pictures"):
+    with pytest.raises(InputError, match="does not hold images"):
         geossl.pretrain(recipe.load("mae", [*changes, f"data.source={empty}", f"out={tmp_path}/x"]))

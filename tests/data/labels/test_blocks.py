@@ -80,7 +80,7 @@ def test_polygons_between_pixel_centres_are_refused():
         assign_blocks(labels, 8, 10.0, 0)
 
 
-def test_a_ticket_is_of_its_place_alone_and_tickets_are_spread_evenly():
+def test_a_priority_depends_on_its_place_alone_and_is_spread_evenly():
     places = np.column_stack([RNG.integers(0, 10**6, 20_000), RNG.integers(0, 10**7, 20_000)]) * 80.0
     whole = hash_priority(places, 32631, 0)
     assert np.array_equal(hash_priority(places[::-1], 32631, 0), whole[::-1])
@@ -134,7 +134,7 @@ def test_patch_samples_are_the_same_in_whatever_pieces_they_come(ground):
 
     whole = cut(np.s_[0:24, 0:24])
     pieces = cut(np.s_[10:24, 0:24], np.s_[0:10, 7:24], np.s_[0:10, 0:7])
-    for name in ("x", "counts", "part", "block", "ticket"):
+    for name in ("x", "counts", "part", "block", "priority"):
         assert np.array_equal(getattr(whole, name), getattr(pieces, name)), name
     assert np.isfinite(whole.x).all()
     assert (whole.counts.sum(1) <= 64).all()

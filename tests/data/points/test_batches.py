@@ -5,7 +5,7 @@ import torch
 from geossl import recipe
 from geossl.api.pretrain.run import prepare
 from geossl.data.points.batches import augmented, cloud_source, rotation
-from geossl.data.points.objects import drawn, read_shapes, unit_sphere
+from geossl.data.points.objects import drawn, read_objects, unit_sphere
 from geossl.errors import InputError, MissingFileError, UnknownNameError
 from tests.scans import scene, write_scan
 
@@ -22,7 +22,7 @@ def test_objects_come_from_folders_with_classes_and_a_split(tmp_path):
             np.save(path, cube(seed=i))
         else:
             np.savetxt(path, np.c_[cube(seed=i), np.ones(50)], delimiter="," if path.suffix == ".txt" else " ")
-    shapes = read_shapes(tmp_path)
+    shapes = read_objects(tmp_path)
     assert shapes.classes == ("chair", "table")
     found = {(shapes.classes[y], bool(t)): c for c, y, t in zip(shapes.clouds, shapes.labels, shapes.test, strict=True)}
     assert set(found) == {("chair", False), ("table", False), ("table", True)}
@@ -37,7 +37,7 @@ def test_shapenet_is_read_as_it_is_given_out(tmp_path):
         (tmp_path / f"ShapeNet-55/{part}.txt").write_text("\n".join(files) + "\n")
         for i, name in enumerate(files):
             np.save(tmp_path / "shapenet_pc" / name, cube(seed=i).astype(np.float32))
-    shapes = read_shapes(tmp_path)
+    shapes = read_objects(tmp_path)
     assert shapes.classes == ("02691156", "03001627")
     assert shapes.labels.tolist() == [0, 1, 0]
     assert shapes.test.tolist() == [False, False, True]
@@ -46,16 +46,16 @@ def test_shapenet_is_read_as_it_is_given_out(tmp_path):
     assert data.describe() == {"objects": 2}
     (tmp_path / "ShapeNet-55/test.txt").unlink()
     with pytest.raises(MissingFileError, match=r"test.txt does not exist; it lists the files"):
-        read_shapes(tmp_path)
+        read_objects(tmp_path)
 
 
 def test_objects_are_read_when_they_are_drawn(tmp_path):
     for name in ("a", "b"):
         np.save(tmp_path / f"{name}.npy", cube())
-    shapes = read_shapes(tmp_path)
+    shapes = read_objects(tmp_path)
     (tmp_path / "b.npy").write_bytes(b"broken")
     assert len(shapes.clouds) == 2
-    with pytest.raises(InputError, match=r"b.npy cannot be read"):
+    with pytest.raises(InputError, match=r"b.npy is damaged"):
         shapes.clouds[1]
 
 
@@ -69,12 +69,12 @@ def test_a_set_of_test_objects_alone_teaches_nothing(tmp_path):
 def test_objects_come_from_one_file_with_or_without_a_split(tmp_path):
     x = np.stack([cube(seed=i) for i in range(4)])
     np.savez(tmp_path / "a.npz", x_train=x[:3], y_train=[0, 1, 0], x_test=x[3:], y_test=[1], class_names=["p", "q"])
-    shapes = read_shapes(tmp_path / "a.npz")
+    shapes = read_objects(tmp_path / "a.npz")
     assert shapes.classes == ("p", "q")
     assert shapes.labels.tolist() == [0, 1, 0, 1]
     assert shapes.test.tolist() == [False] * 3 + [True]
     np.savez(tmp_path / "b.npz", x=x)
-    plain = read_shapes(tmp_path / "b.npz")
+    plain = read_objects(tmp_path / "b.npz")
     assert plain.classes == ()
     assert len(plain.clouds) == 4
 
@@ -87,23 +87,23 @@ def test_objects_come_from_one_file_with_or_without_a_split(tmp_path):
         ({"x": np.full((2, 5, 3), np.nan)}, "not finite"),
         ({"x": np.zeros((2, 5, 3)), "y": [0]}, "2 objects but 1 labels"),
         ({"x": np.zeros((2, 5, 3)), "y": [0, 4], "class_names": ["a"]}, "labels reach from 0 to 4"),
-        ({"x": np.array([{}], dtype=object)}, "Python objects, which are not read"),
+        ({"x": np.array([{}], dtype=object)}, "holds Python objects"),
     ],
 )
 def test_a_file_that_does_not_hold_objects_is_refused(tmp_path, values, message):
     np.savez(tmp_path / "bad.npz", **values)
     with pytest.raises(InputError, match=message):
-        read_shapes(tmp_path / "bad.npz")
+        read_objects(tmp_path / "bad.npz")
 
 
 def test_missing_and_unreadable_objects_are_named(tmp_path):
-    with pytest.raises(MissingFileError, match="'nowhere' is no folder"):
-        read_shapes("nowhere")
+    with pytest.raises(MissingFileError, match="'nowhere' is neither a folder"):
+        read_objects("nowhere")
     with pytest.raises(InputError, match="holds no point sets"):
-        read_shapes(tmp_path)
+        read_objects(tmp_path)
     (tmp_path / "a.xyz").write_text("1 2 three\n")
     with pytest.raises(InputError, match=r"a.xyz cannot be read as a table"):
-        read_shapes(tmp_path)
+        read_objects(tmp_path)
 
 
 def test_drawn_objects_touch_the_unit_sphere_and_have_their_centre_at_the_origin():
@@ -143,7 +143,7 @@ def test_batches_are_the_same_for_a_seed_and_go_on_where_a_run_stopped(tmp_path)
     ("changes", "error", "message"),
     [
         (["data.block_m=null"], InputError, "holds airborne scans; set data.block_m"),
-        (["data.source=NPZ"], InputError, "holds whole objects, no scan; use data.block_m=null"),
+        (["data.source=NPZ"], InputError, "holds whole objects, not a scan; use data.block_m=null"),
         (["data.source=NPZ", "data.block_m=null"], InputError, r"use encoder.features=\[\]"),
         (["data.source=nowhere"], MissingFileError, "'nowhere' does not exist; give a .laz"),
         (["data.source=nowhere.laz"], MissingFileError, "nowhere.laz"),

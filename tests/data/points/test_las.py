@@ -6,7 +6,7 @@ import pytest
 from pyproj import CRS
 
 from geossl.data.points import las
-from geossl.data.points.las import epsg_of, find_files, read_scan, survey, write_classes
+from geossl.data.points.las import common_epsg, find_files, read_scan, survey, write_classes
 from geossl.errors import GridError, InputError, MissingFileError
 from tests.scans import BOTTOM, LEFT, scene, write_scan
 
@@ -91,10 +91,10 @@ def test_an_old_point_format_without_room_for_a_class_is_refused(tmp_path):
 
 
 def test_what_is_missing_or_damaged_is_said(tmp_path, file, monkeypatch):
-    with pytest.raises(MissingFileError, match=r"'nowhere.laz' is no .las"):
+    with pytest.raises(MissingFileError, match=r"'nowhere.laz' is neither a .las"):
         find_files("nowhere.laz")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(MissingFileError, match="no folder that holds one"):
+    with pytest.raises(MissingFileError, match="nor a folder that holds one"):
         find_files(tmp_path / "empty")
     broken = tmp_path / "broken.laz"
     broken.write_bytes(file.read_bytes()[:1500])
@@ -119,16 +119,16 @@ def test_the_crs_is_in_metres_known_and_one(tmp_path):
     b = survey(write_scan(tmp_path / "b.las", x, y, z, classes, epsg=32631))
     feet = survey(write_scan(tmp_path / "f.las", x, y, z, classes, epsg=2992))
     none = survey(write_scan(tmp_path / "n.las", x, y, z, classes, epsg=None))
-    assert epsg_of([a], None) == 2154
-    assert epsg_of([none, a], 2154) == 2154
+    assert common_epsg([a], None) == 2154
+    assert common_epsg([none, a], 2154) == 2154
     with pytest.raises(GridError, match="EPSG:2154 and .*EPSG:32631"):
-        epsg_of([a, b], None)
+        common_epsg([a, b], None)
     with pytest.raises(GridError, match=r"is in foot .*reproject"):
-        epsg_of([feet], None)
+        common_epsg([feet], None)
     with pytest.raises(GridError, match=r"does not say its CRS; state it"):
-        epsg_of([none], None)
-    with pytest.raises(GridError, match=r"crs=999999 is no known EPSG code"):
-        epsg_of([none], 999999)
+        common_epsg([none], None)
+    with pytest.raises(GridError, match=r"crs=999999 is not a known EPSG code"):
+        common_epsg([none], 999999)
 
 
 def test_of_a_compound_crs_the_horizontal_part_counts(tmp_path):
@@ -136,11 +136,40 @@ def test_of_a_compound_crs_the_horizontal_part_counts(tmp_path):
     points = laspy.read(path)
     points.header.add_crs(CRS.from_user_input("EPSG:2154+5720"))
     points.write(path)
-    assert epsg_of([survey(path)], None) == 2154
+    assert common_epsg([survey(path)], None) == 2154
 
 
 def test_bundled_tiles_are_there():
     files = [survey(path) for path in find_files("sample")]
     assert len(files) == 4
-    assert epsg_of(files, None) == 2154
+    assert common_epsg(files, None) == 2154
     assert sum(file.count for file in files) == 273_982
+
+
+def test_a_scan_cut_at_a_record_is_refused(tmp_path):
+    path = write_scan(tmp_path / "a.las", *scene())
+    with laspy.open(path) as reader:
+        size, start = reader.header.point_format.size, reader.header.offset_to_point_data
+    path.write_bytes(path.read_bytes()[: start + 100 * size])
+    with pytest.raises(InputError, match=r"holds 100 of the 9000 points its header promises|cannot be read as LAS"):
+        survey(path)
+
+
+def test_a_stray_point_does_not_make_a_lattice_without_end(tmp_path):
+    x, y, z, classes = scene()
+    x[0] += 5e6
+    with pytest.raises(InputError, match=r"reaches over 5000 km; a scan of at most 200 km was expected"):
+        survey(write_scan(tmp_path / "a.las", x, y, z, classes))
+
+
+def test_bounds_are_those_of_the_points_whatever_the_header_claims(tmp_path):
+    path = write_scan(tmp_path / "a.las", *scene())
+    content = bytearray(path.read_bytes())
+    content[179:187] = np.float64(1e300).tobytes()  # greatest x
+    path.write_bytes(bytes(content))
+    assert survey(path).bounds == pytest.approx(survey(write_scan(tmp_path / "b.las", *scene())).bounds)
+
+
+def test_files_of_macos_are_passed_over(file):
+    (file.parent / "._scan.laz").write_bytes(bytes(4096))
+    assert find_files(file.parent) == [file]

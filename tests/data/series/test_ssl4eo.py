@@ -73,7 +73,7 @@ def test_draws_depend_on_seed_and_number_only(root):
 def test_what_does_not_fit_is_said(root, tmp_path):
     with pytest.raises(GridError, match="places of .* are 48 px wide; data.chip_px=64 does not fit"):
         clips(root, chip_px=64)
-    with pytest.raises(MissingFileError, match="is no SSL4EO-S12 folder; it needs s2a/<place>/<scene>/"):
+    with pytest.raises(MissingFileError, match="is not an SSL4EO-S12 folder; it needs s2a/<place>/<scene>/"):
         clips(tmp_path / "nowhere")
     for path in list((root / "s2a/0000000").iterdir())[1:]:
         path.rename(root / "s2a/0000001" / f"{path.name}x")

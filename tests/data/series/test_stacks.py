@@ -101,10 +101,10 @@ def test_what_is_no_series_is_refused_by_name(tmp_path, folder):
         find_series(empty(tmp_path), BANDS)
     with pytest.raises(BandError, match="lacks B12"):
         open_series(folder, ("B02", "B12"))
-    with pytest.raises(BandError, match="told by B03, which is not among the bands: B02, B08"):
+    with pytest.raises(BandError, match="found in B03, which is not among the bands: B02, B08"):
         open_series(folder, BANDS, Clouds("B03", 0.2))
     write(folder / "again_20200105.tif", date_pixels(0))
-    with pytest.raises(InputError, match="are of one date; keep one raster per date"):
+    with pytest.raises(InputError, match="have the same date; keep one raster per date"):
         open_series(folder, BANDS)
     (folder / "again_20200105.tif").rename(folder / "nodate.tif")
     with pytest.raises(InputError, match="has no date in its name"):

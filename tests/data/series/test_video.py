@@ -81,7 +81,7 @@ def test_a_short_video_is_taken_whole(tmp_path):
 def test_what_is_no_video_is_refused_by_name(tmp_path):
     with pytest.raises(MissingFileError, match="expected one with videos"):
         video_clips(tmp_path / "nowhere", 4, 16, 0, 8)
-    with pytest.raises(InputError, match="holds no video"):
+    with pytest.raises(InputError, match="holds neither a video"):
         find_videos(tmp_path)
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     with pytest.raises(InputError, match="broken.mp4 cannot be decoded"):

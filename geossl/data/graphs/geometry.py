@@ -1,4 +1,4 @@
-"""Graphs of places: any geometries as nodes, edges between neighbours, features from attributes or rasters."""
+"""Geometry graphs: any geometries as nodes, edges between neighbours, features from attributes or rasters."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -17,11 +17,11 @@ from rasterio.features import rasterize
 from scipy.spatial import KDTree
 from torch_geometric.data import Data
 
-from geossl.data.graphs.files import checked, dense_rows
+from geossl.data.graphs.files import checked_graph, dense_rows
 from geossl.data.resampling import apply
 from geossl.errors import GridError, InputError, Note
 
-LONELY = 0.05  # share of nodes without a neighbour from which on it is said
+LONELY = 0.05  # share of nodes without a neighbour above which a note says so
 BLOCK_ROWS = 512  # rows of a raster that are pooled at a time
 EDGES = "contiguity, contiguity:METRES (bridging gaps), rook, knn:K or distance:METRES"
 
@@ -48,7 +48,7 @@ def graph_of(
     if labels is not None:
         data.y, data.classes = classes_of(metres, labels)
     data.names, data.frame = names, metres
-    return smoothed(checked(data, "the GeoDataFrame"), smooth)
+    return smoothed(checked_graph(data, "the GeoDataFrame"), smooth)
 
 
 def in_metres(frame: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
@@ -76,7 +76,7 @@ def in_metres(frame: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
 def columns(
     frame: gpd.GeoDataFrame, features: Sequence[str] | None, labels: str | None
 ) -> tuple[Float[ndarray, "n c"], tuple[str, ...]]:
-    """Attributes as features, and their names; all that are numbers where none are named."""
+    """Attributes as features, and their names; all numeric attributes where none are named."""
     attributes = frame.drop(columns=frame.geometry.name).rename(columns=str)
     if len(twice := attributes.columns[attributes.columns.duplicated()]):
         raise InputError(f"the GeoDataFrame has several columns {twice[0]!r}; rename or drop them")
@@ -87,7 +87,7 @@ def columns(
             raise InputError("the GeoDataFrame has no attribute of numbers; name a raster as features, or add columns")
     for name in features:
         if name not in attributes:
-            raise InputError(f"features name {name!r}, which is no column; there are {', '.join(attributes)}")
+            raise InputError(f"features name {name!r}, which is not a column; there are {', '.join(attributes)}")
         if not pd.api.types.is_numeric_dtype(attributes[name]) or pd.api.types.is_complex_dtype(attributes[name]):
             raise InputError(f"column {name!r} holds no numbers and cannot be a feature")
         if bad := int((~np.isfinite(attributes[name].to_numpy(dtype=np.float64))).sum()):
@@ -98,7 +98,9 @@ def columns(
 def classes_of(frame: gpd.GeoDataFrame, labels: str) -> tuple[Int[torch.Tensor, " n"], tuple[str, ...]]:
     """Class of every row, -1 where there is none, and the names of the classes in order."""
     if labels not in frame:
-        raise InputError(f"labels name {labels!r}, which is no column; there are {', '.join(map(str, frame.columns))}")
+        raise InputError(
+            f"labels name {labels!r}, which is not a column; there are {', '.join(map(str, frame.columns))}"
+        )
     values = frame[labels]
     names = tuple(sorted({str(v) for v in values.dropna()}))
     numbers = {name: i for i, name in enumerate(names)}
@@ -165,7 +167,7 @@ def pooled(raster: xr.DataArray, frame: gpd.GeoDataFrame) -> tuple[Float[ndarray
     """Mean of a raster under every place, and the names of its bands.
 
     Args:
-        raster: ``(band, y, x)`` with its CRS: an embedding map, or any raster with NaN for nodata. Read in strips.
+        raster: ``(band, y, x)`` with its CRS: an embedding map, or any raster with NaN for nodata.
         frame: Places; a cell belongs to the one its centre lies in, the last of several. A place without a cell of its
             own, and every point and line, takes the cell under its representative point.
 
@@ -176,7 +178,7 @@ def pooled(raster: xr.DataArray, frame: gpd.GeoDataFrame) -> tuple[Float[ndarray
     places = frame.geometry.to_crs(str(geobox.crs))
     bands = raster.sizes[raster.dims[0]]
     total, count = np.zeros((len(frame), bands)), np.zeros(len(frame))
-    for ids, values in strips(raster, geobox, places):
+    for ids, values in row_blocks(raster, geobox, places):
         usable = (ids > 0) & np.isfinite(values).all(axis=0)
         rows = ids[usable] - 1
         count += np.bincount(rows, minlength=len(frame))
@@ -199,16 +201,16 @@ def pooled(raster: xr.DataArray, frame: gpd.GeoDataFrame) -> tuple[Float[ndarray
 
 
 def band_names(raster: xr.DataArray) -> tuple[str, ...]:
-    """Names of the first axis."""
+    """Names of the bands along the first axis."""
     first = str(raster.dims[0])
     values = raster[first].values if first in raster.coords else range(raster.sizes[first])
     return tuple(f"{first}{v:03d}" if isinstance(v, int | np.integer) else str(v) for v in values)
 
 
-def strips(
+def row_blocks(
     raster: xr.DataArray, geobox: GeoBox, places: gpd.GeoSeries
 ) -> Iterator[tuple[Int[ndarray, "h w"], Float[ndarray, "c h w"]]]:
-    """Rows of a raster at a time: number of the place of every cell, counted from 1, and the values."""
+    """Yield blocks of rows: number of the place of every cell, counted from 1, and the values."""
     areas = [(g, i) for i, g in enumerate(places, 1) if g.area > 0]
     for top in range(0, geobox.height, BLOCK_ROWS):
         part = geobox[top : min(top + BLOCK_ROWS, geobox.height), :]

@@ -12,8 +12,8 @@ from odc.geo.xr import xr_coords
 
 from geossl.api.graphs.build import graph_from_geodataframe, graph_from_raster
 from geossl.data.graphs.files import read_graph
-from geossl.data.graphs.parcels import neighbours
-from geossl.data.graphs.superpixels import image_graphs, joined, majorities, segments, touching
+from geossl.data.graphs.geometry import neighbours
+from geossl.data.graphs.superpixels import image_graphs, majorities, segments, touching, union_of
 from geossl.errors import GridError, InputError, Note
 
 SQUARES = [shapely.box(x, y, x + 100, y + 100) for y in (0, 100) for x in (500_000, 500_100)]
@@ -138,7 +138,7 @@ def test_cells_without_data_are_left_out_and_places_without_cells_refused():
         (frame_of(), {"edges": "distance:-5"}, InputError, "not understood"),
         (frame_of(), {"edges": "distance:near"}, InputError, "not understood"),
         (frame_of([shapely.Point(0, 0)]), {}, InputError, "points do not touch; use knn:K"),
-        (frame_of(), {"features": ["z"]}, InputError, "name 'z', which is no column; there are a"),
+        (frame_of(), {"features": ["z"]}, InputError, "name 'z', which is not a column; there are a"),
         (frame_of(a=list("wxyz")), {"features": "a"}, InputError, "holds no numbers"),
         (frame_of(a=list("wxyz")), {}, InputError, "no attribute of numbers"),
         (frame_of(a=[1, 2, 3, np.nan]), {}, InputError, "column 'a' is missing or infinite in 1 of 4 rows"),
@@ -149,7 +149,7 @@ def test_cells_without_data_are_left_out_and_places_without_cells_refused():
         (frame_of(), {"edges": "knn:2.7"}, InputError, "not understood"),
         (frame_of(), {"edges": "knn:nan"}, InputError, "not understood"),
         (frame_of(), {"edges": "distance:inf"}, InputError, "not understood"),
-        (frame_of(), {"labels": "crop"}, InputError, "labels name 'crop', which is no column"),
+        (frame_of(), {"labels": "crop"}, InputError, "labels name 'crop', which is not a column"),
     ],
 )
 def test_what_makes_no_graph_is_refused(frame, settings, error, message):
@@ -226,7 +226,7 @@ def test_a_superpixel_gets_the_commonest_class():
 def test_places_of_several_zones_are_one_graph_without_edges_between():
     one = graph_from_geodataframe(frame_of())
     other = graph_from_geodataframe(frame_of(crs=32634))
-    both = joined([one, other])
+    both = union_of([one, other])
     assert both.batch.tolist() == [0] * 4 + [1] * 4
     assert pairs(both) == pairs(one) + [(a + 4, b + 4) for a, b in pairs(one)]
     assert both.frame.crs == "EPSG:4326"

@@ -29,7 +29,8 @@ def embed(cube: xr.Dataset, encoder: str | Path | DenseEncoder = "croma_base", *
         cube: ``s1 (s1_band, y, x)`` in dB and/or ``s2 (s2_band, y, x)`` in reflectance 0 to 1, on one UTM grid of
             the encoder's pixel size; NaN = not usable. ``geossl.cube`` makes one from raster files.
         encoder: Name, file or loaded encoder.
-        settings: ``batch_size``, ``precision`` (``fp32`` or ``bf16``), ``valid_share``, ``gsd_m``, ``device``.
+        settings: ``batch_size``, ``precision`` (``fp32`` or ``bf16``), ``valid_share``, ``gsd_m``, ``device``, and
+            ``reach`` as in ``embed_map``.
 
     Returns:
         ``(embedding, y, x)`` float32 on the map lattice; NaN where a patch has no valid pixels. Chunks and batch
@@ -39,7 +40,9 @@ def embed(cube: xr.Dataset, encoder: str | Path | DenseEncoder = "croma_base", *
         BandError: If a band the encoder needs is missing.
         GridError: If the cube's grid is not georeferenced or does not fit the encoder.
     """
-    settings = checked_settings(settings, ("batch_size", "precision", "valid_share", "gsd_m", "device"), "embed")
+    settings = checked_settings(
+        settings, ("batch_size", "precision", "valid_share", "gsd_m", "device", "reach"), "embed"
+    )
     return lazy.embed(cube, as_encoder(encoder), **settings)
 
 
@@ -68,7 +71,9 @@ def embed_map(
             (windows per forward pass), ``shard_cells`` (side of a shard, which is one task and one file; sets memory,
             never a value), ``crs`` (EPSG code; by default the region's UTM zone or zones), ``gsd_m`` (40 or 20 for a
             map finer than the encoder's 80 m patches, at 4 or 16 times the cost), ``precision`` (``fp32``,
-            ``bf16``), ``valid_share`` (of a patch's pixels, from which it is fed), ``overwrite``.
+            ``bf16``, or ``auto``: bf16 where the processor has AMX), ``valid_share`` (of a patch's pixels, from which
+            it is fed), ``reach`` (patches a patch attends to around it; None = whole windows, the published function;
+            ``own``, the default = as a begun map or the encoder says), ``overwrite``.
 
     Returns:
         The path written, which ``geossl.open`` reads; for a region wider than a UTM zone the folder with one map per

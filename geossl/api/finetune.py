@@ -1,11 +1,12 @@
 """Fit a classifier of the ground on labels over Sentinel-1/2."""
 
+import copy
 import json
 import warnings
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import geopandas as gpd
 import numpy as np
@@ -23,6 +24,7 @@ from geossl.evaluation.heads import FITS, Samples, fit_head, predict
 from geossl.evaluation.report import markdown, score_rows, write_report
 from geossl.evaluation.scores import Scores, of_images
 from geossl.inference.engine import run
+from geossl.inference.engine.geometry import check_reach
 from geossl.inference.engine.source import OnlySensors, Source
 from geossl.inference.outputs.cog import blocks
 from geossl.inference.outputs.raster import open_map
@@ -51,6 +53,7 @@ class Task:
         split: Of the labelled ground.
         work: Folder for unfinished work.
         seed: Of heads and training.
+        reach: Of attention in maps.
     """
 
     labels: Labels
@@ -59,11 +62,14 @@ class Task:
     split: BlockSplit
     work: Path
     seed: int
+    reach: int | None
 
     @property
     def encoder(self) -> DenseEncoder:
-        """The encoder."""
-        return dense(self.file.encoder)
+        """The encoder, which says with which attention its maps are made."""
+        found = copy.copy(dense(self.file.encoder))
+        found.spec = replace(found.spec, reach=self.reach)
+        return found
 
     @property
     def subsets(self) -> list[tuple[str, ...]]:
@@ -81,6 +87,7 @@ def finetune(
     head: str = "linear",
     out: str | Path = "model.safetensors",
     seed: int = 0,
+    reach: int | Literal["own"] | None = "own",
     progress: Progress | None = None,
     **settings: Any,
 ) -> Path:
@@ -101,6 +108,7 @@ def finetune(
             each set of sensors there is. ``linear-upsample`` or ``unet``: a class per pixel (10 m).
         out: Model file; beside it go a report (``.html``) and its numbers (``.json``).
         seed: Of split, heads and training.
+        reach: Patches a patch attends to around it in maps, as in ``embed_map``; the model keeps it.
         progress: Called after every part (shards); see ``geossl.progress``.
         settings: Of decoders, the fields of ``DecoderConfig``: ``train_encoder``, ``max_steps``, ``lr``,
             ``batch_size``, ``chip_px`` ...
@@ -117,12 +125,15 @@ def finetune(
     truth = read_labels(labels, column)
     file = EncoderFile.open(encoder)
     spec = dense(file.encoder).spec
-    area = truth.area()
-    found = opened(pixels, area, first_map(work_path(out)))
-    run.plans(area, found, file.path, first_map(work_path(out)), run.MapConfig())  # says what does not fit
+    if reach != "own":
+        check_reach(dense(file.encoder), reach)
+        spec = replace(spec, reach=reach)
+    area, first = truth.area(), first_map(work_path(out))
+    found = opened(pixels, area, first)
+    run.plans(area, found, file.path, first, run.MapConfig(reach=spec.reach))  # says what does not fit
     split = assign_blocks(truth, spec.patch_px, spec.gsd_m, seed)
     with workspace(out) as work:
-        task = Task(truth, found, file, split, work, seed)
+        task = Task(truth, found, file, split, work, seed, spec.reach)
         fitted, scores, metadata = fit_heads(head, task, progress) if config is None else train(head, task, config)
         metadata |= {"seed": seed, "block_m": split.side_m, "blocks": {n: count(split, n) for n in SPLIT_NAMES}}
         title = f"{head} on {spec.name}"
@@ -187,7 +198,8 @@ def embedded(names: tuple[str, ...], store: Path, task: Task, progress: Progress
     parts: list[PatchSamples] = []
     with warnings.catch_warnings():  # what is to be noted of the sources was said when the task was planned
         warnings.simplefilter("ignore", Note)
-        maps = run.embed_map(task.labels.area(), source, task.file.path, store, progress, dtype="float32")
+        settings = {"dtype": "float32", "reach": task.reach}
+        maps = run.embed_map(task.labels.area(), source, task.file.path, store, progress, **settings)
     for path in maps:
         embeddings = open_map(path)
         box = embeddings.odc.geobox

@@ -25,8 +25,9 @@ def is_number(value: Any) -> bool:
 
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {  # what a value must be, and how to say so
     "batch_size": (is_count, "a whole number, 1 or more"),
-    "shard_cells": (is_count, "a whole number, 1 or more"),
-    "precision": (lambda value: value in ("fp32", "bf16"), "'fp32' or 'bf16'"),
+    "shard_cells": (lambda value: value is None or is_count(value), "a whole number, 1 or more"),
+    "reach": (lambda value: value in (None, "own") or is_count(value), "a number of patches such as 7, or None"),
+    "precision": (lambda value: value in ("auto", "fp32", "bf16"), "'auto', 'fp32' or 'bf16'"),
     "valid_share": (lambda value: is_number(value) and 0 < value <= 1, "a share of a patch's pixels, above 0 up to 1"),
     "dtype": (lambda value: value is None or value in DTYPES, f"one of {', '.join(DTYPES)}"),
     "gsd_m": (lambda value: value is None or isinstance(value, Real), "a number of metres"),

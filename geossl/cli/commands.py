@@ -13,6 +13,7 @@ from geossl.cli.options import (
     asks_catalogue,
     asks_files,
     asks_protocols,
+    asks_reach,
     asks_region,
     asks_shards,
     early,
@@ -101,9 +102,10 @@ def fetch(**options: Any) -> None:
 @click.option("--out", default="embedding.zarr", show_default=True, help=".zarr (sharded, resumable) or .tif (COG).")
 @click.option("--dtype", type=click.Choice(["int8", "float16", "float32"]), help="[default: int8 .zarr, float32 .tif]")
 @click.option("--gsd", "gsd_m", type=float, help="Cell of the map in metres: 40 or 20 cost 4 or 16 times as much.")
+@asks_reach
 @asks_shards
 @click.option("--batch-size", default=10, show_default=True, type=click.IntRange(1), help="Windows per forward pass.")
-@click.option("--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "bf16"]))
+@click.option("--precision", default="fp32", show_default=True, type=click.Choice(["auto", "fp32", "bf16"]))
 @click.option("--dry-run", is_flag=True, help="Say what it would take, and stop.")
 @click.option("--overwrite", is_flag=True, help="Replace an output that was made from another plan.")
 def embed(dry_run: bool, **options: Any) -> None:
@@ -140,6 +142,7 @@ def embed(dry_run: bool, **options: Any) -> None:
 @click.option("--lr", type=float, help="Learning rate of a decoder.  [default: 0.001]")
 @click.option("--batch-size", type=int, help="Chips per update of a decoder.  [default: 8]")
 @click.option("--chip-px", type=int, help="Side of a decoder's chips.  [default: 96]")
+@asks_reach
 @click.option("--seed", default=0, show_default=True)
 @click.option("--out", default="model.safetensors", show_default=True, help="Model; its report goes beside it.")
 def finetune(**options: Any) -> None:
@@ -166,6 +169,7 @@ def finetune(**options: Any) -> None:
 @asks_files
 @click.option("--out", default="classes.tif", show_default=True, help="COG; confidence and area table go beside it.")
 @click.option("--polygons", help="Also write outlines: .gpkg or .parquet.")
+@asks_reach
 @asks_shards
 @click.option("--batch-size", default=10, show_default=True, type=click.IntRange(1), help="Windows per forward pass.")
 @click.option("--seed", default=0, show_default=True, help="Of k-means.")

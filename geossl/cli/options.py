@@ -134,10 +134,23 @@ def asks_shards(verb: Callable[..., None]) -> Callable[..., None]:
         verb,
         click.option("--crs", type=int, help="EPSG code of the map. [default: UTM zone of the region]"),
         click.option("--scheduler", default="sync", show_default=True, help=scheduler),
-        click.option(
-            "--shard-cells", default=10, show_default=True, type=click.IntRange(1), help="Shard side; sets memory."
-        ),
+        click.option("--shard-cells", type=click.IntRange(1), help="Shard side; sets memory.  [default: 8 or 10]"),
     )
+
+
+def asks_reach(verb: Callable[..., None]) -> Callable[..., None]:
+    """How far attention reaches in a map."""
+    text = "Patches a patch attends to around it, such as 7; none = whole windows.  [default: the encoder's]"
+    return with_options(verb, click.option("--reach", default="own", callback=reach, metavar="N|none", help=text))
+
+
+def reach(_context: click.Context, _parameter: click.Parameter, given: str) -> int | str | None:
+    """A number of patches, None for ``none``, and ``own`` where nothing was asked for."""
+    if given in ("own", "none"):
+        return None if given == "none" else given
+    if given.isdigit() and int(given):
+        return int(given)
+    raise InputError(f"--reach {given} is not a number of patches; use 1 or more, such as 7, or none")
 
 
 def asks_protocols(verb: Callable[..., None]) -> Callable[..., None]:

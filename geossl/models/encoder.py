@@ -14,6 +14,8 @@ from geossl.sensors import SensorSpec
 Images = Mapping[str, Float[Tensor, "b _ h w"]]  # sensor name -> pixels in physical units, NaN = not usable
 Kept = Mapping[str, Bool[Tensor, "b gh gw"]]  # sensor name -> True where the patch is fed to the encoder
 
+REACH = 7  # patches: 225 keys, as many as a training image of CROMA has tokens
+
 
 @runtime_checkable
 class Items(Protocol):
@@ -76,6 +78,8 @@ class DenseSpec(EncoderSpec):
         gsd_m: Ground sampling distance of a pixel in metres.
         window_px: Side of the square the encoder sees in map inference.
         margin_px: Pixels of a window's rim whose embeddings are thrown away.
+        reach: Farthest patch a token attends to in map inference, in row and in column; maps are then made of large
+            blocks without seams, and the window is that of ``--reach none``. None = whole windows.
     """
 
     sensors: Mapping[str, SensorSpec]
@@ -83,9 +87,12 @@ class DenseSpec(EncoderSpec):
     gsd_m: float
     window_px: int
     margin_px: int
+    reach: int | None = None
 
     def __post_init__(self) -> None:
         """Check that the window geometry is whole patches and leaves something to keep."""
+        if self.reach is not None and self.reach < 1:
+            raise ValueError(f"reach={self.reach} must be 1 or more patches, or None")
         if self.window_px % self.patch_px or self.margin_px % self.patch_px:
             raise ValueError(
                 f"window_px={self.window_px} and margin_px={self.margin_px} must be "
@@ -106,7 +113,14 @@ class DenseSpec(EncoderSpec):
             name: SensorSpec(**dict[str, Any]((k, tuple(v) if isinstance(v, list) else v) for k, v in sensor.items()))
             for name, sensor in values["sensors"].items()
         }
-        return cls(**{**values, "sensors": sensors})
+        reach = usual_reach(values["architecture"], values["arguments"])  # files of geossl 0.1 do not say
+        return cls(**{"reach": reach, **values, "sensors": sensors})
+
+
+def usual_reach(architecture: str, arguments: Mapping[str, Any]) -> int | None:
+    """What an encoder maps with by default: local attention if positions are relative, windows if they are absolute."""
+    is_relative = architecture == "croma" and arguments.get("position", "alibi") == "alibi"
+    return REACH if is_relative else None
 
 
 class DenseModel(Encoder, ABC):
@@ -129,6 +143,30 @@ class DenseModel(Encoder, ABC):
 
         Returns:
             One vector per patch; NaN where the output has no token (nothing was fed there).
+        """
+
+
+@runtime_checkable
+class LocalModel(Protocol):
+    """A DenseModel whose attention can be limited to what lies around a token."""
+
+    @property
+    def has_relative_positions(self) -> bool:
+        """Whether positions enter by distances only; if not, whole windows are needed."""
+
+    def local_tokens(
+        self, images: Images, kept: Kept | None, reach: int, wanted: Bool[Tensor, "b gh gw"] | None = None
+    ) -> Float[Tensor, "b gh gw d"]:
+        """One vector per patch, from what lies around it.
+
+        Args:
+            images: As in ``tokens``; any size.
+            kept: As in ``tokens``.
+            reach: Farthest patch a token attends to, in row and in column, in every layer.
+            wanted: Patches asked for; all where None. What they cannot see may be left out, which changes no bit.
+
+        Returns:
+            One vector per patch; NaN where nothing was fed, and where it is not wanted.
         """
 
 

@@ -27,7 +27,7 @@ SCENES = {
     },
     "mae": {"s2": SAMPLE / "s2" / "433D_629L_3_1_20200408.tif"},
 }
-AS_BEFORE = {"shard_cells": 4, "picture": False}  # settings that give what 1b808dd gave
+AS_BEFORE = {"shard_cells": 4, "picture": False, "reach": None}  # settings that give what 1b808dd gave
 RENAMED = {  # recipe keys: name in 1b808dd -> now
     "objective.rebuild_weight": "reconstruct_weight",
     "objective.rebuild_video": "reconstruct_video",

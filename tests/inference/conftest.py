@@ -85,7 +85,7 @@ def region():
 @pytest.fixture(scope="session")
 def croma_file(tmp_path_factory):
     torch.manual_seed(0)
-    spec = croma_spec("tiny", window_px=64, margin_px=16, dim=32, depth=2, heads=8)
+    spec = croma_spec("tiny", window_px=64, margin_px=16, reach=None, dim=32, depth=2, heads=8)
     path = tmp_path_factory.mktemp("encoder") / "croma.safetensors"
     files.save_encoder(path, CROMAEncoder(spec).eval(), {})
     return path

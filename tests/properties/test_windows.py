@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from geossl.inference.engine.encode import EncodeConfig, batches, encode_block, rim_px
+from geossl.inference.engine.geometry import own_geometry
 from geossl.models.encoder import DenseModel, DenseSpec
 from geossl.sensors import SensorSpec
 
@@ -44,7 +45,7 @@ def blocks(draw):
         margin_px=edge * patch,
     )
     rows, columns = draw(st.integers(1, 3)), draw(st.integers(1, 3))
-    rim = rim_px(spec, 1)
+    rim = rim_px(spec, own_geometry(spec), 1)
     shape = (rows * keep * patch + 2 * rim, columns * keep * patch + 2 * rim)
     pixels = np.arange(shape[0] * shape[1], dtype=np.float32).reshape(1, *shape)
     missing = draw(st.lists(st.tuples(st.integers(0, shape[0] - 1), st.integers(0, shape[1] - 1)), max_size=4))

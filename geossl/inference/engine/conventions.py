@@ -68,8 +68,9 @@ def describe(plan: Plan, spec: DenseSpec) -> dict[str, Any]:
         "geossl:inputs": inputs(plan),
         "geossl:dtype": plan.dtype,
         "geossl:lattice": {"origin": [0, 0], "patch_m": spec.patch_m, "cell_patches": plan.lattice.cell_patches},
-        "geossl:window_px": spec.window_px,
-        "geossl:margin_px": spec.margin_px,
+        "geossl:window_px": plan.metadata.get("window_px", spec.window_px),
+        "geossl:margin_px": plan.metadata.get("margin_px", spec.margin_px),
+        **({"geossl:reach": plan.metadata["reach"]} if "reach" in plan.metadata else {}),
         "geossl:plan_sha256": plan.sha256,
     }
 

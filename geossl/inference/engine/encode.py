@@ -1,4 +1,7 @@
-"""A block of pixels with a rim, and an encoder, to embeddings: windows on the lattice, each keeping its middle."""
+"""A block of pixels with a halo, and an encoder, to embeddings: squares on the lattice, each keeping its middle.
+
+The squares are windows, seen whole, or large blocks whose tokens attend only to what lies around them.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,11 +9,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import xarray as xr
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from geossl.errors import GridError
-from geossl.models.encoder import DenseModel, DenseSpec
+from geossl.inference.engine.geometry import Geometry, own_geometry
+from geossl.models.encoder import DenseModel, DenseSpec, LocalModel
+from geossl.models.layers.local_attention import TILE, within_reach
 from geossl.sensors import JOINT_FLAG, SENSORS
 
 Job = tuple[int, int, dict[str, np.ndarray]]  # row and column of a cell, and the patches that are fed by sensor
@@ -63,9 +69,9 @@ def phases_of(spec: DenseSpec, gsd_m: float | None) -> int:
     return int(phases)
 
 
-def rim_px(spec: DenseSpec, phases: int) -> int:
-    """Pixels a block needs around its cells: the windows' margin, and how far windows are shifted."""
-    return spec.margin_px + (spec.patch_px // 2 if phases > 1 else 0)
+def rim_px(spec: DenseSpec, shape: Geometry, phases: int) -> int:
+    """Pixels needed around what is kept: the halo, and how far squares are shifted."""
+    return shape.halo_px + (spec.patch_px // 2 if phases > 1 else 0)
 
 
 @torch.inference_mode()
@@ -75,53 +81,62 @@ def encode_block(
     config: EncodeConfig,
     cells: Bool[np.ndarray, "rows columns"] | None = None,
     phases: int = 1,
+    shape: Geometry | None = None,
 ) -> Encoded:
-    """Embed a block of lattice cells.
+    """Embed lattice cells.
 
-    Windows are taken cell by cell from the block's corner. A patch comes from exactly one window, the one whose middle
-    it lies in. Windows without a usable patch are not run; a sensor without one is left out of its window. Wholly
-    usable windows run in batches that are always filled up to ``batch_size``, the others one by one, so that a result
-    does not depend on how many there are.
+    Squares are taken one by one from the corner. A patch comes from exactly one of them, the one whose middle it lies
+    in. Squares without a usable patch are not run; a sensor without one is left out. Wholly usable windows run in
+    batches that are always filled up to ``batch_size``, other windows and blocks one by one, so that a result does not
+    depend on how many there are.
 
     Args:
-        images: By sensor, physical units, NaN = not usable; whole cells plus ``rim_px`` on every side.
+        images: By sensor, physical units, NaN = not usable; whole windows or blocks plus ``rim_px`` on every side.
         encoder: In evaluation mode.
         config: Batch size, precision, validity.
-        cells: Cells to embed; the others stay empty and cost nothing. All by default.
+        cells: Cells to embed; the others stay empty, and cost nothing where the wanted ones cannot see them.
         phases: Finer cells per patch and axis, each the encoding of a patch-sized square around its own centre.
+        shape: Windows or blocks; by default as the encoder's spec says.
     """
+    shape = own_geometry(encoder.spec) if shape is None else shape
+    encode = encode_windows if shape.reach is None else encode_blocks
     if phases == 1:
-        return encode_phase(images, encoder, config, cells)
+        return encode(images, encoder, config, shape, cells)
     patch = encoder.spec.patch_px
-    reach = patch // 2
+    shift = patch // 2
     finer: dict[str, np.ndarray] = {}
     for i, j in np.ndindex(phases, phases):
-        top, left = (reach + (2 * k + 1 - phases) * patch // (2 * phases) for k in (i, j))
+        top, left = (shift + (2 * k + 1 - phases) * patch // (2 * phases) for k in (i, j))
         shifted = {
-            name: x[:, top : x.shape[1] - 2 * reach + top, left : x.shape[2] - 2 * reach + left]
+            name: x[:, top : x.shape[1] - 2 * shift + top, left : x.shape[2] - 2 * shift + left]
             for name, x in images.items()
         }
-        for layer, found in encode_phase(shifted, encoder, config, cells)._asdict().items():
-            shape = (*found.shape[:-2], *(phases * n for n in found.shape[-2:]))
-            finer.setdefault(layer, np.zeros(shape, found.dtype))[..., i::phases, j::phases] = found
+        for layer, found in encode(shifted, encoder, config, shape, cells)._asdict().items():
+            size = (*found.shape[:-2], *(phases * n for n in found.shape[-2:]))
+            finer.setdefault(layer, np.zeros(size, found.dtype))[..., i::phases, j::phases] = found
     return Encoded(**finer)
 
 
-def encode_phase(
+def nothing(dim: int, rows: int, columns: int) -> Encoded:
+    """Patches without an embedding."""
+    flags = (np.zeros((rows, columns), np.uint8) for _ in range(2))
+    return Encoded(np.full((dim, rows, columns), np.nan, np.float32), *flags)
+
+
+def encode_windows(
     images: Mapping[str, Float[np.ndarray, "_ h w"]],
     encoder: DenseModel,
     config: EncodeConfig,
+    shape: Geometry,
     cells: Bool[np.ndarray, "rows columns"] | None,
 ) -> Encoded:
-    """The same for unshifted windows."""
-    spec = encoder.spec
-    window, margin, patch = spec.window_px, spec.margin_px, spec.patch_px
-    keep, edge = (window - 2 * margin) // patch, margin // patch
+    """Embed cells by windows, one per cell."""
+    window, margin, patch = shape.window_px, shape.halo_px, encoder.spec.patch_px
+    keep, edge = shape.cell_px // patch, margin // patch
     h, w = next(iter(images.values())).shape[-2:]
     rows, columns = ((side - 2 * margin) // (keep * patch) for side in (h, w))
     shares = {name: usable_share(x, patch) for name, x in images.items()}
-    shape = (rows * keep, columns * keep)
-    out = Encoded(np.full((spec.dim, *shape), np.nan, np.float32), np.zeros(shape, np.uint8), np.zeros(shape, np.uint8))
+    out = nothing(encoder.spec.dim, rows * keep, columns * keep)
     middle = np.s_[edge : edge + keep, edge : edge + keep]
     whole: dict[tuple[str, ...], list[Job]] = {}
     partly: list[Job] = []
@@ -136,22 +151,102 @@ def encode_phase(
             (whole.setdefault(tuple(kept), []) if is_whole else partly).append((r, c, kept))
     full = [batch for jobs in whole.values() for batch in batches(jobs, config.batch_size)]
     for batch in [*full, *batches(partly, 1)]:
-        for (r, c, _), token in zip(batch, run(images, batch, encoder, config), strict=True):
+        for (r, c, _), token in zip(batch, run(images, batch, encoder, config, shape), strict=True):
             out.embeddings[:, r * keep : (r + 1) * keep, c * keep : (c + 1) * keep] = token[middle].transpose(2, 0, 1)
     return out
 
 
+def encode_blocks(
+    images: Mapping[str, Float[np.ndarray, "_ h w"]],
+    encoder: DenseModel,
+    config: EncodeConfig,
+    shape: Geometry,
+    cells: Bool[np.ndarray, "rows columns"] | None,
+) -> Encoded:
+    """Embed cells by large blocks with local attention, one after the other."""
+    patch, keep = encoder.spec.patch_px, shape.block_px // encoder.spec.patch_px
+    h, w = next(iter(images.values())).shape[-2:]
+    rows, columns = ((side - 2 * shape.halo_px) // shape.block_px for side in (h, w))
+    if cells is None:
+        cells = np.ones((rows * shape.block_cells, columns * shape.block_cells), bool)
+    wanted = cells.repeat(shape.cell_px // patch, 0).repeat(shape.cell_px // patch, 1)
+    out = nothing(encoder.spec.dim, rows * keep, columns * keep)
+    for r, c in np.ndindex(rows, columns):
+        block = np.s_[r * keep : (r + 1) * keep, c * keep : (c + 1) * keep]
+        if wanted[block].any():
+            y, x = (np.s_[i * shape.block_px : i * shape.block_px + shape.window_px] for i in (r, c))
+            found = encode_one({name: a[:, y, x] for name, a in images.items()}, encoder, config, shape, wanted[block])
+            for layer, values in zip(out, found, strict=True):
+                layer[..., *block] = values
+    return out
+
+
+def encode_one(
+    images: Mapping[str, Float[np.ndarray, "_ h w"]],
+    encoder: DenseModel,
+    config: EncodeConfig,
+    shape: Geometry,
+    wanted: Bool[np.ndarray, "ph pw"],
+) -> Encoded:
+    """Embed the wanted patches of one block."""
+    assert isinstance(encoder, LocalModel)
+    assert shape.reach is not None
+    patch, edge = encoder.spec.patch_px, shape.halo_px // encoder.spec.patch_px
+    middle = np.s_[edge : edge + len(wanted), edge : edge + wanted.shape[1]]
+    shares = {name: usable_share(x, patch) for name, x in images.items()}
+    fed = {name: s >= config.valid_share for name, s in shares.items()}
+    fed = {name: f for name, f in fed.items() if f.any()}
+    out = nothing(encoder.spec.dim, *wanted.shape)
+    others = [fed[name] for name in SENSORS if name in fed][1:]
+    near = None
+    if others:
+        near = within_reach(torch.from_numpy(np.logical_or.reduce(others))[None], shape.reach)[0].numpy()[middle]
+    valid, sensors = made_from({name: shares[name][middle] for name in fed}, config.valid_share, near)
+    out.valid[...], out.sensors[...] = np.where(wanted, valid, 0), np.where(wanted, sensors, 0)
+    if not out.sensors.any():
+        return out
+    asked = np.pad(out.sensors > 0, edge)
+    y, x = used(np.logical_or.reduce(list(fed.values())))
+    where = np.s_[:, *(slice(patch * s.start, patch * s.stop) for s in (y, x))]
+
+    def tensor(array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array[None]).to(config.device)
+
+    pixels = {name: tensor(images[name][where]) for name in fed}
+    kept = {name: tensor(f[y, x]) for name, f in fed.items()}
+    with torch.autocast(config.device.split(":")[0], torch.bfloat16, enabled=config.precision == "bf16"):
+        tokens = encoder.local_tokens(pixels, kept, shape.reach, tensor(asked[y, x]))[0].float().cpu().numpy()
+    whole = np.full((*fed[next(iter(fed))].shape, encoder.spec.dim), np.nan, np.float32)
+    whole[y, x] = tokens
+    out.embeddings[...] = whole[middle].transpose(2, 0, 1)
+    return out
+
+
+def used(fed: Bool[np.ndarray, "gh gw"]) -> tuple[slice, slice]:
+    """Whole tiles around all fed patches; what lies beyond has no influence."""
+    spans = []
+    for axis, length in zip((1, 0), fed.shape, strict=True):
+        where = np.flatnonzero(fed.any(axis=axis))
+        spans.append(slice(where[0] // TILE * TILE, min(length, (where[-1] // TILE + 1) * TILE)))
+    return spans[0], spans[1]
+
+
 def made_from(
-    shares: Mapping[str, Float[np.ndarray, "gh gw"]], valid_share: float
+    shares: Mapping[str, Float[np.ndarray, "gh gw"]],
+    valid_share: float,
+    near: Bool[np.ndarray, "gh gw"] | None = None,
 ) -> tuple[UInt8[np.ndarray, "gh gw"] | int, UInt8[np.ndarray, "gh gw"] | int]:
-    """Percentage of usable pixels and sensor flags per patch; the joint encoder answers where the first sensor is."""
+    """Percentage of usable pixels and sensor flags per patch.
+
+    The joint encoder answers where the first sensor is, and another is ``near`` (anywhere in the window where None).
+    """
     if not shares:
         return 0, 0
     fed = {name: share >= valid_share for name, share in shares.items()}
     flags = np.add.reduce([SENSORS[name].flag * f.astype(np.uint8) for name, f in fed.items()])
     if len(fed) > 1:
         first = next(name for name in SENSORS if name in fed)  # the joint encoder's tokens are this sensor's
-        flags = flags + JOINT_FLAG * fed[first].astype(np.uint8)
+        flags = flags + JOINT_FLAG * (fed[first] if near is None else fed[first] & near).astype(np.uint8)
     least = np.minimum.reduce([np.where(fed[name], share, 1) for name, share in shares.items()])
     return np.round(100 * np.where(flags > 0, least, 0)).astype(np.uint8), flags.astype(np.uint8)
 
@@ -167,13 +262,13 @@ def run(
     jobs: list[Job],
     encoder: DenseModel,
     config: EncodeConfig,
+    shape: Geometry,
 ) -> Float[np.ndarray, "b gh gw d"]:
     """Cut windows of the sensors these jobs feed, encode, bring back."""
-    spec = encoder.spec
-    step = spec.window_px - 2 * spec.margin_px
+    step, window = shape.cell_px, shape.window_px
 
     def cut(x: np.ndarray, r: int, c: int) -> np.ndarray:
-        return x[:, r * step : r * step + spec.window_px, c * step : c * step + spec.window_px]
+        return x[:, r * step : r * step + window, c * step : c * step + window]
 
     def batch(arrays: list[np.ndarray]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(np.stack(arrays))).to(config.device)
@@ -190,3 +285,16 @@ def usable_share(x: Float[np.ndarray, "c h w"], patch: int) -> Float[np.ndarray,
     good = np.isfinite(x).all(axis=0)
     h, w = good.shape
     return good.reshape(h // patch, patch, w // patch, patch).mean(axis=(1, 3), dtype=np.float32)
+
+
+def patch_dates(cube: xr.Dataset, sensors: np.ndarray, rim: int, side: int) -> np.ndarray | None:
+    """The day most pixels of a patch were taken on, where optical pixels were fed; None if the source has no dates."""
+    if "date" not in cube:
+        return None
+    days = cube["date"].values[rim:-rim, rim:-rim] if rim else cube["date"].values
+    h, w = sensors.shape
+    patches = days.reshape(h, side, w, side).swapaxes(1, 2).reshape(h, w, -1)
+    known = np.unique(patches)
+    counts = np.stack([(patches == day).sum(-1) for day in known])
+    counts[known == 0] = 0  # no date loses against any
+    return np.where(sensors & 2, known[counts.argmax(0)], 0).astype(np.uint16)

@@ -2,35 +2,53 @@
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import torch
 
 from geossl.errors import InputError
 from geossl.inference.engine.encode import EncodeConfig, rim_px
+from geossl.inference.engine.geometry import Geometry
 from geossl.inference.engine.plan import Plan
-from geossl.models.encoder import DenseModel, DenseSpec
+from geossl.models.encoder import DenseModel, DenseSpec, LocalModel
+from geossl.models.layers.local_attention import TILE
+from geossl.models.layers.tiles import GROUP
 
 PROCESS_BYTES = 600e6  # Python, torch and GDAL by themselves
 FLOAT = 4
+TRIED = 5  # tiles per side of the block that is timed
+LOOKS = 3  # layers' reaches around wanted cells that are encoded on average
 SHARDS_READ = 2  # one is encoded while the next is read
 STORED_COPIES = 3  # embeddings, their stored form, the codec's buffer
 LAYER_COPIES = 14  # of a window's tokens alive at once: qkv, attention, feed-forward
+PIXEL_COPIES = 3  # of a block's pixels alive at once: filled, scaled, in patches
+STREAM_COPIES = 12  # of a block's tokens: three streams, keys and values of two, what comes out
 STORED = {"int8": 1, "float16": 2, "float32": 4}
 
 
 def worker_bytes(plan: Plan, encoder: DenseModel, batch_size: int) -> float:
     """Peak memory of one worker; depends on the shard, never on the map."""
-    spec = encoder.spec
+    spec, shape = encoder.spec, plan.shape
     weights = sum(x.numel() * x.element_size() for x in encoder.state_dict().values())
     side = min(plan.shard_cells, max(plan.extent[2:]))
-    pixels = (side * plan.lattice.cell_patches * spec.patch_px + 2 * rim_px(spec, plan.phases)) ** 2 * bands(plan, spec)
+    read = max(max(plan.blocks(shard)[2:]) for shard in plan.shards) * shape.cell_px
+    pixels = (read + 2 * rim_px(spec, shape, plan.phases)) ** 2 * bands(plan, spec)
     embeddings = (side * plan.cell_side) ** 2 * spec.dim
-    tokens = (spec.window_px // spec.patch_px) ** 2
     heads = int(spec.arguments.get("heads", 0))
-    activations = batch_size * tokens * spec.dim * LAYER_COPIES + heads * tokens**2 * 2
+    if shape.reach is None:
+        tokens = (shape.window_px // spec.patch_px) ** 2
+        activations: float = batch_size * tokens * spec.dim * LAYER_COPIES + heads * tokens**2 * 2
+    else:
+        keys, rows = (TILE + 2 * shape.reach) ** 2, GROUP * TILE**2
+        group = rows * (LAYER_COPIES * spec.dim + heads * keys) + GROUP * keys * 2 * spec.dim
+        activations = shape.window_px**2 * (
+            bands(plan, spec) * PIXEL_COPIES + spec.dim * STREAM_COPIES / spec.patch_px**2
+        )
+        activations += group
     return PROCESS_BYTES + weights + FLOAT * (pixels * (SHARDS_READ + 1) + embeddings * STORED_COPIES + activations)
 
 
@@ -58,23 +76,45 @@ def check_memory(plan: Plan, encoder: DenseModel, batch_size: int, workers: int)
 
 def smaller(plan: Plan, shard_cells: int) -> Plan:
     """The plan with other shards."""
-    return Plan(plan.lattice, plan.area, shard_cells, plan.phases, plan.dtype, plan.metadata)
+    return replace(plan, shard_cells=shard_cells)
 
 
 @torch.inference_mode()
-def seconds_per_window(encoder: DenseModel, sensors: list[str], config: EncodeConfig) -> float:
-    """Time of one window here, measured on a batch of blank ones."""
-    spec = encoder.spec
-    images = {
-        name: torch.zeros(config.batch_size, len(spec.sensors[name].bands), spec.window_px, spec.window_px)
-        for name in sensors
-    }
+def encode_seconds(plan: Plan, encoder: DenseModel, config: EncodeConfig) -> float:
+    """Time the model takes for a map here, measured on blank pixels: a batch of windows, or a small block."""
+    spec, shape = encoder.spec, plan.shape
+    count, side = (config.batch_size, shape.window_px) if shape.reach is None else (1, TRIED * TILE * spec.patch_px)
+    images = {name: torch.zeros(count, len(spec.sensors[name].bands), side, side) for name in plan.metadata["sensors"]}
     images = {name: x.to(config.device) for name, x in images.items()}
     with torch.autocast(config.device.split(":")[0], torch.bfloat16, enabled=config.precision == "bf16"):
-        encoder.tokens(images)
-        start = time.perf_counter()
-        encoder.tokens(images).cpu()
-    return (time.perf_counter() - start) / config.batch_size
+        for _ in range(2):
+            start = time.perf_counter()
+            if shape.reach is None:
+                encoder.tokens(images).cpu()
+            else:
+                assert isinstance(encoder, LocalModel)
+                encoder.local_tokens(images, None, shape.reach).cpu()
+            taken = time.perf_counter() - start
+    if shape.reach is None:
+        return plan.phases**2 * sum(int(plan.cells(shard).sum()) for shard in plan.shards) * taken / count
+    return plan.phases**2 * seen_px(plan, shape) * taken / side**2
+
+
+def seen_px(plan: Plan, shape: Geometry) -> int:
+    """Pixels that are encoded for a map made of blocks; those around the wanted cells count as far as layers look."""
+    assert shape.reach is not None
+    total, patch = 0, plan.lattice.patch_px
+    for shard in plan.shards:
+        (top, left, rows, columns), (first, start, *whole) = plan.block(shard), plan.blocks(shard)
+        wanted = np.zeros(whole, bool)
+        wanted[top - first : top - first + rows, left - start : left - start + columns] = plan.cells(shard)
+        n = shape.block_cells
+        for r, c in np.ndindex(whole[0] // n, whole[1] // n):
+            where = np.argwhere(wanted[r * n : (r + 1) * n, c * n : (c + 1) * n])
+            if len(where):
+                spans = (np.ptp(where, axis=0) + 1) * shape.cell_px + 2 * LOOKS * shape.reach * patch
+                total += int(np.prod(np.minimum(spans, shape.window_px)))
+    return total
 
 
 def count_of(inputs: list[Any]) -> int:
@@ -90,7 +130,8 @@ def estimate(plan: Plan, encoder: DenseModel, config: EncodeConfig, workers: int
     spec, cell = encoder.spec, plan.lattice.cell_patches * plan.lattice.patch_px
     windows = sum(int(plan.cells(shard).sum()) for shard in plan.shards)
     side = plan.shard_cells * cell
-    halo = ((side + 2 * rim_px(spec, plan.phases)) / side) ** 2
+    shape = plan.shape
+    halo = ((side + 2 * rim_px(spec, shape, plan.phases)) / side) ** 2
     stored = spec.dim * STORED[plan.dtype] + 6
     return {
         "out": str(out),
@@ -101,13 +142,13 @@ def estimate(plan: Plan, encoder: DenseModel, config: EncodeConfig, workers: int
         "sensors": plan.metadata["sensors"],
         "inputs": {name: count_of(plan.metadata["source"][name]) for name in plan.metadata["sensors"]},
         "shards": len(plan.shards),
+        "attention": "whole windows" if shape.reach is None else f"{shape.reach} patches around each patch",
         "windows": windows * plan.phases**2,
         "read_mb": round(windows * cell**2 * halo * bands(plan, spec) * 2 / 1e6, 1),
         "write_mb": round(windows * plan.cell_side**2 * stored / 1e6, 1),
         "memory_per_worker_gb": round(worker_bytes(plan, encoder, config.batch_size) / 1e9, 2),
         "workers": workers,
-        "encode_seconds": round(
-            windows * plan.phases**2 * seconds_per_window(encoder, plan.metadata["sensors"], config)
-        ),
+        "precision": config.precision,
+        "encode_seconds": round(encode_seconds(plan, encoder, config)),
         "cores": os.cpu_count(),
     }

@@ -2,7 +2,7 @@
 
 import math
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import dask.array as da
 import numpy as np
@@ -15,22 +15,34 @@ from odc.geo.xr import xr_coords
 
 from geossl.errors import GridError
 from geossl.inference.engine.encode import EncodeConfig, encode_block, phases_of, rim_px
+from geossl.inference.engine.geometry import check_reach, geometry
 from geossl.inference.engine.source import check_sensors, images
+from geossl.inference.engine.workers import precision
 from geossl.models.encoder import DenseEncoder, DenseSpec
 
-BLOCK_CELLS = 8  # side of a lazy output block; sets memory, never a value
+BLOCK_WINDOWS = 8  # side of a lazy output block; sets memory, never a value
 
 
-def embed(cube: xr.Dataset, encoder: DenseEncoder, gsd_m: float | None = None, **settings: Any) -> xr.DataArray:
+def embed(
+    cube: xr.Dataset,
+    encoder: DenseEncoder,
+    gsd_m: float | None = None,
+    reach: int | Literal["own"] | None = "own",
+    **settings: Any,
+) -> xr.DataArray:
     """Embed every patch that lies wholly inside a cube; see ``geossl.embed``."""
+    settings = {**settings, "precision": precision(settings.get("precision", "fp32"))}
     spec, config = encoder.spec, EncodeConfig(**settings)
+    reach = spec.reach if reach == "own" else reach
+    check_reach(encoder, reach)
+    shape = geometry(spec, reach)
     phases = phases_of(spec, gsd_m)
-    rim = rim_px(spec, phases)
+    rim = rim_px(spec, shape, phases)
     geobox = check_grid(cube, spec)
     arrays = images(cube, spec)
     check_sensors(tuple(arrays), spec)
     is_lazy = any(isinstance(a, da.Array) for a in arrays.values())
-    cell = spec.window_px - 2 * spec.margin_px
+    cell = shape.block_px
     top, left = round(-geobox.transform.f / spec.gsd_m), round(geobox.transform.c / spec.gsd_m)
     rows, columns = span(top, geobox.height, cell), span(left, geobox.width, cell)
     pads = [(0, 0), *(around(*where, cell, rim) for where in ((top, geobox.height), (left, geobox.width)))]
@@ -41,11 +53,13 @@ def embed(cube: xr.Dataset, encoder: DenseEncoder, gsd_m: float | None = None, *
         y, x = (np.s_[a * cell : b * cell + 2 * rim] for a, b in ((r, r_end), (c, c_end)))
         part = {name: a[:, y, x] for name, a in padded.items()}
         if not is_lazy:
-            return encode_block(part, encoder, config, None, phases)[0]
-        shape = (spec.dim, *((b - a) * cell * phases // spec.patch_px for a, b in ((r, r_end), (c, c_end))))
-        return da.from_delayed(delayed(encode_block, nout=3)(part, encoder, config, None, phases)[0], shape, np.float32)
+            return encode_block(part, encoder, config, None, phases, shape)[0]
+        size = (spec.dim, *((b - a) * cell * phases // spec.patch_px for a, b in ((r, r_end), (c, c_end))))
+        found = delayed(encode_block, nout=3)(part, encoder, config, None, phases, shape)
+        return da.from_delayed(found[0], size, np.float32)
 
-    cuts = [cut(n, BLOCK_CELLS if is_lazy else n) for n in (rows, columns)]
+    step = BLOCK_WINDOWS if reach is None else 1
+    cuts = [cut(n, step if is_lazy else n) for n in (rows, columns)]
     parts = [[block(*r, *c) for c in pairwise(cuts[1])] for r in pairwise(cuts[0])]
     data = (da.block if is_lazy else np.block)(parts)
     y, x = (

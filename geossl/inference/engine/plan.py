@@ -18,6 +18,7 @@ from odc.geo.geobox import GeoBox
 
 from geossl.errors import InputError, RunError
 from geossl.grid import Lattice
+from geossl.inference.engine.geometry import Geometry
 from geossl.outputs import remove, work_path, write_text
 
 Shard = tuple[int, int]  # row and column of a shard, counted from the map's north-west corner
@@ -34,6 +35,7 @@ class Plan:
         phases: Embeddings per patch and axis; 1, or more for a finer map.
         dtype: Of the stored numbers.
         metadata: Source, encoder, settings: JSON values.
+        block_cells: Side in cells of the squares that are encoded at once, which lie on the lattice.
     """
 
     lattice: Lattice
@@ -42,11 +44,20 @@ class Plan:
     phases: int
     dtype: str
     metadata: dict[str, Any]
+    block_cells: int = 1
 
     @cached_property
     def extent(self) -> tuple[int, int, int, int]:
-        """First row and column of the map's cells, and how many of each there are."""
-        return self.lattice.around(self.area)
+        """First row and column of the map's cells, and how many of each there are.
+
+        A map of more than one shard begins with a block, so that shards are whole blocks.
+        """
+        row, column, rows, columns = self.lattice.around(self.area)
+        above, left = (
+            first % self.block_cells if count > self.shard_cells else 0
+            for first, count in ((row, rows), (column, columns))
+        )
+        return row - above, column - left, rows + above, columns + left
 
     @cached_property
     def shards(self) -> list[Shard]:
@@ -59,6 +70,12 @@ class Plan:
         (top, left, rows, columns), s = self.extent, self.shard_cells
         row, column = shard[0] * s, shard[1] * s
         return top + row, left + column, min(s, rows - row), min(s, columns - column)
+
+    def blocks(self, shard: Shard) -> tuple[int, int, int, int]:
+        """First cell row and column of the whole blocks a shard lies in, and how many cells of each they have."""
+        (top, left, rows, columns), n = self.block(shard), self.block_cells
+        first, start = top // n * n, left // n * n
+        return first, start, -(-(top + rows) // n) * n - first, -(-(left + columns) // n) * n - start
 
     def cells(self, shard: Shard) -> Bool[np.ndarray, "rows columns"]:
         """Which cells of a shard are computed."""
@@ -78,9 +95,16 @@ class Plan:
         """Grid of the map's embeddings."""
         return self.lattice.patches(*self.extent, self.phases)
 
+    @property
+    def shape(self) -> Geometry:
+        """Squares that are encoded at once."""
+        cell_px = self.lattice.cell_patches * self.lattice.patch_px
+        return Geometry(self.metadata.get("reach"), cell_px, self.block_cells, self.metadata["margin_px"])
+
     def to_json(self) -> dict[str, Any]:
         """Flat values to compare and to keep."""
         layout = {"shard_cells": self.shard_cells, "phases": self.phases, "dtype": self.dtype}
+        layout |= {} if self.block_cells == 1 else {"block_cells": self.block_cells}
         area = {"area": shapely.to_wkb(self.area, hex=True)}
         return json.loads(json.dumps({**asdict(self.lattice), **area, **layout, **self.metadata}))
 
@@ -194,9 +218,14 @@ class BuildFolder:
 
 def source_metadata(out: Path) -> dict[str, Any]:
     """Source that the plan of an unfinished output names; the same in the plan of every zone."""
+    return begun(out).get("source", {})
+
+
+def begun(out: Path) -> dict[str, Any]:
+    """The plan of an output that was begun, of any zone; empty if there is none."""
     for build in (BuildFolder(out).plan, *sorted(out.with_suffix("").glob("*.build/plan.json"))):
         if build.exists():
-            return read_plan(build)["source"]
+            return read_plan(build)
     return {}
 
 

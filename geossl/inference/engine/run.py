@@ -10,18 +10,19 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-import shapely
 import xarray as xr
 
 from geossl import grid
 from geossl.errors import GridError, InputError, Note, RunError
 from geossl.inference.engine import estimate, store, workers
-from geossl.inference.engine.encode import EncodeConfig, encode_block, phases_of, rim_px
+from geossl.inference.engine.coverage import covered, outside
+from geossl.inference.engine.encode import EncodeConfig, Encoded, encode_block, patch_dates, phases_of, rim_px
+from geossl.inference.engine.geometry import check_reach, geometry
 from geossl.inference.engine.overviews import add_overviews
-from geossl.inference.engine.plan import BuildFolder, Plan, Shard
+from geossl.inference.engine.plan import BuildFolder, Plan, Shard, begun
 from geossl.inference.engine.source import Source, check_sensors, images
 from geossl.inference.outputs import checksums, raster
 from geossl.models.encoder import DenseEncoder, DenseModel
@@ -30,7 +31,7 @@ from geossl.outputs import check_output, remove
 from geossl.progress import Progress
 from geossl.sensors import SENSORS
 
-WHOLE = 0.999  # share of a region that counts as all of it
+SHARD_WINDOWS = 10  # cells per side of a shard of windows; its 100 windows fill batches of 10 without a rest
 DTYPES = ("int8", "float16", "float32")
 ENCODING = threading.Lock()  # of a process: one shard is encoded while others are read and written
 
@@ -41,17 +42,18 @@ class MapConfig:
 
     dtype: str | None = None
     scheduler: str = "sync"
-    batch_size: int = 10  # the 100 cells of a shard fill batches of 10 without a rest
-    shard_cells: int = 10
+    batch_size: int = 10
+    shard_cells: int | None = None
     crs: int | None = None
     gsd_m: float | None = None
     precision: str = "fp32"
     valid_share: float = 0.5
     overwrite: bool = False
+    reach: int | Literal["own"] | None = "own"
 
-    def encoding(self) -> EncodeConfig:
-        """The part that windows need."""
-        return EncodeConfig(self.batch_size, self.precision, self.valid_share, workers.device())
+    def encoding(self, plan: Plan) -> EncodeConfig:
+        """The part that encoding needs."""
+        return EncodeConfig(self.batch_size, plan.metadata["precision"], self.valid_share, workers.device())
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,11 @@ class Work:
     def model(self) -> DenseModel:
         """The encoder, loaded once per process."""
         return loaded(self.encoder, self.plan.metadata["encoder_sha256"], workers.device())
+
+    @property
+    def rim(self) -> int:
+        """Pixels needed around what is kept."""
+        return rim_px(self.model().spec, self.plan.shape, self.plan.phases)
 
 
 @lru_cache(maxsize=2)
@@ -111,7 +118,7 @@ def dry_run(aoi: grid.Aoi, source: Source, encoder: Path, out: Path, **settings:
     for path, plan in plans(aoi, source, encoder, out, config).items():
         model = loaded(str(encoder.absolute()), plan.metadata["encoder_sha256"], workers.device())
         count = workers.local_count(config.scheduler)
-        found.append(estimate.estimate(plan, model, config.encoding(), count, path))
+        found.append(estimate.estimate(plan, model, config.encoding(plan), count, path))
     return found
 
 
@@ -128,16 +135,21 @@ def plans(aoi: grid.Aoi, source: Source, encoder: Path, out: Path, config: MapCo
             f"--dtype {dtype} is not possible in {out.suffix}; use {', '.join(DTYPES)} (.tif: float32 only)"
         )
     sha256 = EncoderFile.open(encoder).sha256
-    spec = loaded(str(encoder.absolute()), sha256, workers.device()).spec
+    model = loaded(str(encoder.absolute()), sha256, workers.device())
+    before = {} if config.overwrite else begun(out)
+    spec, own = model.spec, before.get("reach") if before else model.spec.reach
+    reach = own if config.reach == "own" else config.reach
     check_sensors(source.sensors, spec)
+    check_reach(model, reach)
+    shape = geometry(spec, reach)
+    shard_cells = config.shard_cells or (SHARD_WINDOWS if reach is None else shape.block_cells)
     metadata = {
         "encoder_sha256": sha256,
-        "window_px": spec.window_px,
-        "margin_px": spec.margin_px,
+        **shape.describe(),
         "sensors": list(source.sensors),
         "dated": source.dated,
         "source": source.describe(),
-        "precision": config.precision,
+        "precision": workers.precision(config.precision, before.get("precision")),
         "valid_share": config.valid_share,
     }
     if config.crs is not None:
@@ -145,49 +157,18 @@ def plans(aoi: grid.Aoi, source: Source, encoder: Path, out: Path, config: MapCo
     zones = {config.crs: aoi} if config.crs else grid.by_zone(aoi)
     found = {}
     for epsg, part in zones.items():
-        lattice = grid.Lattice(epsg, spec.patch_px, spec.gsd_m, (spec.window_px - 2 * spec.margin_px) // spec.patch_px)
+        lattice = grid.Lattice(epsg, spec.patch_px, spec.gsd_m, shape.cell_px // spec.patch_px)
         area = covered(part, source, epsg)
         path = (
             out if len(zones) == 1 else out.with_suffix("") / f"utm{epsg % 100:02d}{'ns'[epsg // 100 % 2]}{out.suffix}"
         )
         if area.is_empty or area.area == 0:
             continue
-        found[path] = Plan(lattice, area, config.shard_cells, phases_of(spec, config.gsd_m), dtype, metadata)
+        phases = phases_of(spec, config.gsd_m)
+        found[path] = Plan(lattice, area, shard_cells, phases, dtype, metadata, shape.block_cells)
     if not found:
         raise GridError(outside(aoi, source, next(iter(zones))))
     return found
-
-
-def covered(aoi: grid.Aoi, source: Source, epsg: int) -> Any:
-    """The part of a region in which some sensor may have pixels; warns of what is missing."""
-    area = aoi.to_crs(epsg)
-    parts = {name: area.intersection(footprint) for name, footprint in source.footprints(epsg).items()}
-    whole = shapely.union_all(list(parts.values()))
-    if whole.area and whole.area / area.area < WHOLE:
-        share = 100 * whole.area / area.area
-        warnings.warn(f"the rasters cover {share:.0f} % of {aoi.name}; the rest stays empty", Note, stacklevel=3)
-    for name, part in parts.items():
-        if whole.area and part.area / whole.area < WHOLE:
-            share = 100 * part.area / whole.area
-            warnings.warn(
-                f"{name} covers {share:.0f} % of what is mapped; elsewhere embeddings come from the other sensor alone "
-                "and are not comparable (layer 'sensors' says where)",
-                Note,
-                stacklevel=3,
-            )
-    return whole
-
-
-def outside(aoi: grid.Aoi, source: Source, epsg: int) -> str:
-    """Says where the region and the rasters are."""
-    reach = shapely.union_all(list(source.footprints(epsg).values()))
-    spans = f"span {bounds_text(reach, epsg)}" if not reach.is_empty else "cover nothing there"
-    return f"{aoi.name} lies outside the rasters, which {spans}; the region is {bounds_text(aoi.to_crs(epsg), epsg)}"
-
-
-def bounds_text(area: Any, epsg: int) -> str:
-    """Bounds in metres, for messages."""
-    return "({:.0f}, {:.0f}) to ({:.0f}, {:.0f}) in EPSG:".format(*area.bounds) + str(epsg)
 
 
 def make(
@@ -203,7 +184,7 @@ def make(
     build = BuildFolder(out.absolute())
     is_tif = out.suffix == ".tif"
     data = build.path / "store.zarr" if is_tif else out.absolute()
-    work = Work(plan, source, str(encoder.absolute()), data, build, config.encoding())
+    work = Work(plan, source, str(encoder.absolute()), data, build, config.encoding(plan))
     if not build.begin(plan, config.overwrite):
         store.create(data, plan, work.model().spec)
         build.write(build.plan, plan.to_json())
@@ -324,9 +305,8 @@ def run_shard(work: Work, shard: Shard) -> Shard:
 
 def read(work: Work, shard: Shard) -> xr.Dataset:
     """Pixels of a shard and what its windows see around it."""
-    rim = rim_px(work.model().spec, work.plan.phases)
     started = time.monotonic()
-    cube = work.source.load(work.plan.lattice.pixels(*work.plan.block(shard), rim))
+    cube = work.source.load(work.plan.lattice.pixels(*work.plan.blocks(shard), work.rim))
     return cube.assign_attrs(read_seconds=round(time.monotonic() - started, 3))
 
 
@@ -334,10 +314,17 @@ def finish(work: Work, shard: Shard, cube: xr.Dataset) -> None:
     """Embed and write a shard, then leave a receipt."""
     model, plan, started = work.model(), work.plan, time.monotonic()
     config = replace(work.config, device=workers.device())
+    (top, left, rows, columns), (first, start, *whole) = plan.block(shard), plan.blocks(shard)
+    asked = np.zeros(whole, bool)
+    asked[top - first : top - first + rows, left - start : left - start + columns] = plan.cells(shard)
     with ENCODING:
-        found = encode_block(images(cube, model.spec), model, config, plan.cells(shard), plan.phases)
+        found = encode_block(images(cube, model.spec), model, config, asked, plan.phases, plan.shape)
     encoded = time.monotonic()
-    dates = patch_dates(cube, found.sensors, rim_px(model.spec, plan.phases), model.spec.patch_px // plan.phases)
+    y, x = (
+        slice(a * plan.cell_side, (a + n) * plan.cell_side) for a, n in ((top - first, rows), (left - start, columns))
+    )
+    dates = patch_dates(cube, found.sensors, work.rim, model.spec.patch_px // plan.phases)
+    dates, found = None if dates is None else dates[y, x], Encoded(*(layer[..., y, x] for layer in found))
     store.write_shard(work.data, plan, shard, *found, dates)
     receipt = {
         "patches": int((found.sensors > 0).sum()),
@@ -349,16 +336,3 @@ def finish(work: Work, shard: Shard, cube: xr.Dataset) -> None:
         "write_seconds": round(time.monotonic() - encoded, 3),
     }
     work.build.write(work.build.receipts / f"{shard[0]}_{shard[1]}.json", receipt)
-
-
-def patch_dates(cube: xr.Dataset, sensors: np.ndarray, rim: int, side: int) -> np.ndarray | None:
-    """The day most pixels of a patch were taken on, where optical pixels were fed; None if the source has no dates."""
-    if "date" not in cube:
-        return None
-    days = cube["date"].values[rim:-rim, rim:-rim] if rim else cube["date"].values
-    h, w = sensors.shape
-    patches = days.reshape(h, side, w, side).swapaxes(1, 2).reshape(h, w, -1)
-    known = np.unique(patches)
-    counts = np.stack([(patches == day).sum(-1) for day in known])
-    counts[known == 0] = 0  # no date loses against any
-    return np.where(sensors & 2, known[counts.argmax(0)], 0).astype(np.uint16)

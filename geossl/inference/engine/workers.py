@@ -34,6 +34,21 @@ def device() -> str:
     return f"cuda:{int(name) % torch.cuda.device_count() if name.isdigit() else 0}"
 
 
+def precision(asked: str, before: str | None = None) -> str:
+    """What ``auto`` stands for: that of the map that was begun, else what this machine is made for.
+
+    Args:
+        asked: ``auto``, ``fp32`` or ``bf16``.
+        before: Precision in the plan of a map that was begun.
+
+    Returns:
+        ``bf16`` on processors with AMX and on GPUs, ``fp32`` elsewhere; bfloat16 without AMX gains little.
+    """
+    if asked != "auto":
+        return asked
+    return before or ("bf16" if torch.cuda.is_available() or torch.cpu._is_amx_tile_supported() else "fp32")
+
+
 def local_count(scheduler: str) -> int:
     """Worker processes a scheduler setting starts on this machine; 1 for those elsewhere.
 

@@ -5,14 +5,14 @@ Any grid of 8 px patches, either sensor or both, any subset of patches: position
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from geossl.errors import BandError, GridError
-from geossl.models.encoder import DenseEncoder, DenseSpec, Images, Kept
+from geossl.models.encoder import DenseEncoder, DenseSpec, Images, Kept, usual_reach
 from geossl.models.encoders.croma_streams import JointEncoder, Local, SensorEncoder
 from geossl.models.layers.alibi import alibi_slopes, grid_coordinates
 from geossl.models.layers.attention import Positions
@@ -37,6 +37,7 @@ def croma_spec(
     *,
     window_px: int = 120,
     margin_px: int = 24,
+    reach: int | Literal["usual"] | None = "usual",
     position: str = "alibi",
     s1: SensorSpec = S1,
     s2: SensorSpec = S2,
@@ -47,6 +48,7 @@ def croma_spec(
 ) -> DenseSpec:
     """Spec of a CROMA encoder; ``shape`` (dim, depth, heads) overrides the size's."""
     arguments: dict[str, Any] = {**SIZES[size], **shape, "position": position}
+    reach = usual_reach("croma", arguments) if reach == "usual" else reach
     return DenseSpec(
         name=name or f"croma_{size}",
         architecture="croma",
@@ -57,6 +59,7 @@ def croma_spec(
         gsd_m=10.0,
         window_px=window_px,
         margin_px=margin_px,
+        reach=reach,
         source=source,
         licence=licence,
     )
@@ -197,10 +200,15 @@ class CROMAEncoder(DenseEncoder):
         """See DenseEncoder; joint vector if both sensors are fed."""
         return self.encode(images, kept)[1]
 
+    @property
+    def has_relative_positions(self) -> bool:
+        """See LocalModel."""
+        return self.is_alibi
+
     def local_tokens(
         self, images: Images, kept: Kept | None, reach: int, wanted: Bool[Tensor, "b gh gw"] | None = None
     ) -> Float[Tensor, "b gh gw d"]:
-        """See LocalEncoder; joint where radar is fed and optical within reach, else of the sensor that is fed there."""
+        """See LocalModel; joint where radar is fed and optical within reach, else of the sensor that is fed there."""
         scaled, fed, grid = self.prepare(images, kept)
         if not self.is_alibi:
             raise GridError(f"{self.spec.name} has absolute positions, which need whole windows; use --reach none")

@@ -16,6 +16,7 @@ class Decoder(nn.Module):
     """Tokens and the pixels they came from to logits per pixel; ``arguments`` rebuild it."""
 
     kind: ClassVar[str]
+    halo: ClassVar[int]  # patches around a pixel's own that decide its class
 
     def __init__(self, **arguments: int) -> None:
         super().__init__()
@@ -36,6 +37,7 @@ class LinearDecoder(Decoder):
     """
 
     kind = "linear-upsample"
+    halo = 1
 
     def __init__(self, dim: int, bands: int, classes: int) -> None:
         super().__init__(dim=dim, bands=bands, classes=classes)
@@ -76,6 +78,7 @@ class UNetDecoder(Decoder):
     """
 
     kind = "unet"
+    halo = 4  # 28 px for patches of 8 px: convolutions and enlargement of all levels
 
     def __init__(self, dim: int, bands: int, classes: int, patch_px: int, width: int = 16) -> None:
         super().__init__(dim=dim, bands=bands, classes=classes, patch_px=patch_px, width=width)

@@ -10,13 +10,15 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from geossl.models.encoder import DenseEncoder, DenseModel, DenseSpec, Encoder, Images, Kept
+from geossl.models.encoder import DenseEncoder, DenseModel, DenseSpec, Encoder, Images, Kept, LocalModel
 from geossl.models.files import architecture
 from geossl.models.heads.classifiers import HEADS, Head
 from geossl.models.heads.decoders import DECODERS, Decoder
+from geossl.models.layers.local_attention import within_reach
 from geossl.models.layers.normalize import ClippedRange
 from geossl.sensors import SENSORS
 
+SQUARE = 32  # side in patches of what a decoder gives at once on a large grid
 Heads = Mapping[str, Head]  # by the sensors a token was made from, such as "s2" or "s1+s2"
 
 
@@ -89,22 +91,61 @@ class Segmenter(DenseModel):
         """Names, in the order of the numbers."""
         return tuple(self.spec.arguments["classes"])
 
-    def probabilities(self, images: Images, kept: Kept | None = None) -> Float[Tensor, "b k ch cw"]:
+    @property
+    def has_relative_positions(self) -> bool:
+        """See LocalModel."""
+        return isinstance(self.encoder, LocalModel) and self.encoder.has_relative_positions
+
+    def probabilities(
+        self, images: Images, kept: Kept | None = None, reach: int | None = None, wanted: Tensor | None = None
+    ) -> Float[Tensor, "b k ch cw"]:
         """Per class and cell, which is a patch with heads and a pixel with a decoder; NaN where nothing can be told.
 
-        That is where a patch has no token, or one made from sensors without a head.
+        That is where a patch has no token, or one made from sensors without a head, or is not wanted. With a ``reach``,
+        tokens are those of local attention.
         """
-        tokens = self.encoder.tokens(images, kept).float()
+        halo = max((top.halo for top in self.tops.values() if isinstance(top, Decoder)), default=0)
+        if reach is None:
+            tokens = self.encoder.tokens(images, kept).float()
+        else:
+            assert isinstance(self.encoder, LocalModel)
+            seen = None if wanted is None else within_reach(wanted, halo)
+            tokens = self.encoder.local_tokens(images, kept, reach, seen).float()
         valid = torch.isfinite(tokens).all(dim=-1)
+        valid = valid if wanted is None else valid & wanted
         if "any" in self.tops:
             n = self.spec.patch_px
-            found = self.logits(tokens, images).softmax(dim=1)
+            logits = (
+                self.logits(tokens, images) if reach is None else self.logits_by_squares(tokens, images, valid, halo)
+            )
+            found = logits.softmax(dim=1)
             return torch.where(valid.repeat_interleave(n, 1).repeat_interleave(n, 2)[:, None], found, torch.nan)
         out = tokens.new_full((*valid.shape, len(self.classes)), torch.nan)
-        for name, here in made_from(images, kept, valid).items():
+        for name, here in made_from(images, kept, valid, reach).items():
             if name in self.tops and here.any():
                 out[here] = self.tops[name](tokens[here]).to(out)
         return out.movedim(-1, 1)
+
+    def logits_by_squares(self, tokens: Tensor, images: Images, valid: Tensor, halo: int) -> Float[Tensor, "b k h w"]:
+        """``logits`` of a large grid, square by square with a halo, so that memory does not grow with it.
+
+        Squares lie on the grid and have one size, whatever is wanted; those without a valid patch are left out.
+        """
+        n, (gh, gw) = self.spec.patch_px, valid.shape[1:]
+        rows, columns = -(-gh // SQUARE), -(-gw // SQUARE)
+        spare = [halo, halo + columns * SQUARE - gw, halo, halo + rows * SQUARE - gh]
+        tokens = F.pad(tokens, (0, 0, *spare), value=torch.nan)
+        images = {name: F.pad(x, [n * k for k in spare], value=torch.nan) for name, x in images.items()}
+        out = tokens.new_zeros((len(tokens), len(self.classes), rows * SQUARE * n, columns * SQUARE * n))
+        for r, c in ((r * SQUARE, c * SQUARE) for r in range(rows) for c in range(columns)):
+            if valid[:, r : r + SQUARE, c : c + SQUARE].any():
+                y, x = (slice(k, k + SQUARE + 2 * halo) for k in (r, c))
+                pixels = {
+                    name: a[:, :, n * y.start : n * y.stop, n * x.start : n * x.stop] for name, a in images.items()
+                }
+                found = self.logits(tokens[:, y, x], pixels)[:, :, n * halo : -n * halo, n * halo : -n * halo]
+                out[:, :, n * r : n * (r + SQUARE), n * c : n * (c + SQUARE)] = found
+        return out[:, :, : n * gh, : n * gw]
 
     def logits(self, tokens: Float[Tensor, "b gh gw d"], images: Images) -> Float[Tensor, "b k h w"]:
         """What the decoder makes of tokens and pixels; patches without a token count as zeros."""
@@ -120,7 +161,17 @@ class Segmenter(DenseModel):
 
     def tokens(self, images: Images, kept: Kept | None = None) -> Float[Tensor, "b gh gw d"]:
         """Class numbers of a patch's cells row by row, then their confidence in percent; NaN = nothing known."""
-        best, number = self.probabilities(images, kept).max(dim=1)
+        return self.of_cells(self.probabilities(images, kept))
+
+    def local_tokens(
+        self, images: Images, kept: Kept | None, reach: int, wanted: Bool[Tensor, "b gh gw"] | None = None
+    ) -> Float[Tensor, "b gh gw d"]:
+        """See LocalModel; what ``tokens`` gives."""
+        return self.of_cells(self.probabilities(images, kept, reach, wanted))
+
+    def of_cells(self, found: Float[Tensor, "b k ch cw"]) -> Float[Tensor, "b gh gw d"]:
+        """Class numbers and confidence of every patch."""
+        best, number = found.max(dim=1)
         number = torch.where(torch.isfinite(best), number.to(best), torch.nan)
         n = cells_of(self.spec)
         layers = (number, (100 * best).round())
@@ -128,17 +179,21 @@ class Segmenter(DenseModel):
         return torch.cat(split, dim=-1)
 
 
-def made_from(images: Images, kept: Kept | None, valid: Bool[Tensor, "b gh gw"]) -> dict[str, Bool[Tensor, "b gh gw"]]:
-    """Which patches' tokens were made from which sensors: joint where the first is fed and another is anywhere."""
+def made_from(
+    images: Images, kept: Kept | None, valid: Bool[Tensor, "b gh gw"], reach: int | None = None
+) -> dict[str, Bool[Tensor, "b gh gw"]]:
+    """Which patches' tokens were made from which sensors: joint where the first is fed and another is within reach."""
     fed = {name: (kept or {}).get(name, torch.ones_like(valid)) for name in images}
     first, *others = sorted(fed, key=list(SENSORS).index)
     if not others:
         return {first: valid}
-    has_others = torch.stack([fed[name].flatten(1).any(dim=1) for name in others]).any(dim=0)[:, None, None]
+    any_other = torch.stack([fed[name] for name in others]).any(dim=0)
+    anywhere = any_other.flatten(1).any(dim=1)[:, None, None]
+    has_others = anywhere if reach is None else within_reach(any_other, reach)
     here = fed[first] & valid
     found = {"+".join(sorted(fed)): here & has_others, first: here & ~has_others}
     rest = {name: images[name] for name in others}
-    return found | made_from(rest, {name: fed[name] for name in others}, valid & ~fed[first])
+    return found | made_from(rest, {name: fed[name] for name in others}, valid & ~fed[first], reach)
 
 
 def build(

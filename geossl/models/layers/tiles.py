@@ -9,6 +9,7 @@ wanted token can see are not computed, layer by layer.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -196,7 +197,8 @@ def run_blocks(
         context: Tokens of the other stream, and which of them may be attended to.
     """
     linear, known = Linears(dtype), fed if context is None else torch.stack([fed, context[1]])
-    for number, block in enumerate(blocks):
+    for number, layer in enumerate(blocks):
+        block = cast("Block | CrossBlock", layer)
         left = far + (len(blocks) - 1 - number) * area.reach
         queries, around = (area.needed(wanted, far, fed) for far in (left, left + area.reach))
         own, across = self_keys(block.attention, x, around, fed, linear), None

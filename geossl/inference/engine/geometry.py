@@ -1,0 +1,72 @@
+"""How much an encoder sees at once in a map, and what of it is kept: windows, or large blocks with local attention."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from geossl.errors import GridError
+from geossl.models.encoder import DenseModel, DenseSpec, LocalModel
+
+CELL = 16  # side of a cell in patches: what a region's border decides about
+BLOCK = 8  # side of a block in cells: 1024 px for patches of 8 px
+HALO = 16  # patches around a block that are encoded with it: two tiles, beyond which 1 - cosine is 1e-6
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Squares that are encoded at once; the same for the same place, whatever is asked for.
+
+    Args:
+        reach: Farthest patch a token attends to, in row and in column; None = the whole square.
+        cell_px: Side of a lattice cell.
+        block_cells: Side of the square that is kept, in cells.
+        halo_px: Pixels around that square which are seen and not kept.
+    """
+
+    reach: int | None
+    cell_px: int
+    block_cells: int
+    halo_px: int
+
+    @property
+    def block_px(self) -> int:
+        """Side of what is kept of a square."""
+        return self.cell_px * self.block_cells
+
+    @property
+    def window_px(self) -> int:
+        """Side of what is seen."""
+        return self.block_px + 2 * self.halo_px
+
+    def describe(self) -> dict[str, Any]:
+        """What a plan records; as geossl 0.1 wrote it where attention has no reach."""
+        metadata: dict[str, Any] = {"window_px": self.window_px, "margin_px": self.halo_px}
+        return metadata if self.reach is None else {**metadata, "reach": self.reach}
+
+
+def geometry(spec: DenseSpec, reach: int | None) -> Geometry:
+    """Windows as the spec has them, or blocks for attention of some reach."""
+    if reach is None:
+        return Geometry(None, spec.window_px - 2 * spec.margin_px, 1, spec.margin_px)
+    return Geometry(reach, CELL * spec.patch_px, BLOCK, HALO * spec.patch_px)
+
+
+def own_geometry(spec: DenseSpec) -> Geometry:
+    """The geometry an encoder maps with unless it is asked for another."""
+    return geometry(spec, spec.reach)
+
+
+def check_reach(encoder: DenseModel, reach: int | None) -> None:
+    """Refuse a reach that an encoder cannot have.
+
+    Raises:
+        GridError: Says why, and what to do.
+    """
+    if reach is None:
+        return
+    if isinstance(reach, bool) or not isinstance(reach, int) or reach < 1:
+        raise GridError(f"--reach {reach} is not a number of patches; use 1 or more, such as 7, or none")
+    if not isinstance(encoder, LocalModel) or not encoder.has_relative_positions:
+        raise GridError(
+            f"--reach {reach} needs an encoder with relative positions only, such as CROMA; "
+            f"{encoder.spec.name} maps with whole windows (--reach none)"
+        )

@@ -1,0 +1,188 @@
+"""Maps by local attention: equal to the bit for any cut, near one large square, kept by plans and encoder files."""
+
+import json
+
+import numpy as np
+import pyproj
+import pytest
+import shapely
+import torch
+import xarray as xr
+import zarr
+
+from geossl.errors import GridError
+from geossl.grid import Aoi, Lattice
+from geossl.inference.engine import geometry, lazy
+from geossl.inference.engine.encode import EncodeConfig, encode_block, usable_share
+from geossl.inference.engine.geometry import Geometry
+from geossl.inference.engine.run import dry_run, embed_map
+from geossl.inference.engine.source import images
+from geossl.inference.outputs.raster import open_map
+from geossl.models import files
+from geossl.models.encoder import DenseSpec
+from geossl.models.encoders.croma import CROMAEncoder, croma_spec
+from geossl.models.files import read_encoder, save_encoder
+from geossl.models.heads.decoders import DECODERS
+from geossl.models.heads.segmenter import with_decoder
+from tests.inference.conftest import ORIGIN, SHAPE, Memory
+from tests.inference.engine.test_engine import Holes
+
+
+@pytest.fixture(scope="module")
+def local_file(tmp_path_factory):
+    torch.manual_seed(0)
+    spec = croma_spec("tiny", window_px=64, margin_px=16, reach=3, dim=32, depth=2, heads=8)
+    path = tmp_path_factory.mktemp("encoder") / "croma.safetensors"
+    save_encoder(path, CROMAEncoder(spec).eval(), {})
+    return path
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Blocks of 2 x 2 cells of 64 px with a halo of 32 px, so that the scene has several."""
+    for name, value in (("CELL", 8), ("BLOCK", 2), ("HALO", 4)):
+        monkeypatch.setattr(geometry, name, value)
+
+
+def area(west=0, north=0, width=SHAPE[1], height=SHAPE[0]):
+    """Part of the scene, in pixels."""
+    x, y = ORIGIN[0] + 10 * west, ORIGIN[1] - 10 * north
+    back = pyproj.Transformer.from_crs(32631, 4326, always_xy=True)
+    corners = shapely.box(x + 1, y - 10 * height + 1, x + 10 * width - 1, y - 1)
+    return Aoi(shapely.transform(corners, back.transform, interleaved=False), "the region")
+
+
+def made(path, region, encoder, source=None, **settings):
+    (out,) = embed_map(region, source or Memory(cloud=True), encoder, path, dtype="float32", **settings)
+    return open_map(out)
+
+
+def assert_same(one, other, least=200):
+    one, other = xr.align(one, other, join="inner")
+    assert np.isfinite(one.values[0]).sum() >= least
+    both = np.isfinite(one.values[0]) & np.isfinite(other.values[0])
+    assert both.sum() >= least
+    np.testing.assert_array_equal(one.values[:, both], other.values[:, both])
+
+
+@pytest.mark.parametrize("source", [Memory(cloud=True), Holes()])
+def test_shards_batches_and_regions_do_not_change_a_bit(small_blocks, local_file, tmp_path, source):
+    whole = made(tmp_path / "whole.zarr", area(), local_file, source)
+    for number, way in enumerate([{"shard_cells": 1}, {"shard_cells": 3, "batch_size": 3}]):
+        other = made(tmp_path / f"{number}.zarr", area(), local_file, source, **way)
+        assert_same(whole, other, 700)
+    part = made(tmp_path / "part.zarr", area(110, 90, 80, 60), local_file, source)
+    assert_same(whole, part, 40)
+
+
+def test_the_lazy_form_gives_the_same_bits(small_blocks, local_file, tmp_path):
+    whole = made(tmp_path / "whole.zarr", area(), local_file)
+    box = whole.odc.geobox.zoom_out(1 / 8)
+    cube = Memory(cloud=True).load(box)
+    encoder = read_encoder(local_file)
+    now = lazy.embed(cube, encoder)
+    later = lazy.embed(cube.chunk(y=100, x=90), encoder)
+    np.testing.assert_array_equal(now.values, later.compute().values)
+    assert_same(whole, now, 700)
+
+
+def test_workers_give_the_same_bits_as_this_process(local_file, tmp_path):
+    here = made(tmp_path / "here.zarr", area(), local_file)
+    there = made(tmp_path / "there.zarr", area(), local_file, scheduler="processes:2", shard_cells=2)
+    assert_same(here, there, 900)
+
+
+@torch.inference_mode()
+def test_a_block_with_a_wide_halo_is_one_large_square(local_file):
+    encoder, cube = read_encoder(local_file), Memory().load(lattice_box(96))
+    pixels = images(cube, encoder.spec)
+    blocks = encode_block(pixels, encoder, EncodeConfig(), shape=Geometry(3, 48, 1, 96))
+    kept = {n: torch.from_numpy(usable_share(x, 8)[None] >= 0.5) for n, x in pixels.items()}
+    whole = encoder.local_tokens({n: torch.from_numpy(x[None]) for n, x in pixels.items()}, kept, 3)[0, 12:-12, 12:-12]
+    np.testing.assert_allclose(blocks.embeddings, whole.permute(2, 0, 1).numpy(), atol=2e-5)
+
+
+def lattice_box(rim):
+    """Grid of 144 x 144 px in the scene, with a rim."""
+    corner = [round(v / 480) for v in (ORIGIN[0] + 800, -(ORIGIN[1] - 600))]
+    return Lattice(32631, 8, 10.0, 6).pixels(corner[1], corner[0], 3, 3, rim)
+
+
+def test_only_asked_cells_are_stored_and_a_far_cell_costs_nothing(small_blocks, local_file, tmp_path, monkeypatch):
+    seen = []
+    local = CROMAEncoder.local_tokens
+
+    def counted(self, *args):
+        seen.append(int(args[3].sum()))
+        return local(self, *args)
+
+    monkeypatch.setattr(CROMAEncoder, "local_tokens", counted)
+    found = made(tmp_path / "part.zarr", area(70, 30, 30, 30), local_file)
+    assert found.shape[1:] == (8 * -(-found.shape[1] // 8), 8 * -(-found.shape[2] // 8))
+    assert sum(seen) == np.isfinite(found.values[0]).sum() <= 4 * 64
+
+
+def test_the_plan_and_the_store_say_the_reach(small_blocks, local_file, tmp_path):
+    out = made(tmp_path / "m.zarr", area(), local_file, reach=2)
+    assert out.sizes["embedding"] == 32
+    plan = json.loads((tmp_path / "m.zarr.build" / "plan.json").read_text())
+    assert (plan["reach"], plan["block_cells"], plan["window_px"], plan["margin_px"]) == (2, 2, 192, 32)
+    assert zarr.open_group(tmp_path / "m.zarr", mode="r").attrs["geossl:reach"] == 2
+    (dry,) = dry_run(area(), Memory(), local_file, tmp_path / "n.zarr")
+    assert dry["attention"] == "3 patches around each patch"
+    assert dry_run(area(), Memory(), local_file, tmp_path / "n.zarr", reach=None)[0]["attention"] == "whole windows"
+
+
+def test_a_map_that_was_begun_keeps_its_attention(local_file, tmp_path):
+    before = made(tmp_path / "m.zarr", area(), local_file, reach=None)
+    changed = (tmp_path / "m.zarr" / "zarr.json").stat().st_mtime_ns
+    again = made(tmp_path / "m.zarr", area(), local_file)
+    assert (tmp_path / "m.zarr" / "zarr.json").stat().st_mtime_ns == changed
+    assert before.identical(again)
+    plan = json.loads((tmp_path / "m.zarr.build" / "plan.json").read_text())
+    assert {"reach", "block_cells"}.isdisjoint(plan)
+    with pytest.raises(ValueError, match="was begun with another .*reach"):
+        made(tmp_path / "m.zarr", area(), local_file, reach=3)
+    made(tmp_path / "m.zarr", area(), local_file, overwrite=True)
+    assert json.loads((tmp_path / "m.zarr.build" / "plan.json").read_text())["reach"] == 3
+
+
+def test_encoder_files_that_do_not_say_map_locally_if_positions_are_relative():
+    for position, reach in (("alibi", 7), ("sincos", None)):
+        values = croma_spec("tiny", position=position).to_dict()
+        del values["reach"]
+        assert DenseSpec.from_dict(values).reach == reach
+    assert DenseSpec.from_dict(croma_spec("tiny", reach=None).to_dict()).reach is None
+    with pytest.raises(ValueError, match="reach=0 must be 1 or more patches"):
+        croma_spec("tiny", reach=0)
+
+
+def test_an_encoder_without_relative_positions_says_so(identity_file, local_file, tmp_path):
+    with pytest.raises(GridError, match="--reach 5 needs an encoder with relative positions only.*identity"):
+        made(tmp_path / "m.zarr", area(), identity_file, reach=5)
+    with pytest.raises(GridError, match="--reach 0 is not a number of patches"):
+        made(tmp_path / "m.zarr", area(), local_file, reach=0)
+
+
+@pytest.mark.parametrize("kind", list(DECODERS))
+def test_decoders_see_across_the_borders_of_blocks_and_squares(local_file, tmp_path, kind):
+    torch.manual_seed(1)
+    encoder = read_encoder(local_file)
+    model = with_decoder(encoder, kind, ("s1", "s2"), ["a", "b", "c"], ["#000000"] * 3)
+    path = tmp_path / f"{kind}.safetensors"
+    save_encoder(path, model, {})
+    read = files.read_encoder(path)
+    assert read.spec.reach == 3
+    pixels = images(Memory().load(lattice_box(96)), read.spec)
+    small = encode_block(pixels, read, EncodeConfig(), shape=Geometry(3, 48, 1, 96)).embeddings
+    large = encode_block(pixels, read, EncodeConfig(), shape=Geometry(3, 48, 3, 96)).embeddings
+    assert small.shape == large.shape == (128, 18, 18)
+    assert (small[:64] != large[:64]).mean() < 1e-3
+    assert np.abs(small[64:] - large[64:]).max() <= 1  # percent
+    with torch.inference_mode():
+        tensors = {n: torch.from_numpy(x[None]) for n, x in pixels.items()}
+        whole = read.encoder.local_tokens(tensors, None, 3)
+        squares = read.logits_by_squares(whole, tensors, torch.ones(whole.shape[:3]).bool(), DECODERS[kind].halo)
+        torch.testing.assert_close(
+            squares[..., 32:-32, 32:-32], read.logits(whole, tensors)[..., 32:-32, 32:-32], atol=1e-5, rtol=0
+        )

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from geossl.api.pretrain.scenes import measured_sensors
 from geossl.data.sentinel.batches import SentinelChips
 from geossl.data.synthetic.build import SHARES, displayed, generate
-from geossl.data.synthetic.images import forgeries
+from geossl.data.synthetic.images import real_and_synthetic
 from geossl.errors import Note
 from geossl.methods.base import OptimConfig
 from geossl.methods.croma import CROMA
@@ -205,7 +205,7 @@ def main():
     if not asked.out.exists():
         extra = learned(asked.source, asked.side, asked.seed)
         generate(asked.out, source=asked.source, extra=extra, side_px=asked.side, seed=asked.seed, progress=print)
-    parts = forgeries(asked.out)
+    parts = real_and_synthetic(asked.out)
     for name, part in parts.items():
         counts = np.bincount(part.generator + 1).tolist()
         print(name, dict(zip(("real", *part.generators), counts, strict=True)))

@@ -34,7 +34,7 @@ from geossl import recipe as recipes
 from geossl.api.pretrain.run import prepare
 from geossl.data.images.folders import read_image
 from geossl.data.synthetic.calibration import TrackData
-from geossl.data.synthetic.images import forgeries
+from geossl.data.synthetic.images import real_and_synthetic
 from geossl.evaluation.detection import identification_scores
 from geossl.evaluation.scores import auc
 from geossl.methods.base import SSLMethod
@@ -217,7 +217,7 @@ def report(results, title):
 
 def run(title, source, labels, unseen, asked, known):
     """All arms and seeds on one data set that are not known yet; ``known`` is filled and saved one by one."""
-    parts = forgeries(source)
+    parts = real_and_synthetic(source)
     tracks = ["origin", "generator"] if "generator" in labels else ["origin"]
     for seed in asked.seeds:
         missing = [arm for arm in (FLOOR, *ARMS) if f"{title} / {arm} / {seed}" not in known]

@@ -149,7 +149,10 @@ class CrossVideoRecipe(Recipe):
                 f"data.chip_px={data.chip_px} is less than two patches; use {2 * encoder.patch_px} or more"
             )
         if 2 * encoder.halo_px >= window_px:
-            raise ValueError(f"encoder.halo_px={encoder.halo_px} leaves nothing of a window of {window_px} px")
+            raise ValueError(
+                f"encoder.halo_px={encoder.halo_px} leaves nothing of a window of {window_px} px; "
+                "use less than half of it"
+            )
         if data.frames % encoder.tubelet:
             raise ValueError(f"data.frames={data.frames} must be a multiple of encoder.tubelet={encoder.tubelet}")
         if encoder.dim % encoder.heads or encoder.dim % 4:
@@ -169,9 +172,7 @@ class CrossVideoRecipe(Recipe):
         if not video and not (o.reconstruct_image and o.train_image == "full"):
             raise ValueError("all weights of the objective are 0; nothing would be learned")
         if o.train_image == "frozen" and self.encoder.image_weights is None:
-            raise ValueError(
-                "objective.train_image=frozen needs encoder.image_weights, an encoder that knows something"
-            )
+            raise ValueError("objective.train_image=frozen needs encoder.image_weights, a pretrained encoder")
         return self
 
     @model_validator(mode="after")
@@ -180,7 +181,9 @@ class CrossVideoRecipe(Recipe):
         encoder, data = self.encoder, self.data
         if encoder.sensor == "rgb":
             if encoder.bands or data.cloud_band or data.s2_offset is not None or encoder.time == "doy":
-                raise ValueError("encoder.bands, encoder.time=doy, data.cloud_band and data.s2_offset are of sensor s2")
+                raise ValueError(
+                    "encoder.bands, encoder.time=doy, data.cloud_band and data.s2_offset need encoder.sensor=s2"
+                )
             if data.source == "sample":
                 raise ValueError("data.source=sample has image series only; give a folder of videos")
             return self

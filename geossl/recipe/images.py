@@ -17,7 +17,7 @@ from geossl.recipe.sections import (
 )
 from geossl.sensors import SENSORS
 
-ALONE = ("rgb", "bands")  # pictures, and images of any bands: never together with other sensors
+ALONE = ("rgb", "bands")  # RGB images, and images of any bands: never together with other sensors
 Bands = Literal["all"] | tuple[str | int, ...]
 CropShare = Annotated[float, Field(gt=0, le=1)]
 
@@ -103,13 +103,11 @@ def check_teacher(key: str, teacher: Teacher, encoder: ImageEncoder) -> None:
     if teacher.kind == "timm" and numbered and teacher.bands is None:
         raise ValueError(f"{key}.bands is missing; say which bands are red, green and blue, such as [3, 2, 1]")
     if teacher.bands and not (numbered and teacher.kind == "timm"):
-        raise ValueError(
-            f"{key}.bands is of networks of timm that see images of any bands (encoder.sensors={{bands: all}})"
-        )
+        raise ValueError(f"{key}.bands is for timm networks and encoder.sensors={{bands: all}} only; leave it out")
     if teacher.kind == "timm" and teacher.weights is None:
-        raise ValueError(f"{key}.weights is missing; give a local weight file of {teacher.name}")
+        raise ValueError(f"{key}.weights is missing; give a local weight file for {teacher.name}")
     if teacher.kind == "geossl" and teacher.weights is not None:
-        raise ValueError(f"{key}.weights belongs to timm and torchgeo; of an encoder of ours, {key}.name is the file")
+        raise ValueError(f"{key}.weights belongs to timm and torchgeo; {key}.name is the file of an encoder of geossl")
     if teacher.kind != "geossl" and (teacher.recipe or teacher.sensors):
         raise ValueError(f"{key}.recipe and {key}.sensors belong to kind geossl, not to {teacher.kind}")
 
@@ -123,21 +121,20 @@ def check_images(recipe: ScenesRecipe, encoder: ImageEncoder, data: Images, patc
     names = set(encoder.sensors)
     if not names or not names <= {*SENSORS, *ALONE} or (names & set(ALONE) and len(names) > 1):
         raise ValueError(
-            f"encoder.sensors={dict(encoder.sensors)!r} must be {{rgb: all}} for pictures, {{bands: all}} for GeoTIFFs "
-            f"of any bands, or some of {', '.join(SENSORS)}, each with all or a list of bands"
+            f"encoder.sensors={dict(encoder.sensors)!r} must be {{rgb: all}} for RGB images, {{bands: all}} for "
+            f"GeoTIFFs of any bands, or some of {', '.join(SENSORS)}, each with all or a list of bands"
         )
     if "bands" in names:
         check_numbered(recipe, encoder, data)
     check_sizes(encoder, data.chip_px, patch_px)
     scenes_only = [key for key in ("crop_px", "holdout", "s2_offset") if getattr(data, key)]
     if "rgb" in names and (scenes_only or recipe.probe.every_steps):
-        raise ValueError(
-            f"{f'data.{scenes_only[0]}' if scenes_only else 'probe.every_steps'} is of scenes, not pictures"
-        )
+        key = f"data.{scenes_only[0]}" if scenes_only else "probe.every_steps"
+        raise ValueError(f"{key} is for scenes, not for RGB images; leave it out")
     if names & set(ALONE) and data.source == "sample":
         raise ValueError("data.source=sample has Sentinel scenes only; give a folder of your own")
     if "rgb" not in names and data.crop_share:
-        raise ValueError("data.crop_share is of pictures; scenes and images of any bands take data.crop_px")
+        raise ValueError("data.crop_share is for RGB images only; use data.crop_px")
     if recipe.probe.every_steps and patch_px != 8:
         raise ValueError(f"probe.every_steps needs 8-px patches, not {patch_px}; set it to 0")
 
@@ -145,17 +142,17 @@ def check_images(recipe: ScenesRecipe, encoder: ImageEncoder, data: Images, patc
 def check_numbered(recipe: ScenesRecipe, encoder: ImageEncoder, data: Images) -> None:
     """Refuse what images of any bands do not have: known statistics, names of bands, labels."""
     if encoder.statistics == "published":
-        raise ValueError("encoder.statistics=published is of s1, s2 and rgb; of images of any bands use data")
+        raise ValueError("encoder.statistics=published is known for s1, s2 and rgb only; use data")
     bands = encoder.sensors["bands"]
     if bands != "all" and not (bands and all(str(b).isdecimal() and int(b) > 0 for b in bands)):
         raise ValueError(f"encoder.sensors.bands={list(bands)!r} must be all, or numbers from 1, such as [4, 3, 2]")
     if data.s2_offset is not None or recipe.probe.every_steps:
         key = "data.s2_offset" if data.s2_offset is not None else "probe.every_steps"
-        raise ValueError(f"{key} is of Sentinel scenes, not of images of any bands")
+        raise ValueError(f"{key} is for Sentinel scenes, not for images of any bands; leave it out")
 
 
 def check_sizes(encoder: ImageEncoder, chip_px: int, patch_px: int) -> None:
-    """Refuse sizes that are not whole patches or leave nothing, and a class token that lies nowhere."""
+    """Refuse sizes that are not whole patches or leave nothing, and a class token without positions."""
     window_px = encoder.window_px or chip_px
     sizes = (("data.chip_px", chip_px), ("encoder.window_px", window_px), ("encoder.halo_px", encoder.halo_px))
     for name, value in sizes:
@@ -169,4 +166,4 @@ def check_sizes(encoder: ImageEncoder, chip_px: int, patch_px: int) -> None:
             "use less than half of it"
         )
     if encoder.class_token and encoder.position == "alibi":
-        raise ValueError("encoder.class_token needs encoder.position=sincos: a class token lies nowhere")
+        raise ValueError("encoder.class_token needs encoder.position=sincos: a class token has no position")

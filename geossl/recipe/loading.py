@@ -67,7 +67,7 @@ def load(name_or_path: str | Path, overrides: Sequence[str] = (), *, is_run: boo
             ``versions.json`` lies beside it.
 
     Raises:
-        MissingFileError, UnknownNameError: If there is no such recipe.
+        MissingFileError, UnknownNameError: If the recipe does not exist.
         RecipeError: If the YAML is broken or a key or value is wrong; names file, line, key and what is expected.
     """
     old = Path(name_or_path).with_suffix("").as_posix().removeprefix("recipes/")

@@ -7,6 +7,8 @@ from pydantic import Field, model_validator
 from geossl.recipe.graphs import AdamTrain, Graphs
 from geossl.recipe.sections import METHOD, OUT, Above0, Positive, Rate, Recipe, Section, Weight, Width
 
+MOST_SEED = 2**32 // 20  # each of 20 starts of k-means has a seed of its own
+
 
 class NodeMLPSection(Section):
     """The encoder, an MLP of every node's own features."""
@@ -54,8 +56,8 @@ class SCGCObjective(Section):
     )
     patience: Positive | None = Field(
         None,
-        description="With data.holdout: train until the contrast of the holdout nodes has not fallen for so many "
-        "updates, beyond max_steps if need be, and export the weights with the least. null trains max_steps.",
+        description="Updates without a lower contrast of the holdout nodes after which training stops, beyond "
+        "max_steps if need be; the weights with the least are exported. null trains max_steps.",
     )
 
     @model_validator(mode="after")
@@ -100,6 +102,8 @@ class SCGCRecipe(Recipe):
     @model_validator(mode="after")
     def two_phases(self) -> "SCGCRecipe":
         """Refuse a run that would end before the graph comes in."""
+        if self.train.seed >= MOST_SEED:
+            raise ValueError(f"train.seed={self.train.seed} is too large; k-means takes less than {MOST_SEED}")
         if self.train.max_steps <= self.objective.autoencoder_steps:
             raise ValueError(
                 f"train.max_steps={self.train.max_steps} must be more than "

@@ -118,11 +118,10 @@ class SelfconRecipe(Recipe):
                 "without labels, an image needs encoder.exits or data.views=2 to be contrasted with itself"
             )
         if self.objective.alpha is not None and not exits:
-            raise ValueError(f"objective.alpha={self.objective.alpha:g} is of exits, but encoder.exits is empty")
+            raise ValueError(f"objective.alpha={self.objective.alpha:g} weights exits, but encoder.exits is empty")
         if self.encoder.input != "images" and (labels or self.data.views == 2):
             raise ValueError(
-                f"encoder.input={self.encoder.input} reads unlabelled scenes once; "
-                "use objective.labels=[] and data.views=1"
+                f"encoder.input={self.encoder.input} reads unlabelled scenes; use objective.labels=[] and data.views=1"
             )
         if len(set(exits)) < len(exits):
             raise ValueError(f"encoder.exits={list(exits)} names a stage twice")
@@ -131,5 +130,7 @@ class SelfconRecipe(Recipe):
             if value % patch:
                 raise ValueError(f"encoder.{name}={value} must be a multiple of the {patch}-px patch of this stem")
         if 2 * self.encoder.halo_px >= self.encoder.window_px:
-            raise ValueError(f"encoder.halo_px={self.encoder.halo_px} leaves nothing of {self.encoder.window_px} px")
+            raise ValueError(
+                f"encoder.halo_px={self.encoder.halo_px} leaves nothing of encoder.window_px={self.encoder.window_px}"
+            )
         return self

@@ -98,7 +98,7 @@ def test_ordinary_video_is_learned_from_folders_of_frames(tmp_path):
         ("objective.decoder_dim=48", "must be a multiple of 32"),
         ("objective.frames_per_clip=8", "objective.frames_per_clip=8 leaves nothing of 8 slots"),
         ("objective.train_image=frozen", "needs encoder.image_weights"),
-        ("encoder.sensor=rgb", "are of sensor s2"),
+        ("encoder.sensor=rgb", "need encoder.sensor=s2"),
         ("encoder.bands=[B02, B10]", "must be some of B01, B02"),
         ("data.cloud_band=B01", "data.cloud_band=B01 is not among encoder.bands"),
         ("objective.mask_kind=tubes", "objective.mask_kind = 'tubes' is wrong"),

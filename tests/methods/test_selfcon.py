@@ -251,7 +251,7 @@ def test_chunks_do_not_matter_where_batch_statistics_do_not():
     [
         (["objective.labels=[]", "encoder.exits=[]"], "needs encoder.exits or data.views=2"),
         (["encoder.input=s2"], "reads unlabelled scenes once"),
-        (["encoder.exits=[]", "objective.alpha=1"], "objective.alpha=1 is of exits, but encoder.exits is empty"),
+        (["encoder.exits=[]", "objective.alpha=1"], "objective.alpha=1 weights exits, but encoder.exits is empty"),
         (["encoder.exits=[2,2]"], "names a stage twice"),
         (["encoder.exits=[4]"], "encoder.exits.0 = 4 is wrong"),
         (["encoder.window_px=100"], "multiple of the 8-px patch"),

@@ -79,6 +79,15 @@ def test_a_missing_key_is_named(page):
         ("train", "not of the form section.key=value"),
         ("train.lr.x=1", "'lr' is a value, not a section"),
         ("data.chip_px={", "not readable as YAML"),
+        ("data.crop_px=[96, 24]", "must be the least side, then the greatest"),
+        ("data.chip_px=40000", "less than or equal to 4096"),
+        ("data.workers=100000", "less than or equal to 1024"),
+        ("train.betas=[0.9, 1.5]", "less than 1"),
+        ("train.seed=-1", "greater than or equal to 0"),
+        ("train.seed=4294967296", "less than 4294967296"),
+        ("train.lr=.inf", "finite number"),
+        ("train.max_steps=1000000000000", "less than or equal to 1000000000"),
+        ("objective.decoder_dim=129", "objective.decoder_dim=129 does not divide into heads; use a multiple of 64"),
     ],
 )
 def test_wrong_values_say_what_was_expected(page, override, message):

@@ -118,7 +118,7 @@ def test_a_killed_run_goes_on_with_the_same_losses(whole, tmp_path):
 
 
 def test_an_interrupted_run_saves_its_last_step(whole, tmp_path):
-    assert "with resume=true goes on" in stopped(tmp_path / "run", signal.SIGINT, at_step=5)
+    assert "with resume=true resumes it" in stopped(tmp_path / "run", signal.SIGINT, at_step=5)
     logged = max(losses(tmp_path / "run"))
     state = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True, map_location="cpu")
     assert state["global_step"] == logged < 12

@@ -18,7 +18,7 @@ from geossl.api.evaluate.synthetic import SyntheticRunner
 from geossl.api.source import Rasters, given
 from geossl.data.datasets.base import ClassificationDataset, SegmentationDataset
 from geossl.data.datasets.find import Data, Scenes, find, object_set
-from geossl.data.synthetic.images import is_forgeries
+from geossl.data.synthetic.images import is_real_and_synthetic
 from geossl.errors import InputError
 from geossl.evaluation.report import Curve, markdown, score_rows, write_report
 from geossl.evaluation.scores import Scores
@@ -108,7 +108,7 @@ def evaluate(
     has_files = source or any(former[name] for name in SENSORS)
     pixels = given(source, former, "evaluate") if has_files else None
     model = Subject(encoder, load(encoder))
-    if isinstance(dataset, str | Path) and is_forgeries(dataset):
+    if isinstance(dataset, str | Path) and is_real_and_synthetic(dataset):
         return evaluate_synthetic(model, dataset, settings, out)
     if isinstance(model.encoder, PointEncoder) and isinstance(dataset, str | Path):
         data: Data = object_set(dataset)

@@ -15,7 +15,7 @@ from torch import Tensor
 from geossl.api.evaluate.settings import Settings
 from geossl.data.splits import random_split
 from geossl.data.synthetic.calibration import TrackData, common_side
-from geossl.data.synthetic.images import Forgeries, forgeries
+from geossl.data.synthetic.images import RealAndSynthetic, real_and_synthetic
 from geossl.data.synthetic.perturbations import CONDITIONS
 from geossl.errors import BandError, InputError, Note, WeightsError
 from geossl.evaluation.detection import detection_scores, identification_scores, per_content, per_generator
@@ -51,7 +51,9 @@ def image_classifier(
         InputError: If encoder and images do not fit, or there is nothing to learn from.
     """
     config = config or CalibrationConfig()
-    return calibrate(encoder, track_data(encoder, assigned(forgeries(root), 0), track, unseen, config.seed), config)
+    return calibrate(
+        encoder, track_data(encoder, assigned(real_and_synthetic(root), 0), track, unseen, config.seed), config
+    )
 
 
 class SyntheticRunner:
@@ -73,7 +75,7 @@ class SyntheticRunner:
                 f"{encoder.spec.name!r} does not take images; use an encoder that does, such as selfcon's"
             )
         self.encoder, self.settings, self.unseen = encoder, settings, unseen
-        self.images = forgeries(root)
+        self.images = real_and_synthetic(root)
 
     def run(self) -> tuple[dict[str, Scores], dict[str, Any]]:
         """Scores by row of the report, means over seeds, and what a reader of the report should know."""
@@ -109,7 +111,7 @@ class SyntheticRunner:
         data = TrackData("origin", test, test, sensor, int(model.spec.arguments["side_px"]))  # nothing is fitted
         return self.origin(model, data, test)
 
-    def origin(self, model: ImageClassifier, data: TrackData, test: Forgeries) -> dict[str, Scores]:
+    def origin(self, model: ImageClassifier, data: TrackData, test: RealAndSynthetic) -> dict[str, Scores]:
         """Real or generated, a row per condition; for some conditions also per content and per generator."""
         rows: dict[str, Scores] = {}
         more: dict[str, Scores] = {}
@@ -125,7 +127,7 @@ class SyntheticRunner:
             self.settings.progress(number, len(CONDITIONS), "score")
         return rows | more
 
-    def generator(self, model: ImageClassifier, data: TrackData, test: Forgeries) -> dict[str, Scores]:
+    def generator(self, model: ImageClassifier, data: TrackData, test: RealAndSynthetic) -> dict[str, Scores]:
         """Which of the known generators, a row per condition."""
         own, truth = data.of(test), data.labels(test)
         found = {}
@@ -143,7 +145,7 @@ class SyntheticRunner:
         batches = pixels.split(self.settings.batch_size)
         return np.concatenate([model.probabilities({sensor: x.to(device)}).cpu().numpy() for x in batches])
 
-    def metadata(self, parts: Mapping[str, Forgeries], calibrations: int, side_px: int) -> dict[str, Any]:
+    def metadata(self, parts: Mapping[str, RealAndSynthetic], calibrations: int, side_px: int) -> dict[str, Any]:
         """What a reader of the report should know; JSON values."""
         counts = {
             part: {"real": int((p.generator == -1).sum())}
@@ -154,7 +156,7 @@ class SyntheticRunner:
         return {"images": counts, "not learned from": unseen, "side_px": side_px, "calibrations": calibrations}
 
 
-def assigned(images: Mapping[str, Forgeries], seed: int) -> dict[str, Forgeries]:
+def assigned(images: Mapping[str, RealAndSynthetic], seed: int) -> dict[str, RealAndSynthetic]:
     """The three parts of a data set; one without parts is split at random, with a note.
 
     Raises:
@@ -178,7 +180,7 @@ def assigned(images: Mapping[str, Forgeries], seed: int) -> dict[str, Forgeries]
 
 
 def track_data(
-    encoder: DenseEncoder, parts: Mapping[str, Forgeries], track: str, unseen: Sequence[str], seed: int
+    encoder: DenseEncoder, parts: Mapping[str, RealAndSynthetic], track: str, unseen: Sequence[str], seed: int
 ) -> TrackData:
     """Images of one task, at a side the encoder can take."""
     fit, hold = parts["train"].without(unseen), parts["calibration"].without(unseen)

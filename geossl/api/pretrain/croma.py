@@ -15,7 +15,7 @@ def data(recipe: CromaRecipe) -> SentinelChips:
 
 
 def method(recipe: CromaRecipe, data: SentinelChips) -> CROMA:
-    """The encoder and method a recipe asks for, with fresh weights."""
+    """The method of a recipe with fresh weights."""
     settings = recipe.encoder
     sensors = {name: SENSORS[name].spec for name in PAIR}
     if settings.statistics == "data":

@@ -36,7 +36,7 @@ def data(recipe: CrossVideoRecipe) -> Clips:
 
 
 def method(recipe: CrossVideoRecipe, data: Clips) -> CrossVideoMAE:
-    """Both branches and the method a recipe asks for, with fresh weights."""
+    """The method of a recipe, both branches with fresh weights."""
     e = recipe.encoder
     sensors: dict[str, SensorSpec] = {e.sensor: sensor_of(recipe, data)}
     shape: dict[str, Any] = {
@@ -64,7 +64,7 @@ def sensor_of(recipe: CrossVideoRecipe, data: Clips) -> SensorSpec:
 
 
 def given_image_branch(path: str, video: SeriesViT) -> ViT:
-    """A plain ViT pretrained before, such as by the method mr_mae without teachers.
+    """A plain ViT that is pretrained already, for example by the recipe mae.
 
     Raises:
         WeightsError: If it is another architecture, or has other patches or bands.

@@ -14,7 +14,7 @@ def data(recipe: GraphMAERecipe) -> GraphBatches:
 
 
 def method(recipe: GraphMAERecipe, data: GraphBatches) -> GraphMAE:
-    """The encoder and method a recipe asks for, with fresh weights."""
+    """The method of a recipe with fresh weights."""
     settings = recipe.encoder
     spec = graph_spec(
         f"graphmae_{settings.kind}",

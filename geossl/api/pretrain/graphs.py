@@ -1,4 +1,4 @@
-"""What runs on graphs share."""
+"""Shared by methods that learn from graphs."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -19,10 +19,10 @@ PARALLEL = 0.9  # mean cosine of two nodes' features from which on there is noth
 
 
 def graph_batches(settings: Graphs, train: Train, hops: int, holdout: float = 0.0) -> GraphBatches:
-    """The graph of a ``data`` section, checked, in batches; of the whole graph without a share of its nodes.
+    """The graph of a ``data`` section in batches, without the holdout nodes.
 
     Raises:
-        InputError: If it has no edges, or nothing tells its nodes apart.
+        InputError: If it has no edges, or all nodes have the same features.
     """
     graph = source_graph(settings)
     place = f"the graph of data.source={settings.source} ({graph.num_nodes} nodes)"
@@ -55,7 +55,7 @@ def graph_spec(
     hops: int,
     pool: Literal["mean", "max", "sum"],
 ) -> GraphSpec:
-    """The specification of an encoder of graphs like this one."""
+    """The spec of an encoder of graphs with the features of this one."""
     return GraphSpec(
         name=name,
         architecture=architecture,
@@ -86,13 +86,13 @@ def check_directions(encoder: GraphEncoder, graph: Data) -> None:
     """Refuse features that all point one way, since the scaled cosine error looks at directions alone.
 
     Raises:
-        InputError: Names the setting that mends it.
+        InputError: If they do; names the setting to change.
     """
     rng = np.random.default_rng(0)
     one, two = (encoder.normalize(dense_rows(graph.x, rng.integers(0, graph.num_nodes, 1000))) for _ in range(2))
     cosine = float(torch.cosine_similarity(one, two).mean())
     if cosine > PARALLEL and graph.num_nodes > 1:
         raise InputError(
-            f"features of {graph.num_nodes} nodes nearly all point one way (mean cosine {cosine:.2f}), so GraphMAE "
-            "would learn nothing; centre them: encoder.scaling=column"
+            f"features of {graph.num_nodes} nodes nearly all point the same way (mean cosine {cosine:.2f}), so "
+            "GraphMAE would learn nothing; centre them: encoder.scaling=column"
         )

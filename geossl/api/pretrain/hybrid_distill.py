@@ -20,7 +20,7 @@ from geossl.training.optim import optim_config
 
 
 def data(recipe: HybridRecipe) -> ImageData:
-    """Pictures or chips; teachers that can be made are made first."""
+    """Images or chips; teachers that can be made are made first."""
     found = image_data(recipe, recipe.encoder, recipe.data)
     for teacher, weight in sections(recipe):
         if weight:
@@ -29,7 +29,7 @@ def data(recipe: HybridRecipe) -> ImageData:
 
 
 def method(recipe: HybridRecipe, data: ImageData) -> HybridDistill:
-    """The student and method a recipe asks for, with fresh weights."""
+    """The method of a recipe with fresh weights."""
     settings, sensors = recipe.encoder, scaled_inputs(recipe.encoder, data)
     feature, relation = (
         frozen(teacher, sensors) if weight and teacher is not None else None for teacher, weight in sections(recipe)
@@ -71,7 +71,7 @@ def sections(recipe: HybridRecipe) -> tuple[tuple[Keys | None, float], ...]:
 
 
 def teacher_layer(recipe: HybridRecipe, teacher: Teacher | None, depth: int) -> int:
-    """The block of the teacher: as said, or the student's if they are equally deep, else three quarters of the way."""
+    """The block of the teacher that is imitated: as in the recipe, or the student's if both are equally deep."""
     said = recipe.teachers.relation.layer if recipe.teachers.relation is not None else "auto"
     if said != "auto":
         return said

@@ -1,4 +1,4 @@
-"""What runs on single images share: where images come from, and the statistics an encoder takes from them."""
+"""Shared by methods that learn from single images: where images come from, and the statistics of their bands."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -40,7 +40,7 @@ def image_data(recipe: ScenesRecipe, encoder: ImageEncoder, data: Images) -> Ima
 
 
 def inputs(data: ImageData) -> dict[str, SensorSpec]:
-    """What a batch holds."""
+    """Sensors of a batch."""
     if isinstance(data, BandChips):
         return {"bands": numbered_bands(data.images.bands)}
     if isinstance(data, RGBImages):
@@ -49,7 +49,7 @@ def inputs(data: ImageData) -> dict[str, SensorSpec]:
 
 
 def scaled_inputs(encoder: ImageEncoder, data: ImageData) -> dict[str, SensorSpec]:
-    """What a batch holds of the encoder's sensors, with published statistics or those of the data."""
+    """Sensors of a batch that the encoder sees, with published statistics or those of the data."""
     known = {name: sensor for name, sensor in inputs(data).items() if name in encoder.sensors}
     return measured_sensors(known, data) if encoder.statistics == "data" else known
 
@@ -58,7 +58,7 @@ def chosen(encoder: ImageEncoder, known: Mapping[str, SensorSpec]) -> dict[str, 
     """The bands of the encoder.
 
     Raises:
-        BandError: If there is no such band.
+        BandError: If a band does not exist.
     """
     return {
         name: known[name] if bands == "all" else choose_bands(name, tuple(str(b) for b in bands), known[name])
@@ -67,7 +67,7 @@ def chosen(encoder: ImageEncoder, known: Mapping[str, SensorSpec]) -> dict[str, 
 
 
 def geometry(encoder: ImageEncoder, data: Images, patch_px: int) -> dict[str, Any]:
-    """What specs of all kinds of encoders are told alike."""
+    """Arguments that the specs of all kinds of encoders share."""
     return {
         "window_px": encoder.window_px or data.chip_px,
         "margin_px": encoder.halo_px,
@@ -79,17 +79,17 @@ def geometry(encoder: ImageEncoder, data: Images, patch_px: int) -> dict[str, An
 
 
 def examples(data: ImageData, count: int = 8) -> dict[str, Tensor]:
-    """The first images that are trained on, by sensor."""
+    """The first training images, by sensor."""
     found = [data.dataset[i] for i in range(count)]
     return {name: torch.stack([x[name] for x in found]) for name in inputs(data)}
 
 
 @torch.no_grad()
 def rehearse(module: SSLMethod, data: ImageData) -> None:
-    """One step on an empty image, so that teachers that do not fit are told before anything is written.
+    """Run a step on an empty image, so that teachers that do not fit are refused before anything is written.
 
     Raises:
-        InputError: If a teacher does not take what the data has, or its layers or heads are not as asked.
+        InputError: If a teacher cannot see the data's sensors, or its layers or heads do not fit the recipe.
     """
     side = data.chip_px
     empty = {name: torch.zeros(1, len(sensor.bands), side, side) for name, sensor in inputs(data).items()}

@@ -24,7 +24,7 @@ from geossl.training.optim import optim_config
 
 
 def data(recipe: MrMaeRecipe) -> ImageData:
-    """Pictures or chips; a teacher that can be made is made first."""
+    """Images or chips; a teacher that can be made is made first."""
     found = image_data(recipe, recipe.encoder, recipe.data)
     if recipe.objective.mimic_weight:
         make_missing(recipe.teacher, inputs(found))
@@ -32,7 +32,7 @@ def data(recipe: MrMaeRecipe) -> ImageData:
 
 
 def method(recipe: MrMaeRecipe, data: ImageData) -> MRMAE:
-    """The encoder and method a recipe asks for, with fresh weights."""
+    """The method of a recipe with fresh weights."""
     teachers, known = [], scaled_inputs(recipe.encoder, data)
     if recipe.teacher is not None and recipe.objective.mimic_weight:
         teachers = [frozen(recipe.teacher, known, recipe.teacher.layers)]

@@ -27,7 +27,7 @@ def data(recipe: PointCmaeRecipe) -> PointClouds:
 
 
 def method(recipe: PointCmaeRecipe, data: PointClouds) -> PointCMAE:
-    """The encoder and method a recipe asks for, with fresh weights."""
+    """The method of a recipe with fresh weights."""
     settings, d = recipe.encoder, recipe.data
     spec = point_spec(
         settings.size,

@@ -26,7 +26,7 @@ WINDOW_PX = 256
 
 
 def data(recipe: RegularizedAERecipe) -> Vectors:
-    """Training and held-out vectors, all read now."""
+    """Training and holdout vectors, read into memory."""
     settings, seed = recipe.data, recipe.train.seed
     metadata = {"source": settings.source}
     source = Path(settings.source)
@@ -46,7 +46,7 @@ def data(recipe: RegularizedAERecipe) -> Vectors:
 
 
 def map_vectors(path: Path, holdout: float, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Embeddings of a map, ``count`` of them drawn at random; the easternmost are held out."""
+    """Embeddings of a map, ``count`` of them drawn at random; the easternmost are the holdout."""
     priority, column, rows = np.zeros(0), np.zeros(0, np.int64), np.zeros((0, 1), np.float32)
     for number, ((_, columns), values) in enumerate(blocks(open_map(path))):
         valid = np.isfinite(values).all(axis=0)
@@ -61,7 +61,7 @@ def map_vectors(path: Path, holdout: float, count: int, seed: int) -> tuple[np.n
 
 
 def method(recipe: RegularizedAERecipe, data: Vectors) -> RegularizedAE:
-    """The auto-encoder and method a recipe asks for, whitening fitted, weights fresh."""
+    """The method of a recipe with fresh weights and fitted whitening."""
     settings, in_dim = recipe.encoder, data.train.shape[1]
     keep = min(in_dim, 64) if settings.keep is None else settings.keep
     if keep > in_dim:
@@ -90,7 +90,7 @@ def vector_spec(recipe: RegularizedAERecipe, config: AutoencoderConfig) -> Encod
 
 
 def patch_spec(recipe: RegularizedAERecipe, config: AutoencoderConfig) -> DenseSpec:
-    """Spec of an auto-encoder of pixels; a window has no rim, as patches do not look at one another."""
+    """Spec of an auto-encoder of pixels; windows need no halo, as patches do not look at one another."""
     sensors: dict[str, SensorSpec] = {name: SENSORS[name].spec for name in recipe.data.sensors}
     return DenseSpec(
         name="regularized_ae",

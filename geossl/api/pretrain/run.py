@@ -36,7 +36,7 @@ def pretrain(recipe: str | Path | recipes.Recipe, **overrides: Any) -> Path:
 
     Raises:
         InputError: If the recipe, the data or the output folder is wrong; nothing was written.
-        KeyboardInterrupt: If the run was stopped; the state was saved and ``resume=True`` goes on.
+        KeyboardInterrupt: If the run was stopped; the state was saved, and ``resume=True`` resumes it.
     """
     if not isinstance(recipe, recipes.Section):
         changes = {key.replace("__", "."): json.dumps(value, default=str) for key, value in overrides.items()}
@@ -70,7 +70,7 @@ def pretrain(recipe: str | Path | recipes.Recipe, **overrides: Any) -> Path:
     elif checkpoint is not None:
         module.load_state_dict(torch.load(checkpoint, weights_only=True, map_location="cpu")["state_dict"])
     if stop.stopped and trainer.global_step < recipe.train.max_steps:
-        raise KeyboardInterrupt(f"stopped at step {trainer.global_step}; the same command with resume=true goes on")
+        raise KeyboardInterrupt(f"stopped at step {trainer.global_step}; the same command with resume=true resumes it")
     module.finish()
     for name, encoder in module.exports.items():
         save_encoder(folder.path / f"{name}.safetensors", encoder.cpu(), provenance(recipe, data))
@@ -78,7 +78,7 @@ def pretrain(recipe: str | Path | recipes.Recipe, **overrides: Any) -> Path:
 
 
 def prepare(recipe: recipes.Recipe) -> tuple[TrainingData, Callable[[], SSLMethod]]:
-    """The data of a recipe, checked, and what builds its method with fresh weights.
+    """The data of a recipe, and a function that builds its method with fresh weights.
 
     Raises:
         InputError: If the data cannot be used, or an extra is not installed.
@@ -92,7 +92,7 @@ def prepare(recipe: recipes.Recipe) -> tuple[TrainingData, Callable[[], SSLMetho
 
 
 def callbacks(recipe: recipes.Recipe, folder: RunFolder, data: TrainingData, stop: StopOnSignal) -> list[L.Callback]:
-    """Order matters: a loss is judged before it is saved, a stop is seen before the checkpoint."""
+    """Callbacks in order: a loss is checked before it is saved, a stop is seen before the checkpoint."""
     chain: list[L.Callback] = [stop, Metrics(folder.path, recipe.train.log_every)]
     also: dict[str, float] = {}
     if isinstance(recipe, recipes.ScenesRecipe) and isinstance(data, SentinelChips) and recipe.probe.every_steps:
@@ -117,5 +117,5 @@ def online_probe(settings: recipes.Probe, folder: RunFolder, data: SentinelChips
 
 
 def provenance(recipe: recipes.Recipe, data: TrainingData) -> dict[str, Any]:
-    """What a user of the encoder may want to know of its making."""
+    """How an encoder was made: recipe, versions, data; stored in its file."""
     return {"recipe": recipe.model_dump(mode="json"), "versions": versions(), "data": data.describe()}

@@ -1,4 +1,4 @@
-"""What runs on scenes of one or several sensors share."""
+"""Shared by methods that learn from scenes of one or several sensors."""
 
 from collections.abc import Iterable
 
@@ -12,7 +12,7 @@ from geossl.sensors import PAIR, SensorSpec
 
 
 def scene_chips(recipe: ScenesRecipe, sensors: Iterable[str] = PAIR) -> SentinelChips:
-    """Chips as the ``data`` section says, checked."""
+    """Chips of the scenes in the ``data`` section."""
     return SentinelChips(
         folder=SceneFolder(recipe.data.source, recipe.data.s2_offset, tuple(sensors)),
         chip_px=recipe.data.chip_px,

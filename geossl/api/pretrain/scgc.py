@@ -16,7 +16,7 @@ def data(recipe: SCGCRecipe) -> GraphBatches:
 
 
 def method(recipe: SCGCRecipe, data: GraphBatches) -> SCGC:
-    """The encoder and method a recipe asks for, with fresh weights."""
+    """The method of a recipe with fresh weights."""
     settings = recipe.encoder
     objective = recipe.objective.model_dump(exclude={"star"}) | {
         "reconstruct": recipe.objective.reconstructs,

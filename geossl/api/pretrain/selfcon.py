@@ -7,10 +7,10 @@ from pathlib import Path
 
 from geossl.api.pretrain.scenes import measured_sensors
 from geossl.data.sentinel.batches import SentinelChips
-from geossl.data.synthetic.batches import ForgeryViews
+from geossl.data.synthetic.batches import SyntheticViews
 from geossl.data.synthetic.build import generate
 from geossl.data.synthetic.generators import GENERATORS
-from geossl.data.synthetic.images import forgeries
+from geossl.data.synthetic.images import real_and_synthetic
 from geossl.errors import InputError
 from geossl.methods.selfcon import SelfCon
 from geossl.models.download import cache_folder
@@ -23,8 +23,8 @@ from geossl.training.optim import optim_config
 log = logging.getLogger("geossl")
 
 
-def data(recipe: SelfconRecipe) -> ForgeryViews | SentinelChips:
-    """Views of pictures, or chips of scenes."""
+def data(recipe: SelfconRecipe) -> SyntheticViews | SentinelChips:
+    """Views of images, or chips of scenes."""
     settings, steps, seed = recipe.data, recipe.train.max_steps, recipe.train.seed
     if recipe.encoder.input != "images":
         side, source = settings.crop_px, settings.source
@@ -32,10 +32,12 @@ def data(recipe: SelfconRecipe) -> ForgeryViews | SentinelChips:
             source, side, settings.batch_size, steps, seed=seed, holdout=settings.holdout, workers=settings.workers
         )
     root = bundled(settings) if settings.source == "sample" else Path(settings.source)
-    parts = forgeries(root)
+    parts = real_and_synthetic(root)
     if "train" not in parts:
-        raise InputError(f"data.source={settings.source!r} has no train/ part; it needs train/real and train/GENERATOR")
-    return ForgeryViews(
+        raise InputError(
+            f"data.source={settings.source!r} has no folder train/; it needs train/real and train/GENERATOR"
+        )
+    return SyntheticViews(
         parts["train"].without(settings.holdout_generators),
         settings.crop_px,
         settings.batch_size,
@@ -50,7 +52,7 @@ def data(recipe: SelfconRecipe) -> ForgeryViews | SentinelChips:
 
 
 def bundled(settings: SelfconData) -> Path:
-    """The set made of the bundled scenes, in the cache; made if it is not there (half a CPU minute).
+    """The set made of the bundled scenes, in the cache; made if it does not exist (half a CPU minute).
 
     Raises:
         InputError: If a generator is asked for that geossl had until 1b808dd, and no set of it is in the cache.
@@ -76,8 +78,8 @@ def bundled(settings: SelfconData) -> Path:
     return folder
 
 
-def method(recipe: SelfconRecipe, data: ForgeryViews | SentinelChips) -> SelfCon:
-    """The encoder and method a recipe asks for, with fresh weights, or those of ``encoder.weights``."""
+def method(recipe: SelfconRecipe, data: SyntheticViews | SentinelChips) -> SelfCon:
+    """The method of a recipe with fresh weights, or those of ``encoder.weights``."""
     settings = recipe.encoder
     spec = exit_resnet_spec(
         settings.depth,
@@ -98,8 +100,8 @@ def method(recipe: SelfconRecipe, data: ForgeryViews | SentinelChips) -> SelfCon
     return SelfCon(encoder, optim_config(recipe.train), seed=recipe.train.seed, **recipe.objective.model_dump())
 
 
-def sensors(recipe: SelfconRecipe, data: ForgeryViews | SentinelChips) -> dict[str, SensorSpec]:
-    """Bands and statistics: of the scenes themselves, of ImageNet, or half for pictures of other than three bands."""
+def sensors(recipe: SelfconRecipe, data: SyntheticViews | SentinelChips) -> dict[str, SensorSpec]:
+    """Bands and their statistics: measured on scenes, those of ImageNet, or 0.5 for images without three bands."""
     if isinstance(data, SentinelChips):
         name = recipe.encoder.input
         return {name: measured_sensors({name: SENSORS[name].spec}, data)[name]}

@@ -33,14 +33,14 @@ S1_MEAN_STD = ((-12.59, -20.26), (5.26, 5.91))  # dB; SSL4EO-S12, as torchgeo's 
 
 
 def make_missing(teacher: Teacher | None, sensors: Iterable[str]) -> None:
-    """Pretrain a teacher that is not there, if its section names the recipe that makes it; once, and resumable.
+    """Pretrain a teacher that does not exist yet, if its section names a recipe that makes it; once, and resumable.
 
     Args:
-        teacher: Of a recipe.
-        sensors: What the data has.
+        teacher: The teacher section of a recipe.
+        sensors: Sensors of the data.
 
     Raises:
-        BandError: If the teacher would take none of them.
+        BandError: If the teacher would see none of them.
         MissingFileError: If the recipe makes files of other names.
     """
     if teacher is None or teacher.recipe is None or teacher.name in ENCODERS or Path(teacher.name).is_file():
@@ -67,12 +67,12 @@ def frozen(teacher: Teacher, sensors: Mapping[str, SensorSpec], layers: Sequence
     """The network a section names.
 
     Args:
-        teacher: Of a recipe.
-        sensors: What the data has, with its statistics.
+        teacher: The teacher section of a recipe.
+        sensors: Sensors of the data, with their statistics.
         layers: Blocks whose features are imitated.
 
     Raises:
-        InputError: If it is not known or cannot be loaded, or the data does not have what it takes.
+        InputError: If it is not known, cannot be loaded, or the data lacks the sensors it sees.
     """
     if teacher.kind == "geossl":
         return EncoderTeacher(dense(load_encoder(teacher.name)), teacher.sensors, layers)
@@ -82,7 +82,7 @@ def frozen(teacher: Teacher, sensors: Mapping[str, SensorSpec], layers: Sequence
 
 
 def timm_teacher(teacher: Teacher, sensors: Mapping[str, SensorSpec], layers: Sequence[int]) -> TimmTeacher:
-    """A network of pictures: on pictures, or on true colours of Sentinel-2 or of any bands, stretched."""
+    """A timm network on RGB images, or on true colours of Sentinel-2 or of any bands, stretched."""
     model = timm_model(teacher.name, 3, str(teacher.weights))
     metadata: Any = model.pretrained_cfg
     if "bands" in sensors:
@@ -105,11 +105,11 @@ def true_colours(sensors: Mapping[str, SensorSpec]) -> tuple[str, SensorSpec, tu
     for name in with_partners(name for name in sensors if name in SENSORS):
         if len(SENSORS[name].rgb) == 3:
             return name, SENSORS[name].spec, SENSORS[name].rgb, SENSORS[name].white
-    raise BandError(f"a network of timm sees true colours, which {', '.join(sensors)} does not have")
+    raise BandError(f"a timm network sees true colours, which {', '.join(sensors)} does not have")
 
 
 def stretched(colours: SensorSpec, mean: Sequence[float], std: Sequence[float]) -> SensorSpec:
-    """Statistics under which bands look to a network of pictures as if mean +- 2 deviations were 0 to 1."""
+    """Statistics that make mean +- 2 standard deviations of a band look like 0 to 1 to a network of RGB images."""
     low = [m - 2 * s for m, s in zip(colours.mean, colours.std, strict=True)]
     width = [4 * s for s in colours.std]
     means = tuple(lo + m * w for lo, m, w in zip(low, mean, width, strict=True))
@@ -117,11 +117,11 @@ def stretched(colours: SensorSpec, mean: Sequence[float], std: Sequence[float]) 
 
 
 def torchgeo_teacher(teacher: Teacher, layers: Sequence[int]) -> TimmTeacher:
-    """A network of torchgeo on Sentinel-2 (DN / 10000 = reflectance) or Sentinel-1.
+    """Weights of torchgeo on Sentinel-2 (DN / 10000 = reflectance) or Sentinel-1.
 
     Raises:
-        UnknownNameError: If torchgeo does not know the weights.
-        WeightsError: If they are of other bands, or cannot be had.
+        UnknownNameError: If torchgeo has no such weights.
+        WeightsError: If they are for other bands, or cannot be downloaded.
     """
     try:
         weights = torchgeo_models.get_weight(teacher.name)
@@ -163,7 +163,7 @@ def known_weights() -> list[str]:
 
 
 def note_alike(teacher: Frozen, images: Mapping[str, Tensor], grid: tuple[int, int]) -> None:
-    """Note a teacher whose normalised features hardly differ between patches: a constant would imitate it."""
+    """Warn of a teacher whose normalised features hardly differ between patches: a constant would imitate it."""
     for layer, found in zip(teacher.layers, teacher.features_of_layers(images, grid), strict=True):
         tokens = torch.nn.functional.layer_norm(found, found.shape[-1:]).flatten(0, 1)
         share = float((tokens - tokens.mean(dim=0)).square().mean())
@@ -177,7 +177,7 @@ def note_alike(teacher: Frozen, images: Mapping[str, Tensor], grid: tuple[int, i
 
 
 def note_uniform(teacher: Frozen, images: Mapping[str, Tensor], grid: tuple[int, int], layer: int) -> None:
-    """Note a teacher that attends to everything alike in a block: its relations are met by knowing nothing."""
+    """Warn of a teacher with uniform attention in a block: there is nothing to learn from its relations."""
     q, k, _ = teacher.relations(images, grid, layer)
     shared = float(normalized_mutual_information(relation_logits(q, k).softmax(dim=-1)).mean())
     if shared < UNIFORM:
@@ -190,6 +190,6 @@ def note_uniform(teacher: Frozen, images: Mapping[str, Tensor], grid: tuple[int,
 
 
 def tell(teacher: Frozen, grid: tuple[int, int], patch_px: int) -> None:
-    """Say how features come onto the student's patches."""
+    """Log how features are aligned with the student's patches."""
     how = teacher.alignment(grid, patch_px)
     log.info("teacher %s, %d numbers per patch: %s", teacher.name, teacher.dim, how)

@@ -1,4 +1,4 @@
-"""Batches of views of real and generated pictures for pretraining."""
+"""Batches of views of real and synthetic images for pretraining."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from geossl.data.batches import DrawnData
-from geossl.data.synthetic.images import Forgeries
+from geossl.data.synthetic.images import RealAndSynthetic
 from geossl.data.synthetic.perturbations import AUGMENTATIONS, training_view
 from geossl.errors import InputError
 
@@ -20,16 +20,16 @@ class ViewDataset(Dataset[dict[str, Tensor]]):
     Everything random is a function of seed and draw number, so workers, ranks and restarts change nothing.
 
     Args:
-        pictures: Of both origins.
-        side: Of a view.
-        views: Per picture.
-        kinds: Of augmentation, one of which is applied,
-        share: with this probability.
-        seed: Of the draws.
+        pictures: Real and synthetic images.
+        side: Side of a view in pixels.
+        views: Views per image.
+        kinds: Augmentations, one of which is drawn for a view.
+        share: Probability that a view is augmented.
+        seed: Seeds the draws.
     """
 
     def __init__(
-        self, pictures: Forgeries, side: int, views: int, kinds: Sequence[str], share: float, seed: int
+        self, pictures: RealAndSynthetic, side: int, views: int, kinds: Sequence[str], share: float, seed: int
     ) -> None:
         self.pictures, self.side, self.views = pictures, side, views
         self.kinds, self.share, self.seed = tuple(kinds), share, seed
@@ -48,28 +48,28 @@ class ViewDataset(Dataset[dict[str, Tensor]]):
         }
 
 
-class ForgeryViews(DrawnData):
-    """``{"views": b m c s s, "generator": b}``; every second picture is real.
+class SyntheticViews(DrawnData):
+    """``{"views": b m c s s, "generator": b}``; every second image is real.
 
     Args:
-        pictures: What is trained on.
-        side: Of a view in pixels.
-        batch_size: Pictures per batch and rank; even.
+        pictures: Training images.
+        side: Side of a view in pixels.
+        batch_size: Images per batch and rank; even.
         steps: Batches in all; a resumed run gets those from ``start_step`` on.
-        views: Per picture.
+        views: Views per image.
         kinds: Keys of ``geossl.data.synthetic.perturbations.AUGMENTATIONS``.
         share: Probability that a view is augmented.
-        seed: Of the draws.
+        seed: Seeds the draws.
         workers: Loader processes.
-        source: For the description.
+        source: Name of the data set, for messages and provenance.
 
     Raises:
-        InputError: If one of the two origins is missing.
+        InputError: If all images are real, or none is.
     """
 
     def __init__(
         self,
-        pictures: Forgeries,
+        pictures: RealAndSynthetic,
         side: int,
         batch_size: int,
         steps: int,
@@ -83,7 +83,7 @@ class ForgeryViews(DrawnData):
     ) -> None:
         super().__init__(batch_size, "images", steps, workers)
         if len(set(pictures.origin.tolist())) < 2:
-            raise InputError(f"{source}: real and generated pictures are needed to train on, only one kind is there")
+            raise InputError(f"{source}: training needs real and synthetic images, but all are of one kind")
         self.pictures, self.source = pictures, source
         self.views = ViewDataset(pictures, side, views, kinds, share, seed)
         self.bands = len(pictures[0])

@@ -1,4 +1,4 @@
-"""What a detector of generated pictures is calibrated and judged on, for either question."""
+"""Calibration and test images of a synthetic-image classifier, for both tasks."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import Tensor
 
-from geossl.data.synthetic.images import Forgeries
+from geossl.data.synthetic.images import RealAndSynthetic
 from geossl.data.synthetic.perturbations import anchor_view, condition
 from geossl.errors import InputError
 
@@ -18,29 +18,29 @@ TRACKS = ("origin", "generator")
 
 @dataclass(frozen=True)
 class TrackData:
-    """Pictures of one question, with the class numbers that answer it.
+    """Images of one task, with their class numbers.
 
     Args:
-        track: ``origin`` (real or generated) or ``generator`` (which one; generated pictures only).
-        fit: What the classifier learns from.
-        hold: What the threshold is set by.
-        sensor: Name the encoder has for pictures.
-        side_px: Side of the pictures.
-        seed: Of draws and perturbations.
+        track: ``origin`` (real or synthetic) or ``generator`` (which one; synthetic images only).
+        fit: Images the classifier is fitted on.
+        hold: Images that set the threshold.
+        sensor: The encoder's name for its input.
+        side_px: Side of the images in pixels.
+        seed: Seeds draws and perturbations.
 
     Raises:
-        InputError: If the question cannot be asked of these pictures.
+        InputError: If the images do not have two classes.
     """
 
     track: str
-    fit: Forgeries
-    hold: Forgeries
+    fit: RealAndSynthetic
+    hold: RealAndSynthetic
     sensor: str
     side_px: int
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check that there is something to tell apart."""
+        """Check that both splits have two classes."""
         if self.track not in TRACKS:
             raise InputError(f"track {self.track!r} is not known; use {', '.join(TRACKS)}")
         for name, part in (("train", self.fit), ("calibration", self.hold)):
@@ -54,17 +54,17 @@ class TrackData:
 
     @property
     def known(self) -> tuple[str, ...]:
-        """Generators among the pictures the classifier learns from."""
+        """Generators among the images the classifier is fitted on."""
         return tuple(self.fit.generators[i] for i in np.unique(self.fit.generator[self.fit.generator >= 0]))
 
-    def of(self, pictures: Forgeries) -> Forgeries:
-        """Those the question is asked of: all, or those by known generators."""
+    def of(self, pictures: RealAndSynthetic) -> RealAndSynthetic:
+        """Images of the task: all, or those by known generators."""
         if self.track == "origin":
             return pictures
         numbers = [self.fit.generators.index(name) for name in self.known]
         return pictures.where(np.isin(pictures.generator, numbers))
 
-    def labels(self, pictures: Forgeries) -> Int[ndarray, " n"]:
+    def labels(self, pictures: RealAndSynthetic) -> Int[ndarray, " n"]:
         """Class numbers of ``of(pictures)``."""
         if self.track == "origin":
             return pictures.origin
@@ -72,7 +72,7 @@ class TrackData:
         return np.array([numbers[g] for g in self.of(pictures).generator.tolist()], dtype=np.int64)
 
     def draws(self, batch_size: int, steps: int) -> Iterator[tuple[Float[Tensor, "b c s s"], Int[Tensor, " b"]]]:
-        """Batches to fit on: every class as often, seen as a social network might show it."""
+        """Batches to fit on: every class equally often, perturbed as on a social network."""
         pictures, labels = self.of(self.fit), self.labels(self.fit)
         rows = [np.flatnonzero(labels == value) for value in range(len(self.classes))]
         rng = np.random.default_rng((self.seed, 1))
@@ -82,17 +82,17 @@ class TrackData:
             yield torch.from_numpy(views), torch.from_numpy(labels[own])
 
     def held(self) -> tuple[Float[Tensor, "n c s s"], Int[ndarray, " n"]]:
-        """Pictures the threshold is set by: clean and as a social network hands them on."""
+        """Images that set the threshold: clean, and as a social network passes them on."""
         pictures, labels = self.of(self.hold), self.labels(self.hold)
         both = [self.seen(pictures, name) for name in ("clean", "social network")]
         return torch.cat(both), np.concatenate([labels, labels])
 
-    def seen(self, pictures: Forgeries, name: str) -> Float[Tensor, "n c s s"]:
-        """Pictures under a condition."""
+    def seen(self, pictures: RealAndSynthetic, name: str) -> Float[Tensor, "n c s s"]:
+        """Images under a condition."""
         views = [condition(name, pictures[i], self.side_px, self.seed, i) for i in range(len(pictures))]
         return torch.from_numpy(np.stack(views))
 
 
-def common_side(parts: Sequence[Forgeries], most: int = 256) -> int:
-    """Side at which pictures are judged: the shorter side of the first, at most 256 px."""
+def common_side(parts: Sequence[RealAndSynthetic], most: int = 256) -> int:
+    """Side at which images are classified: the shorter side of the first, at most 256 px."""
     return min(most, *(min(part[0].shape[1:]) for part in parts))

@@ -1,4 +1,4 @@
-"""Real and generated pictures: which is which, by which generator, of what; from folders or ImagiNet's lists."""
+"""Real and synthetic images with generator and content, from folders or ImagiNet's lists."""
 
 import re
 from collections.abc import Sequence
@@ -28,15 +28,15 @@ IMAGINET_LISTS = {  # part -> names its list may have
 
 
 @dataclass(frozen=True)
-class Forgeries:
-    """Real and generated pictures.
+class RealAndSynthetic:
+    """Real and synthetic images.
 
     Args:
-        paths: One per picture.
-        generator: Number of what made it; -1 = real.
+        paths: One file per image.
+        generator: Number of its generator; -1 = real.
         content: Number of what it shows.
-        generators: Names.
-        contents: Names.
+        generators: Names of the generators.
+        contents: Names of the contents.
     """
 
     paths: tuple[Path, ...]
@@ -47,25 +47,25 @@ class Forgeries:
 
     @property
     def origin(self) -> Int[ndarray, " n"]:
-        """0 = real, 1 = generated."""
+        """0 = real, 1 = synthetic."""
         return (self.generator >= 0).astype(np.int64)
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Number of images."""
         return len(self.paths)
 
     def __getitem__(self, number: int) -> Float[ndarray, "c h w"]:
-        """Pixels of a picture, 0 to 1."""
+        """Pixels of an image, 0 to 1."""
         return read_bands(self.paths[number])
 
-    def where(self, chosen: Bool[ndarray, " n"]) -> "Forgeries":
-        """Some of them."""
+    def where(self, chosen: Bool[ndarray, " n"]) -> "RealAndSynthetic":
+        """The chosen images."""
         rows = np.flatnonzero(chosen)
         paths = tuple(self.paths[i] for i in rows)
-        return Forgeries(paths, self.generator[rows], self.content[rows], self.generators, self.contents)
+        return RealAndSynthetic(paths, self.generator[rows], self.content[rows], self.generators, self.contents)
 
-    def without(self, names: Sequence[str]) -> "Forgeries":
-        """Those of other generators; the names keep their numbers.
+    def without(self, names: Sequence[str]) -> "RealAndSynthetic":
+        """Images of other generators; generators keep their numbers.
 
         Raises:
             InputError: If a name is not that of a generator.
@@ -95,8 +95,8 @@ def read_bands(path: Path) -> Float[ndarray, "c h w"]:
     return np.clip(np.nan_to_num(values.astype(np.float32) / scale), 0, 1)
 
 
-def forgeries(root: str | Path) -> dict[str, Forgeries]:
-    """The parts ``train``, ``calibration`` and ``test`` of a data set; a part it does not have is missing.
+def real_and_synthetic(root: str | Path) -> dict[str, RealAndSynthetic]:
+    """The splits ``train``, ``calibration`` and ``test`` of a data set, as far as it has them.
 
     Args:
         root: Folder in one of two layouts. *Folders*: ``PART/real/...`` and ``PART/GENERATOR/...``, or without PARTs;
@@ -117,8 +117,8 @@ def forgeries(root: str | Path) -> dict[str, Forgeries]:
     return from_folders(root)
 
 
-def is_forgeries(root: str | Path) -> bool:
-    """Whether a folder is of real and generated pictures: a folder ``real``, here or in a part, or ImagiNet's lists."""
+def is_real_and_synthetic(root: str | Path) -> bool:
+    """Whether a folder holds real and synthetic images: a folder ``real``, here or in a split, or ImagiNet's lists."""
     root = Path(root)
     if not root.is_dir():
         return False
@@ -128,7 +128,7 @@ def is_forgeries(root: str | Path) -> bool:
     )
 
 
-def from_folders(root: Path) -> dict[str, Forgeries]:
+def from_folders(root: Path) -> dict[str, RealAndSynthetic]:
     """Parts of a layout of folders; a single set without parts is all ``test``."""
     tops = {p.name.lower(): p for p in sorted(root.iterdir()) if p.is_dir()}
     parts = {name: tops[name] for name in SPLIT_NAMES if name in tops}
@@ -151,7 +151,7 @@ def from_folders(root: Path) -> dict[str, Forgeries]:
     return with_calibration(found)
 
 
-def gathered(rows: Sequence[tuple[str, str, str, Path]]) -> dict[str, Forgeries]:
+def gathered(rows: Sequence[tuple[str, str, str, Path]]) -> dict[str, RealAndSynthetic]:
     """Parts with common numbers, from (part, generator or "", content, path)."""
     generators = tuple(sorted({row[1] for row in rows} - {""}))
     contents = tuple(sorted({row[2] for row in rows}))
@@ -159,7 +159,7 @@ def gathered(rows: Sequence[tuple[str, str, str, Path]]) -> dict[str, Forgeries]
     for part in SPLIT_NAMES:
         own = [row for row in rows if row[0] == part]
         if own:
-            found[part] = Forgeries(
+            found[part] = RealAndSynthetic(
                 tuple(row[3] for row in own),
                 np.array([generators.index(row[1]) if row[1] else -1 for row in own], dtype=np.int64),
                 np.array([contents.index(row[2]) for row in own], dtype=np.int64),
@@ -169,7 +169,7 @@ def gathered(rows: Sequence[tuple[str, str, str, Path]]) -> dict[str, Forgeries]
     return found
 
 
-def with_calibration(parts: dict[str, Forgeries]) -> dict[str, Forgeries]:
+def with_calibration(parts: dict[str, RealAndSynthetic]) -> dict[str, RealAndSynthetic]:
     """Cut a calibration part from the training part where there is none, by picture, every class alike."""
     if "calibration" in parts or "train" not in parts:
         return parts
@@ -197,14 +197,14 @@ def first_line(path: Path) -> str:
         return file.readline(1000)
 
 
-def from_lists(root: Path, lists: dict[str, Path]) -> dict[str, Forgeries]:
+def from_lists(root: Path, lists: dict[str, Path]) -> dict[str, RealAndSynthetic]:
     """Parts of ImagiNet; what is in the calibration list is taken out of the training part."""
     rows = {part: parsed(path, root) for part, path in lists.items()}
     held = {row[0] for row in rows.get("calibration", [])}
     if "train" in rows:
         rows["train"] = [row for row in rows["train"] if row[0] not in held]
     found = {
-        part: Forgeries(
+        part: RealAndSynthetic(
             tuple(row[0] for row in own),
             np.array([row[1] for row in own], dtype=np.int64),
             np.array([row[2] for row in own], dtype=np.int64),

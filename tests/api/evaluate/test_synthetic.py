@@ -15,7 +15,7 @@ from geossl.api.evaluate import synthetic as detecting
 from geossl.api.evaluate.run import evaluate
 from geossl.cli import main
 from geossl.data.synthetic.build import generate
-from geossl.data.synthetic.images import forgeries
+from geossl.data.synthetic.images import real_and_synthetic
 from geossl.errors import BandError, InputError, Note, UnknownNameError, WeightsError
 from geossl.models.encoders.croma import CROMAEncoder, croma_spec
 from geossl.models.encoders.exit_resnet import ExitResNet, exit_resnet_spec
@@ -43,7 +43,7 @@ def places(part):
 
 
 def test_pictures_are_split_by_place_and_every_fake_has_its_real_one(pictures):
-    parts = forgeries(pictures)
+    parts = real_and_synthetic(pictures)
     assert set(parts) == {"train", "calibration", "test"}
     for one, other in (("train", "calibration"), ("train", "test"), ("calibration", "test")):
         assert places(parts[one]).isdisjoint(places(parts[other]))
@@ -61,7 +61,7 @@ def test_pictures_are_split_by_place_and_every_fake_has_its_real_one(pictures):
 
 
 def test_a_fake_has_the_values_and_the_format_of_its_real_one(pictures):
-    test = forgeries(pictures)["test"]
+    test = real_and_synthetic(pictures)["test"]
     real = {p.stem: p for p in test.where(test.generator == -1).paths}
     for path in test.where(test.generator >= 0).paths[::17]:
         with Image.open(path) as made, Image.open(real[path.stem]) as own:
@@ -73,7 +73,7 @@ def test_a_fake_has_the_values_and_the_format_of_its_real_one(pictures):
 
 def test_single_values_do_not_give_the_answer_away(pictures):
     """A logistic regression on numbers that know nothing of arrangement is as good as chance."""
-    parts = forgeries(pictures)
+    parts = real_and_synthetic(pictures)
 
     def statistics(part):
         x = np.stack([part[i].reshape(3, -1) for i in range(len(part))])
@@ -139,7 +139,7 @@ def test_evaluate_reports_auc_and_balanced_accuracy_clean_and_perturbed(pictures
     clean = numbers["scores"]["real or generated, clean"]["values"]
     model, test = (
         detecting.image_classifier(load_encoder(encoder), pictures, unseen=["detail"], config=config),
-        forgeries(pictures)["test"],
+        real_and_synthetic(pictures)["test"],
     )
     with torch.inference_mode():
         chance = model.probabilities({"rgb": torch.from_numpy(np.stack([test[i] for i in range(len(test))]))})[:, 1]
@@ -167,7 +167,7 @@ def test_a_calibrated_classifier_is_scored_as_it_is(pictures, encoder, tmp_path)
 
 
 def test_images_without_parts_are_split_with_a_note(pictures):
-    whole = {"test": forgeries(pictures)["test"]}
+    whole = {"test": real_and_synthetic(pictures)["test"]}
     with pytest.warns(Note, match="split at random"):
         parts = detecting.assigned(whole, 0)
     assert sum(map(len, parts.values())) == len(whole["test"])

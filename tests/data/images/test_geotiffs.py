@@ -177,14 +177,14 @@ def test_teachers_that_cannot_take_the_bands_are_refused_before_anything_is_writ
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("encoder.statistics=published", "statistics=published is of s1, s2 and rgb; of images of any bands use data"),
+        ("encoder.statistics=published", "statistics=published is known for s1, s2 and rgb only; use data"),
         ("encoder.sensors={bands: [B02]}", r"must be all, or numbers from 1, such as \[4, 3, 2\]"),
         ("encoder.sensors={bands: [0]}", "must be all, or numbers from 1"),
-        ("encoder.sensors={bands: all, s2: all}", "must be {rgb: all} for pictures, {bands: all} for GeoTIFFs"),
+        ("encoder.sensors={bands: all, s2: all}", "must be {rgb: all} for RGB images, {bands: all} for GeoTIFFs"),
         ("data.source=sample", "data.source=sample has Sentinel scenes only; give a folder of your own"),
-        ("data.s2_offset=0", "data.s2_offset is of Sentinel scenes, not of images of any bands"),
+        ("data.s2_offset=0", "data.s2_offset is for Sentinel scenes, not for images of any bands"),
         ("teacher={kind: timm, name: test_vit, weights: a.pth}", r"teacher.bands is missing; say which .* \[3, 2, 1\]"),
-        ("teacher={name: a, bands: [3, 2, 1]}", "teacher.bands is of networks of timm that see images of any bands"),
+        ("teacher={name: a, bands: [3, 2, 1]}", "teacher.bands is for timm networks and encoder.sensors={bands"),
     ],
 )
 def test_wrong_recipes_say_what_was_expected(override, message):

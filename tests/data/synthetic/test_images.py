@@ -4,9 +4,9 @@ import rasterio
 import torch
 from PIL import Image
 
-from geossl.data.synthetic.batches import ForgeryViews
+from geossl.data.synthetic.batches import SyntheticViews
 from geossl.data.synthetic.calibration import TrackData, common_side
-from geossl.data.synthetic.images import forgeries, is_forgeries, read_bands
+from geossl.data.synthetic.images import is_real_and_synthetic, read_bands, real_and_synthetic
 from geossl.errors import InputError, MissingFileError
 
 
@@ -26,7 +26,7 @@ def folder(tmp_path):
 
 
 def test_folders_give_origin_generator_and_content(folder):
-    parts = forgeries(folder)
+    parts = real_and_synthetic(folder)
     test = parts["test"]
     assert test.generators == ("gan", "texture")
     assert test.contents == ("land", "sea")
@@ -36,14 +36,14 @@ def test_folders_give_origin_generator_and_content(folder):
 
 
 def test_a_calibration_part_is_cut_from_training_and_shares_no_picture(folder):
-    parts = forgeries(folder)
+    parts = real_and_synthetic(folder)
     assert np.bincount(parts["calibration"].generator + 1).tolist() == [2, 2, 2]
     assert set(parts["calibration"].paths).isdisjoint(parts["train"].paths)
     assert len(parts["calibration"]) + len(parts["train"]) == 30
 
 
 def test_held_out_generators_are_left_out_and_numbers_stay(folder):
-    train = forgeries(folder)["train"].without(["gan"])
+    train = real_and_synthetic(folder)["train"].without(["gan"])
     assert set(train.generator.tolist()) == {-1, 1}
     with pytest.raises(InputError, match="generator 'GAN' is not among gan, texture"):
         train.without(["GAN"])
@@ -52,8 +52,8 @@ def test_held_out_generators_are_left_out_and_numbers_stay(folder):
 def test_a_folder_without_parts_is_all_test(tmp_path):
     put(tmp_path / "real" / "1.png")
     put(tmp_path / "gan" / "1.png")
-    assert set(forgeries(tmp_path)) == {"test"}
-    assert is_forgeries(tmp_path)
+    assert set(real_and_synthetic(tmp_path)) == {"test"}
+    assert is_real_and_synthetic(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -73,9 +73,9 @@ def test_folders_that_cannot_be_used_are_one_line(tmp_path, files, message):
             (tmp_path / name).parent.mkdir(parents=True)
             (tmp_path / name).write_text("x")
     with pytest.raises(InputError, match=message):
-        forgeries(tmp_path)
+        real_and_synthetic(tmp_path)
     with pytest.raises(MissingFileError, match="does not exist; expected one with real/"):
-        forgeries(tmp_path / "none")
+        real_and_synthetic(tmp_path / "none")
 
 
 LIST = """./a/real, one.png,0,2,4,8
@@ -96,8 +96,8 @@ def imaginet(tmp_path):
 
 
 def test_imaginet_lists_are_read_from_the_right_and_calibration_leaves_training(imaginet):
-    assert is_forgeries(imaginet)
-    parts = forgeries(imaginet)
+    assert is_real_and_synthetic(imaginet)
+    parts = real_and_synthetic(imaginet)
     assert [len(parts[p]) for p in ("train", "calibration", "test")] == [2, 1, 3]
     test = parts["test"]
     assert test.generator.tolist() == [-1, 1, 3]
@@ -112,18 +112,18 @@ def test_imaginet_lists_are_read_from_the_right_and_calibration_leaves_training(
 def test_unknown_codes_are_one_line(imaginet, line):
     (imaginet / "annotations" / "test_all.txt").write_text(LIST + line + "\n")
     with pytest.raises(InputError, match="test_all.txt line 4: .* is not path,origin,content,model,specific"):
-        forgeries(imaginet)
+        real_and_synthetic(imaginet)
 
 
 def test_lists_of_other_data_sets_are_not_imaginets(tmp_path):
     (tmp_path / "train.txt").write_text("forest/1.jpg 3\n")
-    assert not is_forgeries(tmp_path)
+    assert not is_real_and_synthetic(tmp_path)
 
 
 def test_listed_pictures_that_are_not_there_are_told(imaginet):
     (imaginet / "a" / "real, one.png").unlink()
     with pytest.raises(MissingFileError, match="is listed in .* but does not exist"):
-        forgeries(imaginet)
+        real_and_synthetic(imaginet)
 
 
 @pytest.mark.parametrize(
@@ -143,10 +143,10 @@ def test_tiffs_have_any_number_of_bands(tmp_path, dtype, value, expected):
 
 
 def test_batches_are_half_real_and_depend_on_seed_and_draw_alone(folder):
-    train = forgeries(folder)["train"]
+    train = real_and_synthetic(folder)["train"]
 
     def batch(start=0, seed=0, workers=0):
-        data = ForgeryViews(train, 16, 8, 3, views=2, seed=seed, workers=workers)
+        data = SyntheticViews(train, 16, 8, 3, views=2, seed=seed, workers=workers)
         data.start_step = start
         return next(iter(data.train_dataloader()))
 
@@ -158,11 +158,11 @@ def test_batches_are_half_real_and_depend_on_seed_and_draw_alone(folder):
     assert not torch.equal(one["views"], batch(seed=1)["views"])
     assert not torch.equal(one["views"], batch(start=1)["views"])
     with pytest.raises(InputError, match="real and generated pictures are needed"):
-        ForgeryViews(train.where(train.origin == 0), 16, 8, 3)
+        SyntheticViews(train.where(train.origin == 0), 16, 8, 3)
 
 
 def test_both_questions_have_their_pictures_and_classes(folder):
-    parts = forgeries(folder)
+    parts = real_and_synthetic(folder)
     origin = TrackData("origin", parts["train"], parts["calibration"], "rgb", 16)
     which = TrackData("generator", parts["train"], parts["calibration"], "rgb", 16)
     assert (origin.classes, which.classes) == (("real", "generated"), ("gan", "texture"))

@@ -19,8 +19,7 @@ from torch import Tensor
 from geossl.errors import GeosslError, WeightsError, missing
 from geossl.models.download import encoder_path as encoder_path
 from geossl.models.download import sha256_of
-from geossl.models.encoder import DenseEncoder, DenseModel, Encoder
-from geossl.models.encoders.croma_weights import from_layout, load_strictly
+from geossl.models.encoder import DenseEncoder, DenseModel, Encoder, load_strictly
 from geossl.outputs import replacing
 
 LARGEST = 4096  # a size no spec exceeds unless one of its tensors does
@@ -121,7 +120,12 @@ def read_encoder(path: str | Path) -> Encoder:
         ) from None
     except (RuntimeError, EOFError, ValueError, OSError, KeyError, AttributeError):
         raise WeightsError(f"{path} is damaged or no PyTorch weight file; download or copy it again") from None
-    return from_layout(values, path=path)
+    return published(values, path=path)
+
+
+def published(values: Any, path: Path) -> Encoder:
+    """An encoder in a layout that CROMA was published in; imported when asked for, as every architecture is."""
+    return import_module("geossl.models.encoders.croma_weights").from_layout(values, path=path)
 
 
 def read_safetensors(path: Path) -> Encoder:
@@ -133,7 +137,7 @@ def read_safetensors(path: Path) -> Encoder:
     except (SafetensorError, OSError, json.JSONDecodeError):
         raise WeightsError(f"{path} is damaged or no safetensors file; copy it again") from None
     if note is None:
-        return from_layout(state, path=path)
+        return published(state, path=path)
     encoder = built(note, state, path)
     load_strictly(encoder, state, path)
     return encoder.eval()

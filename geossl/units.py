@@ -75,13 +75,16 @@ def missing_bands(values: Float[ndarray, "c ..."], bright: float, bands: Sequenc
     return missing
 
 
-def check_decibel(name: str, seen: Float[ndarray, "c n"], bands: Sequence[str] = ("VV", "VH")) -> None:
+def check_decibel(
+    name: str, seen: Float[ndarray, "c n"], bands: Sequence[str] = ("VV", "VH"), *, is_named: bool = False
+) -> None:
     """Refuse linear power, amplitudes, natural logarithms, fill values and swapped polarisations.
 
     Args:
         name: Of the file or cube, for messages.
         seen: Usable pixels, every band finite.
         bands: Their names.
+        is_named: The names are sure, so that VH may be brighter than VV.
 
     Raises:
         BandError: Says what the numbers look like and what to do.
@@ -107,7 +110,7 @@ def check_decibel(name: str, seen: Float[ndarray, "c n"], bands: Sequence[str] =
             f"{name}: medians {texts} are not backscatter in dB (about -12 and -19); convert linear power with "
             "10*log10, amplitudes with 20*log10"
         )
-    if tuple(bands[:2]) == ("VV", "VH") and medians[1] > medians[0]:
+    if not is_named and tuple(bands[:2]) == ("VV", "VH") and medians[1] > medians[0]:
         raise BandError(
             f"{name}: band 1 (VV, median {medians[0]:.1f} dB) is darker than band 2 (VH, {medians[1]:.1f} dB); "
             "swap or name them"
@@ -221,9 +224,28 @@ def check_cube(name: str, values: Float[ndarray, "c h w"], bands: Sequence[str],
     flat = values.reshape(len(values), -1)
     seen = flat[:, np.isfinite(flat).all(axis=0) & (flat != 0).any(axis=0)]
     if name == "s1":
-        check_decibel("the cube's s1", seen, bands)
+        check_decibel("the cube's s1", seen, bands, is_named=True)
     elif seen.size and reflectance_scale("the cube's s2", seen, np.dtype(kind).name, bands) != 1:
         raise BandError(
             f"the cube's s2 holds numbers up to {seen.max():.0f}; expected reflectance 0 to 1: "
             "(number + offset) / 10000, with offset -1000 from processing baseline 04.00 on"
         )
+
+
+def check_block(name: str, values: Float[ndarray, "c h w"]) -> Float[ndarray, "c h w"]:
+    """A block of a lazy cube, unchanged, if most of its numbers can be dB or reflectance; as ``check_cube``."""
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return values
+    middle = float(np.median(finite))
+    if name == "s1" and not LEAST_DB < middle < 0:
+        raise BandError(
+            f"a block of the cube's s1 has the median {middle:.4g}; expected dB (about -12 and -19): convert linear "
+            "power with 10*log10"
+        )
+    if name == "s2" and middle > BRIGHTEST:
+        raise BandError(
+            f"a block of the cube's s2 has the median {middle:.4g}; expected reflectance 0 to 1: (number + offset) / "
+            "10000, with offset -1000 from processing baseline 04.00 on"
+        )
+    return values

@@ -1,14 +1,14 @@
 """Put pixels of a raster onto a grid: copied where the grids agree, else resampled with their validity."""
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import shapely
 from affine import Affine
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy import ndarray
 from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
@@ -23,6 +23,15 @@ ALIGNED = 1e-3  # of a pixel: grids that agree this well are copied, not resampl
 
 
 EDGE_POINTS = 21  # an outline in another CRS is followed in this many points per edge
+
+
+NEAR_POINTS = 9  # and whether a block lies in a file is asked at this many points per side
+
+
+WIDE = 20.0  # degrees; a wider grid's edge is not projected as it is
+
+
+REACH = 5.0  # degrees beyond a CRS's own area in which it is still used
 
 
 def expand(paths: Sequence[str | Path] | None, sensor: str) -> list[Path]:
@@ -41,12 +50,93 @@ def expand(paths: Sequence[str | Path] | None, sensor: str) -> list[Path]:
 
 @lru_cache(maxsize=65536)
 def outline(grid: GeoBox, crs: CRS | None) -> shapely.Geometry:
-    """Footprint of a pixel grid in another CRS; empty if it lies beyond the reach of that projection."""
+    """Footprint of a pixel grid in another CRS; empty if it lies beyond the reach of that projection.
+
+    What is wider than a part of a continent, or crosses 180 degrees, is cut to where the other CRS is used before it is
+    projected, point by point, as its edges would come out twisted; in degrees it lies within -180 to 180, in two parts
+    if need be.
+    """
+    assert crs is not None
+    edge = np.column_stack(to_crs(grid, crs, *apply(grid.transform, *ring(grid))))
+    if (grid.crs == crs and not crs.geographic) or not wide(grid):
+        return shapely.Polygon(edge) if np.isfinite(edge).all() else shapely.Polygon()
+    area = around_globe(grid)
+    if crs.geographic:
+        return area
+    use = crs.proj.area_of_use
+    if use is None:
+        return shapely.Polygon(edge) if np.isfinite(edge).all() else shapely.Polygon()
+    west, east = use.west - REACH, use.east + REACH + (360 if use.east < use.west else 0)
+    reach = shapely.box(west, max(use.south - REACH, -90), east, min(use.north + REACH, 90))
+    near = shapely.union_all([shapely.transform(area, partial(np.add, (k, 0))) & reach for k in (-360, 0, 360)])
+    transform = CRS(4326).transformer_to_crs(crs)
+    found = shapely.transform(shapely.segmentize(near, 0.5), transform, interleaved=False)
+    return shapely.make_valid(found) if np.isfinite(shapely.get_coordinates(found)).all() else shapely.Polygon()
+
+
+def ring(grid: GeoBox) -> tuple[ndarray, ndarray]:
+    """Columns and rows along the edge of a grid."""
     steps, ones = np.linspace(0, 1, EDGE_POINTS), np.ones(EDGE_POINTS)
     u = np.concatenate([steps, ones, steps[::-1], 0 * ones]) * grid.width
     v = np.concatenate([0 * ones, steps, ones, steps[::-1]]) * grid.height
-    edge = np.column_stack(to_crs(grid, crs, *apply(grid.transform, u, v)))
-    return shapely.Polygon(edge) if np.isfinite(edge).all() else shapely.Polygon()
+    return u, v
+
+
+def unwrapped(grid: GeoBox) -> tuple[ndarray, ndarray]:
+    """Longitudes, running on across 180, and latitudes along the edge of a grid; points off the globe are left out."""
+    x, y = to_crs(grid, CRS(4326), *apply(grid.transform, *ring(grid)))
+    finite = np.isfinite(x) & np.isfinite(y)
+    x, y = x[finite], y[finite]
+    if not len(x) or is_degrees(grid.crs):
+        return x, y
+    middle = to_crs(grid, CRS(4326), *apply(grid.transform, np.array([grid.width / 2]), np.array([grid.height / 2])))[0]
+    centre = float(middle[0]) if np.isfinite(middle[0]) else float(x[0])
+    return centre + (x - centre + 180) % 360 - 180, y
+
+
+def wide(grid: GeoBox) -> bool:
+    """Whether a grid is too wide for its edge to be projected as it is, or crosses 180 degrees, or leaves the globe."""
+    x, y = unwrapped(grid)
+    if len(x) < 4 * EDGE_POINTS:
+        return bool(len(x))
+    return bool(np.ptp(x) > WIDE or np.ptp(y) > WIDE or x.min() < -180 or x.max() > 180)
+
+
+def around_globe(grid: GeoBox) -> shapely.Geometry:
+    """Footprint of a grid in longitude and latitude, within -180 to 180."""
+    x, y = unwrapped(grid)
+    if is_degrees(grid.crs):
+        area = shapely.box(x.min(), max(y.min(), -90), min(x.max(), x.min() + 360), min(y.max(), 90))
+    elif np.ptp(x) > 300:  # around a pole, or around the globe
+        area = shapely.box(-180, -90 if y.mean() < -45 else y.min(), 180, 90 if y.mean() > 45 else y.max())
+    else:
+        area = shapely.make_valid(shapely.Polygon(np.column_stack([x, y])))
+    globe = shapely.box(-180, -90, 180, 90)
+    return shapely.union_all([shapely.transform(area, partial(np.add, (k, 0))) & globe for k in (-720, -360, 0, 360)])
+
+
+def is_degrees(crs: CRS | None) -> bool:
+    """Whether coordinates are longitude and latitude in degrees."""
+    return crs is not None and crs.geographic and crs.proj.axis_info[0].unit_name == "degree"
+
+
+def reaches(grid: GeoBox, geobox: GeoBox) -> bool:
+    """Whether pixels of ``geobox`` may lie in a grid; asked from the side of the former, which is small and whole."""
+    rows, columns = np.meshgrid(
+        np.linspace(0, geobox.height, NEAR_POINTS), np.linspace(0, geobox.width, NEAR_POINTS), indexing="ij"
+    )
+    x, y = pixel_of(grid, geobox, columns.ravel(), rows.ravel())
+    finite = np.isfinite(x) & np.isfinite(y)
+    if not finite.any():
+        return False
+    x, y = x[finite], y[finite]
+    slack_x, slack_y = 2 + np.ptp(x) / NEAR_POINTS, 2 + np.ptp(y) / NEAR_POINTS
+    return bool(
+        x.min() - slack_x <= grid.width
+        and x.max() + slack_x >= 0
+        and y.min() - slack_y <= grid.height
+        and y.max() + slack_y >= 0
+    )
 
 
 def to_crs(grid: GeoBox, crs: CRS | None, x: ndarray, y: ndarray) -> tuple[ndarray, ndarray]:
@@ -116,8 +206,26 @@ def resample(file: Pixels, source: DatasetReader, geobox: GeoBox) -> Float[ndarr
     rows, columns = file.geobox.shape
     inside = (x >= -0.5) & (x <= columns - 0.5) & (y >= -0.5) & (y <= rows - 0.5)
     out = np.full((len(file.bands), *geobox.shape), np.nan, dtype=np.float32)
+    for part in sides(inside, x, columns, file.crs):
+        interpolate(file, source, (x, y), part, out)
+    return out
+
+
+def sides(inside: Bool[ndarray, "h w"], x: ndarray, columns: int, crs: CRS | None) -> list[Bool[ndarray, "h w"]]:
+    """Pixels to read at once: all, or, across the seam of a raster of the globe, those at either end of its rows."""
     if not inside.any():
-        return out
+        return []
+    if not is_degrees(crs) or np.ptp(x[inside]) <= columns / 2:
+        return [inside]
+    left = inside & (x < columns / 2)
+    return [part for part in (left, inside & ~left) if part.any()]
+
+
+def interpolate(
+    file: Pixels, source: DatasetReader, place: tuple[ndarray, ndarray], inside: ndarray, out: Float[ndarray, "c h w"]
+) -> None:
+    """Fill in the pixels that lie inside the file."""
+    (rows, columns), (x, y) = file.geobox.shape, place
     x, y = (
         np.clip(x[inside], 0, columns - 1),
         np.clip(y[inside], 0, rows - 1),
@@ -130,7 +238,6 @@ def resample(file: Pixels, source: DatasetReader, geobox: GeoBox) -> Float[ndarr
     upper = between(data[:, top - y0, left - x0], data[:, top - y0, right - x0], x - left)
     lower = between(data[:, bottom - y0, left - x0], data[:, bottom - y0, right - x0], x - left)
     out[:, inside] = between(upper, lower, y - top)
-    return out
 
 
 def between(a: Float[ndarray, "c n"], b: Float[ndarray, "c n"], weight: Float[ndarray, " n"]) -> Float[ndarray, "c n"]:
@@ -141,6 +248,18 @@ def between(a: Float[ndarray, "c n"], b: Float[ndarray, "c n"], weight: Float[nd
 def source_coordinates(source: GeoBox, geobox: GeoBox) -> tuple[ndarray, ndarray]:
     """Column and row in a source grid, 0 = centre of its first pixel, of every pixel centre of a grid."""
     rows, columns = np.mgrid[: geobox.height, : geobox.width] + 0.5
-    x, y = to_crs(geobox, source.crs, *apply(geobox.transform, columns, rows))
-    x, y = apply(~source.transform, x, y)
+    x, y = pixel_of(source, geobox, columns, rows)
     return x - 0.5, y - 0.5
+
+
+def pixel_of(source: GeoBox, geobox: GeoBox, columns: ndarray, rows: ndarray) -> tuple[ndarray, ndarray]:
+    """Column and row in a source grid, 0 = its upper left corner, of places on another grid.
+
+    Longitudes are counted on from the source's western edge: 190 is -170.
+    """
+    x, y = to_crs(geobox, source.crs, *apply(geobox.transform, columns, rows))
+    if is_degrees(source.crs) and source.transform.b == 0:
+        west = min(source.transform.c, source.transform.c + source.transform.a * source.width)
+        turns = np.floor((x - west) / 360)
+        x = np.where(turns == 0, x, x - 360 * turns)  # unchanged to the bit where nothing is to be done
+    return apply(~source.transform, x, y)

@@ -15,10 +15,11 @@ import numpy as np
 import pandas as pd
 import rasterio
 import shapely
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, UInt, UInt8
 from numpy import ndarray
 from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
+from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioError
 from rasterio.features import rasterize
 from rasterio.windows import Window
@@ -26,7 +27,7 @@ from torch import Tensor
 
 from geossl.data.labels.colours import class_colours
 from geossl.data.listing import RASTERS, TIFF, files_in
-from geossl.data.resampling import expand, outline, source_coordinates
+from geossl.data.resampling import expand, outline, reaches, sides, source_coordinates
 from geossl.errors import InputError, MissingFileError, Note
 from geossl.grid import Aoi, from_frame
 from geossl.vector_files import read_features, split_layer
@@ -177,7 +178,7 @@ class Rasters:
         for path in self.paths:
             with opened(path) as file:
                 for _, window in file.block_windows(1):
-                    found |= {int(v) for v in np.unique(file.read(1, window=window))} - {empty_value(file)}
+                    found |= {int(v) for v in np.unique(read_classes(file, window))} - {empty_value(file)}
         return tuple(sorted(found))
 
     @cached_property
@@ -236,7 +237,9 @@ def opened(path: Path) -> rasterio.DatasetReader:
     problem = None
     if file.crs is None:
         problem = "has no CRS; set it: gdal_edit.py -a_srs EPSG:..."
-    elif file.count != 1:
+    elif (file.scales[0], file.offsets[0]) != (1.0, 0.0):
+        problem = f"has the scale {file.scales[0]:g} and offset {file.offsets[0]:g}, so it holds amounts, not classes"
+    elif file.count != 1 and not (file.count == 2 and file.colorinterp[1] == ColorInterp.alpha):
         problem = f"has {file.count} bands; expected one, of class numbers"
     elif not np.issubdtype(file.dtypes[0], np.integer):
         problem = f"holds {file.dtypes[0]}; expected whole numbers, one per class"
@@ -308,16 +311,28 @@ def label_values(folder: Path, geobox: GeoBox) -> UInt8[ndarray, "h w"]:
 def nearest(file: rasterio.DatasetReader, geobox: GeoBox, wanted: ndarray) -> tuple[ndarray, ndarray] | None:
     """Pixels of a grid that lie in a file and are wanted, and the file's values there; None if there are none."""
     grid = GeoBox.from_rio(file)
-    if not outline(grid, geobox.crs).intersects(geobox.extent.geom):
+    if not reaches(grid, geobox):
         return None
     x, y = (np.round(v).astype(int) for v in source_coordinates(grid, geobox))
     inside = (x >= 0) & (x < grid.width) & (y >= 0) & (y < grid.height) & wanted
     if not inside.any():
         return None
-    x0, y0 = int(x[inside].min()), int(y[inside].min())
-    window = Window(x0, y0, int(x[inside].max()) - x0 + 1, int(y[inside].max()) - y0 + 1)
-    values = file.read(1, window=window)[y[inside] - y0, x[inside] - x0]
-    return inside, values
+    out = np.zeros(geobox.shape, dtype=file.dtypes[0])
+    for part in sides(inside, x, grid.width, grid.crs):
+        x0, y0 = int(x[part].min()), int(y[part].min())
+        window = Window(x0, y0, int(x[part].max()) - x0 + 1, int(y[part].max()) - y0 + 1)
+        out[part] = read_classes(file, window)[y[part] - y0, x[part] - x0]
+    return inside, out[inside]
+
+
+def read_classes(file: rasterio.DatasetReader, window: Window) -> Int[ndarray, "h w"] | UInt[ndarray, "h w"]:
+    """Class numbers of a window as the file's scale and offset make them; what is masked is the empty value."""
+    values = file.read(1, window=window)
+    covered = file.read_masks(1, window=window) > 0
+    for number, kind in enumerate(file.colorinterp, start=1):
+        if kind == ColorInterp.alpha:
+            covered &= file.read(number, window=window) > 0
+    return np.where(covered, values, np.array(empty_value(file), dtype=values.dtype))
 
 
 def empty_value(file: rasterio.DatasetReader) -> int:

@@ -15,7 +15,7 @@ from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
 
-from geossl.data.resampling import onto, outline
+from geossl.data.resampling import onto, outline, reaches
 from geossl.data.sentinel.bands import GDAL, inspect_all
 from geossl.data.sentinel.raster_file import RasterFile
 from geossl.errors import InputError, RunError, UnknownNameError
@@ -119,7 +119,7 @@ def mosaic(files: Sequence[RasterFile], sensor: str, geobox: GeoBox) -> Float[nd
     """Files of one sensor on a grid, in physical units; the first valid pixel wins, NaN where there is none."""
     data = np.full((len(SENSORS[sensor].bands), *geobox.shape), np.nan, dtype=np.float32)
     for file in files:
-        if shapely.intersects(outline(file.geobox, geobox.crs), geobox.extent.geom):
+        if reaches(file.geobox, geobox):
             missing = np.isnan(data[0])
             data[:, missing] = file.physical(warp(file, geobox))[:, missing]
     return data

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
 
+import numpy as np
 import shapely
 
 from geossl.data.sentinel.offset import NEW_BASELINE
@@ -113,7 +114,7 @@ def decided(item: Item, sensor: str, probe: Probe) -> Scene:
         "id": item["id"],
         "collection": item["collection"],
         "sensor": sensor,
-        "day": solar_day(properties.get("datetime") or properties["start_datetime"], geometry.centroid.x),
+        "day": solar_day(properties.get("datetime") or properties["start_datetime"], middle(geometry)),
         "footprint": shapely.to_wkb(geometry),
     }
     if sensor == "s1":
@@ -136,6 +137,15 @@ def solar_day(moment: str, longitude: float) -> str:
     """Local date by the sun, so that one overpass is one day everywhere."""
     utc = datetime.fromisoformat(moment.replace("Z", "+00:00"))
     return (utc + timedelta(hours=longitude / 15)).date().isoformat()
+
+
+def middle(geometry: shapely.Geometry) -> float:
+    """Longitude of the centre, also of an outline in two halves at 180 degrees."""
+    west, _, east, _ = geometry.bounds
+    if east - west <= 180:
+        return float(geometry.centroid.x)
+    x = shapely.transform(geometry, lambda xy: np.column_stack([xy[:, 0] % 360, xy[:, 1]])).centroid.x
+    return float(x - 360 if x > 180 else x)
 
 
 def days_between(one: str, two: str) -> int:

@@ -16,7 +16,7 @@ from odc.geo.xr import xr_coords
 from geossl.errors import GridError
 from geossl.inference.engine.encode import EncodeConfig, encode_block, phases_of, rim_px
 from geossl.inference.engine.geometry import check_reach, geometry
-from geossl.inference.engine.source import check_sensors, images
+from geossl.inference.engine.source import check_sensors, check_units, images
 from geossl.inference.engine.workers import precision
 from geossl.models.encoder import DenseEncoder, DenseSpec
 
@@ -39,7 +39,7 @@ def embed(
     phases = phases_of(spec, gsd_m)
     rim = rim_px(spec, shape, phases)
     geobox = check_grid(cube, spec)
-    arrays = images(cube, spec)
+    arrays = check_units(cube, images(cube, spec), spec)
     check_sensors(tuple(arrays), spec)
     is_lazy = any(isinstance(a, da.Array) for a in arrays.values())
     cell = shape.block_px

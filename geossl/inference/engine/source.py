@@ -1,15 +1,24 @@
 """Where pixels come from: the seam between the map engine and files, catalogues or memory."""
 
+import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
+import dask.array as da
 import numpy as np
 import shapely
 import xarray as xr
+from jaxtyping import Float
+from numpy import ndarray
 from odc.geo.geobox import GeoBox
 
 from geossl.errors import BandError
 from geossl.models.encoder import DenseSpec
+from geossl.sensors import SENSORS
+from geossl.units import check_block, check_cube
+
+LOOK_PX = 512  # side of the thinned look at a cube
 
 
 @runtime_checkable
@@ -60,8 +69,41 @@ def images(cube: xr.Dataset, spec: DenseSpec) -> dict[str, Any]:
             raise BandError(
                 f"{name} lacks {', '.join(missing)} for encoder {spec.name}; coordinate {axis} has {', '.join(have)}"
             )
-        found[name] = array.sel({axis: bands}).transpose(axis, ...).data.astype(np.float32)
+        data = array.sel({axis: bands}).transpose(axis, ...).data
+        data = data.astype(np.float32)
+        if name not in SENSORS or not SENSORS[name].zero_is_fill:
+            found[name] = data
+        elif isinstance(data, da.Array):
+            found[name] = data.rechunk({0: -1}).map_blocks(without_zeros, dtype=np.float32)
+        else:
+            found[name] = without_zeros(data)
     return found
+
+
+def check_units(cube: xr.Dataset, arrays: dict[str, Any], spec: DenseSpec) -> dict[str, Any]:
+    """Arrays of a cube that a user made, whose numbers are in the sensors' units; see ``geossl.units``.
+
+    A cube in memory is looked at now, a lazy one block by block when it is computed.
+
+    Raises:
+        BandError: If they are not; says what they look like.
+    """
+    found = dict(arrays)
+    for name in [name for name in ("s1", "s2") if name in arrays]:
+        bands, data = spec.sensors[name].bands, arrays[name]
+        if isinstance(data, da.Array):
+            check_cube(name, np.zeros((len(bands), 0, 0), np.float32), bands, cube[name].dtype)
+            found[name] = data.rechunk({0: -1}).map_blocks(partial(check_block, name), dtype=np.float32)
+        else:
+            step = max(1, math.ceil(max(data.shape[1:]) / LOOK_PX))
+            check_cube(name, data[:, ::step, ::step], bands, cube[name].dtype)
+    return found
+
+
+def without_zeros(values: Float[ndarray, "c h w"]) -> Float[ndarray, "c h w"]:
+    """NaN where all bands are 0, which is how missing pixels are often filled."""
+    empty = (values == 0).all(axis=0)
+    return np.where(empty, np.float32(np.nan), values) if empty.any() else values
 
 
 @dataclass(frozen=True)

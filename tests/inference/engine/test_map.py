@@ -14,7 +14,7 @@ import shapely
 import xarray as xr
 from rio_cogeo.cogeo import cog_validate
 
-from geossl.errors import GridError, InputError
+from geossl.errors import BandError, GridError, InputError
 from geossl.grid import Aoi, Lattice
 from geossl.inference.engine.lazy import embed
 from geossl.inference.engine.run import embed_map
@@ -292,3 +292,26 @@ def test_band_order_of_a_cube_is_by_name(croma_file):
     encoder = read_encoder(croma_file)
     mixed = scene().isel(s2_band=slice(None, None, -1))
     np.testing.assert_array_equal(embed(mixed, encoder).values, embed(scene(), encoder).values)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.assign(s2=c.s2 * 10000), "s2 (holds numbers up to|has the median)"),
+        (lambda c: c.assign(s1=10 ** (c.s1 / 10)), "(convert linear|expected dB)"),
+        (lambda c: c.assign(s2=(c.s2 * 10000).fillna(0).astype("int16")), "s2 holds int16 numbers"),
+    ],
+)
+@pytest.mark.parametrize("chunk", [None, 50])
+def test_a_cube_in_other_units_is_refused(croma_file, change, message, chunk):
+    cube = change(scene())
+    with pytest.raises(BandError, match=message):
+        embed(cube if chunk is None else cube.chunk(x=chunk, y=chunk), read_encoder(croma_file)).compute()
+
+
+def test_zeros_are_not_data(croma_file):
+    cube, encoder = scene(), read_encoder(croma_file)
+    holes = cube.copy(deep=True)
+    for name in ("s1", "s2"):
+        holes[name].values[:, :40] = np.nan
+    np.testing.assert_array_equal(embed(holes.fillna(0), encoder), embed(holes, encoder))

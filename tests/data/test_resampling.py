@@ -69,8 +69,8 @@ def test_masked_ground_is_not_labelled(tmp_path):
         mask[:5] = 0
         file.write_mask(mask)
         file.update_tags(CLASS_NAMES="forest,water")
+    found = read_labels(path)
     with pytest.warns(Note, match="'forest,water'. is not JSON of class names"):
-        found = read_labels(path)
         assert found.names == ("class 1", "class 2")
     grid = found.grid(GeoBox((40, 40), Affine(10, 0, 500_000, 0, -10, 4_600_000), "EPSG:32631"))
     assert (grid[:5] == 0).all()

@@ -43,7 +43,8 @@ def recipes() -> Iterator[str]:
 def encoders() -> Iterator[str]:
     """Released encoders with their licence."""
     return (
-        f"{'  ' + name:<{WIDTH}}{weights.file}, downloaded on first use; licence {weights.licence}"
+        f"{'  ' + name:<{WIDTH}}{weights.bundled or weights.file}, "
+        f"{'comes with geossl' if weights.bundled else 'downloaded on first use'}; licence {weights.licence}"
         for name, weights in ENCODERS.items()
     )
 

@@ -21,16 +21,27 @@ class ReleasedWeights:
         sha256: Of the whole file.
         file: Its name in the cache.
         licence: As its authors state it.
+        bundled: Name of the file that comes with geossl; then nothing is downloaded.
     """
 
     url: str
     sha256: str
     file: str
     licence: str
+    bundled: str = ""
 
 
 CROMA = "https://huggingface.co/antofuller/CROMA/resolve/0dd28e3d633bd6715856ae9890e8c49360040598"
+GALILEO = "https://github.com/nasaharvest/galileo/raw/0f0b5b95ac81acef4b74cf4686dc877202f4541b/data/models"
+BUNDLED = Path(__file__).parent / "weights"
 ENCODERS: dict[str, ReleasedWeights] = {
+    "galileo_nano": ReleasedWeights(
+        f"{GALILEO}/nano/encoder.pt",
+        "eab6acacf527886a508a555bc24efe4b4a2cf91b162e84cd1c4a1807e942180c",
+        "galileo_nano_encoder.pt",
+        "MIT",
+        bundled="galileo_nano.safetensors",
+    ),
     "croma_base": ReleasedWeights(
         f"{CROMA}/CROMA_base.pt",
         "0238d814b53108f3574bf1ea240e38a0a6edd46173816d9a6962070561893b63",
@@ -58,7 +69,7 @@ def sha256_of(path: Path) -> str:
 
 
 def download(weights: ReleasedWeights, folder: Path | None = None) -> Path:
-    """Return the cached file, fetching it first if needed; a broken download goes on where it stopped.
+    """Return the bundled or cached file, fetching it first if needed; a broken download resumes where it stopped.
 
     Args:
         weights: What to fetch.
@@ -67,6 +78,8 @@ def download(weights: ReleasedWeights, folder: Path | None = None) -> Path:
     Raises:
         WeightsError: If the server cannot be reached or the file's hash is not the pinned one.
     """
+    if weights.bundled and folder is None:
+        return BUNDLED / weights.bundled
     target = (folder or cache_folder()) / weights.file
     if target.is_file():
         return target

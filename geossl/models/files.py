@@ -32,6 +32,7 @@ ARCHITECTURES = {  # imported when asked for: some need an extra
     "series_vit": "geossl.models.encoders.series_vit:SeriesViT",
     "detector": "geossl.models.heads.image_classifier:ImageClassifier",
     "exit_resnet": "geossl.models.encoders.exit_resnet:ExitResNet",
+    "galileo": "geossl.models.encoders.galileo:GalileoEncoder",
     "gnn": "geossl.models.encoders.gnn:GNNEncoder",
     "node_mlp": "geossl.models.encoders.gnn:NodeMLP",
     "point_segmenter": "geossl.models.heads.point_segmenter:PointSegmenter",

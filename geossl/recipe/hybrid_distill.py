@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from geossl.recipe.images import ImageEncoder, Images, Teacher, check_images, check_teacher
+from geossl.recipe.images import WIDTHS, ImageEncoder, Images, Teacher, check_images, check_teacher
 from geossl.recipe.sections import METHOD, OUT, Depth, ScenesRecipe, Section, Weight
 
 Layer = Annotated[int, Field(ge=-1000, lt=1000)]
@@ -76,6 +76,9 @@ class HybridRecipe(ScenesRecipe):
                 raise ValueError(f"objective.{key}_weight={weight:g} needs teachers.{key}; 0 does without")
             if teacher is not None:
                 check_teacher(f"teachers.{key}", teacher, self.encoder)
+        heads, width = self.objective.relation_heads, WIDTHS[self.encoder.size]
+        if heads is not None and width % heads:
+            raise ValueError(f"objective.relation_heads={heads} does not divide the student's width of {width}")
         if not self.objective.feature_weight and not self.objective.relation_weight:
             raise ValueError("objective.feature_weight and relation_weight are both 0; nothing would be learned")
         return self

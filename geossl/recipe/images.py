@@ -39,6 +39,9 @@ class Images(Scenes):
         return self
 
 
+WIDTHS = {"nano": 128, "tiny": 192, "small": 384, "base": 768, "large": 1024}  # numbers per patch of a plain ViT
+
+
 class ImageEncoder(Section):
     """Size, input and map geometry of the encoder; sensors are stacked."""
 

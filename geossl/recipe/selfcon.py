@@ -123,6 +123,12 @@ class SelfconRecipe(Recipe):
             raise ValueError(
                 f"encoder.input={self.encoder.input} reads unlabelled scenes; use objective.labels=[] and data.views=1"
             )
+        chunk, images = self.objective.chunk, self.data.batch_size * self.data.views
+        if chunk is not None and (chunk == 1 or images % chunk == 1):
+            raise ValueError(
+                f"objective.chunk={chunk} leaves a single image of {images} to a chunk, which has no batch statistics; "
+                "use a number that divides them"
+            )
         if len(set(exits)) < len(exits):
             raise ValueError(f"encoder.exits={list(exits)} names a stage twice")
         patch = 32 if self.encoder.stem == "strided" else 8

@@ -171,3 +171,24 @@ def test_variants_must_be_lists_of_overrides(page):
 def test_a_recipe_is_checked_without_importing_torch(page):
     code = f"import sys, geossl.recipe as r; r.load({str(page)!r}); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "override", "message"),
+    [
+        ("hybrid_distill", "objective.relation_heads=5", "relation_heads=5 does not divide the student's width of 128"),
+        ("selfcon", "objective.chunk=1", "objective.chunk=1 leaves a single image of"),
+        ("selfcon", "objective.chunk=5", "use a number that divides them"),
+        ("scgc", "train.seed=214748364", "train.seed=214748364 is too large; k-means takes less than 214748364"),
+        ("scgc", "train.max_steps=400", "must be more than objective.autoencoder_steps=400"),
+        ("mae", "objective.decoder_heads=3", "must be a multiple of 4 x objective.decoder_heads=3"),
+        ("mae", "data.crop_px=[96, 40]", "must be the least side, then the greatest"),
+        ("graphmae", "encoder.heads=3", "encoder.dim=256 must be a multiple of encoder.heads=3"),
+        ("cross_video_mae", "encoder.heads=5", "encoder.dim=96 must be a multiple of 4 and of encoder.heads=5"),
+        ("point_cmae", "data.scale=[1.2, 0.8]", "must be two positive factors, the smaller one first"),
+        ("regularized_ae", "data.patch_px=5", "data.patch_px=5 is not possible; use 1, 2, 4, 8 or 16"),
+    ],
+)
+def test_values_that_do_not_go_together_are_refused_without_torch(name, override, message):
+    with pytest.raises(RecipeError, match=re.escape(message)):
+        recipe.load(name, [override])

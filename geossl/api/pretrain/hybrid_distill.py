@@ -11,6 +11,7 @@ from geossl.api.pretrain.images import (
     scaled_inputs,
 )
 from geossl.api.pretrain.teachers import frozen, make_missing, note_alike, note_uniform, tell
+from geossl.errors import InputError
 from geossl.methods.hybrid_distill import HybridDistill, Relations
 from geossl.models.encoders.vit import ViT, vit_spec
 from geossl.models.teachers import Teacher
@@ -52,7 +53,12 @@ def method(recipe: HybridRecipe, data: ImageData) -> HybridDistill:
         tell(teacher, (side, side), settings.patch_px)
     keys = recipe.objective.model_dump(exclude={"layer", "relation_heads", "relations"})
     layers = (recipe.objective.layer, teacher_layer(recipe, relation, len(student.blocks)))
-    relations = Relations(layers, recipe.objective.relation_heads, recipe.objective.relations)
+    heads = recipe.objective.relation_heads
+    if relation is not None and heads is not None and relation.dim % heads:
+        raise InputError(
+            f"objective.relation_heads={heads} does not divide the relation teacher's width {relation.dim}"
+        )
+    relations = Relations(layers, heads, recipe.objective.relations)
     module = HybridDistill(
         student, optim_config(recipe.train), feature, relation, relations=relations, seed=recipe.train.seed, **keys
     )

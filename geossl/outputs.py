@@ -48,7 +48,7 @@ def refusal(error: BaseException, path: Path) -> str:
     """Why a disk did not take a file; empty where the error is of another kind."""
     if isinstance(error, OSError) and error.errno is not None:
         ours = error.filename is not None and Path(str(error.filename)).parent == path.parent
-        return error.strerror if ours or error.errno in REFUSED else ""
+        return str(error.strerror) if ours or error.errno in REFUSED else ""
     if os.strerror(errno.ENOSPC) in str(error):
         return os.strerror(errno.ENOSPC)
     folder = existing(path.parent)

@@ -15,12 +15,12 @@ MAP = tuple(field.name for field in fields(MapConfig))
 
 def is_count(value: Any) -> bool:
     """Whether it is a whole number of 1 or more."""
-    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
+    return isinstance(value, Integral) and type(value) is not bool and int(value) >= 1
 
 
 def is_number(value: Any) -> bool:
     """Whether it is a finite number."""
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, Real) and type(value) is not bool and math.isfinite(value)
 
 
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {  # what a value must be, and how to say so

@@ -29,7 +29,8 @@ def print_log() -> None:
 
 def line(command: str) -> Progress:
     """Draws what is done of a command and the time left; a line now and then where nobody watches."""
-    started, first, drawn = time.monotonic(), [], [0.0]
+    first: list[int] = []  # done before this run
+    started, drawn = time.monotonic(), [0.0]
 
     def draw(done: int, total: int, what: str) -> None:
         now, watched = time.monotonic(), sys.stderr.isatty()

@@ -78,7 +78,7 @@ def test_a_machine_that_refuses_is_not_a_fault_of_ours(monkeypatch, error, messa
         raise error
 
     monkeypatch.setattr("geossl.api.export.export", refuses)
-    done = shell("export", "map.zarr", "out.tif")
+    done = shell("export", ".", "out.tif")
     assert done.exit_code == 1
     assert message in done.stderr
     assert "fault" not in done.stderr

@@ -44,6 +44,23 @@ def replacing(path: str | Path) -> Iterator[Path]:
         raise
 
 
+@contextmanager
+def on_disk(path: Path) -> Iterator[None]:
+    """Say in one line that a disk did not take what was written to an output of many files.
+
+    Raises:
+        RunError: If the disk is full, read-only, or does not let us write there.
+    """
+    try:
+        yield
+    except GeosslError:
+        raise
+    except Exception as error:
+        if reason := refusal(error, path):
+            raise RunError(f"{path} cannot be written ({reason}); make room or choose another place") from None
+        raise
+
+
 def refusal(error: BaseException, path: Path) -> str:
     """Why a disk did not take a file; empty where the error is of another kind."""
     if isinstance(error, OSError) and error.errno is not None:

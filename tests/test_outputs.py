@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from geossl.errors import InputError, RunError
-from geossl.outputs import check_output, plain_name, remove, replacing, work_path, workspace, write_text
+from geossl.outputs import check_output, on_disk, plain_name, remove, replacing, work_path, workspace, write_text
 
 
 def names(folder):
@@ -50,6 +50,16 @@ def test_a_disk_that_is_full_is_recognised_where_another_library_says_so_in_its_
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 0}))
     with pytest.raises(RunError, match="No space left on device"), replacing(tmp_path / "a.pt"):
         raise RuntimeError("PytorchStreamWriter failed writing file data/3")
+
+
+def test_an_output_of_many_files_says_so_too(tmp_path):
+    with (
+        pytest.raises(RunError, match="m.zarr cannot be written \\(No space left on device\\)"),
+        on_disk(tmp_path / "m.zarr"),
+    ):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(KeyError, match="ours"), on_disk(tmp_path / "m.zarr"):
+        raise KeyError("ours")
 
 
 def test_an_error_of_reading_is_not_taken_for_one_of_writing(tmp_path):

@@ -94,7 +94,7 @@ def unexpected(error: Exception, typed: list[str]) -> str:
         traceback was written.
     """
     if isinstance(error, OSError) and error.errno in REFUSED | {errno.ENAMETOOLONG, errno.EMFILE}:
-        return f"{error.filename or 'a file'} cannot be written or opened ({error.strerror})"
+        return f"{error.filename or 'the output'} cannot be written or opened ({error.strerror})"
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "there is not enough memory for this; use a smaller batch, --shard-cells or input"
     command = redact(" ".join(typed))

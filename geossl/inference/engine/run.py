@@ -27,7 +27,7 @@ from geossl.inference.engine.source import Source, check_sensors, images
 from geossl.inference.outputs import checksums, raster
 from geossl.models.encoder import DenseEncoder, DenseModel
 from geossl.models.files import EncoderFile, mappable
-from geossl.outputs import check_output, remove
+from geossl.outputs import check_output, on_disk, remove
 from geossl.progress import Progress
 from geossl.sensors import SENSORS
 
@@ -106,7 +106,8 @@ def embed_map(
             if progress:
                 progress(before + done, shards, f"shards, {km2:.1f} km2")
 
-        make(plan, aoi.name, source, encoder, path, config, report)
+        with on_disk(path):
+            make(plan, aoi.name, source, encoder, path, config, report)
         before += len(plan.shards)
     return list(planned)
 
@@ -128,7 +129,8 @@ def plans(aoi: grid.Aoi, source: Source, encoder: Path, out: Path, config: MapCo
     Raises:
         InputError: What does not fit, and how to mend it.
     """
-    check_output(out, (".zarr", ".tif"), makes_folder=True)
+    if not BuildFolder(out).finished.exists():
+        check_output(out, (".zarr", ".tif"), makes_folder=True)
     dtype = config.dtype or ("float32" if out.suffix == ".tif" else "int8")
     if dtype not in DTYPES or (out.suffix == ".tif" and dtype != "float32"):
         raise InputError(
@@ -188,10 +190,12 @@ def make(
     if not build.begin(plan, config.overwrite):
         store.create(data, plan, work.model().spec)
         build.write(build.plan, plan.to_json())
+    is_finished = build.finished.exists() and out.exists()
+    lost = checksums.lost_shards(out) if is_finished and not is_tif else {}
+    if is_finished and not lost:  # before the lock, which a read-only disk would not take
+        return
     with build.lock():
-        if build.finished.exists() and out.exists():
-            if is_tif or not (lost := checksums.lost_shards(out)):
-                return
+        if lost:
             build.reopen({shard for name, shards in lost.items() if "/" not in name for shard in shards})
         try:
             compute(work, config.scheduler, report)

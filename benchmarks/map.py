@@ -2,7 +2,8 @@
 
 The scene is the bundled Chilean pair, mirrored into a large square: its values are real, the place is not. Speed,
 memory, workers and seams are those of the encoder's own window; what must be equal to the bit, and what fails on the
-way, is tried with the same weights and a margin of 24 px, which keeps the same pixels and is quicker.
+way, is tried with the same weights and a margin of 24 px, which keeps the same pixels and is quicker. All of it is of
+whole windows (``reach=None``); ``map_attention.py`` compares them with local attention.
 
 Run: python benchmarks/map.py --encoder demo/run/encoder.safetensors [--kills 20]
 """
@@ -33,6 +34,7 @@ import geossl
 from geossl.grid import Lattice
 from geossl.inference.engine import workers
 from geossl.inference.engine.encode import EncodeConfig, encode_block
+from geossl.inference.engine.geometry import geometry
 from geossl.inference.engine.plan import BuildFolder, Plan
 from geossl.inference.engine.source import images
 from geossl.inference.outputs.quantize import quantize, quantize_bands
@@ -84,7 +86,7 @@ class Scene:
     def map(self, name, rows, columns, region=None, **settings):
         """Map some cells; returns the path."""
         region = self.region(rows, columns) if region is None else region
-        settings = {"crs": EPSG, "picture": False, "overwrite": True, "dtype": "float32", **settings}
+        settings = {"crs": EPSG, "picture": False, "overwrite": True, "dtype": "float32", "reach": None, **settings}
         return geossl.embed_map(region, self.rasters, encoder=self.path, out=self.folder / name, **settings)
 
     def with_margin(self, margin_px):
@@ -134,7 +136,7 @@ def speeds(scene):
     geobox = geossl.open(path).odc.geobox.zoom_out(1 / 8).pad(scene.spec.margin_px)
     pixels = images(scene.rasters.open().load(geobox), scene.spec)
     ways = {
-        "model": lambda: encode_block(pixels, scene.encoder, EncodeConfig()),
+        "model": lambda: encode_block(pixels, scene.encoder, EncodeConfig(), shape=geometry(scene.spec, None)),
         "map": lambda: scene.map("plan.zarr", *SPED, dtype="int8"),
     }
     found = {name: [] for name in ways}
@@ -252,7 +254,7 @@ def sparse(scene):
     (west, south, east, north), share = box.total_bounds, 0.3
     triangle = shapely.Polygon([(west, south), (east, south), (west, south + 2 * share * (north - south))])
     frames = [gpd.GeoDataFrame(geometry=[g], crs=EPSG) for g in (triangle, box.geometry[0])]
-    arguments = {"encoder": scene.path, "crs": EPSG, "source": scene.rasters}
+    arguments = {"encoder": scene.path, "crs": EPSG, "reach": None, "source": scene.rasters}
     few, all_of_it = (int(geossl.plan_map(f, **arguments)["windows"].sum()) for f in frames)
     return few / all_of_it
 

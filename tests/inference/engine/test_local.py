@@ -141,7 +141,7 @@ def test_a_map_that_was_begun_keeps_its_attention(local_file, tmp_path):
     assert before.identical(again)
     plan = json.loads((tmp_path / "m.zarr.build" / "plan.json").read_text())
     assert {"reach", "block_cells"}.isdisjoint(plan)
-    with pytest.raises(ValueError, match="was begun with another .*reach"):
+    with pytest.raises(ValueError, match="was started with another .*reach"):
         made(tmp_path / "m.zarr", area(), local_file, reach=3)
     made(tmp_path / "m.zarr", area(), local_file, overwrite=True)
     assert json.loads((tmp_path / "m.zarr.build" / "plan.json").read_text())["reach"] == 3

@@ -122,7 +122,7 @@ def seconds(work):
 
 def plans(scene, aoi, source, shard_cells):
     """What a map of a region is made of."""
-    config = run.MapConfig(crs=scenes.EPSG, shard_cells=shard_cells)
+    config = run.MapConfig(crs=scenes.EPSG, shard_cells=shard_cells, reach=None)
     return run.plans(read_aoi(aoi), source, Path(scene.path), scene.folder / "planned.zarr", config).values()
 
 
@@ -132,7 +132,8 @@ def speed(scene, aoi, source, request):
     blocks = [plan.lattice.pixels(*plan.block(shard), scene.spec.margin_px) for shard in plan.shards[1:]]
     reading = seconds(lambda: [source.load(block) for block in blocks])
     arrays = [images(source.load(block), scene.spec) for block in blocks]
-    model = seconds(lambda: [encode_block(a, scene.encoder, EncodeConfig(batch_size=4)) for a in arrays])
+    config = EncodeConfig(batch_size=4)
+    model = seconds(lambda: [encode_block(a, scene.encoder, config, shape=plan.shape) for a in arrays])
     times = []
     report = {"progress": lambda *_: times.append(time.perf_counter())}
     geossl.embed_map(aoi, out=scene.folder / "timed.zarr", shard_cells=2, batch_size=4, **request, **report)
@@ -145,7 +146,7 @@ def rows(scene, tree):
     aoi = region(scene)
     with running() as remote:
         pixels = geossl.Catalog(DATES, remote.url)
-        request = {"source": pixels, "encoder": scene.path, "crs": scenes.EPSG, "picture": False}
+        request = {"source": pixels, "encoder": scene.path, "crs": scenes.EPSG, "picture": False, "reach": None}
         source = find_scenes(read_aoi(aoi), DATES, remote.url)
         (plan,) = plans(scene, aoi, source, 10)
         pixels = plan.geobox.zoom_out(1 / scene.spec.patch_px).pad(scene.spec.margin_px)

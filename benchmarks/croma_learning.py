@@ -86,7 +86,7 @@ def held_out(module, chips):
     rows = {"retrieval, radar -> optical, top-1": retrieval_top1(z1, z2), f"chance among {b} chips": 1 / b}
     for name, target, kept in (("s1", targets[0], ids[0]), ("s2", targets[1], ids[1])):
         asked = everywhere.scatter(1, kept, False)
-        rows[f"rebuild {name}, error"] = float(losses[f"rebuild_{name}"])
+        rows[f"rebuild {name}, error"] = float(losses[f"reconstruct_{name}"])
         rows[f"rebuild {name}, error of the patch mean"] = float(masked_mse(torch.zeros_like(target), target, asked))
     return rows
 

@@ -38,9 +38,9 @@ def measured(graph, name, phase, updates, clusters):
     method, batch = build(), data.batch([0])
     optimizer, encoder = method.optim.build(method), method.encoder
     losses = {
-        "features": lambda: method.feature_losses(batch, 0)["rebuild"],
+        "features": lambda: method.feature_losses(batch, 0)["reconstruct"],
         "graph": lambda: sum(method.graph_losses(batch).values()),
-        "nodes": lambda: method.losses(batch)["rebuild"],
+        "nodes": lambda: method.losses(batch)["reconstruct"],
     }[phase]
     if phase == "nodes":
         rng = torch.Generator().manual_seed(0)

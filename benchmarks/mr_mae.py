@@ -80,7 +80,7 @@ def main():
 
 def row(name, found):
     """Print a row of the table."""
-    keys = ("linear", "knn", "cka", "rebuild", "mimic")
+    keys = ("linear", "knn", "cka", "reconstruct", "mimic")
     cells = [spread([f[key] for f in found]) if key in found[0] else "" for key in keys]
     print(f"| {name} | {' | '.join(cells)} |", flush=True)
 

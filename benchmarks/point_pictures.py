@@ -37,7 +37,7 @@ def errors(module, points):
     groups = module.encoder.group(points)
     tokens = module.encoder.embed(groups.patches)
     visible = module.draw(len(points), torch.Generator().manual_seed(0))[0]
-    patches, _ = module.rebuild(0, tokens, groups.centres, visible)
+    patches, _ = module.reconstruct(0, tokens, groups.centres, visible)
     hidden = torch.ones(tokens.shape[:2], dtype=torch.bool).scatter(1, visible, False)
     apart = torch.cdist(groups.centres, groups.centres).masked_fill(hidden[:, None], torch.inf)
     local = groups.patches[..., :3]
@@ -56,7 +56,7 @@ def rebuilt(module, points):
     groups = module.encoder.group(points)
     tokens = module.encoder.embed(groups.patches)
     visible = module.draw(1, torch.Generator().manual_seed(0))[0]
-    patches, _ = module.rebuild(0, tokens, groups.centres, visible)
+    patches, _ = module.reconstruct(0, tokens, groups.centres, visible)
     hidden = torch.ones(tokens.shape[:2], dtype=torch.bool).scatter(1, visible, False)
     true = groups.patches[..., :3] + groups.centres[:, :, None]
     return true[~hidden].flatten(0, 1).numpy(), (patches + groups.centres[:, :, None])[hidden].flatten(0, 1).numpy()

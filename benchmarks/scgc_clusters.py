@@ -63,7 +63,7 @@ def pretrained(recipe, seed, shuffle=False):
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * method.optim.rate(step)
         optimizer.zero_grad()
-        method.feature_losses(batch, step)["rebuild"].backward()
+        method.feature_losses(batch, step)["reconstruct"].backward()
         optimizer.step()
     method.start_clusters(batch)
     return method, batch, time.monotonic() - started

@@ -57,7 +57,7 @@ class OptimConfig:
         return warmup_cosine(step, self.warmup_steps, self.max_steps, self.final_share)
 
     def build(self, module: nn.Module) -> torch.optim.Optimizer:
-        """Optimiser over trainable parameters; biases, norms and scalars are decayed only if asked for."""
+        """Optimiser over trainable parameters; biases, norms and scalars are decayed only with ``decay_all``."""
         trained = [p for p in module.parameters() if p.requires_grad]
         groups = [
             {"params": [p for p in trained if p.ndim >= 2], "weight_decay": self.weight_decay},
@@ -94,7 +94,7 @@ class SSLMethod(L.LightningModule, ABC):
         """Named terms, already weighted; their sum is minimised."""
 
     def finish(self) -> None:
-        """Ready ``encoder`` for export; called once, after the last step."""
+        """Prepare ``encoder`` for export; called once, after the last step."""
 
     def rng(self) -> torch.Generator:
         """Random numbers that depend on seed, step and rank only, so a resumed run draws the same."""

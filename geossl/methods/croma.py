@@ -1,4 +1,4 @@
-"""CROMA: contrast radar with optical images, and rebuild both from their visible patches.
+"""CROMA: contrast radar with optical images, and reconstruct both from their visible patches.
 
 Paper: Fuller, Millard, Green, NeurIPS 2023, arXiv:2311.00566.
 Batch: ``{"s1": b 2 h w dB, "s2": b 12 h w reflectance, "valid": b h w}`` from geossl.data.
@@ -91,7 +91,7 @@ class CROMA(SSLMethod):
         contrast_weight: Factor on the contrastive loss.
         reconstruct_weight: Factor on both reconstruction losses.
         separate_targets: Normalise radar and optical targets separately.
-        pixel_norm: Normalisation of the targets: ``patch`` (as published; the level of a patch is not asked for),
+        pixel_norm: Normalisation of the targets: ``patch`` (as published; the level of a patch is not learned),
             ``chip_band`` (per band over the chip, so that levels within a chip count) or ``none`` (levels count).
         max_logit_scale: Ceiling of the learned inverse temperature; None = no ceiling, as published.
         seed: Seeds the masks.
@@ -126,7 +126,7 @@ class CROMA(SSLMethod):
         self.contrast_weight, self.reconstruct_weight, self.pixel_norm = contrast_weight, reconstruct_weight, pixel_norm
 
     def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Float[Tensor, ""]]:
-        """Contrast of pooled visible patches, and rebuilding of the masked ones, per sensor."""
+        """Contrast of pooled visible patches, and reconstruction of the masked ones, per sensor."""
         images = self.encoder.normalize({"s1": batch["s1"], "s2": batch["s2"]})
         b, _, h, w = images["s1"].shape
         n = (h // self.patch_px) * (w // self.patch_px)
@@ -145,7 +145,7 @@ class CROMA(SSLMethod):
         ids2: Int[Tensor, "b k2"],
         valid: Bool[Tensor, "b n"],
     ) -> dict[str, Float[Tensor, ""]]:
-        """The same for given visible patches; images are scaled to 0..1, ``valid`` marks fully usable patches."""
+        """Losses for given visible patches; images are scaled to 0..1, ``valid`` marks wholly valid patches."""
         out = self.encoder(s1, s2, ids1, ids2)
         z1 = F.normalize(full_precision(self.project_s1(out.s1_gap)), dim=-1)
         z2 = F.normalize(full_precision(self.project_s2(out.s2_gap)), dim=-1)
@@ -153,13 +153,13 @@ class CROMA(SSLMethod):
         self.logged_scalars["logit_scale"] = scale.detach()
 
         grid = (s1.shape[-2] // self.patch_px, s1.shape[-1] // self.patch_px)
-        rebuilt = self.decoder(out.joint_tokens, ids1, grid)
-        rebuilt2, rebuilt1 = rebuilt[..., : -self.s1_dim], rebuilt[..., -self.s1_dim :]
+        reconstructed = self.decoder(out.joint_tokens, ids1, grid)
+        found2, found1 = reconstructed[..., : -self.s1_dim], reconstructed[..., -self.s1_dim :]
         target1, target2 = self.targets(s1, s2, valid)
         return {
             "contrast": self.contrast_weight * contrastive_loss(z1, z2, scale),
-            "rebuild_s1": self.reconstruct_weight * masked_mse(rebuilt1, target1, valid.scatter(1, ids1, False)),
-            "rebuild_s2": self.reconstruct_weight * masked_mse(rebuilt2, target2, valid.scatter(1, ids2, False)),
+            "reconstruct_s1": self.reconstruct_weight * masked_mse(found1, target1, valid.scatter(1, ids1, False)),
+            "reconstruct_s2": self.reconstruct_weight * masked_mse(found2, target2, valid.scatter(1, ids2, False)),
         }
 
     def targets(

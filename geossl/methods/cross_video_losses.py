@@ -15,7 +15,7 @@ def nt_xent(
         a: One list; vectors of any length, compared by cosine.
         b: The other.
         temperature: Divides the cosines.
-        clip: Number of the clip each row belongs to: dates of one series are no negatives of each other.
+        clip: Number of the clip each row belongs to: dates of one series are not negatives of each other.
 
     Source: Chen et al., arXiv:2002.05709, eq. 1.
     """
@@ -44,7 +44,7 @@ def slot_means(
     """Mean of the visible tokens of given slots.
 
     Args:
-        tokens: Of visible tubelets.
+        tokens: Tokens of the visible tubelets.
         ids: Their numbers, slot by slot.
         slots: Numbers of slots with at least one.
         per_slot: Tubelets of a slot.

@@ -1,11 +1,12 @@
-"""CrossVideoMAE: rebuild masked video and frames, and contrast a clip with its augmented view and with its frames.
+"""CrossVideoMAE: reconstruct masked video and frames, and contrast a clip with its augmented view and with its frames.
 
 Paper: Ahamed et al., arXiv:2502.07811. No code was published, and what is known here of the method is its abstract and
 summaries: two branches; masked-patch error; contrast of a raw with an augmented clip (intra-modal) and of clips with
 their sampled frames (cross-modal), each at video and at frame level, on features of visible tokens.
-Ours, and therefore settings: weights, temperature, projectors, kind of mask, where frames come from, what is rebuilt,
-whether the image branch learns. Losses have the form of CrossPoint (CVPR 2022), masking that of SpatioTemporal-MAE.
-Batch: ``{"clip": b t c h w physical units, NaN = not usable, "days": b t}`` from geossl.data.series.batches.
+Ours, and therefore settings: weights, temperature, projectors, kind of mask, where frames come from, what is
+reconstructed, whether the image branch learns. Losses have the form of CrossPoint (CVPR 2022), masking that of
+SpatioTemporal-MAE.
+Batch: ``{"clip": b t c h w physical units, NaN = invalid, "days": b t}`` from geossl.data.series.batches.
 """
 
 from collections.abc import Mapping
@@ -21,12 +22,12 @@ from geossl.methods.base import OptimConfig, SSLMethod
 from geossl.methods.cross_video_losses import nt_xent, patch_normalized, slot_means
 from geossl.methods.cross_video_views import Draw, augment, choose_slots, choose_visible, haze_of
 from geossl.methods.losses import gather, masked_mse
-from geossl.models.encoders.series_vit import USABLE_SHARE, SeriesViT, tubelets, valid_shares
+from geossl.models.encoders.series_vit import VALID_SHARE, SeriesViT, tubelets, valid_shares
 from geossl.models.encoders.vit import ViT
 from geossl.models.layers.mae_decoder import DecoderShape, MAEDecoder
 from geossl.models.layers.masking import take
 
-FULL_SHARE = 0.5  # of a slot's tokens, from which the slot may be shown, or lend a frame
+FULL_SHARE = 0.5  # of a slot's tokens, from which the slot may be visible, or have a frame sampled
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Objective:
         mask_image: Share of a frame's patches hidden.
         mask_kind: ``stratified`` (equally many visible in every slot, places independent), ``tube`` (the same places
             in all slots), ``random`` (space-time agnostic).
-        target: Rebuild pixels standardised by band (``band_norm``, keeps brightness and so season) or within each
+        target: Reconstruct pixels standardised by band (``band_norm``, keeps brightness and so season) or within each
             tubelet (``patch_norm``, as the papers do for video).
         reconstruct_video: Factor on the error of both views.
         reconstruct_image: Factor on the error of the frames.
@@ -155,9 +156,9 @@ class CrossVideoMAE(SSLMethod):
             module.requires_grad_(bool(used))
 
     def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Float[Tensor, ""]]:
-        """Draw frames, views and masks; rebuild what is hidden, contrast what is visible."""
+        """Draw frames, views and masks; reconstruct what is hidden, contrast what is visible."""
         clip, days = batch["clip"], batch["days"].float()
-        valid = valid_shares(clip, self.tubelet, self.patch_px) >= USABLE_SHARE
+        valid = valid_shares(clip, self.tubelet, self.patch_px) >= VALID_SHARE
         full = valid.float().mean(dim=2) >= FULL_SHARE
         needed = 1 + self.objective.frames_per_clip * (self.objective.frame_from == "holdout")
         good = full.sum(dim=1) >= max(needed, self.objective.frames_per_clip)
@@ -186,17 +187,17 @@ class CrossVideoMAE(SSLMethod):
         def noise(*shape: int) -> Float[Tensor, "*_"]:
             return torch.rand(*shape, generator=rng, device=clip.device)
 
-        lent = choose_slots(full, o.frames_per_clip, noise(b, s), torch.zeros_like(full))
-        slots = lent.nonzero()[:, 1].view(b, -1)
+        sampled = choose_slots(full, o.frames_per_clip, noise(b, s), torch.zeros_like(full))
+        slots = sampled.nonzero()[:, 1].view(b, -1)
         frames = slots * self.tubelet + (noise(*slots.shape) * self.tubelet).long()
         images = augment(take(clip.flatten(2), frames).unflatten(2, clip.shape[2:]), o.jitter, self.haze, noise)
-        pool = full & ~lent if o.frame_from == "holdout" else full
+        pool = full & ~sampled if o.frame_from == "holdout" else full
         count = int(pool.sum(dim=1).min())
         ids = []
         for _ in range(2):
-            shown = choose_slots(pool, count, noise(b, s), lent)
-            ids.append(choose_visible(o.mask_kind, valid, shown, o.mask_video, noise(b, s, n)))
-        good = valid_shares(images.flatten(0, 1)[:, None], 1, self.patch_px) >= USABLE_SHARE
+            visible = choose_slots(pool, count, noise(b, s), sampled)
+            ids.append(choose_visible(o.mask_kind, valid, visible, o.mask_video, noise(b, s, n)))
+        good = valid_shares(images.flatten(0, 1)[:, None], 1, self.patch_px) >= VALID_SHARE
         good |= ~good.any(dim=2, keepdim=True)  # of a tubelet's frames, one may be missing: its patches are band means
         seen = torch.ones_like(good[..., 0])
         image_ids = choose_visible("stratified", good, seen, o.mask_image, noise(*good.shape))
@@ -209,7 +210,7 @@ class CrossVideoMAE(SSLMethod):
         draw: Draw,
         source: Int[Tensor, " b"] | None = None,
     ) -> dict[str, Float[Tensor, ""]]:
-        """The same for given frames, views and masks; rows of one ``source`` are no negatives of each other."""
+        """Losses for given frames, views and masks; rows of one ``source`` are not negatives of each other."""
         o, slots = self.objective, self.encoder.slots(days)
         terms: dict[str, list[Tensor]] = {}
         whole, part, image = [], [], None
@@ -220,7 +221,7 @@ class CrossVideoMAE(SSLMethod):
             for pixels, ids, near in zip(draw.views, draw.ids, self.nearest(draw, slots, n), strict=True):
                 tokens = self.encoder(self.encoder.normalize(pixels), slots, ids)
                 if o.reconstruct_video:
-                    error = self.rebuild(self.decoder, tokens, ids, pixels, slots)
+                    error = self.reconstruct(self.decoder, tokens, ids, pixels, slots)
                     terms.setdefault("reconstruct_video", []).append(error)
                 whole.append(self.project_video(tokens.mean(dim=1)))
                 part.append(self.project_frame(slot_means(tokens, ids, near, n).flatten(0, 1)))
@@ -228,7 +229,7 @@ class CrossVideoMAE(SSLMethod):
             terms |= self.contrasts(whole, part, image, source)
         return {name: getattr(o, name) * torch.stack(found).sum() for name, found in terms.items() if found}
 
-    def rebuild(
+    def reconstruct(
         self,
         decoder: MAEDecoder,
         tokens: Float[Tensor, "b k d"],
@@ -236,17 +237,17 @@ class CrossVideoMAE(SSLMethod):
         pixels: Float[Tensor, "b t c h w"],
         days: Float[Tensor, "b s"],
     ) -> Float[Tensor, ""]:
-        """Error of a decoder on the usable tokens that were hidden."""
+        """Error of a decoder on the valid tokens that were hidden."""
         tubelet, patch = pixels.shape[1] // days.shape[1], self.patch_px
         grid = (pixels.shape[-2] // patch, pixels.shape[-1] // patch)
         valid = pixels.isfinite().all(dim=2, keepdim=True).expand_as(pixels)
-        asked = (valid_shares(pixels, tubelet, patch) >= USABLE_SHARE).flatten(1).scatter(1, ids, False)
+        masked = (valid_shares(pixels, tubelet, patch) >= VALID_SHARE).flatten(1).scatter(1, ids, False)
         target, counts = (
             tubelets(x, tubelet, patch).flatten(1, 2) for x in (self.encoder.standardized(pixels), valid.float())
         )
         if self.objective.target == "patch_norm":
             target = patch_normalized(target, counts > 0)
-        return masked_mse(decoder(tokens, ids, grid, days), target, asked, counts > 0)
+        return masked_mse(decoder(tokens, ids, grid, days), target, masked, counts > 0)
 
     def nearest(self, draw: Draw, slots: Float[Tensor, "b s"], tokens: int) -> list[Int[Tensor, "b f"]]:
         """Per view, the slot the video branch sees that is nearest in time to each sampled frame; often its own."""
@@ -254,8 +255,8 @@ class CrossVideoMAE(SSLMethod):
         away = (slots[:, None] - day[..., None]).abs()
         found = []
         for ids in draw.ids:
-            shown = torch.zeros_like(slots, dtype=torch.bool).scatter(1, ids // tokens, True)
-            found.append(away.masked_fill(~shown[:, None], torch.inf).argmin(dim=2))
+            visible = torch.zeros_like(slots, dtype=torch.bool).scatter(1, ids // tokens, True)
+            found.append(away.masked_fill(~visible[:, None], torch.inf).argmin(dim=2))
         return found
 
     def image_branch(self, draw: Draw) -> tuple[Float[Tensor, "bf z"], list[Float[Tensor, ""]]]:
@@ -266,7 +267,7 @@ class CrossVideoMAE(SSLMethod):
         errors = []
         if o.reconstruct_image and o.train_image == "full":
             once = images.new_zeros(len(images), 1)
-            errors.append(self.rebuild(self.image_decoder, tokens, draw.image_ids, images[:, None], once))
+            errors.append(self.reconstruct(self.image_decoder, tokens, draw.image_ids, images[:, None], once))
         tokens = tokens.detach() if o.cross_gradient == "video" else tokens
         return self.project_image(tokens.mean(dim=1)), errors
 

@@ -47,33 +47,33 @@ def choose_slots(
 def choose_visible(
     kind: str,
     valid: Bool[Tensor, "b s n"],
-    shown: Bool[Tensor, "b s"],
+    visible: Bool[Tensor, "b s"],
     ratio: float,
     noise: Float[Tensor, "b s n"],
 ) -> Int[Tensor, "b k"]:
-    """Ids of visible tokens (slot by slot, row-major), equally many in every clip and none that is not usable.
+    """Ids of visible tokens (slot by slot, row-major), equally many in every clip and none that is invalid.
 
     Args:
         kind: ``stratified``, ``tube`` or ``random``.
         valid: Tokens with enough pixels.
-        shown: Slots that may show something, equally many per clip.
-        ratio: Share of a shown slot's tokens that is hidden; more where the slot with the fewest usable ones asks.
-        noise: Uniform numbers; tokens with the least are shown.
+        visible: Slots that may have visible tokens, equally many per clip.
+        ratio: Share of a visible slot's tokens that is hidden; more where the slot with the fewest valid ones needs it.
+        noise: Uniform numbers; tokens with the least are visible.
     """
     b, _, n = valid.shape
-    slots = int(shown[0].sum())
-    pool = valid & shown[..., None]
+    slots = int(visible[0].sum())
+    pool = valid & visible[..., None]
     keep = max(1, int(n * (1 - ratio) + 1e-9))
     if kind == "random":
         keep = min(keep * slots, int(pool.flatten(1).sum(dim=1).min()))
         return noise.masked_fill(~pool, torch.inf).flatten(1).argsort(dim=1)[:, :keep]
-    where = shown.nonzero()[:, 1].view(b, slots)
+    where = visible.nonzero()[:, 1].view(b, slots)
     if kind == "tube":
-        pool = (valid | ~shown[..., None]).all(dim=1, keepdim=True) & shown[..., None]
+        pool = (valid | ~visible[..., None]).all(dim=1, keepdim=True) & visible[..., None]
         noise = noise[:, :1].expand_as(noise)
-    keep = min(keep, int(pool.sum(dim=2)[shown].min()))
+    keep = min(keep, int(pool.sum(dim=2)[visible].min()))
     if not keep:
-        raise RunError("mask_kind=tube: a clip has no patch that is usable on all dates; use stratified")
+        raise RunError("mask_kind=tube: a clip has no patch that is valid on all dates; use stratified")
     chosen = noise.masked_fill(~pool, torch.inf).argsort(dim=2)[:, :, :keep]
     chosen = chosen.gather(1, where[..., None].expand(-1, -1, keep))
     return (where[..., None] * n + chosen).flatten(1)

@@ -1,7 +1,8 @@
-"""GraphMAE: rebuild the features of masked nodes from what their neighbours are encoded as.
+"""GraphMAE: reconstruct the features of masked nodes from what their neighbours are encoded as.
 
 Paper: Hou et al., KDD 2022, arXiv:2205.10803.
-Batch: PyG ``Data`` with ``x`` (n c) and ``edge_index`` (2 e); of a sampled graph also ``core`` (n,), those asked for.
+Batch: PyG ``Data`` with ``x`` (n c) and ``edge_index`` (2 e); of a sampled graph also ``core`` (n,), those
+whose features are reconstructed.
 Differs from the authors' code: every masked node is hidden (there, rounding leaves one node in a few thousand as it
 is), and self-loops are not dropped with the edges (there, a surviving one counts twice).
 """
@@ -21,9 +22,11 @@ from geossl.models.encoders.gnn import GNNEncoder, sum_mlp
 from geossl.models.encoders.graph_attention import GraphAttention, sorted_edges
 
 
-def scaled_cosine_error(rebuilt: Float[Tensor, "n c"], target: Float[Tensor, "n c"], gamma: float) -> Float[Tensor, ""]:
+def scaled_cosine_error(
+    reconstructed: Float[Tensor, "n c"], target: Float[Tensor, "n c"], gamma: float
+) -> Float[Tensor, ""]:
     """Mean of (1 - cosine)^gamma over nodes; gamma > 1 calms easy ones. Source: the paper's SCE loss."""
-    cosine = (F.normalize(rebuilt, dim=-1) * F.normalize(target, dim=-1)).sum(dim=-1)
+    cosine = (F.normalize(reconstructed, dim=-1) * F.normalize(target, dim=-1)).sum(dim=-1)
     return (1 - cosine).clamp(min=0).pow(gamma).mean()  # rounding may leave -1e-8
 
 
@@ -42,7 +45,7 @@ class Mask(NamedTuple):
 
     @property
     def hidden(self) -> Int[Tensor, " m"]:
-        """All of them."""
+        """All hidden nodes."""
         return torch.cat([self.noise, self.token])
 
 
@@ -66,7 +69,7 @@ def marked(nodes: int, rows: Int[Tensor, " m"]) -> Bool[Tensor, " n"]:
     return torch.zeros(nodes, dtype=torch.bool, device=rows.device).index_fill(0, rows, True)
 
 
-def shown(
+def visible(
     x: Float[Tensor, "n c"], mask: Mask, token: Float[Tensor, "1 c"]
 ) -> tuple[list[Float[Tensor, "_ c"]], Int[Tensor, " n"]]:
     """What the encoder sees: rows of features, then rows of the token, and where among them each node's row is."""
@@ -77,7 +80,7 @@ def shown(
 
 
 class AttentionDecoder(nn.Module):
-    """One head of graph attention to the features, for the nodes asked for.
+    """One head of graph attention to the features, for some of the nodes.
 
     Args:
         dim: Width of the codes.
@@ -94,8 +97,8 @@ class AttentionDecoder(nn.Module):
         self, codes: Float[Tensor, "n d"], edge_index: Int[Tensor, "2 e"], rows: Int[Tensor, " m"]
     ) -> Float[Tensor, "m c"]:
         """Features of the nodes ``rows``."""
-        asked = marked(len(codes), rows)
-        return self.conv.widened(codes, sorted_edges(edge_index, len(codes), asked), rows)
+        into = marked(len(codes), rows)
+        return self.conv.widened(codes, sorted_edges(edge_index, len(codes), into), rows)
 
 
 class SumDecoder(nn.Module):
@@ -124,7 +127,7 @@ class SumDecoder(nn.Module):
 
 
 class NodeDecoder(nn.Module):
-    """An MLP of each code by itself, for the paper's comparison; it has nobody to ask, so codes stay unmasked."""
+    """An MLP of each code by itself, for the paper's comparison; it sees no neighbours, so codes are not masked."""
 
     def __init__(self, dim: int, features: int) -> None:
         super().__init__()
@@ -182,27 +185,27 @@ class GraphMAE(SSLMethod):
         self.mask_ratio, self.replace_ratio, self.edge_drop, self.gamma = mask_ratio, replace_ratio, edge_drop, gamma
 
     def losses(self, batch: Data) -> dict[str, Float[Tensor, ""]]:
-        """One term: the features of hidden nodes, rebuilt from their neighbours."""
+        """One term: the features of hidden nodes, reconstructed from their neighbours."""
         rng = self.rng()
         torch.manual_seed(int(torch.randint(2**62, (1,), generator=rng, device=rng.device)))  # for dropout
         mask = random_mask(len(batch.x), self.mask_ratio, self.replace_ratio, rng)
-        return {"rebuild": self.loss_of(batch, mask)}
+        return {"reconstruct": self.loss_of(batch, mask)}
 
     def loss_of(self, batch: Data, mask: Mask) -> Float[Tensor, ""]:
-        """The same for given hidden nodes."""
+        """Loss for given hidden nodes."""
         x, nodes, edge_index = self.encoder.normalize(batch.x), len(batch.x), batch.edge_index
         kept, _ = dropout_edge(edge_index, self.edge_drop, training=self.training)
         edges = [sorted_edges(kept, nodes)] * len(self.encoder.layers)
         is_open = ~marked(nodes, mask.hidden)
         if self.remask and self.encoder.spec.arguments["norm"] != "batch":
             edges[-1] = sorted_edges(kept, nodes, is_open)  # nobody looks at the codes of hidden nodes
-        codes = self.encoder.encode(*shown(x, mask, self.mask_token), edges)
+        codes = self.encoder.encode(*visible(x, mask, self.mask_token), edges)
         if self.remask:
             rows = is_open.nonzero().flatten()
             codes = torch.zeros_like(codes).index_copy(0, rows, self.bridge(codes[rows]))
         else:
             codes = self.bridge(codes)
-        asked = mask.hidden if "core" not in batch else mask.hidden[batch.core[mask.hidden]]
-        asked = asked[x[asked].any(dim=1)]  # a node without features has no direction to rebuild
-        rebuilt = self.decoder(codes, edge_index, asked)
-        return scaled_cosine_error(rebuilt, x[asked], self.gamma) if len(asked) else rebuilt.sum()
+        scored = mask.hidden if "core" not in batch else mask.hidden[batch.core[mask.hidden]]
+        scored = scored[x[scored].any(dim=1)]  # a node without features has no direction to reconstruct
+        reconstructed = self.decoder(codes, edge_index, scored)
+        return scaled_cosine_error(reconstructed, x[scored], self.gamma) if len(scored) else reconstructed.sum()

@@ -3,7 +3,7 @@
 Paper: Shi et al., ICLR 2024, arXiv:2306.15876. Its code was never published; what each term is computed from is the
 paper's, its form is that of the works it builds on: relations of TinyMIM (Ren et al., arXiv:2301.01296), feature loss
 of Feature Distillation (Wei et al., arXiv:2205.14141). The share of tokens kept per stage is ours.
-Batch: pixels by sensor in physical units (b c h w), NaN where not usable, and ``"valid": b h w``.
+Batch: pixels by sensor in physical units (b c h w), NaN where invalid, and ``"valid": b h w``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -80,7 +80,7 @@ def unusual_tokens(tokens: Float[Tensor, "b n d"], keep: int) -> Int[Tensor, "b 
 
     Args:
         tokens: Patches only.
-        keep: How many stay.
+        keep: How many are kept.
     """
     direction = F.normalize(tokens.detach().float(), dim=-1)
     likeness = (direction * direction.mean(dim=1, keepdim=True)).sum(dim=-1)
@@ -95,13 +95,13 @@ class HybridDistill(SSLMethod):
         optim: Optimiser and schedule.
         feature_teacher: Contrastive or supervised; any grid and width.
         relation_teacher: Pretrained by masking; a ViT.
-        feature_weight: Factor on the features' loss (alpha); 0 = that teacher is not asked.
+        feature_weight: Factor on the features' loss (alpha); 0 = without that teacher.
         relation_weight: Factor on the relations' loss (beta); 0 likewise.
         feature_loss: ``smooth_l1``, ``mse`` or ``cosine``.
         relations: Which relations.
-        keep: Share of tokens that stays after each third of the blocks has begun; 1 = all.
+        keep: Share of tokens kept after each third of the blocks has begun; 1 = all.
         dropping: ``redundant``, or ``random`` for comparison.
-        seed: Seeds what is drawn.
+        seed: Seeds the draw of patches and of dropped tokens.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class HybridDistill(SSLMethod):
             xavier(self.head)
 
     def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Float[Tensor, ""]]:
-        """Leave out what is not usable; ``feature`` and ``relation`` of the tokens that are left there."""
+        """``feature`` and ``relation`` of the valid tokens that are kept."""
         batch, share, left_out = valid_images(batch, self.encoder.spec.patch_px)
         self.logged_scalars["left_out"] = torch.tensor(float(left_out))
         rng = self.rng()
@@ -151,7 +151,7 @@ class HybridDistill(SSLMethod):
     def losses_of(
         self, batch: Mapping[str, Tensor], ids: Int[Tensor, "b k"], rng: torch.Generator
     ) -> dict[str, Float[Tensor, ""]]:
-        """The same for given patches."""
+        """Losses for given patches."""
         images = {name: pixels for name, pixels in batch.items() if name != "valid"}
         x = self.encoder.normalize(pick(images, self.encoder.spec.sensors))
         grid = self.encoder.grid(x)
@@ -161,8 +161,8 @@ class HybridDistill(SSLMethod):
             target = normalized_features(take(self.feature_teacher.features(images, grid), left), "layer_norm")
             terms["feature"] = self.feature_weight * feature_loss(self.head(tokens), target, self.feature_loss)
         if self.relation_teacher is not None:
-            asked = self.relation_teacher.relations(images, grid, self.layers[1])
-            teacher = restricted(asked, seen)
+            relations = self.relation_teacher.relations(images, grid, self.layers[1])
+            teacher = restricted(relations, seen)
             student, teacher = (self.grouped(s) for s in (qkv, teacher))
             if student[0].shape[1] != teacher[0].shape[1]:
                 raise InputError(
@@ -189,27 +189,27 @@ class HybridDistill(SSLMethod):
             tokens = block.finish(tokens, found, positions)
             count = int(self.keep * ids.shape[1] + 1e-9)
             if number in self.stages and 2 <= count < ids.shape[1]:
-                stay = self.staying(tokens[:, first:], count, rng)
-                tokens = torch.cat([tokens[:, :first], take(tokens[:, first:], stay)], dim=1)
-                ids = ids.gather(1, stay)
+                kept = self.kept(tokens[:, first:], count, rng)
+                tokens = torch.cat([tokens[:, :first], take(tokens[:, first:], kept)], dim=1)
+                ids = ids.gather(1, kept)
                 positions = encoder.positions(grid, ids, x.device)
         return encoder.norm(tokens)[:, first:], ids, qkv, seen
 
-    def staying(self, tokens: Float[Tensor, "b n d"], count: int, rng: torch.Generator) -> Int[Tensor, "b k"]:
-        """Places of the tokens that go on."""
+    def kept(self, tokens: Float[Tensor, "b n d"], count: int, rng: torch.Generator) -> Int[Tensor, "b k"]:
+        """Places of the tokens that are kept."""
         if self.dropping == "redundant":
             return unusual_tokens(tokens, count)
         noise = torch.rand(tokens.shape[:2], generator=rng, device=tokens.device)
         return noise.argsort(dim=1)[:, :count].sort(dim=1).values
 
     def grouped(self, qkv: QKV) -> QKV:
-        """In the groups of ``relations.heads``."""
+        """Queries, keys and values in the groups of ``relations.heads``."""
         q, k, v = (regroup(t, self.relations.heads) for t in qkv)
         return q, k, v
 
 
 def equally_many(valid: Bool[Tensor, "b n"], rng: torch.Generator) -> Int[Tensor, "b k"]:
-    """Ids of usable patches in order, as many per sample as the one with the fewest has; drawn where there are more."""
+    """Ids of valid patches in order, as many per sample as the one with the fewest has; drawn where there are more."""
     noise = torch.rand(valid.shape, generator=rng, device=valid.device).masked_fill(~valid, torch.inf)
     return noise.argsort(dim=1)[:, : int(valid.sum(dim=1).min())].sort(dim=1).values
 

@@ -35,7 +35,7 @@ def normalized_features(features: Float[Tensor, "b n d"], how: str) -> Float[Ten
     """Targets in float32, normalised token by token.
 
     Args:
-        features: Of a teacher.
+        features: Features of a teacher.
         how: ``layer_norm`` (mean 0, variance 1, no weights), ``l2`` (length 1) or ``none``.
 
     Source: layer_norm is the whitening of Feature Distillation (Wei et al., arXiv:2205.14141).
@@ -50,7 +50,7 @@ def feature_loss(found: Float[Tensor, "b n d"], target: Float[Tensor, "b n d"], 
     """Mean over channels, tokens and batch.
 
     Args:
-        found: Of the student, after its head.
+        found: Features of the student, after its head.
         target: Normalised features.
         kind: ``mse``; ``smooth_l1``: x^2 / 4 below 2, |x| - 1 beyond; ``cosine``: 1 - cosine.
     """

@@ -1,9 +1,13 @@
-"""MR-MAE: visible patches imitate a frozen teacher's features, masked ones rebuild pixels. Plain MAE without the first.
+"""MR-MAE: visible patches imitate a frozen teacher's features, masked ones are reconstructed.
+
+Without teachers it is MAE. The paper's focused mimicking and multi-layer fusion are not here: every visible token
+counts alike, and of several layers of a teacher each is imitated through a head of its own.
 
 Paper: Gao et al., IJCV 2023, arXiv:2303.05475; its convolutional encoder: arXiv:2205.03892; MAE: arXiv:2111.06377.
-Batch: pixels by sensor in physical units (b c h w), NaN where not usable, and ``"valid": b h w``.
+Batch: pixels by sensor in physical units (b c h w), NaN where invalid, and ``"valid": b h w``.
 The authors published code for encoder, masking and decoder only. Ours are: the head (one linear layer), the target
-(teacher tokens after its last norm, layer-normalised) and equal weights. Unusable patches are neither fed nor rebuilt.
+(teacher tokens after its last norm, layer-normalised) and equal weights. Invalid patches are neither fed nor
+reconstructed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,12 +32,12 @@ from geossl.models.teachers import Teacher
 def split_patches(
     noise: Float[Tensor, "b n"], valid: Bool[Tensor, "b n"], mask_ratio: float
 ) -> tuple[Int[Tensor, "b k"], Bool[Tensor, "b n"]]:
-    """Ids of visible patches, and which others are masked; together they are the usable ones.
+    """Ids of visible patches, and which others are masked; together they are the valid ones.
 
     Args:
         noise: Uniform numbers; the visible patches are those with the least.
         valid: Patches that may be in either set; at least two per sample.
-        mask_ratio: Share of usable patches that is masked in the sample with the fewest; all show equally many.
+        mask_ratio: Share of valid patches that is masked in the sample with the fewest; all have equally many visible.
     """
     least = int(valid.sum(dim=1).min())
     visible = min(max(1, int(least * (1 - mask_ratio) + 1e-9)), least - 1)
@@ -48,7 +52,7 @@ def pixel_targets(x: Float[Tensor, "b c h w"], patch: int, norm: str = "patch") 
         x: Standardised pixels.
         patch: Side of a patch.
         norm: ``patch`` (zero mean, unit unbiased variance over all numbers of a patch; MAE's), ``patch_band`` (over
-            each band of a patch, so that contrast between bands is not asked for) or ``none``.
+            each band of a patch, so that contrast between bands is not learned) or ``none``.
     """
     pixels = patchify(x, patch)
     if norm == "none":
@@ -86,11 +90,11 @@ class MRMAE(SSLMethod):
         optim: Optimiser and schedule.
         teachers: Imitated, each of their layers through a head of its own; the losses of all heads are averaged.
         mask_ratio: Share of patches hidden.
-        mimic_weight: Factor on the features' loss; 0 = the teachers are not even asked.
+        mimic_weight: Factor on the features' loss; 0 = the teachers are not run.
         reconstruct_weight: Factor on the pixels' loss; 0 = no decoder.
         mimic_loss: ``mse``, ``smooth_l1`` or ``cosine``.
         target_norm: Of the teacher's tokens: ``layer_norm``, ``l2`` or ``none``.
-        pixel_norm: Of the pixels that are rebuilt: ``patch``, ``patch_band`` or ``none``.
+        pixel_norm: Normalisation of the pixels that are reconstructed: ``patch``, ``patch_band`` or ``none``.
         decoder: Shape of the decoder; that of MAE by default.
         seed: Seeds the masks.
     """
@@ -129,7 +133,7 @@ class MRMAE(SSLMethod):
         self.heads.apply(xavier)
 
     def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Float[Tensor, ""]]:
-        """Draw the mask; ``mimic`` of visible and ``rebuild`` of masked patches."""
+        """Draw the mask; ``mimic`` of visible and ``reconstruct`` of masked patches."""
         batch, share, left_out = valid_images(batch, self.patch_px)
         self.logged_scalars["left_out"] = torch.tensor(float(left_out))
         noise = torch.rand(share.shape, generator=self.rng(), device=self.device)
@@ -137,9 +141,9 @@ class MRMAE(SSLMethod):
         return self.losses_of(batch, ids, masked & (share == 1))
 
     def losses_of(
-        self, batch: Mapping[str, Tensor], ids: Int[Tensor, "b k"], asked: Bool[Tensor, "b n"]
+        self, batch: Mapping[str, Tensor], ids: Int[Tensor, "b k"], masked: Bool[Tensor, "b n"]
     ) -> dict[str, Float[Tensor, ""]]:
-        """The same for given visible patches; ``asked`` marks those to rebuild, never a visible one."""
+        """Losses for given visible patches; ``masked`` marks those to reconstruct, never a visible one."""
         x = self.encoder.normalize(pick(batch, self.encoder.spec.sensors))
         grid = self.encoder.grid(x)
         tokens = self.visible_tokens(x, ids)
@@ -151,9 +155,9 @@ class MRMAE(SSLMethod):
             parts = [feature_loss(h(tokens), t, self.mimic_loss) for h, t in zip(self.heads, targets, strict=True)]
             terms["mimic"] = self.mimic_weight * torch.stack(parts).mean()
         if self.decoder is not None:
-            rebuilt = self.decoder(tokens, ids, grid)
+            reconstructed = self.decoder(tokens, ids, grid)
             target = pixel_targets(x, self.patch_px, self.pixel_norm)
-            terms["rebuild"] = self.reconstruct_weight * masked_mse(rebuilt, target, asked)
+            terms["reconstruct"] = self.reconstruct_weight * masked_mse(reconstructed, target, masked)
         return terms
 
     def visible_tokens(self, x: Float[Tensor, "b c h w"], ids: Int[Tensor, "b k"]) -> Float[Tensor, "b k d"]:

@@ -1,4 +1,4 @@
-"""Point-CMAE: rebuild a cloud's hidden patches under two masks, and let features hidden by both agree.
+"""Point-CMAE: reconstruct a cloud's hidden patches under two masks, and let features hidden by both agree.
 
 Paper: Ren, Mei, Paudel, Wang, Li, Liu, Cucchiara, Van Gool, Sebe, ACCV 2024, arXiv:2407.05862.
 Batch: ``{"points": b n 3+f}`` from geossl.data.points.batches.
@@ -27,7 +27,7 @@ def chamfer(a: Float[Tensor, "p k 3"], b: Float[Tensor, "p m 3"], norm: str = "l
 
     Args:
         a: Patches.
-        b: The same patches, otherwise.
+        b: Other points of the same patches, such as reconstructed ones.
         norm: ``l2``: squared distances, both ways added; ``l1``: distances, both ways averaged. As in Point-MAE.
     """
     square = (a.float()[:, :, None] - b.float()[:, None]).square().sum(dim=3)
@@ -44,7 +44,7 @@ def agreement(
 
     Args:
         one: Features of all tokens from one branch.
-        two: The same from the other.
+        two: Features of all tokens from the other.
         hidden: Tokens hidden by both.
         how: ``aligned``: each with itself, as the paper's abstract says. ``all_pairs``: each with every token of the
             other branch, as the released code does; the mean over pairs is a product with the mean feature.
@@ -56,17 +56,17 @@ def agreement(
 
 
 def token_cosine(x: Float[Tensor, "b g d"]) -> Float[Tensor, ""]:
-    """Mean cosine between different tokens of a cloud; near 1, they all say the same."""
+    """Mean cosine between different tokens of a cloud; near 1, they are all alike."""
     unit = F.normalize(x.float(), dim=2)
     n = x.shape[1]
     return (unit.sum(dim=1).square().sum(dim=1).mean() - n) / (n * (n - 1))
 
 
 class Decoder(nn.Module):
-    """Rebuild the hidden patches from the visible ones' tokens.
+    """Reconstruct the hidden patches from the visible ones' tokens.
 
     Args:
-        width: Of the tokens.
+        width: Width of the tokens.
         depth: Number of blocks.
         heads: Attention heads per block.
         group_size: Points per patch.
@@ -142,7 +142,7 @@ class PointCMAE(SSLMethod):
         return [random_kept_ids(one, self.visible_count).sort(dim=1).values for one in noise]
 
     def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Float[Tensor, ""]]:
-        """Rebuilding of the hidden patches under each mask, and agreement between the masks."""
+        """Reconstruction of the hidden patches under each mask, and agreement between the masks."""
         rng = self.rng()
         groups = self.encoder.group(batch["points"])
         tokens = self.encoder.embed(groups.patches)  # of all patches: batch norm sees hidden ones, too, as published
@@ -155,23 +155,23 @@ class PointCMAE(SSLMethod):
         visible: Sequence[Int[Tensor, "b v"]],
         rng: torch.Generator | None = None,
     ) -> dict[str, Float[Tensor, ""]]:
-        """The same for given patch vectors and visible patches."""
+        """Losses for given patch vectors and visible patches."""
         hidden = [
             torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device).scatter(1, v, False) for v in visible
         ]
-        seen = [self.rebuild(i, tokens, groups.centres, v, rng) for i, v in enumerate(visible)]
+        seen = [self.reconstruct(i, tokens, groups.centres, v, rng) for i, v in enumerate(visible)]
         error = [
             chamfer(points[away], groups.patches[away][..., :3], self.chamfer_norm)
             for (points, _), away in zip(seen, hidden, strict=True)
         ]
-        losses = {"rebuild": self.reconstruct_weight * torch.stack(error).sum()}
+        losses = {"reconstruct": self.reconstruct_weight * torch.stack(error).sum()}
         self.logged_scalars["token_cosine"] = token_cosine(seen[0][1].detach())
         if self.contrast != "none":
             both = hidden[0] & hidden[1]
             losses["contrast"] = self.contrast_weight * agreement(seen[0][1], seen[1][1], both, self.contrast)
         return losses
 
-    def rebuild(
+    def reconstruct(
         self,
         branch: int,
         tokens: Float[Tensor, "b g d"],

@@ -3,8 +3,8 @@
 Paper: Kulatilleke, Portmann, Chandra, 2022, arXiv:2204.12656. Not the other method of that abbreviation (Liu et al.).
 Batch: PyG ``Data`` with ``x`` (n c) and ``edge_index`` (2 e), both directions of every edge; of a sampled graph also
 ``core`` (n,), those that were drawn: both losses are theirs, the others are neighbours and negatives; of one without
-nodes held out ``everyone``, the whole, whose ``core`` are these: ``holdout_contrast`` of them says when to stop.
-First an autoencoder learns the features, then k-means gives centres, then contrast and sharpening go on together.
+holdout nodes ``everyone``, the whole, whose ``core`` are these: ``holdout_contrast`` of them says when to stop.
+First an autoencoder learns the features, then k-means gives centres, then contrast and sharpening are trained together.
 Differs from the authors' code: the autoencoder is trained here (there, weights are read from a pickle), labels play no
 part (there, the epoch reported is the one that agrees best with them). Ours are ``start="graph"`` and ``patience``.
 """
@@ -45,7 +45,7 @@ class Rows(Protocol):
         """Number of nodes."""
 
     def __getitem__(self, rows: Int[Tensor, " b"]) -> Float[Tensor, "b c"]:
-        """Features of some."""
+        """Features of some nodes."""
 
 
 class Whole(NamedTuple):
@@ -68,7 +68,7 @@ def contrast(
     Args:
         codes: One per node.
         pairs: From ``walk_weights``; every node with itself among them.
-        weights: Of the pairs.
+        weights: Weights of the pairs.
         tau: Factor on the cosine (an inverse temperature); a node's cosine with itself counts as 0.
         block: Nodes compared with all others at a time. With more nodes than that their exponentials are computed
             again for the gradient instead of kept: memory is ``block`` times n floats, and the value is the same.
@@ -200,7 +200,7 @@ class SCGC(SSLMethod):
         self.best = None if o.patience is None else copy.deepcopy(encoder).requires_grad_(False)
 
     def losses(self, batch: Data) -> dict[str, Float[Tensor, ""]]:
-        """``contrast``, ``cluster`` and ``rebuild``; the first two are 0 while the autoencoder is trained."""
+        """``contrast``, ``cluster`` and ``reconstruct``; the first two are 0 while the autoencoder is trained."""
         if self.global_step < self.objective.autoencoder_steps:
             return self.feature_losses(batch, self.global_step)
         if self.global_step == self.objective.autoencoder_steps:
@@ -208,7 +208,7 @@ class SCGC(SSLMethod):
         return self.graph_losses(batch)
 
     def feature_losses(self, batch: Data, step: int) -> dict[str, Float[Tensor, ""]]:
-        """The terms of an update of the autoencoder."""
+        """Loss terms of an update of the autoencoder."""
         nodes: Rows = (self.whole or batch.get("everyone", batch)).x
         x = self.encoder.normalize(nodes[self.autoencoder_rows(len(nodes), step)].to(batch.x.device))
         zero = x.new_zeros(())
@@ -218,7 +218,7 @@ class SCGC(SSLMethod):
         }  # both phases give metrics.csv the same columns
         if "everyone" in batch:
             self.logged_scalars["holdout"] = zero
-        return {"contrast": zero, "cluster": zero, "rebuild": F.mse_loss(self.decoder(self.encoder(x)), x)}
+        return {"contrast": zero, "cluster": zero, "reconstruct": F.mse_loss(self.decoder(self.encoder(x)), x)}
 
     def autoencoder_rows(self, nodes: int, step: int) -> Int[Tensor, " b"]:
         """Nodes of an update: every epoch a new order, the same whenever the run is resumed."""
@@ -251,7 +251,7 @@ class SCGC(SSLMethod):
             self._trainer.optimizers[0].state.clear()
 
     def graph_losses(self, batch: Data) -> dict[str, Float[Tensor, ""]]:
-        """The terms of the second phase."""
+        """Loss terms of an update on the graph."""
         pairs, weights = self.walks(batch)
         if "everyone" in batch:
             self.logged_scalars["holdout"] = self.holdout_contrast(batch.everyone)
@@ -267,7 +267,7 @@ class SCGC(SSLMethod):
             "contrast": self.objective.alpha * contrast(codes, pairs, weights, self.objective.tau, core=core),
             "cluster": self.objective.beta * F.kl_div(labels.log(), sharpened(labels), reduction="batchmean"),
         }
-        terms["rebuild"] = F.mse_loss(self.decoder(codes), x) if self.objective.reconstruct else codes.new_zeros(())
+        terms["reconstruct"] = F.mse_loss(self.decoder(codes), x) if self.objective.reconstruct else codes.new_zeros(())
         return terms
 
     def walks(self, graph: Data) -> tuple[Int[Tensor, "2 p"], Float[Tensor, " p"]]:
@@ -313,7 +313,7 @@ class SCGC(SSLMethod):
         if self.best is not None:
             advice = "these weights are exported"
         elif best == step:
-            advice = "it may fall further: raise train.max_steps, or set objective.patience=20, which goes on by itself"
+            advice = "it may fall further: raise train.max_steps, or set objective.patience=20, which extends the run"
         warnings.warn(f"{text}; {advice}", Note, stacklevel=2)
 
     def finish(self) -> None:

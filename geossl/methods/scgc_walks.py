@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def walk_step(edge_index: Int[Tensor, "2 e"], nodes: int) -> sp.csr_matrix:
-    """How likely one step from a node (row) leads to another: to any neighbour or nowhere, all alike."""
+    """How likely one step from a node (row) leads to another: to any neighbour or nowhere, with equal probability."""
     rows, columns = edge_index.cpu().numpy()
     links = sp.coo_matrix((np.ones(len(rows)), (rows, columns)), shape=(nodes, nodes)).tocsr()
     links.setdiag(0)

@@ -41,7 +41,7 @@ def contrastive_loss(
     Args:
         z: Unit vectors: outputs (exits, end, views) of every image.
         labels: Class per image; ``torch.arange(b)`` for the label-free form.
-        temperature: Of the softmax.
+        temperature: Temperature of the softmax.
         anchors: Outputs that are anchors; the others are positives and candidates only. None = all.
 
     Source: SelfCon, eq. 3; SupCon, eq. 2, for outputs that are views.
@@ -57,16 +57,16 @@ def contrastive_loss(
     log_share = logits.masked_fill(itself, -torch.inf).log_softmax(dim=1)
     count = positive.sum(dim=1)
     per_anchor = -log_share.masked_fill(~positive, 0.0).sum(dim=1) / count.clamp(min=1)
-    asked = count > 0 if anchors is None else (count > 0) & anchors.repeat(b)
-    mean = per_anchor[asked].sum() / asked.sum().clamp(min=1)
+    counted = count > 0 if anchors is None else (count > 0) & anchors.repeat(b)
+    mean = per_anchor[counted].sum() / counted.sum().clamp(min=1)
     return temperature / BASE_TEMPERATURE * mean
 
 
 class Projector(nn.Sequential):
-    """Two layers onto the unit sphere; thrown away after pretraining.
+    """Two layers onto the unit sphere; left out after pretraining.
 
     Args:
-        dim: Of the encoder.
+        dim: Width of the encoder.
         hidden: Width.
         out: Length of a vector.
         batchnorm: Whether vectors are standardised over the batch before they are put on the sphere.
@@ -82,14 +82,14 @@ class Projector(nn.Sequential):
 
 
 class SelfCon(SSLMethod):
-    """Self-contrastive learning, with the labels one has; images of all devices are contrasted with each other.
+    """Self-contrastive learning, with whatever labels there are; images of all devices are contrasted with each other.
 
     Args:
         encoder: With exits, or without for SupCon.
         optim: Optimiser and schedule.
         labels: ``origin`` (real or generated, all images), ``generator`` (which one, generated images only), both, or
             none.
-        temperature: Of the softmax.
+        temperature: Temperature of the softmax.
         alpha: None = all outputs are anchors alike. A number = SelfCon*: the ends are contrasted among themselves
             (SupCon), and added are the exits, times alpha, contrasted with everything.
         projection: Hidden and output width of the heads, one per exit and one for the end.
@@ -97,7 +97,7 @@ class SelfCon(SSLMethod):
             weights; from random weights the first steps make all vectors one, and it takes long to leave that point.
         chunk: Images whose activations are held at a time, the rest being computed again in the backward pass (what
             gradient caching does); batch normalisation then sees chunks. None = all.
-        seed: Of the run.
+        seed: Seed of the run.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class SelfCon(SSLMethod):
         return torch.cat([checkpoint(self.project, part, use_reentrant=False) for part in x.split(self.chunk)])
 
     def project(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n v d"]:
-        """The same, all at a time."""
+        """Unit vectors of the exits and the end, all images at once."""
         widths = [len(sensor.bands) for sensor in self.encoder.spec.sensors.values()]
         images = dict(zip(self.encoder.spec.sensors, x.split(widths, dim=1), strict=True))
         outputs = self.encoder.outputs(self.encoder.normalize(images))

@@ -96,7 +96,7 @@ def download(weights: ReleasedWeights, folder: Path | None = None) -> Path:
     if (found := sha256_of(part)) != weights.sha256:
         part.unlink()
         raise WeightsError(
-            f"{weights.url} has SHA-256 {found}, expected {weights.sha256}; it was thrown away, try again later"
+            f"{weights.url} has SHA-256 {found}, expected {weights.sha256}; it was deleted, try again later"
         )
     os.replace(part, target)
     return target
@@ -119,7 +119,7 @@ def fetch(url: str, part: Path) -> None:
             while block := response.read(CHUNK):
                 got += file.write(block)
     if 0 <= expected != got:
-        raise OSError(f"connection closed after {got} of {expected} bytes; run again to go on")
+        raise OSError(f"connection closed after {got} of {expected} bytes; run again to resume")
 
 
 def encoder_path(name_or_path: str | Path) -> Path:

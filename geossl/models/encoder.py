@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from geossl.errors import WeightsError
 from geossl.sensors import SensorSpec
 
-Images = Mapping[str, Float[Tensor, "b _ h w"]]  # sensor name -> pixels in physical units, NaN = not usable
+Images = Mapping[str, Float[Tensor, "b _ h w"]]  # sensor name -> pixels in physical units, NaN = invalid
 Kept = Mapping[str, Bool[Tensor, "b gh gw"]]  # sensor name -> True where the patch is fed to the encoder
 
 REACH = 7  # patches: 225 keys, as many as a training image of CROMA has tokens
@@ -79,7 +79,7 @@ class DenseSpec(EncoderSpec):
         patch_px: Side of a patch in pixels.
         gsd_m: Ground sampling distance of a pixel in metres.
         window_px: Side of the square the encoder sees in map inference.
-        margin_px: Pixels of a window's rim whose embeddings are thrown away.
+        margin_px: Halo of a window in pixels, whose embeddings are not kept.
         reach: Farthest patch a token attends to in map inference, in row and in column; maps are then made of large
             blocks without seams, and the window is that of ``--reach none``. None = whole windows.
     """

@@ -23,7 +23,7 @@ from geossl.models.encoder import DenseEncoder, DenseModel, Encoder, load_strict
 from geossl.outputs import replacing
 
 LARGEST = 4096  # a size no spec exceeds unless one of its tensors does
-ARCHITECTURES = {  # imported when asked for: some need an extra
+ARCHITECTURES = {  # imported when needed: some need an extra
     "croma": "geossl.models.encoders.croma:CROMAEncoder",
     "vit": "geossl.models.encoders.vit:ViT",
     "conv_vit": "geossl.models.encoders.conv_vit:ConvViT",
@@ -116,7 +116,7 @@ def read_encoder(path: str | Path) -> Encoder:
         values = torch.load(path, map_location="cpu", weights_only=True, mmap=start[:2] == b"PK")
     except pickle.UnpicklingError:
         raise WeightsError(
-            f"{path} holds pickled code or objects besides tensors, or is no weight file; it was not run. "
+            f"{path} holds pickled code or objects besides tensors, or is not a weight file; it was not run. "
             "Use a file from a source you trust, or .safetensors"
         ) from None
     except (RuntimeError, EOFError, ValueError, OSError, KeyError, AttributeError):

@@ -1,7 +1,7 @@
 """Frozen networks that a student imitates, and how their features come onto the student's patches.
 
 A teacher takes a training batch in physical units, picks and scales what it needs by itself, and answers on the
-student's grid. It is no ``nn.Module``: so no optimiser, checkpoint or exported file of the student can hold it.
+student's grid. It is not an ``nn.Module``, so no optimiser, checkpoint or exported file of the student can hold it.
 """
 
 from abc import ABC, abstractmethod
@@ -26,7 +26,7 @@ from geossl.models.encoders.vit import ViT
 from geossl.models.layers.transformer import QKV, to_heads
 from geossl.sensors import SensorSpec, batch_spec
 
-Batch = Mapping[str, Tensor]  # pixels by sensor in physical units, bands as in batch_spec; NaN = not usable
+Batch = Mapping[str, Tensor]  # pixels by sensor in physical units, bands as in batch_spec; NaN = invalid
 LAST = (-1,)  # of a network's layers
 NO_WEIGHTS = ("norm.", "fc_norm.", "head.", "fc.", "classifier.")  # a file may lack or have more of these
 
@@ -37,7 +37,7 @@ class Teacher(ABC):
     Args:
         model: The network.
         name: For messages and the student's provenance.
-        licence: Of its weights.
+        licence: Licence of its weights.
         dim: Length of a feature.
         patch_px: Side of its patch, or the stride of its last map; None if it takes one size of image only.
         layers: Blocks whose features are imitated, 0 = first; negative ones count from the last. Others than the last
@@ -87,7 +87,7 @@ class Teacher(ABC):
         """``features`` of each of ``layers``; of a block before the last as they leave it, without a norm.
 
         Raises:
-            WeightsError: If it is no vision transformer and other layers than the last are asked for.
+            WeightsError: If it is not a vision transformer and other layers than the last are wanted.
         """
         if self.layers == LAST:
             return [self.features(batch, grid)]
@@ -103,7 +103,7 @@ class Teacher(ABC):
         """Queries, keys and values (b heads n dh) of all patches in a block of the teacher.
 
         Raises:
-            WeightsError: If it is no vision transformer with plain global attention.
+            WeightsError: If it is not a vision transformer with plain global attention.
             GridError: If its grid cannot be the student's.
         """
         raise WeightsError(f"teacher {self.name} has no token relations; use a ViT (ours, or a plain one of timm)")
@@ -193,7 +193,7 @@ class TimmTeacher(Teacher):
     Args:
         model: Without a classifier, from ``timm_model``.
         name: For messages.
-        licence: Of its weights.
+        licence: Licence of its weights.
         sensor: Name of the sensor it sees.
         spec: Bands it was trained on, with mean and spread of their physical units; a band that the data does not
             have (B10 of Sentinel-2) is 0.
@@ -294,7 +294,7 @@ def timm_model(name: str, channels: int, weights: str | Path | Mapping[str, Tens
 
     Args:
         name: As timm spells it, e.g. ``vit_small_patch16_224``.
-        channels: Of its input.
+        channels: Channels of its input.
         weights: A ``.safetensors`` or ``.pth`` file, or tensors by name; None = random, as a control.
 
     Raises:
@@ -339,7 +339,7 @@ def read_tensors(path: Path) -> Mapping[str, Tensor]:
             return load_file(path)
         values = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # what a reader of a damaged file raises depends on its bytes
-        raise WeightsError(f"{path} is damaged, holds more than tensors or is no weight file") from None
+        raise WeightsError(f"{path} is damaged, holds more than tensors or is not a weight file") from None
     for key in ("state_dict", "model", "teacher"):
         if isinstance(values, dict) and isinstance(values.get(key), dict):
             values = values[key]

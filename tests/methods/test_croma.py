@@ -84,14 +84,14 @@ def test_losses_and_gradients_equal_the_published_toy_case(toy):
     assert ids1[0, :6].tolist() == [203, 188, 126, 77, 189, 81]
     losses = method.losses_of(s1, s2, ids1, ids2, torch.ones(4, 225, dtype=torch.bool))
     assert float(losses["contrast"]) == pytest.approx(1.3764768273, abs=1e-7)
-    assert float(losses["rebuild_s2"]) == pytest.approx(2.1992773166, abs=1e-7)
-    assert float(losses["rebuild_s1"]) == pytest.approx(2.1212065447, abs=1e-7)
+    assert float(losses["reconstruct_s2"]) == pytest.approx(2.1992773166, abs=1e-7)
+    assert float(losses["reconstruct_s1"]) == pytest.approx(2.1212065447, abs=1e-7)
     encoder = method.encoder
     assert norm_of_gradients(losses["contrast"], encoder.radar) == pytest.approx(0.3574628411, rel=1e-6)
     assert norm_of_gradients(losses["contrast"], encoder.optical) == pytest.approx(0.8377841288, rel=1e-6)
-    rebuild = losses["rebuild_s1"] + losses["rebuild_s2"]
-    assert norm_of_gradients(rebuild, encoder.radar_gap) == 0
-    assert norm_of_gradients(rebuild, encoder.radar) > 1
+    reconstruct = losses["reconstruct_s1"] + losses["reconstruct_s2"]
+    assert norm_of_gradients(reconstruct, encoder.radar_gap) == 0
+    assert norm_of_gradients(reconstruct, encoder.radar) > 1
 
 
 def test_the_published_bias_of_the_joint_encoder_gives_the_published_number(toy, monkeypatch):
@@ -102,12 +102,12 @@ def test_the_published_bias_of_the_joint_encoder_gives_the_published_number(toy,
         method.encoder.joint, "forward", lambda x, context, own, across: fuse(x, context, across, across)
     )
     losses = method.losses_of(s1, s2, ids1, ids2, torch.ones(4, 225, dtype=torch.bool))
-    assert float(losses["rebuild_s2"]) == pytest.approx(2.1993601036, abs=1e-7)
-    assert float(losses["rebuild_s1"]) == pytest.approx(2.1211167009, abs=1e-7)
-    rebuild, encoder = losses["rebuild_s1"] + losses["rebuild_s2"], method.encoder
+    assert float(losses["reconstruct_s2"]) == pytest.approx(2.1993601036, abs=1e-7)
+    assert float(losses["reconstruct_s1"]) == pytest.approx(2.1211167009, abs=1e-7)
+    reconstruct, encoder = losses["reconstruct_s1"] + losses["reconstruct_s2"], method.encoder
     expected = ((encoder.radar, 1.2824194472), (encoder.optical, 1.6869465946), (encoder.joint, 0.9995436007))
     for module, norm in expected:
-        assert norm_of_gradients(rebuild, module) == pytest.approx(norm, rel=1e-6)
+        assert norm_of_gradients(reconstruct, module) == pytest.approx(norm, rel=1e-6)
 
 
 def test_the_published_gather_without_gradient_gives_the_published_gradients(toy, monkeypatch):
@@ -145,8 +145,8 @@ def test_patches_with_unusable_pixels_are_not_asked_for(toy):
     masked = torch.ones_like(valid).scatter(1, ids2, False)
     patch = int(masked[0].nonzero()[0])
     valid[0, patch] = False
-    with_it = method.losses_of(s1, s2, ids1, ids2, torch.ones_like(valid))["rebuild_s2"]
-    without = method.losses_of(s1, s2, ids1, ids2, valid)["rebuild_s2"]
+    with_it = method.losses_of(s1, s2, ids1, ids2, torch.ones_like(valid))["reconstruct_s2"]
+    without = method.losses_of(s1, s2, ids1, ids2, valid)["reconstruct_s2"]
     total, count = float(with_it) * masked.sum(), masked.sum()
     dropped = total - float(without) * (count - 1)
     assert with_it != without
@@ -174,9 +174,9 @@ def test_separate_targets_standardise_each_sensor_and_joint_targets_do_not():
 
 
 def test_masked_error_counts_asked_patches_only():
-    rebuilt, target = torch.zeros(1, 2, 4), torch.tensor([[[2.0] * 4, [9.0] * 4]])
-    assert float(masked_mse(rebuilt, target, torch.tensor([[True, False]]))) == 4.0
-    assert float(masked_mse(rebuilt, target, torch.tensor([[False, False]]))) == 0.0
+    reconstructed, target = torch.zeros(1, 2, 4), torch.tensor([[[2.0] * 4, [9.0] * 4]])
+    assert float(masked_mse(reconstructed, target, torch.tensor([[True, False]]))) == 4.0
+    assert float(masked_mse(reconstructed, target, torch.tensor([[False, False]]))) == 0.0
 
 
 def small_method(seed=0, **objective):
@@ -213,18 +213,18 @@ def test_same_seed_same_loss_and_other_seed_other_masks():
     one, two = method.losses(batch), method.losses(batch)
     assert all(torch.equal(one[k], two[k]) for k in one)
     method.seed = 1
-    assert not torch.equal(method.losses(batch)["rebuild_s2"], one["rebuild_s2"])
+    assert not torch.equal(method.losses(batch)["reconstruct_s2"], one["reconstruct_s2"])
 
 
 @pytest.mark.parametrize(
     ("setting", "value", "term"),
     [
-        ("mask_ratio", 0.5, "rebuild_s2"),
+        ("mask_ratio", 0.5, "reconstruct_s2"),
         ("contrast_weight", 2.0, "contrast"),
-        ("reconstruct_weight", 3.0, "rebuild_s1"),
-        ("separate_targets", True, "rebuild_s1"),
+        ("reconstruct_weight", 3.0, "reconstruct_s1"),
+        ("separate_targets", True, "reconstruct_s1"),
         ("max_logit_scale", 1.0, "contrast"),
-        ("decoder_depth", 2, "rebuild_s2"),
+        ("decoder_depth", 2, "reconstruct_s2"),
     ],
 )
 def test_every_setting_changes_the_loss(setting, value, term):

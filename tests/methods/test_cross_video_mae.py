@@ -98,7 +98,7 @@ def test_random_masks_hide_the_asked_share_of_space_and_time():
 def test_a_tube_that_cannot_be_is_refused():
     usable = torch.ones(2, 2, 4, dtype=torch.bool)
     usable[0, 0, :2] = usable[0, 1, 2:] = False
-    with pytest.raises(RunError, match="no patch that is usable on all dates; use stratified"):
+    with pytest.raises(RunError, match="no patch that is valid on all dates; use stratified"):
         choose_visible("tube", usable, torch.ones(2, 2, dtype=torch.bool), 0.75, torch.rand(2, 2, 4))
 
 
@@ -134,11 +134,11 @@ def test_other_dates_of_a_clip_are_no_negatives():
 
 
 def test_error_counts_usable_numbers_of_asked_tokens():
-    rebuilt, pixels = torch.zeros(1, 3, 4), torch.tensor([[[2.0] * 4, [1.0, 1, 1, 50], [9.0] * 4]])
+    reconstructed, pixels = torch.zeros(1, 3, 4), torch.tensor([[[2.0] * 4, [1.0, 1, 1, 50], [9.0] * 4]])
     valid = torch.ones(1, 3, 4, dtype=torch.bool)
     valid[0, 1, 3] = False
-    assert float(masked_mse(rebuilt, pixels, torch.tensor([[True, True, False]]), valid)) == 2.5
-    assert float(masked_mse(rebuilt, pixels, torch.zeros(1, 3, dtype=torch.bool), valid)) == 0
+    assert float(masked_mse(reconstructed, pixels, torch.tensor([[True, True, False]]), valid)) == 2.5
+    assert float(masked_mse(reconstructed, pixels, torch.zeros(1, 3, dtype=torch.bool), valid)) == 0
 
 
 def test_patch_norm_targets_have_no_brightness_and_unit_unbiased_variance():
@@ -241,7 +241,7 @@ def test_predictions_do_not_see_masked_pixels():
     assert torch.equal(one, two)
 
 
-def test_every_token_is_visible_or_rebuilt_or_not_usable(monkeypatch):
+def test_every_token_is_visible_or_reconstructed_or_not_usable(monkeypatch):
     method, batch, asked = method_of(jitter=0.0, reconstruct_image=0.0), batch_of(), []
     draw, usable = drawn(method, batch)
 
@@ -252,10 +252,10 @@ def test_every_token_is_visible_or_rebuilt_or_not_usable(monkeypatch):
     monkeypatch.setattr("geossl.methods.cross_video_mae.masked_mse", keep)
     method.losses_of(batch["clip"], batch["days"], draw)
     assert len(asked) == 2
-    for ids, rebuilt in zip(draw.ids, asked, strict=True):
-        seen = torch.zeros_like(rebuilt).scatter(1, ids, True)
-        assert torch.equal(seen.int() + rebuilt.int() + (~usable.flatten(1)).int(), torch.ones_like(rebuilt).int())
-        assert rebuilt.any()
+    for ids, masked in zip(draw.ids, asked, strict=True):
+        seen = torch.zeros_like(masked).scatter(1, ids, True)
+        assert torch.equal(seen.int() + masked.int() + (~usable.flatten(1)).int(), torch.ones_like(masked).int())
+        assert masked.any()
 
 
 @pytest.mark.parametrize("gone", [TERMS[2:], TERMS[:1], ("reconstruct_image", "cross_video", "cross_frame"), TERMS[:4]])
@@ -341,7 +341,7 @@ def test_gradient_reaches_every_parameter():
     assert [n for n in silent if not n.endswith(".0.bias")] == []  # a bias before a batch norm changes nothing
 
 
-def test_sixty_steps_on_one_batch_rebuild_better_and_find_the_frames():
+def test_sixty_steps_on_one_batch_reconstruct_better_and_find_the_frames():
     method, batch = method_of(frame_from="clip"), batch_of(12)
     optimizer = torch.optim.Adam(method.parameters(), lr=3e-3)
     first = None

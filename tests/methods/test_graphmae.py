@@ -172,7 +172,7 @@ def test_training_lowers_the_loss_and_reaches_every_parameter(kind, norm):
     batch, optimizer = Data(x=x, edge_index=edge_index), torch.optim.Adam(method.parameters(), 1e-2)
     losses = []
     for step in range(60):
-        loss = method.losses(batch)["rebuild"]
+        loss = method.losses(batch)["reconstruct"]
         optimizer.zero_grad()
         loss.backward()
         if step == 0:
@@ -186,10 +186,10 @@ def test_training_lowers_the_loss_and_reaches_every_parameter(kind, norm):
 
 def test_same_seed_same_loss_with_dropout_and_all():
     batch, method = batch_of(), method_of().train()
-    one, two = (float(method.losses(batch)["rebuild"].detach()) for _ in range(2))
+    one, two = (float(method.losses(batch)["reconstruct"].detach()) for _ in range(2))
     assert one == two
     method.seed = 1
-    assert float(method.losses(batch)["rebuild"].detach()) != one
+    assert float(method.losses(batch)["reconstruct"].detach()) != one
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_same_seed_same_loss_with_dropout_and_all():
      ("decoder", "mlp")],
 )  # fmt: skip
 def test_every_setting_changes_the_loss(setting, value):
-    plain, changed = (method_of(**c).train().losses(batch_of())["rebuild"] for c in ({}, {setting: value}))
+    plain, changed = (method_of(**c).train().losses(batch_of())["reconstruct"] for c in ({}, {setting: value}))
     assert not torch.equal(plain, changed)
 
 

@@ -348,7 +348,7 @@ def test_unusable_patches_leave_before_the_first_block():
     data["rgb"][2, :, :16, :16] = torch.nan
     assert all(x.isfinite() for x in module.losses(data).values())
     assert float(module.logged_scalars["left_out"]) == 1
-    with pytest.raises(RunError, match="no image of a batch has 4 usable patches"):
+    with pytest.raises(RunError, match="no image of a batch has 4 valid patches"):
         module.losses({**data, "valid": torch.zeros_like(data["valid"])})
 
 

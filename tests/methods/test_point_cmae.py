@@ -173,7 +173,7 @@ def gradient_of_tokens(method, term):
 
 
 @pytest.mark.parametrize("masks", [1, 2])
-@pytest.mark.parametrize("term", ["rebuild", "contrast"])
+@pytest.mark.parametrize("term", ["reconstruct", "contrast"])
 def test_hidden_patches_do_not_leak(masks, term):
     if masks == 1 and term == "contrast":
         return
@@ -186,7 +186,7 @@ def test_hidden_patches_do_not_leak(masks, term):
 def test_one_mask_is_point_mae():
     method = small_method(masks=1)
     losses = method.losses(small_batch())
-    assert set(losses) == {"rebuild"}
+    assert set(losses) == {"reconstruct"}
     assert len(method.decoders) == 1
     both = small_method(contrast="none")
     both.decoders[0].load_state_dict(method.decoders[0].state_dict())
@@ -194,16 +194,16 @@ def test_one_mask_is_point_mae():
     groups = method.encoder.group(small_batch()["points"])
     tokens = randn(6, 10, 24)
     visible = both.draw(6, torch.Generator().manual_seed(0))
-    first = float(method.losses_of(tokens, groups, visible[:1])["rebuild"])
-    second = both.losses_of(tokens, groups, visible)["rebuild"]
+    first = float(method.losses_of(tokens, groups, visible[:1])["reconstruct"])
+    second = both.losses_of(tokens, groups, visible)["reconstruct"]
     both.decoders = both.decoders[1:]
     assert float(second) == pytest.approx(
-        first + float(both.losses_of(tokens, groups, visible[1:])["rebuild"]), rel=1e-5
+        first + float(both.losses_of(tokens, groups, visible[1:])["reconstruct"]), rel=1e-5
     )
 
 
 def test_both_decoders_and_the_shared_encoder_learn_from_both_terms():
-    for term in ("rebuild", "contrast"):
+    for term in ("reconstruct", "contrast"):
         method = small_method()
         method.losses(small_batch())[term].backward()
         silent = {n for n, p in method.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0}
@@ -215,13 +215,13 @@ def test_the_papers_size_has_the_published_number_of_parameters_per_decoder():
     assert sum(p.numel() for p in Decoder(384, 4, 6, 32).parameters()) == 7_181_408
 
 
-def test_steps_on_one_batch_rebuild_it_much_better():
+def test_steps_on_one_batch_reconstruct_it_much_better():
     method, batch = small_method(), small_batch()
     method.train()
     optimizer = torch.optim.Adam(method.parameters(), lr=3e-3)
     first = None
     for _ in range(40):
-        loss = method.losses(batch)["rebuild"]
+        loss = method.losses(batch)["reconstruct"]
         first = first or float(loss)
         optimizer.zero_grad()
         loss.backward()
@@ -232,14 +232,14 @@ def test_steps_on_one_batch_rebuild_it_much_better():
 @pytest.mark.parametrize(
     ("setting", "value", "term"),
     [
-        ("mask_ratio", 0.3, "rebuild"),
-        ("decoder_depth", 2, "rebuild"),
+        ("mask_ratio", 0.3, "reconstruct"),
+        ("decoder_depth", 2, "reconstruct"),
         ("contrast", "all_pairs", "contrast"),
         ("contrast_weight", 2.0, "contrast"),
-        ("reconstruct_weight", 3.0, "rebuild"),
-        ("chamfer_norm", "l1", "rebuild"),
-        ("drop_path", 0.9, "rebuild"),
-        ("masks", 1, "rebuild"),
+        ("reconstruct_weight", 3.0, "reconstruct"),
+        ("chamfer_norm", "l1", "reconstruct"),
+        ("drop_path", 0.9, "reconstruct"),
+        ("masks", 1, "reconstruct"),
     ],
 )
 def test_every_setting_changes_the_loss(setting, value, term):

@@ -158,7 +158,7 @@ def test_the_star_does_without_decoder_once_the_graph_is_in():
     star, plain = method_of(reconstruct=False), method_of(reconstruct=True, accumulate=False)
     one, two = star.graph_losses(batch), plain.graph_losses(batch_of())
     torch.testing.assert_close(one["contrast"], two["contrast"])  # equal for one step along edges
-    assert float(one["rebuild"].detach()) == 0 < float(two["rebuild"].detach())
+    assert float(one["reconstruct"].detach()) == 0 < float(two["reconstruct"].detach())
     sum(one.values()).backward()
     assert all(p.grad is None for p in star.decoder.parameters())
     sum(two.values()).backward()
@@ -334,7 +334,7 @@ def test_sampling_all_nodes_equals_the_whole_graph():
     )
     part = data.batch(list(range(40)))
     for step in range(3):
-        one, two = (m.feature_losses(b, step)["rebuild"] for m, b in ((whole, graph), (sampled, part)))
+        one, two = (m.feature_losses(b, step)["reconstruct"] for m, b in ((whole, graph), (sampled, part)))
         torch.testing.assert_close(one, two)
     whole.start_clusters(graph)
     sampled.start_clusters(part)
@@ -379,7 +379,7 @@ def test_an_empty_cluster_is_told_at_the_end(monkeypatch):
 @pytest.mark.parametrize(
     ("setting", "value", "term"),
     [("order", 3, "contrast"), ("tau", 2.0, "contrast"), ("alpha", 2.0, "contrast"), ("beta", 1.0, "cluster"),
-     ("reconstruct", True, "rebuild")],
+     ("reconstruct", True, "reconstruct")],
 )  # fmt: skip
 def test_every_setting_changes_a_term(setting, value, term):
     plain, changed = (method_of(**c).graph_losses(batch_of())[term] for c in ({}, {setting: value}))

@@ -225,7 +225,7 @@ def test_weights_come_from_local_files_and_must_fit(tmp_path):
         read_tensors(tmp_path / "none.pth")
     for content in (b"no weights", b"", b"junk"):
         (tmp_path / "c.pth").write_bytes(content)
-        with pytest.raises(WeightsError, match="is damaged, holds more than tensors or is no weight file"):
+        with pytest.raises(WeightsError, match="is damaged, holds more than tensors or is not a weight file"):
             read_tensors(tmp_path / "c.pth")
     torch.save({"x": test_weights_come_from_local_files_and_must_fit}, tmp_path / "d.pth")
     with pytest.raises(WeightsError, match="holds more than tensors"):

@@ -42,7 +42,7 @@ def rows(folder):
 
 def losses(folder):
     """Losses by step; compared to 1e-4, as processes may add up floats in another order."""
-    names = ("contrast", "rebuild_s1", "rebuild_s2")
+    names = ("contrast", "reconstruct_s1", "reconstruct_s2")
     return {int(r["step"]): pytest.approx([float(r[n]) for n in names], rel=1e-4) for r in rows(folder)}
 
 

@@ -52,7 +52,7 @@ def conv_vit_spec(
         window_px: What the encoder sees in map inference.
         strides: Of the three stages; a patch is their product. The paper's are 4, 2, 2.
         reach: Patches per side of the images it is trained on; those of the window by default.
-        margin_px: Rim of a window that is thrown away.
+        margin_px: Halo of a window, whose embeddings are not kept.
         gsd_m: Metres per pixel.
         position: ``sincos`` or ``alibi``.
         name: Short name.

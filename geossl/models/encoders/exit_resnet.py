@@ -48,15 +48,15 @@ def exit_resnet_spec(
 
     Args:
         depth: 10, 18, 34 (two 3 x 3 convolutions per block), 50, 101 or 152 (bottlenecks).
-        sensors: Input; red, green and blue of pictures scaled as ImageNet's by default.
+        sensors: Input; red, green and blue of images scaled as ImageNet's by default.
         width: Channels of the first stage; 64 is the papers'.
         stem: ``strided`` (7 x 7 stride 2, pooling stride 2), ``full`` (both with stride 1, so that traces of a
-            generator survive) or ``small`` (3 x 3, no pooling; for pictures of about 32 px).
+            generator survive) or ``small`` (3 x 3, no pooling; for images of about 32 px).
         exits: After which stages (1 to 3) an exit leaves.
         exit_kind: ``fc`` (mean, linear), ``small`` (own stages of half the blocks) or ``same`` (own stages).
-        gsd_m: Ground sampling distance of a pixel in metres; of no meaning for pictures.
+        gsd_m: Ground sampling distance of a pixel in metres; without meaning for RGB images.
         window_px: Side of the square the encoder sees in map inference.
-        margin_px: Rim of it that is thrown away.
+        margin_px: Halo of the window, whose embeddings are not kept.
         name: Of the encoder.
         source: Where its weights come from.
         licence: Of the weights.
@@ -264,7 +264,7 @@ class ExitResNet(DenseEncoder):
                 takes = ", ".join(f"{key} ({len(s.bands)} bands)" for key, s in self.spec.sensors.items())
                 raise BandError(f"{self.spec.name} takes {takes}; got {name} ({x.shape[1]} bands)")
             if whole and (x.shape[-2] % n or x.shape[-1] % n):
-                raise BandError(f"{x.shape[-2]} x {x.shape[-1]} px are no whole {n}-px patches; crop or pad them")
+                raise BandError(f"{x.shape[-2]} x {x.shape[-1]} px are not whole {n}-px patches; crop or pad them")
 
     def fed(self, images: Images, kept: Kept | None) -> tuple[Float[Tensor, "b c h w"], Bool[Tensor, "b gh gw"] | None]:
         """Normalised pixels, 0 in patches that are not fed, and where any sensor is fed; None = everywhere."""

@@ -121,7 +121,7 @@ class GNNEncoder(GraphEncoder):
     def encode(
         self, parts: Sequence[Float[Tensor, "_ c"]], order: Int[Tensor, " n"] | None, edges: Sequence[Edges]
     ) -> Float[Tensor, "n d"]:
-        """The same for rows in parts, as of ``GraphAttention``, and edges of each layer."""
+        """Vectors of nodes whose rows come in parts, as of ``GraphAttention``, and edges of each layer."""
         for layer, of_layer in zip(self.layers, edges, strict=True):
             parts, order = [layer(parts, order, of_layer)], None
         return parts[0]

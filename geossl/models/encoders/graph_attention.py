@@ -105,7 +105,7 @@ class GraphAttention(nn.Module):
         return torch.cat(mixed, dim=1) + self.bias
 
     def widened(self, codes: Float[Tensor, "n d"], edges: Edges, rows: Int[Tensor, " m"]) -> Float[Tensor, "m c"]:
-        """The same for some nodes and one head, vectors being mixed before they are widened: for decoders."""
+        """One vector for some nodes, with one head, vectors being mixed before they are widened: for decoders."""
         codes = F.dropout(codes, self.in_drop, self.training)
         source, target = (codes @ (a[0].mean(0) @ self.weight) for a in (self.att_source, self.att_target))
         share = self.shares(source[:, None], target[:, None], edges)

@@ -230,7 +230,7 @@ class PatchAutoencoder(DenseEncoder):
         self.autoencoder = ScoreAutoencoder(AutoencoderConfig(**spec.arguments))
 
     def vectors(self, images: Images, kept: Kept | None = None) -> Float[Tensor, "b n c"]:
-        """Patches in physical units; NaN where a sensor is not fed. Single unusable pixels take the training mean."""
+        """Patches in physical units; NaN where a sensor is not fed. Single invalid pixels take the training mean."""
         first, parts = next(iter(images.values())), []
         for name, sensor in self.spec.sensors.items():
             nothing = first.new_full((len(first), len(sensor.bands), *first.shape[-2:]), torch.nan)

@@ -21,7 +21,7 @@ from geossl.models.layers.time_encoding import TimeEncoding
 from geossl.models.layers.transformer import Block
 from geossl.sensors import SensorSpec
 
-USABLE_SHARE = 0.5  # of a tubelet's pixels, from which it is fed
+VALID_SHARE = 0.5  # of a tubelet's pixels, from which it is fed
 
 
 def tubelets(x: Float[Tensor, "b t c h w"], tubelet: int, patch: int) -> Float[Tensor, "b s n p"]:
@@ -74,7 +74,7 @@ def series_spec(
         time: ``doy``, ``index`` or ``none``.
         window_px: What the encoder sees in map inference.
         reach: Patches per side of the clips it is trained on; those of the window by default.
-        margin_px: Rim of a window that is thrown away.
+        margin_px: Halo of a window, whose embeddings are not kept.
         gsd_m: Metres per pixel.
         name: Short name.
         source: Where weights come from.
@@ -146,7 +146,7 @@ class SeriesViT(Encoder):
         return self.standardized(pixels)
 
     def standardized(self, pixels: Float[Tensor, "b t c h w"]) -> Float[Tensor, "b t c h w"]:
-        """The same without a look at sizes."""
+        """Standardised pixels, of whatever size."""
         return self.scale(pixels.flatten(0, 1)).unflatten(0, (-1, pixels.shape[1]))
 
     def slots(self, days: Float[Tensor, "b t"]) -> Float[Tensor, "b s"]:
@@ -180,10 +180,10 @@ class SeriesViT(Encoder):
         return self.norm(tokens)
 
     def tokens(self, pixels: Float[Tensor, "b t c h w"], days: Float[Tensor, "b t"]) -> Float[Tensor, "b gh gw d"]:
-        """One vector per patch: the mean over its usable dates; NaN where there is none.
+        """One vector per patch: the mean over its valid dates; NaN where there is none.
 
         Args:
-            pixels: Physical units, bands in the spec's order, NaN = not usable; a tubelet less than half usable is
+            pixels: Physical units, bands in the spec's order, NaN = invalid; a tubelet less than half valid is
                 not fed and influences nothing.
             days: Since 1 January 2015; unused where time is not ``doy``.
         """
@@ -192,20 +192,20 @@ class SeriesViT(Encoder):
         return mean_of(found, fed, dim=1).unflatten(1, (pixels.shape[-2] // patch, pixels.shape[-1] // patch))
 
     def pooled(self, pixels: Float[Tensor, "b t c h w"], days: Float[Tensor, "b t"]) -> Float[Tensor, "b d"]:
-        """One vector per series: the mean of its tokens; NaN where nothing is usable."""
+        """One vector per series: the mean of its tokens; NaN where nothing is valid."""
         found, fed = self.encode(pixels, days)
         return mean_of(found.flatten(1, 2), fed.flatten(1), dim=1)
 
     def encode(
         self, pixels: Float[Tensor, "b t c h w"], days: Float[Tensor, "b t"]
     ) -> tuple[Float[Tensor, "b s n d"], Bool[Tensor, "b s n"]]:
-        """Tokens, and which were fed; whole series in one batch, partly usable ones each alone with their own tokens.
+        """Tokens, and which were fed; whole series in one batch, partly valid ones each alone with their own tokens.
 
         So a series' result depends neither on the rest of the batch nor on dates without data.
         """
         x, slots = self.normalize(pixels), self.slots(days)
         shares = valid_shares(pixels, self.tubelet, self.spec.patch_px)
-        fed = (shares >= USABLE_SHARE).flatten(1)
+        fed = (shares >= VALID_SHARE).flatten(1)
         tokens = x.new_zeros(*fed.shape, self.spec.dim)
         whole = fed.all(dim=1)
         rows = [whole.nonzero()[:, 0]] + [row[None] for row in (fed.any(dim=1) & ~whole).nonzero()[:, 0]]

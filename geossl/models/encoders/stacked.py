@@ -53,14 +53,14 @@ def pick(batch: Mapping[str, Tensor], sensors: Mapping[str, SensorSpec]) -> dict
         sensors: What the network takes.
 
     Raises:
-        BandError: If images of any bands have fewer than are asked for.
+        BandError: If images of any bands have fewer than are needed.
     """
     found = {}
     for name, sensor in sensors.items():
         if name in batch:
             where, count = channels(name, sensor.bands), batch[name].shape[1]
             if max(where) >= count:
-                raise BandError(f"band {max(where) + 1} of {name} is asked for; the images have {count} bands")
+                raise BandError(f"band {max(where) + 1} of {name} is needed; the images have {count} bands")
             found[name] = batch[name] if where == list(range(count)) else batch[name][:, where]
     return found
 

@@ -54,7 +54,7 @@ def vit_spec(
         patch_px: Side of a patch.
         window_px: What the encoder sees in map inference.
         reach: Patches per side of the images it is trained on; those of the window by default.
-        margin_px: Rim of a window that is thrown away.
+        margin_px: Halo of a window, whose embeddings are not kept.
         gsd_m: Metres per pixel.
         position: ``sincos`` or ``alibi``.
         class_token: Whether a learned token goes along; only with ``sincos``, as it lies nowhere.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 class Decoder(nn.Module):
-    """Tokens and the pixels they came from to logits per pixel; ``arguments`` rebuild it."""
+    """Tokens and the pixels they came from to logits per pixel; ``arguments`` suffice to make it again."""
 
     kind: ClassVar[str]
     halo: ClassVar[int]  # patches around a pixel's own that decide its class

@@ -1,4 +1,4 @@
-"""An encoder with a calibrated classifier of whole pictures: real or generated, or which generator."""
+"""An encoder with a calibrated classifier of whole images: real or generated, or which generator."""
 
 from collections.abc import Sequence
 
@@ -14,11 +14,11 @@ def detector_spec(encoder: DenseSpec, classes: Sequence[str], side_px: int, hidd
     """Spec of a detector.
 
     Args:
-        encoder: Of images.
+        encoder: Spec of an encoder of images.
         classes: Names; two give one logit, that of the second.
-        side_px: Side of the pictures it is calibrated on.
+        side_px: Side of the images it is calibrated on.
         hidden: Width of the classifier.
-        dropout: While it is fitted.
+        dropout: Dropout while it is fitted.
     """
     return EncoderSpec(
         name=f"{encoder.name}_detector",
@@ -37,7 +37,7 @@ def detector_spec(encoder: DenseSpec, classes: Sequence[str], side_px: int, hidd
 
 
 class ImageClassifier(Encoder):
-    """Probability per class of a picture.
+    """Probability per class of an image.
 
     The classifier is batch normalisation, a hidden layer, dropout and logits, as ImagiNet's; its logits are scaled and
     shifted to become probabilities (Platt).

@@ -33,12 +33,12 @@ def segmenter_spec(
     """Spec of a segmenter; what it gives per patch is class and confidence of each of the patch's cells.
 
     Args:
-        encoder: Of the encoder.
+        encoder: Spec of the encoder.
         top: Heads or a decoder.
         sensors: Those it was fitted with; it takes no others.
         classes: Names.
         colours: One ``#rrggbb`` per class.
-        sha256: Of the encoder's file.
+        sha256: Hash of the encoder's file.
     """
     tops: Mapping[str, Head | Decoder] = {"any": top} if isinstance(top, Decoder) else top
     arguments = {
@@ -99,7 +99,7 @@ class Segmenter(DenseModel):
     def probabilities(
         self, images: Images, kept: Kept | None = None, reach: int | None = None, wanted: Tensor | None = None
     ) -> Float[Tensor, "b k ch cw"]:
-        """Per class and cell, which is a patch with heads and a pixel with a decoder; NaN where nothing can be told.
+        """Per class and cell, which is a patch with heads and a pixel with a decoder; NaN where nothing is known.
 
         That is where a patch has no token, or one made from sensors without a head, or is not wanted. With a ``reach``,
         tokens are those of local attention.

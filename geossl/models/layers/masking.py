@@ -32,10 +32,10 @@ def filled(
 
 
 def patch_shares(valid: Bool[Tensor, "b h w"], patch: int) -> Float[Tensor, "b n"]:
-    """Share of usable pixels of every patch, row-major."""
+    """Share of valid pixels of every patch, row-major."""
     return F.avg_pool2d(valid[:, None].float(), patch).flatten(1)
 
 
 def enlarge(kept: Bool[Tensor, "b gh gw"], factor: int) -> Bool[Tensor, "b h w"]:
-    """The same mask on a grid ``factor`` times as fine: all cells of a patch share its fate."""
+    """The same mask on a grid ``factor`` times as fine: all cells of a patch are fed or none is."""
     return kept.repeat_interleave(factor, 1).repeat_interleave(factor, 2)

@@ -162,7 +162,7 @@ def test_teachers_that_cannot_take_the_bands_are_refused_before_anything_is_writ
     mae = pretrain("mae", folder, *DECODER, f"out={tmp_path}/mae")
     for i in range(2):
         write(tmp_path / "four" / f"{i}.tif", smooth(i, bands=4))
-    with pytest.raises(BandError, match="band 5 of bands is asked for; the images have 4 bands"):
+    with pytest.raises(BandError, match="band 5 of bands is needed; the images have 4 bands"):
         pretrain("mr_mae", tmp_path / "four", *DECODER, f"teacher={{name: {mae}}}", f"out={tmp_path}/x")
     never = f"teacher={{name: {tmp_path}/no.safetensors, recipe: croma}}"
     with pytest.raises(

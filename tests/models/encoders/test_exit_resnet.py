@@ -128,7 +128,7 @@ def test_a_map_moves_with_its_pixels():
 def test_pictures_need_not_be_whole_patches_but_maps_do():
     encoder = small()
     assert encoder.pooled({"rgb": torch.rand(1, 3, 37, 29)}).shape == (1, 32)
-    with pytest.raises(BandError, match="37 x 29 px are no whole 8-px patches"):
+    with pytest.raises(BandError, match="37 x 29 px are not whole 8-px patches"):
         encoder.tokens({"rgb": torch.rand(1, 3, 37, 29)})
 
 

@@ -38,7 +38,7 @@ def anomaly(
     """Say of every patch how unlike the training data it is.
 
     Bands of the raster: ``score_norm`` (length of the learned gradient of the log density), ``energy`` (minus the log
-    density, against the most central training vector) and ``p_value``: the share of held-out training vectors with a
+    density, against the most central training vector) and ``p_value``: the share of holdout vectors with a
     longer score, which is the one to threshold. A patch may be rare and yet lie on the learned surface; ``score_norm``
     does not see that, ``energy`` a little.
 
@@ -94,7 +94,7 @@ def novelty_maps(
     progress: Progress | None,
     settings: dict[str, Any],
 ) -> list[Path]:
-    """The three layers per patch, made by the map engine; killed, the same call goes on."""
+    """The three layers per patch, made by the map engine; killed, the same call resumes."""
     if missing := set(found.spec.sensors) - set(source.sensors):
         raise InputError(f"the auto-encoder learned from {', '.join(found.spec.sensors)}; give {missing.pop()}, too")
     is_new = not work.exists()

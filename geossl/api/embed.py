@@ -179,7 +179,7 @@ def cube(geobox_like: Any, source: Catalog | Rasters | Source | None = None, **f
 
 
 def picture_path(out: Path) -> Path:
-    """Where the picture of a map goes: the same name, ``.png``."""
+    """Where the quicklook of a map goes: the same name, ``.png``."""
     return out.with_suffix(".png")
 
 

@@ -49,8 +49,8 @@ class Task:
     Args:
         labels: What is known of the ground.
         source: Gives pixels.
-        file: Of the encoder.
-        split: Of the labelled ground.
+        file: The encoder's.
+        split: Parts of the labelled ground.
         work: Folder for unfinished work.
         seed: Of heads and training.
         reach: Of attention in maps.
@@ -174,7 +174,7 @@ def summary(model: Path) -> str:
 
 
 def fit_heads(kind: str, task: Task, progress: Progress | None) -> Found:
-    """A head per set of sensors, each fitted and judged on the same blocks."""
+    """A head per set of sensors, each fitted and evaluated on the same blocks."""
     heads: dict[str, Head] = {}
     scores, chosen = {}, {}
     for names in task.subsets:
@@ -254,7 +254,7 @@ def train(kind: str, task: Task, config: DecoderConfig) -> Found:
 
 
 def begin(task: Task, settings: dict[str, Any]) -> None:
-    """Refuse to go on with another training's work."""
+    """Refuse to resume another training's work."""
     path = task.work / "settings.json"
     metadata = {**settings, "seed": task.seed, "labels": task.labels.describe(), "source": task.source.describe()}
     now = json.loads(json.dumps({**metadata, "encoder": task.file.sha256}))

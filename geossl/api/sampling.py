@@ -29,7 +29,7 @@ def draw_samples(
     burn_in: int = 500,
     seed: int = 0,
 ) -> Chains:
-    """Sample by Metropolis-Hastings from what a regularized auto-encoder learned; a picture of real and drawn vectors.
+    """Sample by Metropolis-Hastings from what a regularized auto-encoder learned; a figure of real and drawn vectors.
 
     Where chains do not agree (split R-hat above 1.1, as where the data fall apart into separate kinds), a note says so:
     each chain then shows its own kind well, but how many chains show a kind says nothing of how common it is.
@@ -41,7 +41,7 @@ def draw_samples(
         kept: Draws kept per chain.
         thin: Steps from one to the next.
         burn_in: Steps before the first.
-        seed: Of the chains and their starts.
+        seed: Seeds the chains and their starts.
 
     Returns:
         The chains, in physical units, with acceptance, split R-hat and effective sample size.

@@ -78,7 +78,7 @@ def segment(
         map: Embedding map (.zarr) to classify, in place of pixels.
         encoder: For ``classes``.
         out: ``.tif``: COG of class numbers with colour table, names and nodata 255. Beside it ``..._confidence.tif``
-            in percent, ``..._area.csv`` in hectares, and a picture of both (``.png``).
+            in percent, ``..._area.csv`` in hectares, and a figure of both (``.png``).
         progress: Called after every part (shards); see ``geossl.progress``.
         settings: ``polygons`` (also write outlines, ``.gpkg`` or ``.parquet``), ``seed`` (of k-means), ``overwrite``
             (replace ``out``, and what it was made from if that was begun with other settings), and those of
@@ -196,7 +196,7 @@ def sensor_layer(path: Path) -> xr.DataArray:
         found = xr.open_zarr(store, chunks=None)
         return found["sensors"].assign_attrs(names=found.attrs.get("geossl:sensors", PAIR))
     except (KeyError, FileNotFoundError, zarr.errors.GroupNotFoundError):
-        raise InputError(f"--map {path} is no embedding map written by geossl embed (no layer 'sensors')") from None
+        raise InputError(f"--map {path} is not an embedding map written by geossl embed (no layer 'sensors')") from None
 
 
 def known_sensors(source: Source, model: Segmenter) -> Source:

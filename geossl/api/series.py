@@ -120,7 +120,7 @@ def dates_between(series: ImageSeries, start: str | None, end: str | None) -> li
         try:
             limits.append(None if day is None else date.fromisoformat(day).strftime("%Y%m%d"))
         except ValueError:
-            raise InputError(f"--{name} {day!r} is no day such as 2020-01-31") from None
+            raise InputError(f"--{name} {day!r} is not a day such as 2020-01-31") from None
     days = [file.date for file in series.files]
     found = [i for i, d in enumerate(days) if (limits[0] or d) <= d <= (limits[1] or d)]
     if not found:

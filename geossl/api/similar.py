@@ -69,7 +69,7 @@ def view(
 
     Args:
         map: As in ``geossl.similar``.
-        layers: Rasters to show on top: classes, similarity or pictures (``.tif``).
+        layers: Rasters to show on top: classes, similarity or RGB (``.tif``).
         port: Of 127.0.0.1; 0 takes a free one.
         browser: Open the page.
         report: Gets the address once the page is ready.

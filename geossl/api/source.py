@@ -25,7 +25,7 @@ ANSWER = "source=geossl.Rasters(s1=..., s2=...) for files, or source=geossl.Cata
 
 @dataclass(frozen=True)
 class Catalog:
-    """Scenes of a STAC catalogue, composed to one picture of the ground; checked when it is made.
+    """Scenes of a STAC catalogue, composed to one image; checked when it is made.
 
     Args:
         date: Period of the scenes: ``2024-06/2024-08``, a year, month or day.

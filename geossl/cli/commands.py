@@ -58,7 +58,7 @@ def pretrain(recipe_name: str, overrides: tuple[str, ...], show: bool, explain: 
     """Pretrain an encoder as RECIPE says (a file, or a name such as croma).
 
     KEY=VALUE changes a recipe value: train.max_steps=10 data.source=/my/scenes out=runs/mine. A stopped or killed run
-    goes on with resume=true.
+    resumes with resume=true.
     """
     from geossl import recipe  # lazy: pydantic, which --help does without
 
@@ -111,8 +111,8 @@ def fetch(**options: Any) -> None:
 def embed(dry_run: bool, **options: Any) -> None:
     """Embed a region and write a georeferenced raster, one vector per 80 m patch.
 
-    Killed or interrupted, the same command goes on where it stopped. Memory depends on --shard-cells and --batch-size,
-    never on the region; --dry-run tells it.
+    Killed or interrupted, the same command resumes where it stopped. Memory depends on --shard-cells and --batch-size,
+    never on the region; --dry-run says how much.
     """
     options = with_source(options)
     from geossl.api import embed as maps  # lazy: `geossl --help` must not import torch
@@ -200,7 +200,7 @@ def segment(**options: Any) -> None:
 def anomaly(**options: Any) -> None:
     """Say where a region is unlike what an auto-encoder learned.
 
-    Threshold p_value: the share of held-out training vectors that lie further off.
+    Threshold p_value: the share of holdout vectors that lie further off.
     """
     options = with_source(options, idle="map")
     from geossl.api import anomaly as places  # lazy: see embed
@@ -232,7 +232,7 @@ def similar(map_path: str, to: str, top: int, out: str) -> None:
 
 @main.command()
 @click.argument("map_path", metavar="MAP")
-@click.option("--layer", "layers", multiple=True, help="Raster to show on top (.tif): classes, similarity, picture.")
+@click.option("--layer", "layers", multiple=True, help="Raster to show on top (.tif): classes, similarity, RGB.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
 @click.option("--no-browser", is_flag=True, help="Only print the address.")
 def view(map_path: str, layers: tuple[str, ...], port: int, no_browser: bool) -> None:
@@ -268,12 +268,12 @@ def export(map: str, out: str, **options: Any) -> None:
 @asks_files
 @click.option("--out", default="report.html", show_default=True, help="Report; its numbers go beside it (.json).")
 def evaluate(**options: Any) -> None:
-    """Judge ENCODER by what classifiers make of it on the labels of DATASET.
+    """Evaluate ENCODER with probes and fine-tuning on the labels of DATASET.
 
-    DATASET is a name (geossl list), a folder with a folder per class (pictures or GeoTIFFs), an .npz file, sample, or
+    DATASET is a name (geossl list), a folder with a folder per class (images or GeoTIFFs), an .npz file, sample, or
     labels (polygons, rasters) over --s1 and --s2. Heads are fitted on a training part, settings chosen on a validation
     part, scores are of a test part; parts are blocks of ground where places are known. Or it holds real/ and generated
-    pictures: then scores are of telling them apart, clean and after compression and resizing.
+    images: then scores are of telling them apart, clean and after compression and resizing.
     """
     options = with_files(early(options))
     from geossl.api.evaluate import run as evaluating  # lazy: see embed

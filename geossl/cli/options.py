@@ -165,7 +165,7 @@ def asks_protocols(verb: Callable[..., None]) -> Callable[..., None]:
             show_default=True,
             help="Also mlp, kmeans, finetune, segmentation (class per pixel), all; svm; 5-way-10-shot.",
         ),
-        click.option("--sensors", **several, help="s1, s2 or s1,s2; repeated, each is judged.  [default: all]"),
+        click.option("--sensors", **several, help="s1, s2 or s1,s2; repeated, each is evaluated.  [default: all]"),
         click.option("--root", help="Folder of a data set known by name."),
         click.option("--download", is_flag=True, help="Fetch a data set known by name if it is not there."),
         click.option("--split", default="auto", show_default=True, help="Or official, blocked, random."),
@@ -187,7 +187,7 @@ def numbers(_context: click.Context, option: click.Parameter, text: str) -> list
     try:
         return [float(part) for part in text.split(",") if part.strip()]
     except ValueError:
-        raise InputError(f"{option.opts[0]} {text!r} is no list of numbers such as 0.1,0.5") from None
+        raise InputError(f"{option.opts[0]} {text!r} is not a list of numbers such as 0.1,0.5") from None
 
 
 asks_region = click.option(

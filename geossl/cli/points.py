@@ -44,7 +44,7 @@ def points() -> None:
 @points.command()
 @click.argument("scans")
 @click.option("--encoder", required=True, help="Weight file of geossl pretrain point_cmae.")
-@click.option("--out", default="embedding.tif", show_default=True, help="COG, float32; a picture goes beside it.")
+@click.option("--out", default="embedding.tif", show_default=True, help="COG, float32; a quicklook goes beside it.")
 @click.option("--cell", "cell_m", type=float, help="Side of a cell in metres.  [default: half the encoder's block]")
 @click.option("--crs", type=int, help="EPSG code, for files that do not say.")
 @asks_blocks
@@ -119,5 +119,5 @@ def named_codes(texts: tuple[str, ...]) -> dict[str, list[int]] | None:
                 raise ValueError
             found[name] = [int(code) for code in codes.split(",")]
         except ValueError:
-            raise InputError(f"--class {text!r} is no NAME=CODES such as roof=6 or roof=6,64") from None
+            raise InputError(f"--class {text!r} is not NAME=CODES such as roof=6 or roof=6,64") from None
     return found or None

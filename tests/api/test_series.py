@@ -142,9 +142,11 @@ def test_days_narrow_the_series(stack, tmp_path):
         assert days[1] in file.tags()["GEOSSL_DATES"]
     with pytest.raises(InputError, match="no date from 2031-01-01 to the last; the series has"):
         geossl.series.embed(stack, encoder(), out=tmp_path / "x.tif", start="2031-01-01")
-    with pytest.raises(InputError, match="--end '2030-01' is no day such as"):  # its first day would leave out the rest
+    with pytest.raises(
+        InputError, match="--end '2030-01' is not a day such as"
+    ):  # its first day would leave out the rest
         geossl.series.embed(stack, encoder(), out=tmp_path / "x.tif", end="2030-01")
-    with pytest.raises(InputError, match="--end 'soon' is no day such as"):
+    with pytest.raises(InputError, match="--end 'soon' is not a day such as"):
         geossl.series.embed(stack, encoder(), out=tmp_path / "x.tif", end="soon")
 
 

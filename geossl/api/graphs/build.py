@@ -57,7 +57,7 @@ def graph_from_geodataframe(
     if isinstance(features, (str, Path)) and Path(features).suffix in RASTERS:
         features = open_map(features)
     if isinstance(features, Path):
-        raise InputError(f"features={str(features)!r} is no raster; expected .zarr, .tif or names of columns")
+        raise InputError(f"features={str(features)!r} is not a raster; expected .zarr, .tif or names of columns")
     if isinstance(frame, str | Path):
         frame = read_places(Path(frame))
     return geometry.graph_of(frame, features, edges, labels, smooth)

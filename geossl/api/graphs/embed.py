@@ -87,7 +87,7 @@ def cluster_graph(
 
     Args:
         graph: As in ``embed_graph``.
-        encoder: As there.
+        encoder: Name, file or loaded encoder of graphs.
         classes: Number of clusters for k-means; None: the encoder's own, which SCGC's has.
         seed: Of k-means.
         block_nodes: As in ``embed_graph``.
@@ -144,7 +144,7 @@ def as_graph_encoder(encoder: str | Path | Encoder) -> GraphEncoder:
     model = encoder if isinstance(encoder, Encoder) else load_encoder(encoder)
     if not isinstance(model, GraphEncoder):
         raise InputError(
-            f"{model.spec.name!r} ({model.spec.architecture}) is no encoder of graphs; pretrain graphmae or scgc"
+            f"{model.spec.name!r} ({model.spec.architecture}) is not an encoder of graphs; pretrain graphmae or scgc"
         )
     return model
 
@@ -178,7 +178,7 @@ def class_raster(out: str | Path, nodes: gpd.GeoDataFrame, gsd_m: float = 10) ->
     """
     out = check_output(out, (".tif",), option="--raster", makes_folder=True)
     if not 0 < gsd_m < np.inf:
-        raise InputError(f"gsd_m={gsd_m} is no side of a cell; expected metres above 0")
+        raise InputError(f"gsd_m={gsd_m} is not the side of a cell; expected metres above 0")
     if not isinstance(nodes, gpd.GeoDataFrame) or nodes.crs.is_geographic:
         raise InputError("a class raster needs places of one UTM zone; these have none, or lie in several")
     if not (nodes.geometry.area > 0).any():

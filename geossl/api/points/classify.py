@@ -62,7 +62,7 @@ def finetune_points(
         classes: Name -> LAS classes that count as it, the first of which is written by ``classify_points``. By default
             every class that 0.1 % of the points have, except 0, 1, 7 and 18.
         min_points: Blocks with fewer are left out.
-        seed: Of the split, the head and the order.
+        seed: Seeds the split, the head and the order of blocks.
         overwrite: Replace an earlier model and its scores.
         progress: Called after every part (steps); see ``geossl.progress``.
         training: Fields of ``PointHeadConfig``: ``train_encoder``, ``max_steps``, ``lr``, ``batch_size``.
@@ -157,7 +157,7 @@ def classify_points(
 
 
 def summary(model: Path) -> str:
-    """Scores of a model on its held-out squares, for printing."""
+    """Scores of a model on its test squares, for printing."""
     metadata = json.loads(model.with_suffix(".json").read_text())
     test, counts = metadata["test"], np.array(metadata["confusion"])
     lines = [f"held-out points {metadata['points']['test']}  accuracy {test['accuracy']:.3f}  mIoU {test['miou']:.3f}"]

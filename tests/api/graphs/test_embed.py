@@ -146,7 +146,7 @@ def test_outside_of_parcels_there_is_no_class(tmp_path):
         assert file.read(1).tolist() == [[1, 255, 0]]
         assert file.nodata == 255
     for side in (0.0, -5.0, float("nan")):
-        with pytest.raises(InputError, match=f"gsd_m={side} is no side of a cell"):
+        with pytest.raises(InputError, match=f"gsd_m={side} is not the side of a cell"):
             geossl.graphs.class_raster(tmp_path / "d.tif", nodes, gsd_m=side)
 
 

@@ -4,6 +4,7 @@ import os
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
@@ -18,7 +19,7 @@ MEMORY_SHARE = 0.5  # of the free memory that the arrays of a file may take
 MOST_ARRAYS = 1000
 MOST_CLASSES = 65536
 DAMAGED = (ValueError, SyntaxError, OSError, EOFError, KeyError, RuntimeError, NotImplementedError, MemoryError)
-READ_ERRORS = (*DAMAGED, BadZipFile, zlib.error)
+READ_ERRORS = (*DAMAGED, BadZipFile, zlib.error, TokenError)
 
 
 def read_npz(path: Path) -> dict[str, ndarray]:
@@ -62,7 +63,7 @@ def check_there(path: Path) -> None:
     if not os.path.isfile(path):
         if os.path.exists(path):
             raise InputError(f"{path} is not a file; name an .npz or .npy file")
-        raise MissingFileError(f"file {str(path)!r} does not exist")
+        raise MissingFileError(f"file {str(path)[:200]!r} does not exist")
 
 
 def npz_bytes(path: Path) -> list[tuple[str, int, int]]:

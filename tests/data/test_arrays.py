@@ -48,7 +48,14 @@ def test_what_unpacks_to_more_than_half_of_the_memory_is_refused(tmp_path, monke
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"PK\x03\x04 cut", b"\x93NUMPY\x01\x00", header((3,), "|O") + bytes(24), header((-3,))],
+    [
+        b"",
+        b"PK\x03\x04 cut",
+        b"\x93NUMPY\x01\x00",
+        header((3,), "|O") + bytes(24),
+        header((-3,)),
+        b"\x93NUMPY\x01\x00\x28\x23" + b"(" * 9000,
+    ],
 )
 def test_damaged_files_and_objects_are_one_line(tmp_path, content):
     (tmp_path / "a.npy").write_bytes(content)

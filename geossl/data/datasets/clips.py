@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from geossl.data.arrays import class_numbers, number, official_part
 from geossl.data.datasets.base import RGB_IMAGES, Bands, ClassificationDataset, two_classes
+from geossl.data.datasets.units import PixelUnit, decide_unit, spread_rows
 from geossl.data.listing import files_in, folders_in
 from geossl.data.sentinel.band_names import normal_name
 from geossl.data.series.video import VIDEOS, VideoFile, find_videos, read_frames
@@ -26,11 +27,11 @@ class SeriesItems(Dataset[dict[str, Tensor]]):
     Args:
         x: All series; integers are reflectance x 10000, and 0 in all bands is nodata.
         days: Day of every frame, since 1 January 2015.
-        offset: Added to integers.
+        unit: How numbers become reflectance.
     """
 
-    def __init__(self, x: ndarray, days: Float[ndarray, "n t"], offset: float) -> None:
-        self.x, self.days, self.offset = x, days, offset
+    def __init__(self, x: ndarray, days: Float[ndarray, "n t"], unit: PixelUnit) -> None:
+        self.x, self.days, self.unit = x, days, unit
 
     def __len__(self) -> int:
         """Number of series."""
@@ -38,10 +39,8 @@ class SeriesItems(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, i: int) -> dict[str, Tensor]:
         """Pixels and days of one series."""
-        pixels = self.x[i].astype(np.float32)
-        if np.issubdtype(self.x.dtype, np.integer):
-            empty = (pixels == 0).all(axis=1, keepdims=True)
-            pixels = np.where(empty, np.nan, np.maximum(pixels + np.float32(self.offset), 0) / np.float32(10000))
+        numbers = np.moveaxis(self.x[i].astype(np.float32), 1, 0)  # bands first
+        pixels = np.ascontiguousarray(np.moveaxis(self.unit.physical(numbers), 0, 1))
         return {"s2": torch.from_numpy(pixels), "days": torch.from_numpy(self.days[i])}
 
 
@@ -105,7 +104,9 @@ def series_set(path: Path, arrays: Mapping[str, ndarray]) -> ClassificationDatas
         )
     if y.ndim != 1 or not len(y) or y.min() < 0 or y.max() >= len(classes):
         raise InputError(f"{path}: y does not fit the {len(classes)} class_names; expected 0 to {len(classes) - 1}")
-    items = SeriesItems(x, days.astype(np.float32), number(path, arrays, "offset"))
+    looks = (np.moveaxis(x[i], 1, 0) for i in spread_rows(len(x)))
+    unit = decide_unit(str(path), "s2", names, looks, x.dtype.name, number(path, arrays, "offset"))
+    items = SeriesItems(x, days.astype(np.float32), unit)
     level = str(arrays["level"]) if "level" in arrays else "not stated"
     part = official_part(path, arrays, len(y))
     return ClassificationDataset(path.stem, items, y, classes, {"s2": Bands(names, "reflectance", level)}, part=part)

@@ -1,5 +1,6 @@
 """Find a labelled data set by its name, folder or file."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -38,9 +39,10 @@ def read_set(source: str | Path, s2_offset: int | None = None) -> Classification
         InputError: If it cannot be used; says what was expected.
     """
     path = Path(source)
-    if path.is_dir() and not is_split(path) and holds_videos(path):
+    is_folder = os.path.isdir(path)
+    if is_folder and not is_split(path) and holds_videos(path):
         return video_set(path)
-    if path.is_dir():
+    if is_folder:
         files = [file for folder in folders_in(path) for file in files_in(folder, TIFF)]
         return raster_set(path, files, s2_offset) if files and not is_rgb(files[0]) else image_set(path)
     if path.suffix == ".npz":
@@ -110,11 +112,11 @@ def find(
         return labelled_scenes(SAMPLE / "labels", own, name)
     if name in DATASETS:
         return named_set(name, Path(root or Path("data") / name), download)
-    if not Path(name).exists() and not Path(name).suffix and len(Path(name).parts) == 1:
+    if not os.path.exists(name) and not Path(name).suffix and len(Path(name).parts) == 1:
         raise UnknownNameError("data set", name, NAMES)
     if root is not None or download:
         raise InputError(f"--root and --download are for data sets known by name, not for {name!r}")
-    if Path(name).is_file() and Path(name).suffix != ".npz":
+    if os.path.isfile(name) and Path(name).suffix != ".npz":
         raise InputError(f"{name} holds labels without images; name the scenes they lie over, such as with --s2")
     return read_set(name, scenes.s2_offset)
 

@@ -1,6 +1,7 @@
 """Labelled images in a folder per class: RGB images, or GeoTIFFs of any bands."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +16,19 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset
 
 from geossl.data.datasets.base import RGB_IMAGES, Bands, ClassificationDataset, Places, centre, level_of, two_classes
+from geossl.data.datasets.units import decide_unit, spread_rows
 from geossl.data.images.folders import ImageFolder
 from geossl.data.images.geotiffs import BandImages, read_window
 from geossl.data.mapped import Mapped
 from geossl.data.sentinel.band_names import normal_name
+from geossl.data.sentinel.bands import with_scale
 from geossl.data.sentinel.offset import s2_offset
 from geossl.data.sentinel.raster_file import RasterFile
 from geossl.data.splits import SPLIT_NAMES
 from geossl.errors import BandError, InputError, RunError
 from geossl.models.encoder import Items
 from geossl.sensors import S1_BANDS
+from geossl.units import DN
 
 
 def image_set(root: Path) -> ClassificationDataset:
@@ -94,12 +98,36 @@ def raster_set(root: Path, paths: Sequence[Path], stated: int | None) -> Classif
                 )
         files.append(own)
         boxes.append(box)
+    for name, bands in sensors.items():
+        if bands:
+            files = in_one_unit(root, name, tuple(bands), files)
     known = {
         name: Bands(tuple(first[n - 1] for n in file.bands), "dB" if name == "s1" else "reflectance", file.level)
         for name, file in files[0].items()
     }
     classes, labels = by_folder(root, paths)
     return ClassificationDataset(root.name, Mapped(files, physical), labels, classes, known, places=places_of(boxes))
+
+
+def in_one_unit(
+    root: Path, sensor: str, bands: tuple[str, ...], files: list[dict[str, RasterFile]]
+) -> list[dict[str, RasterFile]]:
+    """Files read by the one scale that the numbers of a sample show; those that cannot be the sensor's become NaN."""
+    looks, kind = [], "float32"
+    for i in spread_rows(len(files)):
+        with rasterio.open(files[i][sensor].path) as source:
+            file = with_scale(files[i][sensor], source)
+            looks.append(file.read(source, Window(0, 0, source.width, source.height), source.shape))
+            kind = "float32" if file.gain else source.dtypes[file.bands[0] - 1]
+    unit = decide_unit(str(root), sensor, bands, looks, kind)
+    found = []
+    for own in files:
+        with rasterio.open(own[sensor].path) as source:
+            file = with_scale(own[sensor], source)
+        if unit.scale == 1:  # the offset counts in numbers x 10000; a bias of the file has taken it off already
+            file = replace(file, scale=1.0, offset=0.0 if any(file.bias) or not file.gain else file.offset / DN)
+        found.append({**own, sensor: replace(file, names=bands)})
+    return found
 
 
 def unnamed_set(root: Path, paths: Sequence[Path]) -> ClassificationDataset:

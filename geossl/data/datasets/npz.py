@@ -14,6 +14,7 @@ from geossl.data.arrays import class_numbers, number, official_part, read_npz
 from geossl.data.datasets.base import Bands, ClassificationDataset, Places, level_of, of_degrees
 from geossl.data.datasets.clips import series_set
 from geossl.data.datasets.graphs import graph_set
+from geossl.data.datasets.units import PixelUnit, decide_unit, spread_rows
 from geossl.data.sentinel.band_names import normal_name
 from geossl.errors import InputError
 from geossl.sensors import S1_BANDS
@@ -25,11 +26,11 @@ class ArrayItems(Dataset[dict[str, Tensor]]):
     Args:
         x: All images.
         orders: Band numbers by sensor.
-        offset: Added to integers of Sentinel-2 before the division by 10000; floats are physical units already.
+        units: How numbers become physical units, by sensor.
     """
 
-    def __init__(self, x: ndarray, orders: Mapping[str, list[int]], offset: float) -> None:
-        self.x, self.orders, self.offset = x, orders, offset
+    def __init__(self, x: ndarray, orders: Mapping[str, list[int]], units: Mapping[str, PixelUnit]) -> None:
+        self.x, self.orders, self.units = x, orders, units
 
     def __len__(self) -> int:
         """Number of images."""
@@ -37,10 +38,9 @@ class ArrayItems(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, i: int) -> dict[str, Tensor]:
         """Pixels of one image by sensor."""
-        out = {name: self.x[i][order].astype(np.float32) for name, order in self.orders.items()}
-        if "s2" in out and np.issubdtype(self.x.dtype, np.integer):
-            out["s2"] = np.maximum(out["s2"] + np.float32(self.offset), 0) / np.float32(10000)
-        return {name: torch.from_numpy(np.ascontiguousarray(pixels)) for name, pixels in out.items()}
+        numbers = {name: self.x[i][order].astype(np.float32) for name, order in self.orders.items()}
+        pixels = {name: self.units[name].physical(values) for name, values in numbers.items()}
+        return {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in pixels.items()}
 
 
 def npz_set(path: Path) -> ClassificationDataset:
@@ -74,7 +74,12 @@ def npz_set(path: Path) -> ClassificationDataset:
         s: Bands(tuple(names[i] for i in o), "dB" if s == "s1" else "reflectance", level if s == "s2" else "not stated")
         for s, o in orders.items()
     }
-    items = ArrayItems(x, orders, number(path, arrays, "offset"))
+    offset, rows = number(path, arrays, "offset"), spread_rows(len(x))
+    units = {
+        s: decide_unit(str(path), s, sensors[s].names, (x[i][o] for i in rows), x.dtype.name, offset)
+        for s, o in orders.items()
+    }
+    items = ArrayItems(x, orders, units)
     part, places = official_part(path, arrays, len(y)), stated_places(path, arrays, x.shape)
     return ClassificationDataset(path.stem, items, y, classes, sensors, part=part, places=places)
 

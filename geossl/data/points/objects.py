@@ -1,5 +1,6 @@
 """Whole objects as point sets: a file per object, a folder per class, or one ``.npz``."""
 
+import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,8 +51,8 @@ def read_objects(source: str | Path) -> Objects:
     path = Path(source)
     if path.suffix == ".npz":
         return npz_objects(path)
-    if not path.is_dir():
-        raise MissingFileError(f"{str(source)!r} is neither a folder of point sets nor an .npz file")
+    if not os.path.isdir(path):
+        raise MissingFileError(f"{str(source)[:200]!r} is neither a folder of point sets nor an .npz file")
     if (path / "shapenet_pc").is_dir() and (path / "ShapeNet-55").is_dir():
         return shapenet(path)
     files = files_in(path, SUFFIXES, deep=True)

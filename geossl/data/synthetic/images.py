@@ -1,5 +1,6 @@
 """Real and synthetic images with generator and content, from folders or ImagiNet's lists."""
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -120,7 +121,7 @@ def real_and_synthetic(root: str | Path) -> dict[str, RealAndSynthetic]:
 def is_real_and_synthetic(root: str | Path) -> bool:
     """Whether a folder holds real and synthetic images: a folder ``real``, here or in a split, or ImagiNet's lists."""
     root = Path(root)
-    if not root.is_dir():
+    if not os.path.isdir(root):  # a name too long for the system is not a folder either
         return False
     folders = [root, *(p for p in root.iterdir() if p.name.lower() in SPLIT_NAMES and p.is_dir())]
     return any(p.name.lower() == "real" and p.is_dir() for f in folders for p in f.iterdir()) or bool(

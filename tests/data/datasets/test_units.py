@@ -1,0 +1,85 @@
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+
+from geossl.data.datasets.find import read_set
+from geossl.data.datasets.units import decide_unit
+from geossl.errors import BandError
+
+BANDS = ("B02", "B03", "B04", "B08")
+
+
+def pixels(n=6, seed=0):
+    """Land: dark visible bands, bright infrared, DN."""
+    rng = np.random.default_rng(seed)
+    return rng.integers(400, 900, (n, 4, 8, 8)) + np.array([0, 100, 200, 2500])[:, None, None]
+
+
+def npz(path, x, **more):
+    y = np.arange(len(x)) % 2
+    np.savez(path, x=x, y=y, bands=np.array(BANDS), class_names=np.array(["a", "b"]), **more)
+    return path
+
+
+def test_integers_floats_and_floats_of_integers_are_one_reflectance(tmp_path):
+    x = pixels()
+    wanted = (x / 10000).astype(np.float32)
+    for values in (x.astype(np.uint16), (x / 10000).astype(np.float32), x.astype(np.float32)):
+        item = read_set(npz(tmp_path / "a.npz", values)).items[1]["s2"]
+        np.testing.assert_allclose(item.numpy(), wanted[1], rtol=1e-5)
+    shifted = read_set(npz(tmp_path / "a.npz", (x + 1000).astype(np.uint16), offset=-1000)).items[1]["s2"]
+    np.testing.assert_allclose(shifted.numpy(), wanted[1], rtol=1e-5)
+
+
+def test_fill_that_nothing_declares_becomes_nan(tmp_path):
+    x = pixels().astype(np.uint16)
+    x[:, :, 0, 0], x[:, :, 0, 1] = 0, 65535
+    item = read_set(npz(tmp_path / "a.npz", x)).items[0]["s2"].numpy()
+    assert np.isnan(item[:, 0, :2]).all()
+    assert np.isfinite(item[:, 1:]).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: (x / 100).astype(np.float32), "as per cent does"),
+        (lambda x: (x // 40).astype(np.uint8), "8-bit numbers"),
+        (lambda x: (x // 10).astype(np.uint16), "too dark for land"),
+        (lambda x: np.minimum(x * 14, 65535).astype(np.uint16), "if 65535 is reflectance 1"),
+    ],
+)
+def test_numbers_that_are_not_reflectance_are_refused(tmp_path, change, message):
+    with pytest.raises(BandError, match=message):
+        read_set(npz(tmp_path / "a.npz", change(pixels())))
+
+
+def test_radar_that_is_not_in_decibel_is_refused():
+    power = np.random.default_rng(0).uniform(0.01, 0.3, (2, 8, 8))
+    with pytest.raises(BandError, match="not backscatter in dB"):
+        decide_unit("set", "s1", ("VV", "VH"), [power], "float32")
+    unit = decide_unit("set", "s1", ("VV", "VH"), [10 * np.log10(np.stack([power[0], power[0] / 5]))], "float32")
+    assert np.isnan(unit.physical(np.array([[-12.0, -12.0], [-19.0, -9999.0]], np.float32))[:, 1]).all()
+
+
+def test_an_offset_that_nobody_knows_is_refused(tmp_path):
+    with pytest.raises(BandError, match="offset 7 is not a known one; expected 0 or -1000"):
+        read_set(npz(tmp_path / "a.npz", pixels().astype(np.uint16), offset=7))
+
+
+@pytest.mark.parametrize("kind", ["uint16", "float32", "scaled"])
+def test_a_folder_of_geotiffs_is_read_by_what_its_files_say(tmp_path, kind):
+    x = pixels()
+    for i, image in enumerate(x):
+        path = tmp_path / "set" / "ab"[i % 2] / f"{i}.tif"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        values = (image / 10000).astype(np.float32) if kind == "float32" else image.astype(np.uint16)
+        profile = {"driver": "GTiff", "height": 8, "width": 8, "count": 4, "dtype": values.dtype, "crs": "EPSG:32633"}
+        with rasterio.open(path, "w", transform=Affine(10, 0, 500000, 0, -10, 5400000), **profile) as file:
+            file.write(values)
+            file.descriptions = BANDS
+            file.update_tags(BOA_ADD_OFFSET="0")
+            if kind == "scaled":
+                file.scales = [1e-4] * 4
+    data = read_set(tmp_path / "set")
+    np.testing.assert_allclose(data.items[0]["s2"].numpy(), x[0] / 10000, rtol=1e-5)

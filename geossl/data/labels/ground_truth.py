@@ -32,6 +32,7 @@ from geossl.errors import InputError, MissingFileError, Note
 from geossl.grid import Aoi, from_frame
 from geossl.vector_files import read_features, split_layer
 
+MOST_PIXELS = 2**32  # of a label raster, all of which are read to know the classes
 MOST = 254  # classes; 255 is nodata in a class raster
 
 
@@ -239,6 +240,8 @@ def opened(path: Path) -> rasterio.DatasetReader:
         problem = "has no CRS; set it: gdal_edit.py -a_srs EPSG:..."
     elif (file.scales[0], file.offsets[0]) != (1.0, 0.0):
         problem = f"has the scale {file.scales[0]:g} and offset {file.offsets[0]:g}, so it holds amounts, not classes"
+    elif file.width * file.height > MOST_PIXELS:
+        problem = f"is {file.width} x {file.height} px, too many to look through; cut out the region: gdal_translate"
     elif file.count != 1 and not (file.count == 2 and file.colorinterp[1] == ColorInterp.alpha):
         problem = f"has {file.count} bands; expected one, of class numbers"
     elif not np.issubdtype(file.dtypes[0], np.integer):

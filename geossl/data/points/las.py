@@ -137,7 +137,7 @@ def survey(path: Path) -> LasFile:
         raise InputError(f"{path} holds no points")
     if (reach := float((high - low)[:2].max())) > MOST_M:
         raise InputError(
-            f"{path} reaches over {reach / 1000:.0f} km; a scan of at most {MOST_M / 1000:.0f} km was expected: remove "
+            f"{path} reaches over {reach / 1000:.4g} km; a scan of at most {MOST_M / 1000:.0f} km was expected: remove "
             "points that lie far off (pdal filters.crop), or split it"
         )
     bounds = (float(low[0]), float(low[1]), float(high[0]), float(high[1]))

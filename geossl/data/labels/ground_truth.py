@@ -1,10 +1,7 @@
 """Classes on the ground: polygons with an attribute, or label rasters, brought onto any grid."""
 
 import hashlib
-import json
 import os
-import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,9 +23,10 @@ from rasterio.windows import Window
 from torch import Tensor
 
 from geossl.data.labels.colours import class_colours
+from geossl.data.labels.tags import class_names
 from geossl.data.listing import RASTERS, TIFF, files_in
 from geossl.data.resampling import expand, outline, reaches, sides, source_coordinates
-from geossl.errors import InputError, MissingFileError, Note
+from geossl.errors import InputError, MissingFileError
 from geossl.grid import Aoi, from_frame
 from geossl.vector_files import read_features, split_layer
 
@@ -341,20 +339,3 @@ def read_classes(file: rasterio.DatasetReader, window: Window) -> Int[ndarray, "
 def empty_value(file: rasterio.DatasetReader) -> int:
     """The value that means: not labelled."""
     return 0 if file.nodata is None else int(file.nodata)
-
-
-def class_names(paths: Sequence[Path]) -> dict[int, str]:
-    """Names of the classes, from the files' tag ``CLASSES`` or ``CLASS_NAMES`` (JSON, number to name or a list)."""
-    names: dict[int, str] = {}
-    for path in paths:
-        with rasterio.open(path) as file:
-            tags = file.tags()
-        text = tags.get("CLASSES") or tags.get("CLASS_NAMES") or "{}"
-        try:
-            found = json.loads(text)
-            pairs = enumerate(found) if isinstance(found, list) else found.items()
-            names |= {int(number): str(name) for number, name in pairs}
-        except (ValueError, AttributeError, RecursionError):  # a tag of another program
-            text = f"--labels {path}: tag CLASSES or CLASS_NAMES ({text[:40]!r}) is not JSON of class names; left out"
-            warnings.warn(text, Note, stacklevel=2)
-    return names

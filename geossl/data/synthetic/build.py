@@ -13,7 +13,8 @@ from jaxtyping import Float
 from numpy import ndarray
 from PIL import Image, ImageDraw
 
-from geossl.data.labels.ground_truth import class_names, label_values
+from geossl.data.labels.ground_truth import label_values
+from geossl.data.labels.tags import class_names
 from geossl.data.sentinel.aligned import SAMPLE, AlignedScenes, aligned_scenes
 from geossl.data.sentinel.chips import read
 from geossl.data.sentinel.samplers import Chip, GridChips, Rois, split_scenes

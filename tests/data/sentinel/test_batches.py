@@ -5,7 +5,8 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 
 from geossl.data.batches import ChipDataset, StepBatches, resized, turned
-from geossl.data.labels.ground_truth import class_names, label_values, majority
+from geossl.data.labels.ground_truth import label_values, majority
+from geossl.data.labels.tags import class_names
 from geossl.data.sentinel import aligned as sentinel
 from geossl.data.sentinel.aligned import SAMPLE
 from geossl.data.sentinel.batches import SentinelChips

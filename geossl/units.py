@@ -31,7 +31,7 @@ FIX_S2 = "expected reflectance 0 to 1 or reflectance x 10000"
 def unusable_decibel(values: Float[ndarray, "c ..."]) -> Bool[ndarray, "..."]:
     """Pixels whose numbers, in dB, are not backscatter in some band; NaN is one."""
     with np.errstate(invalid="ignore"):
-        return ~((values > LEAST_DB) & (values < MOST_DB)).all(axis=0)
+        return np.logical_not(((values > LEAST_DB) & (values < MOST_DB)).all(axis=0))
 
 
 def unusable_reflectance(
@@ -52,7 +52,9 @@ def unusable_reflectance(
     shift = offset * scale / DN
     with np.errstate(invalid="ignore"):
         low, high = LEAST_REFLECTANCE * scale - shift, MOST_REFLECTANCE * scale - shift
-        bad = ~((values >= min(low, LEAST_REFLECTANCE * scale)) & (values <= high)).all(axis=0)
+        bad: Bool[ndarray, ...] = np.logical_not(
+            ((values >= min(low, LEAST_REFLECTANCE * scale)) & (values <= high)).all(axis=0)
+        )
         if len(values) > 1:
             same = (values == values[0]).all(axis=0)
             bad |= same & ((values[0] <= 0) | ((scale > 1) & (values[0] == MAX_INT16)))

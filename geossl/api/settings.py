@@ -13,14 +13,19 @@ from geossl.inference.engine.run import DTYPES, MapConfig
 MAP = tuple(field.name for field in fields(MapConfig))
 
 
+def is_flag(value: Any) -> bool:
+    """Whether it is True or False, which Python counts among whole numbers."""
+    return isinstance(value, bool)
+
+
 def is_count(value: Any) -> bool:
     """Whether it is a whole number of 1 or more."""
-    return isinstance(value, Integral) and type(value) is not bool and int(value) >= 1
+    return not is_flag(value) and isinstance(value, Integral) and int(value) >= 1
 
 
 def is_number(value: Any) -> bool:
     """Whether it is a finite number."""
-    return isinstance(value, Real) and type(value) is not bool and math.isfinite(value)
+    return not is_flag(value) and isinstance(value, Real) and math.isfinite(value)
 
 
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {  # what a value must be, and how to say so

@@ -159,7 +159,7 @@ def so2sat(root: Path, download: bool) -> ClassificationDataset:
     Radar is the Lee-filtered intensity (bands 5 and 6: VH, VV), here in dB.
     """
     try:
-        import h5py  # type: ignore[import-untyped]  # lazy: extra
+        import h5py  # lazy: extra
     except ImportError:
         raise needs("datasets") from None
     sets = [So2Sat(str(root), "2", part, checksum=False) for part in ("train", "validation", "test")]

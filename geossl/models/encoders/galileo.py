@@ -12,6 +12,7 @@ are not inputs (they would be masked tokens, which influence nothing).
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -116,6 +117,7 @@ class GalileoEncoder(DenseEncoder):
 
     month_table: Tensor
     date_table: Tensor
+    kernel: Tensor
 
     def __init__(self, spec: DenseSpec) -> None:
         super().__init__()
@@ -196,7 +198,8 @@ class GalileoEncoder(DenseEncoder):
         """Patch embedding of a band group."""
         sensor, bands = GROUPS[group]
         x = torch.stack([scaled[sensor][band] for band in bands], dim=2)
-        layer, side = self.embed[group], self.spec.patch_px
+        side = self.spec.patch_px
+        layer: Any = self.embed[group]
         weight = (
             layer.weight if side == BASE_PX else (layer.weight.flatten(2) @ self.kernel.T).unflatten(2, (side, side))
         )

@@ -119,7 +119,7 @@ def test_an_embedding_map_is_classified_without_pixels(scene, encoder, model, cl
     found = geossl.segment(scene / "aoi.geojson", map=tmp_path / "m.zarr", model=model, out=tmp_path / "c.tif")
     assert np.array_equal(pixels(found), pixels(classes))
     whole = geossl.segment(map=tmp_path / "m.zarr", classes=4, out=tmp_path / "k.tif")
-    assert np.unique(pixels(whole)).tolist() == [0, 1, 2, 3]
+    assert set(np.unique(pixels(whole))) - {255} == {0, 1, 2, 3}
 
 
 @pytest.mark.parametrize("sensor", ["s1", "s2"])

@@ -25,7 +25,7 @@ LOOKS = 3  # layers' reaches around wanted cells that are encoded on average
 SHARDS_READ = 2  # one is encoded while the next is read
 STORED_COPIES = 3  # embeddings, their stored form, the codec's buffer
 LAYER_COPIES = 14  # of a window's tokens alive at once: qkv, attention, feed-forward
-PIXEL_COPIES = 3  # of a block's pixels alive at once: filled, scaled, in patches
+PIXEL_COPIES = 7  # of a block's pixels alive at once: read, filled, scaled, clipped, in patches
 STREAM_COPIES = 12  # of a block's tokens: three streams, keys and values of two, what comes out
 STORED = {"int8": 1, "float16": 2, "float32": 4}
 

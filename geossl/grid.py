@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
@@ -10,13 +11,14 @@ import shapely
 from affine import Affine
 from jaxtyping import Bool
 from odc.geo.geobox import GeoBox
-from pyproj import CRS, Transformer
-from pyproj.exceptions import CRSError
+from pyproj import CRS, Proj, Transformer
+from pyproj.exceptions import CRSError, ProjError
 from shapely.validation import explain_validity
 
 from geossl.errors import GridError
 from geossl.vector_files import read_features
 
+METRE_SLACK = 0.03  # share by which a map's metre may differ from one on the ground; 0.003 in UTM
 ZONE_SLACK_DEGREES = 1.5  # how far a region may reach beyond its UTM zone
 
 
@@ -126,11 +128,47 @@ def by_zone(aoi: Aoi) -> dict[int, Aoi]:
     return found
 
 
-def check_crs(epsg: int) -> None:
-    """Refuse a CRS that maps cannot lie in.
+def ground_metres(crs: Any, longitude: float, latitude: float) -> tuple[float, float]:
+    """Metres on the ground that one map unit of a projected CRS is, to the east and to the north; NaN off its reach."""
+    known = CRS.from_user_input(crs)
+    unit = known.axis_info[0].unit_conversion_factor
+    try:
+        factors = Proj(known).get_factors(longitude, latitude)
+    except ProjError:
+        return math.nan, math.nan
+    scales = (factors.parallel_scale, factors.meridional_scale)
+    east, north = (unit / scale if 0 < scale < math.inf else math.nan for scale in scales)
+    return east, north
+
+
+def check_metre(crs: Any, place: shapely.Point, what: str) -> None:
+    """Refuse a projected CRS whose metre is not one on the ground, such as Web Mercator's.
+
+    Args:
+        crs: Anything pyproj knows.
+        place: Where, longitude and latitude.
+        what: Begins the message.
 
     Raises:
-        GridError: If it is not known, or not projected in metres.
+        GridError: Says how long a metre is there, and what to do.
+    """
+    sizes = ground_metres(crs, place.x, place.y)
+    if any(math.isnan(size) or abs(size - 1) > METRE_SLACK for size in sizes):
+        raise GridError(
+            f"{what} is in {CRS.from_user_input(crs).name}, whose metre is {sizes[0]:.2f} x {sizes[1]:.2f} m on the "
+            f"ground there; use UTM, EPSG:{epsg_of(zone_of(place.x), place.y)}"
+        )
+
+
+def check_crs(epsg: int, aoi: Aoi | None = None) -> None:
+    """Refuse a CRS that maps cannot lie in.
+
+    Args:
+        epsg: Code.
+        aoi: Where the map lies.
+
+    Raises:
+        GridError: If it is not known, or not projected in metres, or its metre is not one on the ground.
     """
     try:
         crs = CRS.from_epsg(epsg)
@@ -138,6 +176,8 @@ def check_crs(epsg: int) -> None:
         raise GridError(f"--crs {epsg} is not an EPSG code; use a UTM code such as 32633, or leave it out") from None
     if not crs.is_projected or any(axis.unit_name != "metre" for axis in crs.axis_info):
         raise GridError(f"--crs {epsg} ({crs.name}) is not projected in metres; use a UTM code such as 32633")
+    if aoi is not None:
+        check_metre(crs, aoi.geometry.representative_point(), f"--crs {epsg}: the map")
 
 
 def zone_of(longitude: float) -> int:

@@ -7,7 +7,7 @@ import shapely
 from shapely.geometry import Point, Polygon, box, mapping
 
 from geossl.errors import GridError, MissingFileError
-from geossl.grid import Aoi, Lattice, by_zone, read_aoi
+from geossl.grid import Aoi, Lattice, by_zone, check_crs, ground_metres, read_aoi
 
 SQUARE = box(2.0, 42.0, 2.1, 42.1)
 
@@ -145,3 +145,14 @@ def test_squares_of_cells_are_touched_if_one_of_theirs_is(seed):
 def test_overlapping_regions_share_cells():
     one, two = set(cells(box(100, 100, 3000, 3000))), set(cells(box(1500, 900, 5000, 2000)))
     assert one & two == {(r, c) for r in (-3, -2) for c in (2, 3, 4)}
+
+
+def test_a_crs_whose_metre_is_not_one_on_the_ground_is_refused():
+    vienna = Aoi(shapely.box(16.3, 48.1, 16.4, 48.2), "vienna")
+    with pytest.raises(GridError, match=r"is 0.67 x 0.67 m on the ground there; use UTM, EPSG:32633"):
+        check_crs(3857, vienna)
+    with pytest.raises(GridError, match=r"EASE-Grid 2.0 Global, whose metre is 0.77 x 1.30 m"):
+        check_crs(6933, vienna)
+    for epsg in (32633, 3035, 31287):
+        check_crs(epsg, vienna)
+    assert ground_metres(2263, -74, 40.7) == pytest.approx((0.3048, 0.3048), rel=1e-4)  # feet of New York

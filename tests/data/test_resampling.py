@@ -8,7 +8,6 @@ from odc.geo.geobox import GeoBox
 from geossl.data.labels.ground_truth import read_labels
 from geossl.data.resampling import outline, reaches
 from geossl.data.sentinel.rasters import LocalRasters
-from geossl.errors import Note
 from tests.data.conftest import write_raster
 
 AUSTRIA = GeoBox((16, 16), Affine(40, 0, 404400, 0, -40, 5342400), "EPSG:32633")
@@ -68,10 +67,7 @@ def test_masked_ground_is_not_labelled(tmp_path):
         mask = np.full((40, 40), 255, np.uint8)
         mask[:5] = 0
         file.write_mask(mask)
-        file.update_tags(CLASS_NAMES="forest,water")
     found = read_labels(path)
-    with pytest.warns(Note, match="'forest,water'. is not JSON of class names"):
-        assert found.names == ("class 1", "class 2")
     grid = found.grid(GeoBox((40, 40), Affine(10, 0, 500_000, 0, -10, 4_600_000), "EPSG:32631"))
     assert (grid[:5] == 0).all()
     np.testing.assert_array_equal(grid[5:], labels[0, 5:])

@@ -20,6 +20,7 @@ from torch_geometric.data import Data
 from geossl.data.graphs.files import checked_graph, dense_rows
 from geossl.data.resampling import apply
 from geossl.errors import GridError, InputError, Note
+from geossl.grid import METRE_SLACK, ground_metres
 
 LONELY = 0.05  # share of nodes without a neighbour above which a note says so
 BLOCK_ROWS = 512  # rows of a raster that are pooled at a time
@@ -66,7 +67,11 @@ def in_metres(frame: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
         raise GridError(f"row {missing[0]} of the GeoDataFrame has no geometry ({len(missing)} have none); drop them")
     is_metric = frame.crs.is_projected and frame.crs.axis_info[0].unit_name in ("metre", "meter")
     if is_metric:
-        return frame
+        west, south, east, north = frame.total_bounds
+        middle = gpd.GeoSeries([shapely.Point((west + east) / 2, (south + north) / 2)], crs=frame.crs).to_crs(4326)
+        sizes = ground_metres(frame.crs, middle[0].x, middle[0].y)
+        if all(abs(size - 1) <= METRE_SLACK for size in sizes):
+            return frame  # else its metre is not one on the ground, such as Web Mercator's
     try:
         return frame.to_crs(frame.estimate_utm_crs())
     except RuntimeError:  # of GeoPandas: no zone there

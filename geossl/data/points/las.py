@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import shapely
 from jaxtyping import Float, Int, UInt8
 from numpy import ndarray
-from pyproj import CRS
+from pyproj import CRS, Transformer
 from pyproj.exceptions import CRSError
 
 from geossl.data.listing import files_in
 from geossl.data.points.ground import GroundSurface, ground_points
 from geossl.errors import GridError, InputError, MissingFileError, needs
+from geossl.grid import check_metre
 from geossl.outputs import replacing
 
 SAMPLE = Path(__file__).parents[1] / "sample_points"
@@ -133,6 +135,7 @@ def survey(path: Path) -> LasFile:
     with laspy().open(path) as file:
         header = file.header
         crs = parse_crs(header)
+        check_heights(path, header)
     if not header.point_count:
         raise InputError(f"{path} holds no points")
     if (reach := float((high - low)[:2].max())) > MOST_M:
@@ -157,6 +160,24 @@ def parse_crs(header: Any) -> CRS | None:
     return crs.sub_crs_list[0] if crs is not None and crs.is_compound else crs
 
 
+def check_heights(path: Path, header: Any) -> None:
+    """Refuse heights in feet, which the file's CRS tells.
+
+    Raises:
+        GridError: Says the unit and what to do.
+    """
+    try:
+        crs = header.parse_crs()
+    except Exception:  # damaged records
+        return
+    axes = [] if crs is None else [axis for axis in crs.axis_info if axis.direction in ("up", "down")]
+    if wrong := [axis.unit_name for axis in axes if abs(axis.unit_conversion_factor - 1) > 1e-9]:
+        raise GridError(
+            f"{path} has heights in {wrong[0]} ({crs.name}); reproject it to a CRS in metres first, heights too "
+            "(pdal filters.reprojection)"
+        )
+
+
 def common_epsg(files: Sequence[LasFile], crs: int | None) -> int:
     """EPSG code files share.
 
@@ -179,6 +200,9 @@ def common_epsg(files: Sequence[LasFile], crs: int | None) -> int:
         if not found.is_projected or abs(found.axis_info[0].unit_conversion_factor - 1) > 1e-9:
             unit = found.axis_info[0].unit_name
             raise GridError(f"{file.path} is in {unit} ({found.name}); reproject it to a CRS in metres first")
+        west, south, east, north = file.bounds
+        middle = Transformer.from_crs(found, 4326, always_xy=True).transform((west + east) / 2, (south + north) / 2)
+        check_metre(found, shapely.Point(middle), str(file.path))
         code = found.to_epsg(min_confidence=70)
         if code is None:
             raise GridError(f"the CRS of {file.path} ({found.name}) has no EPSG code; state the code, e.g. crs=32631")

@@ -29,8 +29,10 @@ from geossl.data.sentinel.bands import inspect_all
 from geossl.data.sentinel.raster_file import RasterFile
 from geossl.data.sentinel.rasters import mosaic
 from geossl.errors import GridError, InputError, MissingFileError
+from geossl.grid import ground_metres
 from geossl.sensors import PAIR, SENSORS, with_partners
 
+GSD_SLACK = 0.1  # share by which pixels of training scenes may be larger or smaller than the sensor's
 IN_MEMORY_BYTES = 256 * 2**20  # scenes that fit are read once per process
 SAMPLE = Path(__file__).parents[1] / "sample"
 
@@ -272,6 +274,26 @@ class SceneFolder:
         return [name for name in names if (self.path / name).is_dir()]
 
 
+def check_pixels(file: RasterFile, gsd_m: float) -> None:
+    """Refuse a file of reference whose pixels are not north up and as large, on the ground, as the sensor's.
+
+    Raises:
+        GridError: Says their size, and how to warp the file.
+    """
+    t = file.geobox.transform
+    hint = f"warp it first: gdalwarp -t_srs EPSG:326xx -tr {gsd_m:g} {gsd_m:g}"
+    if max(abs(t.b), abs(t.d)) > 1e-6 * abs(t.a):
+        raise GridError(f"{file.path} is turned; a training scene must be north up: {hint}")
+    middle = file.geobox.extent.to_crs(4326).geom.centroid
+    sizes = [
+        abs(s) * unit for s, unit in zip((t.a, t.e), ground_metres(file.crs.to_wkt(), middle.x, middle.y), strict=True)
+    ]
+    if not all(abs(size / gsd_m - 1) <= GSD_SLACK for size in sizes):
+        raise GridError(
+            f"{file.path} has pixels of {sizes[0]:.3g} x {sizes[1]:.3g} m on the ground; expected {gsd_m:g} m: {hint}"
+        )
+
+
 def aligned_scenes(folder: SceneFolder | str | Path) -> list[AlignedScenes]:
     """Places of a folder that all its sensors see, one dataset per CRS of the files of reference.
 
@@ -293,6 +315,7 @@ def aligned_scenes(folder: SceneFolder | str | Path) -> list[AlignedScenes]:
             raise GridError(
                 f"{file.path} is in degrees; warp it to UTM first (gdalwarp -t_srs EPSG:326xx -tr {gsd} {gsd})"
             )
+        check_pixels(file, SENSORS[reference].gsd_m)
         zones[file.crs].append(file)
     scenes, problems = [], []
     for crs, files in zones.items():

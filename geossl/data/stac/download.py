@@ -34,7 +34,7 @@ def fetch(
         RunError: If a scene cannot be read.
     """
     if crs is not None:
-        check_crs(crs)
+        check_crs(crs, aoi)
     for sensor in source.sensors:
         make_folder(out / sensor)
     zones = {crs: aoi} if crs else by_zone(aoi)

@@ -18,6 +18,7 @@ from geossl.data.resampling import onto, source_coordinates
 from geossl.data.sentinel.bands import GDAL_CACHE_BYTES
 from geossl.data.stac.hrefs import driver_of
 from geossl.errors import RunError, needs, redact
+from geossl.units import DN, LEAST_REFLECTANCE, MOST_REFLECTANCE
 
 T = TypeVar("T")
 TRIES = 8
@@ -65,7 +66,17 @@ class Band:
 
 
 def to_db(power: Float[ndarray, "c h w"]) -> Float[ndarray, "c h w"]:
-    """Linear power to dB within -50 and 10; no backscatter is nodata."""
+    """Linear power to dB within -50 and 10; no backscatter is nodata.
+
+    Raises:
+        RunError: If the numbers are in dB already.
+    """
+    known = power[np.isfinite(power) & (power != 0)]
+    if known.size and float(np.median(known)) < 0:
+        raise RunError(
+            f"radar numbers about {np.median(known):.3g} are not linear power; expected sentinel-1-rtc as it is "
+            "published: give files in dB with --s1"
+        )
     valid = np.where(power > 0, power, np.nan)
     return np.clip(10 * np.log10(valid), -50, 10)
 
@@ -75,7 +86,8 @@ def to_reflectance(offset: int) -> Callable[[ndarray], ndarray]:
 
     def convert(numbers: ndarray) -> ndarray:
         reflectance = np.maximum(numbers + np.float32(offset), 0) / np.float32(10000)
-        return np.where(numbers == 0, np.nan, reflectance) if offset else reflectance
+        beyond = (numbers < DN * LEAST_REFLECTANCE) | (numbers > DN * MOST_REFLECTANCE - offset)  # fill, wrapped around
+        return np.where(beyond | ((numbers == 0) & (offset != 0)), np.float32(np.nan), reflectance)
 
     return convert
 
@@ -88,6 +100,8 @@ def read_band(href: str, sign: str, geobox: GeoBox, convert: Callable[[ndarray],
     """
 
     def read(source: DatasetReader) -> Float[ndarray, "h w"]:
+        if source.dtypes[0] == "uint8":
+            raise RunError(f"{redact(href)} holds 8-bit numbers, which are a picture; expected a band's own numbers")
         return onto(geobox, Band(source, convert), source)[0]
 
     return opened(href, sign, read)

@@ -10,18 +10,17 @@ from typing import Any
 import numpy as np
 import shapely
 
-from geossl.data.sentinel.offset import NEW_BASELINE
+from geossl.data.sentinel.offset import PRODUCT, Claim, baseline_number, checked, item_offset, of_baseline
 from geossl.data.stac.search import Item
 from geossl.errors import BandError, GeosslError, redact
 from geossl.sensors import S1_BANDS, S2_BANDS
+from geossl.units import DN
 
 EARTH_SEARCH = {
     "B01": "coastal", "B02": "blue", "B03": "green", "B04": "red", "B05": "rededge1", "B06": "rededge2",
     "B07": "rededge3", "B08": "nir", "B8A": "nir08", "B09": "nir09", "B11": "swir16", "B12": "swir22", "SCL": "scl",
 }  # fmt: skip
 MGRS = re.compile(r"(?:^|_)T?(\d{1,2}[C-HJ-NP-X][A-HJ-NP-Z]{2})(?:_|$)")
-RAW_FROM = 900  # first percentile of the visible bands: from here on, numbers still carry +1000
-CLEAN_TO = 500  # up to here, the offset was removed
 
 
 @dataclass(frozen=True)
@@ -192,44 +191,61 @@ def s1_decisions(item: Item) -> dict[str, Any]:
 
 
 def s2_offset(item: Item, hrefs: dict[str, str], probe: Probe) -> tuple[int, str]:
-    """The number to add, and how it is known.
+    """The number to add, and how it is known; ``geossl.data.sentinel.offset`` decides.
 
-    In this order: the flag of Earth Search's converted files, checked by their numbers where it is known to lie; the
-    offset of the asset; the processing baseline.
+    In this order: the flag of Earth Search's converted files, the offset of the assets, the processing baseline. The
+    numbers are looked at where the flag is known to lie, where these disagree, and for baselines 99.xx.
     """
-    properties = item["properties"]
-    baseline = baseline_of(properties)
-    is_new = baseline is not None and baseline >= NEW_BASELINE
+    properties, name = item["properties"], f"item {item['id']}"
     applied = properties.get("earthsearch:boa_offset_applied")
     if applied is True:
         return 0, "earthsearch:boa_offset_applied"
-    if applied is False and is_new:
-        return probed(item["id"], hrefs, probe)
-    asset = item["assets"].get("B02", item["assets"].get("blue"))
-    stated = [band.get("offset") for band in asset.get("raster:bands", asset.get("bands", []))[:1]]
-    if stated and stated[0] is not None and applied is None:
-        return round(stated[0] * 10000), "raster:bands offset"
-    if baseline is None:
-        raise BandError(f"item {item['id']} names no processing baseline, so its +1000 offset is not known")
-    return (-1000 if is_new else 0), f"processing baseline {baseline:05.2f}"
+    text = baseline_of(item)
+    offset = of_baseline(text, name) if text else None
+    claims = [] if offset is None else [Claim(offset, f"processing baseline {baseline_number(text):05.2f}")]
+    if applied is None:
+        claims = [*asset_claims(item, name), *claims]
+    if not text and not claims:
+        raise BandError(f"{name} names no processing baseline, so its +1000 offset is not known")
+
+    def darkest() -> float:
+        return min(probe(hrefs[band]) for band in ("B02", "B04", "B12"))
+
+    return item_offset(item["id"], claims, not (applied is False and offset), darkest)
 
 
-def baseline_of(properties: dict[str, Any]) -> float | None:
-    """Processing baseline; catalogues write 04.00, 5.09 or 0509."""
-    text = str(properties.get("s2:processing_baseline", properties.get("processing:version", "")))
-    try:
-        return float(text)
-    except ValueError:
-        return None
+def asset_claims(item: Item, name: str) -> list[Claim]:
+    """What the assets say of the offset, on themselves (STAC 1.1) or on their bands.
+
+    Raises:
+        BandError: If bands differ, or have a scale that is not Sentinel-2's.
+    """
+    found = set()
+    for band in S2_BANDS:
+        asset = item["assets"].get(band, item["assets"].get(EARTH_SEARCH[band], {}))
+        parts = [*asset.get("raster:bands", []), *asset.get("bands", []), asset]
+        offsets, scales = (
+            [part[key] for part in parts for key in (word, f"raster:{word}") if part.get(key) is not None]
+            for word in ("offset", "scale")
+        )
+        scale = float(scales[0]) if scales else 1 / DN
+        if scale not in (1.0, 1 / DN):
+            raise BandError(f"{name}: asset {band} has the scale {scale:g}; expected numbers of reflectance x 10000")
+        if offsets:
+            found.add(checked(offsets[0], name, f"asset {band}", scale))
+    if len(found) > 1:
+        raise BandError(f"{name} gives bands different offsets, so its +1000 is not known")
+    return [Claim(offset, "raster:bands offset") for offset in found]
 
 
-def probed(name: str, hrefs: dict[str, str], probe: Probe) -> tuple[int, str]:
-    """Whether numbers still carry +1000, by how dark the darkest are."""
-    darkest = min(probe(hrefs[band]) for band in ("B02", "B04", "B12"))
-    if darkest >= RAW_FROM:
-        return -1000, f"metadata unsure; darkest percentile {darkest:.0f} still carries +1000"
-    if darkest <= CLEAN_TO:
-        return 0, f"metadata unsure; darkest percentile {darkest:.0f} has no +1000"
-    raise BandError(
-        f"item {name}: metadata are known to be unsure and the darkest percentile {darkest:.0f} decides nothing"
-    )
+def baseline_of(item: Item) -> str:
+    """Processing baseline as an item or a product's name in it says; catalogues write 04.00, 5.09 or 0509."""
+    properties = item["properties"]
+    for key in ("s2:processing_baseline", "processing:version", "processing:baseline"):
+        text = str(properties.get(key, "")).strip().upper().removeprefix("N")
+        if baseline_number(text) is not None:
+            return text
+    for text in (properties.get("s2:product_uri"), properties.get("title"), item["id"]):
+        if match := PRODUCT.search(str(text)):
+            return f"{match['major']}.{match['minor']}"
+    return ""

@@ -14,6 +14,7 @@ from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
 
 from geossl.errors import GridError
+from geossl.grid import check_metre
 from geossl.inference.engine.encode import EncodeConfig, encode_block, phases_of, rim_px
 from geossl.inference.engine.geometry import check_reach, geometry
 from geossl.inference.engine.source import check_sensors, check_units, images
@@ -82,6 +83,8 @@ def check_grid(cube: xr.Dataset, spec: DenseSpec) -> GeoBox:
         )
     if not geobox.crs.projected:
         raise GridError(f"the cube is in {geobox.crs}, which is in degrees; resample it to UTM (cube.odc.reproject)")
+    centre = geobox.extent.to_crs(4326).geom.centroid
+    check_metre(geobox.crs.to_wkt(), centre, "the cube")
     t, patch_m = geobox.transform, spec.patch_px * spec.gsd_m
     if not np.allclose([t.a, t.e, t.b, t.d], [spec.gsd_m, -spec.gsd_m, 0, 0], atol=1e-6):
         raise GridError(

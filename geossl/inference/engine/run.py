@@ -155,7 +155,7 @@ def plans(aoi: grid.Aoi, source: Source, encoder: Path, out: Path, config: MapCo
         "valid_share": config.valid_share,
     }
     if config.crs is not None:
-        grid.check_crs(config.crs)
+        grid.check_crs(config.crs, aoi)
     zones = {config.crs: aoi} if config.crs else grid.by_zone(aoi)
     found = {}
     for epsg, part in zones.items():

@@ -124,3 +124,18 @@ def test_pixels_held_in_memory_are_not_sent_to_workers(folder):
     assert "memory" in vars(scene)
     assert "memory" not in vars(there)
     torch.testing.assert_close(there.chip(0, 0, 0, 40), chip, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ({"gsd": 20.0}, "has pixels of 20 x 20 m on the ground; expected 10 m: warp it first"),
+        ({"epsg": 2263, "left": 1_000_000.0, "top": 200_000.0}, "has pixels of 3.05 x 3.05 m on the ground"),
+        ({"epsg": 3857, "left": 1_449_000.0, "top": 8_399_000.0}, "has pixels of 5 x 5 m on the ground"),
+    ],
+)
+def test_training_scenes_have_the_pixels_of_their_sensor(tmp_path, place, message):
+    write_raster(tmp_path / "s1/a.tif", radar(), **place)
+    write_raster(tmp_path / "s2/a.tif", optical(), names=S2_BANDS, BOA_ADD_OFFSET="0", **place)
+    with pytest.raises(GridError, match=message):
+        aligned_scenes(tmp_path)

@@ -15,9 +15,9 @@ from pyproj import Transformer
 from geossl.data.stac import remote
 from geossl.data.stac.composite import CatalogScenes
 from geossl.data.stac.ranking import find_scenes
-from geossl.data.stac.scenes import solar_day
+from geossl.data.stac.scenes import s2_offset, solar_day
 from geossl.data.stac.search import parse_dates
-from geossl.errors import InputError, Note, RunError
+from geossl.errors import BandError, InputError, Note, RunError
 from geossl.grid import Aoi
 from geossl.sensors import S2_BANDS
 from tests.servers import scenes
@@ -355,3 +355,39 @@ def test_catalogues_that_do_not_answer_or_hold_nothing_say_so(catalog, tmp_path)
         find_scenes(region(), PERIOD, str(tmp_path / "bad.json"))
     with pytest.raises(InputError, match=r"PC_SDK_SUBSCRIPTION_KEY"):
         find_scenes(region(), PERIOD, "planetary-computer")
+
+
+def claims_of(assets, **properties):
+    """What is decided of an item with these fields in every asset, without a look."""
+    bands = {band: {"href": f"{band}.tif", **assets} for band in S2_BANDS}
+    return s2_offset({"id": "x", "assets": bands, "properties": properties}, dict.fromkeys(S2_BANDS, ""), lambda _: 300)
+
+
+@pytest.mark.parametrize(
+    ("assets", "properties", "expected"),
+    [
+        ({"raster:offset": -0.1, "raster:scale": 0.0001}, {}, (-1000, "raster:bands offset")),  # STAC 1.1
+        ({"bands": [{"raster:offset": -0.1}]}, {}, (-1000, "raster:bands offset")),
+        ({"raster:bands": [{"offset": -1000, "scale": 1}]}, {}, (-1000, "raster:bands offset")),
+        ({}, {"s2:processing_baseline": "0205"}, (0, "processing baseline 02.05")),
+        ({}, {"processing:version": "N0510"}, (-1000, "processing baseline 05.10")),
+        (
+            {},
+            {"s2:product_uri": "S2A_MSIL2A_20230610T074621_N0509_R135_T36MXC_20230610T1.SAFE"},
+            (-1000, "processing baseline 05.09"),
+        ),
+        ({"raster:offset": -0.1}, {"s2:processing_baseline": "02.05"}, (0, "darkest percentile 300 has no")),
+        ({}, {"s2:processing_baseline": "99.99"}, (0, "darkest percentile 300 has no")),
+    ],
+)
+def test_catalogues_and_files_read_offsets_alike(assets, properties, expected):
+    offset, reason = claims_of(assets, **properties)
+    assert offset == expected[0]
+    assert expected[1] in reason
+
+
+def test_offsets_and_scales_that_do_not_exist_are_refused():
+    with pytest.raises(BandError, match=r"scale 0.001; expected numbers of reflectance x 10000"):
+        claims_of({"raster:scale": 0.001}, **{"s2:processing_baseline": "05.09"})
+    with pytest.raises(BandError, match="gives the Sentinel-2 offset -0.2, expected 0 or -1000"):
+        claims_of({"raster:offset": -0.2}, **{"s2:processing_baseline": "05.09"})

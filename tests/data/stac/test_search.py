@@ -360,7 +360,9 @@ def test_catalogues_that_do_not_answer_or_hold_nothing_say_so(catalog, tmp_path)
 def claims_of(assets, **properties):
     """What is decided of an item with these fields in every asset, without a look."""
     bands = {band: {"href": f"{band}.tif", **assets} for band in S2_BANDS}
-    return s2_offset({"id": "x", "assets": bands, "properties": properties}, dict.fromkeys(S2_BANDS, ""), lambda _: 300)
+    return s2_offset(
+        {"id": "x", "assets": bands, "properties": properties}, dict.fromkeys(S2_BANDS, ""), lambda _: 300.0
+    )
 
 
 @pytest.mark.parametrize(

@@ -31,11 +31,7 @@ FIX_S2 = "expected reflectance 0 to 1 or reflectance x 10000"
 def unusable_decibel(values: Float[ndarray, "c ..."]) -> Bool[ndarray, "..."]:
     """Pixels whose numbers, in dB, are not backscatter in some band; NaN is one."""
     with np.errstate(invalid="ignore"):
-<<<<<<< HEAD
         return np.logical_not(((values > LEAST_DB) & (values < MOST_DB)).all(axis=0))
-=======
-        return np.asarray(~((values > LEAST_DB) & (values < MOST_DB)).all(axis=0))
->>>>>>> 5358dea (units: types; changelog: places, cubes, catalogues)
 
 
 def unusable_reflectance(
@@ -64,7 +60,7 @@ def unusable_reflectance(
             bad |= same & ((values[0] <= 0) | ((scale > 1) & (values[0] == MAX_INT16)))
     if (values == 0).any():
         bad |= (values == 0).any(axis=0) if offset else missing_bands(values, MISSING_BESIDE * scale, bands)
-    return np.asarray(bad)
+    return bad
 
 
 def missing_bands(values: Float[ndarray, "c ..."], bright: float, bands: Sequence[str]) -> Bool[ndarray, "..."]:

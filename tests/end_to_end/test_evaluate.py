@@ -160,7 +160,7 @@ def test_blocks_keep_neighbours_together():
         (["--split", "mine"], "--split 'mine' is not known; use auto, official, blocked, random"),
         (["--split", "official"], "set has no official split; use --split blocked or random"),
         (["--label-fractions", "1.5"], "--label-fractions 1.5 is not a share between 0 and 1"),
-        (["--label-fractions", "half"], "--label-fractions 'half' is no list of numbers"),
+        (["--label-fractions", "half"], "--label-fractions 'half' is not a list of numbers"),
         (["--seeds", "0"], "--seeds 0 is too small"),
         (["--image-px", "20"], "--image-px 20 is not a multiple of the encoder's 8 px patch"),
         (["--out", "r.pdf"], "--out r.pdf must end in .html"),

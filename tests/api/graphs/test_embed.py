@@ -317,7 +317,7 @@ def test_features_that_all_point_one_way_are_refused(tmp_path):
     graph = Data(x=torch.rand(50, 4) * 0.1 + 1, edge_index=torch.tensor([[0, 1], [1, 0]]))
     file = geossl.graphs.write(tmp_path / "g.npz", graph)
     changes = [f"data.source={file}", "encoder.dim=8", "train.max_steps=2", f"out={tmp_path / 'run'}"]
-    with pytest.raises(InputError, match=r"nearly all point one way \(mean cosine 1.00\).*encoder.scaling=column"):
+    with pytest.raises(InputError, match=r"nearly all point the same way \(mean cosine 1.00\).*encoder.scaling=column"):
         geossl.pretrain(recipe.load("graphmae", [*changes, "encoder.scaling=none"]))
     assert not (tmp_path / "run").exists() or not list((tmp_path / "run").glob("*.safetensors"))
     geossl.pretrain(recipe.load("graphmae", changes))

@@ -384,11 +384,12 @@ def croma_file(tmp_path_factory):
 
 @pytest.mark.parametrize("kind", ["plain", "conv"])
 @pytest.mark.parametrize("sensors", ["{s2: all}", "{s1: all, s2: [B02, B03, B04, B08]}"])
-def test_a_run_exports_an_encoder_that_embeds_without_its_teacher(kind, sensors, croma_file, tmp_path, capsys):
+def test_a_run_exports_an_encoder_that_embeds_without_its_teacher(kind, sensors, croma_file, tmp_path, caplog):
+    caplog.set_level("INFO", logger="geossl")
     changes = [f"encoder.kind={kind}", f"encoder.sensors={sensors}", f"teacher.name={croma_file}", f"out={tmp_path}/r"]
     with pytest.warns(Note, match=r"features of teacher croma_tiny \(layer -1\) are nearly the same for all patches"):
         run = geossl.pretrain(recipe.load("mr_mae", [*QUICK, *changes]))
-    assert "teacher croma_tiny, 32 numbers per patch: same patches" in capsys.readouterr().err
+    assert "teacher croma_tiny, 32 numbers per patch: same patches" in caplog.text
     encoder = geossl.load_encoder(run / "encoder.safetensors")
     assert isinstance(encoder, ConvViT) == (kind == "conv")
     assert encoder.spec.source.endswith("teacher croma_tiny (MIT)")

@@ -7,7 +7,7 @@ and a key of ``encoder.sensors``. No torch and no GDAL here.
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 
@@ -299,8 +299,13 @@ SENSORS: dict[str, Sensor] = {  # in the order of cubes, and of a map's flags
 }
 
 
-BANDS = {key: sensor.bands for key, sensor in SENSORS.items()}
 PAIR = tuple(key for key, sensor in SENSORS.items() if sensor.paired)  # what CROMA and the bundled scenes have
+
+
+def by_sensor(names: Sequence[str]) -> dict[str, list[str]]:
+    """Bands of images that hold several sensors, in their order: those of radar by name, all others are optical."""
+    radar = SENSORS["s1"].bands
+    return {"s1": [name for name in names if name in radar], "s2": [name for name in names if name not in radar]}
 
 
 def with_partners(names: Iterable[str]) -> tuple[str, ...]:

@@ -1,11 +1,13 @@
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from PIL import Image
 from torch import nn
 
 import geossl
 from geossl import recipe
+from geossl.data.sentinel.aligned import SAMPLE
 from geossl.data.sentinel.batches import SentinelChips
 from geossl.errors import InputError, MissingFileError, Note, RecipeError, RunError
 from geossl.methods.base import OptimConfig
@@ -19,6 +21,7 @@ from geossl.models.layers.masking import take
 from geossl.models.layers.patches import patchify
 from geossl.models.teachers import EncoderTeacher, Teacher
 from geossl.sensors import RGB, S1, S2
+from tests import landsat
 from tests.models.encoders.test_vit import conv, vit
 
 CONTRACT = [
@@ -404,6 +407,38 @@ def test_a_run_exports_an_encoder_that_embeds_without_its_teacher(kind, sensors,
     )
     values = geossl.open(tmp_path / "map.zarr").values
     assert np.isfinite(values).mean() > 0.2
+
+
+def test_landsat_from_chips_to_a_map(tmp_path):
+    """Sentinel-2 pixels written as Landsat: product folder in, map of 240 m on the lattice of 30 m pixels out."""
+    optical = SAMPLE / "s2" / "433D_629L_3_1_20200408.tif"
+    data, transform, crs = landsat.of_sentinel2(optical)
+    quality = np.full(data.shape[1:], landsat.CLEAR, np.uint16)
+    quality[:30, :30] = landsat.CLOUD
+    landsat.write_product(tmp_path / "scenes" / "landsat", data, quality, transform, crs)
+    changes = [f"data.source={tmp_path}/scenes", "encoder.sensors={landsat: all}", f"out={tmp_path}/r"]
+    run = geossl.pretrain(recipe.load("mae", [*QUICK, *changes]))
+    encoder = geossl.load_encoder(run / "encoder.safetensors")
+    assert (encoder.spec.gsd_m, encoder.spec.patch_m) == (30, 240)
+    assert encoder.spec.sensors["landsat"].bands == landsat.BANDS
+    assert list(provenance(run / "encoder.safetensors")["data"]["landsat_levels"].values()) == ["C2 L2"]
+    out = geossl.embed_map(
+        "examples/region.geojson",
+        geossl.Rasters(landsat=tmp_path / "scenes" / "landsat"),
+        encoder=run / "encoder.safetensors",
+        out=tmp_path / "map.zarr",
+        picture=False,
+    )
+    found = geossl.open(out)
+    assert abs(found.odc.geobox.resolution.x) == 240
+    assert found.odc.geobox.transform.c % 240 == 0
+    layers = xr.open_zarr(out, chunks=None)
+    is_there = np.isfinite(found.values).all(axis=0)
+    assert set(np.unique(layers["sensors"].values[is_there])) == {8}
+    assert is_there.any()
+    x, y = layers.x.values, layers.y.values
+    cloudy = is_there[np.ix_(y > transform.f - 29 * 30 + 240, x < transform.c + 29 * 30 - 240)]
+    assert not cloudy.any()
 
 
 @pytest.mark.parametrize("make", [vit, conv], ids=["plain", "conv"])

@@ -27,7 +27,7 @@ from geossl.data.sentinel.raster_file import RasterFile
 from geossl.data.splits import SPLIT_NAMES
 from geossl.errors import BandError, InputError, RunError
 from geossl.models.encoder import Items
-from geossl.sensors import S1_BANDS
+from geossl.sensors import SENSORS, by_sensor
 from geossl.units import DN
 
 
@@ -79,7 +79,7 @@ def raster_set(root: Path, paths: Sequence[Path], stated: int | None) -> Classif
     if not any(descriptions(paths[0])):
         return unnamed_set(root, paths)
     first = band_names(paths[0])
-    sensors = {name: [b for b in first if (b in S1_BANDS) == (name == "s1")] for name in ("s1", "s2")}
+    sensors = by_sensor(first)
     files, boxes = [], []
     for path in paths:
         if (names := band_names(path)) != first:
@@ -91,7 +91,7 @@ def raster_set(root: Path, paths: Sequence[Path], stated: int | None) -> Classif
         own = {}
         for name, bands in sensors.items():
             if bands:
-                offset, reason = s2_offset(path, tags, stated) if name == "s2" else (0, "dB")
+                offset, reason = (0, "dB") if SENSORS[name].is_radar else s2_offset(path, tags, stated)
                 numbers = tuple(first.index(b) + 1 for b in bands)
                 own[name] = RasterFile(
                     str(path), name, numbers, offset, 10000.0, reason, level_of(first), "", box, False
@@ -102,7 +102,7 @@ def raster_set(root: Path, paths: Sequence[Path], stated: int | None) -> Classif
         if bands:
             files = in_one_unit(root, name, tuple(bands), files)
     known = {
-        name: Bands(tuple(first[n - 1] for n in file.bands), "dB" if name == "s1" else "reflectance", file.level)
+        name: Bands(tuple(first[n - 1] for n in file.bands), SENSORS[name].unit, file.level)
         for name, file in files[0].items()
     }
     classes, labels = by_folder(root, paths)

@@ -17,7 +17,7 @@ from geossl.data.datasets.graphs import graph_set
 from geossl.data.datasets.units import PixelUnit, decide_unit, spread_rows
 from geossl.data.sentinel.band_names import normal_name
 from geossl.errors import InputError
-from geossl.sensors import S1_BANDS
+from geossl.sensors import SENSORS, by_sensor
 
 
 class ArrayItems(Dataset[dict[str, Tensor]]):
@@ -67,11 +67,11 @@ def npz_set(path: Path) -> ClassificationDataset:
             f"{path}: x is {x.dtype} {x.shape}, y {y.shape}, bands {len(names)}; expected x (n c h w), y (n), c bands"
         )
     check_labels(path, y, len(classes))
-    orders = {s: [i for i, b in enumerate(names) if (b in S1_BANDS) == (s == "s1")] for s in ("s1", "s2")}
+    orders = {s: [i for i, b in enumerate(names) if b in own] for s, own in by_sensor(names).items()}
     orders = {sensor: order for sensor, order in orders.items() if order}
     level = str(arrays.get("level", level_of(names)))
     sensors = {
-        s: Bands(tuple(names[i] for i in o), "dB" if s == "s1" else "reflectance", level if s == "s2" else "not stated")
+        s: Bands(tuple(names[i] for i in o), SENSORS[s].unit, "not stated" if SENSORS[s].is_radar else level)
         for s, o in orders.items()
     }
     offset, rows = number(path, arrays, "offset"), spread_rows(len(x))

@@ -34,9 +34,9 @@ from geossl.data.mapped import Mapped
 from geossl.data.splits import SPLIT_NAMES
 from geossl.errors import InputError, MissingFileError, RunError, UnknownNameError, needs
 from geossl.models.encoder import Items
-from geossl.sensors import S1_BANDS, S2_BANDS
+from geossl.sensors import S1_BANDS, S2_BANDS, SENSORS
 
-RADAR = Bands(S1_BANDS, "dB", "GRD sigma0")
+RADAR = Bands(S1_BANDS, SENSORS["s1"].unit, "GRD sigma0")
 L1C_BANDS = (*S2_BANDS[:10], "B10", *S2_BANDS[10:])
 PARTS: tuple[Any, ...] = SPLIT_NAMES  # TorchGeo types them as literals
 

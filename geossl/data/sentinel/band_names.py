@@ -65,7 +65,7 @@ def band_numbers(
     names = names_of(source, path, sensor, stated)
     if not any(names):
         every = SENSORS[sensor].bands
-        if SENSORS[sensor].is_radar and source.count == len(every):
+        if source.count == len(every) and (SENSORS[sensor].is_radar or len(every) == 1):
             return tuple(every.index(band) + 1 for band in wanted)
         raise BandError(
             f"{path} has {source.count} bands without names; {sensor} needs {len(every)}: {', '.join(every)}; their "

@@ -113,8 +113,9 @@ def in_unit(
     look = (min(source.height, LOOK_PX), min(source.width, LOOK_PX))
     window = Window(0, 0, source.width, source.height)
     names = wanted or entry.bands
-    if entry.key in ("s1", "s2"):
-        file = with_scale(file, source)
+    file = file if file.parts else with_scale(file, source)  # parts are a product's, whose scale is known
+    if file.gain and entry.key != "s2":
+        file = replace(file, fill=next((p.fill for p in entry.products if p.dtype in source.dtypes), file.fill))
     numbers = file.read(source, window, look)
     seen = numbers[:, np.isfinite(numbers[0])]
     if entry.is_radar:
@@ -124,8 +125,10 @@ def in_unit(
         return replace(file, reason=f"{entry.unit} as stored")
     if entry.key == "s2":
         return replace(as_sentinel2(file, source, path, stated_offset, seen, names), names=names)
-    if source.dtypes[0].startswith("float") and seen.max(initial=0) <= MAX_REFLECTANCE:
-        return replace(file, reason="already reflectance")
+    if (file.gain or source.dtypes[0].startswith("float")) and seen.max(initial=0) <= MAX_REFLECTANCE:
+        return replace(file, reason="the file's own scale" if file.gain else "already reflectance")
+    if file.gain:
+        raise BandError(f"{named(file)}: values up to {seen.max():.4g} are not reflectance 0 to 1; correct its scale")
     return as_product(file, product_in(file, source, path), seen)
 
 

@@ -1,6 +1,7 @@
 """One raster file, or the files of one scene, of one sensor: how its pixels are read and put into physical units."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import rasterio
@@ -60,6 +61,13 @@ class RasterFile:
     masked: bool = False
     alpha: int = 0
     nodata: float | None = None
+
+    @property
+    def scene(self) -> str:
+        """Name of the scene that single-band files belong to; of the file itself without its ending."""
+        name = Path(self.path).name
+        known = SENSORS[self.sensor].product_of(name)
+        return known[1]["scene"] if known else Path(name).stem
 
     @property
     def crs(self) -> CRS:

@@ -77,7 +77,7 @@ class LocalRasters:
                     "offset": f.offset,
                     "scale": f.scale,
                     "decided_by": f.reason,
-                    **({"parts": [Path(part).name for part in f.parts]} if f.parts else {}),
+                    **({"id": f.scene, "parts": [Path(part).name for part in f.parts]} if f.parts else {}),
                     **({"gain": list(f.gain), "bias": list(f.bias)} if f.gain else {}),
                     **({"quality": [list(band) for band in f.quality]} if f.quality else {}),
                 }

@@ -20,7 +20,7 @@ from geossl.data.stac import clouds, remote
 from geossl.data.stac.scenes import Scene
 from geossl.data.stac.search import Catalog
 from geossl.errors import redact
-from geossl.sensors import BANDS
+from geossl.sensors import SENSORS
 
 COMPOSITES = ("clearest", "medoid", "median")
 STRIP_ROWS = 256  # of a median held at once
@@ -101,7 +101,9 @@ class CatalogScenes:
             combine = first_valid if self.composite == "clearest" else partial(over_dates, kind=self.composite)
             arrays["s2"], days = combine(self.optical, geobox, self.catalog.sign)
         found = {
-            name: xr.DataArray(data, dims=(f"{name}_band", y, x), coords={f"{name}_band": list(BANDS[name]), **coords})
+            name: xr.DataArray(
+                data, dims=(f"{name}_band", y, x), coords={f"{name}_band": list(SENSORS[name].bands), **coords}
+            )
             for name, data in arrays.items()
         }
         if self.dated:
@@ -127,7 +129,7 @@ def first_valid(
 
     Only the part that is still missing is read, and scenes are read no further once nothing is.
     """
-    data = np.full((len(BANDS[scenes[0].sensor]), *geobox.shape), np.nan, dtype=np.float32)
+    data = np.full((len(SENSORS[scenes[0].sensor].bands), *geobox.shape), np.nan, dtype=np.float32)
     days = np.zeros(geobox.shape, dtype=np.uint16)
     for scene in scenes:
         missing = np.isnan(data[0])
@@ -186,11 +188,11 @@ def read_scene(scene: Scene, geobox: GeoBox, sign: str) -> Float[ndarray, "c h w
         convert = remote.to_db if scene.sensor == "s1" else remote.to_reflectance(scene.offset)
         return remote.read_band(scene.href(name), sign, geobox, convert)
 
-    jobs: list[Any] = [partial(read, name) for name in BANDS[scene.sensor]]
+    jobs: list[Any] = [partial(read, name) for name in SENSORS[scene.sensor].bands]
     if scene.sensor == "s2":
         jobs.append(partial(clouds.invalid, scene, geobox, sign))
     found = remote.in_parallel(jobs)
-    data = np.stack(found[: len(BANDS[scene.sensor])])
+    data = np.stack(found[: len(SENSORS[scene.sensor].bands)])
     invalid = ~np.isfinite(data).all(axis=0)
     if scene.sensor == "s2":
         invalid |= (data == 0).all(axis=0) | found[-1]

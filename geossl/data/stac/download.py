@@ -12,7 +12,7 @@ from geossl.errors import redact
 from geossl.grid import Aoi, Lattice, by_zone, check_crs
 from geossl.outputs import make_folder, replacing
 from geossl.progress import Progress
-from geossl.sensors import BANDS
+from geossl.sensors import SENSORS
 
 TILE = Lattice(0, patch_px=8, gsd_m=10.0, cell_patches=128)  # 1024 px, on the lattice of maps
 
@@ -91,4 +91,4 @@ def write_tile(path: Path, cube: xr.Dataset, sensor: str, geobox: GeoBox, source
     with replacing(path) as temporary, rasterio.open(temporary, "w", **profile) as file:
         file.write(data)
         file.update_tags(**tags)
-        file.descriptions = BANDS[sensor]
+        file.descriptions = SENSORS[sensor].bands

@@ -21,11 +21,11 @@ from geossl.data.stac.scenes import EARTH_SEARCH, Scene, days_between, s1_hrefs,
 from geossl.data.stac.search import Catalog, Item, catalog_of, parse_dates, search
 from geossl.errors import BandError, InputError, Note, needs, redact
 from geossl.grid import Aoi
-from geossl.sensors import BANDS
+from geossl.sensors import PAIR, SENSORS
 
 LOOK_PX = 512  # side of the thinned look scenes are ranked on
 WHOLE = 0.999  # share of a region that counts as all of it
-WANTED = (*EARTH_SEARCH, *EARTH_SEARCH.values(), *BANDS["s1"])  # names of the assets that are read
+WANTED = (*EARTH_SEARCH, *EARTH_SEARCH.values(), *SENSORS["s1"].bands)  # names of the assets that are read
 PAIR_DAYS = 12  # a larger gap between radar and optical date gets a note
 
 
@@ -35,7 +35,7 @@ def find_scenes(
     catalog: str = "planetary-computer",
     *,
     composite: str = "clearest",
-    sensors: Sequence[str] = ("s1", "s2"),
+    sensors: Sequence[str] = PAIR,
     max_cloud: float = 80,
     mask: str = "scl",
 ) -> CatalogScenes:
@@ -85,12 +85,12 @@ def check_request(
     Raises:
         InputError: Which value, and what was expected.
     """
-    options = ("--composite", [composite], COMPOSITES), ("--sensors", sensors, tuple(BANDS)), ("--mask", [mask], MASKS)
+    options = ("--composite", [composite], COMPOSITES), ("--sensors", sensors, PAIR), ("--mask", [mask], MASKS)
     for option, values, known in options:
         if unknown := [value for value in values if value not in known]:
             raise InputError(f"{option} {unknown[0]!r} is not known; use {', '.join(known)}")
     if not sensors or len(set(sensors)) < len(sensors):
-        raise InputError(f"--sensors {','.join(sensors)!r} must name each sensor once; use {', '.join(BANDS)}")
+        raise InputError(f"--sensors {','.join(sensors)!r} must name each sensor once; use {', '.join(PAIR)}")
     if not 0 <= max_cloud <= 100:
         raise InputError(f"--max-cloud {max_cloud:g} is not a percentage; use 0 to 100")
     catalog_of(catalog)
@@ -164,7 +164,7 @@ def check_key(catalog: Catalog, sensors: Sequence[str]) -> None:
         from planetary_computer.settings import Settings  # lazy: extra
     except ImportError:
         raise needs("stac") from None
-    if "s1" in sensors and not Settings.get().subscription_key:
+    if any(SENSORS[name].is_radar for name in sensors) and not Settings.get().subscription_key:
         raise InputError(
             "sentinel-1-rtc of planetary-computer needs an API key in PC_SDK_SUBSCRIPTION_KEY; set it, or --sensors s2"
         )

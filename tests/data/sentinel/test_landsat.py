@@ -172,6 +172,18 @@ def test_reflectance_in_floats_is_taken_as_it_is(tmp_path, reflectance):
         np.testing.assert_array_equal(load(path), reflectance)
 
 
+def test_a_scale_the_file_states_is_applied(tmp_path, reflectance, clear):
+    clear[0, 0] = landsat.CLOUD
+    numbers = np.concatenate([np.rint(reflectance * 20000).astype(np.uint16), clear[None]])
+    numbers[3, 0, 1] = 0
+    path = landsat.write(tmp_path / "a.tif", numbers, PLACE, CRS, (*landsat.BANDS, "QA_PIXEL"), nodata=0)
+    with rasterio.open(path, "r+") as file:
+        file.scales = (*[1 / 20000] * 7, 1)
+    found = load(path).values
+    assert np.isnan(found[:, 0, :2]).all()
+    np.testing.assert_allclose(found[:, 1:], reflectance[:, 1:], atol=3e-5)
+
+
 def test_landsat_lies_beside_sentinel_on_one_grid(tmp_path):
     optical = SAMPLE / "s2" / "637U_59R_1_3_20171030.tif"
     data, transform, crs = landsat.of_sentinel2(optical)

@@ -26,7 +26,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
-from geossl.api.pretrain.scenes import measured_sensors
+from geossl.api.pretrain.images import measured_sensors
 from geossl.data.sentinel.batches import SentinelChips
 from geossl.data.synthetic.build import SHARES, displayed, generate
 from geossl.data.synthetic.images import real_and_synthetic

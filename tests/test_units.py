@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from geossl.errors import BandError
+from geossl.limits import unusable_decibel, unusable_reflectance
 from geossl.sensors import S2_BANDS
-from geossl.units import check_decibel, darkest, reflectance_scale, unusable_decibel, unusable_reflectance
+from geossl.units import check_decibel, darkest, reflectance_scale
 
 GREEN, NIR = S2_BANDS.index("B03"), S2_BANDS.index("B08")
 

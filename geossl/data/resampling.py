@@ -1,8 +1,6 @@
 """Put pixels of a raster onto a grid: copied where the grids agree, else resampled with their validity."""
 
-from collections.abc import Sequence
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -14,10 +12,6 @@ from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
-
-from geossl.data.listing import RASTERS, files_in
-from geossl.data.vrt import check_vrt
-from geossl.errors import MissingFileError
 
 ALIGNED = 1e-3  # of a pixel: grids that agree this well are copied, not resampled
 
@@ -32,20 +26,6 @@ WIDE = 20.0  # degrees; a wider grid's edge is not projected as it is
 
 
 REACH = 5.0  # degrees beyond a CRS's own area in which it is still used
-
-
-def expand(paths: Sequence[str | Path] | None, sensor: str) -> list[Path]:
-    """Files named by paths; a folder stands for the rasters in it, sorted by name."""
-    files: list[Path] = []
-    for path in map(Path, paths or []):
-        inside = files_in(path, RASTERS) if path.is_dir() else [path]
-        if not inside:
-            raise MissingFileError(f"--{sensor} folder {str(path)!r} holds no {', '.join(sorted(RASTERS))} file")
-        files += inside
-    for file in files:
-        if file.is_file():
-            check_vrt(file)
-    return files
 
 
 @lru_cache(maxsize=65536)

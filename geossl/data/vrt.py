@@ -1,10 +1,12 @@
-"""What a VRT given as an input points to: files on disk, never the network."""
+"""Rasters given as inputs: a folder stands for the rasters in it, a VRT points to files on disk, never the network."""
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
-from geossl.errors import InputError, redact
+from geossl.data.listing import RASTERS, files_in
+from geossl.errors import InputError, MissingFileError, redact
 
 ALLOW = "GEOSSL_ALLOW"  # as for the addresses of a catalogue
 MARK = b"<VRTDataset"
@@ -15,6 +17,20 @@ NETWORK = re.compile(
     re.IGNORECASE,
 )
 SOURCE = re.compile(rb"<Source(?:Filename|Dataset)[^>]*>([^<]*)<|<OptionalSourceDataset[^>]*>([^<]*)<")
+
+
+def expand(paths: Sequence[str | Path] | None, sensor: str) -> list[Path]:
+    """Files named by paths; a folder stands for the rasters in it, sorted by name."""
+    files: list[Path] = []
+    for path in map(Path, paths or []):
+        inside = files_in(path, RASTERS) if path.is_dir() else [path]
+        if not inside:
+            raise MissingFileError(f"--{sensor} folder {str(path)!r} holds no {', '.join(sorted(RASTERS))} file")
+        files += inside
+    for file in files:
+        if file.is_file():
+            check_vrt(file)
+    return files
 
 
 def check_vrt(path: Path, depth: int = 0) -> None:

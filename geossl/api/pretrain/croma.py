@@ -1,6 +1,6 @@
 """CROMA from a recipe."""
 
-from geossl.api.pretrain.scenes import measured_sensors, scene_chips
+from geossl.api.pretrain.images import measured_sensors, scene_chips
 from geossl.data.sentinel.batches import SentinelChips
 from geossl.methods.croma import CROMA
 from geossl.models.encoders.croma import CROMAEncoder, croma_spec

@@ -1,21 +1,22 @@
 """Shared by methods that learn from single images: where images come from, and the statistics of their bands."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from geossl.api.pretrain.scenes import measured_sensors, scene_chips
 from geossl.data.images.batches import RGBImages
 from geossl.data.images.geotiffs import BandChips
+from geossl.data.sentinel.aligned import SceneFolder
 from geossl.data.sentinel.batches import SentinelChips
+from geossl.data.statistics import streaming_statistics
 from geossl.errors import MissingFileError
 from geossl.methods.base import SSLMethod
 from geossl.models.encoders.stacked import choose_bands
 from geossl.recipe import ScenesRecipe
 from geossl.recipe.images import ImageEncoder, Images
-from geossl.sensors import RGB, SENSORS, SensorSpec, numbered_bands
+from geossl.sensors import PAIR, RGB, SENSORS, SensorSpec, numbered_bands
 
 ImageData = SentinelChips | RGBImages | BandChips
 
@@ -94,3 +95,28 @@ def rehearse(module: SSLMethod, data: ImageData) -> None:
     side = data.chip_px
     empty = {name: torch.zeros(1, len(sensor.bands), side, side) for name, sensor in inputs(data).items()}
     module.losses({**empty, "valid": torch.ones(1, side, side, dtype=torch.bool)})
+
+
+def scene_chips(recipe: ScenesRecipe, sensors: Iterable[str] = PAIR) -> SentinelChips:
+    """Chips of the scenes in the ``data`` section."""
+    return SentinelChips(
+        folder=SceneFolder(recipe.data.source, recipe.data.s2_offset, tuple(sensors)),
+        chip_px=recipe.data.chip_px,
+        batch_size=recipe.data.batch_size,
+        steps=recipe.train.max_steps,
+        seed=recipe.train.seed,
+        holdout=recipe.data.holdout,
+        crop_px=recipe.data.crop_px,
+        workers=recipe.data.workers,
+    )
+
+
+def measured_sensors(
+    sensors: dict[str, SensorSpec], data: SentinelChips | RGBImages | BandChips
+) -> dict[str, SensorSpec]:
+    """The same sensors with the statistics of the user's own data, in one streaming pass."""
+    measured = streaming_statistics(data.survey())
+    return {
+        name: SensorSpec(s.bands, s.unit, s.level, tuple(measured[name][0]), tuple(measured[name][1]))
+        for name, s in sensors.items()
+    }

@@ -5,14 +5,14 @@ import warnings
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import lightning as L
 import torch
 
 from geossl import recipe as recipes
 from geossl.data.batches import TrainingData
-from geossl.data.sentinel.batches import SentinelChips
+from geossl.data.labels.ground_truth import LabelledChips
 from geossl.errors import Note, missing
 from geossl.methods.base import SSLMethod
 from geossl.models.files import save_encoder
@@ -21,6 +21,14 @@ from geossl.training.probe import OnlineProbe
 from geossl.training.progress import TrainProgress, quiet
 from geossl.training.run_folder import RunFolder, versions
 from geossl.training.run_log import Metrics
+
+
+@runtime_checkable
+class HasLabels(Protocol):
+    """Training data with labels beside some of its scenes."""
+
+    def labelled_chips(self) -> tuple[LabelledChips, LabelledChips]:
+        """Training and held-out chips with a class per patch."""
 
 
 def pretrain(recipe: str | Path | recipes.Recipe, **overrides: Any) -> Path:
@@ -95,7 +103,7 @@ def callbacks(recipe: recipes.Recipe, folder: RunFolder, data: TrainingData, sto
     """Callbacks in order: a loss is checked before it is saved, a stop is seen before the checkpoint."""
     chain: list[L.Callback] = [stop, Metrics(folder.path, recipe.train.log_every)]
     also: dict[str, float] = {}
-    if isinstance(recipe, recipes.ScenesRecipe) and isinstance(data, SentinelChips) and recipe.probe.every_steps:
+    if isinstance(recipe, recipes.ScenesRecipe) and isinstance(data, HasLabels) and recipe.probe.every_steps:
         probe = online_probe(recipe.probe, folder, data)
         if probe is not None:
             chain, also = [*chain, probe], probe.latest
@@ -106,7 +114,7 @@ def callbacks(recipe: recipes.Recipe, folder: RunFolder, data: TrainingData, sto
     ]
 
 
-def online_probe(settings: recipes.Probe, folder: RunFolder, data: SentinelChips) -> OnlineProbe | None:
+def online_probe(settings: recipes.Probe, folder: RunFolder, data: HasLabels) -> OnlineProbe | None:
     """A probe on the labels beside the scenes, followed while the encoder is pretrained; None without labels."""
     train, test = data.labelled_chips()
     if not (train.labels > 0).any() or not (test.labels > 0).any():

@@ -5,7 +5,7 @@ import json
 import logging
 from pathlib import Path
 
-from geossl.api.pretrain.scenes import measured_sensors
+from geossl.api.pretrain.images import measured_sensors
 from geossl.data.sentinel.batches import SentinelChips
 from geossl.data.synthetic.batches import SyntheticViews
 from geossl.data.synthetic.build import generate

@@ -26,9 +26,9 @@ from geossl.data.sentinel.offset import s2_offset
 from geossl.data.sentinel.raster_file import RasterFile
 from geossl.data.splits import SPLIT_NAMES
 from geossl.errors import BandError, InputError, RunError
+from geossl.limits import DN
 from geossl.models.encoder import Items
 from geossl.sensors import SENSORS, by_sensor
-from geossl.units import DN
 
 
 def image_set(root: Path) -> ClassificationDataset:

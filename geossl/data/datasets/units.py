@@ -8,7 +8,8 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from geossl.errors import BandError
-from geossl.units import DN, check_decibel, reflectance_scale, unusable_decibel, unusable_reflectance
+from geossl.limits import DN, unusable_decibel, unusable_reflectance
+from geossl.units import check_decibel, reflectance_scale
 
 SAMPLES = 200  # images that are looked at
 SAMPLE_PIXELS = 1000  # of each

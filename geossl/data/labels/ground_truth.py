@@ -25,7 +25,8 @@ from torch import Tensor
 from geossl.data.labels.colours import class_colours
 from geossl.data.labels.tags import class_names
 from geossl.data.listing import RASTERS, TIFF, files_in
-from geossl.data.resampling import expand, outline, reaches, sides, source_coordinates
+from geossl.data.resampling import outline, reaches, sides, source_coordinates
+from geossl.data.vrt import expand
 from geossl.errors import InputError, MissingFileError
 from geossl.grid import Aoi, from_frame
 from geossl.vector_files import read_features, split_layer

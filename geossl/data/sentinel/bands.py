@@ -17,14 +17,15 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
-from geossl.data.resampling import expand
 from geossl.data.sentinel.band_names import band_numbers, normal_name
 from geossl.data.sentinel.offset import PRODUCT, Claim, float_offset, s2_offset
 from geossl.data.sentinel.products import SceneFiles, product_folders, scenes_of
 from geossl.data.sentinel.raster_file import RasterFile
+from geossl.data.vrt import expand
 from geossl.errors import BandError, GridError, MissingFileError, Note
+from geossl.limits import DN
 from geossl.sensors import SENSORS, Product, QualityBand
-from geossl.units import DN, check_decibel, darkest, reflectance_scale
+from geossl.units import check_decibel, darkest, reflectance_scale
 
 GDAL_CACHE_BYTES = 64 * 2**20  # of blocks read; rasterio takes bytes, GDAL itself takes megabytes below 100000
 LOOK_PX = 256  # side of the thinned look that unit checks are made on

@@ -14,7 +14,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from geossl.errors import BandError, Note
-from geossl.units import CARRIES, CLEAN, DN
+from geossl.limits import CARRIES, CLEAN, DN
 
 OFFSETS = (0, -1000)
 NEW_BASELINE = 4.0

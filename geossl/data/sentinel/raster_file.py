@@ -12,8 +12,8 @@ from odc.geo.geobox import GeoBox
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
+from geossl.limits import DN, unusable_decibel, unusable_reflectance
 from geossl.sensors import SENSORS
-from geossl.units import DN, unusable_decibel, unusable_reflectance
 
 
 @dataclass(frozen=True)

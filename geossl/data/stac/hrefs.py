@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from geossl.errors import BandError, InputError, redact
 
+Item = dict[str, Any]  # a STAC item as JSON
 ALLOW = "GEOSSL_ALLOW"
 SCHEMES = ("http", "https", "s3", "gs")
 STORES = (  # object stores of public catalogues; whoever reads there reads what is public, or needs keys of its own

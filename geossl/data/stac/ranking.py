@@ -16,9 +16,9 @@ from rasterio.io import DatasetReader
 from geossl.data.stac import remote
 from geossl.data.stac.clouds import BAD, MASKS, check_mask
 from geossl.data.stac.composite import COMPOSITES, CatalogScenes
-from geossl.data.stac.hrefs import check_item
+from geossl.data.stac.hrefs import Item, check_item
 from geossl.data.stac.scenes import EARTH_SEARCH, Scene, days_between, s1_hrefs, s2_hrefs, scene_of
-from geossl.data.stac.search import Catalog, Item, catalog_of, parse_dates, search
+from geossl.data.stac.search import Catalog, catalog_of, parse_dates, search
 from geossl.errors import BandError, InputError, Note, needs, redact
 from geossl.grid import Aoi
 from geossl.sensors import PAIR, SENSORS

@@ -18,7 +18,7 @@ from geossl.data.resampling import onto, source_coordinates
 from geossl.data.sentinel.bands import GDAL_CACHE_BYTES
 from geossl.data.stac.hrefs import driver_of
 from geossl.errors import RunError, needs, redact
-from geossl.units import DN, LEAST_REFLECTANCE, MOST_REFLECTANCE
+from geossl.limits import DN, LEAST_REFLECTANCE, MOST_REFLECTANCE
 
 T = TypeVar("T")
 TRIES = 8

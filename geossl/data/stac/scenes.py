@@ -11,10 +11,10 @@ import numpy as np
 import shapely
 
 from geossl.data.sentinel.offset import PRODUCT, Claim, baseline_number, checked, item_offset, of_baseline
-from geossl.data.stac.search import Item
+from geossl.data.stac.hrefs import Item
 from geossl.errors import BandError, GeosslError, redact
+from geossl.limits import DN
 from geossl.sensors import S1_BANDS, S2_BANDS
-from geossl.units import DN
 
 EARTH_SEARCH = {
     "B01": "coastal", "B02": "blue", "B03": "green", "B04": "red", "B05": "rededge1", "B06": "rededge2",

@@ -10,11 +10,9 @@ from typing import Any
 
 import shapely
 
-from geossl.data.stac.hrefs import check_href
+from geossl.data.stac.hrefs import Item, check_href
 from geossl.errors import InputError, MissingFileError, UnknownNameError, missing, redact
 from geossl.grid import Aoi
-
-Item = dict[str, Any]  # a STAC item as JSON
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,9 @@ def reflectance_scale(name: str, seen: Float[ndarray, "c n"], kind: str, bands: 
         raise BandError(f"{name}: 8-bit numbers are a picture, not reflectance; {FIX_S2}: use the original bands")
     if not seen.size:
         return 1.0 if is_float else DN
+    seen = seen[:, ~((seen == seen[0]).all(axis=0) & (seen[0] < 0) & (seen[0] > -2001))]  # fill such as -999
+    if not seen.size:
+        return 1.0 if is_float else DN
     check_fill(name, seen)
     sure = seen[:, (seen < (MOST_REFLECTANCE + 0.1) * DN).all(axis=0)]
     sure = sure if 2 * sure.shape[1] > seen.shape[1] else seen  # without saturated pixels and fill of 65535

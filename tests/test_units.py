@@ -42,6 +42,11 @@ def test_reflectance_and_numbers_times_10000_are_told_apart():
     assert reflectance_scale("a.tif", land() * 10000, "float32", S2_BANDS) == 10000
 
 
+def test_one_negative_number_in_all_bands_is_fill_not_an_offset_taken_off_twice():
+    values = np.where(np.arange(1000) < 300, -999, np.rint(land() * 10000))
+    assert reflectance_scale("a.tif", values, "int16", S2_BANDS) == 10000
+
+
 def test_dark_water_is_a_scene():
     level = np.array([300, 280, 220, 120, 100, 80, 70, 60, 50, 40, 10, 5.0])[:, None]
     water = np.rint(level * np.random.default_rng(0).uniform(0.8, 1.2, (12, 500)))

@@ -1,6 +1,7 @@
 """Where pixels come from: the seam between the map engine and files, catalogues or memory."""
 
 import math
+import warnings
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
@@ -13,12 +14,13 @@ from jaxtyping import Float
 from numpy import ndarray
 from odc.geo.geobox import GeoBox
 
-from geossl.errors import BandError
+from geossl.errors import BandError, Note
 from geossl.models.encoder import DenseSpec
 from geossl.sensors import SENSORS
 from geossl.units import check_block, check_cube
 
 LOOK_PX = 512  # side of the thinned look at a cube
+LEVELS = ("L1C", "L2A", "sigma0", "gamma0")
 
 
 @runtime_checkable
@@ -98,6 +100,22 @@ def check_units(cube: xr.Dataset, arrays: dict[str, Any], spec: DenseSpec) -> di
             step = max(1, math.ceil(max(data.shape[1:]) / LOOK_PX))
             check_cube(name, data[:, ::step, ::step], bands, cube[name].dtype)
     return found
+
+
+def note_levels(described: dict[str, Any], spec: DenseSpec) -> None:
+    """Say that files are of another processing level than the encoder's, such as L1C for L2A.
+
+    Args:
+        described: What a source says of itself.
+        spec: Of the encoder.
+    """
+    for name in [name for name in spec.sensors if isinstance(described.get(name), list)]:
+        wanted = [word for word in LEVELS if word in spec.sensors[name].level]
+        levels = [str(file.get("level", "")) for file in described[name] if isinstance(file, dict)]
+        found = {word for level in levels for word in LEVELS if word in level}
+        if len(wanted) == 1 and (other := sorted(found - set(wanted))):
+            text = f"{name} files are {', '.join(other)}; encoder {spec.name} learned from {wanted[0]}"
+            warnings.warn(f"{text}, and what this shift costs was not measured", Note, stacklevel=3)
 
 
 def without_zeros(values: Float[ndarray, "c h w"]) -> Float[ndarray, "c h w"]:

@@ -14,10 +14,11 @@ import shapely
 import xarray as xr
 from rio_cogeo.cogeo import cog_validate
 
-from geossl.errors import BandError, GridError, InputError
+from geossl.errors import BandError, GridError, InputError, Note
 from geossl.grid import Aoi, Lattice
 from geossl.inference.engine.lazy import embed
 from geossl.inference.engine.run import embed_map
+from geossl.inference.engine.source import note_levels
 from geossl.inference.outputs.quantize import quantize
 from geossl.inference.outputs.quicklook import quicklook
 from geossl.inference.outputs.raster import open_map
@@ -315,3 +316,12 @@ def test_zeros_are_not_data(croma_file):
     for name in ("s1", "s2"):
         holes[name].values[:, :40] = np.nan
     np.testing.assert_array_equal(embed(holes.fillna(0), encoder), embed(holes, encoder))
+
+
+def test_files_of_another_level_than_the_encoders_are_said(croma_file):
+    spec = read_encoder(croma_file).spec
+    level = spec.sensors["s2"].level
+    assert "L2A" in level
+    with pytest.warns(Note, match="s2 files are L1C; encoder .* learned from L2A"):
+        note_levels({"s2": [{"level": "L1C"}], "s1": [{"level": "not stated"}]}, spec)
+    note_levels({"s2": [{"level": "L2A"}], "search": {}}, spec)

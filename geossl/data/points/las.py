@@ -1,7 +1,6 @@
 """Airborne laser scans: LAS and LAZ files, and their points in a form from which any square is quickly cut.
 
-Coordinates stay in float64 until they are relative to something near: float32 has steps of half a metre at a northing
-of 5,000 km.
+Coordinates stay in float64 until they are relative to something near: float32 has steps of 0.5 m at 5,000 km north.
 """
 
 import os

@@ -167,7 +167,7 @@ def text(name, content):
         (lambda p: {"batch-size": "0"}, ["--batch-size", "0"]),
         (region(), ["holds no feature"]),
         (region(box(3, 41, 3.1, 41.1).centroid), ["expected polygons only"]),
-        (region(box(500_000, 4.5e6, 501_000, 4.6e6)), ["no longitude and latitude"]),
+        (region(box(500_000, 4.5e6, 501_000, 4.6e6)), ["not longitude and latitude"]),
         (out_of_place, ["lies outside the rasters"]),
         (text("aoi.geojson", b"{}"), ["not GeoJSON"]),
         (raster("s1.tif", radar, epsg=None), ["s1.tif has no CRS"]),

@@ -95,7 +95,7 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path):
         geossl.evaluate(encoder({"s2": wanted}), write_series(tmp_path / "f.npz"), out=report)
     with pytest.raises(InputError, match="expected x \\(n t c h w\\), y \\(n\\), days"):
         read_set(write_series(tmp_path / "f.npz", days=np.zeros(3)))
-    images = write_series(tmp_path / "f.npz", x=np.ones((60, 3, 8, 8), np.uint16))
+    images = write_series(tmp_path / "f.npz", x=np.full((60, 3, 8, 8), 2000, np.uint16))
     with pytest.raises(InputError, match="holds no clips, which series_vit needs"):
         geossl.evaluate(encoder({"s2": S2}), images, out=report)
     assert not report.exists()

@@ -117,7 +117,7 @@ def test_bad_wishes_are_one_line_and_write_nothing(pictures, tmp_path):
         generate(tmp_path / "x", generators=("fase",))
     with pytest.raises(InputError, match="multiple of 8"):
         generate(tmp_path / "x", side_px=30)
-    with pytest.raises(InputError, match="usable pictures of 104 px; they need larger scenes"):
+    with pytest.raises(InputError, match="usable images of 104 px; they need larger scenes"):
         generate(tmp_path / "x", side_px=104, generators=("phase",))
     assert list(tmp_path.iterdir()) == []
 

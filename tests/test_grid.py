@@ -155,4 +155,4 @@ def test_a_crs_whose_metre_is_not_one_on_the_ground_is_refused():
         check_crs(6933, vienna)
     for epsg in (32633, 3035, 31287):
         check_crs(epsg, vienna)
-    assert ground_metres(2263, -74, 40.7) == pytest.approx((0.3048, 0.3048), rel=1e-4)  # feet of New York
+    assert ground_metres(2263, -74.0, 40.7) == pytest.approx((0.3048, 0.3048), rel=1e-4)  # feet of New York

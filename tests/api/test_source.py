@@ -92,7 +92,7 @@ def test_a_call_without_one_clear_source_is_refused(call, message):
         ({"batch_size": 0}, "batch_size=0 is not possible; expected a whole number, 1 or more"),
         ({"batch_size": True}, "batch_size=True is not possible"),
         ({"shard_cells": 1.5}, "shard_cells=1.5 is not possible"),
-        ({"precision": "x"}, "precision='x' is not possible; expected 'fp32' or 'bf16'"),
+        ({"precision": "x"}, "precision='x' is not possible; expected 'auto', 'fp32' or 'bf16'"),
         ({"valid_share": math.nan}, "valid_share=nan is not possible; expected a share"),
         ({"valid_share": 0}, "valid_share=0 is not possible"),
         ({"gsd_m": "40"}, "gsd_m='40' is not possible; expected a number of metres"),

@@ -485,7 +485,7 @@ def test_a_teacher_that_is_not_there_is_made_by_its_recipe(tmp_path):
         ("data.chip_px=20", "data.chip_px=20 must be a multiple of the 8-px patch"),
         ("encoder.halo_px=168", "leaves nothing of encoder.window_px=336"),
         ("objective.decoder_heads=7", "must be a multiple of 4 x objective.decoder_heads=7"),
-        ("teacher={kind: timm, name: resnet18}", "teacher.weights is missing; give a local weight file of resnet18"),
+        ("teacher={kind: timm, name: resnet18}", "teacher.weights is missing; give a local weight file for resnet18"),
         ("teacher.weights=x.pth", "belongs to timm and torchgeo"),
         ("teacher.kind=tim", "'geossl', 'timm' or 'torchgeo'"),
         ("encoder.class_token=true", "needs encoder.position=sincos"),

@@ -355,7 +355,7 @@ def test_places_come_from_parquet_too(parcels, tmp_path):
     one, two = (source_graph(Graphs(source=str(p), edges="rook")) for p in (parcels[0], tmp_path / "p.parquet"))
     assert torch.equal(one.x, two.x)
     assert torch.equal(one.edge_index, two.edge_index)
-    with pytest.raises(InputError, match=r"data.source='none.gpkg' does not exist"):
+    with pytest.raises(InputError, match=r"data.source file 'none.gpkg' does not exist"):
         source_graph(Graphs(source="none.gpkg"))
 
 

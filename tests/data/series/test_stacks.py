@@ -70,9 +70,13 @@ def test_bright_pixels_count_as_cloud_in_all_bands(folder):
     assert np.isfinite(pixels[:3]).all()
 
 
-def test_the_stated_offset_is_taken_off(folder):
-    plain, less = open_series(folder, BANDS), open_series(folder, BANDS, s2_offset=-1000)
-    np.testing.assert_allclose(less.read(less.geobox)[:, 1], plain.read(plain.geobox)[:, 1] - 0.1, atol=1e-6)
+def test_the_stated_offset_is_taken_off(folder, tmp_path):
+    for number, day in enumerate(("2020-06-10", "20200105", "S2_20200320_x")):
+        write(tmp_path / "raw" / f"{day}.tif", date_pixels(number) + 1000)
+    plain, less = open_series(folder, BANDS), open_series(tmp_path / "raw", BANDS, s2_offset=-1000)
+    np.testing.assert_allclose(less.read(less.geobox), plain.read(plain.geobox), atol=1e-6)
+    with pytest.raises(BandError, match="--s2-offset -1000 is stated, but the darkest percentile"):
+        open_series(folder, BANDS, s2_offset=-1000)
 
 
 def test_folders_of_series_are_found_and_labels_are_none(tmp_path, folder):

@@ -157,7 +157,7 @@ def test_batches_are_half_real_and_depend_on_seed_and_draw_alone(folder):
     assert torch.equal(one["views"], batch(workers=1)["views"])
     assert not torch.equal(one["views"], batch(seed=1)["views"])
     assert not torch.equal(one["views"], batch(start=1)["views"])
-    with pytest.raises(InputError, match="real and generated pictures are needed"):
+    with pytest.raises(InputError, match="training needs real and synthetic images, but all are of one kind"):
         SyntheticViews(train.where(train.origin == 0), 16, 8, 3)
 
 

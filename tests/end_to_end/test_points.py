@@ -200,7 +200,7 @@ def test_encoders_of_points_are_judged_like_others(tmp_path):
     with pytest.raises(InputError, match="same holds samples of one class only"):
         geossl.evaluate(encoder, tmp_path / "same.npz", out=out)
     np.savez(tmp_path / "plain.npz", x=np.zeros((4, 9, 3)))
-    with pytest.raises(InputError, match="holds no two classes"):
+    with pytest.raises(InputError, match="does not hold two classes"):
         geossl.evaluate(encoder, tmp_path / "plain.npz", out=out)
 
 

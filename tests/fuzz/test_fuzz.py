@@ -19,7 +19,7 @@ from geossl import recipe
 from geossl.data.datasets.find import read_set
 from geossl.data.graphs.files import read_graph
 from geossl.data.points.las import find_files, read_scan, survey
-from geossl.data.points.objects import read_shapes
+from geossl.data.points.objects import read_objects
 from geossl.data.sentinel.rasters import LocalRasters
 from geossl.data.stac.scenes import scene_of
 from geossl.data.stac.search import without_nulls
@@ -151,7 +151,7 @@ def test_scans(good, tmp_path, number):
 
 @every(ROUNDS)
 @pytest.mark.parametrize(
-    ("name", "read"), [("set.npz", read_set), ("graph.npz", read_graph), ("shapes.npz", read_shapes)]
+    ("name", "read"), [("set.npz", read_set), ("graph.npz", read_graph), ("shapes.npz", read_objects)]
 )
 def test_tables(good, tmp_path, name, read, number):
     path = tmp_path / name

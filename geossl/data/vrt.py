@@ -33,6 +33,11 @@ def expand(paths: Sequence[str | Path] | None, sensor: str) -> list[Path]:
     return files
 
 
+def allowed() -> list[str]:
+    """Hosts and folders that the user allows."""
+    return [entry.strip() for entry in os.environ.get(ALLOW, "").split(",") if entry.strip()]
+
+
 def check_vrt(path: Path, depth: int = 0) -> None:
     """Refuse a VRT that would read over a network; other files pass, whatever their name says.
 
@@ -50,10 +55,9 @@ def check_vrt(path: Path, depth: int = 0) -> None:
         text = file.read(LARGEST_BYTES + 1)
     if len(text) > LARGEST_BYTES or b"<!ENTITY" in text or depth > DEEPEST:
         raise InputError(f"{path} is a VRT too large or too nested to be checked; build a plain one with gdalbuildvrt")
-    allowed = [entry.strip() for entry in os.environ.get(ALLOW, "").split(",") if entry.strip()]
     for plain, optional in SOURCE.findall(text):
         source = (plain or optional).decode("utf-8", "replace").strip().replace("&amp;", "&")
-        if NETWORK.search(source) and not any(host in source for host in allowed):
+        if NETWORK.search(source) and not any(host in source for host in allowed()):
             raise InputError(
                 f"{path} is a VRT that reads from the network ({redact(source)[:100]}); fetch the files first, or set "
                 f"{ALLOW} to the host if you trust it"

@@ -6,16 +6,15 @@ folder. More hosts and folders are allowed by the environment variable ``GEOSSL_
 """
 
 import ipaddress
-import os
 import re
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from geossl.data.vrt import ALLOW, allowed
 from geossl.errors import BandError, InputError, redact
 
 Item = dict[str, Any]  # a STAC item as JSON
-ALLOW = "GEOSSL_ALLOW"
 SCHEMES = ("http", "https", "s3", "gs")
 STORES = (  # object stores of public catalogues; whoever reads there reads what is public, or needs keys of its own
     "blob.core.windows.net",
@@ -120,8 +119,3 @@ def is_address(host: str) -> bool:
     except ValueError:
         return bool(re.fullmatch(r"(0x[0-9a-f]*|\d+)(\.(0x[0-9a-f]*|\d+))*", host))
     return True
-
-
-def allowed() -> list[str]:
-    """Hosts and folders that the user allows."""
-    return [entry.strip() for entry in os.environ.get(ALLOW, "").split(",") if entry.strip()]

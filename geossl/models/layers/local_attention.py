@@ -5,7 +5,7 @@ token is a function of what lies around it, not of the window it was computed in
 patches take the keys of the tile and ``reach`` patches around it; their bias is the same for every tile.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -37,6 +37,7 @@ class Neighbourhood:
     reach: int
     slopes: Float[Tensor, " heads"]
     fed: Bool[Tensor, "#b n"] | None = None
+    _mask: Any = field(default=None, init=False, repr=False)
 
     @cached_property
     def bias(self) -> Float[Tensor, "1 heads q k"]:
@@ -53,6 +54,19 @@ class Neighbourhood:
         """Which keys of every tile exist and are fed."""
         fed = self.slopes.new_ones(1, *self.grid).bool() if self.fed is None else self.fed.unflatten(1, self.grid)
         return around(self.padded(fed[..., None, None]), self.reach)[..., 0, 0]
+
+    @cached_property
+    def is_whole(self) -> bool:
+        """Whether all keys are fed."""
+        return self.fed is None or bool(self.fed.all())
+
+    def block_mask(self, device: torch.device, compiled: bool) -> Any:
+        """FlexAttention's mask; made once for all layers."""
+        if self.is_whole:
+            return whole_block_mask(self.grid, self.reach, device, compiled)
+        if self._mask is None:
+            object.__setattr__(self, "_mask", block_mask(self.grid, self.reach, self.fed, device, compiled))
+        return self._mask
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Every query to the fed keys within reach: by tiles on a CPU, in one kernel on a GPU."""
@@ -121,30 +135,52 @@ def attend_local_flex(q: Tensor, k: Tensor, v: Tensor, near: Neighbourhood, comp
 
     Tokens are put in the order of tiles, so that a block of 128 is two neighbouring tiles and few blocks touch.
     """
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention  # lazy: pulls in the compiler
-
-    b, n = len(q), q.shape[2]
     order = tile_order(near.grid).to(q.device)
     row, column = grid_coordinates(*near.grid).to(q.device)[order].unbind(-1)
-    slopes, reach = near.slopes.to(q.device), near.reach
-    fed = (q.new_ones(1, n).bool() if near.fed is None else near.fed[:, order]).expand(b, -1)
-
-    mask = create_block_mask(
-        lambda sample, head, i, j: (
-            ((row[i] - row[j]).abs() <= reach) & ((column[i] - column[j]).abs() <= reach) & fed[sample, j]
-        ),
-        *(b, None, n, n),
-        device=str(q.device),
-    )
-    run: Any = torch.compile(flex_attention) if compiled else flex_attention
+    slopes = near.slopes.to(q.device)
+    run, _ = flex_kernels(compiled)
     out = run(
         *(x[:, :, order].contiguous() for x in (q, k, v)),
         score_mod=lambda score, sample, head, i, j: (
             score - slopes[head] * torch.sqrt(((row[i] - row[j]) ** 2 + (column[i] - column[j]) ** 2).float())
         ),
-        block_mask=mask,
+        block_mask=near.block_mask(q.device, compiled),
     )
     return torch.empty_like(out).index_copy(2, order, out)
+
+
+@lru_cache(maxsize=2)
+def flex_kernels(compiled: bool) -> tuple[Any, Any]:
+    """FlexAttention and the maker of its block masks; compiled once per process, and again for another grid."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention  # lazy: pulls in the compiler
+
+    if not compiled:
+        return flex_attention, create_block_mask
+    return torch.compile(flex_attention, dynamic=False), torch.compile(create_block_mask, dynamic=False)
+
+
+@lru_cache(maxsize=4)
+def whole_block_mask(grid: tuple[int, int], reach: int, device: torch.device, compiled: bool) -> Any:
+    """Which keys in the order of tiles are within reach, where all keys are fed."""
+    return block_mask(grid, reach, None, device, compiled)
+
+
+def block_mask(
+    grid: tuple[int, int], reach: int, fed: Bool[Tensor, "b n"] | None, device: torch.device, compiled: bool
+) -> Any:
+    """Which keys in the order of tiles are within reach and fed."""
+    order = tile_order(grid).to(device)
+    row, column = grid_coordinates(*grid).to(device)[order].unbind(-1)
+    samples, seen = (1, fed) if fed is None else (len(fed), fed[:, order])
+    return flex_kernels(compiled)[1](
+        lambda sample, head, i, j: (
+            ((row[i] - row[j]).abs() <= reach)
+            & ((column[i] - column[j]).abs() <= reach)
+            & (True if seen is None else seen[sample, j])
+        ),
+        *(samples, None, len(order), len(order)),
+        device=str(device),
+    )
 
 
 @lru_cache(maxsize=8)

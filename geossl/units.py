@@ -1,7 +1,6 @@
 """One rule for what numbers can be: reflectance, backscatter in dB, or neither; for files, catalogues and cubes alike.
 
-Limits are set by real Sentinel scenes: of 300 from five continents, the brightest band's 99th percentile lies between
-0.14 (open sea) and 1.6 (cloud), single pixels reach 2.8 (saturated), radar in dB lies between -57 and 26.
+Limits and the scenes they are set by stand in ``geossl.limits``.
 """
 
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from geossl.errors import BandError
 from geossl.limits import (
     BRIGHTEST,
     CLEAN,
+    DARKEST,
     DARKEST_LAND,
     DARKEST_WATER,
     DN,
@@ -69,7 +69,9 @@ def check_decibel(
         )
 
 
-def reflectance_scale(name: str, seen: Float[ndarray, "c n"], kind: str, bands: Sequence[str]) -> float:
+def reflectance_scale(
+    name: str, seen: Float[ndarray, "c n"], kind: str, bands: Sequence[str], *, is_stated: bool = False
+) -> float:
     """Numbers per unit reflectance, 1 or 10000, decided by the numbers.
 
     Args:
@@ -77,6 +79,7 @@ def reflectance_scale(name: str, seen: Float[ndarray, "c n"], kind: str, bands: 
         seen: Usable pixels, every band finite; as stored, or as the file's scale and offset make them.
         kind: NumPy's name of the numbers' type, e.g. ``uint16``.
         bands: Their names.
+        is_stated: The file states the scale, so that a scene may be darker than others are.
 
     Raises:
         BandError: If they cannot be reflectance; says what they look like and what to do.
@@ -95,7 +98,9 @@ def reflectance_scale(name: str, seen: Float[ndarray, "c n"], kind: str, bands: 
     bright = float(np.percentile(sure, 99, axis=1).max()) if sure.size else 0.0
     scale = 1.0 if is_float and bright <= BRIGHTEST else DN
     check_wrapped(name, seen, scale)
-    check_brightness(name, sure, bright, scale, bands)
+    check_brightness(name, sure, bright, scale)
+    if not is_stated or bright < DARKEST * scale:
+        check_darkness(name, sure, bright, scale, bands)
     return scale
 
 
@@ -109,8 +114,8 @@ def check_fill(name: str, seen: Float[ndarray, "c n"]) -> None:
         )
 
 
-def check_brightness(name: str, seen: Float[ndarray, "c n"], bright: float, scale: float, bands: Sequence[str]) -> None:
-    """Refuse per cent, 8-bit, x 1000 and 16-bit full scale, whose brightest band is too dark or too bright."""
+def check_brightness(name: str, seen: Float[ndarray, "c n"], bright: float, scale: float) -> None:
+    """Refuse per cent, 8-bit and 16-bit full scale, whose brightest band is too bright."""
     percentile = f"99 % of the brightest band's numbers lie below {bright:.4g}"
     if scale > 1 and bright <= 255 and (seen != np.floor(seen)).any():
         raise BandError(f"{name}: {percentile}, as per cent does; {FIX_S2}: say so with gdal_edit.py -scale 0.01")
@@ -121,13 +126,20 @@ def check_brightness(name: str, seen: Float[ndarray, "c n"], bright: float, scal
             f"{name}: Sentinel-2 numbers up to {seen.max():.0f} ({percentile}); {FIX_S2}: if 65535 is reflectance 1, "
             "say so with gdal_edit.py -scale 0.0000152590219"
         )
+
+
+def check_darkness(name: str, seen: Float[ndarray, "c n"], bright: float, scale: float, bands: Sequence[str]) -> None:
+    """Refuse x 1000, whose brightest band is too dark; reflectance in float is taken at its word."""
     named = dict(zip(bands, np.median(seen, axis=1), strict=True)) if seen.size else {}
     infrared = max((named[b] for b in ("B08", "B8A", "B11", "B12") if b in named), default=None)
     is_land = infrared is not None and "B03" in named and infrared > named["B03"]
-    if 0 < bright < scale * (DARKEST_LAND if is_land else DARKEST_WATER):
+    least = DARKEST if scale == 1 else DARKEST_LAND if is_land else DARKEST_WATER
+    if 0 < bright < scale * least:
+        what = "land" if is_land and scale > 1 else "any scene"
         raise BandError(
-            f"{name}: {percentile}, too dark for {'land' if is_land else 'any scene'} in reflectance"
-            f"{'' if scale == 1 else ' x 10000'}; if they are x 1000, say so with gdal_edit.py -scale 0.001"
+            f"{name}: 99 % of the brightest band's numbers lie below {bright:.4g}, too dark for {what} in reflectance"
+            + ("" if scale == 1 else " x 10000; if they are x 1000, say so with gdal_edit.py -scale 0.001, and if")
+            + ("; correct their scale" if scale == 1 else " they are x 10000 and as dark as that, with -scale 0.0001")
         )
 
 

@@ -38,7 +38,7 @@ FLOORS = {  # room -> its floors, top down: what stands on a floor imports from 
         {"images", "points", "labels"},
         {"batches", "resampling", "splits", "statistics", "arrays", "mapped"},
         {"vrt"},
-        {"listing"},
+        {"listing", "hosts"},
     ),
     "geossl.models": (
         {"heads"},

@@ -53,6 +53,16 @@ def test_dark_water_is_a_scene():
     assert reflectance_scale("a.tif", water, "uint16", S2_BANDS) == 10000
 
 
+def test_a_scene_darker_than_others_is_read_where_its_scale_is_stated():
+    shade = land() * 0.1  # the darkest real square of 64 px reaches 0.057
+    with pytest.raises(BandError, match=r"-scale 0.001, and if they are x 10000 and as dark as that"):
+        reflectance_scale("a.tif", np.rint(shade * 10000), "uint16", S2_BANDS)
+    assert reflectance_scale("a.tif", np.rint(shade * 10000), "uint16", S2_BANDS, is_stated=True) == 10000
+    assert reflectance_scale("a.tif", shade, "float32", S2_BANDS) == 1
+    with pytest.raises(BandError, match="too dark for any scene in reflectance; correct their scale"):
+        reflectance_scale("a.tif", land() / 1000, "float32", S2_BANDS)
+
+
 def test_fill_is_unusable_and_a_dark_band_is_not():
     pixel = np.rint(land()[:, 10:11] * 10000)
     fills = {value: np.full((12, 1), float(value)) for value in (-9999.0, -32768, 32767, 65535, -999, 0)}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geossl import grid
+from geossl.data.sentinel.band_names import normal_name
 from geossl.data.sentinel.rasters import LocalRasters
 from geossl.data.stac.ranking import check_request, find_scenes, resumed, search_metadata
 from geossl.errors import InputError, UnknownSettingError
@@ -66,7 +67,9 @@ class Rasters:
         s2_offset: Number added to Sentinel-2 values (-1000 from processing baseline 04.00 on), for files that do not
             say.
         files: By sensor, a key of ``geossl.sensors.SENSORS``: ``s1`` (VV and VH in dB), ``s2`` (12 bands), ``landsat``
-            (Landsat 8 or 9, Collection 2 Level 2: files with named bands, or product folders).
+            (Landsat 8 or 9, Collection 2 Level 2: files with named bands, or product folders). And ``s1_bands``,
+            ``s2_bands``, ``landsat_bands``: the bands of stacks that do not name them, in their order, such as
+            ``"B02,B03,..."``.
 
     Raises:
         InputError: If no sensor is named, or a value is not a path.
@@ -74,16 +77,21 @@ class Rasters:
 
     files: Mapping[str, Paths | None]
     s2_offset: int | None
+    bands: Mapping[str, tuple[str, ...]]
 
     def __init__(self, *, s2_offset: int | None = None, **files: Paths | None) -> None:
+        stated = {name: files.pop(f"{name}_bands", None) for name in SENSORS}
         object.__setattr__(self, "files", files)
         object.__setattr__(self, "s2_offset", s2_offset)
+        object.__setattr__(self, "bands", {name: as_names(given, name) for name, given in stated.items() if given})
         if unknown := sorted(set(files) - set(SENSORS)):
-            raise UnknownSettingError("geossl.Rasters", unknown[0], [*SENSORS, "s2_offset"])
+            raise UnknownSettingError("geossl.Rasters", unknown[0], KEYWORDS[Rasters])
         if not self.paths():
             raise InputError(f"no rasters given; name at least one sensor, such as {ANSWER}")
         if self.s2_offset is not None and "s2" not in self.paths():
             raise InputError(f"--s2-offset {self.s2_offset} does nothing without Sentinel-2 files; leave it out")
+        if idle := sorted(set(self.bands) - set(self.paths())):
+            raise InputError(f"--{idle[0]}-bands does nothing without --{idle[0]} files; leave it out")
         if self.s2_offset not in (None, 0, -1000):
             raise InputError(f"--s2-offset {self.s2_offset!r} is not possible; use 0 or -1000")
 
@@ -98,12 +106,12 @@ class Rasters:
         Raises:
             InputError: What is wrong with which file.
         """
-        return LocalRasters(self.paths(), self.s2_offset)
+        return LocalRasters(self.paths(), self.s2_offset, self.bands)
 
 
 KEYWORDS: dict[type, tuple[str, ...]] = {
     Catalog: tuple(field.name for field in fields(Catalog)),
-    Rasters: (*SENSORS, "s2_offset"),
+    Rasters: (*SENSORS, "s2_offset", *(f"{name}_bands" for name in SENSORS)),
 }
 FORMER = tuple(name for names in KEYWORDS.values() for name in names)  # keyword arguments of before
 
@@ -120,6 +128,26 @@ def as_paths(paths: Any, name: str) -> list[Path]:
     if not isinstance(found, Sequence) or not all(isinstance(path, str | Path) and str(path) for path in found):
         raise InputError(f"{name}={paths!r} is not a path or a list of paths")
     return [Path(path) for path in found]
+
+
+def as_names(given: Any, sensor: str) -> tuple[str, ...]:
+    """Names of the bands of a stack, from a list of them or from text.
+
+    Raises:
+        InputError: If they are not names of bands, or lack one of the sensor's.
+    """
+    found = given.replace(";", ",").replace(" ", ",").split(",") if isinstance(given, str) else given
+    entry = SENSORS[sensor]
+    if not isinstance(found, Sequence) or not all(isinstance(name, str) for name in found):
+        raise InputError(f"{sensor}_bands={given!r} is not a list of bands such as {','.join(entry.bands[:3])}")
+    names = tuple(name.strip() for name in found if name.strip())
+    known = [entry.band(normal_name(name)) for name in names]
+    if missing := [band for band in entry.bands if band not in known]:
+        raise InputError(
+            f"--{sensor}-bands {','.join(names)[:80]} lacks {', '.join(missing)}; name every band of the file, in its "
+            f"order, by the names {', '.join(entry.bands)}"
+        )
+    return names
 
 
 def given(source: Any, settings: Mapping[str, Any], verb: str) -> Catalog | Rasters | Source | None:

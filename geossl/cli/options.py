@@ -71,13 +71,13 @@ def with_source(options: dict[str, Any], idle: str | None = None) -> dict[str, A
 
 def with_files(options: dict[str, Any]) -> dict[str, Any]:
     """Options of ``evaluate``: ``--sensors`` is not of its source, and ``--s2-offset`` may be of a folder data set."""
-    others = {name: value for name, value in options.items() if name not in SENSORS}
-    if not any(options[name] for name in SENSORS):
+    stated = {name: options.get(name) for name in (*SENSORS, *(f"{name}_bands" for name in SENSORS))}
+    others = {name: value for name, value in options.items() if name not in stated}
+    if not any(stated.values()):
         return others
     from geossl.api.source import Rasters  # lazy: reads rasters and catalogues
 
-    offset = others.pop("s2_offset")
-    return {**others, "source": Rasters(s2_offset=offset, **{name: options[name] for name in SENSORS})}
+    return {**others, "source": Rasters(s2_offset=others.pop("s2_offset"), **stated)}
 
 
 def with_options(verb: Callable[..., None], *options: Callable[..., Any]) -> Callable[..., None]:
@@ -124,6 +124,10 @@ def asks_files(verb: Callable[..., None]) -> Callable[..., None]:
             for name, entry in SENSORS.items()
         ),
         s2_offset,
+        *(
+            click.option(f"--{name}-bands", metavar="NAMES", help=f"Bands of {name} stacks without names, in order.")
+            for name in SENSORS
+        ),
     )
 
 

@@ -1,21 +1,17 @@
 """Rasters given as inputs: a folder stands for the rasters in it, a VRT points to files on disk, never the network."""
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from geossl.data.hosts import ALLOW, allowed_hosts, hosts_in
 from geossl.data.listing import RASTERS, files_in
 from geossl.errors import InputError, MissingFileError, redact
 
-ALLOW = "GEOSSL_ALLOW"  # as for the addresses of a catalogue
 MARK = b"<VRTDataset"
 LARGEST_BYTES = 64 << 20
+AUXILIARY = re.compile(rb"<(?:NoDataValue|Scale|Offset|SRS|GeoTransform|GCPList|Description|MDI key=\"(?!STATISTICS_))")
 DEEPEST = 4  # VRTs that name VRTs
-NETWORK = re.compile(
-    r"(?:[a-z][a-z0-9+.-]*:)?/*(?:https?://|ftp://|s3://|gs://|az://|/?vsi(?:curl|s3|gs|az|adls|oss|swift|hdfs|webhdfs)\w*[/?])",
-    re.IGNORECASE,
-)
 SOURCE = re.compile(rb"<Source(?:Filename|Dataset)[^>]*>([^<]*)<|<OptionalSourceDataset[^>]*>([^<]*)<")
 
 
@@ -33,9 +29,26 @@ def expand(paths: Sequence[str | Path] | None, sensor: str) -> list[Path]:
     return files
 
 
-def allowed() -> list[str]:
-    """Hosts and folders that the user allows."""
-    return [entry.strip() for entry in os.environ.get(ALLOW, "").split(",") if entry.strip()]
+def sidecars(path: Path, files: Sequence[str]) -> tuple[str, ...]:
+    """Names of the files beside a raster that say how it is read.
+
+    Overviews are not read, and a viewer writes an ``.aux.xml`` with statistics beside whatever it shows.
+
+    Args:
+        path: The raster.
+        files: It and those that GDAL read with it.
+    """
+    others = [Path(file) for file in files if Path(file).parent == path.parent and Path(file) != path]
+    beside = [file for file in others if file.name.startswith(path.stem) and file.is_file()]
+    found = [file for file in beside if file.suffix.lower() != ".ovr"]
+    return tuple(sorted(file.name for file in found if not is_statistics(file)))
+
+
+def is_statistics(file: Path) -> bool:
+    """Whether an ``.aux.xml`` file holds nothing that changes how a raster is read."""
+    if not file.name.endswith(".aux.xml") or file.stat().st_size > LARGEST_BYTES:
+        return False
+    return AUXILIARY.search(file.read_bytes()) is None
 
 
 def check_vrt(path: Path, depth: int = 0) -> None:
@@ -57,10 +70,10 @@ def check_vrt(path: Path, depth: int = 0) -> None:
         raise InputError(f"{path} is a VRT too large or too nested to be checked; build a plain one with gdalbuildvrt")
     for plain, optional in SOURCE.findall(text):
         source = (plain or optional).decode("utf-8", "replace").strip().replace("&amp;", "&")
-        if NETWORK.search(source) and not any(host in source for host in allowed()):
+        if strange := [host for host in hosts_in(source) if host not in allowed_hosts()]:
             raise InputError(
-                f"{path} is a VRT that reads from the network ({redact(source)[:100]}); fetch the files first, or set "
-                f"{ALLOW} to the host if you trust it"
+                f"{path} is a VRT that reads from the network ({redact(source)[:100]}); fetch the files first, or if "
+                f"you trust it: {ALLOW}={redact(strange[0])[:100]}"
             )
         inner = path.parent / source
         if inner.is_file() and inner != path:

@@ -57,6 +57,36 @@ def test_a_vrt_inside_a_vrt_is_looked_at(tmp_path):
         check_vrt(vrt(loop, other, other))
 
 
-def test_a_host_may_be_allowed(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("allowed", "source"),
+    [
+        ("host.org", "https://host.org/a.tif"),
+        ("host.org", "/vsicurl/https://me:word@HOST.org:8000/a.tif"),
+        ("https://host.org/", "/vsizip//vsicurl/https://host.org/a.zip/a.tif"),
+        ("other.org, s3://bucket", "/vsis3/bucket/a.tif"),
+        ("gs://bucket", "gs://bucket/a.tif"),
+        ("host.org", "/vsicurl?url=https%3A%2F%2Fhost.org%2Fa.tif"),
+    ],
+)
+def test_a_host_may_be_allowed(tmp_path, monkeypatch, allowed, source):
+    monkeypatch.setenv("GEOSSL_ALLOW", allowed)
+    check_vrt(vrt(tmp_path / "a.vrt", *[source] * 2))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "https://host.org.evil.net/a.tif",
+        "https://evil.net/host.org/a.tif",
+        "https://evil.net/?host.org",
+        "https://host.org@evil.net/a.tif",
+        "https://data.host.org/a.tif",
+        "/vsis3/host.org/a.tif",
+        "/vsizip/{/vsicurl/https://host.org/a.zip}/vsicurl/https://evil.net/a.tif",
+        "https://host.org%2eevil.net/a.tif",
+    ],
+)
+def test_a_host_is_matched_as_a_whole(tmp_path, monkeypatch, source):
     monkeypatch.setenv("GEOSSL_ALLOW", "host.org")
-    check_vrt(vrt(tmp_path / "a.vrt", *["https://host.org/a.tif"] * 2))
+    with pytest.raises(InputError, match="is a VRT that reads from the network"):
+        check_vrt(vrt(tmp_path / "a.vrt", *[source] * 2))

@@ -167,7 +167,8 @@ def scenes_of(pixels: Any, options: Options, chip_px: int, patch_px: int) -> Sce
         raise InputError("evaluate: labels lie over files; fetch the scenes of a catalogue, then use geossl.Rasters")
     files = {} if pixels is None else pixels.paths()
     offset = options.get("s2_offset") if pixels is None else pixels.s2_offset
-    return Scenes(files, offset, options.get("column"), chip_px, patch_px)
+    bands = {} if pixels is None else pixels.bands
+    return Scenes(files, offset, options.get("column"), chip_px, patch_px, bands)
 
 
 def runner_for(data: Data, encoder: Encoder, settings: Settings) -> Runner:

@@ -17,6 +17,7 @@ from geossl.data.graphs.files import read_graph
 from geossl.data.graphs.files import write_graph as write_graph
 from geossl.data.graphs.superpixels import image_graphs, superpixel_graph, union_of
 from geossl.data.labels.ground_truth import read_labels
+from geossl.data.listing import TIFF, files_in
 from geossl.data.sentinel.aligned import SAMPLE, aligned_scenes
 from geossl.errors import InputError
 from geossl.inference.outputs.raster import open_map
@@ -152,7 +153,7 @@ def read_places(path: Path) -> gpd.GeoDataFrame:
 def scene_graph(root: str | Path, *, segment_px: int = 64, compactness: float = 0.1, smooth: int = 0) -> Data:
     """Superpixels of every scene of a folder with ``s1/``, ``s2/`` and perhaps ``labels/``, as one graph."""
     folder = (SAMPLE if str(root) == "sample" else Path(root)) / "labels"
-    labels = folder if folder.is_dir() and any(folder.glob("*.tif")) else None
+    labels = folder if folder.is_dir() and files_in(folder, TIFF) else None
     style: dict[str, Any] = {"segment_px": segment_px, "compactness": compactness, "smooth": smooth}
     graphs = []
     for scene in aligned_scenes(root):

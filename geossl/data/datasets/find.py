@@ -85,6 +85,7 @@ class Scenes(NamedTuple):
         column: Attribute of labelled polygons.
         chip_px: Side of chips.
         patch_px: Side of the encoder's patch; no patch lies in two parts.
+        bands: By sensor, names of the bands of files that do not name them.
     """
 
     files: Mapping[str, Sequence[str | Path]]
@@ -92,6 +93,7 @@ class Scenes(NamedTuple):
     column: str | None
     chip_px: int
     patch_px: int
+    bands: Mapping[str, Sequence[str]] | None = None
 
 
 def find(
@@ -108,7 +110,7 @@ def find(
         return labelled_scenes(dataset, scenes)
     name = str(dataset)
     if name == "sample":
-        own = scenes._replace(files={s: [SAMPLE / s] for s in PAIR}, s2_offset=None, column=None)
+        own = scenes._replace(files={s: [SAMPLE / s] for s in PAIR}, s2_offset=None, column=None, bands=None)
         return labelled_scenes(SAMPLE / "labels", own, name)
     if name in DATASETS:
         return named_set(name, Path(root or Path("data") / name), download)
@@ -125,7 +127,7 @@ def labelled_scenes(
     labels: str | Path | gpd.GeoDataFrame, scenes: Scenes, name: str | None = None
 ) -> SegmentationDataset:
     """Chips of labelled ground, its blocks assigned to three parts by the seed."""
-    source = LocalRasters(scenes.files, scenes.s2_offset)
+    source = LocalRasters(scenes.files, scenes.s2_offset, scenes.bands or {})
     truth = read_labels(labels, scenes.column)
     order = {sensor: SENSORS[sensor].bands for sensor in source.sensors}
 

@@ -69,7 +69,8 @@ def band_numbers(
             return tuple(every.index(band) + 1 for band in wanted)
         raise BandError(
             f"{path} has {source.count} bands without names; {sensor} needs {len(every)}: {', '.join(every)}; their "
-            f"order is not guessed, so name the file's bands, in its order: gdal_edit.py -mo {TAG}={every[0]},..."
+            f"order is not guessed, so name the file's bands, in its order: --{sensor}-bands {every[0]},{every[1]},... "
+            f"(Python: {sensor}_bands=), or in the file: gdal_edit.py -mo {TAG}={every[0]},..."
         )
     if missing := [band for band in wanted if band not in names]:
         raise BandError(f"{path} lacks {', '.join(missing)} for {sensor}; it has {', '.join(filter(None, names))}")
@@ -82,11 +83,17 @@ def names_of(source: DatasetReader, path: Path, sensor: str, stated: Sequence[st
     """Names of a file's bands: descriptions, else those stated, else the tag ``BANDS``, else those of a VRT's files.
 
     Raises:
-        BandError: If a list of names has another length than the file has bands.
+        BandError: If a list of names has another length than the file has bands, or says something else than the file.
     """
     entry = SENSORS[sensor]
     names = [entry.band(normal_name(text or "")) for text in source.descriptions]
-    if any(names):
+    is_named = any(name in entry.bands for name in names)
+    told = [entry.band(normal_name(text)) for text in stated]
+    if is_named and told and told != names:
+        raise BandError(
+            f"{path} names its bands {', '.join(names)}, but --{sensor}-bands says {', '.join(told)}; leave it out"
+        )
+    if is_named or (any(names) and not told):
         return names
     tags = {key.upper(): value for key, value in source.tags().items()}
     listed = list(stated) or [part for part in re.split(r"[,;\s]+", tags.get(TAG, "")) if part]

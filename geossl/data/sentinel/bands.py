@@ -21,7 +21,7 @@ from geossl.data.sentinel.band_names import band_numbers, normal_name
 from geossl.data.sentinel.offset import PRODUCT, Claim, float_offset, s2_offset
 from geossl.data.sentinel.products import SceneFiles, product_folders, scenes_of
 from geossl.data.sentinel.raster_file import RasterFile
-from geossl.data.vrt import expand
+from geossl.data.vrt import expand, sidecars
 from geossl.errors import BandError, GridError, MissingFileError, Note
 from geossl.limits import DN
 from geossl.sensors import SENSORS, Product, QualityBand
@@ -37,26 +37,35 @@ GDAL = {  # files are read with what they were looked at with: sidecars are aske
 SCALE_TAGS = (("SCALE", "SCALE_FACTOR"), ("OFFSET", "ADD_OFFSET"))  # of whole files, by software without GDAL's own
 
 
-def inspect_all(paths: Sequence[str | Path] | None, sensor: str, stated_offset: int | None = None) -> list[RasterFile]:
+def inspect_all(
+    paths: Sequence[str | Path] | None, sensor: str, stated_offset: int | None = None, stated_bands: Sequence[str] = ()
+) -> list[RasterFile]:
     """Look at all files of a sensor; single-band files of a product are put together to scenes.
 
     Args:
         paths: Files and folders.
         sensor: Key of ``SENSORS``.
         stated_offset: As in ``inspect``.
+        stated_bands: As in ``inspect``.
 
     Raises:
         MissingFileError, BandError, GridError: As ``inspect``.
     """
     folders = [folder for path in paths or [] for folder in product_folders(Path(path), sensor)]
     return [
-        inspect_scene(found, sensor) if isinstance(found, SceneFiles) else inspect(found, sensor, stated_offset)
+        inspect_scene(found, sensor)
+        if isinstance(found, SceneFiles)
+        else inspect(found, sensor, stated_offset, stated_bands=stated_bands)
         for found in scenes_of(expand(folders, sensor), sensor)
     ]
 
 
 def inspect(
-    path: str | Path, sensor: str, stated_offset: int | None = None, wanted: tuple[str, ...] | None = None
+    path: str | Path,
+    sensor: str,
+    stated_offset: int | None = None,
+    wanted: tuple[str, ...] | None = None,
+    stated_bands: Sequence[str] = (),
 ) -> RasterFile:
     """Look at a file once and decide how to read it.
 
@@ -65,6 +74,7 @@ def inspect(
         sensor: Key of ``SENSORS``.
         stated_offset: Sentinel-2 offset stated by the user; wins over what the file says.
         wanted: Bands to read, and their order; all of the sensor's by default.
+        stated_bands: Names of the file's bands in its order, for a file that does not name them.
 
     Raises:
         MissingFileError: If there is no such file.
@@ -76,18 +86,17 @@ def inspect(
         raise MissingFileError(f"--{sensor} file {str(path)!r} does not exist")
     try:
         with rasterio.Env(**GDAL), rasterio.open(path) as source:
-            return look_at(source, path, sensor, stated_offset, wanted or SENSORS[sensor].bands)
+            check_place(source, path)
+            read = wanted or SENSORS[sensor].bands
+            numbers = band_numbers(source, path, sensor, read, stated_bands)
+            return in_unit(look_at(source, path, sensor, numbers), source, path, stated_offset, read)
     except rasterio.errors.RasterioIOError as error:
         raise BandError(f"{path} cannot be read as a raster ({' '.join(str(error).split())})") from None
 
 
-def look_at(
-    source: DatasetReader, path: Path, sensor: str, stated_offset: int | None, wanted: tuple[str, ...]
-) -> RasterFile:
-    """The same for an open file."""
-    check_place(source, path)
-    bands = band_numbers(source, path, sensor, wanted)
-    file = RasterFile(
+def look_at(source: DatasetReader, path: Path, sensor: str, bands: tuple[int, ...]) -> RasterFile:
+    """What an open file says of itself; its numbers are not looked at yet."""
+    return RasterFile(
         path=str(path),
         sensor=sensor,
         bands=bands,
@@ -102,8 +111,8 @@ def look_at(
         masked=any(MaskFlags.per_dataset in flags for flags in source.mask_flag_enums),
         alpha=next((i for i, kind in enumerate(source.colorinterp, start=1) if kind == ColorInterp.alpha), 0),
         nodata=source.nodata,
+        sidecars=sidecars(path, source.files),
     )
-    return in_unit(file, source, path, stated_offset, wanted)
 
 
 def in_unit(
@@ -202,6 +211,7 @@ def as_sentinel2(
     """The file read as Sentinel-2 reflectance, by what it and its product say and by its numbers."""
     kinds = [source.dtypes[n - 1] for n in file.bands]
     more: list[Claim] = []
+    is_stated = bool(file.gain)
     if file.gain and kinds[0].startswith(("int", "uint")) and usual(file):
         raw = (seen - file.bias[0]) / file.gain[0]
         more = [Claim(-1000, f"the file's own offset {file.bias[0]:g}")] if file.bias[0] else []
@@ -209,7 +219,7 @@ def as_sentinel2(
     elif any(file.bias):
         more = [Claim(0, f"the file's own offset {file.bias[0]:g}, which is applied,")]
     kind = "float32" if file.gain else kinds[0]
-    scale = reflectance_scale(named(file), seen, kind, names)
+    scale = reflectance_scale(named(file), seen, kind, names, is_stated=is_stated)
     dark = darkest(seen, scale)
     if scale == 1:
         offset, reason = float_offset(path, source.tags(), stated, dark, more)

@@ -95,7 +95,8 @@ def against_claims(name: str, stated: int, claim: Claim | None, dark: float | No
     if not stated and dark is not None and dark >= CARRIES:
         raise BandError(
             f"{name}: --s2-offset 0 is stated, but {claim.reason} says -1000 and so do the numbers, whose darkest "
-            f"percentile is {dark:.0f}; leave --s2-offset out, or give such files on their own"
+            f"percentile is {dark:.0f}; leave --s2-offset out, or if +1000 was taken off, say so in the file: "
+            "gdal_edit.py -mo BOA_ADD_OFFSET=0"
         )
     text = f"{name}: --s2-offset {stated} is stated and used, although {claim.reason} says {claim.offset}"
     warnings.warn(text, Note, stacklevel=5)
@@ -138,7 +139,8 @@ def float_offset(
 ) -> tuple[int, str]:
     """The same for numbers that are reflectance already; who made them has mostly, not always, taken off +0.1.
 
-    Dark pixels show that it was. Where there are none, a tag is believed, and else the user is asked.
+    Dark pixels show that it was. Where there are none, as in a desert, a tag is believed, then a product of a baseline
+    before 04.00, and else the user is asked.
 
     Raises:
         BandError: As ``s2_offset``, or if only the product's name says something and the numbers do not decide.
@@ -156,11 +158,12 @@ def float_offset(
         return done
     if tagged:
         return decide(str(path), tagged, None, dark)
-    if dark < CARRIES and not any(claim.offset for claim in of_product(path)):
+    product = of_product(path)
+    if not any(claim.offset for claim in product) and (dark < CARRIES or product):
         return done
     raise BandError(
-        f"{path}: reflectance whose darkest percentile is {dark / DN:.3f} may still carry the +0.1 of processing "
-        f"baseline 04.00; {STATE_IT}"
+        f"{path}: reflectance whose darkest percentile is {dark / DN:.3f}, as of a desert, snow or clouds, may as well "
+        f"carry the +0.1 of processing baseline 04.00; {STATE_IT}"
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from geossl.data.listing import folders_in, is_hidden
 from geossl.errors import BandError
 from geossl.sensors import SENSORS, Product
 
@@ -62,8 +63,8 @@ def product_folders(path: Path, sensor: str) -> list[Path]:
     if not path.is_dir():
         return [path]
     product = SENSORS[sensor].product_of
-    inner = [d for d in sorted(path.iterdir()) if d.is_dir() and any(product(f.name) for f in d.iterdir())]
-    direct = any(p.is_file() for p in path.iterdir())
+    inner = [d for d in folders_in(path) if any(product(f.name) for f in d.iterdir())]
+    direct = any(p.is_file() and not is_hidden(p.name) for p in path.iterdir())
     return [path, *inner] if direct or not inner else inner
 
 

@@ -40,6 +40,8 @@ class RasterFile:
         masked: The file has a mask of its own.
         alpha: Number of its alpha band; 0 = none.
         nodata: Declared nodata value.
+        sidecars: Names of the files beside it that say how it is read: masks, headers, ``.aux.xml`` with more than
+            statistics.
     """
 
     path: str
@@ -61,6 +63,7 @@ class RasterFile:
     masked: bool = False
     alpha: int = 0
     nodata: float | None = None
+    sidecars: tuple[str, ...] = ()
 
     @property
     def scene(self) -> str:

@@ -31,10 +31,12 @@ class LocalRasters:
     Args:
         paths: Files or folders by sensor, keys of ``geossl.sensors.SENSORS``.
         s2_offset: Stated offset of Sentinel-2 numbers; by default what each file says.
+        bands: By sensor, the names of the bands of files that do not name them, in the files' order.
     """
 
     paths: Mapping[str, Sequence[str | Path] | None]
     s2_offset: int | None = None
+    bands: Mapping[str, Sequence[str]] = field(default_factory=dict)
     files: dict[str, tuple[RasterFile, ...]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -46,7 +48,7 @@ class LocalRasters:
         if unknown := set(self.paths) - set(SENSORS):
             raise UnknownNameError("sensor", unknown.pop(), SENSORS)
         for sensor in SENSORS:
-            if found := inspect_all(self.paths.get(sensor), sensor, self.s2_offset):
+            if found := inspect_all(self.paths.get(sensor), sensor, self.s2_offset, self.bands.get(sensor, ())):
                 self.files[sensor] = tuple(found)
         if not self.files:
             options = ", ".join(f"{entry.title} with --{name}" for name, entry in SENSORS.items())
@@ -79,6 +81,7 @@ class LocalRasters:
                     "decided_by": f.reason,
                     **({"id": f.scene, "parts": [Path(part).name for part in f.parts]} if f.parts else {}),
                     **({"gain": list(f.gain), "bias": list(f.bias)} if f.gain else {}),
+                    **({"sidecars": list(f.sidecars)} if f.sidecars else {}),
                     **({"quality": [list(band) for band in f.quality]} if f.quality else {}),
                 }
                 for f in files

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from numpy import ndarray
 from rasterio.enums import Resampling
 
+from geossl.data.listing import folders_in
 from geossl.errors import InputError, MissingFileError, RunError
 from geossl.sensors import S1_BANDS, S2_BANDS
 
@@ -41,9 +42,7 @@ class SSL4EO:
 
     def __init__(self, root: str | Path, crop_px: tuple[int, int], seed: int = 0) -> None:
         self.root, self.crop_px, self.seed = Path(root), crop_px, seed
-        self.places = (
-            sorted(p.name for p in (self.root / "s2a").iterdir() if p.is_dir()) if self.is_layout(root) else []
-        )
+        self.places = [p.name for p in folders_in(self.root / "s2a")] if self.is_layout(root) else []
         if not self.places:
             raise MissingFileError(
                 f"data.source={str(root)!r} is no SSL4EO-S12 folder; it needs s1/<place>/ and s2a/<place>/"
@@ -57,10 +56,8 @@ class SSL4EO:
 
     def scenes(self, place: str) -> list[tuple[Path, Path]]:
         """Pairs of scene folders, by season."""
-        s1, s2 = (
-            sorted((p for p in (self.root / sensor / place).glob("*") if p.is_dir()), key=moment)
-            for sensor in ("s1", "s2a")
-        )
+        folders = [self.root / sensor / place for sensor in ("s1", "s2a")]
+        s1, s2 = (sorted(folders_in(f), key=moment) if f.is_dir() else [] for f in folders)
         if not s1 or len(s1) != len(s2):
             raise InputError(
                 f"{self.root}: place {place} has {len(s1)} Sentinel-1 and {len(s2)} Sentinel-2 scenes; expected pairs"

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
+from geossl.data.listing import folders_in
 from geossl.data.sentinel.ssl4eo import file_name, moment, side_of, stack
 from geossl.data.series.batches import ATTEMPTS, CLEAR_SHARE, Clip, ClipSource, clip_of, valid_of, within
 from geossl.data.series.stacks import Clouds, day_number
@@ -47,7 +48,7 @@ class SeasonClips(ClipSource):
         super().__init__(frames, chip_px, seed)
         self.root, self.bands, self.clouds = Path(root) / "s2a", tuple(bands), clouds
         self.span, self.least_clear = span, frames - int(max_cloudy * frames)
-        self.places = sorted(p.name for p in self.root.iterdir() if p.is_dir()) if self.root.is_dir() else []
+        self.places = [p.name for p in folders_in(self.root)] if self.root.is_dir() else []
         if not self.places:
             raise MissingFileError(
                 f"data.source={str(root)!r} is not an SSL4EO-S12 folder; it needs s2a/<place>/<scene>/"
@@ -63,7 +64,7 @@ class SeasonClips(ClipSource):
 
     def scenes(self, place: str) -> list[Path]:
         """Folders of a place, in time."""
-        found = sorted((p for p in (self.root / place).iterdir() if p.is_dir()), key=moment)
+        found = sorted(folders_in(self.root / place), key=moment)
         if len(found) < 2:
             raise InputError(f"{self.root / place} holds {len(found)} scenes; a series needs at least 2 dates")
         return found

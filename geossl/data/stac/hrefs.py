@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from geossl.data.vrt import ALLOW, allowed
+from geossl.data.hosts import ALLOW, allowed_folders, allowed_hosts, host_of, scheme_of
 from geossl.errors import BandError, InputError, redact
 
 Item = dict[str, Any]  # a STAC item as JSON
@@ -70,7 +70,7 @@ def check_path(path: Path, folder: Path, shown: str) -> None:
     if not path.is_absolute():
         raise InputError(f"has the relative address {shown!r}; a table of items needs whole ones")
     real = path.resolve()
-    roots = [folder.resolve(), *(Path(entry).resolve() for entry in allowed() if entry.startswith("/"))]
+    roots = [folder.resolve(), *allowed_folders()]
     if not any(real.is_relative_to(root) for root in roots):
         raise InputError(f"points to {shown!r}, outside its catalogue's folder; to allow it: {ALLOW}={real.parent}")
     if real.exists() and not real.is_file():
@@ -82,20 +82,6 @@ def driver_of(href: str) -> str:
     return "JP2OpenJPEG" if href.split("?")[0].lower().endswith(".jp2") else "GTiff"
 
 
-def scheme_of(href: str) -> str:
-    """Scheme of an address in small letters; empty for a path."""
-    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):", href)
-    return match[1].lower() if match else ""
-
-
-def host_of(address: str) -> str:
-    """Host of an address in small letters; empty if it has none."""
-    try:
-        return urlsplit(address).hostname or ""
-    except ValueError:
-        return ""
-
-
 def is_remote(catalog: str) -> bool:
     """Whether a catalogue comes over a network."""
     return scheme_of(catalog) in SCHEMES
@@ -103,7 +89,7 @@ def is_remote(catalog: str) -> bool:
 
 def is_allowed(host: str, catalog: str) -> bool:
     """Whether files of a catalogue may lie on a host."""
-    if host in allowed() or (is_remote(catalog) and host == host_of(catalog)):
+    if host in allowed_hosts() or (is_remote(catalog) and host == host_of(catalog)):
         return bool(host)
     if is_address(host):
         return False

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 
 from geossl.data.labels.ground_truth import label_values
 from geossl.data.labels.tags import class_names
+from geossl.data.listing import TIFF, files_in
 from geossl.data.sentinel.aligned import SAMPLE, AlignedScenes, aligned_scenes
 from geossl.data.sentinel.chips import read
 from geossl.data.sentinel.samplers import Chip, GridChips, Rois, split_scenes
@@ -145,7 +146,7 @@ def split_in_three(scenes: Sequence[AlignedScenes]) -> dict[str, Rois]:
 
 def cut(scenes: Sequence[AlignedScenes], roi: Rois, side: int, labels: Path) -> Iterator[Cut]:
     """Chips of a strip that are valid everywhere and not mostly white."""
-    names = class_names(sorted(labels.glob("*.tif"))) if labels.is_dir() else {}
+    names = class_names(files_in(labels, TIFF)) if labels.is_dir() else {}
     for chip in GridChips(scenes, side, side // 2, roi=roi):
         pixels = read(scenes, chip)
         s2 = pixels["s2"].numpy()

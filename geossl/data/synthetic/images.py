@@ -13,7 +13,7 @@ from numpy import ndarray
 from rasterio.errors import RasterioError
 
 from geossl.data.images.folders import read_image
-from geossl.data.listing import IMAGES, files_in
+from geossl.data.listing import IMAGES, files_in, folders_in
 from geossl.errors import InputError, MissingFileError
 
 SPLIT_NAMES = ("train", "calibration", "test")
@@ -123,19 +123,17 @@ def is_real_and_synthetic(root: str | Path) -> bool:
     root = Path(root)
     if not os.path.isdir(root):  # a name too long for the system is not a folder either
         return False
-    folders = [root, *(p for p in root.iterdir() if p.name.lower() in SPLIT_NAMES and p.is_dir())]
-    return any(p.name.lower() == "real" and p.is_dir() for f in folders for p in f.iterdir()) or bool(
-        imaginet_lists(root)
-    )
+    folders = [root, *(p for p in folders_in(root) if p.name.lower() in SPLIT_NAMES)]
+    return any(p.name.lower() == "real" for f in folders for p in folders_in(f)) or bool(imaginet_lists(root))
 
 
 def from_folders(root: Path) -> dict[str, RealAndSynthetic]:
     """Parts of a layout of folders; a single set without parts is all ``test``."""
-    tops = {p.name.lower(): p for p in sorted(root.iterdir()) if p.is_dir()}
+    tops = {p.name.lower(): p for p in folders_in(root)}
     parts = {name: tops[name] for name in SPLIT_NAMES if name in tops}
     rows = []
     for part, folder in (parts or {"test": root}).items():
-        makers = {p.name: p for p in sorted(folder.iterdir()) if p.is_dir()}
+        makers = {p.name: p for p in folders_in(folder)}
         if not any(name.lower() == "real" for name in makers):
             raise InputError(
                 f"{folder} has no folder real/; expected real/ and a folder per generator, such as {folder}/gan"

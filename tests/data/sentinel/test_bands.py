@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 import rasterio
 from rasterio.env import get_gdal_config
+from rasterio.windows import Window
 
+from geossl.api.source import Rasters
 from geossl.data.sentinel.aligned import SAMPLE
 from geossl.data.sentinel.band_names import normal_name
 from geossl.data.sentinel.bands import RasterFile, date_of, inspect
@@ -24,6 +26,60 @@ def test_a_described_file_is_never_read_by_position(tmp_path):
     with rasterio.open(generic, "r+") as file:
         file.update_tags(BANDS=",".join((*S2_BANDS[:8], *S2_BANDS[9:], "B8A")))
     assert inspect(generic, "s2").bands == (1, 2, 3, 4, 5, 6, 7, 8, 12, 9, 10, 11)
+
+
+def test_bands_of_an_unnamed_stack_are_stated(tmp_path):
+    order = ("B02", "B03", "B04", "B08", "B05", "B06", "B07", "B8A", "B11", "B12", "B01", "B09")  # 10 m, 20 m, 60 m
+    data = optical()[[S2_BANDS.index(band) for band in order]]
+    path = write_raster(tmp_path / "a.tif", data, names=[""] * 12, BOA_ADD_OFFSET="0")
+    with pytest.raises(BandError, match=r"--s2-bands B01,B02,... \(Python: s2_bands=\), or in the file: gdal_edit.py"):
+        inspect(path, "s2")
+    right = write_raster(tmp_path / "b.tif", optical(), BOA_ADD_OFFSET="0")
+    box = inspect(right, "s2").geobox
+    read = [
+        source.load(box).s2.values
+        for source in (
+            LocalRasters({"s2": [path]}, bands={"s2": order}),
+            Rasters(s2=path, s2_bands=",".join(order).lower()).open(),
+            LocalRasters({"s2": [right]}),
+        )
+    ]
+    np.testing.assert_array_equal(read[0], read[2])
+    np.testing.assert_array_equal(read[1], read[2])
+
+
+def test_stated_bands_do_not_overrule_a_file(tmp_path):
+    turned = [*S2_BANDS[1:], S2_BANDS[0]]
+    path = write_raster(tmp_path / "a.tif", optical(), BOA_ADD_OFFSET="0")
+    with pytest.raises(BandError, match="names its bands B01, B02, .* but --s2-bands says B02, B03, .* leave it out"):
+        inspect(path, "s2", stated_bands=turned)
+    assert inspect(path, "s2", stated_bands=S2_BANDS).bands == tuple(range(1, 13))
+    short = write_raster(tmp_path / "b.tif", optical()[:11], names=[""] * 11, BOA_ADD_OFFSET="0")
+    with pytest.raises(BandError, match="has 11 bands, but 12 names are given"):
+        inspect(short, "s2", stated_bands=S2_BANDS)
+
+
+def test_reflectance_of_a_desert_is_read_where_something_says_what_it_is(tmp_path):
+    desert = ((optical() + 1500) / 10000).astype(np.float32)  # no number below 0.18
+    with pytest.raises(BandError, match="as of a desert, snow or clouds, may as well carry the .0.1"):
+        inspect(write_raster(tmp_path / "a.tif", desert), "s2")
+    old = "S2A_MSIL2A_20200101T105441_N0213_R051_T31TDG_20200101T120000"
+    for path, stated in ((tmp_path / "a.tif", 0), (write_raster(tmp_path / f"{old}.tif", desert), None)):
+        file = inspect(path, "s2", stated)
+        with rasterio.open(path) as source:
+            values = file.physical(file.read(source, Window(0, 0, 120, 96), (96, 120)))
+        np.testing.assert_allclose(values, desert)
+
+
+def test_files_that_change_how_a_raster_is_read_are_named(tmp_path):
+    path = write_raster(tmp_path / "a.tif", optical(), BOA_ADD_OFFSET="0")
+    aux = tmp_path / "a.tif.aux.xml"
+    head, tail = "<PAMDataset><PAMRasterBand band='1'>", "</PAMRasterBand></PAMDataset>"
+    aux.write_text(f'{head}<Metadata><MDI key="STATISTICS_MEAN">1</MDI></Metadata>{tail}')
+    assert inspect(path, "s2").sidecars == ()
+    aux.write_text(f"{head}<NoDataValue>400</NoDataValue>{tail}")
+    assert inspect(path, "s2").sidecars == ("a.tif.aux.xml",)
+    assert LocalRasters({"s2": [path]}).describe()["s2"][0]["sidecars"] == ["a.tif.aux.xml"]
 
 
 @pytest.mark.parametrize(

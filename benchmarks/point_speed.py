@@ -15,7 +15,7 @@ import torch
 from geossl.methods.base import OptimConfig
 from geossl.methods.point_cmae import PointCMAE, chamfer
 from geossl.models.encoders.point_groups import farthest_points
-from geossl.models.encoders.point_transformer import PointTransformer, point_spec
+from geossl.models.encoders.point_transformer import Clouds, PointTransformer, point_spec
 
 
 def naive_farthest(xyz, count):
@@ -70,7 +70,7 @@ def main():
     for size, points, groups, patch, depth, batch in (("tiny", 512, 32, 16, 2, 32), ("base", 1024, 64, 32, 4, 4)):
         runs = {}
         for masks in (1, 2):
-            encoder = PointTransformer(point_spec(size, points=points, groups=groups, group_size=patch))
+            encoder = PointTransformer(point_spec(size, Clouds(points=points), groups=groups, group_size=patch))
             module = PointCMAE(encoder, optim, masks=masks, decoder_depth=depth).to(device).train()
             optimizer = optim.build(module)
             batch_of = {"points": torch.randn(batch, points, 3, generator=g).to(device)}

@@ -88,7 +88,7 @@ def fit_croma(
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        spec = croma_spec("tiny", window_px=48, margin_px=8, s1=sensors["s1"], s2=sensors["s2"])
+        spec = croma_spec("tiny", window_px=48, margin_px=8, sensors=sensors)
         optim = OptimConfig("adamw", 1e-3, (0.9, 0.95), 0.05, "cosine", steps // 20, steps)
         method = CROMA(CROMAEncoder(spec), optim, mask_ratio=0.5, decoder_dim=128, separate_targets=True, seed=seed)
     optimizer = optim.build(method)

@@ -24,6 +24,7 @@ from geossl.methods.mr_mae import MRMAE
 from geossl.models.encoders.vit import ViT, vit_spec
 from geossl.models.files import load_encoder, provenance, save_encoder
 from geossl.models.layers.mae_decoder import DecoderShape
+from geossl.models.spec import ImageGeometry
 from geossl.sensors import RGB
 from geossl.training.progress import quiet
 
@@ -48,7 +49,7 @@ def arguments(parser):
 def student(seed):
     """A fresh ViT: 64 x 64 px, patches of 8 px."""
     torch.manual_seed(seed)
-    return ViT(vit_spec("nano", {"rgb": RGB}, patch_px=8, window_px=64, **SHAPE))
+    return ViT(vit_spec("nano", {"rgb": RGB}, ImageGeometry(window_px=64), patch_px=8, **SHAPE))
 
 
 def optim(steps, lr=1e-3):

@@ -44,6 +44,7 @@ FLOORS = {  # room -> its floors, top down: what stands on a floor imports from 
         {"heads"},
         {"files", "teachers", "attention_maps"},
         {"encoders"},
+        {"spec"},
         {"layers", "encoder", "download"},
     ),
     "geossl.inference": (
@@ -92,13 +93,7 @@ PARAMETERS = {  # functions of more than 8 parameters; the table may only get sh
     "geossl/methods/mr_mae.py:__init__": 11,
     "geossl/methods/point_cmae.py:__init__": 11,
     "geossl/methods/selfcon.py:__init__": 9,
-    "geossl/models/encoders/conv_vit.py:conv_vit_spec": 11,
-    "geossl/models/encoders/croma.py:croma_spec": 10,
-    "geossl/models/encoders/exit_resnet.py:exit_resnet_spec": 12,
     "geossl/models/encoders/gnn.py:__init__": 10,
-    "geossl/models/encoders/point_transformer.py:point_spec": 12,
-    "geossl/models/encoders/series_vit.py:series_spec": 14,
-    "geossl/models/encoders/vit.py:vit_spec": 12,
 }
 NAMESPACES = {"points", "series", "graphs"}
 PUBLIC = 18

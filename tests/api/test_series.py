@@ -14,16 +14,18 @@ from geossl.errors import InputError, WeightsError
 from geossl.inference import series as blockwise
 from geossl.models.encoders.series_vit import SeriesViT, series_spec
 from geossl.models.files import save_encoder
+from geossl.models.spec import ImageGeometry, Provenance
 from geossl.sensors import SensorSpec
 
 BANDS = ("B04", "B08")
 S2 = SensorSpec(BANDS, "reflectance", "L2A", (0.08, 0.3), (0.05, 0.1))
 
 
-def encoder(**changes):
+def encoder(name="tiny_series", tubelet=1, window_px=16, margin_px=4):
     torch.manual_seed(0)
-    shape = {"dim": 8, "depth": 1, "heads": 2, "patch_px": 4, "window_px": 16, "margin_px": 4, "name": "tiny_series"}
-    return SeriesViT(series_spec({"s2": S2}, **(shape | changes))).eval()
+    shape = {"dim": 8, "depth": 1, "heads": 2, "patch_px": 4, "tubelet": tubelet}
+    geometry = ImageGeometry(window_px=window_px, margin_px=margin_px)
+    return SeriesViT(series_spec({"s2": S2}, geometry, provenance=Provenance(name=name), **shape)).eval()
 
 
 @pytest.fixture

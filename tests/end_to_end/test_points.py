@@ -13,7 +13,7 @@ import geossl
 from geossl.cli import main
 from geossl.errors import InputError, WeightsError
 from geossl.models.encoders.croma import CROMAEncoder, croma_spec
-from geossl.models.encoders.point_transformer import PointTransformer, point_spec
+from geossl.models.encoders.point_transformer import Clouds, PointTransformer, point_spec
 from geossl.models.files import save_encoder
 from tests.scans import BOTTOM, LEFT, SIDE, scene, write_scan
 
@@ -21,8 +21,9 @@ from tests.scans import BOTTOM, LEFT, SIDE, scene, write_scan
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
     torch.manual_seed(0)
-    settings = {"groups": 16, "group_size": 8, "points": 128, "width": 24, "depth": 3, "heads": 4}
-    spec = point_spec("tiny", features=["last"], block_m=12.0, voxel_m=0.25, ground="auto", **settings)
+    settings = {"groups": 16, "group_size": 8, "width": 24, "depth": 3, "heads": 4}
+    clouds = Clouds(points=128, features=("last",), block_m=12.0, voxel_m=0.25, ground="auto")
+    spec = point_spec("tiny", clouds, **settings)
     path = tmp_path_factory.mktemp("encoder") / "e.safetensors"
     save_encoder(path, PointTransformer(spec), {})
     return path
@@ -134,7 +135,7 @@ def test_a_points_class_does_not_depend_on_how_files_are_cut(scans, model, tmp_p
 
 
 def test_what_does_not_fit_is_refused_and_nothing_is_written(scans, encoder, model, tmp_path):
-    objects = PointTransformer(point_spec("tiny", groups=8, group_size=4, points=64))
+    objects = PointTransformer(point_spec("tiny", Clouds(points=64), groups=8, group_size=4))
     images = CROMAEncoder(croma_spec("tiny", window_px=48, margin_px=8, dim=32, depth=2, heads=8))
     out = tmp_path / "x.tif"
     for wrong, message in (
@@ -178,7 +179,9 @@ def objects(path, n=20):
 
 def test_encoders_of_points_are_judged_like_others(tmp_path):
     torch.manual_seed(0)
-    encoder = PointTransformer(point_spec("tiny", groups=8, group_size=8, points=48, width=24, depth=3, heads=4))
+    encoder = PointTransformer(
+        point_spec("tiny", Clouds(points=48), groups=8, group_size=8, width=24, depth=3, heads=4)
+    )
     data, out = objects(tmp_path / "o.npz"), tmp_path / "r.html"
     found = geossl.evaluate(encoder, data, protocol=["knn", "linear"], out=out, baselines=True)
     assert out.is_file()

@@ -9,7 +9,7 @@ from geossl.evaluation.baselines import BandStatistics, untrained
 from geossl.evaluation.features import digest, features, patch_features
 from geossl.models.encoder import Encoder, EncoderSpec
 from geossl.models.encoders.croma import CROMAEncoder, croma_spec
-from geossl.models.encoders.point_transformer import PointTransformer, point_spec
+from geossl.models.encoders.point_transformer import Clouds, PointTransformer, point_spec
 
 
 @pytest.fixture(scope="module")
@@ -145,10 +145,10 @@ def test_an_untrained_encoder_is_drawn_by_seed(encoder, items):
     assert not np.allclose(one, features(encoder, items))
 
 
-def point_encoder(**settings):
+def point_encoder(**clouds):
     torch.manual_seed(0)
-    sizes = {"groups": 8, "group_size": 6, "points": 32, "width": 24, "depth": 2, "heads": 4}
-    return PointTransformer(point_spec("tiny", **sizes, **settings)).eval()
+    sizes = {"groups": 8, "group_size": 6, "width": 24, "depth": 2, "heads": 4}
+    return PointTransformer(point_spec("tiny", Clouds(points=32, **clouds), **sizes)).eval()
 
 
 def test_clouds_of_any_size_are_scaled_as_the_encoder_was_trained():
@@ -165,4 +165,4 @@ def test_clouds_of_any_size_are_scaled_as_the_encoder_was_trained():
     np.testing.assert_allclose(inside, by_hand.detach().numpy(), atol=1e-5)
     assert np.abs(features(of_blocks, [3 * block]) - inside).max() > 1e-3  # metres matter
     with pytest.raises(InputError, match="points hold 3 numbers; .* needs 4: x, y, z, last"):
-        features(point_encoder(features=["last"]), clouds)
+        features(point_encoder(features=("last",)), clouds)

@@ -12,6 +12,7 @@ from geossl.api.pretrain.run import prepare
 from geossl.models.encoders.croma import CROMAEncoder, croma_spec
 from geossl.models.encoders.vit import ViT, vit_spec
 from geossl.models.files import load_encoder, save_encoder
+from geossl.models.spec import ImageGeometry
 from geossl.sensors import S2
 
 METHODS = sorted(recipe.RECIPES)
@@ -27,7 +28,7 @@ def teachers(tmp_path_factory):
     """A folder with small encoders that students imitate; ``TEACHERS`` in the values above."""
     folder = tmp_path_factory.mktemp("teachers")
     torch.manual_seed(0)
-    vit = vit_spec("nano", {"s2": S2}, patch_px=8, window_px=48, dim=32)
+    vit = vit_spec("nano", {"s2": S2}, ImageGeometry(window_px=48), patch_px=8, dim=32)
     save_encoder(folder / "croma.safetensors", CROMAEncoder(croma_spec("tiny", dim=32, depth=2, heads=8)), {})
     save_encoder(folder / "vit.safetensors", ViT(vit), {})
     return folder

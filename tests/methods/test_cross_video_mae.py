@@ -12,6 +12,7 @@ from geossl.methods.cross_video_views import choose_slots, choose_visible
 from geossl.methods.losses import masked_mse
 from geossl.models.encoders.series_vit import SeriesViT, series_spec, tubelets, untubelets, valid_shares
 from geossl.models.encoders.vit import ViT, vit_spec
+from geossl.models.spec import ImageGeometry
 from geossl.sensors import SensorSpec
 
 CONTRACT = [
@@ -29,9 +30,9 @@ TERMS = ("reconstruct_video", "reconstruct_image", "intra_video", "intra_frame",
 
 def method_of(tubelet=1, seed=0, **changes):
     torch.manual_seed(0)
-    shape = {"dim": 16, "depth": 1, "heads": 2, "patch_px": 4, "window_px": 16}
-    video = SeriesViT(series_spec(SENSORS, tubelet=tubelet, **shape))
-    image = ViT(vit_spec("nano", SENSORS, **shape))
+    shape = {"dim": 16, "depth": 1, "heads": 2, "patch_px": 4}
+    video = SeriesViT(series_spec(SENSORS, ImageGeometry(window_px=16), tubelet=tubelet, **shape))
+    image = ViT(vit_spec("nano", SENSORS, ImageGeometry(window_px=16), **shape))
     return CrossVideoMAE(video, image, OPTIM, replace(SMALL, **changes), seed=seed)
 
 

@@ -24,6 +24,7 @@ from geossl.methods.hybrid_distill import (
 from geossl.models.encoders.croma import CROMAEncoder, croma_spec
 from geossl.models.encoders.vit import ViT, vit_spec
 from geossl.models.files import save_encoder
+from geossl.models.spec import ImageGeometry
 from geossl.models.teachers import EncoderTeacher
 from geossl.sensors import RGB, S2, numbered_bands
 from tests.methods.test_mr_mae import Norms, batch, bundled_chips
@@ -174,7 +175,7 @@ def test_tokens_that_are_all_alike_leave_last_first():
 
 @pytest.mark.parametrize(("keep", "counts"), [(0.75, [196, 147, 110, 82]), (0.5, [196, 98, 49, 24])])
 def test_as_many_tokens_leave_as_in_the_table(keep, counts):
-    encoder = ViT(vit_spec("nano", {"rgb": RGB}, patch_px=8, window_px=112, dim=16, depth=12, heads=2))
+    encoder = ViT(vit_spec("nano", {"rgb": RGB}, ImageGeometry(window_px=112), patch_px=8, dim=16, depth=12, heads=2))
     module, seen = method(encoder=encoder, relation=masked_teacher(dim=16, depth=12), keep=keep), []
     assert module.stages == {0, 4, 8}
     for block in encoder.blocks:

@@ -19,6 +19,7 @@ from geossl.models.files import provenance, save_encoder
 from geossl.models.layers.mae_decoder import DecoderShape
 from geossl.models.layers.masking import take
 from geossl.models.layers.patches import patchify
+from geossl.models.spec import Provenance
 from geossl.models.teachers import EncoderTeacher, Teacher
 from geossl.sensors import RGB, S1, S2
 from tests import landsat
@@ -381,7 +382,9 @@ QUICK += ["objective.decoder_dim=32", "objective.decoder_depth=1", "objective.de
 def croma_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("teacher") / "croma.safetensors"
     torch.manual_seed(0)
-    save_encoder(path, CROMAEncoder(croma_spec("tiny", dim=32, depth=2, heads=8, licence="MIT")), {})
+    save_encoder(
+        path, CROMAEncoder(croma_spec("tiny", provenance=Provenance(licence="MIT"), dim=32, depth=2, heads=8)), {}
+    )
     return path
 
 

@@ -8,7 +8,7 @@ from geossl import recipe
 from geossl.errors import RecipeError
 from geossl.methods.base import OptimConfig
 from geossl.methods.point_cmae import Decoder, PointCMAE, agreement, chamfer, token_cosine
-from geossl.models.encoders.point_transformer import PointTransformer, point_spec
+from geossl.models.encoders.point_transformer import Clouds, PointTransformer, point_spec
 from geossl.models.layers.masking import take
 
 CONTRACT = ["data.batch_size=4", "data.points=128", "encoder.group_size=8"]  # recipe values for test_contract.py
@@ -22,7 +22,7 @@ def randn(*shape, seed=0, dtype=torch.float32):
 
 def small_method(seed=0, groups=10, **objective):
     torch.manual_seed(seed)
-    spec = point_spec("tiny", groups=groups, group_size=6, points=64, width=24, depth=2, heads=4)
+    spec = point_spec("tiny", Clouds(points=64), groups=groups, group_size=6, width=24, depth=2, heads=4)
     return PointCMAE(PointTransformer(spec), OPTIM, seed=seed, **{"decoder_depth": 1} | objective)
 
 

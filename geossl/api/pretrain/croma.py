@@ -1,6 +1,7 @@
 """CROMA from a recipe."""
 
 from geossl.api.pretrain.images import measured_sensors, scene_chips
+from geossl.api.pretrain.provenance import pretrained
 from geossl.data.sentinel.batches import SentinelChips
 from geossl.methods.croma import CROMA
 from geossl.models.encoders.croma import CROMAEncoder, croma_spec
@@ -25,11 +26,8 @@ def method(recipe: CromaRecipe, data: SentinelChips) -> CROMA:
         position=settings.position,
         window_px=settings.window_px,
         margin_px=settings.halo_px,
-        name=f"croma_{settings.size}",
-        source=f"geossl pretrain, {recipe.data.source}",
-        licence="see the data's licence",
-        s1=sensors["s1"],
-        s2=sensors["s2"],
+        sensors=sensors,
+        provenance=pretrained(f"croma_{settings.size}", recipe.data.source),
     )
     optim = optim_config(recipe.train)
     return CROMA(CROMAEncoder(spec), optim, seed=recipe.train.seed, **recipe.objective.model_dump())

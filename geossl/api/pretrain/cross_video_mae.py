@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from geossl.api.pretrain.provenance import pretrained
 from geossl.data.series.batches import Clips, ClipSource, SeriesClips, video_clips
 from geossl.data.series.ssl4eo import SeasonClips
 from geossl.data.series.stacks import Clouds, find_series
@@ -12,6 +13,7 @@ from geossl.models.encoders.series_vit import SeriesViT, series_spec
 from geossl.models.encoders.stacked import choose_bands
 from geossl.models.encoders.vit import ViT, vit_spec
 from geossl.models.files import load_encoder
+from geossl.models.spec import ImageGeometry
 from geossl.recipe.cross_video_mae import CrossVideoRecipe
 from geossl.sensors import S2_BANDS, SensorSpec
 from geossl.training.optim import optim_config
@@ -39,14 +41,15 @@ def method(recipe: CrossVideoRecipe, data: Clips) -> CrossVideoMAE:
     """The method of a recipe, both branches with fresh weights."""
     e = recipe.encoder
     sensors: dict[str, SensorSpec] = {e.sensor: sensor_of(recipe, data)}
-    shape: dict[str, Any] = {
-        **{"dim": e.dim, "depth": e.depth, "heads": e.heads, "patch_px": e.patch_px, "margin_px": e.halo_px},
-        **{"window_px": e.window_px or recipe.data.chip_px, "reach": recipe.data.chip_px // e.patch_px},
-        **{"gsd_m": e.gsd_m, "source": f"geossl pretrain, {recipe.data.source}", "licence": "see the data's licence"},
-    }
-    video = SeriesViT(series_spec(sensors, tubelet=e.tubelet, time=e.time, name="cross_video_mae_video", **shape))
+    side = recipe.data.chip_px
+    geometry = ImageGeometry(window_px=e.window_px or side, margin_px=e.halo_px, gsd_m=e.gsd_m, chip_px=side)
+    shape: dict[str, Any] = {"dim": e.dim, "depth": e.depth, "heads": e.heads}
+    ours, theirs = (pretrained(f"cross_video_mae_{name}", recipe.data.source) for name in ("video", "image"))
+    video = SeriesViT(
+        series_spec(sensors, geometry, patch_px=e.patch_px, tubelet=e.tubelet, time=e.time, provenance=ours, **shape)
+    )
     if e.image_weights is None:
-        image = ViT(vit_spec("nano", sensors, name="cross_video_mae_image", **shape))
+        image = ViT(vit_spec("nano", sensors, geometry, patch_px=e.patch_px, provenance=theirs, **shape))
     else:
         image = given_image_branch(e.image_weights, video)
     objective = Objective(**recipe.objective.model_dump())

@@ -10,6 +10,7 @@ from geossl.api.pretrain.images import (
     rehearse,
     scaled_inputs,
 )
+from geossl.api.pretrain.provenance import pretrained
 from geossl.api.pretrain.teachers import frozen, make_missing, note_alike, note_uniform, tell
 from geossl.errors import InputError
 from geossl.methods.hybrid_distill import HybridDistill, Relations
@@ -41,11 +42,11 @@ def method(recipe: HybridRecipe, data: ImageData) -> HybridDistill:
         vit_spec(
             settings.size,
             chosen(settings, sensors),
+            geometry(settings, recipe.data),
             patch_px=settings.patch_px,
+            position=settings.position,
             class_token=settings.class_token,
-            name=f"hybrid_distill_{settings.size}",
-            source=f"geossl pretrain, {recipe.data.source}{taught}",
-            **geometry(settings, recipe.data, settings.patch_px),
+            provenance=pretrained(f"hybrid_distill_{settings.size}", recipe.data.source, taught),
         )
     )
     side = recipe.data.chip_px // settings.patch_px

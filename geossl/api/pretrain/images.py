@@ -1,7 +1,6 @@
 """Shared by methods that learn from single images: where images come from, and the statistics of their bands."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from geossl.data.statistics import streaming_statistics
 from geossl.errors import MissingFileError
 from geossl.methods.base import SSLMethod
 from geossl.models.encoders.stacked import choose_bands
+from geossl.models.spec import ImageGeometry
 from geossl.recipe import ScenesRecipe
 from geossl.recipe.images import ImageEncoder, Images
 from geossl.sensors import PAIR, RGB, SENSORS, SensorSpec, numbered_bands
@@ -67,16 +67,14 @@ def chosen(encoder: ImageEncoder, known: Mapping[str, SensorSpec]) -> dict[str, 
     }
 
 
-def geometry(encoder: ImageEncoder, data: Images, patch_px: int) -> dict[str, Any]:
-    """Arguments that the specs of all kinds of encoders share."""
-    return {
-        "window_px": encoder.window_px or data.chip_px,
-        "margin_px": encoder.halo_px,
-        "reach": data.chip_px // patch_px,
-        "gsd_m": encoder.gsd_m,
-        "position": encoder.position,
-        "licence": "see the data's licence",
-    }
+def geometry(encoder: ImageEncoder, data: Images) -> ImageGeometry:
+    """Training images and windows of an encoder; a window is as large as a training image if the recipe says none."""
+    return ImageGeometry(
+        window_px=encoder.window_px or data.chip_px,
+        margin_px=encoder.halo_px,
+        gsd_m=encoder.gsd_m,
+        chip_px=data.chip_px,
+    )
 
 
 def examples(data: ImageData, count: int = 8) -> dict[str, Tensor]:

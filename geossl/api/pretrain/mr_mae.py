@@ -12,6 +12,7 @@ from geossl.api.pretrain.images import (
     rehearse,
     scaled_inputs,
 )
+from geossl.api.pretrain.provenance import pretrained
 from geossl.api.pretrain.teachers import frozen, make_missing, note_alike, tell
 from geossl.methods.mr_mae import MRMAE
 from geossl.models.encoders.conv_vit import ConvViT, conv_vit_spec
@@ -53,24 +54,21 @@ def method(recipe: MrMaeRecipe, data: ImageData) -> MRMAE:
 def fresh_encoder(recipe: MrMaeRecipe, known: Mapping[str, SensorSpec], taught: str) -> StackedEncoder:
     """A plain or hierarchical encoder."""
     settings, sensors = recipe.encoder, chosen(recipe.encoder, known)
-    source = f"geossl pretrain, {recipe.data.source}{taught}"
+    shape, position = geometry(settings, recipe.data), settings.position
     method = "mr_mae" if recipe.objective.mimic_weight else "mae"
     if settings.kind == "conv":
-        patch_px = settings.strides[0] * settings.strides[1] * settings.strides[2]
-        shape = geometry(settings, recipe.data, patch_px)
-        name = f"{method}_conv_{settings.size}"
+        stated = pretrained(f"{method}_conv_{settings.size}", recipe.data.source, taught)
         return ConvViT(
-            conv_vit_spec(settings.size, sensors, strides=settings.strides, name=name, source=source, **shape)
+            conv_vit_spec(settings.size, sensors, shape, strides=settings.strides, position=position, provenance=stated)
         )
-    shape = geometry(settings, recipe.data, settings.patch_px)
     return ViT(
         vit_spec(
             settings.size,
             sensors,
+            shape,
             patch_px=settings.patch_px,
+            position=position,
             class_token=settings.class_token,
-            name=f"{method}_{settings.size}",
-            source=source,
-            **shape,
+            provenance=pretrained(f"{method}_{settings.size}", recipe.data.source, taught),
         )
     )

@@ -1,9 +1,12 @@
 """Point-CMAE from a recipe."""
 
+from dataclasses import replace
+
+from geossl.api.pretrain.provenance import pretrained
 from geossl.data.points.batches import PointClouds, cloud_source
 from geossl.data.points.blocks import BlockSettings
 from geossl.methods.point_cmae import PointCMAE
-from geossl.models.encoders.point_transformer import PointTransformer, point_spec
+from geossl.models.encoders.point_transformer import Clouds, PointTransformer, point_spec
 from geossl.recipe.point_cmae import PointCmaeRecipe
 from geossl.training.optim import optim_config
 
@@ -29,19 +32,16 @@ def data(recipe: PointCmaeRecipe) -> PointClouds:
 def method(recipe: PointCmaeRecipe, data: PointClouds) -> PointCMAE:
     """The method of a recipe with fresh weights."""
     settings, d = recipe.encoder, recipe.data
+    clouds = Clouds(points=d.points, features=tuple(settings.features))
+    if d.block_m is not None:
+        clouds = replace(clouds, block_m=d.block_m, voxel_m=d.voxel_m, ground=d.ground)
     spec = point_spec(
         settings.size,
+        clouds,
         groups=settings.groups,
         group_size=settings.group_size,
         start=settings.start,
-        points=d.points,
-        features=settings.features,
-        block_m=d.block_m,
-        voxel_m=d.voxel_m if d.block_m else 0.0,
-        ground=d.ground if d.block_m else "none",
-        name=f"point_cmae_{settings.size}",
-        source=f"geossl pretrain, {d.source}",
-        licence="see the data's licence",
+        provenance=pretrained(f"point_cmae_{settings.size}", d.source),
     )
     optim = optim_config(recipe.train)
     return PointCMAE(PointTransformer(spec), optim, seed=recipe.train.seed, **recipe.objective.model_dump())

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from geossl.api.pretrain.provenance import pretrained
 from geossl.data.sentinel.aligned import SceneFolder
 from geossl.data.sentinel.batches import SentinelChips
 from geossl.data.vectors import Vectors, file_vectors, scene_vectors
@@ -18,11 +19,12 @@ from geossl.models.encoders.score_autoencoder import (
     VectorAutoencoder,
     arguments_of,
 )
+from geossl.models.spec import ImageGeometry, dense_spec
 from geossl.recipe.regularized_ae import RegularizedAERecipe
 from geossl.sensors import SENSORS, SensorSpec
 from geossl.training.optim import optim_config
 
-WINDOW_PX = 256
+NAME, WINDOW_PX = "regularized_ae", 256
 
 
 def data(recipe: RegularizedAERecipe) -> Vectors:
@@ -80,28 +82,22 @@ def method(recipe: RegularizedAERecipe, data: Vectors) -> RegularizedAE:
 def vector_spec(recipe: RegularizedAERecipe, config: AutoencoderConfig) -> EncoderSpec:
     """Spec of an auto-encoder of plain vectors."""
     return EncoderSpec(
-        name="regularized_ae",
         architecture="vector_autoencoder",
         arguments=arguments_of(config),
         dim=config.hidden[-1],
-        source=f"geossl pretrain, {recipe.data.source}",
-        licence="see the data's licence",
+        **pretrained(NAME, recipe.data.source).stated(NAME),
     )
 
 
 def patch_spec(recipe: RegularizedAERecipe, config: AutoencoderConfig) -> DenseSpec:
     """Spec of an auto-encoder of pixels; windows need no halo, as patches do not look at one another."""
     sensors: dict[str, SensorSpec] = {name: SENSORS[name].spec for name in recipe.data.sensors}
-    return DenseSpec(
-        name="regularized_ae",
-        architecture="patch_autoencoder",
-        arguments=arguments_of(config),
+    return dense_spec(
+        "patch_autoencoder",
+        arguments_of(config),
+        sensors,
+        ImageGeometry(window_px=WINDOW_PX),
+        pretrained(NAME, recipe.data.source).stated(NAME),
         dim=config.hidden[-1],
-        source=f"geossl pretrain, {recipe.data.source}",
-        licence="see the data's licence",
-        sensors=sensors,
         patch_px=recipe.data.patch_px,
-        gsd_m=10.0,
-        window_px=WINDOW_PX,
-        margin_px=0,
     )

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 from geossl.api.pretrain.images import measured_sensors
+from geossl.api.pretrain.provenance import pretrained
 from geossl.data.sentinel.batches import SentinelChips
 from geossl.data.synthetic.batches import SyntheticViews
 from geossl.data.synthetic.build import generate
@@ -15,6 +16,7 @@ from geossl.errors import InputError
 from geossl.methods.selfcon import SelfCon
 from geossl.models.download import cache_folder
 from geossl.models.encoders.exit_resnet import RGB, ExitResNet, exit_resnet_spec, load_trunk
+from geossl.models.spec import ImageGeometry
 from geossl.models.teachers import read_tensors
 from geossl.recipe.selfcon import SelfconData, SelfconRecipe
 from geossl.sensors import SENSORS, SensorSpec
@@ -84,15 +86,12 @@ def method(recipe: SelfconRecipe, data: SyntheticViews | SentinelChips) -> SelfC
     spec = exit_resnet_spec(
         settings.depth,
         sensors=sensors(recipe, data),
+        geometry=ImageGeometry(window_px=settings.window_px, margin_px=settings.halo_px),
         width=settings.width,
         stem=settings.stem,
         exits=settings.exits,
         exit_kind=settings.exit_kind,
-        window_px=settings.window_px,
-        margin_px=settings.halo_px,
-        name=f"selfcon_resnet{settings.depth}",
-        source=f"geossl pretrain, {recipe.data.source}",
-        licence="see the data's licence",
+        provenance=pretrained(f"selfcon_resnet{settings.depth}", recipe.data.source),
     )
     encoder = ExitResNet(spec)
     if settings.weights:

@@ -18,6 +18,7 @@ from geossl.models.layers.initialization import xavier
 from geossl.models.layers.masking import enlarge, take
 from geossl.models.layers.normalize import VIT_EPS
 from geossl.models.layers.transformer import Block
+from geossl.models.spec import UNSTATED, ImageGeometry, Provenance, dense_spec
 from geossl.sensors import SensorSpec
 
 SIZES: dict[str, dict[str, Any]] = {  # base is the paper's
@@ -32,32 +33,22 @@ SIZES: dict[str, dict[str, Any]] = {  # base is the paper's
 def conv_vit_spec(
     size: str,
     sensors: Mapping[str, SensorSpec],
+    geometry: ImageGeometry,
     *,
-    window_px: int,
     strides: Sequence[int] = (2, 2, 2),
-    reach: int | None = None,
-    margin_px: int = 0,
-    gsd_m: float = 10.0,
     position: str = "sincos",
-    name: str | None = None,
-    source: str = "not stated",
-    licence: str = "not stated",
+    provenance: Provenance = UNSTATED,
     **shape: Any,
 ) -> DenseSpec:
-    """Spec of a ConvViT; arguments as in ``vit_spec``.
+    """Spec of a ConvViT; other arguments as in ``vit_spec``.
 
     Args:
         size: Key of ``SIZES``.
         sensors: Input by sensor name.
-        window_px: What the encoder sees in map inference.
+        geometry: Its training images and windows.
         strides: Of the three stages; a patch is their product. The paper's are 4, 2, 2.
-        reach: Patches per side of the images it is trained on; those of the window by default.
-        margin_px: Halo of a window, whose embeddings are not kept.
-        gsd_m: Metres per pixel.
         position: ``sincos`` or ``alibi``.
-        name: Short name.
-        source: Where weights come from.
-        licence: Of the weights.
+        provenance: Name, source and licence.
         shape: ``dims``, ``depths`` (three each), ``heads``.
     """
     patch_px = prod(strides)
@@ -66,21 +57,10 @@ def conv_vit_spec(
         **shape,
         "strides": list(strides),
         "position": position,
-        "reach": reach or window_px // patch_px,
+        "reach": geometry.patches(patch_px),
     }
-    return DenseSpec(
-        name=name or f"conv_vit_{size}",
-        architecture="conv_vit",
-        arguments=arguments,
-        dim=int(arguments["dims"][2]),
-        source=source,
-        licence=licence,
-        sensors=sensors,
-        patch_px=patch_px,
-        gsd_m=gsd_m,
-        window_px=window_px,
-        margin_px=margin_px,
-    )
+    stated, dim = provenance.stated(f"conv_vit_{size}"), int(arguments["dims"][2])
+    return dense_spec("conv_vit", arguments, sensors, geometry, stated, dim=dim, patch_px=patch_px)
 
 
 class Scales(NamedTuple):

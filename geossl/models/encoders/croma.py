@@ -4,6 +4,7 @@ Paper: Fuller, Millard, Green, NeurIPS 2023, arXiv:2311.00566.
 Any grid of 8 px patches, either sensor or both, any subset of patches: positions enter through distances only.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,9 +22,11 @@ from geossl.models.layers.masking import take
 from geossl.models.layers.normalize import ClippedRange
 from geossl.models.layers.patches import patchify, sincos_positions
 from geossl.models.layers.transformer import FeedForward, mean_tokens
-from geossl.sensors import S1, S2, SensorSpec
+from geossl.models.spec import UNSTATED, ImageGeometry, Provenance, dense_spec
+from geossl.sensors import PAIR, SENSORS, SensorSpec
 
 PATCH_PX = 8
+PAIR_SPECS = {name: SENSORS[name].spec for name in PAIR}  # with published statistics
 SIZES: dict[str, dict[str, int]] = {
     "tiny": {"dim": 128, "depth": 4, "heads": 8},
     "small": {"dim": 384, "depth": 12, "heads": 8},
@@ -39,29 +42,21 @@ def croma_spec(
     margin_px: int = 24,
     reach: int | Literal["usual"] | None = "usual",
     position: str = "alibi",
-    s1: SensorSpec = S1,
-    s2: SensorSpec = S2,
-    name: str | None = None,
-    source: str = "not stated",
-    licence: str = "not stated",
+    sensors: Mapping[str, SensorSpec] = PAIR_SPECS,
+    provenance: Provenance = UNSTATED,
     **shape: int,
 ) -> DenseSpec:
     """Spec of a CROMA encoder; ``shape`` (dim, depth, heads) overrides the size's."""
     arguments: dict[str, Any] = {**SIZES[size], **shape, "position": position}
-    reach = usual_reach("croma", arguments) if reach == "usual" else reach
-    return DenseSpec(
-        name=name or f"croma_{size}",
-        architecture="croma",
-        arguments=arguments,
-        sensors={"s1": s1, "s2": s2},
+    return dense_spec(
+        "croma",
+        arguments,
+        {name: sensors[name] for name in PAIR},
+        ImageGeometry(window_px=window_px, margin_px=margin_px),
+        provenance.stated(f"croma_{size}"),
         dim=int(arguments["dim"]),
         patch_px=PATCH_PX,
-        gsd_m=10.0,
-        window_px=window_px,
-        margin_px=margin_px,
-        reach=reach,
-        source=source,
-        licence=licence,
+        reach=usual_reach("croma", arguments) if reach == "usual" else reach,
     )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from geossl.errors import WeightsError
 from geossl.models.encoder import load_strictly
 from geossl.models.encoders.croma import SIZES, CROMAEncoder, croma_spec
+from geossl.models.spec import Provenance
 
 OURS_TO_RELEASED = (  # applied in order to our state dict's keys
     (r"^(radar|optical)\.norm", r"\1.transformer.norm_out"),
@@ -83,7 +84,8 @@ def from_layout(values: Any, *, heads: int = 16, path: Path | str = "weights") -
         raise WeightsError(f"{path} is not a CROMA weight file: 's2_encoder.transformer' is not in it")
     shape: dict[str, Any] = {"dim": len(norm), "depth": max(layers) + 1, "heads": heads}
     size = next((name for name, known in SIZES.items() if known == shape), "custom")
-    spec = croma_spec(name=f"croma_{size}", source=str(Path(path).name), licence="MIT", **shape)
+    provenance = Provenance(name=f"croma_{size}", source=str(Path(path).name), licence="MIT")
+    spec = croma_spec(provenance=provenance, **shape)
     encoder = CROMAEncoder(spec).to(norm.dtype)
     load_strictly(
         encoder,

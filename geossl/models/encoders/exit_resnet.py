@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from geossl.errors import BandError
 from geossl.models.encoder import DenseEncoder, DenseSpec, Images, Kept
+from geossl.models.spec import UNSTATED, ImageGeometry, Provenance, dense_spec
 from geossl.sensors import SensorSpec
 
 BLOCKS: dict[int, tuple[int, int, int, int]] = {
@@ -27,54 +28,41 @@ BLOCKS: dict[int, tuple[int, int, int, int]] = {
 }
 STEM_STRIDE = {"strided": 4, "full": 1, "small": 1}
 RGB = SensorSpec(("R", "G", "B"), "0..1", "8 bit", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # of ImageNet
+GEOMETRY = ImageGeometry(window_px=96, margin_px=32)
 
 
 def exit_resnet_spec(
     depth: int = 50,
     *,
     sensors: Mapping[str, SensorSpec] | None = None,
+    geometry: ImageGeometry = GEOMETRY,
     width: int = 64,
     stem: str = "full",
     exits: Sequence[int] = (2,),
     exit_kind: str = "fc",
-    gsd_m: float = 10.0,
-    window_px: int = 96,
-    margin_px: int = 32,
-    name: str | None = None,
-    source: str = "not stated",
-    licence: str = "not stated",
+    provenance: Provenance = UNSTATED,
 ) -> DenseSpec:
     """Spec of a ResNet with exits.
 
     Args:
         depth: 10, 18, 34 (two 3 x 3 convolutions per block), 50, 101 or 152 (bottlenecks).
         sensors: Input; red, green and blue of images scaled as ImageNet's by default.
+        geometry: Its windows.
         width: Channels of the first stage; 64 is the papers'.
         stem: ``strided`` (7 x 7 stride 2, pooling stride 2), ``full`` (both with stride 1, so that traces of a
             generator survive) or ``small`` (3 x 3, no pooling; for images of about 32 px).
         exits: After which stages (1 to 3) an exit leaves.
         exit_kind: ``fc`` (mean, linear), ``small`` (own stages of half the blocks) or ``same`` (own stages).
-        gsd_m: Ground sampling distance of a pixel in metres; without meaning for RGB images.
-        window_px: Side of the square the encoder sees in map inference.
-        margin_px: Halo of the window, whose embeddings are not kept.
-        name: Of the encoder.
-        source: Where its weights come from.
-        licence: Of the weights.
+        provenance: Name, source and licence.
     """
-    expansion = 1 if depth < 50 else 4
-    arguments = {"depth": depth, "width": width, "stem": stem, "exits": list(exits), "exit_kind": exit_kind}
-    return DenseSpec(
-        name=name or f"resnet{depth}_exits",
-        architecture="exit_resnet",
-        arguments=arguments,
-        dim=8 * width * expansion,
-        source=source,
-        licence=licence,
-        sensors=dict(sensors or {"rgb": RGB}),
+    return dense_spec(
+        "exit_resnet",
+        {"depth": depth, "width": width, "stem": stem, "exits": list(exits), "exit_kind": exit_kind},
+        dict(sensors or {"rgb": RGB}),
+        geometry,
+        provenance.stated(f"resnet{depth}_exits"),
+        dim=8 * width * (1 if depth < 50 else 4),
         patch_px=8 * STEM_STRIDE[stem],
-        gsd_m=gsd_m,
-        window_px=window_px,
-        margin_px=margin_px,
     )
 
 

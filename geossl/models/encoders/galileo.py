@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from geossl.models.encoder import DenseEncoder, DenseSpec, Images, Kept
 from geossl.models.layers.normalize import ClippedRange
 from geossl.models.layers.transformer import Block
+from geossl.models.spec import ImageGeometry, Provenance, dense_spec
 from geossl.sensors import S1_BANDS, SensorSpec
 
 BASE_PX = 8  # side of the stored patch kernels
@@ -78,18 +79,15 @@ def galileo_spec(
         raise ValueError(f"place={place!r} is not known; use one or window")
     if not 1 <= patch_px <= BASE_PX or not 1 <= month <= 12:
         raise ValueError(f"patch_px={patch_px} must be 1 to {BASE_PX} and month={month} 1 to 12")
-    return DenseSpec(
-        name=f"galileo_{size}",
-        architecture="galileo",
-        arguments={**SIZES[size], "month": month, "place": place},
+    source = "github.com/nasaharvest/galileo @ 0f0b5b95, arXiv:2502.09356"
+    return dense_spec(
+        "galileo",
+        {**SIZES[size], "month": month, "place": place},
+        {"s1": S1, "s2": S2},
+        ImageGeometry(window_px=window_px, margin_px=margin_px, gsd_m=BASE_GSD_M),
+        Provenance(source=source, licence="MIT").stated(f"galileo_{size}"),
         dim=SIZES[size]["dim"],
-        source="github.com/nasaharvest/galileo @ 0f0b5b95, arXiv:2502.09356",
-        licence="MIT",
-        sensors={"s1": S1, "s2": S2},
         patch_px=patch_px,
-        gsd_m=BASE_GSD_M,
-        window_px=window_px,
-        margin_px=margin_px,
     )
 
 

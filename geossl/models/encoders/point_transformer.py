@@ -4,7 +4,7 @@ Source: the encoder of Point-MAE (Pang et al., ECCV 2022, arXiv:2203.06604), whi
 class token; groups start from the centroid's point, so that the order of points does not matter.
 """
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +16,7 @@ from geossl.models.encoders.point_groups import farthest_points, gather_groups, 
 from geossl.models.layers.initialization import truncated_normal
 from geossl.models.layers.masking import take
 from geossl.models.layers.transformer import Block
+from geossl.models.spec import UNSTATED, Provenance
 
 SIZES: dict[str, dict[str, int]] = {
     "tiny": {"width": 96, "depth": 4, "heads": 4},
@@ -24,20 +25,25 @@ SIZES: dict[str, dict[str, int]] = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Clouds:
+    """The clouds an encoder is trained on; as in ``PointSpec``."""
+
+    points: int = 1024
+    features: tuple[str, ...] = ()
+    block_m: float | None = None
+    voxel_m: float = 0.0
+    ground: str = "none"
+
+
 def point_spec(
     size: str = "base",
+    clouds: Clouds = Clouds(),
     *,
     groups: int = 64,
     group_size: int = 32,
     start: str = "centroid",
-    points: int = 1024,
-    features: Sequence[str] = (),
-    block_m: float | None = None,
-    voxel_m: float = 0.0,
-    ground: str = "none",
-    name: str | None = None,
-    source: str = "not stated",
-    licence: str = "not stated",
+    provenance: Provenance = UNSTATED,
     **shape: int,
 ) -> PointSpec:
     """Spec of a point transformer; ``shape`` (width, depth, heads) overrides the size's."""
@@ -49,17 +55,11 @@ def point_spec(
         "start": start,
     }
     return PointSpec(
-        name=name or f"point_{size}",
         architecture="point_transformer",
         arguments=arguments,
         dim=2 * int(arguments["width"]),
-        source=source,
-        licence=licence,
-        points=points,
-        features=tuple(features),
-        block_m=block_m,
-        voxel_m=voxel_m,
-        ground=ground,
+        **provenance.stated(f"point_{size}"),
+        **vars(clouds),
     )
 
 

@@ -5,7 +5,8 @@ Differs: positions are a fixed table in space and a function of the date (or the
 paper learns both; so series of any length and spacing fit. There is no class token.
 """
 
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -19,6 +20,7 @@ from geossl.models.layers.normalize import VIT_EPS, Standardize
 from geossl.models.layers.patches import patchify, sincos_positions, unpatchify
 from geossl.models.layers.time_encoding import TimeEncoding
 from geossl.models.layers.transformer import Block
+from geossl.models.spec import UNSTATED, ImageGeometry, Provenance, dense_spec
 from geossl.sensors import SensorSpec
 
 VALID_SHARE = 0.5  # of a tubelet's pixels, from which it is fed
@@ -46,60 +48,36 @@ def valid_shares(pixels: Float[Tensor, "b t c h w"], tubelet: int, patch: int) -
 
 
 def series_spec(
-    sensors: dict[str, SensorSpec],
+    sensors: Mapping[str, SensorSpec],
+    geometry: ImageGeometry,
     *,
-    dim: int,
-    depth: int,
-    heads: int,
     patch_px: int,
     tubelet: int = 1,
     time: str = "doy",
-    window_px: int,
-    reach: int | None = None,
-    margin_px: int = 0,
-    gsd_m: float = 10.0,
-    name: str = "series_vit",
-    source: str = "not stated",
-    licence: str = "not stated",
+    provenance: Provenance = UNSTATED,
+    **shape: int,
 ) -> DenseSpec:
     """Spec of a ``SeriesViT``.
 
     Args:
         sensors: The one sensor, by name.
-        dim: Width; a multiple of 4 and of ``heads``.
-        depth: Blocks.
-        heads: Attention heads.
+        geometry: Its training clips and windows.
         patch_px: Side of a patch.
         tubelet: Frames per slot; 1 for dates, 2 for video.
         time: ``doy``, ``index`` or ``none``.
-        window_px: What the encoder sees in map inference.
-        reach: Patches per side of the clips it is trained on; those of the window by default.
-        margin_px: Halo of a window, whose embeddings are not kept.
-        gsd_m: Metres per pixel.
-        name: Short name.
-        source: Where weights come from.
-        licence: Of the weights.
+        provenance: Name, source and licence.
+        shape: All of ``dim`` (a multiple of 4 and of ``heads``), ``depth`` and ``heads``.
     """
-    arguments: dict[str, Any] = {
+    dim, depth, heads = (shape[name] for name in ("dim", "depth", "heads"))
+    arguments = {
         "depth": depth,
         "heads": heads,
         "tubelet": tubelet,
         "time": time,
-        "reach": reach or window_px // patch_px,
+        "reach": geometry.patches(patch_px),
     }
-    return DenseSpec(
-        name=name,
-        architecture="series_vit",
-        arguments=arguments,
-        dim=dim,
-        source=source,
-        licence=licence,
-        sensors=sensors,
-        patch_px=patch_px,
-        gsd_m=gsd_m,
-        window_px=window_px,
-        margin_px=margin_px,
-    )
+    stated = provenance.stated("series_vit")
+    return dense_spec("series_vit", arguments, sensors, geometry, stated, dim=dim, patch_px=patch_px)
 
 
 class SeriesViT(Encoder):

@@ -19,6 +19,7 @@ from geossl.models.layers.masking import take
 from geossl.models.layers.normalize import VIT_EPS
 from geossl.models.layers.patches import patchify
 from geossl.models.layers.transformer import QKV, Block
+from geossl.models.spec import UNSTATED, ImageGeometry, Provenance, dense_spec
 from geossl.sensors import SensorSpec
 
 SIZES: dict[str, dict[str, int]] = {
@@ -33,17 +34,12 @@ SIZES: dict[str, dict[str, int]] = {
 def vit_spec(
     size: str,
     sensors: Mapping[str, SensorSpec],
+    geometry: ImageGeometry,
     *,
     patch_px: int,
-    window_px: int,
-    reach: int | None = None,
-    margin_px: int = 0,
-    gsd_m: float = 10.0,
     position: str = "sincos",
     class_token: bool = False,
-    name: str | None = None,
-    source: str = "not stated",
-    licence: str = "not stated",
+    provenance: Provenance = UNSTATED,
     **shape: int,
 ) -> DenseSpec:
     """Spec of a ViT; ``shape`` (dim, depth, heads) overrides the size's.
@@ -51,40 +47,24 @@ def vit_spec(
     Args:
         size: Key of ``SIZES``.
         sensors: Input by sensor name.
+        geometry: Its training images and windows.
         patch_px: Side of a patch.
-        window_px: What the encoder sees in map inference.
-        reach: Patches per side of the images it is trained on; those of the window by default.
-        margin_px: Halo of a window, whose embeddings are not kept.
-        gsd_m: Metres per pixel.
         position: ``sincos`` or ``alibi``.
         class_token: Whether a learned token goes along; only with ``sincos``, as it lies nowhere.
-        name: Short name.
-        source: Where weights come from.
-        licence: Of the weights.
+        provenance: Name, source and licence.
         shape: Width, depth, heads.
     """
+    if class_token and position == "alibi":
+        raise ValueError("a class token has no place, so it has no distance; use position sincos")
     arguments: dict[str, Any] = {
         **SIZES[size],
         **shape,
         "position": position,
         "class_token": class_token,
-        "reach": reach or window_px // patch_px,
+        "reach": geometry.patches(patch_px),
     }
-    if class_token and position == "alibi":
-        raise ValueError("a class token has no place, so it has no distance; use position sincos")
-    return DenseSpec(
-        name=name or f"vit_{size}",
-        architecture="vit",
-        arguments=arguments,
-        dim=int(arguments["dim"]),
-        source=source,
-        licence=licence,
-        sensors=sensors,
-        patch_px=patch_px,
-        gsd_m=gsd_m,
-        window_px=window_px,
-        margin_px=margin_px,
-    )
+    stated = provenance.stated(f"vit_{size}")
+    return dense_spec("vit", arguments, sensors, geometry, stated, dim=int(arguments["dim"]), patch_px=patch_px)
 
 
 class ViT(StackedEncoder):

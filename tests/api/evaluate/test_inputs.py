@@ -8,6 +8,7 @@ from geossl.data.datasets.find import read_set
 from geossl.errors import BandError, InputError
 from geossl.evaluation.features import features
 from geossl.models.encoders.series_vit import SeriesViT, series_spec
+from geossl.models.spec import ImageGeometry
 from geossl.sensors import SensorSpec
 
 S2 = SensorSpec(("B04", "B08"), "reflectance", "L2A", (0.1, 0.3), (0.05, 0.1))
@@ -16,8 +17,8 @@ RGB = SensorSpec(("R", "G", "B"), "0..1", "8 bit", (0.5,) * 3, (0.25,) * 3)
 
 def encoder(sensors, **changes):
     torch.manual_seed(0)
-    shape = {"dim": 16, "depth": 1, "heads": 2, "patch_px": 4, "window_px": 8}
-    return SeriesViT(series_spec(sensors, **(shape | changes))).eval()
+    shape = {"dim": 16, "depth": 1, "heads": 2, "patch_px": 4}
+    return SeriesViT(series_spec(sensors, ImageGeometry(window_px=8), **(shape | changes))).eval()
 
 
 def write_series(path, n=60, **changes):

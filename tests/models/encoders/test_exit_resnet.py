@@ -5,14 +5,14 @@ import torchvision
 from geossl.errors import BandError
 from geossl.models.encoders.exit_resnet import ExitResNet, exit_resnet_spec, load_trunk
 from geossl.models.files import load_encoder, save_encoder
+from geossl.models.spec import ImageGeometry
 from geossl.sensors import SensorSpec
 
 
-def small(**settings):
+def small(window_px=32, margin_px=8, **settings):
     torch.manual_seed(0)
-    return ExitResNet(
-        exit_resnet_spec(10, width=4, **{"stem": "full", "window_px": 32, "margin_px": 8, **settings})
-    ).eval()
+    geometry = ImageGeometry(window_px=window_px, margin_px=margin_px)
+    return ExitResNet(exit_resnet_spec(10, geometry=geometry, width=4, **settings)).eval()
 
 
 def parameters(module):

@@ -1,15 +1,17 @@
 import pytest
 import torch
 
-from geossl.models.encoders.point_transformer import PointTransformer, point_spec, run_blocks
+from geossl.models.encoders.point_transformer import Clouds, PointTransformer, point_spec, run_blocks
 from geossl.models.files import load_encoder, save_encoder
 from geossl.models.heads.point_segmenter import PointSegmenter, point_segmenter_spec
 
+SMALL = Clouds(points=64)
 
-def small(**settings):
+
+def small(clouds=SMALL, **settings):
     torch.manual_seed(0)
-    settings = {"groups": 8, "group_size": 6, "points": 64, "width": 24, "depth": 3, "heads": 4} | settings
-    return PointTransformer(point_spec("tiny", **settings)).eval()
+    settings = {"groups": 8, "group_size": 6, "width": 24, "depth": 3, "heads": 4} | settings
+    return PointTransformer(point_spec("tiny", clouds, **settings)).eval()
 
 
 def clouds(b=2, n=64, c=3, seed=0):
@@ -29,7 +31,7 @@ def test_the_papers_size_has_the_published_numbers_of_parameters():
 
 
 def test_groups_are_points_of_the_cloud_seen_from_their_centre():
-    encoder, x = small(features=["intensity"]), clouds(c=4)
+    encoder, x = small(Clouds(features=("intensity",))), clouds(c=4)
     centres, patches = encoder.group(x)
     assert torch.equal(patches[:, :, 0, :3], torch.zeros(2, 8, 3))  # a centre is its own nearest point
     back = patches[..., :3] + centres[:, :, None]
@@ -100,7 +102,7 @@ def test_a_width_that_does_not_divide_is_refused():
 
 
 def test_an_encoder_and_a_segmenter_come_back_from_their_files(tmp_path):
-    encoder, x = small(features=["intensity", "last"], block_m=12.0, ground="auto"), clouds(c=5)
+    encoder, x = small(Clouds(features=("intensity", "last"), block_m=12.0, ground="auto")), clouds(c=5)
     save_encoder(tmp_path / "e.safetensors", encoder, {})
     again = load_encoder(tmp_path / "e.safetensors")
     assert again.spec == encoder.spec

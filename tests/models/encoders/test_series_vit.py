@@ -5,15 +5,16 @@ import torch
 from geossl.errors import BandError, GridError
 from geossl.models.encoders.series_vit import SeriesViT, series_spec, tubelets, untubelets, valid_shares
 from geossl.models.layers.time_encoding import TimeEncoding
+from geossl.models.spec import ImageGeometry
 from geossl.sensors import SensorSpec
 
 S2 = SensorSpec(("B02", "B04", "B08"), "reflectance", "L2A", (0.05, 0.08, 0.3), (0.03, 0.05, 0.1))
 
 
-def encoder(**changes):
+def encoder(chip_px=None, **changes):
     torch.manual_seed(0)
-    shape = {"dim": 16, "depth": 2, "heads": 2, "patch_px": 4, "window_px": 8}
-    return SeriesViT(series_spec({"s2": S2}, **(shape | changes))).eval()
+    shape = {"dim": 16, "depth": 2, "heads": 2, "patch_px": 4}
+    return SeriesViT(series_spec({"s2": S2}, ImageGeometry(window_px=8, chip_px=chip_px), **(shape | changes))).eval()
 
 
 def series(t=5, side=8, b=2, seed=0):
@@ -148,4 +149,6 @@ def test_every_argument_of_the_spec_changes_the_model():
     for change in ({"dim": 32}, {"depth": 1}, {"patch_px": 8}, {"tubelet": 2}, {"time": "none"}):
         assert sum(p.numel() for p in encoder(**change).parameters()) != plain
     x, days = series(side=16)
-    assert np.abs((encoder(reach=2).pooled(x, days) - encoder(reach=4).pooled(x, days)).detach().numpy()).max() > 1e-4
+    assert (
+        np.abs((encoder(chip_px=8).pooled(x, days) - encoder(chip_px=16).pooled(x, days)).detach().numpy()).max() > 1e-4
+    )

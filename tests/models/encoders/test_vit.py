@@ -10,6 +10,7 @@ from geossl.models.encoders.vit import ViT, vit_spec
 from geossl.models.files import load_encoder, save_encoder
 from geossl.models.layers.masking import enlarge, patch_shares, random_kept_ids
 from geossl.models.layers.patches import sincos_positions
+from geossl.models.spec import ImageGeometry
 from geossl.sensors import RGB, S1, S2, SensorSpec
 
 SMALL = {"dim": 32, "depth": 2, "heads": 2}
@@ -24,12 +25,14 @@ def flat(bands):
 
 def vit(sensors=None, side=32, seed=0, **more):
     torch.manual_seed(seed)
-    return ViT(vit_spec("nano", sensors or flat(3), patch_px=8, window_px=side, **{**SMALL, **more})).eval()
+    return ViT(
+        vit_spec("nano", sensors or flat(3), ImageGeometry(window_px=side), patch_px=8, **{**SMALL, **more})
+    ).eval()
 
 
 def conv(sensors=None, side=32, seed=0, **more):
     torch.manual_seed(seed)
-    return ConvViT(conv_vit_spec("nano", sensors or flat(3), window_px=side, **{**CONV, **more})).eval()
+    return ConvViT(conv_vit_spec("nano", sensors or flat(3), ImageGeometry(window_px=side), **{**CONV, **more})).eval()
 
 
 KINDS = pytest.mark.parametrize("make", [vit, conv], ids=["plain", "conv"])
@@ -139,7 +142,7 @@ def test_a_masked_convolution_equals_a_slow_loop():
 def test_the_papers_size_has_the_papers_parts():
     """Counts of the published code at 224 px, three bands, strides 4, 2, 2."""
     with torch.device("meta"):
-        model = ConvViT(conv_vit_spec("base", flat(3), window_px=224, strides=(4, 2, 2)))
+        model = ConvViT(conv_vit_spec("base", flat(3), ImageGeometry(window_px=224), strides=(4, 2, 2)))
 
     def count(*modules):
         return sum(p.numel() for m in modules for p in m.parameters())

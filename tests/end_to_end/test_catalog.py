@@ -42,9 +42,7 @@ def test_one_command_makes_a_map_that_says_what_it_was_made_from(place, encoder)
     data = xr.open_zarr(place[0] / "m.zarr")
     made_from = data["sensors"].values
     assert {5, 7} <= set(np.unique(made_from))  # under the cloud from radar, with what optical there is around it
-    filled = made_from[:, (made_from > 0).any(axis=0)]  # shards begin with a block, west of the region
-    assert filled.shape[1] >= 16
-    assert (filled > 0).mean() > 0.9
+    assert (made_from > 0).mean() > 0.9
     days = data["date"].values
     assert str(days[made_from == 7].max())[:10] == "2024-06-11"
     plan = json.loads((place[0] / "m.zarr.build/plan.json").read_text())
@@ -94,7 +92,7 @@ def test_fetched_scenes_are_read_by_embed_and_by_pretrain(place, encoder):  # no
     assert embed(place, encoder, "d.zarr").exit_code == 0
     one, two = (package.open(folder / f"{name}.zarr").values for name in "fd")
     both = np.isfinite(one[0]) & np.isfinite(two[0])
-    assert both[:, both.any(axis=0)].mean() > 0.9  # shards begin with a block, west of the region
+    assert both.mean() > 0.9
     cosine = (one * two).sum(0) / np.linalg.norm(one, axis=0) / np.linalg.norm(two, axis=0)
     assert np.nanmin(cosine[both]) > 0.999
     small = ["data.source=scenes", "train.max_steps=2", "data.batch_size=4", "data.holdout=0", "probe.every_steps=0"]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from geossl.errors import InputError
 from geossl.grid import Lattice
-from geossl.inference.engine.plan import BuildFolder, Plan, read_plan
+from geossl.inference.engine.plan import BuildFolder, Plan, fitting_shard, read_plan
 
 metadata = st.dictionaries(
     st.sampled_from(["encoder_sha256", "precision", "valid_share", "margin_px"]),
@@ -100,3 +100,20 @@ def test_a_resumed_map_computes_what_has_no_receipt(plan, data):
         assert build.totals(["s1", "s2"]) == {"patches": cells, "s1": len(finished), "s2": cells}
         assert not build.begin(plan, overwrite=True)
         assert build.done() == set()
+
+
+@given(st.integers(-40, 40), st.integers(-40, 40), st.integers(1, 60), st.integers(1, 60))
+def test_a_map_of_blocks_begins_with_its_region_but_for_a_small_share(row, column, rows, columns):
+    lattice = Lattice(32631, 8, 10.0, 16)
+    side = lattice.cell_m
+    area = shapely.box(column * side, -(row + rows) * side, (column + columns) * side, -row * side)
+    plan = Plan(lattice, area, fitting_shard(lattice, area, 8), 1, "int8", {}, 8)
+    top, left, height, width = plan.extent
+    assert (top + height, left + width) == (row + rows, column + columns)
+    assert row - top <= 0.05 * rows
+    assert column - left <= 0.05 * columns
+    tasks = plan.tasks(plan.shards)
+    assert sorted(shard for task in tasks for shard in task) == sorted(plan.shards)
+    if len(plan.shards) > 1 and min(rows, columns) > 8:
+        assert all(plan.blocks(task[0])[2:] == (8, 8) for task in tasks)
+    assert sum(int(plan.asked(task).sum()) for task in tasks) == rows * columns

@@ -207,6 +207,8 @@ def encode_one(
         return out
     asked = np.pad(out.sensors > 0, edge)
     y, x = used(np.logical_or.reduce(list(fed.values())))
+    if config.device != "cpu":  # kernels are compiled for a grid; what is left out here would be another one
+        y, x = (slice(0, n) for n in asked.shape)
     where = np.s_[:, *(slice(patch * s.start, patch * s.stop) for s in (y, x))]
 
     def tensor(array: np.ndarray) -> Tensor:

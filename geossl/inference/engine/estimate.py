@@ -34,10 +34,9 @@ def worker_bytes(plan: Plan, encoder: DenseModel, batch_size: int) -> float:
     """Peak memory of one worker; depends on the shard, never on the map."""
     spec, shape = encoder.spec, plan.shape
     weights = sum(x.numel() * x.element_size() for x in encoder.state_dict().values())
-    side = min(plan.shard_cells, max(plan.extent[2:]))
     read = max(max(plan.blocks(shard)[2:]) for shard in plan.shards) * shape.cell_px
     pixels = (read + 2 * rim_px(spec, shape, plan.phases)) ** 2 * bands(plan, spec)
-    embeddings = (side * plan.cell_side) ** 2 * spec.dim
+    embeddings = (read // shape.cell_px * plan.cell_side) ** 2 * spec.dim
     heads = int(spec.arguments.get("heads", 0))
     if shape.reach is None:
         tokens = (shape.window_px // spec.patch_px) ** 2
@@ -104,12 +103,9 @@ def seen_px(plan: Plan, shape: Geometry) -> int:
     """Pixels that are encoded for a map made of blocks; those around the wanted cells count as far as layers look."""
     assert shape.reach is not None
     total, patch = 0, plan.lattice.patch_px
-    for shard in plan.shards:
-        (top, left, rows, columns), (first, start, *whole) = plan.block(shard), plan.blocks(shard)
-        wanted = np.zeros(whole, bool)
-        wanted[top - first : top - first + rows, left - start : left - start + columns] = plan.cells(shard)
-        n = shape.block_cells
-        for r, c in np.ndindex(whole[0] // n, whole[1] // n):
+    for task in plan.tasks(plan.shards):
+        wanted, n = plan.asked(task), shape.block_cells
+        for r, c in np.ndindex(wanted.shape[0] // n, wanted.shape[1] // n):
             where = np.argwhere(wanted[r * n : (r + 1) * n, c * n : (c + 1) * n])
             if len(where):
                 spans = (np.ptp(where, axis=0) + 1) * shape.cell_px + 2 * LOOKS * shape.reach * patch

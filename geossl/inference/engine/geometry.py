@@ -8,7 +8,7 @@ from geossl.models.encoder import DenseModel, DenseSpec, LocalModel
 
 CELL = 16  # side of a cell in patches: what a region's border decides about
 BLOCK = 8  # side of a block in cells: 1024 px for patches of 8 px
-HALO = 16  # patches around a block that are encoded with it: two tiles, beyond which 1 - cosine is 1e-6
+HALO = 16  # patches around a block that are encoded with it: two tiles; with less, classes change at borders
 
 
 @dataclass(frozen=True)

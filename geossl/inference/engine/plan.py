@@ -22,6 +22,8 @@ from geossl.inference.engine.geometry import Geometry
 from geossl.outputs import remove, work_path, write_text
 
 Shard = tuple[int, int]  # row and column of a shard, counted from the map's north-west corner
+Task = tuple[Shard, ...]  # shards that are read and encoded together
+MOST_EMPTY = 0.05  # share of a map's rows and columns that may lie before the region, for larger shards
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,12 @@ class Plan:
     def extent(self) -> tuple[int, int, int, int]:
         """First row and column of the map's cells, and how many of each there are.
 
-        A map of more than one shard begins with a block, so that shards are whole blocks.
+        Where that leaves little empty, a map begins where a shard of the lattice does, so that shards are whole blocks
+        or parts of one; else it begins with its region, and blocks at the borders of shards are encoded in parts.
         """
         row, column, rows, columns = self.lattice.around(self.area)
         above, left = (
-            first % self.block_cells if count > self.shard_cells else 0
+            empty_before(first, count, self.shard_cells, self.block_cells)
             for first, count in ((row, rows), (column, columns))
         )
         return row - above, column - left, rows + above, columns + left
@@ -76,6 +79,25 @@ class Plan:
         (top, left, rows, columns), n = self.block(shard), self.block_cells
         first, start = top // n * n, left // n * n
         return first, start, -(-(top + rows) // n) * n - first, -(-(left + columns) // n) * n - start
+
+    def tasks(self, shards: Iterable[Shard]) -> list[Task]:
+        """Shards by the blocks they lie in, so that a block is read and encoded once."""
+        found: dict[tuple[int, ...], list[Shard]] = {}
+        for shard in shards:
+            found.setdefault(self.blocks(shard), []).append(shard)
+        return [tuple(together) for together in found.values()]
+
+    def inside(self, shard: Shard) -> tuple[slice, slice]:
+        """Rows and columns of a shard's cells, counted from the corner of its blocks."""
+        (top, left, rows, columns), (first, start, *_) = self.block(shard), self.blocks(shard)
+        return slice(top - first, top - first + rows), slice(left - start, left - start + columns)
+
+    def asked(self, task: Task) -> Bool[np.ndarray, "rows columns"]:
+        """Which cells of a task's blocks are computed."""
+        found = np.zeros(self.blocks(task[0])[2:], bool)
+        for shard in task:
+            found[self.inside(shard)] = self.cells(shard)
+        return found
 
     def cells(self, shard: Shard) -> Bool[np.ndarray, "rows columns"]:
         """Which cells of a shard are computed."""
@@ -112,6 +134,35 @@ class Plan:
     def sha256(self) -> str:
         """Hash of all values."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+
+
+def before_region(first: int, shard_cells: int, block_cells: int) -> int:
+    """Cells from the border of a shard to the first cell of a region, if shards are parts of blocks or whole ones."""
+    if block_cells % shard_cells == 0:
+        return first % shard_cells
+    return first % block_cells if shard_cells % block_cells == 0 else 0
+
+
+def empty_before(first: int, count: int, shard_cells: int, block_cells: int) -> int:
+    """Cells of a map before its region along an axis; none where it is one shard."""
+    empty = before_region(first, shard_cells, block_cells)
+    return empty if count > shard_cells and empty <= MOST_EMPTY * count else 0
+
+
+def fitting_shard(lattice: Lattice, area: shapely.Geometry, block_cells: int) -> int:
+    """Side in cells of the largest shard, at most a block, that leaves little of a map empty before its region."""
+    row, column, rows, columns = lattice.around(area)
+    if max(rows, columns) <= block_cells:
+        return block_cells
+    return next(
+        side
+        for side in range(block_cells, 0, -1)
+        if block_cells % side == 0
+        and all(
+            count <= side or before_region(first, side, block_cells) <= MOST_EMPTY * count
+            for first, count in ((row, rows), (column, columns))
+        )
+    )
 
 
 class BuildFolder:
@@ -168,6 +219,10 @@ class BuildFolder:
             names = [entry.name for entry in entries]
         names = [name.removesuffix(".json") for name in names if name.endswith(".json") and not name.startswith(".")]
         return {(int(row), int(column)) for row, column in (name.split("_") for name in names)}
+
+    def has(self, shard: Shard) -> bool:
+        """Whether a shard is finished."""
+        return (self.receipts / f"{shard[0]}_{shard[1]}.json").exists()
 
     def totals(self, sensors: list[str]) -> dict[str, int]:
         """Patches of the finished shards: those with an embedding, and those each sensor was fed in."""

@@ -22,7 +22,7 @@ from geossl.inference.engine.coverage import covered, outside
 from geossl.inference.engine.encode import EncodeConfig, Encoded, encode_block, patch_dates, phases_of, rim_px
 from geossl.inference.engine.geometry import check_reach, geometry
 from geossl.inference.engine.overviews import add_overviews
-from geossl.inference.engine.plan import BuildFolder, Plan, Shard, begun
+from geossl.inference.engine.plan import BuildFolder, Plan, Shard, Task, begun, fitting_shard
 from geossl.inference.engine.source import Source, check_sensors, images, note_levels
 from geossl.inference.outputs import checksums, raster
 from geossl.models.encoder import DenseEncoder, DenseModel
@@ -144,7 +144,6 @@ def plans(aoi: grid.Aoi, source: Source, encoder: Path, out: Path, config: MapCo
     check_sensors(source.sensors, spec)
     check_reach(model, reach)
     shape = geometry(spec, reach)
-    shard_cells = config.shard_cells or (SHARD_WINDOWS if reach is None else shape.block_cells)
     metadata = {
         "encoder_sha256": sha256,
         **shape.describe(),
@@ -168,7 +167,8 @@ def plans(aoi: grid.Aoi, source: Source, encoder: Path, out: Path, config: MapCo
         if area.is_empty or area.area == 0:
             continue
         phases = phases_of(spec, config.gsd_m)
-        found[path] = Plan(lattice, area, shard_cells, phases, dtype, metadata, shape.block_cells)
+        usual = SHARD_WINDOWS if reach is None else fitting_shard(lattice, area, shape.block_cells)
+        found[path] = Plan(lattice, area, config.shard_cells or usual, phases, dtype, metadata, shape.block_cells)
     if not found:
         raise GridError(outside(aoi, source, next(iter(zones))))
     return found
@@ -263,17 +263,17 @@ def compute(work: Work, scheduler: str, report: Callable[[int, float], None]) ->
         RunError: Lists the shards that failed.
     """
     finished = work.build.done()
-    missing = [shard for shard in work.plan.shards if shard not in finished]
+    missing = work.plan.tasks(shard for shard in work.plan.shards if shard not in finished)
     done, km2, failed = len(finished), 0.0, {}
-    results = here(work, missing) if scheduler == "sync" else workers.results(scheduler, run_shard, work, missing)
-    for shard, error in results:
+    results = here(work, missing) if scheduler == "sync" else workers.results(scheduler, run_task, work, missing)
+    for task, error in results:
         if isinstance(error, InputError):
             raise error
-        if error:
-            failed[shard] = str(error)
-            continue
-        done, km2 = done + 1, km2 + work.plan.km2(shard)
-        report(done, km2)
+        made = [shard for shard in task if not error or work.build.has(shard)]
+        failed |= {shard: str(error) for shard in task if shard not in made}
+        done, km2 = done + len(made), km2 + sum(map(work.plan.km2, made))
+        if made:
+            report(done, km2)
     if failed:
         (row, column), message = next(iter(failed.items()))
         raise RunError(
@@ -282,62 +282,64 @@ def compute(work: Work, scheduler: str, report: Callable[[int, float], None]) ->
         )
 
 
-def here(work: Work, shards: list[Shard]) -> Iterator[tuple[Shard, BaseException | None]]:
-    """Shards one after the other in this process, with the error of those that failed; one is read ahead."""
+def here(work: Work, tasks: list[Task]) -> Iterator[tuple[Task, BaseException | None]]:
+    """Tasks one after the other in this process, with the error of those that failed; one is read ahead."""
     reader = ThreadPoolExecutor(1)
     try:
-        reading = [reader.submit(read, work, shard) for shard in shards[:1]]
-        for shard, following in zip_longest(shards, shards[1:]):
+        reading = [reader.submit(read, work, task) for task in tasks[:1]]
+        for task, following in zip_longest(tasks, tasks[1:]):
             cube = reading.pop()
             error = cube.exception()
             if following:
                 reading.append(reader.submit(read, work, following))
             if error is None:
                 try:
-                    finish(work, shard, cube.result())
+                    finish(work, task, cube.result())
                 except Exception as failure:
                     error = failure
-            yield shard, error
+            yield task, error
     finally:
         reader.shutdown(wait=False, cancel_futures=True)
 
 
-def run_shard(work: Work, shard: Shard) -> Shard:
-    """Read, embed and write one shard: the task of a worker."""
-    finish(work, shard, read(work, shard))
-    return shard
+def run_task(work: Work, task: Task) -> Task:
+    """Read, embed and write the shards of a task: what a worker does."""
+    finish(work, task, read(work, task))
+    return task
 
 
-def read(work: Work, shard: Shard) -> xr.Dataset:
-    """Pixels of a shard and what its windows see around it."""
+def read(work: Work, task: Task) -> xr.Dataset:
+    """Pixels of a task's blocks and what its windows see around them."""
     started = time.monotonic()
-    cube = work.source.load(work.plan.lattice.pixels(*work.plan.blocks(shard), work.rim))
+    cube = work.source.load(work.plan.lattice.pixels(*work.plan.blocks(task[0]), work.rim))
     return cube.assign_attrs(read_seconds=round(time.monotonic() - started, 3))
 
 
-def finish(work: Work, shard: Shard, cube: xr.Dataset) -> None:
-    """Embed and write a shard, then leave a receipt."""
+def finish(work: Work, task: Task, cube: xr.Dataset) -> None:
+    """Embed the shards of a task, then write them one by one, each with a receipt."""
     model, plan, started = work.model(), work.plan, time.monotonic()
     config = replace(work.config, device=workers.device())
-    (top, left, rows, columns), (first, start, *whole) = plan.block(shard), plan.blocks(shard)
-    asked = np.zeros(whole, bool)
-    asked[top - first : top - first + rows, left - start : left - start + columns] = plan.cells(shard)
     with ENCODING:
-        found = encode_block(images(cube, model.spec), model, config, asked, plan.phases, plan.shape)
-    encoded = time.monotonic()
-    y, x = (
-        slice(a * plan.cell_side, (a + n) * plan.cell_side) for a, n in ((top - first, rows), (left - start, columns))
-    )
+        found = encode_block(images(cube, model.spec), model, config, plan.asked(task), plan.phases, plan.shape)
     dates = patch_dates(cube, found.sensors, work.rim, model.spec.patch_px // plan.phases)
-    dates, found = None if dates is None else dates[y, x], Encoded(*(layer[..., y, x] for layer in found))
-    store.write_shard(work.data, plan, shard, *found, dates)
+    seconds = {"read_seconds": cube.attrs["read_seconds"], "encode_seconds": time.monotonic() - started}
+    seconds = {name: round(value / len(task), 3) for name, value in seconds.items()}
+    for shard in task:
+        y, x = (slice(s.start * plan.cell_side, s.stop * plan.cell_side) for s in plan.inside(shard))
+        part = Encoded(*(layer[..., y, x] for layer in found))
+        write(work, shard, part, None if dates is None else dates[y, x], seconds)
+
+
+def write(work: Work, shard: Shard, found: Encoded, dates: np.ndarray | None, seconds: dict[str, float]) -> None:
+    """Write a shard, then leave a receipt."""
+    started = time.monotonic()
+    store.write_shard(work.data, work.plan, shard, *found, dates)
     receipt = {
         "patches": int((found.sensors > 0).sum()),
-        "fed": {name: int((found.sensors & SENSORS[name].flag > 0).sum()) for name in plan.metadata["sensors"]},
+        "fed": {name: int((found.sensors & SENSORS[name].flag > 0).sum()) for name in work.plan.metadata["sensors"]},
         "valid_percent": round(float(found.valid.mean()), 2),
         "files": checksums.sums_of(work.data, shard),
-        "read_seconds": cube.attrs["read_seconds"],
-        "encode_seconds": round(encoded - started, 3),
-        "write_seconds": round(time.monotonic() - encoded, 3),
+        **seconds,
+        "write_seconds": round(time.monotonic() - started, 3),
     }
     work.build.write(work.build.receipts / f"{shard[0]}_{shard[1]}.json", receipt)

@@ -26,7 +26,7 @@ from sklearn.cluster import KMeans
 import geossl
 from geossl.data.sentinel.rasters import LocalRasters
 from geossl.inference.engine.encode import EncodeConfig, encode_block
-from geossl.inference.engine.geometry import geometry
+from geossl.inference.engine.geometry import Geometry, geometry
 from geossl.inference.engine.source import images
 from geossl.models.encoders.croma import CROMAEncoder, croma_spec
 from geossl.models.files import save_encoder
@@ -34,7 +34,8 @@ from geossl.models.files import save_encoder
 SIDE = 2048  # px of the scene whose seams are measured: four blocks
 FEW = 384  # px of the same by windows, which take longer
 CLASSES = 6
-TURNS = 1
+SQUARE = 512  # px of a block whose speed is measured
+WIDE = Geometry(None, 96, 1, 120)  # windows of 336 px: those whose seams are least
 
 
 def pixels(folder, spec, side, offset, rim):
@@ -59,28 +60,23 @@ def timed(way):
     return found, time.process_time() - start
 
 
-def speeds(folder, encoder, precisions):
-    """Kept square kilometres per processor second by way and precision.
+def speeds(folder, encoder, precision, windows):
+    """Kept square kilometres per processor second: by each kind of windows, and local.
 
-    Windows are a batch of four. Of a block, a quarter of its square is run; of what is run, as much is kept as of a
-    whole square, so that the layers that need not reach into the halo are not counted as gain.
+    Windows are a batch of four. Of a block, a square is run; of what is run, as much is kept as of a whole block, so
+    that the layers that need not reach into the halo are not counted as gain.
     """
-    spec, found = encoder.spec, {}
-    windows, local = geometry(spec, None), geometry(spec, 7)
+    spec, config = encoder.spec, EncodeConfig(precision=precision, batch_size=4)
+    local, found = geometry(spec, 7), []
     cube = pixels(folder, spec, local.window_px, 500, 0)
-    part = cut(cube, windows.halo_px, windows, 2 * windows.cell_px)
-    side = local.window_px // 2
-    square = {name: torch.from_numpy(x[None, :, :side, :side]) for name, x in cube.items()}
-    for _ in range(TURNS):
-        for precision in precisions:
-            config = EncodeConfig(precision=precision, batch_size=4)
-            seconds = timed(lambda: encode_block(part, encoder, config, shape=windows))[1]  # noqa: B023
-            found.setdefault(("windows", precision), []).append((2 * windows.cell_px / 100) ** 2 / seconds)
-            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-                seconds = timed(lambda: encoder.local_tokens(square, None, 7))[1]
-            kept = (side * local.block_px / local.window_px / 100) ** 2
-            found.setdefault(("local", precision), []).append(kept / seconds)
-    return {key: max(values) for key, values in found.items()}
+    for shape in windows:
+        part = cut(cube, shape.halo_px, shape, 2 * shape.cell_px)
+        seconds = timed(lambda: encode_block(part, encoder, config, shape=shape))[1]  # noqa: B023
+        found.append((2 * shape.cell_px / 100) ** 2 / seconds)
+    square = {name: torch.from_numpy(x[None, :, :SQUARE, :SQUARE]) for name, x in cube.items()}
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        seconds = timed(lambda: encoder.local_tokens(square, None, 7))[1]
+    return [*found, (SQUARE * local.block_px / local.window_px / 100) ** 2 / seconds]
 
 
 def steps(x, axis):
@@ -178,12 +174,16 @@ def main():
         kinds = [("tiny", encoder, args.encoder.absolute())]
         if args.base:
             kinds.append(("base", base(folder), folder / "base.safetensors"))
-        print("| encoder | precision | windows | local, reach 7 | ratio |\n|---|---|---|---|---|")
+        print("| encoder | precision | windows, px/halo | local, reach 7 | ratio |\n|---|---|---|---|---|")
         for label, model, path in kinds:
-            found = speeds(folder, model, ("fp32", "bf16"))
+            own = geometry(model.spec, None)
+            windows = [own] if own == WIDE else [own, WIDE]
             for precision in ("fp32", "bf16"):
-                a, b = found["windows", precision], found["local", precision]
-                print(f"| {label} | {precision} | {a:.2f} | {b:.2f} km2 per processor s | {b / a:.1f} |", flush=True)
+                *before, now = speeds(folder, model, precision, windows)
+                for shape, speed in zip(windows, before, strict=True):
+                    name = f"{shape.window_px}/{shape.halo_px}: {speed:.2f}"
+                    print(f"| {label} | {precision} | {name} | {now:.2f} km2 per processor s | {now / speed:.1f} |")
+                sys.stdout.flush()
                 if args.memory:
                     a, b = (peak(folder, path, reach, precision) for reach in (None, 7))
                     print(f"| {label} | {precision} | {a:.0f} | {b:.0f} MB at most | {b / a:.2f} |", flush=True)

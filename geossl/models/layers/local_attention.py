@@ -19,6 +19,7 @@ from geossl.models.layers.attention import fused
 
 TILE = 8  # side of a query tile in patches
 NEVER = -1e30  # bias of a key that is not attended to; finite, since -inf in a whole row would give NaN
+FLEX_SHAPES = 64  # grids, widths and types a process may see on a GPU
 GATHERED_NUMBERS = 2**24  # key entries gathered at once: 64 MB in float32
 
 
@@ -156,6 +157,8 @@ def flex_kernels(compiled: bool) -> tuple[Any, Any]:
 
     if not compiled:
         return flex_attention, create_block_mask
+    limits: Any = torch._dynamo.config
+    limits.recompile_limit = max(limits.recompile_limit, FLEX_SHAPES)  # beyond it scores would be held as a whole
     return torch.compile(flex_attention, dynamic=False), torch.compile(create_block_mask, dynamic=False)
 
 

@@ -20,7 +20,7 @@ from geossl.models.layers.attention import fused
 from geossl.models.layers.local_attention import TILE, tile_bias, tile_mask
 from geossl.models.layers.transformer import Block, CrossAttention, CrossBlock, SelfAttention
 
-GROUP = 16  # tiles per matrix product: 1024 rows
+GROUP = 8  # tiles per matrix product: 512 rows; what 16 gather of a wide encoder is mapped anew every time
 PATCHES = TILE**2  # of a tile
 
 

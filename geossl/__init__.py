@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from geossl.inference.outputs.quicklook import quicklook as quicklook
     from geossl.inference.outputs.raster import open_map as open  # noqa: F401
     from geossl.models.files import load_encoder as load_encoder
+    from geossl.models.foreign.wrap import wrap as wrap
 
     points: Any
     series: Any
@@ -58,6 +59,7 @@ PUBLIC = {
     "segment": "geossl.api.segment:segment",
     "similar": "geossl.api.similar:similar",
     "view": "geossl.api.similar:view",
+    "wrap": "geossl.models.foreign.wrap:wrap",
 }
 POINTS = {
     "classify": "geossl.api.points.classify:classify_points",

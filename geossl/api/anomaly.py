@@ -18,6 +18,7 @@ from geossl.inference.engine import run
 from geossl.inference.engine.source import Source
 from geossl.inference.outputs.cog import Block, blocks, write_blocks
 from geossl.inference.outputs.raster import clipped, open_map
+from geossl.models.encoder import Encoder
 from geossl.models.encoders.score_autoencoder import PatchAutoencoder, VectorAutoencoder
 from geossl.models.files import EncoderFile, save_encoder
 from geossl.models.heads.novelty import LAYERS, novelty_map
@@ -29,7 +30,7 @@ def anomaly(
     aoi: str | Path | gpd.GeoDataFrame | None = None,
     source: Catalog | Rasters | Source | None = None,
     *,
-    encoder: str | Path,
+    encoder: str | Path | Encoder,
     map: str | Path | None = None,
     out: str | Path = "anomaly.tif",
     progress: Progress | None = None,
@@ -45,7 +46,7 @@ def anomaly(
     Args:
         aoi: Region. May be left out with ``map``.
         source: Where pixels come from: ``geossl.Catalog(date=...)`` or ``geossl.Rasters(s1=..., s2=...)``.
-        encoder: Weight file of ``geossl pretrain regularized_ae``.
+        encoder: Weight file of ``geossl pretrain regularized_ae``, or the encoder of one.
         map: Embedding map, for an auto-encoder of embeddings, in place of pixels.
         out: ``.tif``, float32, NaN where nothing can be said.
         progress: Called after every part (shards); see ``geossl.progress``.

@@ -18,7 +18,7 @@ from geossl.inference.engine.source import Source
 from geossl.inference.outputs import raster
 from geossl.inference.outputs.quicklook import quicklook
 from geossl.models.encoder import DenseEncoder
-from geossl.models.files import dense, encoder_path, load_encoder
+from geossl.models.files import EncoderFile, dense, load_encoder
 from geossl.progress import Progress
 
 
@@ -50,7 +50,7 @@ def embed_map(
     aoi: str | Path | gpd.GeoDataFrame,
     source: Catalog | Rasters | Source | None = None,
     *,
-    encoder: str | Path = "croma_base",
+    encoder: str | Path | DenseEncoder = "croma_base",
     out: str | Path = "embedding.zarr",
     picture: bool = True,
     progress: Progress | None = None,
@@ -62,7 +62,8 @@ def embed_map(
         aoi: Polygons: GeoJSON in lon/lat, any vector file with a CRS, or a GeoDataFrame.
         source: Where pixels come from: ``geossl.Catalog(date="2024-06/2024-08")``, or
             ``geossl.Rasters(s1=..., s2=...)``.
-        encoder: Name of a released encoder, or a weight file.
+        encoder: Name of a released encoder or of others' (see ``geossl.load_encoder``), a weight file, or an encoder:
+            ``geossl.wrap(network, ...)``.
         out: ``.zarr`` (sharded, resumable) or ``.tif`` (COG).
         picture: Also write a PCA false-colour quicklook beside the output.
         progress: Called after every part (shards); see ``geossl.progress``.
@@ -86,7 +87,9 @@ def embed_map(
     settings = checked_settings(settings, MAP, "embed_map")
     region, out = grid.read_aoi(aoi), Path(out)
     found = opened(pixels, region, out, settings.get("overwrite", False))
-    written = run.embed_map(region, found, encoder_path(encoder), out, progress, **settings)
+    is_here = settings.get("scheduler", "sync") == "sync"  # other processes need a file that holds the encoder
+    weights = EncoderFile.open(encoder) if is_here else EncoderFile.portable(encoder)
+    written = run.embed_map(region, found, weights.path, out, progress, **settings)
     for path in written:
         if picture and not picture_path(path).exists():
             quicklook(raster.open_map(path), picture_path(path))
@@ -97,7 +100,7 @@ def plan_map(
     aoi: str | Path | gpd.GeoDataFrame,
     source: Catalog | Rasters | Source | None = None,
     *,
-    encoder: str | Path = "croma_base",
+    encoder: str | Path | DenseEncoder = "croma_base",
     out: str | Path = "embedding.zarr",
     **settings: Any,
 ) -> pd.DataFrame:
@@ -106,7 +109,7 @@ def plan_map(
     Args:
         aoi: Region.
         source: Where pixels come from.
-        encoder: Name of a released encoder, or a weight file.
+        encoder: Name, file or encoder, as in ``embed_map``.
         out: The output there would be.
         settings: Those of ``embed_map``.
 
@@ -120,7 +123,7 @@ def plan_map(
     settings = checked_settings(settings, MAP, "plan_map")
     region, out = grid.read_aoi(aoi), Path(out)
     found = opened(pixels, region, out, settings.get("overwrite", False))
-    return pd.DataFrame(run.dry_run(region, found, encoder_path(encoder), out, **settings))
+    return pd.DataFrame(run.dry_run(region, found, EncoderFile.open(encoder).path, out, **settings))
 
 
 def fetch(

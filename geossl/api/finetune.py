@@ -83,7 +83,7 @@ def finetune(
     source: Catalog | Rasters | Source | None = None,
     *,
     column: str | None = None,
-    encoder: str | Path = "croma_base",
+    encoder: str | Path | DenseEncoder = "croma_base",
     head: str = "linear",
     out: str | Path = "model.safetensors",
     seed: int = 0,
@@ -103,7 +103,7 @@ def finetune(
         labels: Polygons with a class attribute (any vector file or GeoDataFrame), a label raster, or a folder of them.
         source: Pixels the labels lie over: ``geossl.Catalog(date=...)`` or ``geossl.Rasters(s1=..., s2=...)``.
         column: Attribute of the polygons that holds the class.
-        encoder: Name or weight file.
+        encoder: Name, weight file or encoder, as in ``embed_map``.
         head: ``linear``, ``knn``, ``mlp`` or ``forest``: a class per patch (80 m), from frozen embeddings; one head for
             each set of sensors there is. ``linear-upsample`` or ``unet``: a class per pixel (10 m).
         out: Model file; beside it go a report (``.html``) and its numbers (``.json``).
@@ -123,7 +123,8 @@ def finetune(
     pixels = needed(given(source, settings, "finetune"), "finetune")
     config = check(out, head, {name: value for name, value in settings.items() if name not in FORMER})
     truth = read_labels(labels, column)
-    file = EncoderFile.open(encoder)
+    file = EncoderFile.portable(encoder)
+    refuse_untrainable(file, config)
     spec = dense(file.encoder).spec
     if reach != "own":
         check_reach(dense(file.encoder), reach)
@@ -155,6 +156,16 @@ def check(out: Path, head: str, settings: dict[str, Any]) -> DecoderConfig | Non
         return None
     known = [field.name for field in fields(DecoderConfig)]
     return DecoderConfig(**checked_settings(settings, known, f"finetune with head={head!r}"))
+
+
+def refuse_untrainable(file: EncoderFile, config: DecoderConfig | None) -> None:
+    """Refuse to train an encoder that has no weights to train: a program.
+
+    Raises:
+        InputError: Says what to do.
+    """
+    if config is not None and config.train_encoder and not any(True for _ in file.encoder.parameters()):
+        raise InputError(f"{file.encoder.spec.name} is a program, whose weights are fixed; leave --train-encoder out")
 
 
 def count(split: BlockSplit, part: str) -> int:

@@ -28,6 +28,7 @@ from geossl.inference.outputs import class_maps as rasters
 from geossl.inference.outputs.checksums import checked
 from geossl.inference.outputs.cog import blocks
 from geossl.inference.outputs.raster import open_map
+from geossl.models.encoder import DenseEncoder
 from geossl.models.files import EncoderFile, dense, save_encoder
 from geossl.models.heads.segmenter import Heads, Segmenter, build
 from geossl.outputs import check_output, work_path, workspace
@@ -60,7 +61,7 @@ def segment(
     model: str | Path | None = None,
     classes: int | None = None,
     map: str | Path | None = None,
-    encoder: str | Path = "croma_base",
+    encoder: str | Path | DenseEncoder = "croma_base",
     out: str | Path = "classes.tif",
     progress: Progress | None = None,
     **settings: Any,
@@ -76,7 +77,7 @@ def segment(
         model: File written by ``finetune``, or by ``segment`` with ``classes`` (``..._model.safetensors``).
         classes: Number of clusters.
         map: Embedding map (.zarr) to classify, in place of pixels.
-        encoder: For ``classes``.
+        encoder: For ``classes``: name, file or encoder, as in ``embed_map``.
         out: ``.tif``: COG of class numbers with colour table, names and nodata 255. Beside it ``..._confidence.tif``
             in percent, ``..._area.csv`` in hectares, and a figure of both (``.png``).
         progress: Called after every part (shards); see ``geossl.progress``.
@@ -105,7 +106,7 @@ def segment(
     store = work_path(out) / "map.zarr"
     opened_source = opened(needed(pixels, "segment"), region, store, settings.get("overwrite", False))
     opened_source = opened_source if fitted is None else known_sensors(opened_source, fitted)
-    weights = EncoderFile.open(encoder if model is None else model)
+    weights = EncoderFile.portable(encoder) if model is None else EncoderFile.open(model)
     with workspace(out):
         maps = run.embed_map(region, opened_source, weights.path, store, progress, **{"dtype": "float16", **settings})
         found = clusters(maps, classes, seed) if fitted is None else of_model(fitted, is_map=False)

@@ -8,7 +8,7 @@ import click
 from click.core import ParameterSource
 
 from geossl.errors import InputError, MissingFileError
-from geossl.models.download import ENCODERS, encoder_path
+from geossl.models.download import ENCODERS, FETCHED, encoder_path
 from geossl.outputs import possible
 from geossl.sensors import PAIR, SENSORS
 
@@ -35,9 +35,14 @@ def early(options: dict[str, Any]) -> dict[str, Any]:
         if (path := options.get(name)) and "://" not in path and not exists(path, name):
             raise MissingFileError(f"{'map' if name == 'map' else f'--{name} file'} {path!r} does not exist")
     for name in ("encoder", "model"):
-        if options.get(name) and options[name] not in ENCODERS:  # those are fetched when all else fits
+        if options.get(name) and not is_fetched(options[name]):  # those are fetched when all else fits
             encoder_path(options[name])
     return options
+
+
+def is_fetched(name: str) -> bool:
+    """Whether an encoder's name stands for something that may have to be downloaded or built first."""
+    return name in ENCODERS or name.startswith(FETCHED)
 
 
 def exists(path: str, name: str) -> bool:

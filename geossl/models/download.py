@@ -1,13 +1,16 @@
-"""Download released weights: pinned, hash-checked, resumable, cached."""
+"""Download weights: pinned, hash-checked, resumable, cached; a cached file is checked again whenever it is used."""
 
 import hashlib
 import os
+import re
 import urllib.error
 import urllib.request
+import warnings
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
-from geossl.errors import MissingFileError, UnknownNameError, WeightsError
+from geossl.errors import MissingFileError, Note, UnknownNameError, WeightsError
 
 CHUNK = 2**20
 
@@ -68,6 +71,18 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def known_sha256(path: Path) -> str:
+    """``sha256_of``, computed again only if the file has changed since."""
+    state = path.stat()
+    return sha256_at(path.absolute(), (state.st_ino, state.st_size, state.st_mtime_ns))
+
+
+@lru_cache(maxsize=64)
+def sha256_at(path: Path, version: tuple[int, int, int]) -> str:
+    """SHA-256 of a file as it is at ``version``."""
+    return sha256_of(path)
+
+
 def download(weights: ReleasedWeights, folder: Path | None = None) -> Path:
     """Return the bundled or cached file, fetching it first if needed; a broken download resumes where it stopped.
 
@@ -82,7 +97,11 @@ def download(weights: ReleasedWeights, folder: Path | None = None) -> Path:
         return BUNDLED / weights.bundled
     target = (folder or cache_folder()) / weights.file
     if target.is_file():
-        return target
+        if known_sha256(target) == weights.sha256:
+            return target
+        text = f"{target} is damaged (its SHA-256 is not {weights.sha256[:12]}...); it is downloaded again"
+        warnings.warn(text, Note, stacklevel=2)
+        target.unlink()
     part = target.with_suffix(f".{weights.sha256[:8]}.part")
     try:
         part.parent.mkdir(parents=True, exist_ok=True)
@@ -122,11 +141,98 @@ def fetch(url: str, part: Path) -> None:
         raise OSError(f"connection closed after {got} of {expected} bytes; run again to resume")
 
 
+FETCHED = ("hf:", "timm:", "torchgeo:")  # beginnings of names that are not of ENCODERS
+HUB_NAME = re.compile(r"(?P<owner>[\w.-]+)/(?P<repo>[\w.-]+)/(?P<file>[\w./-]+)@(?P<revision>[^#]+)(#(?P<sha256>.+))?")
+
+
+def from_hub(name: str) -> Path:
+    """A file of a repository on Hugging Face, at a pinned revision.
+
+    Args:
+        name: ``owner/repo/file.safetensors@revision#sha256``: all 40 digits of a commit, and the file's SHA-256, which
+            may be left out where the server states it. ``$HF_ENDPOINT`` names another server.
+
+    Raises:
+        WeightsError: If the name is not of that form, the file is of another kind, or it cannot be downloaded.
+    """
+    found = HUB_NAME.fullmatch(name)
+    if found is None:
+        raise WeightsError(f"hf:{name} is not of the form hf:owner/repo/file.safetensors@revision")
+    owner, repo, file, revision, sha256 = (found[key] or "" for key in ("owner", "repo", "file", "revision", "sha256"))
+    if not file.endswith(".safetensors") or ".." in file.split("/"):
+        raise WeightsError(f"hf:{name} names {file}; only .safetensors are downloaded, as other files may run code")
+    if not re.fullmatch(r"[0-9a-f]{40}", revision):
+        raise WeightsError(f"hf:{name}: revision {revision!r} can move; write the 40 digits of a commit")
+    server = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+    url = f"{server}/{owner}/{repo}/resolve/{revision}/{file}"
+    target = "_".join(("hf", owner, repo, revision[:12], file.replace("/", "_")))
+    note = cache_folder() / f"{target}.sha256"
+    if not sha256 and note.is_file():
+        sha256 = note.read_text().strip()
+    sha256 = sha256 or stated_sha256(url)
+    if not re.fullmatch(r"[0-9a-f]{64}", sha256):
+        raise WeightsError(f"hf:{name}: {sha256!r} is not a SHA-256; expected its 64 digits after the #")
+    path = download(ReleasedWeights(url, sha256, target, "not stated"))
+    note.write_text(sha256)
+    return path
+
+
+def stated_sha256(url: str) -> str:
+    """SHA-256 that a server of Hugging Face states of a large file.
+
+    Raises:
+        WeightsError: If it cannot be reached, or does not say.
+    """
+    try:
+        request = urllib.request.Request(url, method="HEAD")
+        with urllib.request.build_opener(NoRedirect).open(request, timeout=30) as head:
+            headers = head.headers
+    except urllib.error.HTTPError as error:
+        headers = error.headers
+        if error.code >= 400:
+            raise WeightsError(f"cannot download {url} ({error.reason}); look at its name and revision") from None
+    except (urllib.error.URLError, OSError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise WeightsError(
+            f"cannot download {url} ({reason}); on a machine without internet, download it elsewhere and give its path"
+        ) from None
+    tag = str(headers.get("X-Linked-Etag") or headers.get("ETag") or "").strip('"')
+    if not re.fullmatch(r"[0-9a-f]{64}", tag):
+        raise WeightsError(f"the server does not state the SHA-256 of {url}; write it after the name: ...#SHA256")
+    return tag
+
+
+class NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Leaves redirects to the caller: the hash is stated by the first answer, the bytes come from another server."""
+
+    def redirect_request(self, *arguments: object) -> None:
+        """Follow none."""
+
+
+REFUSED = {  # endings of files that are code, or run code when they are read
+    ".py": "is Python code; geossl runs no code of others: wrap the network yourself with geossl.wrap",
+    ".pkl": "is a pickle, which may run code; save the weights as .safetensors",
+    ".pickle": "is a pickle, which may run code; save the weights as .safetensors",
+    ".joblib": "is a pickle, which may run code; save the weights as .safetensors",
+    ".onnx": "is for other runtimes; export a .pt2 beside it, which --encoder takes",
+}
+
+
 def encoder_path(name_or_path: str | Path) -> Path:
-    """The local weight file of a released name or path; downloads a name's file if it is not cached."""
+    """The local weight file of a released name or path; downloads a name's file if it is not cached.
+
+    Raises:
+        UnknownNameError: If it is neither a name nor a path.
+        MissingFileError: If the file does not exist.
+        WeightsError: If it cannot be downloaded, or is a file that runs code.
+    """
     path = Path(name_or_path)
+    if reason := REFUSED.get(path.suffix.lower()):
+        raise WeightsError(f"encoder {str(path)!r} {reason}")
     if path.is_file():
         return path
+    if str(name_or_path).startswith("hf:"):
+        return from_hub(str(name_or_path).removeprefix("hf:"))
     if str(name_or_path) in ENCODERS:
         return download(ENCODERS[str(name_or_path)])
     if path.suffix or len(path.parts) > 1:

@@ -1,12 +1,15 @@
-"""Encoders on disk: one safetensors file with weights, spec and provenance."""
+"""Encoders on disk: one safetensors file with weights, spec and provenance; programs; and networks by name."""
 
+import hashlib
 import json
 import math
 import pickle
+import re
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,8 +20,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from geossl.errors import GeosslError, WeightsError, missing
-from geossl.models.download import encoder_path as encoder_path
-from geossl.models.download import sha256_of
+from geossl.models.download import cache_folder, known_sha256, sha256_of
+from geossl.models.download import encoder_path as released_path
 from geossl.models.encoder import DenseEncoder, DenseModel, Encoder, load_strictly
 from geossl.outputs import replacing
 
@@ -33,6 +36,9 @@ ARCHITECTURES = {  # imported when needed: some need an extra
     "detector": "geossl.models.heads.image_classifier:ImageClassifier",
     "exit_resnet": "geossl.models.encoders.exit_resnet:ExitResNet",
     "galileo": "geossl.models.encoders.galileo:GalileoEncoder",
+    "network": "geossl.models.foreign.feature_map:NetworkEncoder",
+    "program": "geossl.models.foreign.programs:ProgramEncoder",
+    "wrapped": "geossl.models.foreign.feature_map:WrappedEncoder",
     "gnn": "geossl.models.encoders.gnn:GNNEncoder",
     "node_mlp": "geossl.models.encoders.gnn:NodeMLP",
     "point_segmenter": "geossl.models.heads.point_segmenter:PointSegmenter",
@@ -40,6 +46,11 @@ ARCHITECTURES = {  # imported when needed: some need an extra
     "segmenter": "geossl.models.heads.segmenter:Segmenter",
     "vector_autoencoder": "geossl.models.encoders.score_autoencoder:VectorAutoencoder",
 }
+NETWORKS = {  # prefix of names -> what builds the encoder; imported when asked for, as architectures are
+    "timm": "geossl.models.foreign.networks:from_timm",
+    "torchgeo": "geossl.models.foreign.networks:from_torchgeo",
+}
+PROGRAMS = "geossl.models.foreign.programs"
 
 
 def save_encoder(path: str | Path, encoder: Encoder, provenance: Mapping[str, Any]) -> None:
@@ -53,14 +64,19 @@ def save_encoder(path: str | Path, encoder: Encoder, provenance: Mapping[str, An
     path = Path(path)
     metadata = {"geossl": json.dumps({"spec": encoder.spec.to_dict(), "provenance": dict(provenance)}, sort_keys=True)}
     with replacing(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # as the user's umask has it; safetensors makes files that only they can read
         save_file({k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()}, temporary, metadata)
+        temporary.chmod(mode)
 
 
 def load_encoder(name_or_path: str | Path) -> Encoder:
     """Load an encoder by released name (downloaded once, hash-checked) or from a weight file.
 
     Args:
-        name_or_path: ``croma_base``, ``croma_large``, our ``.safetensors``, or a ``.pt`` in a published CROMA layout.
+        name_or_path: A released name such as ``croma_base``; our ``.safetensors``; a ``.pt2`` of ``geossl.export``; a
+            ``.pt`` in a published CROMA layout; or a name of others: ``timm:resnet18.a1_in1k``,
+            ``torchgeo:ViTSmall16_Weights.SENTINEL2_ALL_DINO``, ``hf:owner/repo/file.safetensors@commit``.
 
     Returns:
         The encoder, in evaluation mode.
@@ -88,26 +104,104 @@ class EncoderFile:
     encoder: Encoder
 
     @classmethod
-    def open(cls, name_or_path: str | Path) -> "EncoderFile":
-        """Open a released encoder or a weight file; again only if the file has changed since.
+    def open(cls, encoder: str | Path | Encoder) -> "EncoderFile":
+        """Open an encoder by name, file or as an object; a file again only if it has changed since.
 
         Raises:
             UnknownNameError, MissingFileError, WeightsError: As in ``load_encoder``.
         """
-        path = encoder_path(name_or_path).absolute()
+        if isinstance(encoder, Encoder):
+            return of_object(encoder)
+        path = encoder_path(encoder).absolute()
+        if path in OBJECTS:
+            return OBJECTS[path]
         state = path.stat()
         return opened_once(path, (state.st_ino, state.st_size, state.st_mtime_ns))
+
+    @classmethod
+    def portable(cls, encoder: str | Path | Encoder) -> "EncoderFile":
+        """``open`` for what is saved within another model: a wrapped network as a program.
+
+        Raises:
+            WeightsError: If it cannot be exported.
+        """
+        found = cls.open(encoder)
+        if found.encoder.is_rebuilt_from_spec or found.encoder.spec.architecture != "wrapped":
+            return found
+        return of_object(import_module(PROGRAMS).portable(found.encoder))
+
+
+OBJECTS: dict[Path, EncoderFile] = {}  # wrapped networks of this process, by the file that stands for them
 
 
 @lru_cache(maxsize=2)
 def opened_once(path: Path, version: tuple[int, int, int]) -> EncoderFile:
     """A weight file as it is at ``version``; the last two of a process are kept."""
-    return EncoderFile(path, sha256_of(path), read_encoder(path))
+    return EncoderFile(path, known_sha256(path), read_encoder(path))
+
+
+@cache
+def scratch() -> "tempfile.TemporaryDirectory[str]":
+    """Folder of this process for files of encoders that were given as objects."""
+    return tempfile.TemporaryDirectory(prefix="geossl-")
+
+
+def of_object(encoder: Encoder) -> EncoderFile:
+    """A file for an encoder that was given as an object; of a wrapped network it only stands for the object.
+
+    The same weights give the same hash, so that a map that was broken off resumes in another process.
+    """
+    is_wrapped = encoder.spec.architecture == "wrapped"
+    digest = digest_of(encoder)
+    path = Path(scratch().name) / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', encoder.spec.name)}-{digest[:16]}.safetensors"
+    if is_wrapped and not path.exists():
+        note = {"spec": encoder.spec.to_dict(), "provenance": {"weights_sha256": digest}}
+        save_file({}, path, {"geossl": json.dumps(note, sort_keys=True)})
+    elif not path.exists():
+        save_encoder(path, encoder, {})
+    if not is_wrapped:
+        return EncoderFile.open(path)
+    OBJECTS[path] = EncoderFile(path, sha256_of(path), encoder)
+    return OBJECTS[path]
+
+
+def digest_of(encoder: Encoder) -> str:
+    """Hash of spec and weights; of a wrapped network also of what it answers, since its code is in no file."""
+    state = dict(encoder.state_dict())
+    if (answer := getattr(encoder, "answer", None)) is not None:
+        state["answer"] = answer()
+    found = hashlib.sha256(json.dumps(encoder.spec.to_dict(), sort_keys=True).encode())
+    for key in sorted(state):
+        found.update(key.encode())
+        found.update(state[key].detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return found.hexdigest()
+
+
+def encoder_path(name_or_path: str | Path) -> Path:
+    """The local weight file of a name or path: downloaded, or built from a network of others, if it is not cached.
+
+    Raises:
+        UnknownNameError, MissingFileError, WeightsError: As in ``load_encoder``.
+    """
+    kind, colon, name = str(name_or_path).partition(":")
+    if not colon or kind not in NETWORKS or Path(name_or_path).is_file():
+        return released_path(name_or_path)
+    path = cache_folder() / f"{kind}_{re.sub(r'[^A-Za-z0-9_.@-]', '_', name)}.safetensors"
+    note = path.with_suffix(".sha256")
+    if not (path.is_file() and note.is_file() and known_sha256(path) == note.read_text().strip()):
+        module, function = NETWORKS[kind].split(":")
+        encoder = getattr(import_module(module), function)(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_encoder(path, encoder, {"source": encoder.spec.source})
+        note.write_text(sha256_of(path))
+    return path
 
 
 def read_encoder(path: str | Path) -> Encoder:
     """Read a weight file of any known layout; strict, and without running anything the file might hold."""
     path = Path(path)
+    if path.suffix == ".pt2":
+        return import_module(PROGRAMS).read_program(path)
     with path.open("rb") as file:
         start = file.read(16)
     if path.suffix == ".safetensors" or start[8:9] == b"{":
@@ -119,7 +213,12 @@ def read_encoder(path: str | Path) -> Encoder:
             f"{path} holds pickled code or objects besides tensors, or is not a weight file; it was not run. "
             "Use a file from a source you trust, or .safetensors"
         ) from None
-    except (RuntimeError, EOFError, ValueError, OSError, KeyError, AttributeError):
+    except (RuntimeError, EOFError, ValueError, OSError, KeyError, AttributeError) as error:
+        if "TorchScript" in str(error):
+            raise WeightsError(
+                f"{path} is a TorchScript program, which holds code; it was not run. Use a .pt2 of geossl export, or "
+                "wrap the network yourself with geossl.wrap"
+            ) from None
         raise WeightsError(f"{path} is damaged or no PyTorch weight file; download or copy it again") from None
     return published(values, path=path)
 

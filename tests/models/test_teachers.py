@@ -7,7 +7,8 @@ from torch import nn
 from geossl.api.pretrain.teachers import stretched
 from geossl.errors import BandError, GridError, MissingFileError, UnknownNameError, WeightsError
 from geossl.models.encoders.croma import CROMAEncoder, croma_spec
-from geossl.models.teachers import EncoderTeacher, Teacher, TimmTeacher, on_grid, read_tensors, timm_model
+from geossl.models.foreign.timm_models import read_tensors, timm_model
+from geossl.models.teachers import EncoderTeacher, Teacher, TimmTeacher, on_grid
 from geossl.sensors import RGB, S2, SensorSpec
 from tests.models.encoders.test_vit import conv, vit
 

@@ -34,7 +34,8 @@ def with_baselines(encoder: Encoder, baselines: bool) -> list[EvaluatedEncoder]:
     """The encoder and, if wanted, what it must beat."""
     found = [EvaluatedEncoder(encoder.spec.name, lambda seed: encoder, True)]
     if baselines:
-        found.append(EvaluatedEncoder("untrained", lambda seed: untrained(encoder, seed), False))
+        if encoder.is_rebuilt_from_spec:  # a program or wrapped network has no fresh weights
+            found.append(EvaluatedEncoder("untrained", lambda seed: untrained(encoder, seed), False))
         if isinstance(encoder, DenseEncoder):
             statistics = BandStatistics(encoder.spec)
             found.append(EvaluatedEncoder("band statistics", lambda seed: statistics, True))

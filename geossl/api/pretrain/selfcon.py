@@ -16,8 +16,8 @@ from geossl.errors import InputError
 from geossl.methods.selfcon import SelfCon
 from geossl.models.download import cache_folder
 from geossl.models.encoders.exit_resnet import RGB, ExitResNet, exit_resnet_spec, load_trunk
+from geossl.models.foreign.timm_models import read_tensors
 from geossl.models.spec import ImageGeometry
-from geossl.models.teachers import read_tensors
 from geossl.recipe.selfcon import SelfconData, SelfconRecipe
 from geossl.sensors import SENSORS, SensorSpec
 from geossl.training.optim import optim_config

@@ -19,7 +19,8 @@ from geossl.methods.hybrid_distill import relation_logits
 from geossl.models.download import ENCODERS
 from geossl.models.encoders.stacked import choose_bands
 from geossl.models.files import dense, load_encoder
-from geossl.models.teachers import LAST, EncoderTeacher, TimmTeacher, read_tensors, timm_model
+from geossl.models.foreign.timm_models import read_tensors, timm_model
+from geossl.models.teachers import LAST, EncoderTeacher, TimmTeacher
 from geossl.models.teachers import Teacher as Frozen
 from geossl.recipe import load
 from geossl.recipe.images import Teacher

@@ -81,7 +81,10 @@ def from_layout(values: Any, *, heads: int = 16, path: Path | str = "weights") -
     layers = {int(m[1]) for key in flat if (m := re.match(r"s2_encoder\.transformer\.layers\.(\d+)\.", key))}
     norm = flat.get("s2_encoder.transformer.norm_out.weight")
     if not layers or norm is None:
-        raise WeightsError(f"{path} is not a CROMA weight file: 's2_encoder.transformer' is not in it")
+        raise WeightsError(
+            f"{path} is not a CROMA weight file: 's2_encoder.transformer' is not in it; "
+            "a network of another kind comes in by its timm: or torchgeo: name, or by geossl.wrap"
+        )
     shape: dict[str, Any] = {"dim": len(norm), "depth": max(layers) + 1, "heads": heads}
     size = next((name for name, known in SIZES.items() if known == shape), "custom")
     provenance = Provenance(name=f"croma_{size}", source=str(Path(path).name), licence="MIT")

@@ -65,6 +65,39 @@ def pick(batch: Mapping[str, Tensor], sensors: Mapping[str, SensorSpec]) -> dict
     return found
 
 
+def stack(images: Images, spec: DenseSpec, scales: nn.ModuleDict) -> Float[Tensor, "b c h w"]:
+    """Standardise and stack; NaN and missing sensors are 0, the band mean.
+
+    Args:
+        images: Pixels by sensor, physical units.
+        spec: Names sensors, bands and patch.
+        scales: By sensor, what standardises it.
+
+    Raises:
+        GridError: If no image is given, sizes differ or are not whole patches.
+        BandError: If a sensor or the number of its bands is not the spec's.
+    """
+    unknown, known = set(images) - set(spec.sensors), ", ".join(spec.sensors)
+    if unknown or not images:
+        raise BandError(f"{spec.name} takes {known}, not {', '.join(sorted(unknown)) or 'nothing'}")
+    for name, x in images.items():
+        bands = spec.sensors[name].bands
+        if x.shape[1] != len(bands):
+            raise BandError(f"{name} has {x.shape[1]} bands; this encoder needs {len(bands)}: {', '.join(bands)}")
+    sizes = {name: tuple(x.shape[-2:]) for name, x in images.items()}
+    if any(size != next(iter(sizes.values())) for size in sizes.values()):  # not by a set: traced sizes have no hash
+        raise GridError(f"images of different sizes ({sizes}); resample them to one grid")
+    like = next(iter(images.values()))
+    (h, w), patch = like.shape[-2:], spec.patch_px
+    if h % patch or w % patch or not h or not w:
+        raise GridError(f"images are {h} x {w} px; height and width must be multiples of the {patch} px patch")
+    parts = [
+        scales[name](images[name]) if name in images else like.new_zeros(len(like), len(sensor.bands), h, w)
+        for name, sensor in spec.sensors.items()
+    ]
+    return torch.cat(parts, dim=1)
+
+
 class StackedEncoder(DenseEncoder):
     """Pixels of all sensors, standardised and stacked, to a vector per patch.
 
@@ -88,31 +121,8 @@ class StackedEncoder(DenseEncoder):
         return sum(len(sensor.bands) for sensor in self.spec.sensors.values())
 
     def normalize(self, images: Images) -> Float[Tensor, "b c h w"]:
-        """Standardise and stack; NaN and missing sensors are 0, the band mean.
-
-        Raises:
-            GridError: If no image is given, sizes differ or are not whole patches.
-            BandError: If a sensor or the number of its bands is not the spec's.
-        """
-        unknown, known = set(images) - set(self.spec.sensors), ", ".join(self.spec.sensors)
-        if unknown or not images:
-            raise BandError(f"{self.spec.name} takes {known}, not {', '.join(sorted(unknown)) or 'nothing'}")
-        for name, x in images.items():
-            bands = self.spec.sensors[name].bands
-            if x.shape[1] != len(bands):
-                raise BandError(f"{name} has {x.shape[1]} bands; this encoder needs {len(bands)}: {', '.join(bands)}")
-        sizes = {name: tuple(x.shape[-2:]) for name, x in images.items()}
-        if len(set(sizes.values())) > 1:
-            raise GridError(f"images of different sizes ({sizes}); resample them to one grid")
-        like = next(iter(images.values()))
-        (h, w), patch = like.shape[-2:], self.spec.patch_px
-        if h % patch or w % patch or not h or not w:
-            raise GridError(f"images are {h} x {w} px; height and width must be multiples of the {patch} px patch")
-        parts = [
-            self.scales[name](images[name]) if name in images else like.new_zeros(len(like), len(sensor.bands), h, w)
-            for name, sensor in self.spec.sensors.items()
-        ]
-        return torch.cat(parts, dim=1)
+        """Standardise and stack; see ``stack``."""
+        return stack(images, self.spec, self.scales)
 
     def grid(self, x: Float[Tensor, "b c h w"]) -> tuple[int, int]:
         """Rows and columns of patches."""

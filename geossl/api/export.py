@@ -13,7 +13,9 @@ from geossl.errors import InputError, MissingFileError
 from geossl.inference.outputs import geoparquet as table
 from geossl.inference.outputs import raster, stac
 from geossl.inference.outputs.checksums import checked
-from geossl.models.files import EncoderFile
+from geossl.models.encoder import DenseEncoder
+from geossl.models.files import EncoderFile, dense
+from geossl.models.foreign.exporting import ENDINGS, Exported, export_encoder
 from geossl.outputs import check_output
 from geossl.vector_files import read_features
 
@@ -21,7 +23,7 @@ FORMS = {".tif": ("aoi", "dtype"), ".parquet": ("aoi", "level"), "": ("encoder",
 
 
 def export(
-    map: str | Path,
+    map: str | Path | DenseEncoder,
     out: str | Path,
     *,
     aoi: str | Path | gpd.GeoDataFrame | None = None,
@@ -30,12 +32,18 @@ def export(
     encoder: str | Path | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write a map as a COG, a GeoParquet table or STAC documents; what is written appears when whole.
+    """Write a map as a COG, a GeoParquet table or STAC documents, or an encoder as a program for other software.
+
+    A program takes pixels in physical units, NaN = no data, of any batch and size where the encoder does, and is
+    checked against it; ``.json`` beside it is its metadata (MLM, STAC's extension for models). What is written appears
+    when whole.
 
     Args:
         map: ``.zarr`` or ``.tif`` written by ``geossl embed``; for STAC also the folder of a map of several UTM zones.
+            For a program an encoder: name, file or object.
         out: ``.tif``: Cloud-Optimised GeoTIFF. ``.parquet``: a row per patch, lattice cell or feature. No
-            suffix: a folder with a STAC collection, an item per map and one of the encoder.
+            suffix: a folder with a STAC collection, an item per map and one of the encoder. Of an encoder: ``.pt2``
+            (torch.export, which ``encoder=`` takes again) or ``.onnx``.
         aoi: Polygons: only patches whose centre lies in them are written; with ``level="aoi"``, the features to pool
             over, whose ``id`` or ``name`` is kept.
         dtype: Of a ``.tif``: ``float32`` (default), ``float16``, or ``int8`` with a GDAL scale per band.
@@ -49,8 +57,11 @@ def export(
     Raises:
         InputError: If something does not fit; nothing was written.
     """
-    map, out = Path(map), Path(out)
+    out = Path(out)
     given = {"aoi": aoi, "dtype": dtype, "level": level, "encoder": encoder}
+    if out.suffix in ENDINGS or isinstance(map, DenseEncoder):
+        return program(map, out, [name for name, value in given.items() if value is not None], overwrite).path
+    map = Path(map)
     check(map, out, [name for name, value in given.items() if value is not None], overwrite)
     if out.suffix == "":
         maps = stac.zones(map)
@@ -75,6 +86,22 @@ def export(
         features = None if aoi is None else read_features(aoi)
         table.write_table(embeddings, valid, out, level or "patch", cell, features, metadata)
     return out
+
+
+def program(encoder: str | Path | DenseEncoder, out: Path, given: list[str], overwrite: bool) -> Exported:
+    """Write an encoder as a program; see ``export``.
+
+    Raises:
+        InputError: If something does not fit; nothing was written.
+    """
+    check_output(out, ENDINGS, overwrite=overwrite)
+    check_output(out.with_suffix(".json"), (".json",), overwrite=overwrite)
+    if given:
+        raise InputError(f"--{given[0]} means nothing for an encoder; leave it out")
+    if str(encoder).endswith((".zarr", ".tif")):
+        raise InputError(f"{encoder} is a map; {out.suffix} files are of encoders: give a name or a weight file")
+    file = EncoderFile.open(encoder)
+    return export_encoder(dense(file.encoder), out, file.sha256)
 
 
 def check(map: Path, out: Path, given: list[str], overwrite: bool) -> None:

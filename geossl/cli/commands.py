@@ -1,6 +1,7 @@
 """The command line: parse, call ``geossl.api``, print. Torch is imported by the verbs that need it, never by --help."""
 
 import signal
+from pathlib import Path
 from typing import Any
 
 import click
@@ -254,11 +255,23 @@ def view(map_path: str, layers: tuple[str, ...], port: int, no_browser: bool) ->
 @click.option("--encoder", help="The encoder of the map; for STAC.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT.")
 def export(map: str, out: str, **options: Any) -> None:
-    """Write MAP as OUT: .tif (COG), .parquet (GeoParquet), or a folder of STAC documents."""
-    early({"map": map, **options})
+    """Write MAP as OUT: .tif (COG), .parquet (GeoParquet), or a folder of STAC documents.
+
+    MAP may also be an encoder, and OUT a program for other software: .pt2 (torch.export) or .onnx.
+
+    \b
+    geossl export embedding.zarr embedding.tif --aoi region.geojson
+    geossl export croma_base croma_base.onnx
+    """
+    is_program = out.endswith((".pt2", ".onnx"))
+    early({"encoder" if is_program else "map": map, **({} if is_program else options)})
     from geossl.api import export as exports  # lazy: see embed
 
-    click.echo(f"exported   {exports.export(map, out, **options)}")
+    if is_program:
+        typed = [name for name in ("aoi", "dtype", "level", "encoder") if options[name] is not None]
+        click.echo(exports.program(map, Path(out), typed, options["overwrite"]).summary())
+    else:
+        click.echo(f"exported   {exports.export(map, out, **options)}")
 
 
 @main.command()

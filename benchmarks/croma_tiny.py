@@ -1,11 +1,11 @@
 """How croma_tiny, the encoder in the box, was made: feature distillation, then CROMA's own objectives beside it.
 
 Every update takes 32 crops of pairs and 64 of optical images, 64 px, from ``croma_tiny_pack.py``'s file. Teachers:
-Galileo nano at patches of 8 px, averaged over four turns of the crop; with --teachers more also at 4 px, and the LCZ
-network of So2Sat (--so2sat FILE, features before its last layer, 32 px around every patch). ``--only`` names parts of
-the loss to keep, for ablations. One GPU takes some minutes, two cores some hours.
+Galileo nano, and with --so2sat FILE the LCZ network of So2Sat (features before its last layer, 32 px around every
+patch, released at github.com/zhu-xlab/So2Sat-LCZ-Classification-Demo, MIT). ``--weights`` switches parts of the loss
+off, for ablations. Three seeds side by side took seven minutes on one H200.
 
-Run: python benchmarks/croma_tiny.py --chips chips.npz --out croma_tiny.safetensors [--steps 8000] [--seed 0]
+Run: python benchmarks/croma_tiny.py --chips chips.npz --so2sat so2sat_lcz_s2_resnet20.h5 --out croma_tiny.safetensors
 """
 
 import argparse
@@ -24,6 +24,7 @@ from geossl.methods.croma import CROMA
 from geossl.models.encoders.croma import CROMAEncoder, croma_spec
 from geossl.models.encoders.galileo import GalileoEncoder, galileo_spec
 from geossl.models.files import save_encoder
+from geossl.models.spec import Provenance
 from geossl.models.teachers import EncoderTeacher, Teacher
 from geossl.sensors import SensorSpec
 
@@ -116,6 +117,7 @@ class Turned(Teacher):
         self.taker, self.turns = EncoderTeacher(encoder), turns
 
     def maps(self, batch, grid):
+        """See Teacher."""
         images = {n: x[:, [BANDS.index(b) for b in self.taker.sensors[n].bands]] if n == "s2" else x
                   for n, x in batch.items()}  # fmt: skip
         turned = {n: torch.cat([torch.rot90(x, k, (2, 3)) for k in range(self.turns)]) for n, x in images.items()}
@@ -133,9 +135,11 @@ class LCZ(nn.Module):
         with h5py.File(path) as file:
             self.values = {}
             file.visititems(
-                lambda name, item: self.values.update({"/".join(name.split("/")[1:]): torch.tensor(item[()])})
-                if isinstance(item, h5py.Dataset)
-                else None
+                lambda name, item: (
+                    self.values.update({"/".join(name.split("/")[1:]): torch.tensor(item[()])})
+                    if isinstance(item, h5py.Dataset)
+                    else None
+                )
             )
         self.values = {name.removesuffix(":0"): value for name, value in self.values.items()}
 
@@ -145,10 +149,12 @@ class LCZ(nn.Module):
         return self
 
     def conv(self, x, number, stride=1):
+        """Convolution by its number in the file."""
         kernel = self.values[f"conv2d_{number}/kernel"].permute(3, 2, 0, 1)
         return F.conv2d(x, kernel, self.values[f"conv2d_{number}/bias"], stride, kernel.shape[-1] // 2)
 
     def norm(self, x, number):
+        """Batch normalisation with the stored statistics, and ReLU."""
         mean, var, gain, bias = (
             self.values[f"batch_normalization_{number}/{n}"]
             for n in ("moving_mean", "moving_variance", "gamma", "beta")
@@ -182,6 +188,7 @@ class LCZTeacher(Teacher):
         self.project = torch.linalg.qr(torch.randn(256, 64, generator=torch.Generator().manual_seed(0)))[0]
 
     def maps(self, batch, grid):
+        """See Teacher."""
         x = batch["s2"][:, [BANDS.index(b) for b in LCZ_BANDS]].nan_to_num(nan=0.0)
         found = F.avg_pool2d(self.model(x), 8, 2, 3, count_include_pad=False)
         self.project = self.project.to(found)
@@ -196,9 +203,11 @@ class Several(Teacher):
         self.teachers = teachers
 
     def maps(self, batch, grid):
+        """See Teacher."""
         raise NotImplementedError("features are asked for")
 
     def features(self, batch, grid):
+        """Side by side; in bfloat16 on a GPU."""
         with torch.autocast("cuda", torch.bfloat16, enabled=next(iter(batch.values())).is_cuda):
             return torch.cat([t.features(batch, grid) for t in self.teachers], dim=-1)
 
@@ -238,13 +247,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--chips", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=8000)
+    parser.add_argument("--steps", type=int, default=4400)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--turns", type=int, default=1)
-    parser.add_argument("--teachers", choices=("one", "more"), default="one")
     parser.add_argument("--so2sat", type=Path, help="so2sat_lcz_s2_resnet20.h5")
-    parser.add_argument("--weights", default="1,0.5,0.1,0.1", help=f"factors on {', '.join(PARTS)}")
+    parser.add_argument("--weights", default="1,0.5,0,0", help=f"factors on {', '.join(PARTS)}")
     parser.add_argument("--after", type=float, default=0.0, help="share of the steps before CROMA's own losses begin")
     parser.add_argument("--galileo", type=Path, default=Path("geossl/models/weights"))
     arguments = parser.parse_args()
@@ -255,14 +263,13 @@ def main():
     generator = torch.Generator(device=device).manual_seed(arguments.seed)
     chips = Chips(arguments.chips, device, arguments.seed)
     teachers = [Turned(galileo(8, arguments.galileo), arguments.turns)]
-    if arguments.teachers == "more":
-        teachers.append(Turned(galileo(4, arguments.galileo), 1))
     if arguments.so2sat:
         teachers.append(LCZTeacher(arguments.so2sat))
     found = chips.statistics()
     s2 = SensorSpec(BANDS, "reflectance", "L1C or L2A", *zip(*found[:12], strict=True))
     s1 = SensorSpec(("VV", "VH"), "dB", "GRD sigma0 or gamma0", *zip(*found[12:], strict=True))
-    spec = croma_spec("tiny", s1=s1, s2=s2, name="croma_tiny", source="geossl benchmarks/croma_tiny.py", licence="MIT")
+    stated = Provenance("croma_tiny", "geossl, benchmarks/croma_tiny.py; teachers Galileo nano and So2Sat LCZ", "MIT")
+    spec = croma_spec("tiny", sensors={"s1": s1, "s2": s2}, provenance=stated)
     optim = OptimConfig("adamw", arguments.lr, (0.9, 0.98), 0.05, "cosine", 300, arguments.steps)
     method = CROMA(
         CROMAEncoder(spec),

@@ -22,7 +22,6 @@ NONE = -32768
 LABELLED = ("abudhabi", "aguasclaras", "beihai", "bercy", "bordeaux", "nantes", "paris", "rennes", "saclay_e")
 NEIGHBOURS = ("brasilia", "saclay_w")  # within some kilometres of a labelled city
 HELD_BACK = ("sample_3968", "sample_6553", "sample_6780", "ROIs1158_spring_101_32")
-PLUS_1000 = ("s2100k_445", "s2100k_8845", "s2100k_252161", "s2100k_57755", "s2100k_61808", "rstoolbox_sen2")
 
 
 def bands(path, wanted=BANDS, plus=0):
@@ -67,36 +66,53 @@ def stepped(pixels, step):
     return np.where(pixels == NONE, NONE, (pixels // step) * step + step // 2).astype(np.int16)
 
 
-def chips(data):
-    """Name, optical and radar pixels (None = optical only) of every chip."""
-    for city in sorted(p for p in (data / "oscd_s1s2").iterdir() if p.is_dir()):
+def cities(folder):
+    """Both dates of the cities without labels."""
+    for city in sorted(p for p in folder.iterdir() if p.is_dir()):
         if city.name not in (*LABELLED, *NEIGHBOURS):
             for date in ("t1", "t2"):
                 s1 = bands(city / f"{date}_S1.tif", POLARISATIONS)
                 yield f"oscd {city.name} {date}", bands(city / f"{date}_S2.tif"), s1
-    for place in sorted(p for p in (data / "sen12mscr").iterdir() if (p / "S1.tif").exists()):
-        if place.name not in HELD_BACK:
-            s1 = bands(place / "S1.tif", POLARISATIONS)
-            for kind in ("clear", "cloudy"):
-                if (place / f"S2_{kind}.tif").exists():
-                    yield f"sen12mscr {place.name} {kind}", bands(place / f"S2_{kind}.tif"), s1
-    for path in sorted((data / "sen12mscr" / "s2_only").glob("*.tif")):
+
+
+def biomes(folder):
+    """Clear and cloudy pairs, and optical chips alone."""
+    for place in sorted(p for p in folder.iterdir() if (p / "S1.tif").exists()):
+        for kind in ("clear", "cloudy"):
+            if place.name not in HELD_BACK and (place / f"S2_{kind}.tif").exists():
+                s1 = bands(place / "S1.tif", POLARISATIONS)
+                yield f"sen12mscr {place.name} {kind}", bands(place / f"S2_{kind}.tif"), s1
+    for path in sorted((folder / "s2_only").glob("*.tif")):
         yield f"sen12mscr {path.stem}", bands(path), None
-    for folder in sorted((data / "sentinel" / "bigearthnet").glob("S2*")):
-        yield f"bigearthnet {folder.name}", *native(folder)
-    yield "nz", bands(data / "sentinel" / "s2_scenes" / "nz_T60HWB_20201002_L1C.tif"), None
-    for path in sorted((data / "sentinel" / "s2_ports").glob("*.tif")):
+
+
+def scenes(folder):
+    """Pairs of BigEarthNet-MM, and optical scenes."""
+    for place in sorted((folder / "bigearthnet").glob("S2*")):
+        yield f"bigearthnet {place.name}", *native(place)
+    yield "nz", bands(folder / "s2_scenes" / "nz_T60HWB_20201002_L1C.tif"), None
+    for path in sorted((folder / "s2_ports").glob("*.tif")):
         yield f"port {path.stem}", bands(path), None
-    for name in ("s2_chips", "s2_chips_more"):
-        carry = offset_files(data / name)
-        for path in sorted((data / name).glob("*.tif")):
-            if path.stem.startswith("czbb_") or path.stem.endswith("_S1"):
-                continue
-            radar = path.with_name(f"{path.stem}_S1.tif")
-            if name == "s2_chips_more" and "L2A_20200604" in path.stem:
-                radar = path.with_name("ssl4eo_0000200_L1C_20200604_S1.tif")
-            s1 = bands(radar, POLARISATIONS) if radar.exists() else None
-            yield path.stem, bands(path, plus=1000 * (path.name in carry)), s1
+
+
+def places(folder):
+    """Chips of places far apart; one has radar, whose L2A chip shares that of its L1C chip."""
+    carry = offset_files(folder)
+    for path in sorted(folder.glob("*.tif")):
+        if path.stem.startswith("czbb_") or path.stem.endswith("_S1"):
+            continue
+        radar = folder / f"{path.stem.replace('L2A_20200604', 'L1C_20200604')}_S1.tif"
+        s1 = bands(radar, POLARISATIONS) if radar.exists() else None
+        yield path.stem, bands(path, plus=1000 * (path.name in carry)), s1
+
+
+def chips(data):
+    """Name, optical and radar pixels (None = optical only) of every chip."""
+    yield from cities(data / "oscd_s1s2")
+    yield from biomes(data / "sen12mscr")
+    yield from scenes(data / "sentinel")
+    yield from places(data / "s2_chips")
+    yield from places(data / "s2_chips_more")
 
 
 def main():

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from geossl.recipe.images import Teacher
 from geossl.recipe.sections import (
     HALO,
     METHOD,
@@ -58,6 +59,13 @@ class CromaObjective(Section):
     max_logit_scale: Above0 | None = Field(
         None, description="Ceiling of the learned inverse temperature; null has none, as published."
     )
+    imitate_weight: Weight = Field(
+        1.0, description="Factor on the imitation of the teacher by optical and joint tokens; without a teacher, none."
+    )
+    level_weight: Weight = Field(
+        0.0,
+        description="Factor on the error of mean and spread of every band, read from each token; not in the paper.",
+    )
 
 
 class CromaRecipe(ScenesRecipe):
@@ -65,8 +73,18 @@ class CromaRecipe(ScenesRecipe):
 
     method: Literal["croma"] = Field(description=METHOD)
     encoder: CromaEncoder
+    teacher: Teacher | None = None
     objective: CromaObjective = CromaObjective()
     out: str = Field("runs/croma", description=OUT)
+
+    @model_validator(mode="after")
+    def taught_by_an_encoder(self) -> "CromaRecipe":
+        """Refuse teachers of other kinds: the branches are taught by an encoder that takes one sensor or both."""
+        if self.teacher is not None and self.teacher.kind != "geossl":
+            raise ValueError(f"teacher.kind={self.teacher.kind} cannot teach CROMA; use geossl with an encoder's name")
+        if self.teacher is not None and (self.teacher.sensors or self.teacher.bands):
+            raise ValueError("teacher.sensors and teacher.bands are for other methods; here each branch has its own")
+        return self
 
     @model_validator(mode="after")
     def whole_patches(self) -> "CromaRecipe":

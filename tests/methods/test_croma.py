@@ -9,10 +9,13 @@ import torch.nn.functional as F
 
 from geossl.methods.base import OptimConfig
 from geossl.methods.croma import CROMA, contrastive_loss, normalized_patches
+from geossl.methods.croma_imitation import levels
 from geossl.methods.losses import masked_mse
 from geossl.models.encoders.croma import CROMAEncoder, croma_spec
 from geossl.models.encoders.croma_weights import to_layout
+from geossl.models.encoders.galileo import GalileoEncoder, galileo_spec
 from geossl.models.layers.mae_decoder import DecoderShape, MAEDecoder
+from geossl.models.teachers import EncoderTeacher
 
 CONTRACT = [
     "data.batch_size=4",
@@ -341,3 +344,73 @@ def test_targets_keep_the_level_they_are_asked_to_keep():
     assert levels["chip_band"][0, 0] > levels["chip_band"][0, 1] + 2
     assert levels["chip_band"][1, :3].abs().max() < 0.2
     assert levels["none"][1].min() > 3
+
+
+@pytest.fixture(scope="module")
+def taught():
+    """A toy CROMA with a random Galileo as teacher, and a batch in physical units without B01."""
+    encoder = CROMAEncoder(croma_spec("tiny", dim=32, depth=2, heads=4))
+    teacher = EncoderTeacher(GalileoEncoder(galileo_spec()).eval())
+    rng = torch.Generator().manual_seed(0)
+    s2 = 0.2 + 0.1 * torch.rand(3, 12, 32, 24, generator=rng)
+    s2[:, 0] = torch.nan
+    batch = {"s1": -12 + 3 * torch.randn(3, 2, 32, 24, generator=rng), "s2": s2}
+    batch["valid"] = torch.ones(3, 32, 24, dtype=torch.bool)
+    batch["valid"][1, :8, :8] = False
+    torch.manual_seed(0)
+    return CROMA(encoder, OPTIM, decoder_dim=64, teacher=teacher, imitate_weight=2.0, level_weight=0.5), batch
+
+
+def test_imitation_is_the_smooth_error_of_every_standardised_number(taught):
+    method, batch = taught
+    terms = method.losses(batch)
+    images = method.encoder.normalize({"s1": batch["s1"], "s2": batch["s2"]})
+    out, head = method.encoder(images["s1"], images["s2"]), method.imitation.features
+    errors = []
+    for name, tokens, seen in (("optical", out.s2_tokens, ("s2",)), ("joint", out.joint_tokens, ("s1", "s2"))):
+        target = method.imitation.teacher.features({s: batch[s] for s in seen}, (4, 3))
+        keep = [(b, n) for b in range(3) for n in range(12) if (b, n) != (1, 0)]
+        wanted = torch.stack([target[b, n] for b, n in keep])
+        wanted = (wanted - wanted.mean(0)) / (wanted.var(0, correction=0) + 1e-6).sqrt()
+        found = torch.stack([head[name](tokens[b, n]) for b, n in keep])
+        errors.append(F.smooth_l1_loss(found, wanted))
+    torch.testing.assert_close(terms["imitate"], 2.0 * sum(errors) / 2)
+    assert set(terms) == {"imitate", "levels", "contrast", "reconstruct_s1", "reconstruct_s2"}
+
+
+def test_levels_are_mean_spread_and_surroundings_of_each_band():
+    pixels = torch.rand(1, 2, 32, 24)
+    pixels[0, 1, 0, 0] = torch.nan
+    found = levels(pixels, 8)[0].unflatten(0, (4, 3))
+    patch = pixels[0, :, 8:16, 8:16]
+    torch.testing.assert_close(found[1, 1, :2], patch.mean((1, 2)))
+    torch.testing.assert_close(found[1, 1, 2:4], patch.std((1, 2), correction=0))
+    torch.testing.assert_close(found[3, 2, 4:], pixels[0, :, 16:32, 8:24].mean((1, 2)))
+    assert found[0, 0].isnan().tolist() == [False, True] * 3
+    torch.testing.assert_close(
+        found[1, 1, 5], torch.cat([pixels[0, 1, :24, :24].flatten()[8:]]).nanmean(), atol=0.02, rtol=0
+    )
+
+
+def test_a_teacher_is_neither_trained_nor_saved(taught):
+    method, batch = taught
+    before = [p.clone() for p in method.imitation.teacher.model.parameters()]
+    sum(method.losses(batch).values()).backward()
+    assert all(p.grad is None for p in method.imitation.teacher.model.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(before, method.imitation.teacher.model.parameters(), strict=True))
+    assert not any("teacher" in name for name in method.state_dict())
+    assert method.encoder.joint.blocks[0].feed_forward.expand.weight.grad.abs().sum() > 0
+
+
+def test_without_teacher_and_levels_weights_and_losses_are_the_paper_s(taught):
+    _, batch = taught
+    batch = {**batch, "s2": batch["s2"].nan_to_num(nan=0.1)}
+
+    def losses(**settings):
+        torch.manual_seed(3)
+        method = CROMA(CROMAEncoder(croma_spec("tiny", dim=32, depth=2, heads=4)), OPTIM, decoder_dim=64, **settings)
+        return method.losses(batch)
+
+    plain, more = losses(), losses(level_weight=1.0)
+    assert set(plain) == {"contrast", "reconstruct_s1", "reconstruct_s2"}
+    assert all(torch.equal(plain[name], more[name]) for name in plain)

@@ -2,6 +2,7 @@
 
 from geossl.api.pretrain.images import measured_sensors, scene_chips
 from geossl.api.pretrain.provenance import pretrained
+from geossl.api.pretrain.teachers import frozen, make_missing, tell
 from geossl.data.sentinel.batches import SentinelChips
 from geossl.methods.croma import CROMA
 from geossl.models.encoders.croma import CROMAEncoder, croma_spec
@@ -11,7 +12,9 @@ from geossl.training.optim import optim_config
 
 
 def data(recipe: CromaRecipe) -> SentinelChips:
-    """Chips with both sensors."""
+    """Chips with both sensors; a teacher that can be made is made first."""
+    if recipe.objective.imitate_weight:
+        make_missing(recipe.teacher, PAIR)
     return scene_chips(recipe)
 
 
@@ -21,13 +24,20 @@ def method(recipe: CromaRecipe, data: SentinelChips) -> CROMA:
     sensors = {name: SENSORS[name].spec for name in PAIR}
     if settings.statistics == "data":
         sensors = measured_sensors(sensors, data)
+    teacher = None
+    if recipe.teacher is not None and recipe.objective.imitate_weight:
+        teacher = frozen(recipe.teacher, sensors)
+    taught = "" if teacher is None else f"; teacher {teacher.name} ({teacher.licence})"
     spec = croma_spec(
         settings.size,
         position=settings.position,
         window_px=settings.window_px,
         margin_px=settings.halo_px,
         sensors=sensors,
-        provenance=pretrained(f"croma_{settings.size}", recipe.data.source),
+        provenance=pretrained(f"croma_{settings.size}", recipe.data.source, taught),
     )
-    optim = optim_config(recipe.train)
-    return CROMA(CROMAEncoder(spec), optim, seed=recipe.train.seed, **recipe.objective.model_dump())
+    optim, side = optim_config(recipe.train), recipe.data.chip_px // spec.patch_px
+    if teacher is not None:
+        tell(teacher, (side, side), spec.patch_px)
+    terms = recipe.objective.model_dump()
+    return CROMA(CROMAEncoder(spec), optim, teacher=teacher, seed=recipe.train.seed, **terms)

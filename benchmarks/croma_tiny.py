@@ -254,6 +254,7 @@ def main():
     parser.add_argument("--so2sat", type=Path, help="so2sat_lcz_s2_resnet20.h5")
     parser.add_argument("--weights", default="1,0.5,0,0", help=f"factors on {', '.join(PARTS)}")
     parser.add_argument("--after", type=float, default=0.0, help="share of the steps before CROMA's own losses begin")
+    parser.add_argument("--half", action="store_true", help="store 16-bit weights, as in the bundled file")
     parser.add_argument("--galileo", type=Path, default=Path("geossl/models/weights"))
     arguments = parser.parse_args()
     weights = dict(zip(PARTS, map(float, arguments.weights.split(",")), strict=True))
@@ -323,7 +324,8 @@ def main():
             sums = {}
             averaged = CROMAEncoder(spec)
             averaged.load_state_dict({name: value.cpu() for name, value in kept.items()})
-            save_encoder(arguments.out, averaged, {"command": " ".join(map(str, vars(arguments).items()))})
+            said = {name: str(value) for name, value in vars(arguments).items() if name not in ("chips", "out")}
+            save_encoder(arguments.out, averaged.half() if arguments.half else averaged, {"settings": said})
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from geossl.errors import GeosslError, GridError, MissingFileError
 GEOJSON, PARQUET = {".geojson", ".json"}, {".parquet", ".geoparquet"}
 MOST_JSON_BYTES = 2**28  # parsing takes ten times as much memory
 MOST_LAYERS = 1000
+SAMPLE_REGION = Path(__file__).parent / "data" / "sample" / "region.geojson"
 
 
 def read_features(source: str | Path | gpd.GeoDataFrame, option: str = "--aoi") -> gpd.GeoDataFrame:
@@ -23,7 +24,8 @@ def read_features(source: str | Path | gpd.GeoDataFrame, option: str = "--aoi") 
 
     Args:
         source: Any vector file with a CRS, a FileGDB folder, GeoParquet, or a GeoDataFrame. ``file.gpkg:layer`` names
-            one of several layers; of KML all layers are taken, as its folders are layers.
+            one of several layers; of KML all layers are taken, as its folders are layers. ``sample`` is a region of
+            the bundled scenes.
         option: What the user typed, for messages.
 
     Raises:
@@ -32,7 +34,7 @@ def read_features(source: str | Path | gpd.GeoDataFrame, option: str = "--aoi") 
     """
     if isinstance(source, gpd.GeoDataFrame):
         return source
-    path, layer = split_layer(source)
+    path, layer = split_layer(SAMPLE_REGION if str(source) == "sample" and not os.path.exists("sample") else source)
     check_file(path, option)
     if path.suffix.lower() in GEOJSON:
         return from_geojson(path, option)

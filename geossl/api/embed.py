@@ -22,7 +22,7 @@ from geossl.models.files import EncoderFile, dense, load_encoder
 from geossl.progress import Progress
 
 
-def embed(cube: xr.Dataset, encoder: str | Path | DenseEncoder = "croma_base", **settings: Any) -> xr.DataArray:
+def embed(cube: xr.Dataset, encoder: str | Path | DenseEncoder = "croma_tiny", **settings: Any) -> xr.DataArray:
     """Embed an aligned Sentinel-1/2 cube, one vector per patch; lazily if the cube is a Dask array.
 
     Args:
@@ -50,7 +50,7 @@ def embed_map(
     aoi: str | Path | gpd.GeoDataFrame,
     source: Catalog | Rasters | Source | None = None,
     *,
-    encoder: str | Path | DenseEncoder = "croma_base",
+    encoder: str | Path | DenseEncoder = "croma_tiny",
     out: str | Path = "embedding.zarr",
     picture: bool = True,
     progress: Progress | None = None,
@@ -100,7 +100,7 @@ def plan_map(
     aoi: str | Path | gpd.GeoDataFrame,
     source: Catalog | Rasters | Source | None = None,
     *,
-    encoder: str | Path | DenseEncoder = "croma_base",
+    encoder: str | Path | DenseEncoder = "croma_tiny",
     out: str | Path = "embedding.zarr",
     **settings: Any,
 ) -> pd.DataFrame:

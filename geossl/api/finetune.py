@@ -83,7 +83,7 @@ def finetune(
     source: Catalog | Rasters | Source | None = None,
     *,
     column: str | None = None,
-    encoder: str | Path | DenseEncoder = "croma_base",
+    encoder: str | Path | DenseEncoder = "croma_tiny",
     head: str = "linear",
     out: str | Path = "model.safetensors",
     seed: int = 0,

@@ -61,7 +61,7 @@ def segment(
     model: str | Path | None = None,
     classes: int | None = None,
     map: str | Path | None = None,
-    encoder: str | Path | DenseEncoder = "croma_base",
+    encoder: str | Path | DenseEncoder = "croma_tiny",
     out: str | Path = "classes.tif",
     progress: Progress | None = None,
     **settings: Any,

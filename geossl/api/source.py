@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from geossl import grid
 from geossl.data.sentinel.band_names import normal_name
-from geossl.data.sentinel.rasters import LocalRasters
+from geossl.data.sentinel.rasters import SAMPLE, LocalRasters
 from geossl.data.stac.ranking import check_request, find_scenes, resumed, search_metadata
 from geossl.errors import InputError, UnknownSettingError
 from geossl.inference.engine.plan import source_metadata
@@ -117,7 +117,7 @@ FORMER = tuple(name for names in KEYWORDS.values() for name in names)  # keyword
 
 
 def as_paths(paths: Any, name: str) -> list[Path]:
-    """One path or many, as a list.
+    """One path or many, as a list; ``sample`` is the folder of bundled scenes.
 
     Raises:
         InputError: If something in it is not a path.
@@ -127,7 +127,8 @@ def as_paths(paths: Any, name: str) -> list[Path]:
     found = [paths] if isinstance(paths, str | Path) else paths
     if not isinstance(found, Sequence) or not all(isinstance(path, str | Path) and str(path) for path in found):
         raise InputError(f"{name}={paths!r} is not a path or a list of paths")
-    return [Path(path) for path in found]
+    own = SAMPLE / name if name in PAIR and not Path("sample").exists() else Path("sample")
+    return [own if str(path) == "sample" else Path(path) for path in found]
 
 
 def as_names(given: Any, sensor: str) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from geossl.cli.graphs import graphs
 from geossl.cli.names import list_names
 from geossl.cli.options import (
     asks_catalogue,
+    asks_encoder,
     asks_files,
     asks_protocols,
     asks_reach,
@@ -99,7 +100,7 @@ def fetch(**options: Any) -> None:
 @asks_region
 @asks_catalogue
 @asks_files
-@click.option("--encoder", default="croma_base", show_default=True, help="Released encoder or weight file.")
+@asks_encoder
 @click.option("--out", default="embedding.zarr", show_default=True, help=".zarr (sharded, resumable) or .tif (COG).")
 @click.option("--dtype", type=click.Choice(["int8", "float16", "float32"]), help="[default: int8 .zarr, float32 .tif]")
 @click.option("--gsd", "gsd_m", type=float, help="Cell of the map in metres: 40 or 20 cost 4 or 16 times as much.")
@@ -131,7 +132,7 @@ def embed(dry_run: bool, **options: Any) -> None:
 @click.option("--column", help="Attribute of the polygons that holds the class.")
 @asks_catalogue
 @asks_files
-@click.option("--encoder", default="croma_base", show_default=True, help="Released encoder or weight file.")
+@asks_encoder
 @click.option(
     "--head",
     default="linear",
@@ -165,7 +166,7 @@ def finetune(**options: Any) -> None:
 @click.option("--model", help="File written by geossl finetune.")
 @click.option("--classes", type=int, help="Without a model: let k-means find so many classes.")
 @click.option("--map", help="Classify this embedding map (.zarr) instead of pixels.")
-@click.option("--encoder", default="croma_base", show_default=True, help="For --classes.")
+@click.option("--encoder", default="croma_tiny", show_default=True, help="For --classes.")
 @asks_catalogue
 @asks_files
 @click.option("--out", default="classes.tif", show_default=True, help="COG; confidence and area table go beside it.")

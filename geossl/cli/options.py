@@ -32,7 +32,8 @@ def early(options: dict[str, Any]) -> dict[str, Any]:
         InputError: Names the file or encoder that is not there.
     """
     for name in ("aoi", "labels", "map"):
-        if (path := options.get(name)) and "://" not in path and not exists(path, name):
+        is_sample = name == "aoi" and options.get(name) == "sample"
+        if (path := options.get(name)) and "://" not in path and not is_sample and not exists(path, name):
             raise MissingFileError(f"{'map' if name == 'map' else f'--{name} file'} {path!r} does not exist")
     for name in ("encoder", "model"):
         if options.get(name) and not is_fetched(options[name]):  # those are fetched when all else fits
@@ -145,6 +146,22 @@ def asks_shards(verb: Callable[..., None]) -> Callable[..., None]:
         click.option("--scheduler", default="sync", show_default=True, help=scheduler),
         click.option("--shard-cells", type=click.IntRange(1), help="Shard side; sets memory.  [default: 8 or 10]"),
     )
+
+
+def bundled(context: click.Context, parameter: click.Parameter, name: str) -> str:
+    """The encoder that was asked for; a note where it is the default, since a larger one may be wanted."""
+    if context.get_parameter_source(str(parameter.name)) is ParameterSource.DEFAULT:
+        click.echo(f"note: encoder {name}, bundled; --encoder croma_base is the published, larger one", err=True)
+    return name
+
+
+asks_encoder = click.option(
+    "--encoder",
+    default="croma_tiny",
+    show_default=True,
+    callback=bundled,
+    help="croma_tiny or galileo_nano (bundled), croma_base or croma_large (downloaded), or a weight file.",
+)
 
 
 def asks_reach(verb: Callable[..., None]) -> Callable[..., None]:

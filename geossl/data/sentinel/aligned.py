@@ -27,14 +27,13 @@ from torchgeo.datasets import GeoDataset, RasterDataset
 from geossl.data.resampling import outline
 from geossl.data.sentinel.bands import inspect_all
 from geossl.data.sentinel.raster_file import RasterFile
-from geossl.data.sentinel.rasters import mosaic
+from geossl.data.sentinel.rasters import SAMPLE, mosaic
 from geossl.errors import GridError, InputError, MissingFileError
 from geossl.grid import ground_metres
 from geossl.sensors import PAIR, SENSORS, with_partners
 
 GSD_SLACK = 0.1  # share by which pixels of training scenes may be larger or smaller than the sensor's
 IN_MEMORY_BYTES = 256 * 2**20  # scenes that fit are read once per process
-SAMPLE = Path(__file__).parents[1] / "sample"
 
 
 class SensorRasters(RasterDataset):

@@ -21,6 +21,8 @@ from geossl.data.sentinel.raster_file import RasterFile
 from geossl.errors import InputError, RunError, UnknownNameError
 from geossl.sensors import SENSORS
 
+SAMPLE = Path(__file__).parents[1] / "sample"  # bundled scenes, a folder per sensor
+
 
 @dataclass(frozen=True)
 class LocalRasters:

@@ -19,6 +19,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from tasks.cells import OnCells
+from tasks.pixels import PATCH
 from tasks.rows import BandPatchRow, BandRow, EncoderRow, RandomConvRow
 from tasks.table import TASKS, markdown, over_seeds, score
 
@@ -40,7 +42,9 @@ def named(text):
 def baselines(encoders):
     """Seeds of every baseline, by row, with the key of their weights."""
     specs = [encoder.spec for encoder in encoders if encoder.spec.architecture == "croma"]
-    spec = replace(specs[0] if specs else croma_spec("tiny"), name="random", source="", licence="")
+    spec = specs[0] if specs else croma_spec("tiny")
+    same = {"window_px": 120, "margin_px": 24, "name": "random", "source": "", "licence": ""}  # of no influence here
+    spec = replace(spec, **same)
     random = [untrained(CROMAEncoder(spec), seed) for seed in range(SEEDS)]
     return {
         "band statistics": [(BandRow(), "bands")],
@@ -53,7 +57,12 @@ def baselines(encoders):
 
 def loaded(encoder, device="cpu"):
     """Row and key of an encoder."""
-    return EncoderRow(encoder.to(device)), digest(encoder)
+    return row_of(encoder.to(device)), digest(encoder)
+
+
+def row_of(encoder):
+    """Row of an encoder with patches of any size."""
+    return EncoderRow(encoder if encoder.spec.patch_px == PATCH else OnCells(encoder))
 
 
 def main():

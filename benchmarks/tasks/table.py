@@ -110,7 +110,7 @@ def markdown(rows, encoders, rivals):
                 cells = [cell(found[task][name]) if name in found[task] else "" for name in names]
                 lines.append(f"| {row} | " + " | ".join(cells) + " |")
         lines.append("")
-    for encoder in encoders:
+    for encoder in encoders if rivals else ():
         lines += [f"**{encoder} against**", "", "| | " + " | ".join(rivals) + " |", "|---" * (len(rivals) + 1) + "|"]
         for task in tasks:
             for name in HEADLINES[task]:

@@ -90,6 +90,16 @@ def difference(found, other):
     return f"**{text}**" if low > 0 or high < 0 else text
 
 
+def headlines(rows, tasks):
+    """One line per headline score, one column per row; what all else is about."""
+    lines = ["| | " + " | ".join(rows) + " |", "|---" * (len(rows) + 1) + "|"]
+    for task in tasks:
+        for name in HEADLINES[task]:
+            parts = [found.get(task, {}).get(name) for found in rows.values()]
+            lines.append(f"| {task}: {name} | " + " | ".join(cell(part) if part else "" for part in parts) + " |")
+    return lines
+
+
 def markdown(rows, encoders, rivals):
     """All tables.
 
@@ -100,6 +110,7 @@ def markdown(rows, encoders, rivals):
     """
     tasks = [task for task in TASKS if any(task in row for row in rows.values())]
     lines = ["Mean over seeds +- their standard deviation [95 % over draws of blocks or images].", ""]
+    lines += [*headlines(rows, tasks), ""]
     for task in tasks:
         kind = " (for choosing, not for reporting)" if task in VALIDATION else ""
         names = list(dict.fromkeys(name for row in rows.values() for name in row.get(task, {})))

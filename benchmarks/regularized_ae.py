@@ -19,7 +19,7 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import roc_auc_score
 
 from geossl.data.vectors import Vectors
-from geossl.inference.sampling import metropolis_hastings
+from geossl.inference.sampling import Draws, metropolis_hastings
 from geossl.methods.base import OptimConfig
 from geossl.methods.regularized_ae import RegularizedAE
 from geossl.models.encoder import EncoderSpec
@@ -121,7 +121,7 @@ def known_density(steps, seeds):
         truth = mixture(20_000, 50) + sigma * noise
         for points in (5, 1):
             found = metropolis_hastings(
-                score, mixture(1000, 7), kept=4, thin=100, burn_in=300, proposal_sd=0.8, path_points=points, check=False
+                score, mixture(1000, 7), Draws(4, 100, 300), proposal_sd=0.8, path_points=points, check=False
             )
             x = torch.from_numpy(found.samples).reshape(-1, 2)
             p = [ks_2samp(x[:, i], truth[:, i]).pvalue for i in range(2)]

@@ -2,7 +2,8 @@
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>()]+")
@@ -36,12 +37,59 @@ def without_secrets(address: str) -> str:
     return urlunsplit((parts.scheme, host, parts.path, query, parts.fragment))
 
 
+FLAG = re.compile(r"(`[^`]*`|geossl [a-z]+ [^;`]*)|(?<![\w-])(use )?--([a-z0-9][a-z0-9-]*)(?: ([\w.]+)\b(?! or))?")
+ARGUMENTS = {"gsd": "gsd_m", "cell": "cell_m", "chunk": "chunk_m", "label-fractions": "label_fractions"}
+SWITCHES = {"overwrite", "download", "dry-run", "train-encoder"}  # flags without a value
+spoken_in_shell = False
+
+
+@contextmanager
+def shell_words() -> Iterator[None]:
+    """Messages name flags while this lasts, as a shell user types them; else the arguments of Python."""
+    global spoken_in_shell
+    before, spoken_in_shell = spoken_in_shell, True
+    try:
+        yield
+    finally:
+        spoken_in_shell = before
+
+
+def spelled(message: str) -> str:
+    """A message as its reader writes the options in it; commands quoted in it stay as they are."""
+    return message if spoken_in_shell else FLAG.sub(as_argument, message)
+
+
+def as_argument(match: re.Match[str]) -> str:
+    """An option as an argument of Python: ``--image-px 16`` is ``image_px=16`` where one is told to use it."""
+    command, use, flag, value = match.groups()
+    if command:
+        return command
+    name = ARGUMENTS.get(flag, flag.replace("-", "_"))
+    rest = "" if value is None else f" {value}"
+    if flag in SWITCHES:
+        return f"{use or ''}{name}=True{rest}"
+    if use and value:
+        return f"{use}{name}={'None' if value == 'none' else value}"
+    return f"{use or ''}{name}{rest}"
+
+
 class GeosslError(Exception):
-    """Base of every error geossl raises on purpose; the CLI prints it as one line."""
+    """Base of every error geossl raises on purpose; the CLI prints it as one line.
+
+    Its text names flags where the command line prints it, and arguments where Python does.
+    """
+
+    def __str__(self) -> str:
+        """Return the message in the words of its reader."""
+        return spelled(super().__str__())
 
 
 class Note(UserWarning):
     """Something the user should know of a result; the CLI prints it as one line."""
+
+    def __str__(self) -> str:
+        """Return the message in the words of its reader."""
+        return spelled(super().__str__())
 
 
 class InputError(GeosslError, ValueError):
@@ -69,7 +117,7 @@ class MissingFileError(InputError, FileNotFoundError):
 
     def __str__(self) -> str:
         """Return the message alone; OSError would format it as errno and strerror."""
-        return str(self.args[0])
+        return spelled(str(self.args[0]))
 
 
 class UnknownNameError(InputError, KeyError):
@@ -83,7 +131,7 @@ class UnknownNameError(InputError, KeyError):
 
     def __str__(self) -> str:
         """Return the message alone; KeyError would quote it."""
-        return str(self.args[0])
+        return spelled(str(self.args[0]))
 
 
 class UnknownSettingError(InputError, TypeError):

@@ -5,7 +5,17 @@ import sys
 
 import pytest
 
-from geossl.errors import EXTRAS, GeosslError, InputError, MissingExtraError, missing, needs
+from geossl.errors import (
+    EXTRAS,
+    GeosslError,
+    InputError,
+    MissingExtraError,
+    MissingFileError,
+    Note,
+    missing,
+    needs,
+    shell_words,
+)
 
 
 @pytest.mark.parametrize("extra", EXTRAS)
@@ -48,3 +58,23 @@ def test_every_error_is_of_the_family():
     errors = [kind for kind in kinds if issubclass(kind, Exception) and not issubclass(kind, Warning)]
     assert len(errors) >= 9
     assert all(issubclass(kind, GeosslError) for kind in errors)
+
+
+@pytest.mark.parametrize(
+    ("message", "in_python"),
+    [
+        ("--s2-offset -1000 does nothing; leave it out", "s2_offset -1000 does nothing; leave it out"),
+        ("an image is 20 px; use --image-px 16", "an image is 20 px; use image_px=16"),
+        ("needs whole windows; use --reach none", "needs whole windows; use reach=None"),
+        ("a.tif exists; choose another name, or --overwrite", "a.tif exists; choose another name, or overwrite=True"),
+        ("--gsd 33 is not possible", "gsd_m 33 is not possible"),
+        ("make it with `geossl embed --aoi a`", "make it with `geossl embed --aoi a`"),
+        ("train one: geossl embed --aoi a; then go on", "train one: geossl embed --aoi a; then go on"),
+        ("2024-06--2024-08 is not a period", "2024-06--2024-08 is not a period"),
+    ],
+)
+def test_a_message_names_flags_in_the_shell_and_arguments_in_python(message, in_python):
+    for error in (InputError(message), Note(message), MissingFileError(message)):
+        with shell_words():
+            assert str(error) == message
+        assert str(error) == in_python

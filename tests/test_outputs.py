@@ -75,12 +75,12 @@ def test_a_missing_folder_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("a.png", {}, "--out .*a.png must end in .tif or .zarr"),
-        ("there.tif", {"overwrite": False}, "there.tif exists; choose another name, or --overwrite"),
+        ("a.png", {}, "out .*a.png must end in .tif or .zarr"),
+        ("there.tif", {"overwrite": False}, "there.tif exists; choose another name, or overwrite=True"),
         ("there.tif", {"overwrite": None}, "there.tif exists; choose another name, or delete it"),
         ("folder.tif", {}, "folder.tif is a folder; choose another name"),
         ("there.tif/a.tif", {"makes_folder": True}, "cannot be written: .*there.tif is not a folder"),
-        ("none/a.tif", {"option": "--raster"}, "--raster .*a.tif: folder '.*none' does not exist; create it"),
+        ("none/a.tif", {"option": "--raster"}, "raster .*a.tif: folder '.*none' does not exist; create it"),
         ("a\0.tif", {}, "is not a file name"),
         ("x" * 250 + ".tif", {}, "xxx... is a name of more than 240 bytes"),
     ],

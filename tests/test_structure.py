@@ -79,22 +79,16 @@ FOLDERS = {  # folders of fewer than 5 or more than 15 files
     "geossl/recipe": "a page per method",
     "geossl/viewer": "one page, its server and its layers",
 }
-PARAMETERS = {  # functions of more than 8 parameters; the table may only get shorter
-    "geossl/api/finetune.py:finetune": 9,
-    "geossl/api/points/embed.py:embed_points": 11,
-    "geossl/api/series.py:embed_series": 11,
-    "geossl/data/graphs/batches.py:__init__": 9,
-    "geossl/data/synthetic/batches.py:__init__": 10,
-    "geossl/inference/engine/store.py:add_array": 10,
-    "geossl/inference/outputs/cog.py:write_blocks": 10,
-    "geossl/inference/sampling.py:metropolis_hastings": 10,
-    "geossl/methods/croma.py:__init__": 11,
-    "geossl/methods/graphmae.py:__init__": 9,
-    "geossl/methods/hybrid_distill.py:__init__": 11,
-    "geossl/methods/mr_mae.py:__init__": 11,
-    "geossl/methods/point_cmae.py:__init__": 11,
-    "geossl/methods/selfcon.py:__init__": 9,
-    "geossl/models/encoders/gnn.py:__init__": 10,
+OBJECTIVE = "a key of the recipe's objective is an argument of the method, by name"
+PARAMETERS = {  # functions of more than 8 parameters: how many, and why; the table may only get shorter
+    "geossl/inference/engine/store.py:add_array": (10, "all that Zarr must know of an array, called four times here"),
+    "geossl/inference/outputs/cog.py:write_blocks": (10, "a GeoTIFF's header, most of it left out by most"),
+    "geossl/methods/croma.py:__init__": (11, OBJECTIVE),
+    "geossl/methods/graphmae.py:__init__": (9, OBJECTIVE),
+    "geossl/methods/hybrid_distill.py:__init__": (11, OBJECTIVE),
+    "geossl/methods/mr_mae.py:__init__": (11, OBJECTIVE),
+    "geossl/methods/point_cmae.py:__init__": (11, OBJECTIVE),
+    "geossl/methods/selfcon.py:__init__": (9, OBJECTIVE),
 }
 NAMESPACES = {"points", "series", "graphs"}
 PUBLIC = 24  # 18, and `wrap`, `sample`, `change`, `verify` of any encoder and of answers
@@ -210,8 +204,10 @@ def parameters(path: Path) -> Iterator[tuple[str, int]]:
 
 def test_functions_take_at_most_eight_parameters():
     many = {name: count for path in FILES for name, count in parameters(path) if count > 8}
-    assert {name: count for name, count in many.items() if count > PARAMETERS.get(name, 8)} == {}
+    assert {name: count for name, count in many.items() if count > PARAMETERS.get(name, (8, ""))[0]} == {}
     assert sorted(set(PARAMETERS) - set(many)) == [], "these take 8 or fewer now: take them off the table"
+    assert len(PARAMETERS) <= 8
+    assert all(reason for _, reason in PARAMETERS.values())
 
 
 def test_the_package_has_few_public_names():

@@ -29,7 +29,7 @@ def geojson(path, west=13, encoding="utf-8", **members):
 
 
 def test_one_of_several_layers_is_named(layers):
-    with pytest.raises(GridError, match="holds layers draft, final; name one of them: --aoi .*gpkg:draft"):
+    with pytest.raises(GridError, match="holds layers draft, final; name one of them: aoi .*gpkg:draft"):
         read_aoi(layers)
     assert read_aoi(f"{layers}:final").geometry.bounds[0] == 14
     with pytest.raises(GridError, match="has no layer 'last'; there are: draft, final"):

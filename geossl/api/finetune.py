@@ -6,7 +6,7 @@ import warnings
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
@@ -87,7 +87,6 @@ def finetune(
     head: str = "linear",
     out: str | Path = "model.safetensors",
     seed: int = 0,
-    reach: int | Literal["own"] | None = "own",
     progress: Progress | None = None,
     **settings: Any,
 ) -> Path:
@@ -108,10 +107,10 @@ def finetune(
             each set of sensors there is. ``linear-upsample`` or ``unet``: a class per pixel (10 m).
         out: Model file; beside it go a report (``.html``) and its numbers (``.json``).
         seed: Of split, heads and training.
-        reach: Patches a patch attends to around it in maps, as in ``embed_map``; the model keeps it.
         progress: Called after every part (shards); see ``geossl.progress``.
-        settings: Of decoders, the fields of ``DecoderConfig``: ``train_encoder``, ``max_steps``, ``lr``,
-            ``batch_size``, ``chip_px`` ...
+        settings: ``reach``, the patches a patch attends to around it in maps, as in ``embed_map``; the model keeps it.
+            Of decoders, the fields of ``DecoderConfig``: ``train_encoder``, ``max_steps``, ``lr``, ``batch_size``,
+            ``chip_px`` ...
 
     Returns:
         The model file, which ``segment`` takes.
@@ -119,7 +118,7 @@ def finetune(
     Raises:
         InputError: If labels, pixels or encoder do not fit; nothing was written.
     """
-    out = Path(out)
+    out, reach = Path(out), settings.pop("reach", "own")
     pixels = needed(given(source, settings, "finetune"), "finetune")
     config = check(out, head, {name: value for name, value in settings.items() if name not in FORMER})
     truth = read_labels(labels, column)

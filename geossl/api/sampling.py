@@ -10,7 +10,7 @@ from numpy import ndarray
 
 from geossl.api.pretrain import regularized_ae
 from geossl.errors import InputError, Note
-from geossl.inference.sampling import MIXED, Chains, metropolis_hastings
+from geossl.inference.sampling import MIXED, Chains, Draws, metropolis_hastings
 from geossl.models.encoders.score_autoencoder import PatchAutoencoder, VectorAutoencoder
 from geossl.models.files import load_encoder, provenance
 from geossl.outputs import check_output, replacing
@@ -62,7 +62,7 @@ def draw_samples(
     rows = rows[np.random.default_rng(seed).integers(0, len(rows), chains)]
     model = found.autoencoder
     start = model.whiten(rows)
-    drawn = metropolis_hastings(model.score, start, kept=kept, thin=thin, burn_in=burn_in, seed=seed, check=False)
+    drawn = metropolis_hastings(model.score, start, Draws(kept, thin, burn_in), seed=seed, check=False)
     if drawn.r_hat > MIXED:
         text = f"the chains do not agree (split R-hat {drawn.r_hat:.2f}); shares of kinds are those of the starts"
         warnings.warn(text, Note, stacklevel=2)

@@ -4,11 +4,13 @@ import json
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from odc.geo.crs import CRS
 
+from geossl.api.settings import checked_settings
 from geossl.data.resampling import outline
 from geossl.data.series.stacks import Clouds, ImageSeries, open_series
 from geossl.errors import GridError, InputError, WeightsError
@@ -29,14 +31,12 @@ def embed_series(
     encoder: str | Path | Encoder,
     *,
     out: str | Path = "series.tif",
-    cloud_band: str | None = None,
-    cloud_above: float = 0.2,
-    s2_offset: int | None = None,
     start: str | None = None,
     end: str | None = None,
     picture: bool = True,
     overwrite: bool = False,
     progress: Progress | None = None,
+    **settings: Any,
 ) -> Path:
     """Embed a stack of dates as one georeferenced raster, one vector per patch.
 
@@ -49,14 +49,14 @@ def embed_series(
             ``geossl.data.series.stacks``.
         encoder: A series encoder: weight file, or loaded.
         out: The GeoTIFF.
-        cloud_band: A pixel is cloud where this band is brighter than ``cloud_above``; None = only nodata is left out.
-        cloud_above: Reflectance.
-        s2_offset: DN added to files that do not say.
         start: First day, ``2020-01-01``; None = all.
         end: Last day.
         picture: Also write a PCA false-colour picture beside it.
         overwrite: Replace an output.
         progress: Called after every part (blocks); see ``geossl.progress``.
+        settings: How a folder is read: ``cloud_band`` (a pixel is cloud where this band is brighter than
+            ``cloud_above``, a reflectance, 0.2; None = only nodata is left out), ``s2_offset`` (DN added to files that
+            do not say).
 
     Returns:
         The path written, which ``geossl.open`` reads.
@@ -64,13 +64,15 @@ def embed_series(
     Raises:
         InputError: If stack, encoder or output do not fit; nothing was written.
     """
+    settings = checked_settings(settings, ("cloud_band", "cloud_above", "s2_offset"), "series.embed")
     out = check_output(out, (".tif",), overwrite=overwrite)
     model = series_encoder(encoder)
     spec = model.spec
     series = source
     if not isinstance(series, ImageSeries):
-        clouds = Clouds(cloud_band, cloud_above) if cloud_band else None
-        series = open_series(series, spec.sensors["s2"].bands, clouds, s2_offset)
+        band = settings.get("cloud_band")
+        clouds = Clouds(band, settings.get("cloud_above", 0.2)) if band else None
+        series = open_series(series, spec.sensors["s2"].bands, clouds, settings.get("s2_offset"))
     dates = dates_between(series, start, end)
     epsg = epsg_for(series)
     extent = extent_of(spec, outline(series.geobox, CRS(epsg)), epsg)
@@ -88,8 +90,7 @@ def embed_series(
 
     tags = {"GEOSSL_ENCODER": spec.name, "GEOSSL_DATES": json.dumps([series.files[i].date for i in dates])}
     names = [f"e{i:03d}" for i in range(spec.dim)]
-    settings = {"count": spec.dim, "dtype": "float32", "nodata": np.nan, "names": names, "tags": tags}
-    write_blocks(out, extent.geobox, parts(), **settings)  # type: ignore[arg-type]
+    write_blocks(out, extent.geobox, parts(), count=spec.dim, dtype="float32", nodata=np.nan, names=names, tags=tags)
     if not filled:
         out.unlink()
         raise InputError(f"series {series.name} has no valid patch on any date; check nodata, and what counts as cloud")
@@ -120,7 +121,7 @@ def dates_between(series: ImageSeries, start: str | None, end: str | None) -> li
         try:
             limits.append(None if day is None else date.fromisoformat(day).strftime("%Y%m%d"))
         except ValueError:
-            raise InputError(f"--{name} {day!r} is not a day such as 2020-01-31") from None
+            raise InputError(f"{name}={day!r} is not a day such as 2020-01-31") from None
     days = [file.date for file in series.files]
     found = [i for i, d in enumerate(days) if (limits[0] or d) <= d <= (limits[1] or d)]
     if not found:

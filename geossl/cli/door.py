@@ -16,7 +16,7 @@ import click
 
 from geossl import __version__
 from geossl.cli.progress import print_log
-from geossl.errors import GeosslError, InputError, Note, missing, redact
+from geossl.errors import GeosslError, InputError, Note, missing, redact, shell_words
 from geossl.outputs import REFUSED
 
 MOVED = {"embed-series": "series embed", "graph": "graphs cluster"}  # former spellings
@@ -59,6 +59,11 @@ class Door(InOrder):
         warnings.simplefilter("always", Note)
         warnings.showwarning = lambda message, *_: click.echo(redact(f"geossl: note: {message}"), err=True)
         print_log()
+        with shell_words():
+            return self.answer(*args, **settings)
+
+    def answer(self, *args: Any, **settings: Any) -> Any:
+        """Run a command; what it raises becomes a line and an exit code."""
         try:
             return super().main(*args, **{**settings, "standalone_mode": False, "prog_name": "geossl"})
         except click.ClickException as error:

@@ -40,14 +40,27 @@ class Chains:
     effective: float
 
 
+@dataclass(frozen=True)
+class Draws:
+    """Which steps of a chain are kept.
+
+    Args:
+        kept: Draws kept per chain.
+        thin: Steps from one to the next.
+        burn_in: Steps before the first.
+    """
+
+    kept: int
+    thin: int = 100
+    burn_in: int = 500
+
+
 @torch.no_grad()
 def metropolis_hastings(
     score: Callable[[Tensor], Tensor],
     start: Float[Tensor, "chains d"],
+    draws: Draws,
     *,
-    kept: int,
-    thin: int = 100,
-    burn_in: int = 500,
     proposal_sd: float | None = None,
     path_points: int = 5,
     temperature: float = 1.0,
@@ -59,9 +72,7 @@ def metropolis_hastings(
     Args:
         score: Gradient of the log density, (n d) to (n d).
         start: One row per chain; training vectors, so that no chain begins where nothing was learned.
-        kept: Draws kept per chain.
-        thin: Steps from one to the next.
-        burn_in: Steps before the first.
+        draws: How many are kept of a chain.
         proposal_sd: Width of the steps; None: adapted during burn-in to 25 to 45 % accepted steps, then fixed.
         path_points: Midpoints of the energy integral; at 1 or at the start point alone, wide steps go wrong.
         temperature: Divides the energy.
@@ -71,7 +82,7 @@ def metropolis_hastings(
     Raises:
         RunError: If split R-hat is above 1.1.
     """
-    chains, d = start.shape
+    (chains, d), kept, thin, burn_in = start.shape, draws.kept, draws.thin, draws.burn_in
     streams = [torch.Generator().manual_seed(seed * 1_000_003 + i) for i in range(chains)]
     width = 1.0 if proposal_sd is None else proposal_sd
     x, rows, accepted, recent = start.clone(), [], 0.0, []

@@ -228,7 +228,7 @@ def test_a_sensor_that_does_not_reach_the_labels_gets_no_head(scene, encoder, fi
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"head": "svm"}, "--head 'svm' is not known; use linear"),
+        ({"head": "svm"}, "head 'svm' is not known; use linear"),
         ({"max_steps": 5}, "max_steps belong to decoders"),
         ({"head": "unet", "steps": 5}, "finetune with head='unet' has no setting 'steps'; did you mean 'max_steps'"),
         ({"head": "unet", "max_steps": 0}, "max_steps=0 is not possible"),

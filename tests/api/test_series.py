@@ -145,10 +145,10 @@ def test_days_narrow_the_series(stack, tmp_path):
     with pytest.raises(InputError, match="no date from 2031-01-01 to the last; the series has"):
         geossl.series.embed(stack, encoder(), out=tmp_path / "x.tif", start="2031-01-01")
     with pytest.raises(
-        InputError, match="--end '2030-01' is not a day such as"
+        InputError, match="end='2030-01' is not a day such as"
     ):  # its first day would leave out the rest
         geossl.series.embed(stack, encoder(), out=tmp_path / "x.tif", end="2030-01")
-    with pytest.raises(InputError, match="--end 'soon' is not a day such as"):
+    with pytest.raises(InputError, match="end='soon' is not a day such as"):
         geossl.series.embed(stack, encoder(), out=tmp_path / "x.tif", end="soon")
 
 
@@ -179,7 +179,7 @@ def test_what_cannot_be_embedded_is_refused_and_nothing_written(stack, tmp_path)
     with pytest.raises(WeightsError, match="'video' .* is of s2 in tubelets of 2; maps need s2 and 1"):
         geossl.series.embed(stack, encoder(tubelet=2, name="video"), out=tmp_path / "map.tif")
     (tmp_path / "map.tif").touch()
-    with pytest.raises(InputError, match="exists; choose another name, or --overwrite"):
+    with pytest.raises(InputError, match="exists; choose another name, or overwrite=True"):
         geossl.series.embed(stack, encoder(), out=tmp_path / "map.tif")
     assert (tmp_path / "map.tif").stat().st_size == 0
 

@@ -20,14 +20,14 @@ REGION = "examples/region.geojson"
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"date": "June"}, "--date 'June'"),
-        ({"composite": "mean"}, "--composite 'mean' is not known; use clearest, medoid, median"),
-        ({"sensors": ("s3",)}, "--sensors 's3' is not known; use s1, s2"),
+        ({"date": "June"}, "date 'June'"),
+        ({"composite": "mean"}, "composite 'mean' is not known; use clearest, medoid, median"),
+        ({"sensors": ("s3",)}, "sensors 's3' is not known; use s1, s2"),
         ({"sensors": ()}, "must name each sensor once"),
-        ({"max_cloud": math.nan}, "--max-cloud nan is not a percentage"),
-        ({"mask": "fmask"}, "--mask 'fmask' is not known; use scl, omnicloudmask"),
+        ({"max_cloud": math.nan}, "max_cloud nan is not a percentage"),
+        ({"mask": "fmask"}, "mask 'fmask' is not known; use scl, omnicloudmask"),
         ({"catalog": "planetary"}, "unknown catalog 'planetary'; did you mean 'planetary-computer'"),
-        ({"catalog": "none.json"}, "--catalog file 'none.json' does not exist"),
+        ({"catalog": "none.json"}, "catalog file 'none.json' does not exist"),
     ],
 )
 def test_a_catalogue_is_checked_when_it_is_named(values, message):
@@ -40,11 +40,11 @@ def test_a_catalogue_is_checked_when_it_is_named(values, message):
     [
         ({}, "no rasters given"),
         ({"s1": []}, "no rasters given"),
-        ({"s1": "a.tif", "s2_offset": 0}, "--s2-offset 0 does nothing without Sentinel-2 files"),
-        ({"s2": "a.tif", "s1_bands": "VV,VH"}, "--s1-bands does nothing without --s1 files"),
-        ({"s2": "a.tif", "s2_bands": "B02,B03"}, "--s2-bands B02,B03 lacks B01, B04"),
+        ({"s1": "a.tif", "s2_offset": 0}, "s2_offset 0 does nothing without Sentinel-2 files"),
+        ({"s2": "a.tif", "s1_bands": "VV,VH"}, "s1_bands does nothing without s1 files"),
+        ({"s2": "a.tif", "s2_bands": "B02,B03"}, "s2_bands B02,B03 lacks B01, B04"),
         ({"s1": "a.tif", "s1_bands": (Path("VV"),)}, "s1_bands=.* is not a list of bands such as VV,VH"),
-        ({"s2": "a.tif", "s2_offset": -999}, "--s2-offset -999 is not possible; use 0 or -1000"),
+        ({"s2": "a.tif", "s2_offset": -999}, "s2_offset -999 is not possible; use 0 or -1000"),
     ],
 )
 def test_rasters_are_checked_when_they_are_named(values, message):

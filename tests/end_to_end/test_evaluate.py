@@ -121,7 +121,7 @@ def test_missing_bands_other_units_and_levels_are_said(encoder, npz, tmp_path):
         geossl.evaluate(encoder, npz(x=data["x"], bands=np.array(ten)), out=tmp_path / "r.html")
     decibel = np.random.default_rng(0).normal(-15, 1, (60, 2, 16, 16)) - np.array([0, 6])[:, None, None]
     radar = npz(x=decibel.astype(np.float32), bands=np.array(["VV", "VH"]))
-    with pytest.raises(BandError, match="--sensors s2: set and croma_tiny share s1"):
+    with pytest.raises(BandError, match="sensors s2: set and croma_tiny share s1"):
         geossl.evaluate(encoder, radar, sensors="s2", out=tmp_path / "r.html")
     l1c = images(bands=L1C)
     with pytest.warns(Note, match="set is L1C, but croma_tiny was trained on L2A"):
@@ -179,7 +179,7 @@ def test_mistakes_are_one_line(weights, npz, args, message, tmp_path, monkeypatc
 
 def test_images_that_are_no_whole_patches_are_resized_on_request(encoder, npz, tmp_path):
     odd = npz(x=images(side=20)["x"])
-    with pytest.raises(GridError, match="an image is 20 x 20 px.*use --image-px 16"):
+    with pytest.raises(GridError, match="an image is 20 x 20 px.*use image_px=16"):
         geossl.evaluate(encoder, odd, protocol="knn", out=tmp_path / "r.html")
     geossl.evaluate(encoder, odd, protocol="knn", image_px=24, out=tmp_path / "r.html")
 
@@ -278,7 +278,7 @@ def test_rows_may_be_nodes_of_one_graph(monkeypatch, tmp_path):
     data = ClassificationDataset("cora", [graph], y, ("a", "b", "c"), part=np.repeat([0, 1, 2], 20))
     found = geossl.evaluate(Nodes(), data, protocol=("knn", "linear", "mlp", "kmeans"), out=tmp_path / "r.html")
     assert all(scores.values["accuracy"] == 1 for scores in found.scores.values())
-    with pytest.raises(InputError, match="cora has several labels per item; --protocol finetune needs one each"):
+    with pytest.raises(InputError, match="cora has several labels per item; protocol finetune needs one each"):
         geossl.evaluate(Nodes(), data, protocol="finetune", out=tmp_path / "r.html")
 
 

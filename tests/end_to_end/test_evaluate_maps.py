@@ -185,10 +185,10 @@ def test_a_users_polygons_over_rasters_are_a_data_set(encoder, tmp_path):
         assert found.scores["linear"].values["accuracy"] > 0.8
     assert json.loads((tmp_path / "r.json").read_text())["classes"] == ["maize", "wheat"]
     with pytest.raises(
-        InputError, match=r"holds labels without images; name the scenes they lie over, such as with --s2"
+        InputError, match=r"holds labels without images; name the scenes they lie over, such as with s2"
     ):
         geossl.evaluate(encoder, tmp_path / "fields.gpkg", column="crop", out=tmp_path / "r.html")
-    with pytest.raises(InputError, match="--split 'random' is not possible here"):
+    with pytest.raises(InputError, match="split 'random' is not possible here"):
         geossl.evaluate(encoder, frame, split="random", out=tmp_path / "r.html", **options)
 
 
@@ -199,7 +199,7 @@ def test_misfits_are_one_line(encoder, halves, tmp_path):
     with pytest.raises(InputError, match="perturbations are for images with one label each"):
         geossl.evaluate(encoder, halves, perturbations={"same": lambda item, i: item}, out=out)
     (tmp_path / "f").mkdir()
-    with pytest.raises(InputError, match="--root and --download are for data sets known by name"):
+    with pytest.raises(InputError, match="root and download=True are for data sets known by name"):
         geossl.evaluate(encoder, tmp_path / "f", root=tmp_path, out=out)
     assert not out.exists()
 

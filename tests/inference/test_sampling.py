@@ -3,7 +3,7 @@ import torch
 from scipy.stats import ks_2samp
 
 from geossl.errors import RunError
-from geossl.inference.sampling import metropolis_hastings, mixing
+from geossl.inference.sampling import Draws, metropolis_hastings, mixing
 
 C = torch.tensor([[1.0, 0.5], [0.5, 0.8]])
 INVERSE = torch.linalg.inv(C)
@@ -30,7 +30,7 @@ def draws(n):
 
 
 def test_chains_of_a_gaussian_have_its_covariance():
-    found = metropolis_hastings(gaussian, draws(500), kept=20, thin=20, burn_in=200, path_points=1)
+    found = metropolis_hastings(gaussian, draws(500), Draws(20, 20, 200), path_points=1)
     x = torch.from_numpy(found.samples).reshape(-1, 2)
     torch.testing.assert_close(torch.cov(x.T), C, atol=0.05, rtol=0.05)
     assert 0.2 < found.acceptance < 0.55
@@ -39,7 +39,7 @@ def test_chains_of_a_gaussian_have_its_covariance():
 
 
 def test_chains_of_a_mixture_pass_a_two_sample_test_and_visit_modes_as_often_as_they_weigh():
-    found = metropolis_hastings(mixture, draws(1000), kept=3, thin=100, burn_in=200, proposal_sd=0.8, check=False)
+    found = metropolis_hastings(mixture, draws(1000), Draws(3, 100, 200), proposal_sd=0.8, check=False)
     x, truth = torch.from_numpy(found.samples).reshape(-1, 2), draws(20_000)
     assert min(ks_2samp(x[:, i], truth[:, i]).pvalue for i in range(2)) > 0.01
     nearest = torch.cdist(x, MEANS).argmin(1)
@@ -48,27 +48,23 @@ def test_chains_of_a_mixture_pass_a_two_sample_test_and_visit_modes_as_often_as_
 
 def test_one_point_per_path_is_too_coarse_for_wide_steps():
     """The control: the same test fails where the energy is taken from one midpoint."""
-    found = metropolis_hastings(
-        mixture, draws(1000), kept=3, thin=100, burn_in=200, proposal_sd=0.8, path_points=1, check=False
-    )
+    found = metropolis_hastings(mixture, draws(1000), Draws(3, 100, 200), proposal_sd=0.8, path_points=1, check=False)
     x, truth = torch.from_numpy(found.samples).reshape(-1, 2), draws(20_000)
     assert min(ks_2samp(x[:, i], truth[:, i]).pvalue for i in range(2)) < 0.01
 
 
 def test_steps_of_no_width_are_always_taken_and_cold_chains_only_go_downhill():
-    still = metropolis_hastings(gaussian, draws(10), kept=1, thin=5, burn_in=0, proposal_sd=0.0, check=False)
+    still = metropolis_hastings(gaussian, draws(10), Draws(1, 5, 0), proposal_sd=0.0, check=False)
     assert still.acceptance == 1
     start = draws(50)
-    cold = metropolis_hastings(
-        gaussian, start, kept=1, thin=50, burn_in=0, proposal_sd=0.3, temperature=1e-6, check=False
-    )
+    cold = metropolis_hastings(gaussian, start, Draws(1, 50, 0), proposal_sd=0.3, temperature=1e-6, check=False)
     energy = [float((z @ INVERSE * z).sum(1).max()) for z in (start, torch.from_numpy(cold.samples[0]))]
     assert energy[1] < 0.2 * energy[0]
 
 
 def test_a_chain_does_not_depend_on_how_many_others_there_are():
     start = draws(6)
-    settings = {"kept": 4, "thin": 30, "burn_in": 20, "proposal_sd": 0.5, "check": False}
+    settings = {"draws": Draws(4, 30, 20), "proposal_sd": 0.5, "check": False}
     all_, one = (metropolis_hastings(mixture, s, **settings).samples for s in (start, start[:1]))
     assert (all_[:, :1] == one).all()
 
@@ -76,7 +72,7 @@ def test_a_chain_does_not_depend_on_how_many_others_there_are():
 def test_chains_that_do_not_agree_are_refused():
     apart = torch.cat([torch.full((20, 2), -50.0), torch.full((20, 2), 50.0)])
     with pytest.raises(RunError, match="R-hat"):
-        metropolis_hastings(gaussian, apart, kept=8, thin=1, burn_in=0, proposal_sd=0.01)
+        metropolis_hastings(gaussian, apart, Draws(8, 1, 0), proposal_sd=0.01)
 
 
 def test_mixing_of_independent_draws_counts_all_of_them():

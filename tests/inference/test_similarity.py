@@ -203,7 +203,7 @@ def test_a_tif_map_gives_the_same(map_path, tmp_path):
 @pytest.mark.parametrize(
     ("to", "error", "match"),
     [
-        ((20.0, 41.0), GridError, r"--to 20,41 lies outside the map, which spans longitudes 1\.8"),
+        ((20.0, 41.0), GridError, r"to 20,41 lies outside the map, which spans longitudes 1\.8"),
         ((-170.0, 41.0), GridError, "outside the map"),
         ((41.0, 91.0), GridError, "the order is lon,lat"),
         (lonlat(33.5, 21.5), InputError, "lies on nodata; choose"),

@@ -79,7 +79,7 @@ def test_another_plan_has_another_hash_and_is_refused_by_the_key_that_differs(pl
         build = BuildFolder(Path(folder) / "map.zarr")
         build.begin(plan, overwrite=False)
         build.write(build.plan, plan.to_json())
-        with pytest.raises(InputError, match=rf"was started with another {key}; choose another --out"):
+        with pytest.raises(InputError, match=rf"was started with another {key}; choose another out"):
             build.check(other, overwrite=False)
 
 

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Int
 from numpy import ndarray
 
-from geossl.api.points.embed import DEVICE, Scans, block_settings, of_scans
+from geossl.api.points.scans import DEVICE, Scans, block_settings, of_scans
 from geossl.data.points.batches import augmented
 from geossl.data.points.blocks import BlockSettings, block_of, cut_block, grown, inner, lattice_blocks
 from geossl.data.points.las import NOISE, Scan, find_files, read_scan, survey, write_classes

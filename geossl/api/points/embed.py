@@ -3,28 +3,46 @@
 import json
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import shapely
-import torch
 
+from geossl.api.points.scans import Scans, block_settings, of_scans
+from geossl.api.settings import checked_settings
 from geossl.data.points.blocks import Block, BlockSettings, grown, lattice_blocks
 from geossl.data.points.las import Bounds, LasFile, common_epsg, find_files, read_scan, survey
-from geossl.errors import InputError, WeightsError
+from geossl.errors import InputError
 from geossl.grid import Lattice
 from geossl.inference.outputs import raster
 from geossl.inference.outputs.cog import Block as RasterBlock
 from geossl.inference.outputs.cog import write_blocks
 from geossl.inference.outputs.quicklook import quicklook
 from geossl.inference.points import cell_means, cell_numbers, inner_vectors
-from geossl.models.encoder import Encoder, PointEncoder, PointSpec
+from geossl.models.encoder import Encoder, PointEncoder
 from geossl.models.files import load_encoder
 from geossl.outputs import check_output
 from geossl.progress import Progress
 
-Scans = str | Path | Sequence[str | Path]
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+@dataclass(frozen=True)
+class ScanSettings:
+    """Further settings of ``points.embed``.
+
+    Args:
+        min_points: Blocks with fewer are nodata.
+        batch_size: Blocks at a time; does not change values.
+        chunk_m: Side of the squares that are held in memory at a time; does not change values.
+    """
+
+    min_points: int = 64
+    batch_size: int = 32
+    chunk_m: float = 1000.0
+
+
+SETTINGS = tuple(field.name for field in fields(ScanSettings))
 
 
 def embed_points(
@@ -34,12 +52,10 @@ def embed_points(
     out: str | Path = "embedding.tif",
     cell_m: float | None = None,
     crs: int | None = None,
-    min_points: int = 64,
-    batch_size: int = 32,
-    chunk_m: float = 1000.0,
     picture: bool = True,
     overwrite: bool = False,
     progress: Progress | None = None,
+    **settings: Any,
 ) -> Path:
     """Embed an airborne scan into a raster: per cell the mean vector of its points.
 
@@ -53,12 +69,11 @@ def embed_points(
         out: ``.tif`` (COG, float32); ``geossl.open`` reads it.
         cell_m: Side of a cell in metres; by default half the encoder's block.
         crs: EPSG code, for files that do not say.
-        min_points: Blocks with fewer are nodata.
-        batch_size: Blocks at a time; does not change values.
-        chunk_m: Side of the squares that are held in memory at a time; does not change values.
         picture: Also write a false-colour picture beside the output.
         overwrite: Replace an output.
         progress: Called after every part (chunks); see ``geossl.progress``.
+        settings: ``min_points`` (64; blocks with fewer are nodata), ``batch_size`` (32 blocks at a time), ``chunk_m``
+            (1000, side of the squares that are held in memory at a time); the last two do not change values.
 
     Raises:
         MissingFileError: If there is no scan.
@@ -66,11 +81,12 @@ def embed_points(
         WeightsError: If the encoder is of another kind.
         InputError: If a value does not fit; nothing was written.
     """
+    chosen = ScanSettings(**checked_settings(settings, SETTINGS, "points.embed"))
     out = check_output(out, (".tif",), overwrite=overwrite)
     model = of_scans(encoder if isinstance(encoder, Encoder) else load_encoder(encoder))
-    settings = block_settings(model.spec, min_points)
-    cell = settings.block_m / 2 if cell_m is None else float(cell_m)
-    side = chunk_side(settings.block_m / 2, cell, chunk_m)
+    blocks = block_settings(model.spec, chosen.min_points)
+    cell = blocks.block_m / 2 if cell_m is None else float(cell_m)
+    side = chunk_side(blocks.block_m / 2, cell, chosen.chunk_m)
     files = [survey(path) for path in find_files(laz)]
     lattice = Lattice(common_epsg(files, crs), patch_px=1, gsd_m=cell, cell_patches=1)
     row, column, rows, columns = lattice.around(shapely.union_all([shapely.box(*file.bounds) for file in files]))
@@ -80,7 +96,7 @@ def embed_points(
         nonlocal filled
         chunks = list(chunks_over(lattice.cell_m, row, column, rows, columns, side))
         for number, (where, bounds) in enumerate(chunks):
-            values = chunk_vectors(model, files, settings, bounds, (where, (row, column)), cell, batch_size)
+            values = chunk_vectors(model, files, blocks, bounds, (where, (row, column)), cell, chosen.batch_size)
             if values is not None:
                 filled += int(np.isfinite(values[0]).sum())
                 yield where, values
@@ -90,7 +106,7 @@ def embed_points(
     tags = {
         "GEOSSL_ENCODER": json.dumps(model.spec.name),
         "GEOSSL_SCANS": json.dumps([file.path.name for file in files]),
-        "GEOSSL_BLOCK_M": json.dumps(settings.block_m),
+        "GEOSSL_BLOCK_M": json.dumps(blocks.block_m),
     }
     d = model.spec.dim // 2
     names = [f"e{i:03d}" for i in range(d)]
@@ -98,7 +114,7 @@ def embed_points(
     write_blocks(out, geobox, parts(), count=d, dtype="float32", nodata=np.nan, names=names, tags=tags)
     if not filled:
         out.unlink()
-        raise InputError(f"no block of {settings.block_m:g} m has min_points={min_points} points; lower it")
+        raise InputError(f"no block of {blocks.block_m:g} m has min_points={chosen.min_points} points; lower it")
     if picture:
         quicklook(raster.open_map(out), out.with_suffix(".png"))
     return out
@@ -166,25 +182,3 @@ def batched(blocks: Iterator[Block], size: int) -> Iterator[list[Block]]:
             batch = []
     if batch:
         yield batch
-
-
-def of_scans(encoder: Encoder) -> PointEncoder:
-    """The encoder, if it was trained on blocks of airborne scans.
-
-    Raises:
-        WeightsError: If not.
-    """
-    name = f"{encoder.spec.name!r} ({encoder.spec.architecture})"
-    if not isinstance(encoder, PointEncoder):
-        raise WeightsError(f"{name} does not take point clouds; pretrain one with: geossl pretrain point_cmae")
-    if encoder.spec.block_m is None:
-        raise WeightsError(f"{name} was trained on whole objects; scans need one trained with data.block_m set")
-    return encoder.to(DEVICE).eval()
-
-
-def block_settings(spec: PointSpec, min_points: int) -> BlockSettings:
-    """How blocks are cut for an encoder."""
-    assert spec.block_m is not None
-    if min_points < 1:
-        raise InputError(f"min_points={min_points} must be 1 or more")
-    return BlockSettings(spec.block_m, spec.points, spec.voxel_m, spec.ground, min_points)

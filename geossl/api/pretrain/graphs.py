@@ -31,7 +31,7 @@ def graph_batches(settings: Graphs, train: Train, hops: int, holdout: float = 0.
     x = scipy_csr(graph.x)
     if np.array_equal(x.max(axis=0).toarray(), x.min(axis=0).toarray()):
         raise InputError(f"{place} has the same features at every node; there is nothing to learn")
-    return GraphBatches(
+    found = GraphBatches(
         graph,
         train.max_steps,
         batch_graphs=settings.batch_graphs,
@@ -40,8 +40,9 @@ def graph_batches(settings: Graphs, train: Train, hops: int, holdout: float = 0.
         hops=hops,
         seed=train.seed,
         holdout=holdout,
-        metadata={"source": settings.source},
     )
+    found.metadata["source"] = settings.source
+    return found
 
 
 def graph_spec(

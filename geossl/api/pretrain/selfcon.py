@@ -8,7 +8,7 @@ from pathlib import Path
 from geossl.api.pretrain.images import measured_sensors
 from geossl.api.pretrain.provenance import pretrained
 from geossl.data.sentinel.batches import SentinelChips
-from geossl.data.synthetic.batches import SyntheticViews
+from geossl.data.synthetic.batches import SyntheticViews, Views
 from geossl.data.synthetic.build import generate
 from geossl.data.synthetic.generators import GENERATORS
 from geossl.data.synthetic.images import real_and_synthetic
@@ -41,12 +41,9 @@ def data(recipe: SelfconRecipe) -> SyntheticViews | SentinelChips:
         )
     return SyntheticViews(
         parts["train"].without(settings.holdout_generators),
-        settings.crop_px,
+        Views(settings.crop_px, settings.views, settings.augment, settings.augment_share),
         settings.batch_size,
         steps,
-        views=settings.views,
-        kinds=settings.augment,
-        share=settings.augment_share,
         seed=seed,
         workers=settings.workers,
         source=settings.source,

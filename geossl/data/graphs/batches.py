@@ -32,7 +32,6 @@ class GraphBatches(TrainingData):
         hops: Steps along edges.
         seed: Seeds the draws.
         holdout: Share of the nodes left out of the whole graph, with all their edges.
-        metadata: JSON values that ``describe`` adds.
 
     Neither ``batch_graphs`` nor ``batch_nodes``: every batch is the whole graph, made dense once. Where nodes are held
     out, what is left of it; ``everyone`` is then the whole, with ``core`` (n,), the nodes held out.
@@ -52,7 +51,6 @@ class GraphBatches(TrainingData):
         hops: int = 2,
         seed: int = 0,
         holdout: float = 0.0,
-        metadata: dict[str, Any] | None = None,
     ) -> None:
         nodes = graph.num_nodes
         if batch_graphs and batch_nodes:
@@ -62,7 +60,8 @@ class GraphBatches(TrainingData):
         if batch_graphs and graph.get("batch") is None:
             raise InputError(f"data.batch_graphs={batch_graphs} needs many graphs; this is one: use data.batch_nodes")
         super().__init__(batch_graphs or batch_nodes or nodes, "graphs" if batch_graphs else "nodes", steps)
-        self.graph, self.seed, self.metadata = graph, seed, metadata or {}
+        self.graph, self.seed = graph, seed
+        self.metadata: dict[str, Any] = {}  # JSON values that ``describe`` adds
         self.by_graph, self.by_node = bool(batch_graphs), bool(batch_nodes)
         self.neighbours, self.hops, self.holdout = neighbours, hops, holdout
         source, target = graph.edge_index.numpy()

@@ -70,7 +70,7 @@ def band_numbers(
         raise BandError(
             f"{path} has {source.count} bands without names; {sensor} needs {len(every)}: {', '.join(every)}; their "
             f"order is not guessed, so name the file's bands, in its order: --{sensor}-bands {every[0]},{every[1]},... "
-            f"(Python: {sensor}_bands=), or in the file: gdal_edit.py -mo {TAG}={every[0]},..."
+            f"or in the file: gdal_edit.py -mo {TAG}={every[0]},..."
         )
     if missing := [band for band in wanted if band not in names]:
         raise BandError(f"{path} lacks {', '.join(missing)} for {sensor}; it has {', '.join(filter(None, names))}")

@@ -1,6 +1,7 @@
 """Batches of views of real and synthetic images for pretraining."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,37 +15,48 @@ from geossl.data.synthetic.perturbations import AUGMENTATIONS, training_view
 from geossl.errors import InputError
 
 
+@dataclass(frozen=True)
+class Views:
+    """How images become views.
+
+    Args:
+        side: Side of a view in pixels.
+        count: Views per image.
+        kinds: Keys of ``geossl.data.synthetic.perturbations.AUGMENTATIONS``, one of which is drawn for a view.
+        share: Probability that a view is augmented.
+    """
+
+    side: int
+    count: int = 1
+    kinds: Sequence[str] = tuple(AUGMENTATIONS)
+    share: float = 0.5
+
+
 class ViewDataset(Dataset[dict[str, Tensor]]):
     """Draw number -> ``views`` (m c s s, 0 to 1), ``generator`` (-1 = real); half of the draws are real.
 
     Everything random is a function of seed and draw number, so workers, ranks and restarts change nothing.
 
     Args:
-        pictures: Real and synthetic images.
-        side: Side of a view in pixels.
-        views: Views per image.
-        kinds: Augmentations, one of which is drawn for a view.
-        share: Probability that a view is augmented.
+        images: Real and synthetic ones.
+        views: How they become views.
         seed: Seeds the draws.
     """
 
-    def __init__(
-        self, pictures: RealAndSynthetic, side: int, views: int, kinds: Sequence[str], share: float, seed: int
-    ) -> None:
-        self.pictures, self.side, self.views = pictures, side, views
-        self.kinds, self.share, self.seed = tuple(kinds), share, seed
-        self.rows = [np.flatnonzero(pictures.origin == origin) for origin in (0, 1)]
+    def __init__(self, images: RealAndSynthetic, views: Views, seed: int) -> None:
+        self.images, self.views, self.seed = images, views, seed
+        self.rows = [np.flatnonzero(images.origin == origin) for origin in (0, 1)]
 
     def __getitem__(self, number: int) -> dict[str, Tensor]:
         """The views of a draw."""
         rng = np.random.default_rng((self.seed, number))
         rows = self.rows[number % 2]
         row = int(rows[rng.integers(len(rows))])
-        pixels = self.pictures[row]
-        views = [training_view(pixels, self.side, self.kinds, self.share, rng) for _ in range(self.views)]
+        pixels, how = self.images[row], self.views
+        views = [training_view(pixels, how.side, how.kinds, how.share, rng) for _ in range(how.count)]
         return {
             "views": torch.from_numpy(np.stack(views)),
-            "generator": torch.tensor(int(self.pictures.generator[row])),
+            "generator": torch.tensor(int(self.images.generator[row])),
         }
 
 
@@ -52,13 +64,10 @@ class SyntheticViews(DrawnData):
     """``{"views": b m c s s, "generator": b}``; every second image is real.
 
     Args:
-        pictures: Training images.
-        side: Side of a view in pixels.
+        images: Training images.
+        views: How they become views.
         batch_size: Images per batch and rank; even.
         steps: Batches in all; a resumed run gets those from ``start_step`` on.
-        views: Views per image.
-        kinds: Keys of ``geossl.data.synthetic.perturbations.AUGMENTATIONS``.
-        share: Probability that a view is augmented.
         seed: Seeds the draws.
         workers: Loader processes.
         source: Name of the data set, for messages and provenance.
@@ -69,24 +78,21 @@ class SyntheticViews(DrawnData):
 
     def __init__(
         self,
-        pictures: RealAndSynthetic,
-        side: int,
+        images: RealAndSynthetic,
+        views: Views,
         batch_size: int,
         steps: int,
         *,
-        views: int = 1,
-        kinds: Sequence[str] = tuple(AUGMENTATIONS),
-        share: float = 0.5,
         seed: int = 0,
         workers: int = 0,
         source: str = "not stated",
     ) -> None:
         super().__init__(batch_size, "images", steps, workers)
-        if len(set(pictures.origin.tolist())) < 2:
+        if len(set(images.origin.tolist())) < 2:
             raise InputError(f"{source}: training needs real and synthetic images, but all are of one kind")
-        self.pictures, self.source = pictures, source
-        self.views = ViewDataset(pictures, side, views, kinds, share, seed)
-        self.bands = len(pictures[0])
+        self.images, self.source = images, source
+        self.views = ViewDataset(images, views, seed)
+        self.bands = len(images[0])
 
     @property
     def dataset(self) -> ViewDataset:
@@ -95,6 +101,6 @@ class SyntheticViews(DrawnData):
 
     def describe(self) -> dict[str, Any]:
         """What was trained on, for an encoder's provenance."""
-        names = ("real", *self.pictures.generators)
-        counts = np.bincount(self.pictures.generator + 1, minlength=len(names))
+        names = ("real", *self.images.generators)
+        counts = np.bincount(self.images.generator + 1, minlength=len(names))
         return {"source": self.source, "pictures": dict(zip(names, counts.tolist(), strict=True))}

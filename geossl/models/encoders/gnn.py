@@ -1,6 +1,7 @@
 """Encoders of nodes: graph attention (GAT), sum aggregation (GIN), and an MLP of each node by itself."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -34,50 +35,55 @@ def sum_mlp(in_dim: int, dim: int, out_dim: int, activation: str, norm: str) -> 
     )
 
 
-class GraphLayer(nn.Module):
-    """Dropout, messages along edges, an optional skip, norm and activation.
+@dataclass(frozen=True, kw_only=True)
+class LayerConfig:
+    """What all layers of an encoder have in common.
 
     Args:
         kind: ``gat`` or ``gin``.
-        in_dim: Width of the input.
-        dim: Width of the output, over all heads.
         heads: Attention heads.
         in_drop: Dropout of the input.
         attention_drop: Dropout of attention weights.
         activation: Key of ``ACTIVATIONS``.
         norm: Key of ``NORMS``.
         residual: Add the layer's (dropped) input; through a matrix where the widths differ.
+    """
+
+    kind: str
+    heads: int
+    in_drop: float
+    attention_drop: float
+    activation: str
+    norm: str
+    residual: bool
+
+
+class GraphLayer(nn.Module):
+    """Dropout, messages along edges, an optional skip, norm and activation.
+
+    Args:
+        in_dim: Width of the input.
+        dim: Width of the output, over all heads.
+        config: As of all layers.
         bare: Neither norm nor activation: GIN's last layer where there is no norm.
     """
 
-    def __init__(
-        self,
-        kind: str,
-        in_dim: int,
-        dim: int,
-        *,
-        heads: int,
-        in_drop: float,
-        attention_drop: float,
-        activation: str,
-        norm: str,
-        residual: bool,
-        bare: bool = False,
-    ) -> None:
+    def __init__(self, in_dim: int, dim: int, config: LayerConfig, *, bare: bool = False) -> None:
         super().__init__()
-        self.in_drop = in_drop
+        self.in_drop = config.in_drop
         self.skip: nn.Module | None = None
-        if residual:
+        if config.residual:
             self.skip = nn.Identity() if in_dim == dim else nn.Linear(in_dim, dim, bias=False)
             for weight in self.skip.parameters():
                 nn.init.xavier_normal_(weight, gain=2**0.5)
         self.conv: GINConv | GraphAttention
-        if kind == "gin":
-            self.conv = sum_mlp(in_dim, dim, dim, activation, norm)
+        if config.kind == "gin":
+            self.conv = sum_mlp(in_dim, dim, dim, config.activation, config.norm)
         else:
-            self.conv = GraphAttention(in_dim, dim, heads, 0.0 if residual else in_drop, attention_drop)
-        self.norm = nn.Identity() if bare else NORMS[norm](dim)
-        self.activation = nn.Identity() if bare else ACTIVATIONS[activation]()
+            drop = 0.0 if config.residual else config.in_drop
+            self.conv = GraphAttention(in_dim, dim, config.heads, drop, config.attention_drop)
+        self.norm = nn.Identity() if bare else NORMS[config.norm](dim)
+        self.activation = nn.Identity() if bare else ACTIVATIONS[config.activation]()
 
     def forward(
         self, parts: Sequence[Float[Tensor, "_ c"]], order: Int[Tensor, " n"] | None, edges: Edges
@@ -96,20 +102,20 @@ class GraphLayer(nn.Module):
 class GNNEncoder(GraphEncoder):
     """Layers of GAT or GIN; the embedding is the last layer's output, after its activation.
 
-    ``spec.arguments``: ``kind`` (``gat`` or ``gin``), ``layers``, ``dim``, and those of ``GraphLayer``.
+    ``spec.arguments``: ``kind`` (``gat`` or ``gin``), ``layers``, ``dim``, and those of ``LayerConfig``.
     """
 
     def __init__(self, spec: GraphSpec) -> None:
         super().__init__(spec)
         settings = dict(spec.arguments)
-        kind, layers, dim = settings.pop("kind"), settings.pop("layers"), settings.pop("dim")
+        layers, dim = settings.pop("layers"), settings.pop("dim")
+        config = LayerConfig(**settings)
         self.layers = nn.ModuleList(
             GraphLayer(
-                kind,
                 dim if i else spec.features,
                 dim,
-                bare=kind == "gin" and settings["norm"] == "none" and i == layers - 1,
-                **settings,
+                config,
+                bare=config.kind == "gin" and config.norm == "none" and i == layers - 1,
             )
             for i in range(layers)
         )

@@ -125,7 +125,7 @@ def test_geotiffs_take_the_offset_each_file_says(tmp_path):
     assert data.items[1]["s2"].unique().tolist() == pytest.approx([0.2])
     assert data.places.xy[0].tolist() == [400_040, 3_999_960]
     tif(tmp_path / "set/b/2.tif", ["B02", "B03"])
-    with pytest.raises(BandError, match="state it with --s2-offset"):
+    with pytest.raises(BandError, match="state it with s2_offset"):
         read_set(tmp_path / "set")
     assert read_set(tmp_path / "set", s2_offset=0).items[2]["s2"].unique().tolist() == pytest.approx([0.2])
 

@@ -150,7 +150,7 @@ def test_dfc2020_pairs_both_sensors_with_its_map(tmp_path):
         assert float(chips[0]["s1"][0, 0, 0]) == -12.5
         assert float(chips[0]["s2"][3, 0, 0]) == 0.25
         assert chips[0]["labels"].unique().tolist() == [10]
-    with pytest.raises(InputError, match="--split 'random' is not possible here"):
+    with pytest.raises(InputError, match="split 'random' is not possible here"):
         data.parts("random", 0)
 
 
@@ -184,7 +184,7 @@ def test_a_data_set_that_is_not_there_is_one_line(name, tmp_path, monkeypatch):
         raise AssertionError("went online")
 
     monkeypatch.setattr("urllib.request.urlopen", offline)
-    with pytest.raises(MissingFileError, match=rf"data set {name} is not at --root .*; name its folder, or (add|get)"):
+    with pytest.raises(MissingFileError, match=rf"data set {name} is not at root .*; name its folder, or (add|get)"):
         named_set(name, tmp_path / "nothing", False)
     assert not (tmp_path / "nothing").exists()
 

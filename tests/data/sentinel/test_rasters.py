@@ -93,10 +93,10 @@ def test_the_chilean_scene_is_bright_by_a_thousand_unless_its_tag_is_read(tmp_pa
     read = LocalRasters({"s2": [chile]}).load(box_)["s2"].values
     assert np.nanmin(read) == 0
     assert np.nanpercentile(read[1], 1) < 0.02
-    with pytest.warns(Note, match="--s2-offset 0 is stated, but no number is dark"):
+    with pytest.warns(Note, match="s2_offset 0 is stated, but no number is dark"):
         wrong = LocalRasters({"s2": [bare]}, s2_offset=0).load(box_)["s2"].values
     assert np.nanpercentile(wrong[1], 1) > 0.1
-    with pytest.raises(BandError, match="is not known; state it with --s2-offset"):
+    with pytest.raises(BandError, match="is not known; state it with s2_offset"):
         inspect(bare, "s2")
     assert inspect(denmark, "s2").offset == 0
 
@@ -110,7 +110,7 @@ def test_swapped_sensors_are_noticed(tmp_path):
 def test_missing_empty_and_broken_files_are_named(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.tif").write_text("no raster")
-    with pytest.raises(MissingFileError, match=r"--s1 file '.*none.tif' does not exist"):
+    with pytest.raises(MissingFileError, match=r"s1 file '.*none.tif' does not exist"):
         LocalRasters({"s1": [tmp_path / "none.tif"]})
     with pytest.raises(MissingFileError, match="holds no .jp2, .tif"):
         LocalRasters({"s2": [tmp_path / "empty"]})

@@ -75,7 +75,7 @@ def test_the_stated_offset_is_taken_off(folder, tmp_path):
         write(tmp_path / "raw" / f"{day}.tif", date_pixels(number) + 1000)
     plain, less = open_series(folder, BANDS), open_series(tmp_path / "raw", BANDS, s2_offset=-1000)
     np.testing.assert_allclose(less.read(less.geobox), plain.read(plain.geobox), atol=1e-6)
-    with pytest.raises(BandError, match="--s2-offset -1000 is stated, but the darkest percentile"):
+    with pytest.raises(BandError, match="s2_offset -1000 is stated, but the darkest percentile"):
         open_series(folder, BANDS, s2_offset=-1000)
 
 

@@ -82,7 +82,7 @@ def test_the_mask_is_part_of_what_a_map_is_made_from(cloudy):
 
 
 def test_a_missing_package_or_weights_are_one_line(catalog, monkeypatch, tmp_path):  # noqa: F811
-    with pytest.raises(InputError, match="--mask 'best' is not known; use scl, omnicloudmask"):
+    with pytest.raises(InputError, match="mask 'best' is not known; use scl, omnicloudmask"):
         find(catalog(), mask="best")
     real = pytest.importorskip("omnicloudmask.download_models")
 

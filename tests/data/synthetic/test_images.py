@@ -4,7 +4,7 @@ import rasterio
 import torch
 from PIL import Image
 
-from geossl.data.synthetic.batches import SyntheticViews
+from geossl.data.synthetic.batches import SyntheticViews, Views
 from geossl.data.synthetic.calibration import TrackData, common_side
 from geossl.data.synthetic.images import is_real_and_synthetic, read_bands, real_and_synthetic
 from geossl.errors import InputError, MissingFileError
@@ -146,7 +146,7 @@ def test_batches_are_half_real_and_depend_on_seed_and_draw_alone(folder):
     train = real_and_synthetic(folder)["train"]
 
     def batch(start=0, seed=0, workers=0):
-        data = SyntheticViews(train, 16, 8, 3, views=2, seed=seed, workers=workers)
+        data = SyntheticViews(train, Views(16, 2), 8, 3, seed=seed, workers=workers)
         data.start_step = start
         return next(iter(data.train_dataloader()))
 
@@ -158,7 +158,7 @@ def test_batches_are_half_real_and_depend_on_seed_and_draw_alone(folder):
     assert not torch.equal(one["views"], batch(seed=1)["views"])
     assert not torch.equal(one["views"], batch(start=1)["views"])
     with pytest.raises(InputError, match="training needs real and synthetic images, but all are of one kind"):
-        SyntheticViews(train.where(train.origin == 0), 16, 8, 3)
+        SyntheticViews(train.where(train.origin == 0), Views(16), 8, 3)
 
 
 def test_both_questions_have_their_pictures_and_classes(folder):

@@ -124,7 +124,7 @@ def test_a_map_that_cannot_fit_is_refused_with_what_would(region, croma_file, tm
     memory = estimate.psutil.virtual_memory()._replace(available=620_000_000)
     monkeypatch.setattr(estimate.psutil, "virtual_memory", lambda: memory)
     with pytest.raises(
-        InputError, match=r"1 worker\(s\) would need .* GB each.*--shard-cells \d+ --batch-size 1 would fit"
+        InputError, match=r"1 worker\(s\) would need .* GB each.*shard_cells \d+ batch_size 1 would fit"
     ):
         embed_map(region, Memory(), croma_file, tmp_path / "a.zarr", shard_cells=10, batch_size=64)
     assert not list(tmp_path.iterdir())
@@ -209,7 +209,7 @@ def test_schedulers_that_are_not_there_are_refused_and_nothing_is_left(
     region, croma_file, tmp_path, scheduler, monkeypatch
 ):
     monkeypatch.setattr(workers, "ANSWER_S", 1.0)
-    with pytest.raises(InputError, match=r"--scheduler .*(is not known|does not exist|does not answer)"):
+    with pytest.raises(InputError, match=r"scheduler .*(is not known|does not exist|does not answer)"):
         embed_map(region, Memory(), croma_file, tmp_path / "a.zarr", scheduler=scheduler)
     assert not list(tmp_path.iterdir())
 

@@ -158,9 +158,9 @@ def test_encoder_files_that_do_not_say_map_locally_if_positions_are_relative():
 
 
 def test_an_encoder_without_relative_positions_says_so(identity_file, local_file, tmp_path):
-    with pytest.raises(GridError, match="--reach 5 needs an encoder with relative positions only.*identity"):
+    with pytest.raises(GridError, match="reach 5 needs an encoder with relative positions only.*identity"):
         made(tmp_path / "m.zarr", area(), identity_file, reach=5)
-    with pytest.raises(GridError, match="--reach 0 is not a number of patches"):
+    with pytest.raises(GridError, match="reach 0 is not a number of patches"):
         made(tmp_path / "m.zarr", area(), local_file, reach=0)
 
 

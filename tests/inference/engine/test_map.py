@@ -159,7 +159,7 @@ def test_a_finished_map_is_not_made_again(region, croma_file, tmp_path, monkeypa
 def test_another_plan_is_refused_by_the_differing_key(region, croma_file, tmp_path):
     embed_map(region, Memory(), croma_file, tmp_path / "a.zarr")
     before = tree(tmp_path)
-    with pytest.raises(InputError, match="was started with another precision; choose another --out, or --overwrite"):
+    with pytest.raises(InputError, match="was started with another precision; choose another out, or overwrite=True"):
         embed_map(region, Memory(), croma_file, tmp_path / "a.zarr", precision="bf16")
     assert tree(tmp_path) == before
     embed_map(region, Memory(), croma_file, tmp_path / "a.zarr", precision="bf16", overwrite=True)

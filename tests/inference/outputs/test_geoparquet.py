@@ -111,5 +111,5 @@ def test_a_geotiff_gives_the_same_table_but_for_what_it_does_not_know(place, tmp
     assert len(both) == len(one) == len(two)
     np.testing.assert_array_equal(np.stack(both["embedding_x"]), np.stack(both["embedding_y"]))
     assert (two["valid_fraction"] == 1).all()
-    with pytest.raises(InputError, match=r"--level tile needs the .zarr map"):
+    with pytest.raises(InputError, match=r"level tile needs the .zarr map"):
         geossl.export(tif, tmp_path / "o.parquet", level="tile")

@@ -109,7 +109,7 @@ def test_what_stac_cannot_describe_is_refused(place, region, croma_file, tmp_pat
     (tmp_path / "none").mkdir()
     for path, encoder, words in (
         (undated, croma_file, "does not know the date"),
-        (place / "m.zarr", other, r"--encoder croma_tiny, .* is not the one .* was made with"),
+        (place / "m.zarr", other, r"encoder croma_tiny, .* is not the one .* was made with"),
         (tmp_path / "none", croma_file, "is not a .zarr map"),
     ):
         with pytest.raises(InputError, match=words):

@@ -266,7 +266,7 @@ def test_radar_without_optical_within_reach_is_the_radar_encoders():
 
 
 def test_absolute_positions_need_whole_windows():
-    with pytest.raises(GridError, match="absolute positions, which need whole windows; use --reach none"):
+    with pytest.raises(GridError, match="absolute positions, which need whole windows; use reach=None"):
         tiny("sincos").local_tokens(scene(), None, 7)
     with pytest.raises(GridError, match="reach 0 is not a number of patches"):
         tiny().local_tokens(scene(), None, 0)

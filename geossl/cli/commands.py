@@ -75,6 +75,8 @@ def pretrain(recipe_name: str, overrides: tuple[str, ...], show: bool, explain: 
 
     folder = pretraining.pretrain(resolved)
     click.echo(f"run      {folder}\nencoder  {folder / 'encoder.safetensors'}")
+    if found := pretraining.scores(folder):
+        click.echo(f"probe    {found}")
 
 
 @main.command()

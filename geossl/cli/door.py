@@ -73,7 +73,8 @@ class Door(InOrder):
         except GeosslError as error:
             fail(str(error), 1)
         except (KeyboardInterrupt, click.Abort) as stop:
-            fail(str(stop) or "interrupted; finished work is kept, run the same command again", 130)
+            said = str(stop.__cause__ or stop)  # click hides what was raised behind an Abort of its own
+            fail(said or "interrupted; finished work is kept, run the same command again", 130)
         except Exception as error:
             if isinstance(error, ImportError) and missing(error) is not error:
                 fail(str(missing(error)), 2)

@@ -2,13 +2,14 @@
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import lightning as L
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from geossl.models.encoder import Encoder
 
@@ -34,6 +35,9 @@ class OptimConfig:
 
     ``adam`` couples weight decay to the gradient (L2), ``adamw`` decouples it. ``decay_all`` decays biases, norms and
     scalars, too. The first ``first_steps`` updates have the rate ``first_lr``, whatever the schedule says.
+    ``encoder_share`` and ``encoder_warmup`` are for an encoder that starts from weights: its share of the rate, and
+    its own, longer warm-up. A run that was lengthened at step ``start`` had the schedule ``before`` until then;
+    its rate goes over linearly from the one into the other.
     """
 
     optimizer: str
@@ -47,25 +51,58 @@ class OptimConfig:
     first_steps: int = 0
     first_lr: float = 0.0
     final_share: float = 0.0
+    encoder_share: float = 1.0
+    encoder_warmup: int = 0
+    before: "OptimConfig | None" = None
+    start: int = 0
 
     def rate(self, step: int) -> float:
         """Share of ``lr`` at a step: linear warm-up, then cosine to ``final_share`` or constant."""
+        if self.before is not None:
+            return self.joined(step, self.before.rate, replace(self, before=None).rate)
         if step < self.first_steps:
             return self.first_lr / self.lr
         if self.schedule == "constant" and step >= self.warmup_steps:
             return 1.0
         return warmup_cosine(step, self.warmup_steps, self.max_steps, self.final_share)
 
-    def build(self, module: nn.Module) -> torch.optim.Optimizer:
-        """Optimiser over trainable parameters; biases, norms and scalars are decayed only with ``decay_all``."""
+    def encoder_rate(self, step: int) -> float:
+        """The same for the weights of an encoder that does not start afresh."""
+        if self.before is not None:
+            return self.joined(step, self.before.encoder_rate, replace(self, before=None).encoder_rate)
+        risen = min(1.0, (step + 1) / self.encoder_warmup) if self.encoder_warmup else 1.0
+        return self.encoder_share * min(risen, self.rate(step))
+
+    def joined(self, step: int, until: Callable[[int], float], afterwards: Callable[[int], float]) -> float:
+        """The schedule until the run was lengthened, and how its last rate goes over into the longer schedule."""
+        if step < self.start:
+            return until(step)
+        done = min(1.0, (step - self.start + 1) / self.rise)
+        return (1 - done) * until(self.start) + done * afterwards(step)
+
+    @property
+    def rise(self) -> int:
+        """Steps over which the rate changes where a run is lengthened: a tenth of those that are added."""
+        return max(1, (self.max_steps - self.start) // 10)
+
+    @property
+    def is_gentle(self) -> bool:
+        """Whether the encoder has a rate of its own."""
+        return self.encoder_share < 1 or self.encoder_warmup > 0
+
+    def build(self, module: "SSLMethod") -> torch.optim.Optimizer:
+        """Optimiser over trainable parameters; biases, norms and scalars are decayed only with ``decay_all``.
+
+        Of an encoder with a rate of its own the weights are the last two groups.
+        """
+        started = {id(p) for p in module.encoder.parameters()} if self.is_gentle else set()
         trained = [p for p in module.parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for p in trained if p.ndim >= 2], "weight_decay": self.weight_decay},
-            {
-                "params": [p for p in trained if p.ndim < 2],
-                "weight_decay": self.weight_decay if self.decay_all else 0.0,
-            },
-        ]
+        groups: list[dict[str, Any]] = []
+        for part in ([p for p in trained if id(p) not in started], [p for p in trained if id(p) in started]):
+            decay = self.weight_decay if self.decay_all else 0.0
+            groups.append({"params": [p for p in part if p.ndim >= 2], "weight_decay": self.weight_decay})
+            groups.append({"params": [p for p in part if p.ndim < 2], "weight_decay": decay})
+        groups = groups if self.is_gentle else groups[:2]
         if self.optimizer == "sgd":
             return torch.optim.SGD(groups, lr=self.lr, momentum=self.betas[0])
         kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[self.optimizer]
@@ -110,5 +147,6 @@ class SSLMethod(L.LightningModule, ABC):
         """AdamW, Adam or SGD with warm-up and cosine or constant rate, stepped once per update."""
         optimizer = self.optim.build(self)
         # a plain function is left out of the checkpoint, which therefore loads without unpickling code
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.optim.rate(step))
+        rates = [lambda step: self.optim.rate(step)] * 2 + [lambda step: self.optim.encoder_rate(step)] * 2
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rates[: len(optimizer.param_groups)])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

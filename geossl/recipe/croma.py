@@ -12,6 +12,7 @@ from geossl.recipe.sections import (
     STATISTICS,
     Above0,
     Depth,
+    FromWeights,
     Halo,
     Pixels,
     ScenesRecipe,
@@ -22,7 +23,7 @@ from geossl.recipe.sections import (
 )
 
 
-class CromaEncoder(Section):
+class CromaEncoder(FromWeights):
     """Size and map geometry of the encoders."""
 
     size: Literal["tiny", "small", "base", "large"] = Field(

@@ -1,6 +1,6 @@
 """Recipe keys of methods that learn from single images: pictures, or scenes with all sensors stacked."""
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -9,6 +9,7 @@ from geossl.recipe.sections import (
     STATISTICS,
     Above0,
     Halo,
+    PartShare,
     Pixels,
     Positive,
     Scenes,
@@ -19,13 +20,12 @@ from geossl.sensors import SENSORS
 
 ALONE = ("rgb", "bands")  # RGB images, and images of any bands: never together with other sensors
 Bands = Literal["all"] | tuple[str | int, ...]
-CropShare = Annotated[float, Field(gt=0, le=1)]
 
 
 class Images(Scenes):
     """Chips of scenes, or a folder of RGB images or of GeoTIFFs, by encoder.sensors."""
 
-    crop_share: tuple[CropShare, CropShare] | None = Field(
+    crop_share: tuple[PartShare, PartShare] | None = Field(
         None,
         description="Least and greatest share of an RGB image's area in a random crop that is resized to chip_px; "
         "null takes the whole image.",

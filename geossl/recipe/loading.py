@@ -168,7 +168,7 @@ def first_error(
     if first["type"] == "missing":
         return f"{where}: key {key!r} is missing"
     message = first["msg"].removeprefix("Value error, ")
-    if not key:
+    if not key or isinstance(first["input"], dict):  # keys that do not go together: the whole section is no help
         return f"{where}: {message}"
     value = repr(first["input"])
     value = value if len(value) <= 80 else f"{value[:77]}..."

@@ -6,13 +6,13 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from geossl.recipe.images import ImageEncoder, Images, Teacher, check_images, check_teacher
-from geossl.recipe.sections import METHOD, OUT, Depth, ScenesRecipe, Section, Share, Weight, Width
+from geossl.recipe.sections import METHOD, OUT, Depth, FromWeights, ScenesRecipe, Section, Share, Weight, Width
 
 Stride = Annotated[int, Field(gt=0, le=32)]
 Layer = Annotated[int, Field(ge=-1000, lt=1000)]
 
 
-class MrMaeEncoder(ImageEncoder):
+class MrMaeEncoder(ImageEncoder, FromWeights):
     """Size, input and map geometry of the encoder; sensors are stacked."""
 
     kind: Literal["plain", "conv"] = Field(

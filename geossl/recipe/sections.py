@@ -13,6 +13,7 @@ Above0 = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
+PartShare = Annotated[float, Field(gt=0, le=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what torch, NumPy and Lightning take alike
 Workers = Annotated[int, Field(ge=0, le=1024)]
@@ -36,6 +37,37 @@ class Section(BaseModel):
     """A group of recipe keys; unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class FromWeights(Section):
+    """Weights that an encoder starts from, and how gently they are changed."""
+
+    init: str | None = Field(
+        None,
+        description="Weights to start from: a released name (geossl list encoders) or a file of the same kind of "
+        "encoder. Bands, statistics, patch, depth and heads are theirs; size must have their width. null starts from "
+        "fresh weights.",
+    )
+    init_lr: PartShare = Field(
+        0.25,
+        description="Share of train.lr at which weights of init learn; what is fresh beside them (decoder, "
+        "projections) learns at train.lr.",
+    )
+    init_warmup: Rate = Field(
+        0.15,
+        description="Share of max_steps over which the rate of init's weights rises, so that a fresh decoder finds its "
+        "feet first; train.warmup_share where that is longer.",
+    )
+    freeze_blocks: Annotated[int, Field(ge=0, le=1000)] = Field(
+        0, description="First blocks of init's weights that do not learn, with the patch embedding before them."
+    )
+
+    @model_validator(mode="after")
+    def nothing_frozen_afresh(self) -> "FromWeights":
+        """Refuse to freeze fresh weights."""
+        if self.freeze_blocks and self.init is None:
+            raise ValueError(f"freeze_blocks={self.freeze_blocks} would freeze fresh weights; it needs encoder.init")
+        return self
 
 
 class Scenes(Section):

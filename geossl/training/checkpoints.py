@@ -38,6 +38,7 @@ class StopOnSignal(L.Callback):
 
     def __init__(self) -> None:
         self.stopped = False
+        self.broken_off = False
         self.previous: dict[int, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -45,7 +46,8 @@ class StopOnSignal(L.Callback):
 
         def stop(number: int, frame: FrameType | None) -> None:
             if self.stopped:
-                raise KeyboardInterrupt
+                self.broken_off = True
+                raise KeyboardInterrupt  # which Lightning turns into an exit without a word
             self.stopped = True
 
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -9,10 +9,12 @@ import torch
 from jaxtyping import Float, Int
 
 from geossl.data.labels.ground_truth import LabelledChips
-from geossl.evaluation.knn import knn_accuracy
+from geossl.evaluation.knn import knn_accuracy, linear_accuracy
 from geossl.models.encoder import DenseEncoder
 from geossl.models.encoders.stacked import pick
 from geossl.outputs import write_text
+
+NEIGHBOURS = 20  # of the kNN probe before and after a run
 
 
 @torch.inference_mode()
@@ -32,6 +34,12 @@ def labelled_embeddings(
     x, y = torch.cat(rows).flatten(0, 2).numpy(), chips.labels.flatten().numpy().astype(np.int64)
     valid = (y > 0) & np.isfinite(x).all(axis=1)
     return x[valid], y[valid]
+
+
+def holdout_scores(encoder: DenseEncoder, train: LabelledChips, test: LabelledChips) -> dict[str, float]:
+    """Balanced accuracy of a kNN and a linear probe on held-out patches."""
+    parts = (*labelled_embeddings(encoder, train), *labelled_embeddings(encoder, test))
+    return {"knn": knn_accuracy(*parts, NEIGHBOURS), "linear": linear_accuracy(*parts)}
 
 
 class OnlineProbe(L.Callback):

@@ -31,6 +31,8 @@ class RunFolder:
         self.metrics = self.path / "metrics.csv"
         self.checkpoint = self.path / "checkpoints" / "last.ckpt"
         self.encoder = self.path / "encoder.safetensors"
+        self.holdout = self.path / "holdout.json"  # probes of held-out ground, before and after
+        self.lengthened = self.path / "lengthened.json"  # steps at which more were asked for, and how many it had
 
     def check(self, recipe: recipes.Recipe) -> None:
         """Refuse to overwrite a run, or to resume one with another recipe; writes nothing.
@@ -48,10 +50,17 @@ class RunFolder:
             )
         before, now = flatten(recipes.load(self.recipe, is_run=True).model_dump()), flatten(recipe.model_dump())
         for key in now:
-            if before.get(key) != now[key] and key not in FREE_KEYS and key.split(".")[0] not in FREE_KEYS:
+            if before.get(key) == now[key] or key in FREE_KEYS or key.split(".")[0] in FREE_KEYS:
+                continue
+            if key != "train.max_steps":
                 raise InputError(
                     f"{self.path} was started with {key}={before.get(key)!r}, not {now[key]!r}; "
                     "resume with the same value or choose another out="
+                )
+            if now[key] < before[key]:
+                raise InputError(
+                    f"{self.path} was started with {key}={before[key]}, not {now[key]}; a run can be given more steps, "
+                    "not fewer: choose another out="
                 )
 
     def holds_steps(self) -> bool:
@@ -67,9 +76,29 @@ class RunFolder:
             raise InputError(
                 f"out={str(self.path)!r} cannot be written ({error.strerror}); choose another out="
             ) from None
+        if self.checkpoint.exists():
+            self.lengthen(recipe.train.max_steps)
         write_text(self.recipe, recipes.dump(recipe))
         write_text(self.versions, json.dumps(versions(), indent=1))
         return self.checkpoint if self.checkpoint.exists() else None
+
+    def step(self) -> int:
+        """Updates in the checkpoint; 0 without one."""
+        if not self.checkpoint.exists():
+            return 0
+        return int(torch.load(self.checkpoint, weights_only=True, map_location="cpu", mmap=True)["global_step"])
+
+    def lengthen(self, max_steps: int) -> None:
+        """Note it down if a run that has begun is to have more steps than before."""
+        before = recipes.load(self.recipe, is_run=True).train.max_steps
+        now = [self.step(), before]
+        known = self.changes()
+        if max_steps > before and (not known or known[-1] != now):
+            write_text(self.lengthened, json.dumps([*known, now]))
+
+    def changes(self) -> list[list[int]]:
+        """Step and number of steps until then, for every time the run was lengthened."""
+        return json.loads(self.lengthened.read_text()) if self.lengthened.exists() else []
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

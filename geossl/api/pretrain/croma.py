@@ -1,6 +1,7 @@
 """CROMA from a recipe."""
 
 from geossl.api.pretrain.images import measured_sensors, scene_chips
+from geossl.api.pretrain.initial import started
 from geossl.api.pretrain.provenance import pretrained
 from geossl.api.pretrain.teachers import frozen, make_missing, tell
 from geossl.data.sentinel.batches import SentinelChips
@@ -19,10 +20,10 @@ def data(recipe: CromaRecipe) -> SentinelChips:
 
 
 def method(recipe: CromaRecipe, data: SentinelChips) -> CROMA:
-    """The method of a recipe with fresh weights."""
+    """The method of a recipe; its encoder with fresh weights or those of ``encoder.init``."""
     settings = recipe.encoder
     sensors = {name: SENSORS[name].spec for name in PAIR}
-    if settings.statistics == "data":
+    if settings.statistics == "data" and settings.init is None:  # weights bring theirs
         sensors = measured_sensors(sensors, data)
     teacher = None
     if recipe.teacher is not None and recipe.objective.imitate_weight:
@@ -41,3 +42,5 @@ def method(recipe: CromaRecipe, data: SentinelChips) -> CROMA:
         tell(teacher, (side, side), spec.patch_px)
     terms = recipe.objective.model_dump()
     return CROMA(CROMAEncoder(spec), optim, teacher=teacher, seed=recipe.train.seed, **terms)
+    optim = optim_config(recipe.train, settings)
+    return CROMA(started(settings, CROMAEncoder(spec)), optim, seed=recipe.train.seed, **recipe.objective.model_dump())

@@ -12,6 +12,7 @@ from geossl.api.pretrain.images import (
     rehearse,
     scaled_inputs,
 )
+from geossl.api.pretrain.initial import started
 from geossl.api.pretrain.provenance import pretrained
 from geossl.api.pretrain.teachers import frozen, make_missing, note_alike, tell
 from geossl.methods.mr_mae import MRMAE
@@ -33,15 +34,16 @@ def data(recipe: MrMaeRecipe) -> ImageData:
 
 
 def method(recipe: MrMaeRecipe, data: ImageData) -> MRMAE:
-    """The method of a recipe with fresh weights."""
+    """The method of a recipe; its encoder with fresh weights or those of ``encoder.init``."""
     teachers, known = [], scaled_inputs(recipe.encoder, data)
     if recipe.teacher is not None and recipe.objective.mimic_weight:
         teachers = [frozen(recipe.teacher, known, recipe.teacher.layers)]
-    encoder = fresh_encoder(recipe, known, "".join(f"; teacher {t.name} ({t.licence})" for t in teachers))
+    taught = "".join(f"; teacher {t.name} ({t.licence})" for t in teachers)
+    encoder = started(recipe.encoder, fresh_encoder(recipe, known, taught))
     side = recipe.data.chip_px // encoder.spec.patch_px
     for teacher in teachers:
         tell(teacher, (side, side), encoder.spec.patch_px)
-    optim = optim_config(recipe.train)
+    optim = optim_config(recipe.train, recipe.encoder)
     keys = recipe.objective.model_dump(exclude={"decoder_dim", "decoder_depth", "decoder_heads"})
     shape = (recipe.objective.decoder_dim, recipe.objective.decoder_depth, recipe.objective.decoder_heads)
     module = MRMAE(encoder, optim, teachers, decoder=DecoderShape(*shape), seed=recipe.train.seed, **keys)

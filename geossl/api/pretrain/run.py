@@ -13,11 +13,15 @@ import torch
 from geossl import recipe as recipes
 from geossl.data.batches import TrainingData
 from geossl.data.labels.ground_truth import LabelledChips
+from geossl.data.sentinel.batches import PATCH_PX
 from geossl.errors import Note, missing
-from geossl.methods.base import SSLMethod
+from geossl.methods.base import OptimConfig, SSLMethod
+from geossl.models.encoder import DenseEncoder
 from geossl.models.files import save_encoder
+from geossl.outputs import write_text
 from geossl.training.checkpoints import Checkpoints, StopOnSignal
-from geossl.training.probe import OnlineProbe
+from geossl.training.optim import lengthened
+from geossl.training.probe import OnlineProbe, holdout_scores
 from geossl.training.progress import TrainProgress, quiet
 from geossl.training.run_folder import RunFolder, versions
 from geossl.training.run_log import Metrics
@@ -55,10 +59,14 @@ def pretrain(recipe: str | Path | recipes.Recipe, **overrides: Any) -> Path:
     L.seed_everything(recipe.train.seed, verbose=False)  # initial weights; everything else draws from its own seed
     module = build()
     stop = StopOnSignal()
-    chain = callbacks(recipe, folder, data, stop)
+    labels = labelled_ground(recipe, data)
+    chain = callbacks(recipe, folder, data, labels, stop)
     checkpoint = folder.open(recipe)
-    if checkpoint is not None:
-        data.start_step = torch.load(checkpoint, weights_only=True, map_location="cpu", mmap=True)["global_step"]
+    data.start_step = folder.step()
+    if changes := folder.changes():
+        module.optim = lengthened(module.optim, recipe.train, changes)
+        note_longer(module.optim, data.start_step)
+    note_scores(folder, module, labels, "before")
     quiet()
     trainer = L.Trainer(
         max_steps=recipe.train.max_steps,
@@ -74,11 +82,17 @@ def pretrain(recipe: str | Path | recipes.Recipe, **overrides: Any) -> Path:
         use_distributed_sampler=False,
     )
     if data.start_step < recipe.train.max_steps:
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        try:
+            trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        except SystemExit:
+            if not stop.broken_off:
+                raise
+            raise KeyboardInterrupt(broken_off(folder)) from None
     elif checkpoint is not None:
         module.load_state_dict(torch.load(checkpoint, weights_only=True, map_location="cpu")["state_dict"])
     if stop.stopped and trainer.global_step < recipe.train.max_steps:
         raise KeyboardInterrupt(f"stopped at step {trainer.global_step}; the same command with resume=true resumes it")
+    note_scores(folder, module, labels, "after")
     module.finish()
     for name, encoder in module.exports.items():
         save_encoder(folder.path / f"{name}.safetensors", encoder.cpu(), provenance(recipe, data))
@@ -99,14 +113,19 @@ def prepare(recipe: recipes.Recipe) -> tuple[TrainingData, Callable[[], SSLMetho
     return data, lambda: run.method(recipe, data)
 
 
-def callbacks(recipe: recipes.Recipe, folder: RunFolder, data: TrainingData, stop: StopOnSignal) -> list[L.Callback]:
+Ground = tuple[LabelledChips, LabelledChips]  # labelled chips to learn from, and held-out ones
+
+
+def callbacks(
+    recipe: recipes.Recipe, folder: RunFolder, data: TrainingData, labels: Ground | None, stop: StopOnSignal
+) -> list[L.Callback]:
     """Callbacks in order: a loss is checked before it is saved, a stop is seen before the checkpoint."""
     chain: list[L.Callback] = [stop, Metrics(folder.path, recipe.train.log_every)]
     also: dict[str, float] = {}
-    if isinstance(recipe, recipes.ScenesRecipe) and isinstance(data, HasLabels) and recipe.probe.every_steps:
-        probe = online_probe(recipe.probe, folder, data)
-        if probe is not None:
-            chain, also = [*chain, probe], probe.latest
+    if isinstance(recipe, recipes.ScenesRecipe) and labels is not None and recipe.probe.every_steps:
+        settings = recipe.probe
+        probe = OnlineProbe(*labels, folder.path / "probe.csv", settings.every_steps, settings.neighbours)
+        chain, also = [*chain, probe], probe.latest
     return [
         *chain,
         TrainProgress(data.batch_size * recipe.train.devices, data.items, also),
@@ -114,14 +133,65 @@ def callbacks(recipe: recipes.Recipe, folder: RunFolder, data: TrainingData, sto
     ]
 
 
-def online_probe(settings: recipes.Probe, folder: RunFolder, data: HasLabels) -> OnlineProbe | None:
-    """A probe on the labels beside the scenes, followed while the encoder is pretrained; None without labels."""
+def labelled_ground(recipe: recipes.Recipe, data: TrainingData) -> Ground | None:
+    """Labels beside the scenes, if the run is to be probed and there are some."""
+    if not isinstance(recipe, recipes.ScenesRecipe) or not isinstance(data, HasLabels):
+        return None
+    starts_from_weights = getattr(getattr(recipe, "encoder", None), "init", None) is not None
+    if not recipe.probe.every_steps and not starts_from_weights:
+        return None
     train, test = data.labelled_chips()
     if not (train.labels > 0).any() or not (test.labels > 0).any():
-        text = "no kNN probe during training: it needs labels/*.tif beside s1 and s2, and data.holdout > 0"
+        when = "kNN probe during training" if recipe.probe.every_steps else "probe of held-out ground"
+        text = f"no {when}: it needs labels/*.tif beside s1 and s2, and data.holdout > 0"
         warnings.warn(text, Note, stacklevel=3)
         return None
-    return OnlineProbe(train, test, folder.path / "probe.csv", settings.every_steps, settings.neighbours)
+    return train, test
+
+
+def note_scores(folder: RunFolder, module: SSLMethod, labels: Ground | None, when: str) -> None:
+    """Probe the encoder on held-out ground and keep the scores; those of before are kept where a run is resumed."""
+    known = json.loads(folder.holdout.read_text()) if folder.holdout.exists() else {}
+    if labels is None or (when == "before" and (known or folder.checkpoint.exists())):
+        return
+    encoder = module.encoder
+    if not isinstance(encoder, DenseEncoder) or encoder.spec.patch_px != PATCH_PX:
+        return
+    facts = {"patches": int((labels[1].labels > 0).sum()), "classes": len(labels[1].labels.unique()) - 1}
+    write_text(folder.holdout, json.dumps({**known, **facts, when: holdout_scores(encoder, *labels)}, indent=1))
+
+
+def broken_off(folder: RunFolder) -> str:
+    """What is left where a second Ctrl-C did not wait for the step to end."""
+    if step := folder.step():
+        return f"broken off; the same command with resume=true resumes at step {step}, the last that was saved"
+    return f"broken off before anything was saved; delete {folder.path} and start again"
+
+
+def note_longer(optim: OptimConfig, step: int) -> None:
+    """Say how the learning rate goes on where a run was just lengthened."""
+    if optim.before is None or optim.start != step:
+        return
+    first, then = (optim.lr * rate for rate in (optim.before.rate(step), optim.rate(step + optim.rise)))
+    text = (
+        f"the run resumes at step {step} and has {optim.max_steps} steps now, not {optim.before.max_steps}: the "
+        f"learning rate goes from {first:.2g} to {then:.2g} over {optim.rise} steps, then follows the longer schedule"
+    )
+    warnings.warn(text, Note, stacklevel=3)
+
+
+def scores(folder: Path) -> str:
+    """Probes of held-out ground before and after a run, as a line; empty if it has none."""
+    path = RunFolder(folder).holdout
+    found = json.loads(path.read_text()) if path.exists() else {}
+    if "after" not in found:
+        return ""
+    kinds = [
+        f"{kind} {found['before'][kind]:.3f} -> {after:.3f}" if "before" in found else f"{kind} {after:.3f}"
+        for kind, after in found["after"].items()
+    ]
+    where = f"{found['patches']} held-out patches of {found['classes']} classes"
+    return f"{', '.join(kinds)} (balanced accuracy, {where})"
 
 
 def provenance(recipe: recipes.Recipe, data: TrainingData) -> dict[str, Any]:

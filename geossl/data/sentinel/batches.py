@@ -58,6 +58,8 @@ class SentinelChips(DrawnData):
         self.source: ChipSource
         self.scenes: list[AlignedScenes] = []
         self.sensors = PAIR
+        self.train_roi: Rois = []
+        self.held_roi: Rois = []
         if SSL4EO.is_layout(folder.root):
             if holdout:
                 raise InputError(f"data.holdout={holdout} needs scenes; SSL4EO-S12 places are chips already, use 0")

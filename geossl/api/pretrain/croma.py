@@ -37,10 +37,9 @@ def method(recipe: CromaRecipe, data: SentinelChips) -> CROMA:
         sensors=sensors,
         provenance=pretrained(f"croma_{settings.size}", recipe.data.source, taught),
     )
-    optim, side = optim_config(recipe.train), recipe.data.chip_px // spec.patch_px
+    optim, side = optim_config(recipe.train, settings), recipe.data.chip_px // spec.patch_px
+    encoder = started(settings, CROMAEncoder(spec))
     if teacher is not None:
         tell(teacher, (side, side), spec.patch_px)
     terms = recipe.objective.model_dump()
-    return CROMA(CROMAEncoder(spec), optim, teacher=teacher, seed=recipe.train.seed, **terms)
-    optim = optim_config(recipe.train, settings)
-    return CROMA(started(settings, CROMAEncoder(spec)), optim, seed=recipe.train.seed, **recipe.objective.model_dump())
+    return CROMA(encoder, optim, teacher=teacher, seed=recipe.train.seed, **terms)

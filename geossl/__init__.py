@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from geossl.api.export import export as export
     from geossl.api.finetune import finetune as finetune
     from geossl.api.pretrain.run import pretrain as pretrain
+    from geossl.api.sample import sample as sample
     from geossl.api.segment import segment as segment
     from geossl.api.similar import similar as similar
     from geossl.api.similar import view as view
@@ -56,6 +57,7 @@ PUBLIC = {
     "plan_map": "geossl.api.embed:plan_map",
     "pretrain": "geossl.api.pretrain.run:pretrain",
     "quicklook": "geossl.inference.outputs.quicklook:quicklook",
+    "sample": "geossl.api.sample:sample",
     "segment": "geossl.api.segment:segment",
     "similar": "geossl.api.similar:similar",
     "view": "geossl.api.similar:view",

@@ -45,6 +45,7 @@ def main() -> None:
     geossl anomaly --aoi region.geojson --encoder autoencoder.safetensors --s2 ...
     geossl points embed tiles/ --encoder ...   airborne laser scans; also finetune, classify
     geossl similar map.zarr --to 3.01,41.55    where else does it look like this?
+    geossl sample map.zarr plots.csv           vectors at points, as a table
     geossl view map.zarr                       look at a map in the browser
     geossl export map.zarr map.tif             or .parquet, or a folder of STAC documents
     geossl list                                recipes, methods, encoders
@@ -247,6 +248,24 @@ def view(map_path: str, layers: tuple[str, ...], port: int, no_browser: bool) ->
     for number in (signal.SIGINT, signal.SIGTERM):  # both end it tidily, in the background, too
         signal.signal(number, signal.default_int_handler)
     similarity.view(map_path, layers=list(layers), port=port, browser=not no_browser, report=click.echo)
+
+
+@main.command()
+@click.argument("map")
+@click.argument("points")
+@click.option("--radius-m", default=0.0, show_default=True, help="Average the patches so near; 0 = the point's own.")
+@click.option("--out", default="samples.parquet", show_default=True, help="Table: .parquet, .csv or .gpkg.")
+@click.option("--overwrite", is_flag=True, help="Replace OUT.")
+def sample(map: str, points: str, radius_m: float, out: str, overwrite: bool) -> None:
+    """Take the vectors of MAP at POINTS: a .csv or .parquet with lon and lat, or a vector file of points.
+
+    A row per point, its own columns first; then valid, sensors, date, row, column, and the vector as e000, e001, ...
+    """
+    early({"map": map})
+    from geossl.api.sample import sample as sampled  # lazy: see embed
+
+    found = sampled(map, points, radius_m=radius_m, out=out, overwrite=overwrite)
+    click.echo(f"table      {out}  {len(found)} points, {int((found['row'] >= 0).sum())} on the map")
 
 
 @main.command()

@@ -19,6 +19,7 @@ from geossl.inference.outputs import raster
 from geossl.inference.outputs.quicklook import quicklook
 from geossl.models.encoder import DenseEncoder
 from geossl.models.files import EncoderFile, dense, load_encoder
+from geossl.models.heads.projection import projected
 from geossl.progress import Progress
 
 
@@ -30,7 +31,7 @@ def embed(cube: xr.Dataset, encoder: str | Path | DenseEncoder = "croma_tiny", *
             the encoder's pixel size; NaN = not usable. ``geossl.cube`` makes one from raster files.
         encoder: Name, file or loaded encoder.
         settings: ``batch_size``, ``precision`` (``fp32`` or ``bf16``), ``valid_share``, ``gsd_m``, ``device``, and
-            ``reach`` as in ``embed_map``.
+            ``reach`` and ``dims`` as in ``embed_map``.
 
     Returns:
         ``(embedding, y, x)`` float32 on the map lattice; NaN where a patch has no valid pixels. Chunks and batch
@@ -41,9 +42,10 @@ def embed(cube: xr.Dataset, encoder: str | Path | DenseEncoder = "croma_tiny", *
         GridError: If the cube's grid is not georeferenced or does not fit the encoder.
     """
     settings = checked_settings(
-        settings, ("batch_size", "precision", "valid_share", "gsd_m", "device", "reach"), "embed"
+        settings, ("batch_size", "precision", "valid_share", "gsd_m", "device", "reach", "dims"), "embed"
     )
-    return lazy.embed(cube, as_encoder(encoder), **settings)
+    dims = settings.pop("dims", None)
+    return lazy.embed(cube, as_encoder(encoder) if dims is None else projected(as_encoder(encoder), dims), **settings)
 
 
 def embed_map(
@@ -74,7 +76,8 @@ def embed_map(
             map finer than the encoder's 80 m patches, at 4 or 16 times the cost), ``precision`` (``fp32``,
             ``bf16``, or ``auto``: bf16 where the processor has AMX), ``valid_share`` (of a patch's pixels, from which
             it is fed), ``reach`` (patches a patch attends to around it; None = whole windows, the published function;
-            ``own``, the default = as a begun map or the encoder says), ``overwrite``.
+            ``own``, the default = as a begun map or the encoder says), ``dims`` (numbers per patch, by the projection
+            in the encoder's file; all by default), ``overwrite``.
 
     Returns:
         The path written, which ``geossl.open`` reads; for a region wider than a UTM zone the folder with one map per
@@ -84,11 +87,12 @@ def embed_map(
         InputError: If region, pixels, encoder or output do not fit; nothing was written.
     """
     pixels = needed(given(source, settings, "embed_map"), "embed_map")
-    settings = checked_settings(settings, MAP, "embed_map")
+    settings = checked_settings(settings, ("dims", *MAP), "embed_map")
+    dims = settings.pop("dims", None)
     region, out = grid.read_aoi(aoi), Path(out)
     found = opened(pixels, region, out, settings.get("overwrite", False))
     is_here = settings.get("scheduler", "sync") == "sync"  # other processes need a file that holds the encoder
-    weights = EncoderFile.open(encoder) if is_here else EncoderFile.portable(encoder)
+    weights = (EncoderFile.open(encoder) if is_here else EncoderFile.portable(encoder)).cut(dims)
     written = run.embed_map(region, found, weights.path, out, progress, **settings)
     for path in written:
         if picture and not picture_path(path).exists():
@@ -120,10 +124,11 @@ def plan_map(
         InputError: If region, pixels, encoder or output do not fit.
     """
     pixels = needed(given(source, settings, "plan_map"), "plan_map")
-    settings = checked_settings(settings, MAP, "plan_map")
+    settings = checked_settings(settings, ("dims", *MAP), "plan_map")
+    weights = EncoderFile.open(encoder).cut(settings.pop("dims", None))
     region, out = grid.read_aoi(aoi), Path(out)
     found = opened(pixels, region, out, settings.get("overwrite", False))
-    return pd.DataFrame(run.dry_run(region, found, EncoderFile.open(encoder).path, out, **settings))
+    return pd.DataFrame(run.dry_run(region, found, weights.path, out, **settings))
 
 
 def fetch(

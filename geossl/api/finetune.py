@@ -108,9 +108,9 @@ def finetune(
         out: Model file; beside it go a report (``.html``) and its numbers (``.json``).
         seed: Of split, heads and training.
         progress: Called after every part (shards); see ``geossl.progress``.
-        settings: ``reach``, the patches a patch attends to around it in maps, as in ``embed_map``; the model keeps it.
-            Of decoders, the fields of ``DecoderConfig``: ``train_encoder``, ``max_steps``, ``lr``, ``batch_size``,
-            ``chip_px`` ...
+        settings: ``reach`` (the patches a patch attends to around it in maps) and ``dims`` (numbers per patch), as in
+            ``embed_map``; the model keeps both. Of decoders, the fields of ``DecoderConfig``: ``train_encoder``,
+            ``max_steps``, ``lr``, ``batch_size``, ``chip_px`` ...
 
     Returns:
         The model file, which ``segment`` takes.
@@ -120,9 +120,10 @@ def finetune(
     """
     out, reach = Path(out), settings.pop("reach", "own")
     pixels = needed(given(source, settings, "finetune"), "finetune")
+    dims = checked_settings({"dims": settings.pop("dims", None)}, ("dims",), "finetune")["dims"]
     config = check(out, head, {name: value for name, value in settings.items() if name not in FORMER})
     truth = read_labels(labels, column)
-    file = EncoderFile.portable(encoder)
+    file = EncoderFile.portable(encoder).cut(dims)
     refuse_untrainable(file, config)
     spec = dense(file.encoder).spec
     if reach != "own":

@@ -81,9 +81,10 @@ def segment(
         out: ``.tif``: COG of class numbers with colour table, names and nodata 255. Beside it ``..._confidence.tif``
             in percent, ``..._area.csv`` in hectares, and a figure of both (``.png``).
         progress: Called after every part (shards); see ``geossl.progress``.
-        settings: ``polygons`` (also write outlines, ``.gpkg`` or ``.parquet``), ``seed`` (of k-means), ``overwrite``
-            (replace ``out``, and what it was made from if that was begun with other settings), and those of
-            ``embed_map``: ``scheduler``, ``batch_size``, ``shard_cells``, ``crs``, ``gsd_m`` ...
+        settings: ``polygons`` (also write outlines, ``.gpkg`` or ``.parquet``), ``seed`` (of k-means), ``dims`` (with
+            ``classes``, as in ``embed_map``), ``overwrite`` (replace ``out``, and what it was made from if that was
+            begun with other settings), and those of ``embed_map``: ``scheduler``, ``batch_size``, ``shard_cells``,
+            ``crs``, ``gsd_m`` ...
 
     Returns:
         The class raster; for a region over several UTM zones the folder with one for each.
@@ -92,7 +93,10 @@ def segment(
         InputError: If arguments do not fit together, or nothing can be classified.
     """
     pixels = given(source, settings, "segment")
-    settings = checked_settings(settings, ("polygons", "seed", *MAP), "segment")
+    settings = checked_settings(settings, ("polygons", "seed", "dims", *MAP), "segment")
+    dims = settings.pop("dims", None)
+    if dims is not None and (model or map):
+        raise InputError("--dims is for --classes and pixels; a model and a map have theirs already: leave it out")
     polygons, seed, out = settings.pop("polygons", None), settings.pop("seed", 0), Path(out)
     check(aoi, model, map, classes, out, polygons, settings.get("overwrite", False))
     region = None if aoi is None else grid.read_aoi(aoi)
@@ -106,7 +110,7 @@ def segment(
     store = work_path(out) / "map.zarr"
     opened_source = opened(needed(pixels, "segment"), region, store, settings.get("overwrite", False))
     opened_source = opened_source if fitted is None else known_sensors(opened_source, fitted)
-    weights = EncoderFile.portable(encoder) if model is None else EncoderFile.open(model)
+    weights = EncoderFile.portable(encoder).cut(dims) if model is None else EncoderFile.open(model)
     with workspace(out):
         maps = run.embed_map(region, opened_source, weights.path, store, progress, **{"dtype": "float16", **settings})
         found = clusters(maps, classes, seed) if fitted is None else of_model(fitted, is_map=False)

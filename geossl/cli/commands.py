@@ -12,6 +12,7 @@ from geossl.cli.graphs import graphs
 from geossl.cli.names import list_names
 from geossl.cli.options import (
     asks_catalogue,
+    asks_dims,
     asks_encoder,
     asks_files,
     asks_protocols,
@@ -108,6 +109,7 @@ def fetch(**options: Any) -> None:
 @click.option("--dtype", type=click.Choice(["int8", "float16", "float32"]), help="[default: int8 .zarr, float32 .tif]")
 @click.option("--gsd", "gsd_m", type=float, help="Cell of the map in metres: 40 or 20 cost 4 or 16 times as much.")
 @asks_reach
+@asks_dims
 @asks_shards
 @click.option("--batch-size", default=10, show_default=True, type=click.IntRange(1), help="Windows per forward pass.")
 @click.option("--precision", default="fp32", show_default=True, type=click.Choice(["auto", "fp32", "bf16"]))
@@ -148,6 +150,7 @@ def embed(dry_run: bool, **options: Any) -> None:
 @click.option("--batch-size", type=int, help="Chips per update of a decoder.  [default: 8]")
 @click.option("--chip-px", type=int, help="Side of a decoder's chips.  [default: 96]")
 @asks_reach
+@asks_dims
 @click.option("--seed", default=0, show_default=True)
 @click.option("--out", default="model.safetensors", show_default=True, help="Model; its report goes beside it.")
 def finetune(**options: Any) -> None:
@@ -175,6 +178,7 @@ def finetune(**options: Any) -> None:
 @click.option("--out", default="classes.tif", show_default=True, help="COG; confidence and area table go beside it.")
 @click.option("--polygons", help="Also write outlines: .gpkg or .parquet.")
 @asks_reach
+@asks_dims
 @asks_shards
 @click.option("--batch-size", default=10, show_default=True, type=click.IntRange(1), help="Windows per forward pass.")
 @click.option("--seed", default=0, show_default=True, help="Of k-means.")

@@ -170,6 +170,12 @@ def asks_reach(verb: Callable[..., None]) -> Callable[..., None]:
     return with_options(verb, click.option("--reach", default="own", callback=reach, metavar="N|none", help=text))
 
 
+def asks_dims(verb: Callable[..., None]) -> Callable[..., None]:
+    """How many numbers a patch gets."""
+    text = "Numbers per patch, by the projection in the encoder's file.  [default: all]"
+    return with_options(verb, click.option("--dims", type=click.IntRange(1), metavar="N", help=text))
+
+
 def reach(_context: click.Context, _parameter: click.Parameter, given: str) -> int | str | None:
     """A number of patches, None for ``none``, and ``own`` where nothing was asked for."""
     if given in ("own", "none"):

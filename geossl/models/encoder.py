@@ -68,6 +68,7 @@ class Encoder(nn.Module):
 
     spec_type: ClassVar[type[EncoderSpec]] = EncoderSpec
     spec: EncoderSpec
+    projection: Mapping[str, Tensor] | None = None  # of its vectors to fewer numbers; travels in its file
     is_rebuilt_from_spec: ClassVar[bool] = True  # False: its spec alone does not say what it computes
 
 

@@ -6,6 +6,7 @@ import math
 import pickle
 import re
 import tempfile
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ ARCHITECTURES = {  # imported when needed: some need an extra
     "wrapped": "geossl.models.foreign.feature_map:WrappedEncoder",
     "gnn": "geossl.models.encoders.gnn:GNNEncoder",
     "node_mlp": "geossl.models.encoders.gnn:NodeMLP",
+    "projected": "geossl.models.heads.projection:ProjectedEncoder",
     "point_segmenter": "geossl.models.heads.point_segmenter:PointSegmenter",
     "point_transformer": "geossl.models.encoders.point_transformer:PointTransformer",
     "segmenter": "geossl.models.heads.segmenter:Segmenter",
@@ -50,6 +52,7 @@ NETWORKS = {  # prefix of names -> what builds the encoder; imported when asked 
     "timm": "geossl.models.foreign.networks:from_timm",
     "torchgeo": "geossl.models.foreign.networks:from_torchgeo",
 }
+PROJECTION = "projection."  # beginning of the names of what is not the encoder's own
 PROGRAMS = "geossl.models.foreign.programs"
 
 
@@ -66,7 +69,8 @@ def save_encoder(path: str | Path, encoder: Encoder, provenance: Mapping[str, An
     with replacing(path) as temporary:
         temporary.touch()
         mode = temporary.stat().st_mode  # as the user's umask has it; safetensors makes files that only they can read
-        save_file({k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()}, temporary, metadata)
+        state = {k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()}
+        save_file(state | {PROJECTION + k: v for k, v in (encoder.projection or {}).items()}, temporary, metadata)
         temporary.chmod(mode)
 
 
@@ -129,6 +133,16 @@ class EncoderFile:
         if found.encoder.is_rebuilt_from_spec or found.encoder.spec.architecture != "wrapped":
             return found
         return of_object(import_module(PROGRAMS).portable(found.encoder))
+
+    def cut(self, dims: int | None) -> "EncoderFile":
+        """The same encoder with so many numbers per patch; None = as it is.
+
+        Raises:
+            InputError: If the file has no projection, or the number is not possible.
+        """
+        if dims is None:
+            return self
+        return of_object(import_module("geossl.models.heads.projection").projected(dense(self.encoder), dims))
 
 
 OBJECTS: dict[Path, EncoderFile] = {}  # wrapped networks of this process, by the file that stands for them
@@ -206,6 +220,11 @@ def read_encoder(path: str | Path) -> Encoder:
         start = file.read(16)
     if path.suffix == ".safetensors" or start[8:9] == b"{":
         return read_safetensors(path)
+    if zipfile.is_zipfile(path) and any("/code/" in name for name in zipfile.ZipFile(path).namelist()):
+        raise WeightsError(
+            f"{path} is a TorchScript program, which holds code; it was not run. Use a .pt2 of geossl export, or wrap "
+            "the network yourself with geossl.wrap"
+        )
     try:
         values = torch.load(path, map_location="cpu", weights_only=True, mmap=start[:2] == b"PK")
     except pickle.UnpicklingError:
@@ -213,12 +232,7 @@ def read_encoder(path: str | Path) -> Encoder:
             f"{path} holds pickled code or objects besides tensors, or is not a weight file; it was not run. "
             "Use a file from a source you trust, or .safetensors"
         ) from None
-    except (RuntimeError, EOFError, ValueError, OSError, KeyError, AttributeError) as error:
-        if "TorchScript" in str(error):
-            raise WeightsError(
-                f"{path} is a TorchScript program, which holds code; it was not run. Use a .pt2 of geossl export, or "
-                "wrap the network yourself with geossl.wrap"
-            ) from None
+    except (RuntimeError, EOFError, ValueError, OSError, KeyError, AttributeError):
         raise WeightsError(f"{path} is damaged or no PyTorch weight file; download or copy it again") from None
     return published(values, path=path)
 
@@ -238,8 +252,10 @@ def read_safetensors(path: Path) -> Encoder:
         raise WeightsError(f"{path} is damaged or no safetensors file; copy it again") from None
     if note is None:
         return published(state, path=path)
+    extra = {key: state.pop(key) for key in [*state] if key.startswith(PROJECTION)}
     encoder = built(note, state, path)
     load_strictly(encoder, state, path)
+    encoder.projection = {key.removeprefix(PROJECTION): value for key, value in extra.items()} or None
     return encoder.eval()
 
 

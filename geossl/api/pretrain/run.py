@@ -23,6 +23,7 @@ from geossl.training.checkpoints import Checkpoints, StopOnSignal
 from geossl.training.optim import lengthened
 from geossl.training.probe import OnlineProbe, holdout_scores
 from geossl.training.progress import TrainProgress, quiet
+from geossl.training.projection import fit_projection
 from geossl.training.run_folder import RunFolder, versions
 from geossl.training.run_log import Metrics
 
@@ -95,7 +96,11 @@ def pretrain(recipe: str | Path | recipes.Recipe, **overrides: Any) -> Path:
     note_scores(folder, module, labels, "after")
     module.finish()
     for name, encoder in module.exports.items():
-        save_encoder(folder.path / f"{name}.safetensors", encoder.cpu(), provenance(recipe, data))
+        made = provenance(recipe, data)
+        if isinstance(encoder.cpu(), DenseEncoder):
+            data.start_step = 0
+            made |= fit_projection(encoder, data.train_dataloader())
+        save_encoder(folder.path / f"{name}.safetensors", encoder, made)
     return folder.path
 
 

@@ -97,7 +97,8 @@ def pretrain(recipe: str | Path | recipes.Recipe, **overrides: Any) -> Path:
     module.finish()
     for name, encoder in module.exports.items():
         made = provenance(recipe, data)
-        if isinstance(encoder.cpu(), DenseEncoder):
+        encoder.cpu()
+        if isinstance(encoder, DenseEncoder):
             data.start_step = 0
             made |= fit_projection(encoder, data.train_dataloader())
         save_encoder(folder.path / f"{name}.safetensors", encoder, made)

@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 DEMO ?= demo
 
-.PHONY: demo test fuzz lint install clean
+.PHONY: demo test suite fuzz lint style types install clean
 
 install: $(VENV)/installed
 
@@ -20,13 +20,20 @@ demo: install
 	$(BIN)/geossl embed --aoi examples/region.geojson --s1 geossl/data/sample/s1 --s2 geossl/data/sample/s2 \
 		--encoder $(DEMO)/run/encoder.safetensors --out $(DEMO)/embedding.zarr
 
-lint: install
+lint: style types
+
+style: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: install
 	$(BIN)/mypy
 
-test: lint
+suite: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal
+
+test: style  # types beside the suite: mypy uses one core and the suite waits for torch while it starts
+	$(MAKE) --no-print-directory -j 2 types suite
 
 clean:
 	rm -rf $(VENV) $(DEMO) runs

@@ -9,18 +9,15 @@ from dataclasses import dataclass
 from math import log
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
 from jaxtyping import Float
+from matplotlib.figure import Figure
 from numpy import ndarray
 from torch import Tensor, nn
 
 from geossl.models.attention_maps import attention_maps
 from geossl.outputs import replacing
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 Images = Mapping[str, Tensor] | Tensor
 
@@ -129,7 +126,8 @@ def plot_profiles(profiles: Mapping[str, AttentionProfile], path: str | Path) ->
     """
     deepest = max(len(p.nmi) for p in profiles.values())
     size = (3.2 * len(profiles), 6 + 0.9 * deepest)
-    figure, axes = plt.subplots(3, len(profiles), figsize=size, squeeze=False, height_ratios=[3, 3, deepest])
+    figure = Figure(figsize=size)  # pyplot would change the backend of a notebook
+    axes = figure.subplots(3, len(profiles), squeeze=False, height_ratios=[3, 3, deepest])
     for column, (name, found) in zip(axes.T, profiles.items(), strict=True):
         unit, distance = ("px", found.distance_px) if found.gsd_m is None else ("m", found.distance_m)
         layers = np.arange(1, len(found.nmi) + 1)
@@ -153,5 +151,4 @@ def plot_profiles(profiles: Mapping[str, AttentionProfile], path: str | Path) ->
     figure.tight_layout()
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110)
-    plt.close(figure)
     return Path(path)

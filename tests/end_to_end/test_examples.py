@@ -40,12 +40,22 @@ def kernel():
     manager.shutdown_kernel(now=True)
 
 
+def shorten(notebook):
+    """Every cell runs as it stands, but pretrains for a moment: of its result only the pictures are counted."""
+    whole = "\n".join(cell.source for cell in notebook.cells)
+    assert whole.count("train__max_steps=80") == 1
+    for cell in notebook.cells:
+        cell.source = cell.source.replace("train__max_steps=80", "train__max_steps=6")
+        cell.source = cell.source.replace("data__batch_size=32", "data__batch_size=8")
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_a_notebook_runs_and_writes_nothing_where_it_stands(path, tmp_path, kernel):
     notebook = nbformat.read(path, as_version=4)
     pictures = sum("image/png" in output.get("data", {}) for output in outputs(notebook))
     fresh = nbformat.v4.new_code_cell(f"%reset -f\n%cd -q {tmp_path}")
     notebook.cells.insert(0, fresh)
+    shorten(notebook)
     NotebookClient(notebook, km=kernel, timeout=600).execute(reset_kc=False, cleanup_kc=False)
     assert sum("image/png" in output.get("data", {}) for output in outputs(notebook)) == pictures
     assert not list(tmp_path.iterdir())

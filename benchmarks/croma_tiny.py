@@ -21,6 +21,7 @@ from torch import nn
 
 from geossl.methods.base import OptimConfig
 from geossl.methods.croma import CROMA
+from geossl.methods.croma_imitation import Imitation
 from geossl.models.encoders.croma import CROMAEncoder, croma_spec
 from geossl.models.encoders.galileo import GalileoEncoder, galileo_spec
 from geossl.models.files import save_encoder
@@ -280,11 +281,12 @@ def main():
         reconstruct_weight=weights["reconstruct"],
         pixel_norm="none",
         max_logit_scale=100,
-        teacher=Several(teachers) if weights["imitate"] else None,
-        imitate_weight=weights["imitate"],
-        level_weight=weights["levels"],
         seed=arguments.seed,
-    ).to(device)
+    )
+    if weights["imitate"] or weights["levels"]:
+        taught = Several(teachers) if weights["imitate"] else None
+        method.imitation = Imitation(method.encoder, taught, weights["imitate"], weights["levels"])
+    method = method.to(device)
     optimizer = optim.build(method)
     kept = {name: value.detach().clone() for name, value in method.encoder.state_dict().items()}
     start, sums = time.monotonic(), {}

@@ -36,7 +36,7 @@ FLOORS = {  # room -> its floors, top down: what stands on a floor imports from 
         {"stac", "series", "synthetic", "vectors"},
         {"sentinel", "graphs"},
         {"images", "points", "labels"},
-        {"batches", "resampling", "splits", "statistics", "arrays", "mapped"},
+        {"batches", "resampling", "splits", "statistics", "arrays", "mapped", "point_tables"},
         {"vrt"},
         {"listing", "hosts"},
     ),
@@ -49,7 +49,7 @@ FLOORS = {  # room -> its floors, top down: what stands on a floor imports from 
         {"layers", "encoder", "download"},
     ),
     "geossl.inference": (
-        {"engine", "similarity", "change", "series", "points", "graphs", "sampling"},
+        {"engine", "similarity", "at_points", "series", "points", "graphs", "sampling"},
         {"outputs", "best_places"},
         {"zonal"},
     ),
@@ -83,7 +83,7 @@ OBJECTIVE = "a key of the recipe's objective is an argument of the method, by na
 PARAMETERS = {  # functions of more than 8 parameters: how many, and why; the table may only get shorter
     "geossl/inference/engine/store.py:add_array": (10, "all that Zarr must know of an array, called four times here"),
     "geossl/inference/outputs/cog.py:write_blocks": (10, "a GeoTIFF's header, most of it left out by most"),
-    "geossl/methods/croma.py:__init__": (11, OBJECTIVE),
+    "geossl/methods/croma.py:__init__": (12, OBJECTIVE),
     "geossl/methods/graphmae.py:__init__": (9, OBJECTIVE),
     "geossl/methods/hybrid_distill.py:__init__": (11, OBJECTIVE),
     "geossl/methods/mr_mae.py:__init__": (11, OBJECTIVE),

@@ -24,7 +24,6 @@ from geossl.models.encoders.croma import CROMAEncoder
 from geossl.models.layers.mae_decoder import DecoderShape, MAEDecoder
 from geossl.models.layers.masking import patch_shares, random_kept_ids
 from geossl.models.layers.patches import patchify
-from geossl.models.teachers import Teacher
 
 
 def contrastive_loss(
@@ -96,9 +95,7 @@ class CROMA(SSLMethod):
         pixel_norm: Normalisation of the targets: ``patch`` (as published; the level of a patch is not learned),
             ``chip_band`` (per band over the chip, so that levels within a chip count) or ``none`` (levels count).
         max_logit_scale: Ceiling of the learned inverse temperature; None = no ceiling, as published.
-        teacher: Frozen network whose features optical and joint tokens imitate; not in the paper.
-        imitate_weight: Factor on that loss.
-        level_weight: Factor on the error of mean and spread of every band, read from each token; not in the paper.
+        imitation: What tokens learn beside, from a teacher or of the levels of their patches; not in the paper.
         seed: Seeds the masks.
     """
 
@@ -114,9 +111,7 @@ class CROMA(SSLMethod):
         separate_targets: bool = False,
         pixel_norm: str = "patch",
         max_logit_scale: float | None = None,
-        teacher: Teacher | None = None,
-        imitate_weight: float = 1.0,
-        level_weight: float = 0.0,
+        imitation: Imitation | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(encoder, optim, seed)
@@ -132,9 +127,7 @@ class CROMA(SSLMethod):
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
         self.mask_ratio, self.max_logit_scale, self.separate_targets = mask_ratio, max_logit_scale, separate_targets
         self.contrast_weight, self.reconstruct_weight, self.pixel_norm = contrast_weight, reconstruct_weight, pixel_norm
-        self.imitation = None  # made last, so that the other weights are what they are without it
-        if (teacher is not None and imitate_weight) or level_weight:
-            self.imitation = Imitation(encoder, teacher, imitate_weight, level_weight)
+        self.imitation = imitation
 
     def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Float[Tensor, ""]]:
         """Contrast of pooled visible patches, and reconstruction of the masked ones, per sensor."""

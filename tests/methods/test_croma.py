@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from geossl.methods.base import OptimConfig
 from geossl.methods.croma import CROMA, contrastive_loss, normalized_patches
-from geossl.methods.croma_imitation import levels
+from geossl.methods.croma_imitation import Imitation, levels
 from geossl.methods.losses import masked_mse
 from geossl.models.encoders.croma import CROMAEncoder, croma_spec
 from geossl.models.encoders.croma_weights import to_layout
@@ -358,7 +358,7 @@ def taught():
     batch["valid"] = torch.ones(3, 32, 24, dtype=torch.bool)
     batch["valid"][1, :8, :8] = False
     torch.manual_seed(0)
-    return CROMA(encoder, OPTIM, decoder_dim=64, teacher=teacher, imitate_weight=2.0, level_weight=0.5), batch
+    return CROMA(encoder, OPTIM, decoder_dim=64, imitation=Imitation(encoder, teacher, 2.0, 0.5)), batch
 
 
 def test_imitation_is_the_smooth_error_of_every_standardised_number(taught):
@@ -406,11 +406,12 @@ def test_without_teacher_and_levels_weights_and_losses_are_the_paper_s(taught):
     _, batch = taught
     batch = {**batch, "s2": batch["s2"].nan_to_num(nan=0.1)}
 
-    def losses(**settings):
+    def losses(levels):
         torch.manual_seed(3)
-        method = CROMA(CROMAEncoder(croma_spec("tiny", dim=32, depth=2, heads=4)), OPTIM, decoder_dim=64, **settings)
+        method = CROMA(CROMAEncoder(croma_spec("tiny", dim=32, depth=2, heads=4)), OPTIM, decoder_dim=64)
+        method.imitation = Imitation(method.encoder, None, level_weight=1.0) if levels else None
         return method.losses(batch)
 
-    plain, more = losses(), losses(level_weight=1.0)
+    plain, more = losses(False), losses(True)
     assert set(plain) == {"contrast", "reconstruct_s1", "reconstruct_s2"}
     assert all(torch.equal(plain[name], more[name]) for name in plain)

@@ -2,10 +2,11 @@
 
 from geossl.api.pretrain.images import measured_sensors, scene_chips
 from geossl.api.pretrain.initial import started
-from geossl.api.pretrain.provenance import pretrained
+from geossl.api.pretrain.initial import pretrained
 from geossl.api.pretrain.teachers import frozen, make_missing, tell
 from geossl.data.sentinel.batches import SentinelChips
 from geossl.methods.croma import CROMA
+from geossl.methods.croma_imitation import Imitation
 from geossl.models.encoders.croma import CROMAEncoder, croma_spec
 from geossl.recipe.croma import CromaRecipe
 from geossl.sensors import PAIR, SENSORS
@@ -41,5 +42,9 @@ def method(recipe: CromaRecipe, data: SentinelChips) -> CROMA:
     encoder = started(settings, CROMAEncoder(spec))
     if teacher is not None:
         tell(teacher, (side, side), spec.patch_px)
-    terms = recipe.objective.model_dump()
-    return CROMA(encoder, optim, teacher=teacher, seed=recipe.train.seed, **terms)
+    terms = recipe.objective.model_dump(exclude={"imitate_weight", "level_weight"})
+    module = CROMA(encoder, optim, seed=recipe.train.seed, **terms)
+    if teacher is not None or recipe.objective.level_weight:  # last: the other weights are what they are without it
+        weights = recipe.objective.imitate_weight, recipe.objective.level_weight
+        module.imitation = Imitation(encoder, teacher, *weights)
+    return module

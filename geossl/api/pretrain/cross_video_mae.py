@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from geossl.api.pretrain.provenance import pretrained
+from geossl.api.pretrain.initial import pretrained
 from geossl.data.series.batches import Clips, ClipSource, SeriesClips, video_clips
 from geossl.data.series.ssl4eo import SeasonClips
 from geossl.data.series.stacks import Clouds, find_series

@@ -10,7 +10,7 @@ from geossl.api.pretrain.images import (
     rehearse,
     scaled_inputs,
 )
-from geossl.api.pretrain.provenance import pretrained
+from geossl.api.pretrain.initial import pretrained
 from geossl.api.pretrain.teachers import frozen, make_missing, note_alike, note_uniform, tell
 from geossl.errors import InputError
 from geossl.methods.hybrid_distill import HybridDistill, Relations

@@ -1,4 +1,4 @@
-"""Encoders that start from weights: what is taken along, what must agree with the recipe, and what stays as it is."""
+"""Where encoders come from: what they say of it, and what is taken along where they start from weights."""
 
 import warnings
 from collections.abc import Sequence
@@ -13,9 +13,21 @@ from geossl.models.encoders.conv_vit import ConvViT
 from geossl.models.encoders.croma import CROMAEncoder
 from geossl.models.encoders.vit import ViT
 from geossl.models.files import load_encoder
+from geossl.models.spec import Provenance
 from geossl.recipe.sections import FromWeights
 
 Kind = TypeVar("Kind", bound=DenseEncoder)
+
+
+def pretrained(name: str, source: str, taught: str = "") -> Provenance:
+    """Provenance of an encoder trained from a recipe.
+
+    Args:
+        name: Of the encoder.
+        source: The recipe's ``data.source``.
+        taught: What its teachers add, after a semicolon each.
+    """
+    return Provenance(name=name, source=f"geossl pretrain, {source}{taught}", licence="see the data's licence")
 
 
 def started(keys: FromWeights, fresh: Kind) -> Kind:

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from geossl.api.pretrain.provenance import pretrained
+from geossl.api.pretrain.initial import pretrained
 from geossl.data.points.batches import PointClouds, cloud_source
 from geossl.data.points.blocks import BlockSettings
 from geossl.methods.point_cmae import PointCMAE

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from geossl.api.pretrain.provenance import pretrained
+from geossl.api.pretrain.initial import pretrained
 from geossl.data.sentinel.aligned import SceneFolder
 from geossl.data.sentinel.batches import SentinelChips
 from geossl.data.vectors import Vectors, file_vectors, scene_vectors

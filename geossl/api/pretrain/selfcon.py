@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from geossl.api.pretrain.images import measured_sensors
-from geossl.api.pretrain.provenance import pretrained
+from geossl.api.pretrain.initial import pretrained
 from geossl.data.sentinel.batches import SentinelChips
 from geossl.data.synthetic.batches import SyntheticViews, Views
 from geossl.data.synthetic.build import generate

@@ -1,8 +1,7 @@
 """CROMA from a recipe."""
 
 from geossl.api.pretrain.images import measured_sensors, scene_chips
-from geossl.api.pretrain.initial import started
-from geossl.api.pretrain.initial import pretrained
+from geossl.api.pretrain.initial import pretrained, started
 from geossl.api.pretrain.teachers import frozen, make_missing, tell
 from geossl.data.sentinel.batches import SentinelChips
 from geossl.methods.croma import CROMA

@@ -12,8 +12,7 @@ from geossl.api.pretrain.images import (
     rehearse,
     scaled_inputs,
 )
-from geossl.api.pretrain.initial import started
-from geossl.api.pretrain.initial import pretrained
+from geossl.api.pretrain.initial import pretrained, started
 from geossl.api.pretrain.teachers import frozen, make_missing, note_alike, tell
 from geossl.methods.mr_mae import MRMAE
 from geossl.models.encoders.conv_vit import ConvViT, conv_vit_spec

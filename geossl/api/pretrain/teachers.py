@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torchgeo import models as torchgeo_models
 
-from geossl.api.pretrain import run as pretraining
 from geossl.errors import BandError, MissingFileError, Note, UnknownNameError, WeightsError
 from geossl.evaluation.attention import normalized_mutual_information
 from geossl.methods.hybrid_distill import relation_logits
@@ -59,6 +58,8 @@ def make_missing(teacher: Teacher | None, sensors: Iterable[str]) -> None:
             f"teacher file {teacher.name!r} does not exist, and recipe {teacher.recipe} makes one called "
             "FOLDER/encoder.safetensors; give such a name, or an encoder that is there"
         )
+    from geossl.api.pretrain import run as pretraining  # lazy: only a missing teacher is pretrained
+
     folder = Path(teacher.name).parent
     log.info("teacher %s does not exist: pretraining it with recipe %s", teacher.name, teacher.recipe)
     pretraining.pretrain(teacher.recipe, out=str(folder), resume=True)

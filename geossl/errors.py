@@ -151,6 +151,7 @@ EXTRAS = {  # what an extra is for, and packages that come with it
         "catalogues and GeoParquet tables",
         ("pystac_client", "pystac", "planetary_computer", "stac_geoparquet", "pyarrow"),
     ),
+    "remote": ("maps at s3://, gs:// and https://", ("s3fs", "gcsfs", "aiohttp")),
     "video": ("video files", ("av",)),
     "clouds": ("--mask omnicloudmask", ("omnicloudmask",)),
     "datasets": ("data sets in HDF5", ("h5py",)),

@@ -17,9 +17,11 @@ from geossl.inference.engine import lazy, run
 from geossl.inference.engine.source import Source
 from geossl.inference.outputs import raster
 from geossl.inference.outputs.quicklook import quicklook
+from geossl.inference.outputs.remote import check_target, is_remote, send
 from geossl.models.encoder import DenseEncoder
 from geossl.models.files import EncoderFile, dense, load_encoder
 from geossl.models.heads.projection import projected
+from geossl.outputs import workspace
 from geossl.progress import Progress
 
 
@@ -57,7 +59,7 @@ def embed_map(
     picture: bool = True,
     progress: Progress | None = None,
     **settings: Any,
-) -> Path:
+) -> Path | str:
     """Embed a region into a Zarr store or a COG; can be killed and run again.
 
     Args:
@@ -66,7 +68,8 @@ def embed_map(
             ``geossl.Rasters(s1=..., s2=...)``.
         encoder: Name of a released encoder or of others' (see ``geossl.load_encoder``), a weight file, or an encoder:
             ``geossl.wrap(network, ...)``.
-        out: ``.zarr`` (sharded, resumable) or ``.tif`` (COG).
+        out: ``.zarr`` (sharded, resumable) or ``.tif`` (COG); or an address, ``s3://bucket/map.zarr``: the map is then
+            made in a folder ``map.zarr.sending.build`` here, sent, and the folder removed.
         picture: Also write a PCA false-colour quicklook beside the output.
         progress: Called after every part (shards); see ``geossl.progress``.
         settings: ``dtype`` (``int8`` with a scale per patch, the default for ``.zarr``; ``float16``; ``float32``),
@@ -86,6 +89,9 @@ def embed_map(
     Raises:
         InputError: If region, pixels, encoder or output do not fit; nothing was written.
     """
+    if is_remote(out):
+        settings |= {"source": source, "encoder": encoder, "picture": picture, "progress": progress}
+        return embed_there(aoi, str(out), **settings)
     pixels = needed(given(source, settings, "embed_map"), "embed_map")
     settings = checked_settings(settings, ("dims", *MAP), "embed_map")
     dims = settings.pop("dims", None)
@@ -98,6 +104,20 @@ def embed_map(
         if picture and not picture_path(path).exists():
             quicklook(raster.open_map(path), picture_path(path))
     return written[0] if written == [out] else written[0].parent
+
+
+def embed_there(aoi: str | Path | gpd.GeoDataFrame, out: str, **settings: Any) -> str:
+    """Embed a region into an object store: made here, in a folder that stays when this is broken off, then sent."""
+    overwrite = settings.get("overwrite", False)
+    name = out.rstrip("/").rsplit("/", 1)[-1]
+    check_target(out, overwrite)
+    with workspace(Path(f"{name}.sending")) as work:
+        made = Path(embed_map(aoi, out=work / name, **settings))
+        target = out if made == work / name else out[: -len(Path(name).suffix)]
+        send(made, target, overwrite)
+        if (image := picture_path(made)).exists():
+            send(image, f"{target.removesuffix(made.suffix)}.png", overwrite)
+    return target
 
 
 def plan_map(
@@ -126,7 +146,7 @@ def plan_map(
     pixels = needed(given(source, settings, "plan_map"), "plan_map")
     settings = checked_settings(settings, ("dims", *MAP), "plan_map")
     weights = EncoderFile.open(encoder).cut(settings.pop("dims", None))
-    region, out = grid.read_aoi(aoi), Path(out)
+    region, out = grid.read_aoi(aoi), Path(str(out).rsplit("/", 1)[-1] if is_remote(out) else out)
     found = opened(pixels, region, out, settings.get("overwrite", False))
     return pd.DataFrame(run.dry_run(region, found, weights.path, out, **settings))
 
@@ -189,6 +209,11 @@ def cube(geobox_like: Any, source: Catalog | Rasters | Source | None = None, **f
 def picture_path(out: Path) -> Path:
     """Where the quicklook of a map goes: the same name, ``.png``."""
     return out.with_suffix(".png")
+
+
+def picture_of(out: Path | str) -> str:
+    """The same of a map on disk or at an address."""
+    return f"{out.removesuffix('.zarr').removesuffix('.tif')}.png" if isinstance(out, str) else str(picture_path(out))
 
 
 def as_encoder(encoder: str | Path | DenseEncoder) -> DenseEncoder:

@@ -105,7 +105,7 @@ def fetch(**options: Any) -> None:
 @asks_catalogue
 @asks_files
 @asks_encoder
-@click.option("--out", default="embedding.zarr", show_default=True, help=".zarr (sharded, resumable) or .tif (COG).")
+@click.option("--out", default="embedding.zarr", show_default=True, help=".zarr or .tif (COG), or s3://, gs://.")
 @click.option("--dtype", type=click.Choice(["int8", "float16", "float32"]), help="[default: int8 .zarr, float32 .tif]")
 @click.option("--gsd", "gsd_m", type=float, help="Cell of the map in metres: 40 or 20 cost 4 or 16 times as much.")
 @asks_reach
@@ -129,7 +129,7 @@ def embed(dry_run: bool, **options: Any) -> None:
             click.echo("\n".join(f"{key:<22}{value}" for key, value in row.items()))
         return
     out = maps.embed_map(progress=line("embed"), **options)
-    click.echo(f"embedding  {out}\npicture    {maps.picture_path(out)}")
+    click.echo(f"embedding  {out}\npicture    {maps.picture_of(out)}")
 
 
 @main.command()

@@ -15,11 +15,13 @@ import xarray as xr
 import zarr
 from jaxtyping import Float
 from odc.geo.xr import xr_coords
+from zarr.storage import FsspecStore
 
-from geossl.errors import GridError, InputError, MissingFileError
+from geossl.errors import GridError, InputError, MissingFileError, redact
 from geossl.inference.outputs.checksums import checked
 from geossl.inference.outputs.cog import blocks, write_blocks
 from geossl.inference.outputs.quantize import NODATA, quantize_bands
+from geossl.inference.outputs.remote import asked, file_system, is_remote
 
 CHUNKS = {"embedding": -1, "y": "auto", "x": "auto"}
 TIF_CHUNKS = {"band": -1, "y": "auto", "x": "auto"}
@@ -105,7 +107,7 @@ def open_map(path: str | Path, gsd_m: float | None = None, level: int = 0) -> xr
     """Open an embedding map lazily.
 
     Args:
-        path: ``.zarr`` store or ``.tif`` written by ``geossl embed``.
+        path: ``.zarr`` store or ``.tif`` written by ``geossl embed``, on disk or at ``s3://``, ``gs://``, ``https://``.
         gsd_m: Show it on finer cells, e.g. 10, by bilinear interpolation: smoother, not more detailed; nothing is
             stored. It must divide the map's cell.
         level: Of the overviews in a large ``.zarr`` map; each has half the rows and columns of the one before.
@@ -119,6 +121,9 @@ def open_map(path: str | Path, gsd_m: float | None = None, level: int = 0) -> xr
         InputError: If it is not an embedding map.
         GridError: If ``gsd_m`` does not fit.
     """
+    if is_remote(path):
+        embeddings = stored_there(str(path), f"overviews/{level}" if level else None)
+        return embeddings if gsd_m is None else zoomed(embeddings, gsd_m)
     path = Path(path)
     if level and not (path / f"overviews/{level}").exists():
         raise InputError(f"{path} has no overview {level}; small maps have none, as the map itself is quickly read")
@@ -132,23 +137,40 @@ def stored(path: Path, group: str | None = None) -> xr.DataArray:
         raise MissingFileError(f"map {str(path)!r} does not exist")
     if maps := [] if path.suffix else sorted(path.glob("utm*.*[fr]")):
         raise InputError(f"{path} holds one map per UTM zone; open one of {', '.join(str(p) for p in maps)}")
-    if path.suffix == ".tif":
-        with warnings.catch_warnings():  # of rioxarray: that scales differ between bands, which it applies all the same
-            warnings.simplefilter("ignore")
-            array: Any = rioxarray.open_rasterio(path, chunks=TIF_CHUNKS, mask_and_scale=True)
-        array = array.rename(band="embedding")
-        return (
-            array.assign_coords(embedding=np.arange(array.sizes["embedding"]))
-            .drop_attrs(deep=False)
-            .astype(np.float32)
-            .rename("embeddings")
-        )
-    store = checked(path)
+    return cog(str(path)) if path.suffix == ".tif" else decoded(checked(path), str(path), group)
+
+
+def stored_there(address: str, group: str | None) -> xr.DataArray:
+    """A map at an address, on its stored grid; its checksums are not compared."""
+    if address.endswith(".tif"):
+        return asked(address, lambda: cog(address))
+    system, path = file_system(address)
+    if not asked(address, lambda: system.exists(f"{path}/zarr.json")):
+        raise MissingFileError(f"map {redact(address)!r} does not exist")
+    return decoded(FsspecStore.from_url(address, read_only=True), redact(address), group)
+
+
+def cog(path: str) -> xr.DataArray:
+    """A map in a GeoTIFF."""
+    with warnings.catch_warnings():  # of rioxarray: that scales differ between bands, which it applies all the same
+        warnings.simplefilter("ignore")
+        array: Any = rioxarray.open_rasterio(path, chunks=TIF_CHUNKS, mask_and_scale=True)
+    array = array.rename(band="embedding")
+    return (
+        array.assign_coords(embedding=np.arange(array.sizes["embedding"]))
+        .drop_attrs(deep=False)
+        .astype(np.float32)
+        .rename("embeddings")
+    )
+
+
+def decoded(store: Any, name: str, group: str | None) -> xr.DataArray:
+    """A map in a Zarr store."""
     try:
         data: Any = xr.open_zarr(store, group=group, chunks=CHUNKS, decode_coords="all", mask_and_scale=False)
         embeddings = data["embeddings"]
     except (KeyError, FileNotFoundError, ValueError, zarr.errors.GroupNotFoundError):
-        raise InputError(f"{path} is not an embedding map (no 'embeddings' array in it)") from None
+        raise InputError(f"{name} is not an embedding map (no 'embeddings' array in it)") from None
     if embeddings.dtype == np.int8:  # a nodata patch has scale NaN
         scales = xr.open_zarr(store, group=group, chunks=None, decode_coords="all", mask_and_scale=False)["scales"]
         sizes = {name: embeddings.chunksizes[name] for name in ("y", "x")}  # else each block would read far more scales

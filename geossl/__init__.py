@@ -8,10 +8,12 @@ import difflib
 import sys
 from collections.abc import Mapping
 from importlib import import_module
+from inspect import isfunction
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from geossl.errors import missing
+from geossl.faults import guarded
 
 if TYPE_CHECKING:
     from geossl.api.anomaly import anomaly as anomaly
@@ -106,9 +108,10 @@ def find(owner: str, name: str, names: Mapping[str, str]) -> Any:
     if name in names:
         module, attribute = names[name].split(":")
         try:
-            return getattr(import_module(module), attribute)
+            found = getattr(import_module(module), attribute)
         except ModuleNotFoundError as error:
             raise missing(error) from None
+        return guarded(found, f"{owner}.{name}") if isfunction(found) else found
     if owner == __name__ and name in MOVED:
         raise AttributeError(f"geossl.{name} is now geossl.{MOVED[name]}")
     known = [*names, *(NAMESPACES if owner == __name__ else ())]

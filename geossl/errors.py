@@ -1,11 +1,15 @@
 """Errors a caller can cause: one line each, saying what is wrong, what was expected and what to do."""
 
 import difflib
+import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
+NAME_BYTES = 240  # file systems take 255; temporary files need a few more than their target
+ELSEWHERE = re.compile(r"(?:(?:https?|ftp|s3|gs|azs?|abfss?|hdfs|file):/|/?vsi\w+[/?])", re.IGNORECASE)
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>()]+")
 SECRET = re.compile(
     r"sig|signature|.*(token|secret|passw|pwd|credential|auth|api.?key|subscription).*|key|x-(amz|goog)-.*|s[etkprv]"
@@ -142,6 +146,34 @@ class UnknownSettingError(InputError, TypeError):
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
         super().__init__(f"{verb} has no setting {name!r}; {hint}")
+
+
+class WrongTypeError(InputError, TypeError):
+    """An argument is of another type than a public function takes."""
+
+
+def possible(path: str | Path, option: str = "--out") -> Path:
+    """A path the system can have: what every input and output that a user names goes through.
+
+    Raises:
+        InputError: If it is empty, holds a NUL or bytes that are not text, is an address, or a name in it is too long.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"{option} is {path!r:.60}; expected a path")
+    text = os.fspath(path)
+    if not isinstance(text, str) or not text.strip() or "\0" in text:
+        raise InputError(f"{option} {text!r} is not a file name")
+    if any("\ud800" <= sign <= "\udfff" for sign in text):
+        raise InputError(f"{option} {text!a} is not text in the system's encoding; rename the file")
+    if ELSEWHERE.match(text):
+        raise InputError(
+            f"{option} {redact(text)[:200]} is an address; geossl reads and writes files on this machine: "
+            "download it first, or upload what was written"
+        )
+    for name in Path(text).parts:
+        if len(os.fsencode(name)) > NAME_BYTES:
+            raise InputError(f"{option} {name[:20]}... is a name of more than {NAME_BYTES} bytes; choose a shorter one")
+    return Path(text)
 
 
 EXTRAS = {  # what an extra is for, and packages that come with it

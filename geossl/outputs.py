@@ -3,13 +3,13 @@
 import errno
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from geossl.errors import GeosslError, InputError, RunError
+from geossl.errors import NAME_BYTES, GeosslError, InputError, RunError, possible
 
-NAME_BYTES = 240  # file systems take 255; temporary files need a few more than their target
 REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EPERM}  # by a disk or its owner
 SPARE_BYTES = 1 << 24  # a disk with less left is full: GDAL, torch and others say so in words of their own
 
@@ -108,7 +108,7 @@ def check_output(
     Raises:
         InputError: What is wrong with it.
     """
-    path = possible(out, option)
+    path = output_path(out, option)
     if endings and path.suffix.lower() not in endings:
         raise InputError(f"{option} {path} must end in {' or '.join(endings)}")
     if path.exists():
@@ -122,24 +122,26 @@ def check_output(
         raise InputError(f"{option} {path} cannot be written: {folder} is not a folder")
     if not makes_folder and folder != path.parent.absolute():
         raise InputError(f"{option} {path}: folder {str(path.parent)!r} does not exist; create it")
-    if not os.access(folder, os.W_OK):
-        raise InputError(f"{option} {path} cannot be written in {folder}; choose another place")
+    try:  # permissions alone do not say it: a disk may be read-only or not a real one, such as /proc
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"{option} {path} cannot be written in {folder} ({error.strerror}); choose another place"
+        ) from None
     return path
 
 
-def possible(path: str | Path, option: str = "--out") -> Path:
-    """A path the system can have.
+def output_path(out: str | Path, option: str = "--out") -> Path:
+    """A path with a name, which files beside it are named by.
 
     Raises:
-        InputError: If it is empty, holds a NUL, or a name in it is too long.
+        InputError: If it is none.
     """
-    text = os.fspath(path)
-    if not text.strip() or "\0" in text:
-        raise InputError(f"{option} {text!r} is not a file name")
-    for name in Path(text).parts:
-        if len(os.fsencode(name)) > NAME_BYTES:
-            raise InputError(f"{option} {name[:20]}... is a name of more than {NAME_BYTES} bytes; choose a shorter one")
-    return Path(text)
+    path = possible(out, option)
+    if path.name in ("", ".."):
+        raise InputError(f"{option} {path} is a folder; name what is to be written in it")
+    return path
 
 
 def make_folder(path: Path, option: str = "--out") -> None:
@@ -185,20 +187,28 @@ def workspace(out: Path) -> Iterator[Path]:
         InputError: If nothing can be written there.
     """
     work = work_path(out)
-    fresh = [path for path in (work, *work.parents) if not path.exists()]
-    try:
-        work.mkdir(parents=True, exist_ok=True)
+    with work_folder(work):
         (work / "in_use").touch()
-    except OSError as error:
-        raise InputError(f"--out {out} cannot be written ({error.strerror}); choose another place") from None
-    try:
         yield work
+    remove(work)
+
+
+@contextmanager
+def work_folder(work: Path) -> Iterator[None]:
+    """A folder that stays, but for bad input: then it is gone, with those above it that were made for it.
+
+    Raises:
+        InputError: If nothing can be written there.
+    """
+    fresh = [path for path in (work, *work.parents) if not path.exists()]
+    make_folder(work)
+    try:
+        yield
     except InputError:
         for path in fresh:
             if path == work or not any(path.iterdir()):
                 remove(path)
         raise
-    remove(work)
 
 
 @contextmanager

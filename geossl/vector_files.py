@@ -11,7 +11,7 @@ import pandas as pd
 import pyogrio
 from pyproj import CRS
 
-from geossl.errors import GeosslError, GridError, MissingFileError
+from geossl.errors import GeosslError, GridError, MissingFileError, possible
 
 GEOJSON, PARQUET = {".geojson", ".json"}, {".parquet", ".geoparquet"}
 MOST_JSON_BYTES = 2**28  # parsing takes ten times as much memory
@@ -34,7 +34,8 @@ def read_features(source: str | Path | gpd.GeoDataFrame, option: str = "--aoi") 
     """
     if isinstance(source, gpd.GeoDataFrame):
         return source
-    path, layer = split_layer(SAMPLE_REGION if str(source) == "sample" and not os.path.exists("sample") else source)
+    own = SAMPLE_REGION if str(source) == "sample" and not os.path.exists("sample") else source
+    path, layer = split_layer(own, option)
     check_file(path, option)
     if path.suffix.lower() in GEOJSON:
         return from_geojson(path, option)
@@ -51,15 +52,15 @@ def read_features(source: str | Path | gpd.GeoDataFrame, option: str = "--aoi") 
         raise GridError(f"{option} {path} cannot be read as vector data ({one_line(error)})") from None
     frames = [frame for frame in frames if isinstance(frame, gpd.GeoDataFrame)]
     if not frames:
-        raise GridError(f"{option} {path} holds no geometry; it needs polygons")
+        raise GridError(f"{option} {path} holds no geometry; expected points or polygons")
     if len({str(frame.crs) for frame in frames}) > 1:
         frames = [frame.to_crs(frames[0].crs) for frame in frames]
     return frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
 
 
-def split_layer(source: str | Path) -> tuple[Path, str | None]:
+def split_layer(source: str | Path, option: str = "--aoi") -> tuple[Path, str | None]:
     """A path, and the layer named after a colon where what stands before it exists."""
-    path = Path(source)
+    path = possible(source, option)
     file, _, layer = str(source).rpartition(":")
     if file and layer and not os.path.exists(path) and os.path.exists(file):
         return Path(file), layer
@@ -73,10 +74,21 @@ def check_file(path: Path, option: str) -> None:
         if os.path.exists(path):
             raise GridError(f"{option} {str(path)!r} is not a file; name a vector file such as region.geojson")
         raise MissingFileError(f"{option} file {str(path)!r} does not exist")
-    if not is_database:
+    if not is_database and b"OGRVRT" in head(path, option):
+        raise GridError(f"{option} {path} is a virtual file, which may point anywhere; name the file it shows")
+
+
+def head(path: Path, option: str) -> bytes:
+    """The first bytes of a file.
+
+    Raises:
+        GridError: If it cannot be read.
+    """
+    try:
         with path.open("rb") as file:
-            if b"OGRVRT" in file.read(4096):
-                raise GridError(f"{option} {path} is a virtual file, which may point anywhere; name the file it shows")
+            return file.read(4096)
+    except OSError as error:
+        raise GridError(f"{option} {path} cannot be read ({error.strerror})") from None
 
 
 def spatial_layers(path: Path) -> list[str]:
@@ -89,7 +101,7 @@ def check_layers(path: Path, layer: str | None, layers: list[str], option: str) 
     """Refuse an unknown layer, and several of which none is named."""
     known = ", ".join(layers[:20])
     if not layers:
-        raise GridError(f"{option} {path} holds no layer of geometries; it needs polygons")
+        raise GridError(f"{option} {path} holds no layer of geometries; expected points or polygons")
     if layer is not None and layer not in layers:
         raise GridError(f"{option} {path} has no layer {layer!r}; there are: {known}")
     is_kml = path.suffix.lower() in {".kml", ".kmz"}
@@ -128,7 +140,7 @@ def from_geojson(path: Path, option: str) -> gpd.GeoDataFrame:
     except Exception as error:  # pyogrio raises many kinds
         raise GridError(f"{option} {path} cannot be read as vector data ({one_line(error)})") from None
     if not isinstance(frame, gpd.GeoDataFrame):
-        raise GridError(f"{option} {path} holds no geometry; it needs polygons")
+        raise GridError(f"{option} {path} holds no geometry; expected points or polygons")
     return frame
 
 

@@ -27,8 +27,9 @@ FLOORS = {  # room -> its floors, top down: what stands on a floor imports from 
         {"training", "viewer"},
         {"methods", "inference", "evaluation", "data"},
         {"models", "recipe", "grid"},
-        {"units"},
-        {"sensors", "outputs", "vector_files", "limits"},
+        {"units", "faults"},
+        {"sensors", "vector_files", "limits"},
+        {"outputs", "rules"},
         {"errors", "progress"},
     ),
     "geossl.data": (

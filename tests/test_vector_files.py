@@ -5,7 +5,7 @@ import geopandas as gpd
 import pytest
 import shapely
 
-from geossl.errors import GridError, MissingFileError
+from geossl.errors import GridError, InputError, MissingFileError
 from geossl.grid import read_aoi
 from geossl.vector_files import MOST_JSON_BYTES, read_features, split_layer
 
@@ -109,9 +109,14 @@ def test_pipes_folders_long_names_and_huge_files_are_refused_at_once(tmp_path):
     for path in (tmp_path / "pipe.geojson", tmp_path):
         with pytest.raises(GridError, match="is not a file"):
             read_aoi(path)
-    for name in ("gone.geojson", "x" * 5000, "a\0b.geojson"):
-        with pytest.raises(MissingFileError, match="does not exist"):
+    with pytest.raises(MissingFileError, match="does not exist"):
+        read_aoi(tmp_path / "gone.geojson")
+    for name, message in (("x" * 5000, "is a name of more than 240 bytes"), ("a\0b.geojson", "is not a file name")):
+        with pytest.raises(InputError, match=message):
             read_aoi(tmp_path / name)
+    for address in ("https://host.org/a.geojson", "s3://bucket/a.gpkg", "/vsicurl/https://host.org/a.geojson"):
+        with pytest.raises(InputError, match=f"{address} is an address; geossl reads and writes files"):
+            read_aoi(address)
     with (tmp_path / "big.geojson").open("wb") as file:
         file.truncate(MOST_JSON_BYTES + 1)  # sparse
     with pytest.raises(GridError, match="is 256 MB of JSON"):

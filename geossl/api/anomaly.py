@@ -1,6 +1,5 @@
 """Novelty of places: how far spectra, patches or embeddings lie off what an auto-encoder learned."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import xarray as xr
 from geossl import grid
 from geossl.api.settings import MAP, checked_settings, refuse_idle
 from geossl.api.source import Catalog, Rasters, given, needed, opened
-from geossl.errors import InputError
+from geossl.errors import InputError, possible
 from geossl.inference.engine import run
 from geossl.inference.engine.source import Source
 from geossl.inference.outputs.cog import Block, blocks, write_blocks
@@ -22,7 +21,7 @@ from geossl.models.encoder import Encoder
 from geossl.models.encoders.score_autoencoder import PatchAutoencoder, VectorAutoencoder
 from geossl.models.files import EncoderFile, save_encoder
 from geossl.models.heads.novelty import LAYERS, novelty_map
-from geossl.outputs import check_output, work_path
+from geossl.outputs import check_output, output_path, work_folder, work_path
 from geossl.progress import Progress
 
 
@@ -60,7 +59,7 @@ def anomaly(
         InputError: If arguments or files do not fit; nothing was written.
     """
     pixels = given(source, settings, "anomaly")
-    settings, out = checked_settings(settings, MAP, "anomaly"), Path(out)
+    settings, out = checked_settings(settings, MAP, "anomaly"), output_path(out)
     overwrite = settings.get("overwrite", False)
     work = work_path(out)
     check_output(out, (".tif",), overwrite=overwrite or work.exists(), makes_folder=True)
@@ -71,7 +70,7 @@ def anomaly(
             raise InputError(f"--encoder {encoder} is not an auto-encoder of embeddings; train one on {map} itself")
         refuse_idle(pixels, settings)
         embeddings = inside(open_map(map), region)
-        return write(out, embeddings, of_embeddings(embeddings, found, Path(map)))
+        return write(out, embeddings, of_embeddings(embeddings, found, possible(map, "--map")))
     if not isinstance(found, PatchAutoencoder):
         raise InputError(f"--encoder {encoder} is not an auto-encoder of pixels from geossl pretrain regularized_ae")
     if region is None:
@@ -98,16 +97,10 @@ def novelty_maps(
     """The three layers per patch, made by the map engine; killed, the same call resumes."""
     if missing := set(found.spec.sensors) - set(source.sensors):
         raise InputError(f"the auto-encoder learned from {', '.join(found.spec.sensors)}; give {missing.pop()}, too")
-    is_new = not work.exists()
-    work.mkdir(parents=True, exist_ok=True)
     weights = work / "novelty.safetensors"
-    save_encoder(weights, novelty_map(found), {})
-    try:
+    with work_folder(work):
+        save_encoder(weights, novelty_map(found), {})
         return run.embed_map(region, source, weights, work / "map.zarr", progress, **{"dtype": "float32", **settings})
-    except InputError:
-        if is_new:
-            shutil.rmtree(work)
-        raise
 
 
 def inside(layers: xr.DataArray, region: grid.Aoi | None) -> xr.DataArray:

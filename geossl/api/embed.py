@@ -21,7 +21,7 @@ from geossl.inference.outputs.remote import check_target, is_remote, send
 from geossl.models.encoder import DenseEncoder
 from geossl.models.files import EncoderFile, dense, load_encoder
 from geossl.models.heads.projection import projected
-from geossl.outputs import workspace
+from geossl.outputs import output_path, workspace
 from geossl.progress import Progress
 
 
@@ -95,7 +95,7 @@ def embed_map(
     pixels = needed(given(source, settings, "embed_map"), "embed_map")
     settings = checked_settings(settings, ("dims", *MAP), "embed_map")
     dims = settings.pop("dims", None)
-    region, out = grid.read_aoi(aoi), Path(out)
+    region, out = grid.read_aoi(aoi), output_path(out)
     found = opened(pixels, region, out, settings.get("overwrite", False))
     is_here = settings.get("scheduler", "sync") == "sync"  # other processes need a file that holds the encoder
     weights = (EncoderFile.open(encoder) if is_here else EncoderFile.portable(encoder)).cut(dims)
@@ -146,7 +146,8 @@ def plan_map(
     pixels = needed(given(source, settings, "plan_map"), "plan_map")
     settings = checked_settings(settings, ("dims", *MAP), "plan_map")
     weights = EncoderFile.open(encoder).cut(settings.pop("dims", None))
-    region, out = grid.read_aoi(aoi), Path(str(out).rsplit("/", 1)[-1] if is_remote(out) else out)
+    region = grid.read_aoi(aoi)
+    out = output_path(str(out).rsplit("/", 1)[-1] if is_remote(out) else out)
     found = opened(pixels, region, out, settings.get("overwrite", False))
     return pd.DataFrame(run.dry_run(region, found, weights.path, out, **settings))
 
@@ -181,7 +182,7 @@ def fetch(
     if not isinstance(scenes, Catalog):
         raise InputError("fetch: no scenes asked for; write source=geossl.Catalog(date=...)")
     region = grid.read_aoi(aoi)
-    return tiles.fetch(region, opened(scenes, region, None), Path(out), crs, progress)  # type: ignore[arg-type]
+    return tiles.fetch(region, opened(scenes, region, None), output_path(out), crs, progress)  # type: ignore[arg-type]
 
 
 def cube(geobox_like: Any, source: Catalog | Rasters | Source | None = None, **former: Any) -> xr.Dataset:

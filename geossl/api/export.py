@@ -9,14 +9,14 @@ import xarray as xr
 import zarr
 
 from geossl import grid
-from geossl.errors import InputError, MissingFileError
+from geossl.errors import InputError, MissingFileError, possible
 from geossl.inference.outputs import geoparquet as table
 from geossl.inference.outputs import raster, stac
 from geossl.inference.outputs.checksums import checked
 from geossl.models.encoder import DenseEncoder
 from geossl.models.files import EncoderFile, dense
 from geossl.models.foreign.exporting import ENDINGS, Exported, export_encoder
-from geossl.outputs import check_output
+from geossl.outputs import check_output, output_path
 from geossl.vector_files import read_features
 
 FORMS = {".tif": ("aoi", "dtype"), ".parquet": ("aoi", "level"), "": ("encoder",)}  # ending, and what it can be given
@@ -57,11 +57,11 @@ def export(
     Raises:
         InputError: If something does not fit; nothing was written.
     """
-    out = Path(out)
+    out = output_path(out, "OUT")
     given = {"aoi": aoi, "dtype": dtype, "level": level, "encoder": encoder}
     if out.suffix in ENDINGS or isinstance(map, DenseEncoder):
         return program(map, out, [name for name, value in given.items() if value is not None], overwrite).path
-    map = Path(map)
+    map = possible(map, "map")
     check(map, out, [name for name, value in given.items() if value is not None], overwrite)
     if out.suffix == "":
         maps = stac.zones(map)
@@ -74,7 +74,7 @@ def export(
     region = None if aoi is None else grid.read_aoi(aoi)
     area = None if region is None else region.to_crs(str(embeddings.odc.crs))
     if out.suffix == ".tif":
-        raster.write_cog(map, out, area, dtype or "float32")
+        raster.write_cog(map, out, area, "float32" if dtype is None else dtype)
     else:
         valid, cell, metadata = layers(map)
         if level == "tile" and valid is None:
@@ -84,7 +84,7 @@ def export(
             if valid is not None:
                 valid = valid.sel({name: slice(*embeddings[name].values[[0, -1]]) for name in ("y", "x")})
         features = None if aoi is None else read_features(aoi)
-        table.write_table(embeddings, valid, out, level or "patch", cell, features, metadata)
+        table.write_table(embeddings, valid, out, "patch" if level is None else level, cell, features, metadata)
     return out
 
 

@@ -33,8 +33,9 @@ from geossl.models.files import EncoderFile, dense, save_encoder
 from geossl.models.heads.classifiers import Head
 from geossl.models.heads.decoders import DECODERS
 from geossl.models.heads.segmenter import Segmenter, build, with_decoder
-from geossl.outputs import check_output, work_path, workspace, write_text
+from geossl.outputs import check_output, output_path, work_path, workspace, write_text
 from geossl.progress import Progress
+from geossl.rules import check_values
 from geossl.training.decoder import DecoderConfig, DecoderTraining, confusions, fit
 from geossl.training.run_folder import versions
 
@@ -118,7 +119,8 @@ def finetune(
     Raises:
         InputError: If labels, pixels or encoder do not fit; nothing was written.
     """
-    out, reach = Path(out), settings.pop("reach", "own")
+    out, reach = output_path(out), settings.pop("reach", "own")
+    check_values(seed=seed, reach=reach)
     pixels = needed(given(source, settings, "finetune"), "finetune")
     dims = checked_settings({"dims": settings.pop("dims", None)}, ("dims",), "finetune")["dims"]
     config = check(out, head, {name: value for name, value in settings.items() if name not in FORMER})

@@ -20,7 +20,7 @@ from geossl.api.source import Catalog, Rasters, given, needed, opened
 from geossl.data.labels.colours import palette
 from geossl.data.resampling import apply
 from geossl.data.splits import epsg_code, hash_priority
-from geossl.errors import InputError, MissingFileError, Note
+from geossl.errors import InputError, MissingFileError, Note, possible
 from geossl.evaluation.heads import fit_kmeans
 from geossl.inference.engine import run
 from geossl.inference.engine.source import OnlySensors, Source
@@ -31,10 +31,11 @@ from geossl.inference.outputs.raster import open_map
 from geossl.models.encoder import DenseEncoder
 from geossl.models.files import EncoderFile, dense, save_encoder
 from geossl.models.heads.segmenter import Heads, Segmenter, build
-from geossl.outputs import check_output, work_path, workspace
+from geossl.outputs import check_output, output_path, work_path, workspace
 from geossl.progress import Progress
 from geossl.sensors import PAIR
 
+DEFAULT_ENCODER = "croma_tiny"
 KMEANS_SAMPLE = 50_000  # patches; smaller maps are clustered whole
 Drawn = tuple[UInt64[np.ndarray, " _"], Float[np.ndarray, "_ d"]]  # priorities and embeddings
 
@@ -61,7 +62,7 @@ def segment(
     model: str | Path | None = None,
     classes: int | None = None,
     map: str | Path | None = None,
-    encoder: str | Path | DenseEncoder = "croma_tiny",
+    encoder: str | Path | DenseEncoder = DEFAULT_ENCODER,
     out: str | Path = "classes.tif",
     progress: Progress | None = None,
     **settings: Any,
@@ -97,13 +98,15 @@ def segment(
     dims = settings.pop("dims", None)
     if dims is not None and (model or map):
         raise InputError("--dims is for --classes and pixels; a model and a map have theirs already: leave it out")
-    polygons, seed, out = settings.pop("polygons", None), settings.pop("seed", 0), Path(out)
+    polygons, seed, out = settings.pop("polygons", None), settings.pop("seed", 0), output_path(out)
     check(aoi, model, map, classes, out, polygons, settings.get("overwrite", False))
+    if str(encoder) != DEFAULT_ENCODER and (model is not None or map is not None):
+        raise InputError(f"--encoder does nothing beside --{'model' if model is not None else 'map'}; leave it out")
     region = None if aoi is None else grid.read_aoi(aoi)
     fitted = None if model is None else read_model(Path(model))
     if map is not None:
         refuse_idle(pixels, settings)
-        maps = [Path(map)]
+        maps = [possible(map, "--map")]
         found = clusters(maps, classes, seed) if fitted is None else of_model(fitted, is_map=True)
         return write(maps, found, out, polygons, region)
     assert region is not None
@@ -157,11 +160,11 @@ def check(
         raise InputError(f"--classes {classes} is not possible; ask for 2 to 100")
     if aoi is None and map is None:
         raise InputError("--aoi is missing; name the region, or classify a finished map with --map")
-    if map is not None and Path(map).suffix != ".zarr":
+    if map is not None and possible(map, "--map").suffix != ".zarr":
         raise InputError(f"--map {map} must be a .zarr embedding map, which knows what each patch was made from")
     if map is not None and not Path(map).exists():
         raise MissingFileError(f"--map {map} does not exist")
-    check_outputs(out, None if polygons is None else Path(polygons), overwrite, map is not None)
+    check_outputs(out, None if polygons is None else output_path(polygons, "--polygons"), overwrite, map is not None)
 
 
 def check_outputs(out: Path, polygons: Path | None, overwrite: bool, is_map: bool) -> None:

@@ -25,6 +25,8 @@ from geossl.models.files import load_encoder
 from geossl.outputs import check_output
 from geossl.progress import Progress
 
+CLOUD_ABOVE = 0.2  # reflectance
+
 
 def embed_series(
     source: str | Path | ImageSeries,
@@ -66,12 +68,14 @@ def embed_series(
     """
     settings = checked_settings(settings, ("cloud_band", "cloud_above", "s2_offset"), "series.embed")
     out = check_output(out, (".tif",), overwrite=overwrite)
+    if settings.get("cloud_band") is None and settings.get("cloud_above", CLOUD_ABOVE) != CLOUD_ABOVE:
+        raise InputError("--cloud-above does nothing without --cloud-band; leave it out")
     model = series_encoder(encoder)
     spec = model.spec
     series = source
     if not isinstance(series, ImageSeries):
         band = settings.get("cloud_band")
-        clouds = Clouds(band, settings.get("cloud_above", 0.2)) if band else None
+        clouds = None if band is None else Clouds(band, settings.get("cloud_above", CLOUD_ABOVE))
         series = open_series(series, spec.sensors["s2"].bands, clouds, settings.get("s2_offset"))
     dates = dates_between(series, start, end)
     epsg = epsg_for(series)

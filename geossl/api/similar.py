@@ -5,8 +5,10 @@ from pathlib import Path
 
 import xarray as xr
 
+from geossl.errors import possible
 from geossl.inference import similarity as inference
 from geossl.inference.zonal import To, mean_vector, read_example
+from geossl.outputs import output_path
 from geossl.viewer import server
 
 
@@ -32,7 +34,7 @@ def similar(map: str | Path, to: To, *, out: str | Path | None = None, top: int 
         InputError: If the map is not an embedding map, the example lies on nodata, or ``out`` cannot be written.
     """
     if out is not None:
-        inference.similar_map(map, to, top=top, out=Path(out))
+        inference.similar_map(map, to, top=top, out=output_path(out))
     embeddings = inference.open_embeddings(map)
     example = read_example(to, str(embeddings.odc.crs))
     return inference.similarity(embeddings, mean_vector(embeddings, example))
@@ -54,7 +56,7 @@ def similar_map(map: str | Path, to: To, *, top: int = 10, out: str | Path = "si
     Raises:
         InputError: As in ``geossl.similar``, or if ``top`` or ``out`` are not possible; nothing was written.
     """
-    return inference.similar_map(map, to, top=top, out=Path(out))
+    return inference.similar_map(map, to, top=top, out=output_path(out))
 
 
 def view(
@@ -77,4 +79,4 @@ def view(
     Raises:
         InputError: If map, layers or port cannot be used.
     """
-    server.view(Path(map), [Path(p) for p in layers or []], port, browser, report)
+    server.view(possible(map, "map"), [possible(p, "--layer") for p in layers or []], port, browser, report)

@@ -6,13 +6,14 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from geossl import grid
 from geossl.data.sentinel.band_names import normal_name
 from geossl.data.sentinel.rasters import SAMPLE, LocalRasters
 from geossl.data.stac.ranking import check_request, find_scenes, resumed, search_metadata
-from geossl.errors import InputError, UnknownSettingError
+from geossl.errors import InputError, UnknownSettingError, possible
+from geossl.faults import check_hints
 from geossl.inference.engine.plan import source_metadata
 from geossl.sensors import PAIR, SENSORS
 
@@ -41,18 +42,19 @@ class Catalog:
     """
 
     date: str
-    catalog: str = "planetary-computer"
+    catalog: str | Path = "planetary-computer"
     composite: str = "clearest"
-    sensors: Sequence[str] = PAIR
+    sensors: str | Sequence[str] = PAIR
     max_cloud: float | int = 80
     mask: str = "scl"
 
     def __post_init__(self) -> None:
         """Check every value; nothing is searched yet."""
+        check_hints("geossl.Catalog", vars(self), get_type_hints(Catalog))
         names = self.sensors.split(",") if isinstance(self.sensors, str) else self.sensors
         object.__setattr__(self, "sensors", tuple(names))
         object.__setattr__(self, "catalog", str(self.catalog))
-        check_request(self.date, self.catalog, self.composite, self.sensors, self.max_cloud, self.mask)
+        check_request(self.date, str(self.catalog), self.composite, self.sensors, self.max_cloud, self.mask)
 
     def request(self) -> dict[str, Any]:
         """What to search for, by name, as a plan of a map records it."""
@@ -81,9 +83,10 @@ class Rasters:
 
     def __init__(self, *, s2_offset: int | None = None, **files: Paths | None) -> None:
         stated = {name: files.pop(f"{name}_bands", None) for name in SENSORS}
+        bands = {name: as_names(names, name) for name, names in stated.items() if names is not None}
         object.__setattr__(self, "files", files)
         object.__setattr__(self, "s2_offset", s2_offset)
-        object.__setattr__(self, "bands", {name: as_names(given, name) for name, given in stated.items() if given})
+        object.__setattr__(self, "bands", bands)
         if unknown := sorted(set(files) - set(SENSORS)):
             raise UnknownSettingError("geossl.Rasters", unknown[0], KEYWORDS[Rasters])
         if not self.paths():
@@ -128,7 +131,7 @@ def as_paths(paths: Any, name: str) -> list[Path]:
     if not isinstance(found, Sequence) or not all(isinstance(path, str | Path) and str(path) for path in found):
         raise InputError(f"{name}={paths!r} is not a path or a list of paths")
     own = SAMPLE / name if name in PAIR and not Path("sample").exists() else Path("sample")
-    return [own if str(path) == "sample" else Path(path) for path in found]
+    return [own if str(path) == "sample" else possible(path, f"--{name}") for path in found]
 
 
 def as_names(given: Any, sensor: str) -> tuple[str, ...]:
@@ -180,7 +183,7 @@ def given(source: Any, settings: Mapping[str, Any], verb: str) -> Catalog | Rast
         raise InputError(f"{verb}: {next(iter(former))} alone names no pixels; write {ANSWER}")
     text = ", ".join(f"{name}={value!r}" for name, value in former.items())
     words = f"{', '.join(f'{name}=' for name in former)} of geossl.{verb} is now source=geossl.{kind.__name__}({text})"
-    warnings.warn(words, FutureWarning, stacklevel=4)
+    warnings.warn(words, FutureWarning, stacklevel=5)
     return kind(**former)
 
 

@@ -1,23 +1,15 @@
 """The shell's door: every error is one line, every command has one spelling."""
 
 import difflib
-import errno
-import os
-import platform
 import sys
-import tempfile
-import time
-import traceback
 import warnings
-from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
-from geossl import __version__
 from geossl.cli.progress import print_log
 from geossl.errors import GeosslError, InputError, Note, missing, redact, shell_words
-from geossl.outputs import REFUSED
+from geossl.faults import unexpected
 
 MOVED = {"embed-series": "series embed", "graph": "graphs cluster"}  # former spellings
 
@@ -86,50 +78,3 @@ def fail(message: str, code: int) -> NoReturn:
     """Print one line and leave."""
     click.echo(redact(f"geossl: {' '.join(message.split())}"), err=True)
     sys.exit(code)
-
-
-def unexpected(error: Exception, typed: list[str]) -> str:
-    """One line for an error nobody foresaw.
-
-    Args:
-        error: The error.
-        typed: What the user typed after ``geossl``.
-
-    Returns:
-        For a machine that refuses, what it refuses. For a fault of ours, the command, its input, and where the
-        traceback was written.
-    """
-    if isinstance(error, OSError) and error.errno in REFUSED | {errno.ENAMETOOLONG, errno.EMFILE}:
-        return f"{error.filename or 'the output'} cannot be written or opened ({error.strerror})"
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return "there is not enough memory for this; use a smaller batch, --shard-cells or input"
-    command = redact(" ".join(typed))
-    said = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
-    where = write_log(error, command)
-    place = f"the traceback is in {where}" if where else "the traceback could not be written"
-    return (
-        f"`geossl {command[:200]}` ended in a fault of geossl itself ({said}); {place}; please report it with that file"
-    )
-
-
-def write_log(error: Exception, command: str) -> Path | None:
-    """Write the traceback and what it may depend on, readable by the user alone; None where nothing can be written."""
-    lines = [
-        f"geossl {__version__}, Python {platform.python_version()}, {platform.platform()}",
-        f"geossl {command}",
-        "",
-    ]
-    text = redact("\n".join(lines) + "".join(traceback.format_exception(error)))
-    name = f"geossl-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
-    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "geossl"
-    for folder in (state, Path(tempfile.gettempdir())):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with open(
-                os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8"
-            ) as file:
-                file.write(text)
-        except OSError:
-            continue
-        return folder / name
-    return None

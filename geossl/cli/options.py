@@ -7,9 +7,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from geossl.errors import InputError, MissingFileError
+from geossl.errors import InputError, MissingFileError, possible
 from geossl.models.download import ENCODERS, FETCHED, encoder_path
-from geossl.outputs import possible
 from geossl.sensors import PAIR, SENSORS
 
 

@@ -61,11 +61,14 @@ def check_vrt(path: Path, depth: int = 0) -> None:
     Raises:
         InputError: Where it points, and how to allow it.
     """
-    with path.open("rb") as file:
-        if MARK not in file.read(1024):
-            return
-        file.seek(0)
-        text = file.read(LARGEST_BYTES + 1)
+    try:
+        with path.open("rb") as file:
+            if MARK not in file.read(1024):
+                return
+            file.seek(0)
+            text = file.read(LARGEST_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror})") from None
     if len(text) > LARGEST_BYTES or b"<!ENTITY" in text or depth > DEEPEST:
         raise InputError(f"{path} is a VRT too large or too nested to be checked; build a plain one with gdalbuildvrt")
     for plain, optional in SOURCE.findall(text):

@@ -15,7 +15,8 @@ import xarray as xr
 from jaxtyping import Float
 from odc.geo.geobox import GeoBox
 
-from geossl.errors import GridError, InputError, MissingFileError
+from geossl.errors import GridError, InputError, MissingFileError, possible
+from geossl.vector_files import read_features, split_layer
 
 To: TypeAlias = str | Path | tuple[float, float] | gpd.GeoDataFrame
 POINT = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+))\s*,\s*([-+]?(?:\d+\.?\d*|\.\d+))\s*")
@@ -61,16 +62,10 @@ def read_example(to: To, crs: str | int) -> Example:
     if isinstance(to, tuple):
         frame: Any = gpd.GeoDataFrame(geometry=[shapely.Point(to)], crs=4326)
         return from_frame(frame, crs, f"--to {to[0]:g},{to[1]:g}")
-    path = Path(to)
-    if not path.is_file():
+    path = possible(to, "--to")
+    if not split_layer(path, "--to")[0].exists():
         raise MissingFileError(f"--to {str(path)!r} is neither a point lon,lat nor a file that exists")
-    try:
-        frame = gpd.read_file(path)
-    except Exception as error:  # pyogrio raises many kinds
-        raise GridError(f"--to {path} cannot be read as vector data ({' '.join(str(error).split())[:120]})") from None
-    if not isinstance(frame, gpd.GeoDataFrame):
-        raise GridError(f"--to {path} holds no geometry; it needs points or polygons")
-    return from_frame(frame, crs, f"--to {path}")
+    return from_frame(read_features(path, "--to"), crs, f"--to {path}")
 
 
 def from_frame(frame: gpd.GeoDataFrame, crs: str | int, name: str) -> Example:

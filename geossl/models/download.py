@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from geossl.errors import MissingFileError, Note, UnknownNameError, WeightsError
+from geossl.errors import MissingFileError, Note, UnknownNameError, WeightsError, possible
 
 CHUNK = 2**20
 
@@ -219,6 +219,19 @@ REFUSED = {  # endings of files that are code, or run code when they are read
 }
 
 
+def check_readable(path: Path) -> None:
+    """Refuse a file that the system does not let us read.
+
+    Raises:
+        WeightsError: Why.
+    """
+    try:
+        with path.open("rb") as file:
+            file.read(1)
+    except OSError as error:
+        raise WeightsError(f"encoder file {str(path)!r} cannot be read ({error.strerror})") from None
+
+
 def encoder_path(name_or_path: str | Path) -> Path:
     """The local weight file of a released name or path; downloads a name's file if it is not cached.
 
@@ -227,10 +240,11 @@ def encoder_path(name_or_path: str | Path) -> Path:
         MissingFileError: If the file does not exist.
         WeightsError: If it cannot be downloaded, or is a file that runs code.
     """
-    path = Path(name_or_path)
+    path = possible(name_or_path, "encoder")
     if reason := REFUSED.get(path.suffix.lower()):
         raise WeightsError(f"encoder {str(path)!r} {reason}")
     if path.is_file():
+        check_readable(path)
         return path
     if str(name_or_path).startswith("hf:"):
         return from_hub(str(name_or_path).removeprefix("hf:"))

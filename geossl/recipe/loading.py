@@ -10,7 +10,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import ValidationError
 
-from geossl.errors import MissingFileError, Note, RecipeError, UnknownNameError
+from geossl.errors import MissingFileError, Note, RecipeError, UnknownNameError, possible
 from geossl.recipe.renamed import flat, new_name, new_word, translated
 from geossl.recipe.sections import Recipe, Section
 
@@ -43,7 +43,7 @@ def find(name_or_path: str | Path) -> Path:
         MissingFileError: If a path (something that ends in ``.yaml``) does not exist.
         UnknownNameError: If no packaged recipe has that name.
     """
-    path = Path(name_or_path)
+    path = possible(name_or_path, "recipe")
     if path.is_file():
         return path
     is_file = path.suffix in (".yaml", ".yml")
@@ -70,7 +70,7 @@ def load(name_or_path: str | Path, overrides: Sequence[str] = (), *, is_run: boo
         MissingFileError, UnknownNameError: If the recipe does not exist.
         RecipeError: If the YAML is broken or a key or value is wrong; names file, line, key and what is expected.
     """
-    old = Path(name_or_path).with_suffix("").as_posix().removeprefix("recipes/")
+    old = possible(name_or_path, "recipe").with_suffix("").as_posix().removeprefix("recipes/")
     now = None if Path(name_or_path).is_file() else new_name(old, names())
     if now is not None:
         name, more = now

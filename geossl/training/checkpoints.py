@@ -7,7 +7,9 @@ from types import FrameType
 from typing import Any
 
 import lightning as L
+import torch
 
+from geossl.errors import InputError
 from geossl.outputs import replacing
 
 
@@ -31,6 +33,51 @@ class Checkpoints(L.Callback):
             with replacing(self.path) if trainer.is_global_zero else others as temporary:
                 trainer.save_checkpoint(temporary)
             self.saved_step = trainer.global_step
+
+
+NEEDED = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "global_step", "pytorch-lightning_version")
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What a checkpoint of a run holds; running nothing it might hold.
+
+    Raises:
+        InputError: If it is damaged or something else; says what to do.
+    """
+    hint = f"delete {path} to begin again, or choose another output"
+    try:
+        with path.open("rb") as file:
+            is_zip = file.read(2) == b"PK"
+        found: Any = torch.load(path, weights_only=True, map_location="cpu", mmap=True) if is_zip else None
+    except Exception as error:  # torch raises many kinds
+        raise InputError(f"checkpoint {path} cannot be read ({' '.join(str(error).split())[:80]}); {hint}") from None
+    is_run = isinstance(found, dict) and all(key in found for key in NEEDED)
+    step = found["global_step"] if is_run else None
+    if not isinstance(step, int) or isinstance(step, bool) or step < 0 or not isinstance(found["state_dict"], dict):
+        raise InputError(f"{path} is not a checkpoint of a run; {hint}")
+    return dict(found)
+
+
+def saved_step(path: Path, module: L.LightningModule) -> int:
+    """The step a checkpoint was saved at, once it is sure that it is one of this module's.
+
+    Args:
+        path: The checkpoint.
+        module: What would take its state.
+
+    Raises:
+        InputError: If it is damaged or of another run; says what to do.
+    """
+    hint = f"delete {path} to begin again, or choose another output"
+    found = read_checkpoint(path)
+    state, own = found["state_dict"], module.state_dict()
+    tensors = {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
+    odd = sorted(set(state) ^ set(own))
+    if odd := odd or [key for key, value in own.items() if key in tensors and tensors[key].shape != value.shape]:
+        raise InputError(f"checkpoint {path} is of another model ({odd[0]}); {hint}")
+    if strange := [k for k, v in tensors.items() if v.is_floating_point() and not v.isfinite().all()]:
+        raise InputError(f"checkpoint {path} holds values that are not finite ({strange[0]}); {hint}")
+    return int(found["global_step"])
 
 
 class StopOnSignal(L.Callback):

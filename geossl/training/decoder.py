@@ -20,7 +20,7 @@ from geossl.evaluation.scores import confusion_matrix, of_confusion
 from geossl.methods.base import warmup_cosine
 from geossl.models.encoder import DenseEncoder, Items
 from geossl.models.heads.segmenter import Segmenter, with_decoder
-from geossl.training.checkpoints import Checkpoints, StopOnSignal
+from geossl.training.checkpoints import Checkpoints, StopOnSignal, saved_step
 from geossl.training.early_stopping import FinetuneConfig
 from geossl.training.progress import TrainProgress, quiet
 
@@ -162,9 +162,11 @@ def fit(module: DecoderTraining, train: Items, val: Items, checkpoint: Path | No
     config, start = module.config, 0
     best = KeepBest(val, config.check_every, config.patience)
     if checkpoint and checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=True, map_location="cpu")
-        start = saved["global_step"]
-        best.load_state_dict(saved["callbacks"][best.state_key])
+        start = saved_step(checkpoint, module)
+        saved = torch.load(checkpoint, weights_only=True, map_location="cpu").get("callbacks", {})
+        if best.state_key not in saved:
+            raise InputError(f"{checkpoint} is not a checkpoint of a decoder; delete it to begin again")
+        best.load_state_dict(saved[best.state_key])
     if not best.best["is_over"]:
         count = config.max_steps * config.batch_size
         draws = np.random.default_rng(module.seed).integers(0, len(train), count)

@@ -13,6 +13,7 @@ import torch
 from geossl import recipe as recipes
 from geossl.errors import InputError
 from geossl.outputs import write_text
+from geossl.training.checkpoints import read_checkpoint
 
 FREE_KEYS = {"out", "resume", "probe", "data.workers", "train.devices", "train.log_every", "train.checkpoint_every"}
 
@@ -86,7 +87,7 @@ class RunFolder:
         """Updates in the checkpoint; 0 without one."""
         if not self.checkpoint.exists():
             return 0
-        return int(torch.load(self.checkpoint, weights_only=True, map_location="cpu", mmap=True)["global_step"])
+        return int(read_checkpoint(self.checkpoint)["global_step"])
 
     def lengthen(self, max_steps: int) -> None:
         """Note it down if a run that has begun is to have more steps than before."""

@@ -150,7 +150,7 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written(scans, encoder, mod
         geossl.points.embed(scans, encoder, out=tmp_path / "x.png")
     with pytest.raises(InputError, match="does not go with the encoder's 6 m steps"):
         geossl.points.embed(scans, encoder, out=out, cell_m=5.987)
-    with pytest.raises(InputError, match="must be positive"):
+    with pytest.raises(InputError, match="cell_m=.* is not possible; expected metres, above 0"):
         geossl.points.embed(scans, encoder, out=out, cell_m=-1.0)
     with pytest.raises(InputError, match="min_points=100000 points; lower it"):
         geossl.points.embed(scans, encoder, out=out, min_points=100_000)
@@ -253,7 +253,10 @@ def test_the_command_line_embeds_learns_and_classifies(scans, encoder, tmp_path)
         (["finetune", "SCANS", "--encoder", "ENCODER", "--class", "roof=x"], "'roof=x' is not NAME=CODES"),
         (["finetune", "SCANS", "--encoder", "ENCODER", "--class", "=2"], "'=2' is not NAME=CODES"),
         (["finetune", "SCANS", "--encoder", "ENCODER", "--class", "a=2", "--class", "a=3"], "names 'a' twice"),
-        (["finetune", "SCANS", "--encoder", "ENCODER", "--lr", "nan"], "lr positive and finite"),
+        (
+            ["finetune", "SCANS", "--encoder", "ENCODER", "--lr", "nan"],
+            "lr=nan is not possible; expected a learning rate above 0",
+        ),
         (["finetune", "SCANS", "--encoder", "ENCODER", "--class", "sea=9"], "sea"),
         (["classify", "SCANS", "--model", "ENCODER"], "gives no classes of points"),
     ],

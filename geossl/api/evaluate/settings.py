@@ -103,7 +103,7 @@ def settings_of(protocol: str | Sequence[str], out: Path, progress: Progress | N
     return Settings(
         protocols=requested(protocol),
         sensors=sensor_sets(options.get("sensors")),
-        seeds=at_least(options.get("seeds", 1), 1, "--seeds"),
+        seeds=at_least(options.get("seeds", 1), 1, "--seeds", 10_000),
         split=options.get("split", "auto"),
         neighbours=None if neighbours is None else at_least(neighbours, 1, "--neighbours"),
         shares=tuple(checked_share(share) for share in options.get("label_fractions", ())),
@@ -111,7 +111,7 @@ def settings_of(protocol: str | Sequence[str], out: Path, progress: Progress | N
         batch_size=at_least(options.get("batch_size", 64), 1, "--batch-size"),
         baselines=options.get("baselines", False),
         perturbations=dict(options.get("perturbations") or {}),
-        finetune=FinetuneConfig(epochs=at_least(options.get("epochs", 50), 1, "--epochs")),
+        finetune=FinetuneConfig(epochs=at_least(options.get("epochs", 50), 1, "--epochs", 10**6)),
         progress=progress or silent,
         store=out.with_name(f"{out.name}.build"),
     )
@@ -139,15 +139,20 @@ def requested(protocol: str | Sequence[str]) -> tuple[str, ...]:
 def sensor_sets(sensors: str | Sequence[str] | None) -> tuple[tuple[str, ...], ...]:
     """Sets of sensors: ``"s1,s2"`` is one set of two, a sequence of strings several sets."""
     given = [sensors] if isinstance(sensors, str) else list(sensors or [])
-    return tuple(tuple(name.strip() for name in one.split(",") if name.strip()) for one in given)
+    sets = tuple(tuple(name.strip() for name in one.split(",") if name.strip()) for one in given)
+    if not all(sets):
+        raise InputError("--sensors names no sensor; write s1, s2 or s1,s2, or leave it out")
+    return sets
 
 
-def at_least(value: int, least: int, name: str) -> int:
-    """A whole number that is large enough."""
+def at_least(value: int, least: int, name: str, most: int = 10**9) -> int:
+    """A whole number that is large enough, and no slip of the hand."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise InputError(f"{name} {value!r} is not a whole number")
     if value < least:
         raise InputError(f"{name} {value} is too small; use {least} or more")
+    if value > most:
+        raise InputError(f"{name} {value} is too large; use {most} or fewer")
     return value
 
 

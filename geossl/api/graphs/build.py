@@ -22,6 +22,7 @@ from geossl.data.sentinel.aligned import SAMPLE, aligned_scenes
 from geossl.errors import InputError
 from geossl.inference.outputs.raster import open_map
 from geossl.recipe.graphs import Graphs
+from geossl.rules import check_values
 from geossl.sensors import SENSORS
 from geossl.vector_files import read_features
 
@@ -55,6 +56,7 @@ def graph_from_geodataframe(
     Raises:
         InputError: If places, features or edges cannot be used; says which row or column.
     """
+    check_values(smooth=smooth)
     if isinstance(features, (str, Path)) and Path(features).suffix in RASTERS:
         features = open_map(features)
     if isinstance(features, Path):
@@ -88,6 +90,9 @@ def graph_from_raster(
         As ``graph_from_geodataframe``; a node's features are mean and standard deviation of every band, of maps with
         more than 16 bands the mean alone.
     """
+    check_values(compactness=compactness, smooth=smooth)
+    if column is not None and labels is None:
+        raise InputError(f"column={column!r} does nothing without labels; leave it out")
     known = None if labels is None else read_labels(labels, column)
     cut = None
     if isinstance(raster, xr.Dataset):
@@ -117,6 +122,7 @@ def graphs_from_images(source: str | Path, *, segment_px: int = 64, compactness:
     Raises:
         InputError: If the data set cannot be used, or holds no images of one class each.
     """
+    check_values(compactness=compactness)
     images = read_set(source)
     if not images.sensors or images.labels.ndim != 1:
         raise InputError(f"{source} holds no images of one class each; expected a folder of images per class, or .npz")

@@ -18,7 +18,7 @@ from torch_geometric.data import Data
 from geossl.api.graphs.build import source_graph
 from geossl.data.graphs.files import read_graph
 from geossl.data.labels.colours import palette
-from geossl.errors import InputError
+from geossl.errors import InputError, possible
 from geossl.evaluation.clustering import clustering_scores
 from geossl.evaluation.heads import fit_kmeans, predict
 from geossl.inference.graphs import WHOLE_UP_TO, graph_embeddings, node_embeddings
@@ -30,8 +30,10 @@ from geossl.models.files import load_encoder, provenance
 from geossl.models.heads.classifiers import KMeansHead
 from geossl.outputs import check_output, make_folder, replacing
 from geossl.recipe.graphs import Graphs
+from geossl.rules import check_values
 
 log = logging.getLogger("geossl")
+GSD_M = 10  # of a raster of clusters
 
 
 def embed_graph(
@@ -165,7 +167,7 @@ def write_nodes(out: str | Path, nodes: pd.DataFrame) -> Path:
     return out
 
 
-def class_raster(out: str | Path, nodes: gpd.GeoDataFrame, gsd_m: float = 10) -> Path:
+def class_raster(out: str | Path, nodes: gpd.GeoDataFrame, gsd_m: float = GSD_M) -> Path:
     """Paint clusters on the ground: a class raster, its confidence in percent and hectares per cluster.
 
     Args:
@@ -214,7 +216,7 @@ def graph_map(
     classes: int | None = None,
     out: str | Path = "nodes.gpkg",
     raster: str | Path | None = None,
-    gsd_m: float = 10,
+    gsd_m: float = GSD_M,
     seed: int = 0,
     overwrite: bool = False,
 ) -> Path:
@@ -239,6 +241,9 @@ def graph_map(
     Raises:
         InputError: If something does not fit; nothing was written.
     """
+    check_values(seed=seed)
+    if raster is None and gsd_m != GSD_M:
+        raise InputError(f"--gsd {gsd_m} does nothing without --raster; leave it out")
     check_output(out, (".gpkg", ".parquet", ".csv"), overwrite=overwrite, makes_folder=True)
     if raster is not None:
         check_output(raster, (".tif",), overwrite=overwrite, option="--raster", makes_folder=True)
@@ -249,7 +254,8 @@ def graph_map(
             f"--encoder {encoder} does not say how its graph was made; use geossl.graphs.cluster in Python"
         )
     made = {key: value for key, value in made.items() if key in Graphs.model_fields}  # the rest is of training alone
-    graph = source_graph(Graphs(**(made if source is None else {**made, "source": str(source)})))
+    chosen = made if source is None else {**made, "source": str(possible(source, "--source"))}
+    graph = source_graph(Graphs(**chosen))
     nodes = cluster_graph(graph, model, classes, seed=seed)
     if scores := agreement(graph, nodes["cluster"].to_numpy()):
         log.info("classes  " + "  ".join(f"{name.upper()} {100 * value:.1f}" for name, value in scores.items()))

@@ -1,7 +1,7 @@
 """Classes for the points of airborne scans: learned from classified scans, written back to LAS and LAZ."""
 
 import json
-import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,17 +13,19 @@ from jaxtyping import Int
 from numpy import ndarray
 
 from geossl.api.points.scans import DEVICE, Scans, block_settings, of_scans
+from geossl.api.settings import checked_settings
 from geossl.data.points.batches import augmented
 from geossl.data.points.blocks import BlockSettings, block_of, cut_block, grown, inner, lattice_blocks
 from geossl.data.points.las import NOISE, Scan, find_files, read_scan, survey, write_classes
-from geossl.errors import InputError, WeightsError
+from geossl.errors import InputError, WeightsError, possible
 from geossl.evaluation.scores import class_iou, confusion_matrix, of_confusion
 from geossl.inference.points import classes_of
 from geossl.models.encoder import Encoder
 from geossl.models.files import load_encoder, save_encoder
 from geossl.models.heads.point_segmenter import PointSegmenter, point_segmenter_spec
-from geossl.outputs import check_output, write_text
+from geossl.outputs import check_output, make_folder, write_text
 from geossl.progress import Progress
+from geossl.rules import check_values
 from geossl.training.point_segmentation import UNLABELLED, Labelled, PointHeadConfig, train_head
 from geossl.training.run_folder import versions
 
@@ -75,6 +77,7 @@ def finetune_points(
     """
     out = check_output(out, (".safetensors",), overwrite=overwrite)
     check_output(out.with_suffix(".json"), (".json",), overwrite=overwrite)
+    check_values(seed=seed, min_points=min_points)
     config = head_config(training)
     base = of_scans(encoder if isinstance(encoder, Encoder) else load_encoder(encoder))
     settings = without_classes(block_settings(base.spec, min_points))
@@ -134,9 +137,10 @@ def classify_points(
     found = model if isinstance(model, Encoder) else load_encoder(model)
     if not isinstance(found, PointSegmenter):
         raise WeightsError(f"{found.spec.name!r} gives no classes of points; make a model with geossl.points.finetune")
+    check_values(min_points=min_points)
     settings = without_classes(block_settings(found.to(DEVICE).eval().spec, min_points))
     files = [survey(path) for path in find_files(laz)]
-    targets = outputs(Path(out), [file.path for file in files])
+    targets = outputs(possible(out), [file.path for file in files])
     for target in targets:
         check_output(target, (".las", ".laz"), overwrite=overwrite)
     codes = np.array(found.spec.arguments["codes"])
@@ -182,7 +186,7 @@ def outputs(out: Path, sources: Sequence[Path]) -> list[Path]:
         if len(sources) > 1:
             raise InputError(f"out={str(out)!r} is one file, but there are {len(sources)} scans; give a folder")
         targets = [check_output(out, (".las", ".laz"))]
-    elif out.is_file() or out.suffix:
+    elif (os.path.exists(out) and not out.is_dir()) or out.suffix:
         raise InputError(f"out={str(out)!r} must end in .laz or .las, or be a folder")
     else:
         targets = [out / path.name for path in sources]
@@ -191,20 +195,13 @@ def outputs(out: Path, sources: Sequence[Path]) -> list[Path]:
     taken = {path.resolve() for path in sources} & {path.resolve() for path in targets}
     if taken:
         raise InputError(f"out={str(out)!r} would replace {taken.pop()}, which is read; choose another out")
-    targets[0].parent.mkdir(parents=True, exist_ok=True)
+    make_folder(targets[0].parent)
     return targets
 
 
 def head_config(training: Mapping[str, Any]) -> PointHeadConfig:
     """Checked settings of the training."""
-    known = PointHeadConfig.__dataclass_fields__
-    for key in training:
-        if key not in known:
-            raise InputError(f"finetune_points has no setting {key!r}; there are {', '.join(known)}")
-    config = PointHeadConfig(**training)
-    if config.max_steps < 1 or config.batch_size < 1 or not 0 < config.lr < math.inf:
-        raise InputError("max_steps and batch_size must be 1 or more, lr positive and finite")
-    return config
+    return PointHeadConfig(**checked_settings(training, PointHeadConfig.__dataclass_fields__, "points.finetune"))
 
 
 def class_groups(scan: Scan, classes: Mapping[str, Sequence[int]] | None) -> dict[str, Sequence[int]]:

@@ -25,6 +25,7 @@ from geossl.models.encoder import Encoder, PointEncoder
 from geossl.models.files import load_encoder
 from geossl.outputs import check_output
 from geossl.progress import Progress
+from geossl.rules import check_values
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ def embed_points(
     """
     chosen = ScanSettings(**checked_settings(settings, SETTINGS, "points.embed"))
     out = check_output(out, (".tif",), overwrite=overwrite)
+    check_values(cell_m=cell_m, crs=crs)
     model = of_scans(encoder if isinstance(encoder, Encoder) else load_encoder(encoder))
     blocks = block_settings(model.spec, chosen.min_points)
     cell = blocks.block_m / 2 if cell_m is None else float(cell_m)
@@ -163,8 +165,6 @@ def chunk_side(step_m: float, cell_m: float, chunk_m: float) -> int:
     Raises:
         InputError: If no such chunk is of reasonable size.
     """
-    if not cell_m > 0 or not chunk_m > 0:
-        raise InputError(f"cell_m={cell_m:g} and chunk_m={chunk_m:g} must be positive")
     step, cell = round(step_m * 1000), round(cell_m * 1000)
     common = math.lcm(step, cell) if cell else 0
     if not common or common > 100_000 * max(1.0, step_m):

@@ -19,7 +19,7 @@ from geossl.methods.base import OptimConfig, SSLMethod
 from geossl.models.encoder import DenseEncoder
 from geossl.models.files import save_encoder
 from geossl.outputs import write_text
-from geossl.training.checkpoints import Checkpoints, StopOnSignal
+from geossl.training.checkpoints import Checkpoints, StopOnSignal, saved_step
 from geossl.training.optim import lengthened
 from geossl.training.probe import OnlineProbe, holdout_scores
 from geossl.training.progress import TrainProgress, quiet
@@ -63,7 +63,7 @@ def pretrain(recipe: str | Path | recipes.Recipe, **overrides: Any) -> Path:
     labels = labelled_ground(recipe, data)
     chain = callbacks(recipe, folder, data, labels, stop)
     checkpoint = folder.open(recipe)
-    data.start_step = folder.step()
+    data.start_step = folder.step() if checkpoint is None else saved_step(checkpoint, module)
     if changes := folder.changes():
         module.optim = lengthened(module.optim, recipe.train, changes)
         note_longer(module.optim, data.start_step)

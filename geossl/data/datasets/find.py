@@ -24,7 +24,7 @@ from geossl.data.points.objects import read_objects
 from geossl.data.sentinel.aligned import SAMPLE
 from geossl.data.sentinel.rasters import LocalRasters
 from geossl.data.splits import SPLIT_NAMES
-from geossl.errors import InputError, MissingFileError, UnknownNameError
+from geossl.errors import InputError, MissingFileError, UnknownNameError, possible
 from geossl.sensors import PAIR, SENSORS
 
 
@@ -38,7 +38,7 @@ def read_set(source: str | Path, s2_offset: int | None = None) -> Classification
     Raises:
         InputError: If it cannot be used; says what was expected.
     """
-    path = Path(source)
+    path = possible(source, "data set")
     is_folder = os.path.isdir(path)
     if is_folder and not is_split(path) and holds_videos(path):
         return video_set(path)
@@ -108,7 +108,7 @@ def find(
         return dataset
     if isinstance(dataset, gpd.GeoDataFrame) or scenes.files:
         return labelled_scenes(dataset, scenes)
-    name = str(dataset)
+    name = str(possible(dataset, "data set"))
     if name == "sample":
         own = scenes._replace(files={s: [SAMPLE / s] for s in PAIR}, s2_offset=None, column=None, bands=None)
         return labelled_scenes(SAMPLE / "labels", own, name)
@@ -120,6 +120,8 @@ def find(
         raise InputError(f"--root and --download are for data sets known by name, not for {name!r}")
     if os.path.isfile(name) and Path(name).suffix != ".npz":
         raise InputError(f"{name} holds labels without images; name the scenes they lie over, such as with --s2")
+    if scenes.column is not None:
+        raise InputError(f"--column is for labelled polygons over scenes and does nothing for {name!r}; leave it out")
     return read_set(name, scenes.s2_offset)
 
 

@@ -265,7 +265,7 @@ def read_labels(source: str | Path | gpd.GeoDataFrame, column: str | None = None
     if isinstance(source, gpd.GeoDataFrame):
         frame, name = source, "the GeoDataFrame"
     else:
-        path, name = split_layer(source)[0], f"--labels {source}"
+        path, name = split_layer(source, "--labels")[0], f"--labels {source}"
         if not os.path.exists(path):
             raise MissingFileError(f"{name} does not exist")
         if path.suffix.lower() in RASTERS or (path.is_dir() and path.suffix != ".gdb"):

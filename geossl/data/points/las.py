@@ -19,7 +19,7 @@ from pyproj.exceptions import CRSError
 
 from geossl.data.listing import files_in
 from geossl.data.points.ground import GroundSurface, ground_points
-from geossl.errors import GridError, InputError, MissingFileError, needs
+from geossl.errors import GridError, InputError, MissingFileError, needs, possible
 from geossl.grid import check_metre
 from geossl.outputs import replacing
 
@@ -80,7 +80,7 @@ def find_files(source: str | Path | Sequence[str | Path]) -> list[Path]:
         source = SAMPLE
     given = [source] if isinstance(source, str | Path) else source
     found: list[Path] = []
-    for path in map(Path, given):
+    for path in (possible(entry, "scan") for entry in given):
         inside = files_in(path, SUFFIXES, deep=True) if path.is_dir() else [path]
         if not inside or not os.path.isfile(inside[0]):
             raise MissingFileError(f"{str(path)!r} is neither a .las or .laz file nor a folder that holds one")

@@ -1,5 +1,6 @@
 """Bands of a sensor, and a file looked at once: which bands, which unit, where it lies."""
 
+import os
 import re
 import warnings
 from collections.abc import Sequence
@@ -82,8 +83,10 @@ def inspect(
         BandError: If bands are missing, swapped or in another unit, or the Sentinel-2 offset is not known.
     """
     path = Path(path)
-    if not path.exists():
+    if not os.path.exists(path):
         raise MissingFileError(f"--{sensor} file {str(path)!r} does not exist")
+    if not path.is_file():  # a pipe would be waited for
+        raise BandError(f"--{sensor} {str(path)!r} is not a file; name a raster file")
     try:
         with rasterio.Env(**GDAL), rasterio.open(path) as source:
             check_place(source, path)

@@ -1,5 +1,6 @@
 """Products that come as a folder of single-band files, such as ``LC08_L2SP_..._SR_B4.TIF``: files put into scenes."""
 
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -60,7 +61,7 @@ def scenes_of(paths: Sequence[Path], sensor: str) -> list[Path | SceneFiles]:
 
 def product_folders(path: Path, sensor: str) -> list[Path]:
     """The path itself; of a folder also the folders in it whose files are a product's, such as those of one scene."""
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return [path]
     product = SENSORS[sensor].product_of
     inner = [d for d in folders_in(path) if any(product(f.name) for f in d.iterdir())]

@@ -17,7 +17,7 @@ from geossl.data.listing import RASTERS, files_in, folders_in
 from geossl.data.sentinel.bands import date_of, inspect
 from geossl.data.sentinel.raster_file import RasterFile
 from geossl.data.sentinel.rasters import warp
-from geossl.errors import BandError, GridError, InputError, MissingFileError
+from geossl.errors import BandError, GridError, InputError, MissingFileError, possible
 
 SAMPLE = Path(__file__).parents[1] / "sample_series"
 FIRST_DAY = date(2015, 1, 1).toordinal()
@@ -118,7 +118,7 @@ def open_series(
     Raises:
         InputError: If there are fewer than two dates, two of one date, or a file without a date or a band.
     """
-    folder = Path(folder)
+    folder = possible(folder, "folder")
     if not folder.is_dir():
         raise MissingFileError(f"folder {str(folder)!r} does not exist; expected one with a GeoTIFF per date")
     if clouds is not None and clouds.band not in bands:
@@ -150,7 +150,7 @@ def find_series(
     Raises:
         InputError: As in ``open_series``, or if the folder holds no series.
     """
-    root = SAMPLE if str(root) == "sample" else Path(root)
+    root = SAMPLE if str(root) == "sample" else possible(root, "data.source")
     if not root.is_dir():
         raise MissingFileError(f"data.source {str(root)!r} does not exist; expected a folder of series")
     inside = [p for p in folders_in(root) if p.name != "labels" and files_in(p, RASTERS)]

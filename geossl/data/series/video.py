@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from geossl.data.images.folders import read_image
-from geossl.data.listing import IMAGES, files_in, is_hidden
+from geossl.data.listing import IMAGES, files_in, folders_below
 from geossl.errors import InputError, MissingFileError, RunError, needs
 
 VIDEOS = {".mp4", ".webm", ".mkv", ".avi", ".mov", ".mpg", ".m4v"}
@@ -41,8 +41,7 @@ def find_videos(root: str | Path) -> list[VideoFile]:
     if not root.is_dir():
         raise MissingFileError(f"folder {str(root)!r} does not exist; expected one with videos or folders of frames")
     found = []
-    folders = [root, *(p for p in root.rglob("*") if p.is_dir() and not is_hidden(p.name))]
-    for path in sorted([*files_in(root, VIDEOS, deep=True), *folders]):
+    for path in sorted([*files_in(root, VIDEOS, deep=True), *folders_below(root)]):
         count = len(files_in(path, IMAGES)) if path.is_dir() else frames_of(path)
         if count >= 2:
             parts = path.relative_to(root).parts

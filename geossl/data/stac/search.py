@@ -11,7 +11,7 @@ from typing import Any
 import shapely
 
 from geossl.data.stac.hrefs import Item, check_href
-from geossl.errors import InputError, MissingFileError, UnknownNameError, missing, redact
+from geossl.errors import InputError, MissingFileError, UnknownNameError, missing, possible, redact
 from geossl.grid import Aoi
 
 
@@ -54,7 +54,7 @@ def catalog_of(name: str) -> Catalog:
         return PRESETS[name]
     if re.match(r"https?://", name):
         return Catalog(name, READABLE)
-    if Path(name).is_file():
+    if possible(name, "--catalog").is_file():
         return Catalog(str(Path(name).absolute()), READABLE)
     if name.endswith((".json", ".parquet")):
         raise MissingFileError(f"--catalog file {name!r} does not exist")

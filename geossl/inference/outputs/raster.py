@@ -9,6 +9,7 @@ import dask
 import dask.array as da
 import numpy as np
 import odc.geo.xr  # noqa: F401  (adds the .odc accessor)
+import rasterio
 import rioxarray
 import shapely
 import xarray as xr
@@ -17,7 +18,7 @@ from jaxtyping import Float
 from odc.geo.xr import xr_coords
 from zarr.storage import FsspecStore
 
-from geossl.errors import GridError, InputError, MissingFileError, redact
+from geossl.errors import GridError, InputError, MissingFileError, possible, redact
 from geossl.inference.outputs.checksums import checked
 from geossl.inference.outputs.cog import blocks, write_blocks
 from geossl.inference.outputs.quantize import NODATA, quantize_bands
@@ -124,7 +125,7 @@ def open_map(path: str | Path, gsd_m: float | None = None, level: int = 0) -> xr
     if is_remote(path):
         embeddings = stored_there(str(path), f"overviews/{level}" if level else None)
         return embeddings if gsd_m is None else zoomed(embeddings, gsd_m)
-    path = Path(path)
+    path = possible(path, "map")
     if level and not (path / f"overviews/{level}").exists():
         raise InputError(f"{path} has no overview {level}; small maps have none, as the map itself is quickly read")
     embeddings = stored(path, f"overviews/{level}" if level else None)
@@ -154,7 +155,7 @@ def cog(path: str) -> xr.DataArray:
     """A map in a GeoTIFF."""
     with warnings.catch_warnings():  # of rioxarray: that scales differ between bands, which it applies all the same
         warnings.simplefilter("ignore")
-        array: Any = rioxarray.open_rasterio(path, chunks=TIF_CHUNKS, mask_and_scale=True)
+        array = read_tif(path)
     array = array.rename(band="embedding")
     return (
         array.assign_coords(embedding=np.arange(array.sizes["embedding"]))
@@ -176,6 +177,25 @@ def decoded(store: Any, name: str, group: str | None) -> xr.DataArray:
         sizes = {name: embeddings.chunksizes[name] for name in ("y", "x")}  # else each block would read far more scales
         embeddings = embeddings.astype(np.float32) * scales.chunk(sizes)
     return embeddings.astype(np.float32).rename("embeddings")
+
+
+def read_tif(path: str) -> Any:
+    """A GeoTIFF as a lazy array.
+
+    Raises:
+        InputError: If it is not one, or has no place on Earth.
+    """
+    if not is_remote(path) and not Path(path).is_file():
+        raise InputError(f"map {path} is not a file; name an embedding map, .zarr or .tif")
+    try:
+        array: Any = rioxarray.open_rasterio(path, chunks=TIF_CHUNKS, mask_and_scale=True)
+    except (rasterio.errors.RasterioError, ValueError, TypeError) as error:
+        if is_remote(path):  # whoever asked says what was answered
+            raise
+        raise InputError(f"{path} cannot be read as a raster ({' '.join(str(error).split())[:200]})") from None
+    if isinstance(array, xr.DataArray) and array.rio.crs is not None:
+        return array
+    raise InputError(f"{path} is not an embedding map: it has no CRS, or holds several data sets")
 
 
 def zoomed(embeddings: xr.DataArray, gsd_m: float) -> xr.DataArray:

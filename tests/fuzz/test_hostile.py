@@ -1,0 +1,42 @@
+"""Every option of every verb and every argument of every function is tried; a share of it with the suite.
+
+``GEOSSL_FUZZ=500`` (``make fuzz``) tries all 8000. They run in a process of their own, in which shapes are not checked,
+as at a user's.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.fuzz.good import make
+
+SHARE = 1 if int(os.environ.get("GEOSSL_FUZZ", "25")) >= 500 else 80
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hostile") / "good"
+    folder.mkdir()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return make(folder)
+
+
+@pytest.mark.parametrize(("script", "least"), [("hostile", 3500), ("hostile_calls", 4000)])
+def test_hostile_values_are_refused_in_one_line_and_leave_nothing(good, script, least):
+    words = [sys.executable, "-W", "ignore", "-m", f"tests.fuzz.{script}", str(good), str(SHARE)]
+    settings = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=ROOT, env=settings)
+    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    wrong = [case for case in found if case["wrong"]]
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert not wrong, wrong[:5]
+    assert len(found) >= least // SHARE
+    assert Counter(case["outcome"] for case in found)["refused"] > 0.85 * len(found)

@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from geossl.cli import main
 
 HANG_S, SERVED_S = 60, 3
-PASSING = re.compile(r"geossl: note: |\w+  +\d+/\d+ ")  # notes and progress, which may stand before the error
+PASSING = re.compile(r"(geossl: )?note: |\w+  +\d+/\d+ ")  # notes and progress, which may stand before the error
 LONG = "x" * 300
 PLACES = {"aoi": ".geojson", "labels": ".gpkg", "s1": ".tif", "s2": ".tif", "landsat": ".tif", "layers": ".tif",
           "encoder": ".safetensors", "model": ".safetensors", "map": ".zarr", "map_path": ".zarr", "scans": ".las",

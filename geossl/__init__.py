@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from geossl.api.similar import view as view
     from geossl.api.source import Catalog as Catalog
     from geossl.api.source import Rasters as Rasters
+    from geossl.api.verify import verify as verify
     from geossl.inference.outputs.quicklook import quicklook as quicklook
     from geossl.inference.outputs.raster import open_map as open  # noqa: F401
     from geossl.models.files import load_encoder as load_encoder
@@ -62,6 +63,7 @@ PUBLIC = {
     "sample": "geossl.api.sample:sample",
     "segment": "geossl.api.segment:segment",
     "similar": "geossl.api.similar:similar",
+    "verify": "geossl.api.verify:verify",
     "view": "geossl.api.similar:view",
     "wrap": "geossl.models.foreign.wrap:wrap",
 }

@@ -8,6 +8,7 @@ import click
 
 from geossl import __version__
 from geossl.cli.door import Door
+from geossl.cli.finished import sample, verify
 from geossl.cli.graphs import graphs
 from geossl.cli.names import list_names
 from geossl.cli.options import (
@@ -47,6 +48,7 @@ def main() -> None:
     geossl points embed tiles/ --encoder ...   airborne laser scans; also finetune, classify
     geossl similar map.zarr --to 3.01,41.55    where else does it look like this?
     geossl sample map.zarr plots.csv           vectors at points, as a table
+    geossl verify map.zarr                     is the map what its plan gives?
     geossl view map.zarr                       look at a map in the browser
     geossl export map.zarr map.tif             or .parquet, or a folder of STAC documents
     geossl list                                recipes, methods, encoders
@@ -256,24 +258,6 @@ def view(map_path: str, layers: tuple[str, ...], port: int, no_browser: bool) ->
 
 @main.command()
 @click.argument("map")
-@click.argument("points")
-@click.option("--radius-m", default=0.0, show_default=True, help="Average the patches so near; 0 = the point's own.")
-@click.option("--out", default="samples.parquet", show_default=True, help="Table: .parquet, .csv or .gpkg.")
-@click.option("--overwrite", is_flag=True, help="Replace OUT.")
-def sample(map: str, points: str, radius_m: float, out: str, overwrite: bool) -> None:
-    """Take the vectors of MAP at POINTS: a .csv or .parquet with lon and lat, or a vector file of points.
-
-    A row per point, its own columns first; then valid, sensors, date, row, column, and the vector as e000, e001, ...
-    """
-    early({"map": map})
-    from geossl.api.sample import sample as sampled  # lazy: see embed
-
-    found = sampled(map, points, radius_m=radius_m, out=out, overwrite=overwrite)
-    click.echo(f"table      {out}  {len(found)} points, {int((found['row'] >= 0).sum())} on the map")
-
-
-@main.command()
-@click.argument("map")
 @click.argument("out")
 @click.option("--aoi", help="Polygons: keep only what lies in them; with --level aoi, pool over each of them.")
 @click.option("--dtype", help="Of a .tif: float32, float16 or int8.  [default: float32]")
@@ -322,3 +306,5 @@ def evaluate(**options: Any) -> None:
 
 
 main.add_command(list_names)
+main.add_command(sample)
+main.add_command(verify)

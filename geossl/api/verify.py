@@ -1,0 +1,84 @@
+"""Whether a map is what it claims to be."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from geossl.api.source import Rasters
+from geossl.errors import BandError, InputError, MissingFileError
+from geossl.inference.engine.plan import Plan
+from geossl.inference.engine.source import Source
+from geossl.inference.engine.verify import recorded
+from geossl.inference.engine.verify import verify as compute
+from geossl.models.download import encoder_path
+from geossl.progress import Progress
+from geossl.sensors import SENSORS
+
+
+def verify(
+    map: str | Path,
+    *,
+    encoder: str | Path = "croma_tiny",
+    source: Rasters | Source | None = None,
+    shards: int = 5,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """Compute random shards of a map again from its recorded plan, and compare them byte by byte.
+
+    The same machine and the same versions give the same bytes; another processor or another PyTorch may round
+    differently and is then told as ``different``.
+
+    Args:
+        map: ``.zarr`` written by ``geossl embed``, with its ``.zarr.build`` folder beside it.
+        encoder: The encoder it was made with.
+        source: The files it was made from; by default those the plan names. Must be given if the files did not say
+            their bands or offset by themselves.
+        shards: How many; shards whose file is lost are among them.
+        seed: Draws the shards.
+        progress: Called as ``progress(done, wanted, "shards")``.
+
+    Returns:
+        A row per shard and layer: ``row``, ``column``, ``array``, ``result`` (``equal``, ``lost``, ``damaged`` or
+        ``different``), ``stored`` and ``made``, the CRC-32 of both files.
+
+    Raises:
+        InputError: If the map has no plan, or encoder or files are not those it was made with.
+        RunError: If pixels cannot be read.
+    """
+    if not isinstance(shards, int) or isinstance(shards, bool) or shards < 1:
+        raise InputError(f"shards={shards!r} is not a number of shards; use 1 or more")
+    path = Path(map)
+    if not path.exists():
+        raise MissingFileError(f"map {str(path)!r} does not exist")
+    plan = recorded(path)
+    opened = source.open() if isinstance(source, Rasters) else source or named(plan, path)
+
+    def report(done: int, wanted: int) -> None:
+        if progress:
+            progress(done, wanted, "shards")
+
+    found = compute(path, plan, opened, encoder_path(encoder), shards, seed, report)
+    rows = [(*c.shard, c.array, c.result, f"{c.stored:08x}", f"{c.made:08x}") for c in found]
+    return pd.DataFrame(rows, columns=["row", "column", "array", "result", "stored", "made"])
+
+
+def named(plan: Plan, path: Path) -> Source:
+    """The source that a plan names.
+
+    Raises:
+        InputError: If a file is gone, or must be described again; or if scenes need a catalogue's signature.
+    """
+    recorded_source: dict[str, Any] = plan.metadata["source"]
+    if set(recorded_source) <= set(SENSORS):
+        files = {sensor: [Path(f["path"]) for f in inputs] for sensor, inputs in recorded_source.items()}
+        try:
+            return Rasters(**files).open()
+        except BandError as error:
+            raise InputError(f"{error}; name the files of {path} as they were named then (--s1, --s2 ...)") from None
+    from geossl.data.stac.composite import CatalogScenes  # lazy: catalogues are an extra
+
+    if recorded_source.get("asks_again"):
+        raise InputError(f"the scenes of {path} need signed addresses, which plans do not hold; fetch them and compare")
+    return CatalogScenes.from_json(recorded_source)

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from geossl import __version__
+from geossl.cli.asked import Asked
 from geossl.cli.door import Door
 from geossl.cli.finished import sample, verify
 from geossl.cli.graphs import graphs
@@ -123,6 +124,10 @@ def embed(dry_run: bool, **options: Any) -> None:
     Killed or interrupted, the same command resumes where it stopped. Memory depends on --shard-cells and --batch-size,
     never on the region; --dry-run says how much.
     """
+    asked = Asked(options)
+    if not dry_run and asked.is_answered():
+        click.echo(f"embedding  {asked.out}\npicture    {asked.picture}")
+        return
     options = with_source(options)
     from geossl.api import embed as maps  # lazy: `geossl --help` must not import torch
 
@@ -131,6 +136,7 @@ def embed(dry_run: bool, **options: Any) -> None:
             click.echo("\n".join(f"{key:<22}{value}" for key, value in row.items()))
         return
     out = maps.embed_map(progress=line("embed"), **options)
+    asked.remember()
     click.echo(f"embedding  {out}\npicture    {maps.picture_of(out)}")
 
 

@@ -208,3 +208,32 @@ def test_a_dry_run_prints_and_writes_nothing(place, encoder):
 def test_another_plan_for_the_same_output_is_refused(place, encoder):
     assert embed(place, encoder).exit_code == 0
     refused(embed(place, encoder, precision="bf16"), "was started with another precision")
+
+
+def test_a_finished_map_asked_for_again_is_known_without_torch(place, encoder, monkeypatch):
+    assert embed(place, encoder).exit_code == 0
+
+    def again(**_):
+        raise RuntimeError("the long way")
+
+    monkeypatch.setattr("geossl.api.embed.embed_map", again)
+    done = embed(place, encoder)
+    assert (done.exit_code, done.stdout) == (0, "embedding  out.zarr\npicture    out.png\n")
+    assert embed(place, encoder, **{"batch-size": 3}).exit_code == 1  # not the same question
+    for path in (place / "aoi.geojson", place / "s2.tif", place / "out.zarr" / "zarr.json", place / "out.png"):
+        before = path.stat()
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+        assert embed(place, encoder).exit_code == 1, path
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert embed(place, encoder).exit_code == 0
+    next(path for path in (place / "out.zarr").rglob("c/**/0") if path.is_file()).unlink()
+    assert embed(place, encoder).exit_code == 1  # a shard is lost, which the long way makes anew
+
+
+def test_the_short_way_imports_neither_torch_nor_numpy(place, encoder):
+    options = ["--aoi", "aoi.geojson", "--s1", "s1.tif", "--s2", "s2.tif", "--encoder", str(encoder)]
+    assert geossl("embed", *options, cwd=place).exit_code == 0
+    code = f"from geossl.cli import main\ntry:\n    main({['embed', *options]})\nfinally:\n    import sys\n"
+    code += "    print('torch' in sys.modules, 'numpy' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=place).stdout
+    assert out == "embedding  embedding.zarr\npicture    embedding.png\nFalse False\n"

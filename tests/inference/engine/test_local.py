@@ -186,3 +186,22 @@ def test_decoders_see_across_the_borders_of_blocks_and_squares(local_file, tmp_p
         torch.testing.assert_close(
             squares[..., 32:-32, 32:-32], read.logits(whole, tensors)[..., 32:-32, 32:-32], atol=1e-5, rtol=0
         )
+
+
+def test_auto_precision_stands_in_the_plan_and_is_kept_on_another_machine(local_file, tmp_path, monkeypatch):
+    def plan(path):
+        return json.loads((tmp_path / f"{path}.build" / "plan.json").read_text())
+
+    for has_amx, expected in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda has_amx=has_amx: has_amx)
+        made(tmp_path / f"{expected}.zarr", area(width=90), local_file, precision="auto")
+        assert plan(f"{expected}.zarr")["precision"] == expected
+    before = open_map(tmp_path / "bf16.zarr").values
+    assert not np.array_equal(before, open_map(tmp_path / "fp32.zarr").values, equal_nan=True)
+    (tmp_path / "bf16.zarr.build" / "finished").unlink()
+    for receipt in (tmp_path / "bf16.zarr.build" / "receipts").iterdir():
+        receipt.unlink()
+    again = made(tmp_path / "bf16.zarr", area(width=90), local_file, precision="auto")  # as on a machine without AMX
+    np.testing.assert_array_equal(again.values, before)
+    with pytest.raises(ValueError, match="was started with another precision"):
+        made(tmp_path / "bf16.zarr", area(width=90), local_file, precision="fp32")

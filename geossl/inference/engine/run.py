@@ -264,7 +264,8 @@ def compute(work: Work, scheduler: str, report: Callable[[int, float], None]) ->
     """
     finished = work.build.done()
     missing = work.plan.tasks(shard for shard in work.plan.shards if shard not in finished)
-    done, km2, failed = len(finished), 0.0, {}
+    done, km2 = len(finished), 0.0
+    failed: dict[Shard, str] = {}
     results = here(work, missing) if scheduler == "sync" else workers.results(scheduler, run_task, work, missing)
     for task, error in results:
         if isinstance(error, InputError):

@@ -159,7 +159,8 @@ asks_encoder = click.option(
     default="croma_tiny",
     show_default=True,
     callback=bundled,
-    help="croma_tiny or galileo_nano (bundled), croma_base or croma_large (downloaded), or a weight file.",
+    help="croma_tiny or galileo_nano (bundled), croma_base or croma_large (downloaded), a weight file or .pt2, "
+    "timm:NAME, torchgeo:NAME, hf:owner/repo/file@commit.",
 )
 
 

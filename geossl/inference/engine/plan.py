@@ -190,7 +190,7 @@ class BuildFolder:
                 raise InputError(f"--out {self.out} is a folder of something else, not a map; choose another name")
             return
         if not self.plan.exists():
-            if self.out.exists():
+            if self.out.exists() and not self.is_just_begun():
                 raise InputError(
                     f"--out {self.out} exists and is not an unfinished map; choose another name, or --overwrite"
                 )
@@ -201,6 +201,10 @@ class BuildFolder:
                 f"--out {self.out} was started with another {', '.join(differing)}; "
                 "choose another --out, or --overwrite"
             )
+
+    def is_just_begun(self) -> bool:
+        """Whether an output was broken off before its plan was written, by a full disk or a kill."""
+        return self.receipts.is_dir() and not any(self.receipts.iterdir()) and not self.finished.exists()
 
     def begin(self, plan: Plan, overwrite: bool) -> bool:
         """Clear leftovers and make the folders; True if there is a plan to resume."""

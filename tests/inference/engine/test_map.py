@@ -14,9 +14,10 @@ import shapely
 import xarray as xr
 from rio_cogeo.cogeo import cog_validate
 
-from geossl.errors import BandError, GridError, InputError, Note
+from geossl.errors import BandError, GridError, InputError, Note, RunError
 from geossl.grid import Aoi, Lattice
 from geossl.inference.engine.lazy import embed
+from geossl.inference.engine.plan import BuildFolder
 from geossl.inference.engine.run import embed_map
 from geossl.inference.engine.source import note_levels
 from geossl.inference.outputs.quantize import quantize
@@ -163,6 +164,17 @@ def test_another_plan_is_refused_by_the_differing_key(region, croma_file, tmp_pa
         embed_map(region, Memory(), croma_file, tmp_path / "a.zarr", precision="bf16")
     assert tree(tmp_path) == before
     embed_map(region, Memory(), croma_file, tmp_path / "a.zarr", precision="bf16", overwrite=True)
+
+
+def test_a_map_broken_off_before_its_plan_was_written_is_begun_again(region, croma_file, tmp_path, monkeypatch):
+    embed_map(region, Memory(), croma_file, tmp_path / "whole.zarr")
+    with monkeypatch.context() as disk:
+        disk.setattr(BuildFolder, "write", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        with pytest.raises(RunError, match="cannot be written .No space left on device.; make room"):
+            embed_map(region, Memory(), croma_file, tmp_path / "a.zarr")
+    assert (tmp_path / "a.zarr").exists()
+    embed_map(region, Memory(), croma_file, tmp_path / "a.zarr")
+    assert tree(tmp_path / "a.zarr") == tree(tmp_path / "whole.zarr")
 
 
 def test_somebody_elses_file_is_not_overwritten(region, croma_file, tmp_path):

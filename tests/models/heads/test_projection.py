@@ -75,7 +75,7 @@ def test_what_cannot_be_says_what_to_do(encoder):
         projected(encoder, 8)
     fit_projection(encoder, batches())
     for dims in (0, 33):
-        with pytest.raises(InputError, match=f"--dims {dims} is not possible; croma_tiny has 1 to 32"):
+        with pytest.raises(InputError, match=f"dims {dims} is not possible; croma_tiny has 1 to 32"):
             projected(encoder, dims)
 
 

@@ -18,7 +18,8 @@ from geossl.data.graphs.files import write_graph as write_graph
 from geossl.data.graphs.superpixels import image_graphs, superpixel_graph, union_of
 from geossl.data.labels.ground_truth import read_labels
 from geossl.data.listing import TIFF, files_in
-from geossl.data.sentinel.aligned import SAMPLE, aligned_scenes
+from geossl.data.sentinel.aligned import aligned_scenes
+from geossl.data.sentinel.rasters import SAMPLE
 from geossl.errors import InputError
 from geossl.inference.outputs.raster import open_map
 from geossl.recipe.graphs import Graphs

@@ -97,7 +97,7 @@ def check_alike(init: str, found: DenseSpec, wanted: DenseSpec) -> None:
         if theirs != ours:
             key = "set encoder.sensors to them" if wanted.architecture != "croma" else "use weights of those"
             raise WeightsError(f"encoder.init={init} takes {theirs} of {sensor}; the recipe says {ours}: {key}")
-    theirs, ours = ({**spec.arguments, "dim": spec.dim, "patch": spec.patch_px} for spec in (found, wanted))
+    has, wants = (dict[str, object](spec.arguments, dim=spec.dim, patch=spec.patch_px) for spec in (found, wanted))
     for what, key, hint in (
         ("dim", "numbers per patch", "change encoder.size"),
         ("patch", "px per patch", "set encoder.patch_px (encoder.strides)"),
@@ -105,7 +105,7 @@ def check_alike(init: str, found: DenseSpec, wanted: DenseSpec) -> None:
         ("position", "as positions", "set encoder.position"),
         ("class_token", "as class_token", "set encoder.class_token"),
     ):
-        one, other = theirs.get(what, "alibi"), ours.get(what, "alibi")
+        one, other = has.get(what, "alibi"), wants.get(what, "alibi")
         if (list(one) if isinstance(one, tuple) else one) != (list(other) if isinstance(other, tuple) else other):
             raise WeightsError(f"encoder.init={init} has {one} {key}; the recipe says {other}: {hint}")
     if found.gsd_m != wanted.gsd_m:

@@ -64,8 +64,8 @@ def pretrain(recipe: str | Path | recipes.Recipe, **overrides: Any) -> Path:
     chain = callbacks(recipe, folder, data, labels, stop)
     checkpoint = folder.open(recipe)
     data.start_step = folder.step() if checkpoint is None else saved_step(checkpoint, module)
-    if changes := folder.changes():
-        module.optim = lengthened(module.optim, recipe.train, changes)
+    if longer := folder.changes():
+        module.optim = lengthened(module.optim, recipe.train, longer)
         note_longer(module.optim, data.start_step)
     note_scores(folder, module, labels, "before")
     quiet()

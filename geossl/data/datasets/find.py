@@ -21,8 +21,7 @@ from geossl.data.labels.ground_truth import read_labels
 from geossl.data.listing import IMAGES, TIFF, files_in, folders_in
 from geossl.data.mapped import Mapped
 from geossl.data.points.objects import read_objects
-from geossl.data.sentinel.aligned import SAMPLE
-from geossl.data.sentinel.rasters import LocalRasters
+from geossl.data.sentinel.rasters import SAMPLE, LocalRasters
 from geossl.data.splits import SPLIT_NAMES
 from geossl.errors import InputError, MissingFileError, UnknownNameError, possible
 from geossl.sensors import PAIR, SENSORS

@@ -16,8 +16,9 @@ from PIL import Image, ImageDraw
 from geossl.data.labels.ground_truth import label_values
 from geossl.data.labels.tags import class_names
 from geossl.data.listing import TIFF, files_in
-from geossl.data.sentinel.aligned import SAMPLE, AlignedScenes, aligned_scenes
+from geossl.data.sentinel.aligned import AlignedScenes, aligned_scenes
 from geossl.data.sentinel.chips import read
+from geossl.data.sentinel.rasters import SAMPLE
 from geossl.data.sentinel.samplers import Chip, GridChips, Rois, split_scenes
 from geossl.data.synthetic.generators import GENERATORS, same_values
 from geossl.data.synthetic.images import SPLIT_NAMES

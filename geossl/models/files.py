@@ -247,7 +247,7 @@ def read_safetensors(path: Path) -> Encoder:
     try:
         with safe_open(path, "pt") as file:
             note = json.loads((file.metadata() or {}).get("geossl", "null"))
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (safe_open is no mapping)
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (safe_open is not a mapping)
     except (SafetensorError, OSError, json.JSONDecodeError):
         raise WeightsError(f"{path} is damaged or no safetensors file; copy it again") from None
     if note is None:

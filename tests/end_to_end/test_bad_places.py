@@ -38,9 +38,9 @@ def text(name, content):
         (lambda f: {"crs": 4326}, [], "--crs 4326 (WGS 84) is not projected in metres"),
         (lambda f: {"crs": 99999}, [], "--crs 99999 is not an EPSG code"),
         (lambda f: {"crs": 2263}, [], "is not projected in metres"),  # New York in feet
-        (lambda f: {"gsd": 0}, [], "--gsd 0 is no cell size"),
-        (lambda f: {"gsd": "nan"}, [], "--gsd nan is no cell size"),
-        (lambda f: {"gsd": -40}, [], "--gsd -40 is no cell size"),
+        (lambda f: {"gsd": 0}, [], "--gsd 0 is not a cell size"),
+        (lambda f: {"gsd": "nan"}, [], "--gsd nan is not a cell size"),
+        (lambda f: {"gsd": -40}, [], "--gsd -40 is not a cell size"),
         (lambda f: {"scheduler": "processes:0"}, [], "--scheduler 'processes:0' is not known"),
         (lambda f: {"encoder": "."}, [], "encoder '.'"),
         (lambda f: {"s1": "aoi.geojson"}, [], "aoi.geojson"),

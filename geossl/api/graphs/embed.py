@@ -176,7 +176,7 @@ def class_raster(out: str | Path, nodes: gpd.GeoDataFrame, gsd_m: float = GSD_M)
         gsd_m: Side of a cell; cells lie on multiples of it.
 
     Raises:
-        InputError: If the places lie in several UTM zones or are no areas, or ``out`` is no ``.tif``.
+        InputError: If the places lie in several UTM zones or are not areas, or ``out`` is not a ``.tif``.
     """
     out = check_output(out, (".tif",), option="--raster", makes_folder=True)
     if not 0 < gsd_m < np.inf:

@@ -45,7 +45,7 @@ class SSL4EO:
         self.places = [p.name for p in folders_in(self.root / "s2a")] if self.is_layout(root) else []
         if not self.places:
             raise MissingFileError(
-                f"data.source={str(root)!r} is no SSL4EO-S12 folder; it needs s1/<place>/ and s2a/<place>/"
+                f"data.source={str(root)!r} is not an SSL4EO-S12 folder; it needs s1/<place>/ and s2a/<place>/"
             )
         self.scenes(self.places[0])
 

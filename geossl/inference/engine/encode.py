@@ -60,7 +60,7 @@ def phases_of(spec: DenseSpec, gsd_m: float | None) -> int:
         GridError: If shifted windows would not lie on whole pixels.
     """
     if gsd_m is not None and not gsd_m > 0:
-        raise GridError(f"--gsd {gsd_m:g} is no cell size; it must be positive, such as {spec.patch_m:g} m")
+        raise GridError(f"--gsd {gsd_m:g} is not a cell size; it must be positive, such as {spec.patch_m:g} m")
     phases = spec.patch_m / (gsd_m or spec.patch_m)
     if phases != 1 and (phases % 1 or phases < 1 or spec.patch_px % (2 * phases)):
         finer = [spec.patch_m / n for n in range(2, spec.patch_px) if spec.patch_px % (2 * n) == 0]

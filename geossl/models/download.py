@@ -38,7 +38,13 @@ CROMA = "https://huggingface.co/antofuller/CROMA/resolve/0dd28e3d633bd6715856ae9
 GALILEO = "https://github.com/nasaharvest/galileo/raw/0f0b5b95ac81acef4b74cf4686dc877202f4541b/data/models"
 BUNDLED = Path(__file__).parent / "weights"
 ENCODERS: dict[str, ReleasedWeights] = {
-    "croma_tiny": ReleasedWeights("", "", "", "MIT", bundled="croma_tiny.safetensors"),
+    "croma_tiny": ReleasedWeights(
+        "",
+        "4d9c8c20f0b37039bf8cad3efe4bbaafca5f3107c4309476f38037327414f49d",
+        "croma_tiny.safetensors",
+        "MIT",
+        bundled="croma_tiny.safetensors",
+    ),
     "galileo_nano": ReleasedWeights(
         f"{GALILEO}/nano/encoder.pt",
         "eab6acacf527886a508a555bc24efe4b4a2cf91b162e84cd1c4a1807e942180c",

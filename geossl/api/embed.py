@@ -11,6 +11,7 @@ from odc.geo.geobox import GeoBox
 from geossl import grid
 from geossl.api.settings import MAP, checked_settings
 from geossl.api.source import Catalog, Rasters, given, needed, opened
+from geossl.api.tokens import JOINT, with_tokens
 from geossl.data.stac import download as tiles
 from geossl.errors import GridError, InputError
 from geossl.inference.engine import lazy, run
@@ -80,7 +81,9 @@ def embed_map(
             ``bf16``, or ``auto``: bf16 where the processor has AMX), ``valid_share`` (of a patch's pixels, from which
             it is fed), ``reach`` (patches a patch attends to around it; None = whole windows, the published function;
             ``own``, the default = as a begun map or the encoder says), ``dims`` (numbers per patch, by the projection
-            in the encoder's file; all by default), ``overwrite``.
+            in the encoder's file; all by default), ``overwrite``,
+            ``tokens`` (``joint``, the default: those of all sensors together; ``s1``, ``s2``: of one sensor; ``both``:
+            of radar and optical side by side, vectors twice as long).
 
     Returns:
         The path written, which ``geossl.open`` reads; for a region wider than a UTM zone the folder with one map per
@@ -93,10 +96,11 @@ def embed_map(
         settings |= {"source": source, "encoder": encoder, "picture": picture, "progress": progress}
         return embed_there(aoi, str(out), **settings)
     pixels = needed(given(source, settings, "embed_map"), "embed_map")
-    settings = checked_settings(settings, ("dims", *MAP), "embed_map")
-    dims = settings.pop("dims", None)
+    settings = checked_settings(settings, ("dims", "tokens", *MAP), "embed_map")
+    dims, tokens = settings.pop("dims", None), settings.pop("tokens", JOINT)
     region, out = grid.read_aoi(aoi), output_path(out)
     found = opened(pixels, region, out, settings.get("overwrite", False))
+    encoder, found = with_tokens(encoder, found, tokens)
     is_here = settings.get("scheduler", "sync") == "sync"  # other processes need a file that holds the encoder
     weights = (EncoderFile.open(encoder) if is_here else EncoderFile.portable(encoder)).cut(dims)
     written = run.embed_map(region, found, weights.path, out, progress, **settings)
@@ -144,11 +148,13 @@ def plan_map(
         InputError: If region, pixels, encoder or output do not fit.
     """
     pixels = needed(given(source, settings, "plan_map"), "plan_map")
-    settings = checked_settings(settings, ("dims", *MAP), "plan_map")
-    weights = EncoderFile.open(encoder).cut(settings.pop("dims", None))
+    settings = checked_settings(settings, ("dims", "tokens", *MAP), "plan_map")
+    dims, tokens = settings.pop("dims", None), settings.pop("tokens", JOINT)
     region = grid.read_aoi(aoi)
     out = output_path(str(out).rsplit("/", 1)[-1] if is_remote(out) else out)
     found = opened(pixels, region, out, settings.get("overwrite", False))
+    encoder, found = with_tokens(encoder, found, tokens)
+    weights = EncoderFile.open(encoder).cut(dims)
     return pd.DataFrame(run.dry_run(region, found, weights.path, out, **settings))
 
 

@@ -6,7 +6,7 @@ import warnings
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import geopandas as gpd
 import numpy as np
@@ -14,6 +14,19 @@ import torch
 
 from geossl.api.settings import checked_settings
 from geossl.api.source import FORMER, Catalog, Rasters, given, needed, opened
+from geossl.api.tokens import (
+    BEST,
+    BOTH,
+    JOINT,
+    Called,
+    beside,
+    best,
+    check_tokens,
+    compared,
+    joined,
+    verdict,
+    with_tokens,
+)
 from geossl.data.labels.blocks import BlockSplit, assign_blocks
 from geossl.data.labels.chips import Ground, LabelChips
 from geossl.data.labels.ground_truth import Labels, read_labels
@@ -55,6 +68,7 @@ class Task:
         work: Folder for unfinished work.
         seed: Of heads and training.
         reach: Of attention in maps.
+        tokens: Which are used, or ``best``.
     """
 
     labels: Labels
@@ -64,6 +78,7 @@ class Task:
     work: Path
     seed: int
     reach: int | None
+    tokens: str
 
     @property
     def encoder(self) -> DenseEncoder:
@@ -77,6 +92,15 @@ class Task:
         """Sets of sensors an embedding may be made from, all of them first."""
         names = [name for name in self.source.sensors if name in self.encoder.spec.sensors]
         return [found for n in range(len(names), 0, -1) for found in combinations(names, n)]
+
+
+class Fitted(NamedTuple):
+    """A head, the settings chosen for it, its scores on test blocks, and what it called validation patches."""
+
+    head: Head
+    setting: dict[str, Any]
+    scores: Scores
+    called: Called
 
 
 def finetune(
@@ -110,8 +134,9 @@ def finetune(
         seed: Of split, heads and training.
         progress: Called after every part (shards); see ``geossl.progress``.
         settings: ``reach`` (the patches a patch attends to around it in maps) and ``dims`` (numbers per patch), as in
-            ``embed_map``; the model keeps both. Of decoders, the fields of ``DecoderConfig``: ``train_encoder``,
-            ``max_steps``, ``lr``, ``batch_size``, ``chip_px`` ...
+            ``embed_map``; the model keeps both. ``tokens`` too, or
+            ``best``, the default: heads choose on validation blocks, and say so; decoders take joint ones. Of
+            decoders, the fields of ``DecoderConfig``: ``train_encoder``, ``max_steps``, ``lr``, ``batch_size`` ...
 
     Returns:
         The model file, which ``segment`` takes.
@@ -121,22 +146,25 @@ def finetune(
     """
     out, reach = output_path(out), settings.pop("reach", "own")
     check_values(seed=seed, reach=reach)
+    tokens = settings.pop("tokens", BEST)
+    check_tokens(tokens, BEST)
     pixels = needed(given(source, settings, "finetune"), "finetune")
     dims = checked_settings({"dims": settings.pop("dims", None)}, ("dims",), "finetune")["dims"]
     config = check(out, head, {name: value for name, value in settings.items() if name not in FORMER})
     truth = read_labels(labels, column)
+    area, first = truth.area(), first_map(work_path(out))
+    found = opened(pixels, area, first)
+    encoder, found = with_tokens(encoder, found, JOINT if tokens == BEST else tokens)
     file = EncoderFile.portable(encoder).cut(dims)
     refuse_untrainable(file, config)
     spec = dense(file.encoder).spec
     if reach != "own":
         check_reach(dense(file.encoder), reach)
         spec = replace(spec, reach=reach)
-    area, first = truth.area(), first_map(work_path(out))
-    found = opened(pixels, area, first)
     run.plans(area, found, file.path, first, run.MapConfig(reach=spec.reach))  # says what does not fit
     split = assign_blocks(truth, spec.patch_px, spec.gsd_m, seed)
     with workspace(out) as work:
-        task = Task(truth, found, file, split, work, seed, spec.reach)
+        task = Task(truth, found, file, split, work, seed, spec.reach, tokens)
         fitted, scores, metadata = fit_heads(head, task, progress) if config is None else train(head, task, config)
         metadata |= {"seed": seed, "block_m": split.side_m, "blocks": {n: count(split, n) for n in SPLIT_NAMES}}
         title = f"{head} on {spec.name}"
@@ -187,22 +215,53 @@ def summary(model: Path) -> str:
 
 
 def fit_heads(kind: str, task: Task, progress: Progress | None) -> Found:
-    """A head per set of sensors, each fitted and evaluated on the same blocks."""
-    heads: dict[str, Head] = {}
-    scores, chosen = {}, {}
+    """A head per set of sensors, each fitted and evaluated on the same blocks; of the tokens that are to be used."""
+    samples: dict[str, PatchSamples] = {}
+    found: dict[str, Fitted] = {}
     for names in task.subsets:
         key = "+".join(sorted(names))
         store = first_map(task.work) if names == task.subsets[0] else task.work / f"{key}.zarr"
         try:
-            samples = embedded(names, store, task, progress)
-            heads[key], chosen[key], scores[key] = fitted(kind, samples, task)
+            samples[key] = embedded(names, store, task, progress)
+            found[key] = fitted(kind, samples[key], task)
         except InputError as error:
             if names == task.subsets[0]:
                 raise
             warnings.warn(f"no head for {key} alone: {error}", Note, stacklevel=3)
-    model = build(task.encoder, heads, task.subsets[0], task.labels.names, task.labels.colours, task.file.sha256)
-    metadata = {"chosen": chosen, "cell_m": task.encoder.spec.patch_m}
+    scores = {key: one.scores for key, one in found.items()}
+    metadata = {"chosen": {key: one.setting for key, one in found.items()}, "cell_m": task.encoder.spec.patch_m}
+    encoder, sha256 = task.encoder, task.file.sha256
+    if task.tokens == BEST and len(task.subsets[0]) > 1 and len(found) == len(task.subsets):
+        tokens, aside = chosen_tokens(kind, task, samples, found)
+        scores |= {f"{key} side by side": aside[key].scores for key in aside if "+" in key}
+        metadata |= {"tokens": tokens}
+        if tokens["chosen"] == BOTH:
+            file = EncoderFile.open(beside(dense(task.file.encoder)))
+            encoder, sha256, found = replace(task, file=file).encoder, file.sha256, aside
+        elif tokens["chosen"] != JOINT:
+            found = {tokens["chosen"]: found[tokens["chosen"]]}
+    heads = {key: one.head for key, one in found.items()}
+    sensors = [name for name in task.subsets[0] if any(name in key.split("+") for key in heads)]
+    model = build(encoder, heads, sensors, task.labels.names, task.labels.colours, sha256)
     return model, scores, metadata | {"interval": "blocks of test ground drawn with replacement"}
+
+
+def chosen_tokens(
+    kind: str, task: Task, samples: dict[str, PatchSamples], found: dict[str, Fitted]
+) -> tuple[dict[str, Any], dict[str, Fitted]]:
+    """Which tokens are best on validation blocks, which is said; and the heads of those side by side."""
+    everything, order = task.subsets[0], tuple(task.encoder.spec.sensors)
+    known = {name: samples[name] for name in order if name in samples}
+    if not task.file.encoder.is_rebuilt_from_spec or set(known) != set(everything):
+        aside = {}
+    else:
+        aside = {"+".join(sorted(names)): fitted(kind, joined(known, names, order), task) for names in task.subsets}
+    joint = "+".join(sorted(everything))
+    called = {JOINT: found[joint].called, **({BOTH: aside[joint].called} if aside else {})}
+    scores = compared({**called, **{name: found[name].called for name in everything if name in found}})
+    chosen = best(scores)
+    warnings.warn(verdict(scores, chosen), Note, stacklevel=4)
+    return {"chosen": chosen, "validation_balanced_accuracy": scores}, aside
 
 
 def embedded(names: tuple[str, ...], store: Path, task: Task, progress: Progress | None) -> PatchSamples:
@@ -222,7 +281,7 @@ def embedded(names: tuple[str, ...], store: Path, task: Task, progress: Progress
     return parts[0]
 
 
-def fitted(kind: str, samples: PatchSamples, task: Task) -> tuple[Head, dict[str, Any], Scores]:
+def fitted(kind: str, samples: PatchSamples, task: Task) -> Fitted:
     """A head fitted on all samples, with what was chosen on validation and measured on test blocks."""
     patch, classes = task.encoder.spec.patch_px, len(task.labels.names)
     clear = samples.to_fit(patch)
@@ -244,7 +303,9 @@ def fitted(kind: str, samples: PatchSamples, task: Task) -> tuple[Head, dict[str
     numbers = np.unique(test.block, axis=0, return_inverse=True)[1].ravel()
     counts = np.zeros((numbers.max() + 1, classes, classes), np.int64)
     np.add.at(counts.transpose(0, 2, 1), (numbers, called), test.counts)
-    return FITS[kind](Samples(clear.x, clear.y), classes, task.seed, **setting), setting, of_images(counts)
+    kept = FITS[kind](Samples(clear.x, clear.y), classes, task.seed, **setting)
+    seen = Called(clear.priority[clear.part == 1], val.y, predict(head, val.x).argmax(axis=1))
+    return Fitted(kept, setting, of_images(counts), seen)
 
 
 def train(kind: str, task: Task, config: DecoderConfig) -> Found:

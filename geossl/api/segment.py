@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_limits
 from geossl import grid
 from geossl.api.settings import MAP, checked_settings, refuse_idle
 from geossl.api.source import Catalog, Rasters, given, needed, opened
+from geossl.api.tokens import JOINT, with_tokens
 from geossl.data.labels.colours import palette
 from geossl.data.resampling import apply
 from geossl.data.splits import epsg_code, hash_priority
@@ -82,10 +83,10 @@ def segment(
         out: ``.tif``: COG of class numbers with colour table, names and nodata 255. Beside it ``..._confidence.tif``
             in percent, ``..._area.csv`` in hectares, and a figure of both (``.png``).
         progress: Called after every part (shards); see ``geossl.progress``.
-        settings: ``polygons`` (also write outlines, ``.gpkg`` or ``.parquet``), ``seed`` (of k-means), ``dims`` (with
-            ``classes``, as in ``embed_map``), ``overwrite`` (replace ``out``, and what it was made from if that was
-            begun with other settings), and those of ``embed_map``: ``scheduler``, ``batch_size``, ``shard_cells``,
-            ``crs``, ``gsd_m`` ...
+        settings: ``polygons`` (also write outlines, ``.gpkg`` or ``.parquet``), ``seed`` (of k-means), ``dims`` and
+            ``tokens`` (with ``classes``, as in ``embed_map``), ``overwrite`` (replace ``out``, and what it was made
+            from if that was begun with other settings), and those of ``embed_map``: ``scheduler``, ``batch_size``,
+            ``shard_cells``, ``crs``, ``gsd_m`` ...
 
     Returns:
         The class raster; for a region over several UTM zones the folder with one for each.
@@ -94,7 +95,7 @@ def segment(
         InputError: If arguments do not fit together, or nothing can be classified.
     """
     pixels = given(source, settings, "segment")
-    settings = checked_settings(settings, ("polygons", "seed", "dims", *MAP), "segment")
+    settings = checked_settings(settings, ("polygons", "seed", "dims", "tokens", *MAP), "segment")
     dims = settings.pop("dims", None)
     if dims is not None and (model or map):
         raise InputError("--dims is for --classes and pixels; a model and a map have theirs already: leave it out")
@@ -112,6 +113,10 @@ def segment(
     assert region is not None
     store = work_path(out) / "map.zarr"
     opened_source = opened(needed(pixels, "segment"), region, store, settings.get("overwrite", False))
+    tokens = settings.pop("tokens", None)
+    if tokens is not None and fitted is not None:
+        raise InputError(f"--tokens {tokens} is decided by --model, which was fitted on its own; leave it out")
+    encoder, opened_source = with_tokens(encoder, opened_source, tokens or JOINT)
     opened_source = opened_source if fitted is None else known_sensors(opened_source, fitted)
     weights = EncoderFile.portable(encoder).cut(dims) if model is None else EncoderFile.open(model)
     with workspace(out):

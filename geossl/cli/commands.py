@@ -21,6 +21,7 @@ from geossl.cli.options import (
     asks_reach,
     asks_region,
     asks_shards,
+    asks_tokens,
     early,
     given,
     with_files,
@@ -61,7 +62,8 @@ def main() -> None:
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--print", "show", is_flag=True, help="Print the resolved recipe and stop.")
 @click.option("--explain", is_flag=True, help="Print every key with its meaning, unit and default, and stop.")
-def pretrain(recipe_name: str, overrides: tuple[str, ...], show: bool, explain: bool) -> None:
+@click.option("--dry-run", is_flag=True, help="Print which files it would train on, which not and why, and stop.")
+def pretrain(recipe_name: str, overrides: tuple[str, ...], show: bool, explain: bool, dry_run: bool) -> None:
     """Pretrain an encoder as RECIPE says (a file, or a name such as croma).
 
     KEY=VALUE changes a recipe value: train.max_steps=10 data.source=/my/scenes out=runs/mine. A stopped or killed run
@@ -74,7 +76,11 @@ def pretrain(recipe_name: str, overrides: tuple[str, ...], show: bool, explain: 
         click.echo(recipe.dump(resolved), nl=False)
     if explain:
         click.echo(recipe.explain(resolved), nl=False)
-    if show or explain:
+    if dry_run:
+        from geossl.api.pretrain.images import survey  # lazy: reads rasters
+
+        click.echo(survey(resolved))
+    if show or explain or dry_run:
         return
     from geossl.api.pretrain import run as pretraining  # lazy: a mistake in a recipe answers before torch is imported
 
@@ -113,6 +119,7 @@ def fetch(**options: Any) -> None:
 @click.option("--gsd", "gsd_m", type=float, help="Cell of the map in metres: 40 or 20 cost 4 or 16 times as much.")
 @asks_reach
 @asks_dims
+@asks_tokens
 @asks_shards
 @click.option("--batch-size", default=10, show_default=True, type=click.IntRange(1), help="Windows per forward pass.")
 @click.option("--precision", default="fp32", show_default=True, type=click.Choice(["auto", "fp32", "bf16"]))
@@ -128,7 +135,7 @@ def embed(dry_run: bool, **options: Any) -> None:
     if not dry_run and asked.is_answered():
         click.echo(f"embedding  {asked.out}\npicture    {asked.picture}")
         return
-    options = with_source(options)
+    options = given(with_source(options), "tokens")
     from geossl.api import embed as maps  # lazy: `geossl --help` must not import torch
 
     if dry_run:
@@ -159,6 +166,7 @@ def embed(dry_run: bool, **options: Any) -> None:
 @click.option("--chip-px", type=int, help="Side of a decoder's chips.  [default: 96]")
 @asks_reach
 @asks_dims
+@asks_tokens
 @click.option("--seed", default=0, show_default=True)
 @click.option("--out", default="model.safetensors", show_default=True, help="Model; its report goes beside it.")
 def finetune(**options: Any) -> None:
@@ -166,7 +174,7 @@ def finetune(**options: Any) -> None:
 
     Scores are of blocks of ground that were neither learned from nor used to choose settings.
     """
-    options = with_source(options)
+    options = given(with_source(options), "tokens")
     from geossl.api import finetune as finetuning  # lazy: see embed
 
     options = given(options, "train_encoder", "max_steps", "lr", "batch_size", "chip_px")  # heads have none of these
@@ -187,6 +195,7 @@ def finetune(**options: Any) -> None:
 @click.option("--polygons", help="Also write outlines: .gpkg or .parquet.")
 @asks_reach
 @asks_dims
+@asks_tokens
 @asks_shards
 @click.option("--batch-size", default=10, show_default=True, type=click.IntRange(1), help="Windows per forward pass.")
 @click.option("--seed", default=0, show_default=True, help="Of k-means.")
@@ -198,7 +207,7 @@ def segment(**options: Any) -> None:
     geossl segment --aoi region.geojson --s1 S1.tif --s2 S2.tif --model model.safetensors
     geossl segment --map embedding.zarr --classes 8
     """
-    options = with_source(options, idle="map")
+    options = given(with_source(options, idle="map"), "tokens")
     from geossl.api import segment as segmentation  # lazy: see embed
 
     out = segmentation.segment(progress=line("segment"), **options)

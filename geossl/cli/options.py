@@ -176,6 +176,14 @@ def asks_dims(verb: Callable[..., None]) -> Callable[..., None]:
     return with_options(verb, click.option("--dims", type=click.IntRange(1), metavar="N", help=text))
 
 
+def asks_tokens(verb: Callable[..., None]) -> Callable[..., None]:
+    """Which tokens of an encoder are used."""
+    text = "Tokens of all sensors together (joint), of one sensor, or radar and optical side by side (both)."
+    default = "best on validation blocks" if verb.__name__ == "finetune" else "joint"
+    text = f"{text}  [default: {default}]"
+    return with_options(verb, click.option("--tokens", metavar="joint|s1|s2|both", help=text))
+
+
 def reach(_context: click.Context, _parameter: click.Parameter, given: str) -> int | str | None:
     """A number of patches, None for ``none``, and ``own`` where nothing was asked for."""
     if given in ("own", "none"):

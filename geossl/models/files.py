@@ -46,6 +46,7 @@ ARCHITECTURES = {  # imported when needed: some need an extra
     "point_segmenter": "geossl.models.heads.point_segmenter:PointSegmenter",
     "point_transformer": "geossl.models.encoders.point_transformer:PointTransformer",
     "segmenter": "geossl.models.heads.segmenter:Segmenter",
+    "side_by_side": "geossl.models.side_by_side:SideBySide",
     "vector_autoencoder": "geossl.models.encoders.score_autoencoder:VectorAutoencoder",
 }
 NETWORKS = {  # prefix of names -> what builds the encoder; imported when asked for, as architectures are

@@ -83,6 +83,9 @@ class Scenes(Section):
     )
     holdout: Rate = Field(0.0, description=HOLDOUT)
     s2_offset: Offset = Field(None, description=S2_OFFSET)
+    skip: bool = Field(
+        False, description="Whether files that cannot be used are left out; otherwise they are refused (see --dry-run)."
+    )
     workers: Workers = Field(0, description=WORKERS)
 
     @model_validator(mode="after")

@@ -165,7 +165,7 @@ def scene_graph(root: str | Path, *, segment_px: int = 64, compactness: float = 
     graphs = []
     for scene in aligned_scenes(root):
         for _, row in scene.index.iterrows():
-            grid, pixels = row.reference.geobox, scene.read(row, row.reference.geobox)
+            grid, pixels = row.reference.grid, scene.read(row, row.reference.grid)
             graphs.append(graph_from_raster(as_cube(pixels, grid), labels=labels, **style))
     return union_of(graphs)
 

@@ -1,20 +1,24 @@
 """Shared by methods that learn from single images: where images come from, and the statistics of their bands."""
 
+import warnings
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from geossl.data.images.batches import RGBImages
 from geossl.data.images.geotiffs import BandChips
-from geossl.data.sentinel.aligned import SceneFolder
+from geossl.data.sentinel.aligned import SceneFolder, aligned_scenes
 from geossl.data.sentinel.batches import SentinelChips
+from geossl.data.sentinel.collect import collect, report
+from geossl.data.sentinel.ssl4eo import SSL4EO
 from geossl.data.statistics import streaming_statistics
-from geossl.errors import MissingFileError
+from geossl.errors import InputError, MissingFileError, Note
 from geossl.methods.base import SSLMethod
 from geossl.models.encoders.stacked import choose_bands
 from geossl.models.spec import ImageGeometry
-from geossl.recipe import ScenesRecipe
+from geossl.recipe import Recipe, ScenesRecipe
 from geossl.recipe.images import ImageEncoder, Images
 from geossl.sensors import PAIR, RGB, SENSORS, SensorSpec, numbered_bands
 
@@ -98,7 +102,7 @@ def rehearse(module: SSLMethod, data: ImageData) -> None:
 def scene_chips(recipe: ScenesRecipe, sensors: Iterable[str] = PAIR) -> SentinelChips:
     """Chips of the scenes in the ``data`` section."""
     return SentinelChips(
-        folder=SceneFolder(recipe.data.source, recipe.data.s2_offset, tuple(sensors)),
+        folder=SceneFolder(recipe.data.source, recipe.data.s2_offset, tuple(sensors), recipe.data.skip),
         chip_px=recipe.data.chip_px,
         batch_size=recipe.data.batch_size,
         steps=recipe.train.max_steps,
@@ -107,6 +111,30 @@ def scene_chips(recipe: ScenesRecipe, sensors: Iterable[str] = PAIR) -> Sentinel
         crop_px=recipe.data.crop_px,
         workers=recipe.data.workers,
     )
+
+
+def survey(recipe: Recipe) -> str:
+    """What a run would take of its data, what it would leave out, and why; nothing is trained or written."""
+    if not isinstance(recipe, ScenesRecipe) or recipe.data.source == "sample" or SSL4EO.is_layout(recipe.data.source):
+        return "--dry-run looks at folders of Sentinel scenes; this run reads other data, which is checked as it starts"
+    sensors = getattr(getattr(recipe, "encoder", None), "sensors", None) or PAIR
+    if not set(sensors) <= set(SENSORS):
+        return (
+            f"--dry-run looks at folders of scenes; encoder.sensors={', '.join(sensors)} reads images, checked at start"
+        )
+    folder = SceneFolder(recipe.data.source, recipe.data.s2_offset, tuple(sensors), recipe.data.skip)
+    found = collect(folder.path, folder.names(), recipe.data.s2_offset)
+    lines = [f"data      {folder.path}", report(found)]
+    if all(found.files[name] for name in folder.sensors):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Note)
+                scenes = aligned_scenes(replace(folder, skip=True))
+            places = sum(len(scene.index) for scene in scenes)
+            lines.append(f"scenes    {places} that {' and '.join(scenes[0].sensors)} see, in {len(scenes)} zones")
+        except InputError as error:
+            lines.append(f"scenes    none: {error}")
+    return "\n".join(lines)
 
 
 def measured_sensors(

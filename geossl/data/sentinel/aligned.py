@@ -5,6 +5,7 @@ TorchGeo gives the index and the query protocol. Reading, warping and validity a
 instead of 0 outside a file, and sensors may differ in date.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from torchgeo.datasets import GeoDataset, RasterDataset
 
 from geossl.data.resampling import outline
 from geossl.data.sentinel.bands import inspect_all
+from geossl.data.sentinel.collect import collect, in_metres, is_place_by_place, named_after, note, refuse
 from geossl.data.sentinel.raster_file import RasterFile
 from geossl.data.sentinel.rasters import SAMPLE, mosaic
 from geossl.errors import GridError, InputError, MissingFileError
@@ -123,7 +125,8 @@ class AlignedScenes(GeoDataset):
         self.sensors = tuple(name for name in SENSORS if name in files)
         reference = reference_of(self.sensors)
         others = [name for name in self.sensors if name != reference]
-        target = files[reference][0].crs
+        target = files[reference][0].grid.crs
+        assert target is not None
         self.wkt = target.to_wkt()
         rows, times = [], []
         for own in files[reference]:
@@ -133,12 +136,12 @@ class AlignedScenes(GeoDataset):
                 row[name].sort(key=partial(nearness, own))
                 seen = seen.intersection(shapely.union_all([outline(f.geobox, target) for f in row[name]]))
             if seen.area > 0:
-                rows.append({"geometry": seen, "reference": own, "affine": own.geobox.transform, **row})
+                rows.append({"geometry": seen, "reference": own, "affine": own.grid.transform, **row})
                 times.append(span([own, *(f for name in others for f in row[name])]))
         if not rows:
             raise no_overlap(files[reference][0], others)
         self.index = gpd.GeoDataFrame(rows, index=intervals(times), crs=self.wkt)
-        first = files[reference][0].geobox
+        first = files[reference][0].grid
         self._res = (abs(first.resolution.x), abs(first.resolution.y))
 
     def __getitem__(self, query: Any) -> dict[str, Any]:
@@ -173,7 +176,7 @@ class AlignedScenes(GeoDataset):
     @cached_property
     def memory(self) -> list[dict[str, Float[ndarray, "_ _ _"]]] | None:
         """All sensors of every row, if all rows fit into memory."""
-        boxes = [row.reference.geobox for row in self.index.itertuples()]
+        boxes = [row.reference.grid for row in self.index.itertuples()]
         bands = sum(len(SENSORS[name].bands) for name in self.sensors)
         if sum(bands * 4 * box.shape[0] * box.shape[1] for box in boxes) > IN_MEMORY_BYTES:
             return None
@@ -221,8 +224,14 @@ def no_overlap(reference: RasterFile, others: Sequence[str]) -> GridError:
 def nearness(reference: RasterFile, other: RasterFile) -> tuple[float, str]:
     """Sort key: days between two files, infinite if one has no date; then the name."""
     if not (reference.date and other.date):
-        return np.inf, other.path
+        return np.inf, f"{rest_of(other) != rest_of(reference)}{other.path}"  # t1_S1 before t2_S1 for t1_S2
     return float(abs((pd.Timestamp(reference.date) - pd.Timestamp(other.date)).days)), other.path
+
+
+def rest_of(file: RasterFile) -> str:
+    """Folder and name of a file without its sensor's."""
+    path = Path(file.path)
+    return f"{path.parent}/{re.sub(file.sensor, '', path.stem, flags=re.IGNORECASE)}"
 
 
 def span(files: Sequence[RasterFile]) -> pd.Interval:
@@ -244,15 +253,17 @@ class SceneFolder:
     """Files of one or several sensors to cut chips from.
 
     Args:
-        root: Folder with a folder of files per sensor, such as ``s1/`` and ``s2/``, or ``sample`` for the bundled
-            scenes.
+        root: Folder with a folder of files per sensor, such as ``s1/`` and ``s2/``; or files named after their sensor,
+            such as ``paris/t1_S2.tif``; or ``sample`` for the bundled scenes.
         s2_offset: Stated offset of Sentinel-2 numbers; by default what each file says.
         sensors: Sensors that are needed. Those they are paired with are read, too, where the folder has them.
+        skip: Whether files that cannot be used are left out instead of refused.
     """
 
     root: str | Path
     s2_offset: int | None = None
     sensors: tuple[str, ...] = PAIR
+    skip: bool = False
 
     @property
     def path(self) -> Path:
@@ -266,6 +277,8 @@ class SceneFolder:
             MissingFileError: If the folder of one that is needed is not there.
         """
         names = with_partners(self.sensors)
+        if is_place_by_place(self.path, self.sensors):
+            return [name for name in names if any(named_after(self.path, name))]
         for name in self.sensors:
             if not (self.path / name).is_dir():
                 needs = " and ".join(f"{n}/*.tif" for n in names)
@@ -305,17 +318,17 @@ def aligned_scenes(folder: SceneFolder | str | Path) -> list[AlignedScenes]:
     """
     folder = folder if isinstance(folder, SceneFolder) else SceneFolder(folder)
     root, names = folder.path, folder.names()
-    reference = reference_of(names)
-    others = {name: inspect_all([root / name], name, folder.s2_offset) for name in names if name != reference}
+    reference, found = reference_of(names), collect(root, names, folder.s2_offset)
+    refuse(found, root, folder.sensors, folder.skip)
+    note(found, folder.skip)
+    names = [name for name in names if found.files[name] or name in folder.sensors]  # partners are taken if they can be
+    others = {name: found.files[name] for name in names if name != reference}
     zones: dict[CRS, list[RasterFile]] = defaultdict(list)
-    for file in inspect_all([root / reference], reference, folder.s2_offset):
-        if file.crs.geographic:
-            gsd = f"{SENSORS[reference].gsd_m:g}"
-            raise GridError(
-                f"{file.path} is in degrees; warp it to UTM first (gdalwarp -t_srs EPSG:326xx -tr {gsd} {gsd})"
-            )
-        check_pixels(file, SENSORS[reference].gsd_m)
-        zones[file.crs].append(file)
+    for file in (in_metres(file, SENSORS[reference].gsd_m) for file in found.files[reference]):
+        if file.chips is None:
+            check_pixels(file, SENSORS[reference].gsd_m)
+        assert file.grid.crs is not None
+        zones[file.grid.crs].append(file)
     scenes, problems = [], []
     for crs, files in zones.items():
         near = {name: [f for f in found if not outline(f.geobox, crs).is_empty] for name, found in others.items()}

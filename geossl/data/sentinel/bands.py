@@ -67,6 +67,7 @@ def inspect(
     stated_offset: int | None = None,
     wanted: tuple[str, ...] | None = None,
     stated_bands: Sequence[str] = (),
+    place: GeoBox | None = None,
 ) -> RasterFile:
     """Look at a file once and decide how to read it.
 
@@ -76,6 +77,7 @@ def inspect(
         stated_offset: Sentinel-2 offset stated by the user; wins over what the file says.
         wanted: Bands to read, and their order; all of the sensor's by default.
         stated_bands: Names of the file's bands in its order, for a file that does not name them.
+        place: Where a file without a CRS is taken to lie.
 
     Raises:
         MissingFileError: If there is no such file.
@@ -89,10 +91,11 @@ def inspect(
         raise BandError(f"--{sensor} {str(path)!r} is not a file; name a raster file")
     try:
         with rasterio.Env(**GDAL), rasterio.open(path) as source:
-            check_place(source, path)
             read = wanted or SENSORS[sensor].bands
-            numbers = band_numbers(source, path, sensor, read, stated_bands)
-            return in_unit(look_at(source, path, sensor, numbers), source, path, stated_offset, read)
+            if is_placed := source.crs is not None or bool(source.gcps[0]) or place is None:
+                check_place(source, path)
+            file = look_at(source, path, sensor, band_numbers(source, path, sensor, read, stated_bands))
+            return in_unit(file if is_placed else replace(file, geobox=place), source, path, stated_offset, read)
     except rasterio.errors.RasterioIOError as error:
         raise BandError(f"{path} cannot be read as a raster ({' '.join(str(error).split())})") from None
 

@@ -98,7 +98,7 @@ class SentinelChips(DrawnData):
         for chip in GridChips(self.scenes, self.chip_px, stride, roi=roi):
             place = (chip.scene, chip.row)
             if place not in whole:
-                whole[place] = label_values(folder, self.scenes[chip.scene].index.iloc[chip.row].reference.geobox)
+                whole[place] = label_values(folder, self.scenes[chip.scene].index.iloc[chip.row].reference.grid)
             part = whole[place][chip.top : chip.top + chip.size, chip.left : chip.left + chip.size]
             labels.append(torch.from_numpy(majority(part, PATCH_PX)))
             pixels = read(self.scenes, chip)

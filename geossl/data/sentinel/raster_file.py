@@ -40,6 +40,7 @@ class RasterFile:
         masked: The file has a mask of its own.
         alpha: Number of its alpha band; 0 = none.
         nodata: Declared nodata value.
+        chips: Grid in metres that training chips are cut on, where its own is in degrees.
         sidecars: Names of the files beside it that say how it is read: masks, headers, ``.aux.xml`` with more than
             statistics.
     """
@@ -63,6 +64,7 @@ class RasterFile:
     masked: bool = False
     alpha: int = 0
     nodata: float | None = None
+    chips: GeoBox | None = None
     sidecars: tuple[str, ...] = ()
 
     @property
@@ -77,6 +79,11 @@ class RasterFile:
         """CRS of the grid, which every file has."""
         assert self.geobox.crs is not None
         return self.geobox.crs
+
+    @property
+    def grid(self) -> GeoBox:
+        """Grid that training chips are cut on."""
+        return self.chips or self.geobox
 
     def read(self, source: DatasetReader, window: Window, shape: tuple[int, int]) -> Float[ndarray, "c h w"]:
         """Numbers of a window, float32; NaN in all bands where a pixel is not usable.

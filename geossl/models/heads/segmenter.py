@@ -16,6 +16,7 @@ from geossl.models.heads.classifiers import HEADS, Head
 from geossl.models.heads.decoders import DECODERS, Decoder
 from geossl.models.layers.local_attention import within_reach
 from geossl.models.layers.normalize import ClippedRange
+from geossl.models.side_by_side import SideBySide
 from geossl.sensors import SENSORS
 
 SQUARE = 32  # side in patches of what a decoder gives at once on a large grid
@@ -121,7 +122,8 @@ class Segmenter(DenseModel):
             found = logits.softmax(dim=1)
             return torch.where(valid.repeat_interleave(n, 1).repeat_interleave(n, 2)[:, None], found, torch.nan)
         out = tokens.new_full((*valid.shape, len(self.classes)), torch.nan)
-        for name, here in made_from(images, kept, valid, reach).items():
+        near = 0 if isinstance(self.encoder, SideBySide) else reach  # side by side, a patch knows its own sensors only
+        for name, here in made_from(images, kept, valid, near).items():
             if name in self.tops and here.any():
                 out[here] = self.tops[name](tokens[here]).to(out)
         return out.movedim(-1, 1)

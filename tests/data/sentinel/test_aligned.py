@@ -10,6 +10,8 @@ from torchgeo.datasets import RasterDataset
 
 from geossl.data.sentinel import aligned as sentinel
 from geossl.data.sentinel.aligned import AlignedScenes, Sentinel1, Sentinel2, aligned_scenes
+from geossl.data.sentinel.bands import inspect
+from geossl.data.sentinel.collect import in_metres
 from geossl.errors import GridError, InputError, MissingFileError
 from geossl.sensors import S2_BANDS
 from tests.data.conftest import optical, radar, write_raster
@@ -55,9 +57,15 @@ def test_folders_that_cannot_be_used_say_why(folder, tmp_path):
     write_raster(folder / "s1/a_20200105.tif", radar(), left=700_000.0)
     with pytest.raises(InputError, match="no Sentinel-1 file overlaps"):
         aligned_scenes(folder)
-    write_raster(folder / "s2/a_20200101.tif", optical(), epsg=4326, left=3.0, top=41.5, gsd=1e-4, **TAGGED)
-    with pytest.raises(GridError, match="is in degrees; warp it to UTM first"):
-        aligned_scenes(folder)
+
+
+def test_scenes_in_degrees_are_cut_on_a_grid_of_metres(folder):
+    path = folder / "s2/a_20200101.tif"
+    write_raster(path, optical(), epsg=4326, left=3.0, top=41.5, gsd=1e-4, **TAGGED)
+    file = in_metres(inspect(path, "s2"), 10.0)
+    assert file.grid.crs == "EPSG:32631"
+    assert file.grid.resolution.x == 10
+    assert file.geobox.crs == "EPSG:4326"
 
 
 def test_each_sensor_is_a_torchgeo_raster_dataset(folder):

@@ -71,6 +71,7 @@ def with_source(options: dict[str, Any], idle: str | None = None) -> dict[str, A
         raise InputError(
             f"no pixels asked for: name a period with --date to use a catalogue, or files with {source.FLAGS}"
         )
+    note_default(options)
     return found | {"source": pixels}
 
 
@@ -147,18 +148,17 @@ def asks_shards(verb: Callable[..., None]) -> Callable[..., None]:
     )
 
 
-def bundled(context: click.Context, parameter: click.Parameter, name: str) -> str:
-    """The encoder that was asked for; a note where it is the default, since a larger one may be wanted."""
-    if context.get_parameter_source(str(parameter.name)) is ParameterSource.DEFAULT:
+def note_default(options: dict[str, Any]) -> None:
+    """Say which encoder is taken where none was named, once everything else fits, since a larger one may be wanted."""
+    if "encoder" in options and not typed("encoder") and not options.get("model") and not options.get("map"):
+        name = options["encoder"]
         click.echo(f"note: encoder {name}, bundled; --encoder croma_base is the published, larger one", err=True)
-    return name
 
 
 asks_encoder = click.option(
     "--encoder",
     default="croma_tiny",
     show_default=True,
-    callback=bundled,
     help="croma_tiny or galileo_nano (bundled), croma_base or croma_large (downloaded), a weight file or .pt2, "
     "timm:NAME, torchgeo:NAME, hf:owner/repo/file@commit.",
 )

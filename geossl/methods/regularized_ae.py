@@ -98,10 +98,15 @@ class RegularizedAE(SSLMethod):
             probes = torch.randn((self.jacobian_probes, *z.shape), generator=rng, device=z.device)
         return {"contract": contractive_loss(model.reconstruct, z, sigma, probes) / sigma**2}
 
+    def optimizer_step(self, *arguments: Any, **named: Any) -> None:
+        """Update, then average the weights, before a checkpoint can be saved."""
+        super().optimizer_step(*arguments, **named)
+        self.average(self.global_step + 1)  # counted once the optimiser has returned
+
     @torch.no_grad()
-    def on_train_batch_end(self, *_: Any) -> None:
-        """Average the weights; early on over as many steps as there were."""
-        keep = min(self.ema, self.global_step / (self.global_step + 10))
+    def average(self, steps: int) -> None:
+        """Move the averaged weights; early on over as many steps as there were."""
+        keep = min(self.ema, steps / (steps + 10))
         for mean, now in zip(self.averaged.parameters(), self.encoder.autoencoder.parameters(), strict=True):
             mean.lerp_(now, 1 - keep)
 

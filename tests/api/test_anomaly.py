@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import torch
 import xarray as xr
 from click.testing import CliRunner
 from PIL import Image
+from safetensors.torch import load_file
 
 import geossl
 from geossl.api.sampling import draw_samples
@@ -47,6 +49,14 @@ def test_every_pixel_gets_what_the_auto_encoder_says_of_its_spectrum(spectra, ra
     np.testing.assert_allclose(layers[:, valid], expected, rtol=1e-3, atol=1e-3)
     p = layers[2][valid]
     assert 0 <= p.min() < p.max() <= 1
+
+
+def test_a_run_that_lost_its_file_after_the_last_step_makes_it_again(spectra, tmp_path):
+    shutil.copytree(spectra.parent, tmp_path / "r")
+    (tmp_path / "r" / "encoder.safetensors").unlink()
+    folder = geossl.pretrain("regularized_ae", out=str(tmp_path / "r"), resume=True, **SMALL)
+    before, again = load_file(spectra), load_file(folder / "encoder.safetensors")
+    assert all(torch.equal(before[name], again[name]) for name in before)
 
 
 def test_shards_do_not_matter(spectra, raster, tmp_path):

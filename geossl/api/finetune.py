@@ -210,8 +210,9 @@ def first_map(work: Path) -> Path:
 
 def summary(model: Path) -> str:
     """The scores of a model's report as a table."""
-    found = json.loads(model.with_suffix(".json").read_text())["scores"]
-    return markdown(score_rows({name: Scores.from_dict(values) for name, values in found.items()}))
+    found = json.loads(model.with_suffix(".json").read_text())
+    table = markdown(score_rows({name: Scores.from_dict(values) for name, values in found["scores"].items()}))
+    return f"{table}\n{found['tokens']['verdict']}" if "tokens" in found else table
 
 
 def fit_heads(kind: str, task: Task, progress: Progress | None) -> Found:
@@ -260,8 +261,8 @@ def chosen_tokens(
     called = {JOINT: found[joint].called, **({BOTH: aside[joint].called} if aside else {})}
     scores = compared({**called, **{name: found[name].called for name in everything if name in found}})
     chosen = best(scores)
-    warnings.warn(verdict(scores, chosen), Note, stacklevel=4)
-    return {"chosen": chosen, "validation_balanced_accuracy": scores}, aside
+    said = verdict(scores, chosen)  # printed with the scores
+    return {"chosen": chosen, "validation_balanced_accuracy": scores, "verdict": said}, aside
 
 
 def embedded(names: tuple[str, ...], store: Path, task: Task, progress: Progress | None) -> PatchSamples:

@@ -1,6 +1,7 @@
 """Which tokens of an encoder are used: joint ones, those of one sensor, or those of all sensors side by side."""
 
 from collections.abc import Mapping
+from functools import reduce
 from pathlib import Path
 from typing import NamedTuple
 
@@ -105,9 +106,7 @@ def joined(samples: Mapping[str, PatchSamples], names: tuple[str, ...], sensors:
 
 def compared(called: Mapping[str, Called]) -> dict[str, float]:
     """Balanced accuracy of several heads on the validation patches that all of them have."""
-    common = None
-    for one in called.values():
-        common = one.priority if common is None else np.intersect1d(common, one.priority)
+    common = reduce(np.intersect1d, [one.priority for one in called.values()])
     scores = {}
     for name, one in called.items():
         rows = np.isin(one.priority, common)

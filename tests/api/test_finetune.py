@@ -50,7 +50,7 @@ def linear(scene, encoder, tmp_path_factory):
 
 def test_light_heads_learn_fields_that_can_be_told_apart(linear):
     found = report(linear)
-    assert sorted(found["scores"]) == ["s1", "s1+s2", "s2"]
+    assert sorted(found["scores"]) == ["s1", "s1+s2", "s1+s2 side by side", "s2"]
     for name, scores in found["scores"].items():
         assert scores["values"]["miou"] > 0.8, name
         low, high = scores["intervals"]["miou"]

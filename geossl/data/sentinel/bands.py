@@ -1,12 +1,10 @@
 """Bands of a sensor, and a file looked at once: which bands, which unit, where it lies."""
 
 import os
-import re
 import warnings
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +18,7 @@ from rasterio.windows import Window
 
 from geossl.data.sentinel.band_names import band_numbers, normal_name
 from geossl.data.sentinel.offset import PRODUCT, Claim, float_offset, s2_offset
-from geossl.data.sentinel.products import SceneFiles, product_folders, scenes_of
+from geossl.data.sentinel.products import SceneFiles, date_of, product_folders, scenes_of
 from geossl.data.sentinel.raster_file import RasterFile
 from geossl.data.vrt import expand, sidecars
 from geossl.errors import BandError, GridError, MissingFileError, Note
@@ -92,10 +90,11 @@ def inspect(
     try:
         with rasterio.Env(**GDAL), rasterio.open(path) as source:
             read = wanted or SENSORS[sensor].bands
-            if is_placed := source.crs is not None or bool(source.gcps[0]) or place is None:
+            place = None if source.crs is not None or source.gcps[0] else place
+            if place is None:
                 check_place(source, path)
             file = look_at(source, path, sensor, band_numbers(source, path, sensor, read, stated_bands))
-            return in_unit(file if is_placed else replace(file, geobox=place), source, path, stated_offset, read)
+            return in_unit(file if place is None else replace(file, geobox=place), source, path, stated_offset, read)
     except rasterio.errors.RasterioIOError as error:
         raise BandError(f"{path} cannot be read as a raster ({' '.join(str(error).split())})") from None
 
@@ -331,14 +330,6 @@ def quality_bands(source: DatasetReader, sensor: str) -> tuple[tuple[int, int], 
 def note_unmasked(name: str, band: QualityBand) -> None:
     """Warn of pixels that nothing says the quality of."""
     warnings.warn(f"{name} has no {band.name}; {', '.join(band.unusable)} are not masked", Note, stacklevel=4)
-
-
-def date_of(name: str) -> str:
-    """The first ``YYYYMMDD`` in a name that is a day; empty if there is none."""
-    for digits in re.findall(r"(?<!\d)(20\d{6})(?!\d)", name):
-        with suppress(ValueError):
-            return f"{datetime.strptime(digits, '%Y%m%d'):%Y%m%d}"
-    return ""
 
 
 def processing_level(source: DatasetReader, path: Path, sensor: str) -> str:

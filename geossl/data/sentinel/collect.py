@@ -125,7 +125,8 @@ def in_metres(file: RasterFile, gsd_m: float) -> RasterFile:
     if not file.crs.geographic:
         return file
     middle = file.geobox.extent.to_crs(4326).geom.centroid
-    return replace(file, chips=file.geobox.to_crs(CRS(f"EPSG:{zone(middle.x, middle.y)}"), resolution=gsd_m))
+    crs = CRS(f"EPSG:{zone(middle.x, middle.y)}")
+    return replace(file, chips=file.geobox.to_crs(crs, resolution=gsd_m))  # type: ignore[arg-type]  # numbers work, too
 
 
 def zone(longitude: float, latitude: float) -> int:

@@ -1,6 +1,7 @@
 """Products that come as a folder of single-band files, such as ``LC08_L2SP_..._SR_B4.TIF``: files put into scenes."""
 
 import os
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -73,4 +74,12 @@ def day(text: str, form: str) -> str:
     """A date in a name as ``YYYYMMDD``; empty if it is not a date."""
     with suppress(ValueError):
         return f"{datetime.strptime(text, form):%Y%m%d}"
+    return ""
+
+
+def date_of(name: str) -> str:
+    """The first ``YYYYMMDD`` in a name that is a day; empty if there is none."""
+    for digits in re.findall(r"(?<!\d)(20\d{6})(?!\d)", name):
+        with suppress(ValueError):
+            return f"{datetime.strptime(digits, '%Y%m%d'):%Y%m%d}"
     return ""

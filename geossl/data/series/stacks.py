@@ -14,7 +14,8 @@ from numpy import ndarray
 from odc.geo.geobox import GeoBox
 
 from geossl.data.listing import RASTERS, files_in, folders_in
-from geossl.data.sentinel.bands import date_of, inspect
+from geossl.data.sentinel.bands import inspect
+from geossl.data.sentinel.products import date_of
 from geossl.data.sentinel.raster_file import RasterFile
 from geossl.data.sentinel.rasters import warp
 from geossl.errors import BandError, GridError, InputError, MissingFileError, possible

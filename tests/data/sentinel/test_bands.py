@@ -7,7 +7,8 @@ from rasterio.windows import Window
 from geossl.api.source import Rasters
 from geossl.data.sentinel.aligned import SAMPLE
 from geossl.data.sentinel.band_names import normal_name
-from geossl.data.sentinel.bands import RasterFile, date_of, inspect
+from geossl.data.sentinel.bands import RasterFile, inspect
+from geossl.data.sentinel.products import date_of
 from geossl.data.sentinel.rasters import LocalRasters
 from geossl.data.stac import remote
 from geossl.errors import BandError, GridError, Note

@@ -43,6 +43,7 @@ FLOORS = {  # room -> its floors, top down: what stands on a floor imports from 
     ),
     "geossl.models": (
         {"heads"},
+        {"side_by_side"},
         {"files", "teachers", "attention_maps"},
         {"foreign"},
         {"encoders"},

@@ -32,7 +32,11 @@ def geossl(*arguments, cwd="."):
 def refused(result, *words):
     """Bad input: exit code 2, one line on stderr, no traceback."""
     assert result.exit_code == 2, result.output
-    lines = [line for line in result.stderr.splitlines() if line.strip() and not line.startswith("embed  ")]
+    lines = [
+        line
+        for line in result.stderr.splitlines()
+        if line.strip() and not line.startswith(("embed  ", "geossl: note: "))
+    ]
     assert len(lines) == 1, result.stderr
     assert lines[0].startswith("geossl: ")
     for word in words:

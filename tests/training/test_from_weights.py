@@ -59,6 +59,7 @@ def weights(tmp_path_factory):
 def going_on(weights, tmp_path_factory):
     more = [
         "data.chip_px=96",
+        "data.holdout=0.5",
         f"encoder.init={weights}",
         "encoder.freeze_blocks=1",
         "encoder.init_lr=0.5",

@@ -185,7 +185,7 @@ def test_features_of_test_blocks_do_not_reach_normalisation_or_settings(scene, e
 
     source = LocalRasters({"s1": [scene / "s1.tif"]})
     labels = read_labels(fields, "crop")
-    task = finetuning.Task(labels, source, EncoderFile.open(encoder), BlockSplit(320.0, {}), scene, 0, None)
+    task = finetuning.Task(labels, source, EncoderFile.open(encoder), BlockSplit(320.0, {}), scene, 0, None, "best")
     for shift in (0, 1000):
         moved = x + shift * (part == SPLIT_NAMES.index("test"))[:, None].astype(np.float32)
         finetuning.fitted("linear", PatchSamples(moved, counts, part, block, priority), task)

@@ -152,7 +152,9 @@ def note_default(options: dict[str, Any]) -> None:
     """Say which encoder is taken where none was named, once everything else fits, since a larger one may be wanted."""
     if "encoder" in options and not typed("encoder") and not options.get("model") and not options.get("map"):
         name = options["encoder"]
-        click.echo(f"geossl: note: encoder {name}, bundled; --encoder croma_base is the published, larger one", err=True)
+        click.echo(
+            f"geossl: note: encoder {name}, bundled; --encoder croma_base is the published, larger one", err=True
+        )
 
 
 asks_encoder = click.option(

@@ -150,7 +150,7 @@ def asks_shards(verb: Callable[..., None]) -> Callable[..., None]:
 
 def note_default(options: dict[str, Any]) -> None:
     """Say which encoder is taken where none was named, once everything else fits, since a larger one may be wanted."""
-    if "encoder" in options and not typed("encoder") and not options.get("model") and not options.get("map"):
+    if "encoder" in options and not typed("encoder") and "classes" not in options:  # segment has models, too
         name = options["encoder"]
         click.echo(
             f"geossl: note: encoder {name}, bundled; --encoder croma_base is the published, larger one", err=True

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from geossl import __version__
-from geossl.errors import GeosslError, InputError
+from geossl.errors import GeosslError, InputError, possible
 from geossl.models.download import ENCODERS, encoder_path
-from geossl.outputs import possible, work_path
+from geossl.outputs import work_path
 
 MOST = 20_000  # files of a map or its sources that are looked at; larger ones take the long way
 State = list[tuple[str, int, int]]  # path, bytes, time of the last change

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from geossl import __version__
-from geossl.errors import GeosslError, InputError, possible
+from geossl.errors import GeosslError
 from geossl.models.download import ENCODERS, encoder_path
-from geossl.outputs import work_path
+from geossl.outputs import output_path, work_path
 
 MOST = 20_000  # files of a map or its sources that are looked at; larger ones take the long way
 State = list[tuple[str, int, int]]  # path, bytes, time of the last change
@@ -55,9 +55,7 @@ class Asked:
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         out = str(options["out"])
-        self.out = Path(out) if "://" in out else possible(out, "--out")
-        if not self.out.name:
-            raise InputError(f"--out {out} is a folder; name what is to be written in it")
+        self.out = Path(out) if "://" in out else output_path(out)
         self.picture = self.out.with_suffix(".png")
         self.note = work_path(self.out) / "asked.json"
         self.is_new = bool(options.get("overwrite"))

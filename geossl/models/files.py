@@ -311,6 +311,12 @@ def architecture(name: str) -> type[Encoder]:
         raise missing(error) from None
 
 
+def fresh(spec: Mapping[str, Any]) -> Encoder:
+    """An encoder with fresh weights, from its spec as JSON has it."""
+    kind = architecture(spec["architecture"])
+    return kind(kind.spec_type.from_dict(dict(spec)))
+
+
 def mappable(encoder: Encoder) -> DenseModel:
     """The encoder, if the map engine can run it.
 

@@ -3,9 +3,8 @@
 A head then weighs the sensors itself; see "side by side" in benchmarks/README.md.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from geossl.errors import WeightsError
 from geossl.models.encoder import DenseEncoder, DenseSpec, Encoder, Images, Kept, LocalModel
-from geossl.models.files import architecture
+from geossl.models.files import fresh
 
 Run = Callable[[Images, Kept | None], Tensor]
 
@@ -46,9 +45,7 @@ class SideBySide(DenseEncoder):
         super().__init__()
         self.spec = spec
         if encoder is None:
-            inner: Mapping[str, Any] = dict(spec.arguments["encoder"])
-            kind = architecture(inner["architecture"])
-            encoder = kind(kind.spec_type.from_dict(inner))
+            encoder = fresh(dict(spec.arguments["encoder"]))
         if not isinstance(encoder, DenseEncoder):
             raise ValueError(f"tokens side by side need an encoder of images, not {type(encoder).__name__}")
         self.encoder = encoder

@@ -99,6 +99,7 @@ def verify(
     drawn = np.random.default_rng(seed).permutation(len(others))[: max(0, count - len(lost))]
     wanted = [*sorted(lost), *sorted(others[i] for i in drawn)]
     found: list[Checked] = []
+    done = 0
     with tempfile.TemporaryDirectory(prefix=f".{out.stem}.verify.", dir=out.absolute().parent) as folder:
         data = Path(folder) / "map.zarr"
         build = BuildFolder(data)
@@ -106,10 +107,11 @@ def verify(
         config = EncodeConfig(10, plan.metadata["precision"], plan.metadata["valid_share"], workers.device())
         work = Work(plan, source, str(encoder.absolute()), data, build, config)
         store.create(data, plan, work.model().spec)
-        for done, shard in enumerate(wanted):
-            run_task(work, (shard,))
-            found += compared(out, data, shard)
-            report(done + 1, len(wanted))
+        for task in plan.tasks(wanted):  # shards of one block are read and encoded once
+            run_task(work, task)
+            done += len(task)
+            found += [layer for shard in task for layer in compared(out, data, shard)]
+            report(done, len(wanted))
     return found
 
 

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from geossl.models.encoder import DenseEncoder, DenseSpec, Encoder, EncoderSpec, Images
-from geossl.models.files import architecture
+from geossl.models.files import fresh
 
 
 def detector_spec(encoder: DenseSpec, classes: Sequence[str], side_px: int, hidden: int, dropout: float) -> EncoderSpec:
@@ -53,8 +53,7 @@ class ImageClassifier(Encoder):
         super().__init__()
         self.spec = spec
         a = spec.arguments
-        kind = architecture(a["encoder"]["architecture"])
-        encoder = kind(kind.spec_type.from_dict(a["encoder"]))
+        encoder = fresh(a["encoder"])
         if not isinstance(encoder, DenseEncoder):
             raise ValueError(f"a detector needs an encoder of images, not {a['encoder']['architecture']!r}")
         self.encoder = encoder

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from geossl.models.encoder import Encoder, EncoderSpec, PointEncoder, PointSpec
-from geossl.models.files import architecture
+from geossl.models.files import fresh
 
 HIDDEN = 256
 
@@ -40,9 +40,7 @@ class PointSegmenter(Encoder):
     def __init__(self, spec: PointSpec) -> None:
         super().__init__()
         self.spec = spec
-        inner = dict(spec.arguments["encoder"])
-        kind = architecture(inner["architecture"])
-        encoder = kind(kind.spec_type.from_dict(inner))
+        encoder = fresh(spec.arguments["encoder"])
         assert isinstance(encoder, PointEncoder)
         self.encoder = encoder
         self.head = nn.Sequential(

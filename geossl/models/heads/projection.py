@@ -15,7 +15,7 @@ from torch import Tensor
 
 from geossl.errors import GridError, InputError
 from geossl.models.encoder import DenseEncoder, DenseSpec, Images, Kept, LocalModel
-from geossl.models.files import architecture
+from geossl.models.files import fresh
 
 STATED = (8, 16, 32, 64, 128)  # numbers per patch whose share of the variance is recorded
 
@@ -64,8 +64,7 @@ class ProjectedEncoder(DenseEncoder):
         self.spec = spec
         inner = dict(spec.arguments["encoder"])
         if encoder is None:
-            kind = architecture(inner["architecture"])
-            built = kind(kind.spec_type.from_dict(inner))
+            built = fresh(inner)
             if not isinstance(built, DenseEncoder):
                 raise ValueError(f"a projection needs an encoder of images, not {inner['architecture']!r}")
             encoder = built

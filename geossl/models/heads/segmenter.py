@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from geossl.models.encoder import DenseEncoder, DenseModel, DenseSpec, Encoder, Images, Kept, LocalModel
-from geossl.models.files import architecture
+from geossl.models.files import fresh
 from geossl.models.heads.classifiers import HEADS, Head
 from geossl.models.heads.decoders import DECODERS, Decoder
 from geossl.models.layers.local_attention import within_reach
@@ -76,8 +76,7 @@ class Segmenter(DenseModel):
         self.spec = spec
         inner = dict(spec.arguments["encoder"])
         if encoder is None:
-            kind = architecture(inner["architecture"])
-            encoder = kind(kind.spec_type.from_dict(inner))
+            encoder = fresh(inner)
         if not isinstance(encoder, DenseEncoder):
             raise ValueError(f"a segmenter needs an encoder of images, not {inner['architecture']!r}")
         self.encoder = encoder

@@ -17,6 +17,7 @@ from geossl.faults import guarded
 
 if TYPE_CHECKING:
     from geossl.api.anomaly import anomaly as anomaly
+    from geossl.api.change import change as change
     from geossl.api.embed import cube as cube
     from geossl.api.embed import embed as embed
     from geossl.api.embed import embed_map as embed_map
@@ -48,6 +49,7 @@ PUBLIC = {
     "Catalog": "geossl.api.source:Catalog",
     "Rasters": "geossl.api.source:Rasters",
     "anomaly": "geossl.api.anomaly:anomaly",
+    "change": "geossl.api.change:change",
     "cube": "geossl.api.embed:cube",
     "embed": "geossl.api.embed:embed",
     "embed_map": "geossl.api.embed:embed_map",

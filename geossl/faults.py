@@ -85,6 +85,9 @@ def check_types(function: Callable[..., Any], name: str, arguments: dict[str, An
     if further is not None and typing.get_origin(hints.get(further)) is typing.Unpack:
         hints = {**hints, **typing.get_type_hints(typing.get_args(hints[further])[0])}
         given |= arguments[further]
+    for key in [key for key in given if kinds.get(key) is inspect.Parameter.VAR_POSITIONAL]:  # each is of the type
+        items = {f"{key}[{i}]": item for i, item in enumerate(given.pop(key))}
+        given, hints = given | items, hints | dict.fromkeys(items, hints.get(key, Any))
     check_hints(name, given, hints)
 
 

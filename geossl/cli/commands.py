@@ -9,7 +9,7 @@ import click
 from geossl import __version__
 from geossl.cli.asked import Asked
 from geossl.cli.door import Door
-from geossl.cli.finished import sample, verify
+from geossl.cli.finished import change, sample, verify
 from geossl.cli.graphs import graphs
 from geossl.cli.names import list_names
 from geossl.cli.options import (
@@ -49,6 +49,7 @@ def main() -> None:
     geossl anomaly --aoi region.geojson --encoder autoencoder.safetensors --s2 ...
     geossl points embed tiles/ --encoder ...   airborne laser scans; also finetune, classify
     geossl similar map.zarr --to 3.01,41.55    where else does it look like this?
+    geossl change a.zarr b.zarr [c.zarr ...]   what changed, at a false-alarm rate
     geossl sample map.zarr plots.csv           vectors at points, as a table
     geossl verify map.zarr                     is the map what its plan gives?
     geossl view map.zarr                       look at a map in the browser
@@ -321,5 +322,6 @@ def evaluate(**options: Any) -> None:
 
 
 main.add_command(list_names)
+main.add_command(change)
 main.add_command(sample)
 main.add_command(verify)

@@ -1,5 +1,6 @@
-"""Verbs that ask a finished map: vectors at points, and whether it is what its plan gives."""
+"""Verbs that ask finished maps: vectors at points, what changed, and whether a map is what its plan gives."""
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -25,6 +26,33 @@ def sample(map: str, points: str, radius_m: float, out: str, overwrite: bool) ->
 
     found = sampled(map, points, radius_m=radius_m, out=out, overwrite=overwrite)
     click.echo(f"table      {out}  {len(found)} points, {int((found['row'] >= 0).sum())} on the map")
+
+
+@click.command()
+@click.argument("before")
+@click.argument("after")
+@click.argument("others", nargs=-1, metavar="[STABLE]...")
+@click.option("--false-alarms", default=0.01, show_default=True, help="Share of unchanged patches taken for changed.")
+@click.option("--strata", default=1, show_default=True, help="Kinds of ground that get a level of their own.")
+@click.option("--out", default="change.tif", show_default=True, help="COG; places, table, picture go beside it.")
+@click.option("--seed", default=0, show_default=True, help="Of the strata and the sample.")
+@click.option("--overwrite", is_flag=True, help="Replace OUT and what is beside it.")
+def change(before: str, after: str, others: tuple[str, ...], out: str, **options: Any) -> None:
+    """Find what changed between two maps, BEFORE and AFTER, of one encoder and place.
+
+    STABLE are maps of days near one of the two, between which nothing changed: they show how far unchanged ground
+    differs, and so what a false alarm is. Without one the bulk of the two maps stands in, by the normal distribution.
+    Patches are compared that are valid in both and were made from the same sensors.
+
+    \b
+    geossl change 2020-06.zarr 2021-07-16.zarr 2021-07-21.zarr --out change.tif
+    """
+    for path in (before, after, *others):
+        early({"map": path})
+    from geossl.api import change as changes  # lazy: see embed
+
+    found = changes.change(before, after, *others, out=out, progress=line("change"), **options)
+    click.echo(changes.summary(found, Path(out)))
 
 
 @click.command()

@@ -49,6 +49,7 @@ VERBS = {  # what is right, by verb; "{}" stands for the folder of good files
     "points classify": {"scans": "{}/scans", "model": "{}/points_model.safetensors", "out": "c.laz"},
     "series embed": {"source": "{}/dates", "encoder": "{}/series.safetensors", "out": "s.tif"},
     "graphs cluster": {"encoder": "{}/graph.safetensors", "classes": "3", "out": "n.gpkg"},
+    "change": {"before": "{}/map.zarr", "after": "{}/map.zarr", "out": "c.tif"},
     "similar": {"map_path": "{}/map.zarr", "to": "3.004,41.546", "out": "s.tif"},
     "view": {"map_path": "{}/map.zarr", "port": "0", "browser": ""},
     "export": {"map": "{}/map.zarr", "out": "m.tif"},

@@ -74,6 +74,7 @@ def good_arguments(good):
         "finetune": {"labels": good / "parcels.gpkg", "source": pair, "column": "crop", "encoder": croma},
         "segment": {"aoi": good / "aoi.geojson", "source": pair, "model": good / "model.safetensors"},
         "anomaly": {"aoi": good / "aoi.geojson", "source": pair, "encoder": good / "ae.safetensors"},
+        "change": {"before": store, "after": store, "out": "c.tif"},
         "similar": {"map": store, "to": (3.004, 41.546)},
         "export": {"map": store, "out": "m.tif"},
         "evaluate": {"encoder": croma, "dataset": good / "set.npz", "out": "r.html"},

@@ -18,7 +18,7 @@ from rasterio.windows import Window
 
 from geossl.data.sentinel.band_names import band_numbers, normal_name
 from geossl.data.sentinel.offset import PRODUCT, Claim, float_offset, s2_offset
-from geossl.data.sentinel.products import SceneFiles, date_of, product_folders, scenes_of
+from geossl.data.sentinel.products import SceneFiles, date_of, product_folders, scenes_of, stated_date
 from geossl.data.sentinel.raster_file import RasterFile
 from geossl.data.vrt import expand, sidecars
 from geossl.errors import BandError, GridError, MissingFileError, Note
@@ -109,7 +109,7 @@ def look_at(source: DatasetReader, path: Path, sensor: str, bands: tuple[int, ..
         scale=1.0,
         reason=SENSORS[sensor].unit,
         level=processing_level(source, path, sensor),
-        date=date_of(path.stem),
+        date=date_of(path.stem) or stated_date(source.tags()),
         geobox=GeoBox.from_rio(source),
         zero_is_nodata=source.nodata == 0,
         quality=quality_bands(source, sensor),

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,6 +11,9 @@ from pathlib import Path
 from geossl.data.listing import folders_in, is_hidden
 from geossl.errors import BandError
 from geossl.sensors import SENSORS, Product
+
+DAY = re.compile(r"(?<!\d)(20\d{6}|20\d\d-\d\d-\d\d)(?!\d)")
+DATE_TAGS = ("acquisition_date", "datetime", "date", "sensing_time", "start_datetime")  # what writers call it
 
 
 @dataclass(frozen=True)
@@ -78,8 +81,17 @@ def day(text: str, form: str) -> str:
 
 
 def date_of(name: str) -> str:
-    """The first ``YYYYMMDD`` in a name that is a day; empty if there is none."""
-    for digits in re.findall(r"(?<!\d)(20\d{6})(?!\d)", name):
+    """The first day in a name, written ``YYYYMMDD`` or ``YYYY-MM-DD``, as ``YYYYMMDD``; empty if there is none."""
+    for digits in DAY.findall(name):
         with suppress(ValueError):
-            return f"{datetime.strptime(digits, '%Y%m%d'):%Y%m%d}"
+            return f"{datetime.strptime(digits.replace('-', ''), '%Y%m%d'):%Y%m%d}"
     return ""
+
+
+def stated_date(tags: Mapping[str, str]) -> str:
+    """The day a raster's tags state as that of its acquisition; empty if none does.
+
+    TIFF's own ``TIFFTAG_DATETIME`` is not among them: it is when the file was written.
+    """
+    found = {key.lower().removeprefix("geossl_"): value for key, value in tags.items()}
+    return next((day for key in DATE_TAGS if (day := date_of(found.get(key, "")))), "")

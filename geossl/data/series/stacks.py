@@ -1,6 +1,5 @@
 """Image series: GeoTIFFs of one place on several dates, read as pixels by date, clouds left out."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -126,7 +125,7 @@ def open_series(
         raise BandError(f"clouds are found in {clouds.band}, which is not among the bands: {', '.join(bands)}")
     dated: dict[str, Path] = {}
     for path in files_in(folder, RASTERS):
-        day = date_of(re.sub(r"(20\d\d)-(\d\d)-(\d\d)", r"\1\2\3", path.stem))
+        day = date_of(path.stem)
         if not day:
             raise InputError(f"{path} has no date in its name; expected something like 20200113 or 2020-01-13")
         if day in dated:

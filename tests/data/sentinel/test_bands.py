@@ -8,7 +8,7 @@ from geossl.api.source import Rasters
 from geossl.data.sentinel.aligned import SAMPLE
 from geossl.data.sentinel.band_names import normal_name
 from geossl.data.sentinel.bands import RasterFile, inspect
-from geossl.data.sentinel.products import date_of
+from geossl.data.sentinel.products import date_of, stated_date
 from geossl.data.sentinel.rasters import LocalRasters
 from geossl.data.stac import remote
 from geossl.errors import BandError, GridError, Note
@@ -128,6 +128,14 @@ def test_the_date_is_read_from_the_name(tmp_path):
     assert date_of("433D_629L_3_1_20200408") == "20200408"
     assert date_of("S2A_MSIL2A_20230610T074621_N0509") == "20230610"
     assert date_of("tile_20209999_b") == ""
+    assert date_of("boadella_2020-02-03") == "20200203"
+    assert date_of("2020-13-03") == ""
+
+
+def test_the_date_is_read_from_the_tags_where_the_name_has_none():
+    assert stated_date({"DATETIME": "2020-02-02T10:31:00Z"}) == "20200202"
+    assert stated_date({"TIFFTAG_DATETIME": "2024:01:01 00:00:00", "AREA_OR_POINT": "Area"}) == ""
+    assert stated_date({"date": "spring", "ACQUISITION_DATE": "20210716"}) == "20210716"
 
 
 def test_contradicting_or_broken_offsets_are_refused(tmp_path):

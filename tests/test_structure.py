@@ -1,8 +1,6 @@
 """The house rules that a machine can hold: who imports whom, how big a file, a folder, a function may be."""
 
 import ast
-import importlib
-import importlib.util
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -98,27 +96,34 @@ NAMESPACES = {"points", "series", "graphs"}
 PUBLIC = 24  # 18, and `wrap`, `sample`, `change`, `verify` of any encoder and of answers
 
 
-def imported(path: Path, whole: bool = True) -> Iterator[str]:
+@cache
+def nodes_of(path: Path, whole: bool = True) -> tuple[ast.AST, ...]:
+    """Every node of a file, or those at its top only; parsed once for all tests."""
+    return tuple(ast.walk(ast.parse(path.read_text()))) if whole else tuple(nodes_of(path)[0].body)
+
+
+@cache
+def imported(path: Path, whole: bool = True) -> frozenset[str]:
     """Modules of geossl a file imports, by name; ``geossl`` itself only holds lazy names and is left out.
 
     Args:
         path: The file.
         whole: Also within functions; else at its top only, which is what happens when it is imported.
     """
-    tree = ast.parse(path.read_text())
-    for node in ast.walk(tree) if whole else tree.body:
+    found = set()
+    for node in nodes_of(path, whole):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "geossl":
-            for alias in node.names:
-                name = f"{node.module}.{alias.name}"
-                yield from {name if name in MODULES else node.module} - {"geossl"}
+            names = (f"{node.module}.{alias.name}" for alias in node.names)
+            found |= {name if name in MODULES else node.module for name in names}
         elif isinstance(node, ast.Import):
-            yield from (a.name for a in node.names if a.name.startswith("geossl."))
+            found |= {a.name for a in node.names if a.name.startswith("geossl.")}
+    return frozenset(found - {"geossl"})
 
 
 def foreign(path: Path) -> set[str]:
     """Packages of others a file imports."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes_of(path):
         if isinstance(node, ast.ImportFrom):
             found.add((node.module or "").split(".")[0])
         elif isinstance(node, ast.Import):
@@ -171,13 +176,13 @@ def test_a_room_does_without_what_is_foreign_to_it(path):
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_a_file_imports_its_neighbours_not_its_own_folder(path):
     package = module_of(path).rpartition(".")[0]
-    assert package not in set(imported(path)) - {"geossl"}
+    assert package not in imported(path)
 
 
 @cache
 def longest(module: str, whole: bool = False) -> tuple[str, ...]:
     """The longest chain of imports that starts at a module; a circle ends in a RecursionError."""
-    chains = (longest(name, whole) for name in set(imported(MODULES[module], whole)) - {module} if name in MODULES)
+    chains = (longest(name, whole) for name in imported(MODULES[module], whole) - {module} if name in MODULES)
     return (module, *max(chains, key=len, default=()))
 
 
@@ -200,7 +205,7 @@ def test_a_folder_holds_what_one_can_overlook(folder):
 
 def parameters(path: Path) -> Iterator[tuple[str, int]]:
     """Functions of a file as ``file:name`` with the number of their parameters, ``self`` and ``cls`` left out."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes_of(path):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             names = [a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
             yield f"{path.relative_to(ROOT)}:{node.name}", len([n for n in names if n not in ("self", "cls")])
@@ -226,7 +231,7 @@ def test_files_and_functions_keep_their_budget(path):
     assert len(text.splitlines()) <= 350
     assert text.isascii()
     assert path.stem not in {"utils", "helpers", "common", "misc", "core"}
-    for node in ast.walk(ast.parse(text)):
+    for node in nodes_of(path):
         if isinstance(node, ast.FunctionDef):
             body = node.body[1:] if ast.get_docstring(node) else node.body
             lines = body[-1].end_lineno - body[0].lineno + 1 if body else 0
@@ -244,9 +249,8 @@ def test_tests_weigh_enough():
 
 def statement_lines(path):
     """Lines that hold code: neither blank, nor comment, nor docstring (the package's are long, tests have none)."""
-    tree = ast.parse(path.read_text())
-    lines = {n.lineno for n in ast.walk(tree) if hasattr(n, "lineno")}
-    for node in ast.walk(tree):
+    lines = {n.lineno for n in nodes_of(path) if hasattr(n, "lineno")}
+    for node in nodes_of(path):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             lines -= set(range(node.lineno, node.end_lineno + 1))
     return len(lines)
@@ -292,10 +296,25 @@ def test_every_data_set_of_a_recipe_has_a_card():
     }
 
 
+def names_of(module: str) -> set[str]:
+    """What can be imported from a module of geossl: names bound at its top, its own modules, and lazy ones."""
+    path = MODULES[module]
+    found = {name.rpartition(".")[2] for name in MODULES if name.rpartition(".")[0] == module}
+    if module == "geossl":
+        found |= set(geossl.__all__)
+    for node in nodes_of(path, whole=False):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            found |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found |= {n.id for target in targets for n in ast.walk(target) if isinstance(n, ast.Name)}
+    return found
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").rglob("*.py")), ids=lambda p: p.name)
 def test_benchmarks_import_what_there_is(path):
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("geossl"):
-            module = importlib.import_module(node.module)
-            for alias in node.names:
-                assert hasattr(module, alias.name) or importlib.util.find_spec(f"{node.module}.{alias.name}")
+    for node in nodes_of(path):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "geossl":
+            assert {alias.name for alias in node.names} <= names_of(node.module)

@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 DEMO ?= demo
 
-.PHONY: demo test suite fuzz lint style types install clean
+.PHONY: demo docs test suite fuzz lint style types install clean
 
 install: $(VENV)/installed
 
@@ -20,6 +20,9 @@ demo: install
 	$(BIN)/geossl embed --aoi examples/region.geojson --s1 geossl/data/sample/s1 --s2 geossl/data/sample/s2 \
 		--encoder $(DEMO)/run/encoder.safetensors --out $(DEMO)/embedding.zarr
 
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 lint: style types
 
 style: install
@@ -33,10 +36,10 @@ suite: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal
 
 test: style  # types beside the suite: mypy uses one core and the suite waits for torch while it starts
-	$(MAKE) --no-print-directory -j 2 types suite
+	$(MAKE) --no-print-directory -j 2 docs types suite
 
 clean:
-	rm -rf $(VENV) $(DEMO) runs
+	rm -rf $(VENV) $(DEMO) runs build
 
 fuzz: install
 	OMP_NUM_THREADS=1 GEOSSL_FUZZ=$(or $(ROUNDS),500) $(BIN)/python -m pytest -q -n auto --dist worksteal tests/fuzz

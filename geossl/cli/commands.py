@@ -8,6 +8,7 @@ import click
 
 from geossl import __version__
 from geossl.cli.asked import Asked
+from geossl.cli.doctor import doctor
 from geossl.cli.door import Door
 from geossl.cli.finished import change, sample, verify
 from geossl.cli.graphs import graphs
@@ -55,6 +56,7 @@ def main() -> None:
     geossl view map.zarr                       look at a map in the browser
     geossl export map.zarr map.tif             or .parquet, or a folder of STAC documents
     geossl list                                recipes, methods, encoders
+    geossl doctor --s2 S2.tif                  what is installed, and what is in my files
     """
 
 
@@ -322,6 +324,7 @@ def evaluate(**options: Any) -> None:
 
 
 main.add_command(list_names)
+main.add_command(doctor)
 main.add_command(change)
 main.add_command(sample)
 main.add_command(verify)

@@ -17,12 +17,15 @@ from geossl.inference.engine import run
 from geossl.inference.engine.source import Source
 from geossl.inference.outputs.cog import Block, blocks, write_blocks
 from geossl.inference.outputs.raster import clipped, open_map
+from geossl.inference.outputs.styles import write_value_style
 from geossl.models.encoder import Encoder
 from geossl.models.encoders.score_autoencoder import PatchAutoencoder, VectorAutoencoder
 from geossl.models.files import EncoderFile, save_encoder
 from geossl.models.heads.novelty import LAYERS, novelty_map
 from geossl.outputs import check_output, output_path, work_folder, work_path
 from geossl.progress import Progress
+
+RARE = 0.1  # p-value at which the style of the raster ends
 
 
 def anomaly(
@@ -133,4 +136,5 @@ def of_embeddings(embeddings: xr.DataArray, found: VectorAutoencoder, path: Path
 def write(out: Path, grid_of: xr.DataArray, parts: Iterator[Block]) -> Path:
     """A COG of the three bands on the grid of a map."""
     write_blocks(out, grid_of.odc.geobox, parts, count=len(LAYERS), dtype="float32", nodata=np.nan, names=LAYERS)
+    write_value_style(out, 0.0, RARE, "inferno_r", band=LAYERS.index("p_value") + 1)
     return out

@@ -19,9 +19,10 @@ from geossl.evaluation.heads import fit_kmeans
 from geossl.inference import change as inference
 from geossl.inference.changed_places import ChangedPlaces
 from geossl.inference.dated_maps import Dated, aligned, comparable, nearer, opened, too_few
-from geossl.inference.outputs.change_picture import change_picture
+from geossl.inference.outputs.change_picture import STEPS_ABOVE, change_picture, ramp
 from geossl.inference.outputs.cog import Block, blocks, write_blocks
 from geossl.inference.outputs.furniture import Caption, span
+from geossl.inference.outputs.styles import write_value_style
 from geossl.outputs import check_output, replacing
 from geossl.progress import Progress, silent
 from geossl.rules import check_values
@@ -73,7 +74,7 @@ def change(
         strata: Kinds of ground (k-means of ``before``) that get a level of their own. More than one makes fields count
             for less and hides change of a whole kind, such as a shore.
         out: Also write it: ``.tif``, a COG with bands ``z``, ``p_value`` and ``distance``. Beside it ``.gpkg``
-            (places), ``.csv`` (the same as a table) and ``.png`` (before, after, change).
+            (places), ``.csv`` (the same as a table), ``.png`` (before, after, change) and ``.qml`` (style for QGIS).
         seed: Of the strata and the sample.
         overwrite: Replace these.
         progress: Called after every block; see ``geossl.progress``.
@@ -125,8 +126,8 @@ def check_outputs(out: str | Path, overwrite: bool) -> Path:
 
 
 def beside(out: Path) -> list[Path]:
-    """What is written beside the raster: places, table and picture."""
-    return [out.with_suffix(ending) for ending in (".gpkg", ".csv", ".png")]
+    """What is written beside the raster: places, table, picture and style."""
+    return [out.with_suffix(ending) for ending in (".gpkg", ".csv", ".png", ".qml")]
 
 
 def sample(maps: Sequence[Dated], seed: int) -> list[Float[np.ndarray, "n d"]]:
@@ -235,7 +236,8 @@ def write_beside(
     calibration: inference.Calibration,
 ) -> None:
     """Places, table and picture."""
-    polygons, table, picture = beside(out)
+    polygons, table, picture, _ = beside(out)
+    write_value_style(out, 0.0, STEPS_ABOVE * about["z_threshold"], ramp())
     with replacing(polygons) as temporary:
         places.to_file(temporary, driver="GPKG", layer="change")
     with replacing(table) as temporary:
@@ -263,7 +265,7 @@ def scaled_by(embeddings: xr.DataArray, scaling: inference.Scaling) -> xr.DataAr
 def summary(found: Change, out: Path, top: int = 10) -> str:
     """Where the outputs are, and what was found, as text."""
     about = found.about
-    polygons, table, picture = beside(out)
+    polygons, table, picture, _ = beside(out)
     lines = [
         f"change     {out}  z, p_value, distance",
         f"places     {polygons}  {len(found.places)}",

@@ -19,7 +19,11 @@ from geossl.models.foreign.exporting import ENDINGS, Exported, export_encoder
 from geossl.outputs import check_output, output_path
 from geossl.vector_files import read_features
 
-FORMS = {".tif": ("aoi", "dtype"), ".parquet": ("aoi", "level"), "": ("encoder",)}  # ending, and what it can be given
+FORMS = {
+    ".tif": ("aoi", "dtype"),
+    ".parquet": ("aoi", "level"),
+    "": ("encoder", "licence"),
+}  # ending, and what it can be given
 
 
 def export(
@@ -30,6 +34,7 @@ def export(
     dtype: str | None = None,
     level: str | None = None,
     encoder: str | Path | None = None,
+    licence: str | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write a map as a COG, a GeoParquet table or STAC documents, or an encoder as a program for other software.
@@ -42,13 +47,15 @@ def export(
         map: ``.zarr`` or ``.tif`` written by ``geossl embed``; for STAC also the folder of a map of several UTM zones.
             For a program an encoder: name, file or object.
         out: ``.tif``: Cloud-Optimised GeoTIFF. ``.parquet``: a row per patch, lattice cell or feature. No
-            suffix: a folder with a STAC collection, an item per map and one of the encoder. Of an encoder: ``.pt2``
+            suffix: a folder with a STAC catalogue, collection and item per map. Of an encoder: ``.pt2``
             (torch.export, which ``encoder=`` takes again) or ``.onnx``.
         aoi: Polygons: only patches whose centre lies in them are written; with ``level="aoi"``, the features to pool
             over, whose ``id`` or ``name`` is kept.
-        dtype: Of a ``.tif``: ``float32`` (default), ``float16``, or ``int8`` with a GDAL scale per band.
+        dtype: Of a ``.tif``: ``float32`` (default), ``float16``, or ``int8`` with a GDAL scale per band; ``uint8`` with
+            scale and offset, for GDAL before 3.7 and QGIS before 3.30.
         level: Of a ``.parquet``: ``patch`` (default), ``tile`` or ``aoi``.
-        encoder: The encoder the map was made with; for STAC.
+        encoder: The encoder the map was made with; for STAC, which then describes it, too.
+        licence: Of the map, an SPDX identifier such as ``CC-BY-4.0``; for STAC.
         overwrite: Replace ``out``.
 
     Returns:
@@ -58,16 +65,14 @@ def export(
         InputError: If something does not fit; nothing was written.
     """
     out = output_path(out, "OUT")
-    given = {"aoi": aoi, "dtype": dtype, "level": level, "encoder": encoder}
+    given = {"aoi": aoi, "dtype": dtype, "level": level, "encoder": encoder, "licence": licence}
     if out.suffix in ENDINGS or isinstance(map, DenseEncoder):
         return program(map, out, [name for name, value in given.items() if value is not None], overwrite).path
     map = possible(map, "map")
     check(map, out, [name for name, value in given.items() if value is not None], overwrite)
     if out.suffix == "":
         maps = stac.zones(map)
-        if encoder is None:
-            raise InputError("STAC documents need --encoder, the one the map was made with")
-        stac.write_stac(maps, out, EncoderFile.open(encoder))
+        stac.write_stac(maps, out, None if encoder is None else EncoderFile.open(encoder), licence)
         return out
     with dask.config.set({"array.chunk-size": raster.CHUNK}):
         embeddings = raster.open_map(map)

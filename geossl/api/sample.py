@@ -11,6 +11,7 @@ import numpy as np
 from geossl.data.point_tables import read_points
 from geossl.errors import InputError, Note, needs
 from geossl.inference import at_points
+from geossl.inference.outputs.raster import columns
 from geossl.inference.similarity import open_embeddings
 from geossl.outputs import check_output, replacing
 
@@ -46,7 +47,7 @@ def sample(
     target = None if out is None else check_output(out, ENDINGS, overwrite=overwrite)
     table = read_points(points)
     embeddings = open_embeddings(map)
-    taken = {"row", "column", *at_points.LAYERS, *at_points.columns(embeddings.sizes["embedding"])}
+    taken = {"row", "column", *at_points.LAYERS, *columns(embeddings.sizes["embedding"])}
     if clash := sorted(taken & {str(column) for column in table.columns}):
         raise InputError(f"the points have a column {clash[0]!r}, which a result is called; rename it")
     found = at_points.sample(embeddings, Path(map), table, float(radius_m))

@@ -278,9 +278,10 @@ def view(map_path: str, layers: tuple[str, ...], port: int, no_browser: bool) ->
 @click.argument("map")
 @click.argument("out")
 @click.option("--aoi", help="Polygons: keep only what lies in them; with --level aoi, pool over each of them.")
-@click.option("--dtype", help="Of a .tif: float32, float16 or int8.  [default: float32]")
+@click.option("--dtype", help="Of a .tif: float32, float16, int8, or uint8 (QGIS before 3.30).  [default: float32]")
 @click.option("--level", help="Rows of a .parquet: patch, tile or aoi.  [default: patch]")
-@click.option("--encoder", help="The encoder of the map; for STAC.")
+@click.option("--encoder", help="The encoder of the map, which STAC then describes, too.")
+@click.option("--licence", help="Of the map, for STAC: an SPDX identifier such as CC-BY-4.0.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT.")
 def export(map: str, out: str, **options: Any) -> None:
     """Write MAP as OUT: .tif (COG), .parquet (GeoParquet), or a folder of STAC documents.
@@ -296,7 +297,7 @@ def export(map: str, out: str, **options: Any) -> None:
     from geossl.api import export as exports  # lazy: see embed
 
     if is_program:
-        typed = [name for name in ("aoi", "dtype", "level", "encoder") if options[name] is not None]
+        typed = [name for name in ("aoi", "dtype", "level", "encoder", "licence") if options[name] is not None]
         click.echo(exports.program(map, Path(out), typed, options["overwrite"]).summary())
     else:
         click.echo(f"exported   {exports.export(map, out, **options)}")

@@ -13,14 +13,10 @@ from odc.geo.geobox import GeoBox
 
 from geossl.errors import GridError
 from geossl.inference.outputs.checksums import checked
+from geossl.inference.outputs.raster import columns
 
 LAYERS = ("valid", "sensors", "date")
 POINTS_AT_ONCE = 20_000  # whose vectors are gathered before they are averaged
-
-
-def columns(dim: int) -> list[str]:
-    """Names of the numbers of a vector: e000, e001, ..."""
-    return [f"e{i:0{max(3, len(str(dim - 1)))}d}" for i in range(dim)]
 
 
 def cells(geobox: GeoBox, x: Float[ndarray, " n"], y: Float[ndarray, " n"]) -> tuple[Int[ndarray, " n"], ...]:

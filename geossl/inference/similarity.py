@@ -16,6 +16,7 @@ from geossl.errors import InputError
 from geossl.inference.best_places import BestPlaces, places_path, write_places
 from geossl.inference.outputs.cog import Block, blocks, write_blocks
 from geossl.inference.outputs.raster import open_map
+from geossl.inference.outputs.styles import shown_ranges, write_value_style
 from geossl.inference.zonal import Example, To, mean_vector, read_example
 from geossl.outputs import check_output
 
@@ -96,6 +97,8 @@ def similar_map(path: str | Path, to: To, *, top: int, out: Path) -> Path:
     embeddings = open_embeddings(path)
     example = read_example(to, str(embeddings.odc.crs))
     places = scan(embeddings, example, top, out)
+    ((low, high),) = shown_ranges(out, 1)
+    write_value_style(out, low, high, "viridis")
     write_places(places, places_path(out))
     return out
 

@@ -64,7 +64,16 @@ def classes(scene, model, tmp_path_factory):
 
 def test_a_class_map_agrees_with_the_ground(classes, fields):
     assert agreement(classes, fields) > 0.9
-    names = ["c.parquet", "c.png", "c.tif", "c_area.csv", "c_confidence.tif"]
+    names = [
+        "c.parquet",
+        "c.png",
+        "c.qml",
+        "c.tif",
+        "c.tif.aux.xml",
+        "c_area.csv",
+        "c_confidence.qml",
+        "c_confidence.tif",
+    ]
     assert sorted(p.name for p in classes.parent.iterdir()) == names
 
 

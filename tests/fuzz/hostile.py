@@ -23,7 +23,8 @@ PASSING = re.compile(r"(geossl: )?note: |\w+  +\d+/\d+ ")  # notes and progress,
 LONG = "x" * 300
 PLACES = {"aoi": ".geojson", "labels": ".gpkg", "s1": ".tif", "s2": ".tif", "landsat": ".tif", "layers": ".tif",
           "encoder": ".safetensors", "model": ".safetensors", "map": ".zarr", "map_path": ".zarr", "scans": ".las",
-          "catalog": ".json", "dataset": ".npz", "source": ".tif"}  # fmt: skip
+          "before": ".zarr", "after": ".zarr", "others": ".zarr", "catalog": ".json", "dataset": ".npz",
+          "source": ".tif"}  # fmt: skip
 OUTPUTS = {"out", "polygons", "raster"}
 ORIGINALS = {".geojson": "aoi.geojson", ".gpkg": "parcels.gpkg", ".tif": "s2.tif", ".safetensors": "croma.safetensors",
              ".zarr": "s1.tif", ".las": "scans/scan.las", ".json": "items.json", ".npz": "set.npz"}  # fmt: skip

@@ -191,7 +191,7 @@ def test_the_files_hold_the_raster_and_the_places(map_path, tmp_path):
         value = expected.sel(x=x, y=y, method="nearest").item()
         assert member["properties"]["score"] == pytest.approx(value, abs=1e-6)
         assert np.hypot(x - metres(12.5, 7.5)[0], y - metres(12.5, 7.5)[1]) > STEP * MIN_DISTANCE
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["map.zarr", "s.geojson", "s.tif"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["map.zarr", "s.geojson", "s.qml", "s.tif"]
 
 
 def test_a_tif_map_gives_the_same(map_path, tmp_path):

@@ -50,7 +50,7 @@ def flags(names: Sequence[str]) -> dict[str, Any]:
 
 def add_embeddings(group: Any, geobox: GeoBox, dim: int, dtype: str, chunk: int, shard: int) -> None:
     """Add empty ``embeddings``, for int8 their ``scales``, and the coordinates of a grid."""
-    group.attrs.update(place(geobox))
+    group.attrs.update({**place(geobox), "coordinates": "spatial_ref"})  # so that xarray takes it for one
     floats = BloscCodec(cname="zstd", clevel=3, shuffle="shuffle")
     if dtype == "int8":
         metadata = {"quantization": "x = embeddings * scales; nodata where embeddings = -128 and scales = NaN"}

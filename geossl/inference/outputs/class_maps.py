@@ -21,6 +21,7 @@ from rasterio.features import geometry_mask, shapes
 from geossl.errors import InputError
 from geossl.inference.outputs.class_picture import class_picture
 from geossl.inference.outputs.cog import Block, blocks, write_blocks
+from geossl.inference.outputs.styles import write_categories, write_class_style, write_value_style
 from geossl.models.heads.classifiers import Head
 from geossl.models.heads.segmenter import Heads
 from geossl.outputs import removed, replacing
@@ -112,7 +113,7 @@ def write_classes(
     metadata: dict[str, Any],
     outlines: Path | None = None,
 ) -> None:
-    """Write ``out`` (classes), ``..._confidence.tif``, ``..._area.csv`` and a figure; one block in memory at a time.
+    """Write ``out`` (classes), ``..._confidence.tif``, styles, ``..._area.csv`` and a figure, block by block.
 
     Args:
         out: ``.tif``: a COG with colour table, names (``CLASS_NAMES``) and nodata 255; there last of all.
@@ -139,6 +140,9 @@ def write_classes(
             raise InputError(f"--out {out}: nothing could be classified; the region has no pixel the model can use")
         names = ["confidence in percent"]
         write_blocks(confidence_path(out), geobox, strips(percent), **kinds, names=names)
+        write_class_style(out, legend.names, legend.colours)
+        write_categories(out, legend.names, legend.colours)
+        write_value_style(confidence_path(out), 0.0, 100.0, "viridis")
         hectares = areas.hectares()
         write_areas(area_path(out), hectares, legend)
         picture = out.with_suffix(".png")

@@ -23,11 +23,12 @@ from geossl.inference.outputs.checksums import checked
 from geossl.inference.outputs.cog import blocks, write_blocks
 from geossl.inference.outputs.quantize import NODATA, quantize_bands
 from geossl.inference.outputs.remote import asked, file_system, is_remote
+from geossl.inference.outputs.styles import write_vector_style
 
 CHUNKS = {"embedding": -1, "y": "auto", "x": "auto"}
 TIF_CHUNKS = {"band": -1, "y": "auto", "x": "auto"}
 CHUNK = "16MiB"  # of stored embeddings exported at a time; four times that when decoded from int8
-COG_DTYPES = ("float32", "float16", "int8")
+COG_DTYPES = ("float32", "float16", "int8", "uint8")
 
 
 def write_cog(path: Path, out: Path, area: shapely.Geometry | None = None, dtype: str = "float32") -> None:
@@ -38,7 +39,9 @@ def write_cog(path: Path, out: Path, area: shapely.Geometry | None = None, dtype
         out: ``.tif``.
         area: Polygon in the map's CRS; patches whose centre lies outside become nodata, and the raster ends with it.
         dtype: ``float32``; ``float16`` (half the size); ``int8`` (a quarter) with a GDAL scale per band, the band's
-            largest absolute value over 127, and -128 = nodata. Decoded values compare between files, numbers do not.
+            largest absolute value over 127, and -128 = nodata; ``uint8``, the same plus 128, a GDAL offset per band
+            and 0 = nodata, for GDAL before 3.7 and QGIS before 3.30, which take int8 for bytes without a sign. Decoded
+            values compare between files, numbers do not.
 
     Raises:
         GridError: If the polygon does not touch the map.
@@ -48,10 +51,17 @@ def write_cog(path: Path, out: Path, area: shapely.Geometry | None = None, dtype
         raise InputError(f"--dtype {dtype!r} is not known; use {', '.join(COG_DTYPES)}")
     with dask.config.set({"array.chunk-size": CHUNK}):
         embeddings = clipped(open_map(path), area)
-    parts, scales = blocks(embeddings), None
+    parts, scales, nodata = blocks(embeddings), None, np.nan
     if dtype == "int8":
-        scales = band_scales(embeddings)
+        scales, nodata = band_scales(embeddings), float(NODATA)
         parts = ((where, quantize_bands(values, scales)) for where, values in parts)
+    elif dtype == "uint8":
+        steps, nodata = band_scales(embeddings), 0.0
+        scales = np.column_stack([steps, NODATA * steps])  # x = number * scale + offset
+        parts = (
+            (where, (quantize_bands(values, steps).astype(np.int16) - NODATA).astype(np.uint8))
+            for where, values in parts
+        )
     elif dtype == "float16":  # rounded here, as GDAL cuts off
         parts = ((where, values.astype(np.float16).astype(np.float32)) for where, values in parts)
     write_blocks(
@@ -60,11 +70,12 @@ def write_cog(path: Path, out: Path, area: shapely.Geometry | None = None, dtype
         parts,
         count=embeddings.sizes["embedding"],
         dtype=dtype,
-        nodata=np.nan if scales is None else float(NODATA),
-        names=[f"e{i:03d}" for i in range(embeddings.sizes["embedding"])],
+        nodata=nodata,
+        names=columns(embeddings.sizes["embedding"]),
         tags=tags_of(path, dtype),
         scales=scales,
     )
+    write_vector_style(out)
 
 
 def tags_of(path: Path, dtype: str) -> dict[str, str]:
@@ -115,7 +126,8 @@ def open_map(path: str | Path, gsd_m: float | None = None, level: int = 0) -> xr
 
     Returns:
         ``(embedding, y, x)`` float32 Dask array with CRS and grid (``.odc.geobox``, ``.rio.crs``); NaN = nodata;
-        int8 stores are decoded.
+        int8 stores are decoded. ``.rio.to_raster`` names the bands e000, e001, ... by its attribute ``long_name``,
+        which some of the bands alone must be given anew (``.assign_attrs(long_name=...)``), as in all of rioxarray.
 
     Raises:
         MissingFileError: If there is nothing at ``path``.
@@ -157,12 +169,8 @@ def cog(path: str) -> xr.DataArray:
         warnings.simplefilter("ignore")
         array = read_tif(path)
     array = array.rename(band="embedding")
-    return (
-        array.assign_coords(embedding=np.arange(array.sizes["embedding"]))
-        .drop_attrs(deep=False)
-        .astype(np.float32)
-        .rename("embeddings")
-    )
+    array = array.assign_coords(embedding=np.arange(array.sizes["embedding"]))
+    return described(array.astype(np.float32).rename("embeddings"))
 
 
 def decoded(store: Any, name: str, group: str | None) -> xr.DataArray:
@@ -176,7 +184,18 @@ def decoded(store: Any, name: str, group: str | None) -> xr.DataArray:
         scales = xr.open_zarr(store, group=group, chunks=None, decode_coords="all", mask_and_scale=False)["scales"]
         sizes = {name: embeddings.chunksizes[name] for name in ("y", "x")}  # else each block would read far more scales
         embeddings = embeddings.astype(np.float32) * scales.chunk(sizes)
-    return embeddings.astype(np.float32).rename("embeddings")
+    return described(embeddings.astype(np.float32).rename("embeddings"))
+
+
+def described(embeddings: xr.DataArray) -> xr.DataArray:
+    """A map that says of itself what holds of its vectors, band by band, and not how they were stored."""
+    names = columns(embeddings.sizes["embedding"])
+    return embeddings.drop_attrs(deep=False).assign_attrs(long_name=tuple(names)).rio.write_nodata(np.nan, encoded=True)
+
+
+def columns(dim: int) -> list[str]:
+    """Names of the numbers of a vector: e000, e001, ..."""
+    return [f"e{i:0{max(3, len(str(dim - 1)))}d}" for i in range(dim)]
 
 
 def read_tif(path: str) -> Any:

@@ -2,6 +2,9 @@
 
 import json
 import os
+import re
+import warnings
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,7 @@ import numpy as np
 import shapely
 import zarr
 
-from geossl.errors import InputError
+from geossl.errors import InputError, Note
 from geossl.inference.outputs.geoparquet import to_degrees
 from geossl.inference.outputs.raster import open_map
 from geossl.models.encoder import DenseSpec
@@ -19,6 +22,9 @@ from geossl.outputs import make_folder, plain_name, write_text
 EMB = "https://stac-extensions.github.io/embeddings/v0.0.1/schema.json"
 PROJ = "https://stac-extensions.github.io/projection/v2.0.0/schema.json"
 MLM = "https://stac-extensions.github.io/mlm/v1.5.2/schema.json"
+LICENCE = re.compile(r"[\w.+-]+")
+FIRST_DAY = "2013-02-11"  # launch of Landsat 8, the oldest satellite that is read
+CHILDREN = (("root", "catalog"), ("child", "collection"))
 NOTICE = "Contains modified Copernicus Sentinel data"
 
 
@@ -34,28 +40,46 @@ def zones(path: Path) -> list[Path]:
     return found
 
 
-def write_stac(paths: list[Path], out: Path, encoder: EncoderFile) -> None:
-    """Write ``collection.json``, ``<map>.json`` for each map, and ``<encoder>.json`` into a folder.
+def write_stac(paths: list[Path], out: Path, encoder: EncoderFile | None, licence: str | None) -> None:
+    """Write ``catalog.json``, ``collection.json``, ``<map>.json`` for each map, and ``<encoder>.json`` into a folder.
 
     Args:
         paths: ``.zarr`` maps of one region, one per UTM zone.
         out: Folder.
-        encoder: The encoder the maps were made with.
+        encoder: The encoder the maps were made with; without it, it is named but not described.
+        licence: Of the maps, an SPDX identifier; STAC's ``proprietary`` where nothing is said.
 
     Raises:
-        InputError: If a map does not know the dates of what it was made from, which STAC demands, or was made with
-            another encoder.
+        InputError: If a map was made with another encoder, or the licence is not an identifier.
         RunError: If the disk does not take them.
     """
-    spec = dense(encoder.encoder).spec
-    items = [item(path, out, spec, encoder.sha256) for path in paths]
-    documents = {f"{plain_name(found['id'], 'map')}.json": found for found in items}
-    documents["collection.json"] = collection(paths[0], spec, items)
-    name = plain_name(spec.name, f"the encoder in {encoder.path}")
-    documents[f"{name}.json"] = model(spec, os.path.relpath(encoder.path, out), attributes_of(paths[0]), items)
+    if licence is not None and not LICENCE.fullmatch(licence):
+        raise InputError(f"--licence {licence!r} is not an SPDX identifier; write one such as CC-BY-4.0")
+    found = [attributes_of(path) for path in paths]
+    if encoder is not None:
+        for path, attributes in zip(paths, found, strict=True):
+            check_encoder(path, attributes, encoder)
+    name = plain_name(str(found[0]["geossl:encoder"]), f"the encoder of {paths[0]}")
+    href = str(found[0]["geoemb:model"]) if encoder is None else f"./{name}.json"
+    link = {"rel": "emb:model", "href": href, **({} if encoder is None else {"type": "application/geo+json"})}
+    items = [item(path, out, attributes, link) for path, attributes in zip(paths, found, strict=True)]
+    documents = {f"{plain_name(document['id'], 'map')}.json": document for document in items}
+    documents["collection.json"] = collection(found[0], items, link, licence)
+    documents["catalog.json"] = catalog(documents["collection.json"])
+    if encoder is not None:
+        spec = dense(encoder.encoder).spec
+        documents[f"{name}.json"] = model(spec, os.path.relpath(encoder.path, out), found[0], items)
     make_folder(out)
-    for name, document in documents.items():
-        write_text(out / name, json.dumps(document, indent=1))
+    for file, document in documents.items():
+        write_text(out / file, json.dumps(document, indent=1))
+
+
+def check_encoder(path: Path, attributes: dict[str, Any], encoder: EncoderFile) -> None:
+    """Refuse an encoder that a map was not made with."""
+    if attributes["geossl:encoder_sha256"] != encoder.sha256:
+        made = f"{attributes['geossl:encoder']}, {attributes['geossl:encoder_sha256'][:12]}"
+        name = dense(encoder.encoder).spec.name
+        raise InputError(f"--encoder {name}, {encoder.sha256[:12]}, is not the one {path} was made with ({made})")
 
 
 def attributes_of(path: Path) -> dict[str, Any]:
@@ -91,21 +115,26 @@ def period(days: list[str]) -> dict[str, Any]:
     }
 
 
-def item(path: Path, out: Path, spec: DenseSpec, sha256: str) -> dict[str, Any]:
+def dates(path: Path, attributes: dict[str, Any]) -> dict[str, Any]:
+    """First and last day of a map's pixels; where they are not known, the time in which they must lie, and so said.
+
+    STAC demands a time.
+    """
+    if days := sorted(scene["day"] for scene in attributes["geossl:inputs"] if scene.get("day")):
+        return period(days)
+    made = datetime.fromtimestamp((path / "zarr.json").stat().st_mtime, UTC).date().isoformat()
+    text = f"{path} does not know the date of its inputs; its item names the time from {FIRST_DAY} to {made}"
+    warnings.warn(f"{text}; dates are read from file names and tags", Note, stacklevel=2)
+    said = "unknown; the interval runs from the launch of the first satellite to the making of the map"
+    return {**period([FIRST_DAY, made]), "geossl:dates": said}
+
+
+def item(path: Path, out: Path, attributes: dict[str, Any], model_link: dict[str, Any]) -> dict[str, Any]:
     """A map."""
-    attributes = attributes_of(path)
-    days = sorted(scene["day"] for scene in attributes["geossl:inputs"] if scene.get("day"))
-    if not days:
-        raise InputError(
-            f"{path} does not know the date of its inputs, which STAC needs; put YYYYMMDD in their file names"
-        )
-    if attributes["geossl:encoder_sha256"] != sha256:
-        made = f"{attributes['geossl:encoder']}, {attributes['geossl:encoder_sha256'][:12]}"
-        raise InputError(f"--encoder {spec.name}, {sha256[:12]}, is not the one {path} was made with ({made})")
     geobox = open_map(path).odc.geobox
     keys = ("geossl:window_px", "geossl:margin_px", "geossl:sensors", "geossl:encoder_sha256", "geossl:plan_sha256")
     properties: dict[str, Any] = {
-        **period(days),
+        **dates(path, attributes),
         "proj:code": attributes["proj:code"],
         "proj:shape": list(geobox.shape),
         "proj:transform": list(geobox.transform)[:6],
@@ -122,12 +151,13 @@ def item(path: Path, out: Path, spec: DenseSpec, sha256: str) -> dict[str, Any]:
         "href": os.path.relpath(path, out),
         "type": "application/vnd.zarr; version=3",
         "roles": ["data"],
-        "title": f"{spec.dim} values per {geobox.resolution.x:g} m cell",
+        "title": f"{attributes['geoemb:dimensions']} values per {geobox.resolution.x:g} m cell",
     }
     links = [
+        {"rel": "root", "href": "./catalog.json", "type": "application/json"},
         {"rel": "collection", "href": "./collection.json", "type": "application/json"},
         {"rel": "parent", "href": "./collection.json", "type": "application/json"},
-        {"rel": "emb:model", "href": f"./{spec.name}.json", "type": "application/geo+json"},
+        model_link,
         *(
             {"rel": "emb:source-data", "href": scene["href"], "type": "application/geo+json", "title": scene["id"]}
             for scene in attributes["geossl:inputs"]
@@ -136,7 +166,7 @@ def item(path: Path, out: Path, spec: DenseSpec, sha256: str) -> dict[str, Any]:
     ]
     (outline,) = to_degrees(np.array([geobox.extent.geom]), geobox)
     found = feature(path.stem, [EMB, PROJ], outline, properties, links, {"embeddings": asset})
-    return found | {"collection": collection_id(spec)}
+    return found | {"collection": collection_id(attributes)}
 
 
 def feature(
@@ -155,34 +185,49 @@ def feature(
     }
 
 
-def collection_id(spec: DenseSpec) -> str:
+def collection_id(attributes: dict[str, Any]) -> str:
     """Maps of one encoder belong together, as they can be compared."""
-    return f"{spec.name}-embeddings"
+    return f"{attributes['geossl:encoder']}-embeddings"
 
 
-def collection(path: Path, spec: DenseSpec, items: list[dict[str, Any]]) -> dict[str, Any]:
+def catalog(child: dict[str, Any]) -> dict[str, Any]:
+    """The root: where a browser of catalogues begins."""
+    links = [{"rel": rel, "href": f"./{name}.json", "type": "application/json"} for rel, name in CHILDREN]
+    return {
+        "type": "Catalog",
+        "stac_version": "1.0.0",
+        "id": f"{child['id']}-catalog",
+        "description": child["description"],
+        "links": links,
+    }
+
+
+def collection(
+    attributes: dict[str, Any], items: list[dict[str, Any]], model_link: dict[str, Any], licence: str | None
+) -> dict[str, Any]:
     """What maps of this encoder have in common."""
-    attributes = attributes_of(path)
     boxes = [outline_and_box(whole(items))["bbox"], *(found["bbox"] for found in items)]
     times = span(items)
     return {
         "type": "Collection",
         "stac_version": "1.0.0",
         "stac_extensions": [EMB],
-        "id": collection_id(spec),
-        "description": f"Embeddings of Sentinel-1/2 by {spec.name}, one vector per patch. {NOTICE}.",
-        "license": "proprietary",
+        "id": collection_id(attributes),
+        "description": f"Embeddings of Sentinel-1/2 by {attributes['geossl:encoder']}, one vector per patch. {NOTICE}.",
+        "license": licence or "proprietary",
         "extent": {
             "spatial": {"bbox": boxes if len(items) > 1 else boxes[:1]},
             "temporal": {"interval": [[times["start_datetime"], times["end_datetime"]]]},
         },
         "emb:type": "chip",
-        "emb:dimensions": spec.dim,
+        "emb:dimensions": attributes["geoemb:dimensions"],
         "emb:chip_layout": attributes["geoemb:chip_layout"],
         "data_type": attributes["geossl:dtype"],
         "gsd": attributes["geoemb:gsd"],
         "links": [
-            {"rel": "emb:model", "href": f"./{spec.name}.json", "type": "application/geo+json"},
+            {"rel": "root", "href": "./catalog.json", "type": "application/json"},
+            {"rel": "parent", "href": "./catalog.json", "type": "application/json"},
+            model_link,
             *({"rel": "emb:source-data", "href": href} for href in attributes["geoemb:source_data"]),
             *({"rel": "item", "href": f"./{found['id']}.json", "type": "application/geo+json"} for found in items),
         ],

@@ -255,7 +255,7 @@ def test_zarr_opens_everywhere_with_its_place(region, croma_file, tmp_path):
 def test_cog_is_valid_and_holds_the_values_of_the_store(region, croma_file, tmp_path):
     (path,) = embed_map(region, Memory(), croma_file, tmp_path / "a.tif")
     assert cog_validate(path, quiet=True)[0]
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.tif", "a.tif.build"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.qml", "a.tif", "a.tif.build"]
     store = make(tmp_path / "b.zarr", region, croma_file)
     with rasterio.open(path) as file:
         assert file.descriptions[:2] == ("e000", "e001")

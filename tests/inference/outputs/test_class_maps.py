@@ -105,7 +105,8 @@ def test_a_class_raster_is_a_cog_with_colours_names_and_nodata(tmp_path, values)
     assert int(opened.isnull().sum()) == 100
     with rasterio.open(tmp_path / "c_confidence.tif") as file:
         assert np.unique(file.read(1)).tolist() == [80]
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["c.png", "c.tif", "c_area.csv", "c_confidence.tif"]
+    styled = ["c.qml", "c.tif", "c.tif.aux.xml", "c_area.csv", "c_confidence.qml", "c_confidence.tif"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["c.png", *styled]
 
 
 def test_the_table_and_the_outlines_agree(tmp_path, values):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import rasterio
 import xarray as xr
 import zarr_cm
 from affine import Affine
@@ -57,6 +58,34 @@ def test_zoom_does_not_depend_on_chunks(place):
 def test_zoom_to_what_does_not_divide_is_refused(place, gsd_m):
     with pytest.raises(GridError, match="does not divide"):
         geossl.open(place / "m.zarr", gsd_m=gsd_m)
+
+
+def test_written_by_rioxarray_a_map_says_what_its_bands_are(place, tmp_path):
+    found = geossl.open(place / "m.zarr")
+    found.rio.to_raster(tmp_path / "a.tif")
+    with rasterio.open(tmp_path / "a.tif") as file:
+        assert file.descriptions[:2] == ("e000", "e001")
+        assert np.isnan(file.nodata)
+        assert {*file.tags()} == {"AREA_OR_POINT"}
+
+
+def test_the_reference_system_is_a_coordinate_of_the_store(place):
+    data = xr.open_zarr(place / "m.zarr")
+    assert "spatial_ref" in data.coords
+    assert data["embeddings"].rio.crs.to_epsg() == 32631
+
+
+def test_bytes_without_a_sign_decode_to_the_same_as_int8(place, tmp_path):
+    paths = [geossl.export(place / "m.zarr", tmp_path / f"{kind}.tif", dtype=kind) for kind in ("int8", "uint8")]
+    signed, unsigned = (geossl.open(path) for path in paths)
+    np.testing.assert_allclose(unsigned, signed, atol=1e-6)
+    np.testing.assert_array_equal(np.isnan(unsigned), np.isnan(signed))
+    with rasterio.open(paths[1]) as file:
+        assert (file.dtypes[0], file.nodata) == ("uint8", 0)
+        numbers, known = file.read(1), file.read_masks(1) > 0
+        assert numbers[known].min() >= 1
+        expected = file.offsets[0] + file.scales[0] * numbers[known]
+    np.testing.assert_allclose(expected, geossl.open(paths[0])[0].values[known], atol=1e-5)
 
 
 def test_a_folder_of_zones_is_named(tmp_path):

@@ -15,7 +15,7 @@ from odc.geo.geobox import GeoBox
 from pystac.validation.local_validator import get_local_schema_cache
 
 import geossl
-from geossl.errors import InputError
+from geossl.errors import InputError, Note
 from geossl.inference.engine import conventions
 from geossl.inference.engine.run import embed_map
 from geossl.inference.outputs import stac
@@ -35,20 +35,22 @@ def read(folder):
 def check_all(documents):
     """Core schema and every extension a document names; a document of STAC 1.1 by pystac's copy of it."""
     for document in documents.values():
-        kind = "item" if document["type"] == "Feature" else "collection"
+        kind = {"Feature": "item", "Collection": "collection", "Catalog": "catalog"}[document["type"]]
+        if kind == "catalog":  # of which the two versions ask the same
+            document = document | {"stac_version": "1.1.0"}
         if document["stac_version"] == "1.0.0":
             check(document, CORE.format(kind))
         else:
             url = CORE.format(kind).replace("1.0.0", document["stac_version"])
             jsonschema.Draft7Validator(LATEST.contents(url), registry=LATEST).validate(document)
-        for url in document["stac_extensions"]:
+        for url in document.get("stac_extensions", ()):
             check(document, url)
 
 
 def test_documents_are_valid_and_lead_to_the_map(place, croma_file, tmp_path):
     folder = geossl.export(place / "m.zarr", tmp_path / "stac", encoder=croma_file)
     documents = read(folder)
-    assert sorted(documents) == ["collection.json", "croma_tiny.json", "m.json"]
+    assert sorted(documents) == ["catalog.json", "collection.json", "croma_tiny.json", "m.json"]
     check_all(documents)
     item, collection, model = documents["m.json"], documents["collection.json"], documents["croma_tiny.json"]
     geobox = geossl.open(place / "m.zarr").odc.geobox
@@ -102,18 +104,32 @@ def test_a_map_of_several_zones_is_one_collection(place, region, croma_file, tmp
     assert len(collection["extent"]["spatial"]["bbox"]) == 3  # of all, then of each
 
 
-def test_what_stac_cannot_describe_is_refused(place, region, croma_file, tmp_path):
+def test_a_map_alone_is_described_with_its_licence_and_without_dates(region, croma_file, tmp_path):
     (undated,) = embed_map(region, Memory(), croma_file, tmp_path / "u.zarr", shard_cells=3)
+    with pytest.warns(Note, match="does not know the date of its inputs"):
+        documents = read(geossl.export(undated, tmp_path / "stac", licence="CC-BY-4.0"))
+    check_all(documents)
+    assert sorted(documents) == ["catalog.json", "collection.json", "u.json"]
+    assert documents["collection.json"]["license"] == "CC-BY-4.0"
+    properties = documents["u.json"]["properties"]
+    assert properties["geossl:dates"].startswith("unknown")
+    assert properties["start_datetime"] < properties["end_datetime"]
+    root = pystac.Catalog.from_file(tmp_path / "stac" / "catalog.json")
+    assert [item.id for item in root.get_items(recursive=True)] == ["u"]
+
+
+def test_what_stac_cannot_describe_is_refused(place, croma_file, tmp_path):
     other = tmp_path / "other.safetensors"
     save_encoder(other, read_encoder(croma_file), {"note": "another file"})
     (tmp_path / "none").mkdir()
     for path, encoder, words in (
-        (undated, croma_file, "does not know the date"),
         (place / "m.zarr", other, r"encoder croma_tiny, .* is not the one .* was made with"),
         (tmp_path / "none", croma_file, "is not a .zarr map"),
     ):
         with pytest.raises(InputError, match=words):
             geossl.export(path, tmp_path / "stac", encoder=encoder)
+    with pytest.raises(InputError, match="is not an SPDX identifier"):
+        geossl.export(place / "m.zarr", tmp_path / "stac", licence="free for all!")
     assert not (tmp_path / "stac").exists()
 
 

@@ -1,5 +1,6 @@
 """What changed between two embedding maps: a raster, places, a table and a picture."""
 
+import json
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from geossl.data.resampling import apply
 from geossl.data.splits import epsg_code, hash_priority
-from geossl.errors import InputError, Note
+from geossl.errors import InputError, Note, redact
 from geossl.evaluation.heads import fit_kmeans
 from geossl.inference import change as inference
 from geossl.inference.changed_places import ChangedPlaces
@@ -110,7 +111,10 @@ def change(
     else:
         with replacing(target) as raster:
             geobox, names = layers.odc.geobox, inference.LAYERS
-            write_blocks(raster, geobox, parts, count=len(names), dtype="float32", nodata=np.nan, names=names)
+            tags = tags_of(maps, threshold, false_alarms)
+            write_blocks(
+                raster, geobox, parts, count=len(names), dtype="float32", nodata=np.nan, names=names, tags=tags
+            )
             places, about = found.table(), numbers(maps, found, stable, calibration, false_alarms)
             write_beside(target, maps, layers, places, about, calibration)
     notes(maps, about)
@@ -203,6 +207,15 @@ def numbers(
         "stable_ground": pairs or "none: the bulk of the two maps, by the normal distribution",
         "stable_patches": len(calibration.null),
     }
+
+
+def tags_of(maps: Sequence[Dated], threshold: float, false_alarms: float) -> dict[str, str]:
+    """What the raster says of itself."""
+    found = {"BEFORE": maps[0].name, "AFTER": maps[1].name, "DATES": json.dumps([m.days for m in maps[:2]])}
+    found |= {"Z_THRESHOLD": f"{threshold:.6g}", "FALSE_ALARMS": f"{false_alarms:g}"}
+    if further := [m.name for m in maps[2:]]:
+        found["STABLE_GROUND"] = json.dumps(further)
+    return {f"GEOSSL_{key}": redact(value) for key, value in found.items()}
 
 
 def notes(maps: Sequence[Dated], about: dict[str, Any]) -> None:

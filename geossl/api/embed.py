@@ -16,8 +16,7 @@ from geossl.data.stac import download as tiles
 from geossl.errors import GridError, InputError
 from geossl.inference.engine import lazy, run
 from geossl.inference.engine.source import Source
-from geossl.inference.outputs import raster
-from geossl.inference.outputs.quicklook import quicklook
+from geossl.inference.outputs import quicklook, raster
 from geossl.inference.outputs.remote import check_target, is_remote, send
 from geossl.models.encoder import DenseEncoder
 from geossl.models.files import EncoderFile, dense, load_encoder
@@ -106,7 +105,8 @@ def embed_map(
     written = run.embed_map(region, found, weights.path, out, progress, **settings)
     for path in written:
         if picture and not picture_path(path).exists():
-            quicklook(raster.open_map(path), picture_path(path))
+            words = raster.words_of(path, quicklook.TITLE, quicklook.MEANING)
+            quicklook.quicklook(raster.open_map(path), picture_path(path), words=words)
     return written[0] if written == [out] else written[0].parent
 
 

@@ -28,7 +28,7 @@ from geossl.inference.engine.source import OnlySensors, Source
 from geossl.inference.outputs import class_maps as rasters
 from geossl.inference.outputs.checksums import checked
 from geossl.inference.outputs.cog import blocks
-from geossl.inference.outputs.raster import open_map
+from geossl.inference.outputs.raster import open_map, words_of
 from geossl.models.encoder import DenseEncoder
 from geossl.models.files import EncoderFile, dense, save_encoder
 from geossl.models.heads.segmenter import Heads, Segmenter, build
@@ -291,4 +291,5 @@ def write_one(path: Path, found: Classifier, target: Path, region: grid.Aoi | No
             raise InputError(f"--map {path} was made by another encoder than --model was fitted on; embed it again")
         geobox, parts = rasters.classified(embeddings, sensor_layer(path), found.heads)
     area = None if region is None else region.to_crs(str(embeddings.odc.crs))
-    rasters.write_classes(target, geobox, parts, found.legend, area, dict(found.metadata), outlines)
+    metadata = {**found.metadata, "dates": words_of(path, "").dates}
+    rasters.write_classes(target, geobox, parts, found.legend, area, metadata, outlines)

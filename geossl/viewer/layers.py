@@ -18,10 +18,12 @@ from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds
 
 from geossl.errors import InputError, MissingFileError
+from geossl.inference.outputs.change_picture import STEPS_ABOVE, ramp
 
 TILE_PX = 256
 MERCATOR_M = 20037508.342789244  # half the side of the web-mercator square
 OVERVIEW_PX = 512  # ranges and legends are taken from a thinned read of this size
+MOST_BANDS = 8  # of values; more are a map of embeddings
 COLOUR_BAR = "viridis"
 PALETTE = "tab20"
 
@@ -39,6 +41,7 @@ class Layer:
         low: Value of the lower end of the colour bar.
         high: Value of the upper end.
         names: Class names by number.
+        note: What the legend says below the colour bar, such as a unit.
     """
 
     name: str
@@ -49,6 +52,7 @@ class Layer:
     low: float = 0.0
     high: float = 1.0
     names: dict[int, str] = field(default_factory=dict)
+    note: str = ""
 
     def describe(self) -> dict[str, Any]:
         """What the page needs to know, as JSON values."""
@@ -58,7 +62,7 @@ class Layer:
             found["classes"] = [{"name": name, "colour": colour(self.table[i])} for i, name in self.names.items()]
         if self.kind == "values":
             stops = [colour(self.table[i]) for i in np.linspace(0, 255, 9).astype(int)]
-            found |= {"low": self.low, "high": self.high, "stops": stops}
+            found |= {"low": self.low, "high": self.high, "stops": stops, "note": self.note}
         return found
 
     def tile(self, zoom: int, x: int, y: int) -> bytes:
@@ -98,7 +102,8 @@ def open_layer(path: Path, name: str | None = None) -> Layer:
     """Decide how a raster is shown.
 
     Three or four 8-bit bands are a picture; one 8-bit band with a colour table or a ``CLASS_NAMES`` tag (JSON, names
-    by number) holds classes; any other single band holds values.
+    by number) holds classes; any other holds values, of which the first band is shown. That of ``geossl change`` has
+    the colours of its picture, which part at the threshold.
 
     Raises:
         MissingFileError: If there is no such file.
@@ -120,8 +125,13 @@ def described(file: Any, path: Path, name: str) -> Layer:
     bounds = transform_bounds(file.crs, "EPSG:4326", *file.bounds)
     if file.count in (3, 4) and file.dtypes[0] == "uint8":
         return Layer(name, path, "picture", bounds, np.zeros((256, 4), np.uint8))
-    if file.count != 1:
-        raise InputError(f"--layer {path} has {file.count} bands of {file.dtypes[0]}; expected one, or RGB in 8 bits")
+    if file.count > MOST_BANDS:
+        raise InputError(
+            f"--layer {path} has {file.count} bands; expected values or classes (the first band is shown), or RGB in 8 "
+            "bits. A map of embeddings is the first argument"
+        )
+    if (edge := file.tags().get("GEOSSL_Z_THRESHOLD")) is not None:
+        return of_change(file, path, name, bounds, edge)
     names = class_names(file, path)
     table = colour_table(file)
     small = max(1, *(n // OVERVIEW_PX for n in file.shape))
@@ -132,7 +142,24 @@ def described(file: Any, path: Path, name: str) -> Layer:
         return Layer(name, path, "classes", bounds, palette() if table is None else table, names=known)
     present = present[np.isfinite(present)]
     low, high = np.percentile(present, [2, 100]).tolist() if len(present) else (0.0, 1.0)
-    return Layer(name, path, "values", bounds, colours(COLOUR_BAR, 256), float(low), float(high))
+    title = f"{name}: {file.descriptions[0]}" if file.count > 1 and file.descriptions[0] else name
+    unit = file.units[0] or ""
+    return Layer(title, path, "values", bounds, colours(COLOUR_BAR, 256), float(low), float(high), note=unit)
+
+
+def of_change(file: Any, path: Path, name: str, bounds: tuple[float, float, float, float], edge: str) -> Layer:
+    """A raster of ``geossl change``: grey below the threshold, warm above.
+
+    Raises:
+        InputError: If its tags are not numbers.
+    """
+    try:
+        high, rate = STEPS_ABOVE * float(edge), float(file.tags().get("GEOSSL_FALSE_ALARMS", "nan"))
+    except ValueError:
+        raise InputError(f"--layer {path} has a broken GEOSSL_Z_THRESHOLD tag; expected a number") from None
+    note = f"changed from {float(edge):.3g} on, at a false-alarm rate of {100 * rate:g} %"
+    table = ramp()(np.linspace(0, 1, 256), bytes=True)
+    return Layer(f"{name}: robust z", path, "values", bounds, table, 0.0, high, note=note)
 
 
 def class_names(file: Any, path: Path) -> dict[int, str]:

@@ -1,6 +1,7 @@
 """A picture of a class map: its classes with hectares, and beside them how sure the classifier was."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from rasterio.enums import Resampling
 
+from geossl.inference.outputs.furniture import UNDATED, Caption, caption, furnish_all
 from geossl.outputs import replacing
 
 LONGEST_PX = 1200
@@ -45,7 +47,10 @@ def class_picture(
     shown = right.imshow(np.ma.masked_where(~known, percent), cmap="viridis", vmin=0, vmax=100, interpolation="nearest")
     for axes, title in ((left, "class"), (right, "confidence, %")):
         axes.set_title(title)
-        axes.set_axis_off()
+    with rasterio.open(classes) as file:
+        pixel_m, tags = file.res[0] * max(1, -(-max(file.shape) // LONGEST_PX)), file.tags()
+    furnish_all([left, right], columns, pixel_m)
+    caption(figure, words(tags, sum(hectares)))
     figure.colorbar(shown, ax=right, shrink=0.7)
     there = [i for i in np.argsort(hectares)[::-1] if hectares[i] > 0]
     patches = [Patch(color=colours[i], label=f"{names[i]}  {hectares[i]:,.1f} ha") for i in there]
@@ -53,6 +58,13 @@ def class_picture(
     with replacing(out) as temporary:
         figure.savefig(temporary)
     return out
+
+
+def words(tags: Mapping[str, str], hectares: float) -> Caption:
+    """Title and foot, by what the raster's tags say of the model and the dates."""
+    model, dates = (json.loads(tags.get(f"GEOSSL_{name}", "null")) for name in ("MODEL", "DATES"))
+    title = f"Classes of {hectares:,.1f} ha" + (f" by {model}" if model else "")
+    return Caption(title, dates or UNDATED, meaning="Confidence is the probability of the class shown")
 
 
 def thinned(path: Path) -> tuple[UInt8[np.ndarray, "h w"], np.ndarray]:

@@ -6,32 +6,60 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float, UInt8
 from matplotlib import image
+from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 
+from geossl.inference.outputs.furniture import Caption, caption, furnish_all
 from geossl.outputs import replacing
 
 LONGEST_PX = 2000
 PICTURE_PX = 800
 FIT_PATCHES = 20_000
+DPI = 100
+LEAST_WIDTH = 4.0  # inches, so that the words have room
+TITLE = "Embedding: three principal components as red, green and blue"
+MEANING = "Alike colours are alike ground; colours differ from map to map"
 
 
-def quicklook(embeddings: xr.DataArray, path: str | Path, *, seed: int = 0) -> Path:
+def quicklook(embeddings: xr.DataArray, path: str | Path, *, seed: int = 0, words: Caption | None = None) -> Path:
     """Write a PCA false-colour quicklook; nodata is transparent.
 
-    Colours have no meaning beyond "alike is alike" and differ between maps, as the components are the map's own.
+    Colours have no meaning beyond "alike is alike" and differ between maps, as the components are the map's own. A map
+    that knows its place gets a title, a scale bar and north; an array without one becomes a plain image.
 
     Args:
         embeddings: ``(embedding, y, x)``; thinned out beyond 2000 px.
         path: The ``.png`` to write.
         seed: Seeds the sample of patches the components are fitted on.
+        words: Title and foot; by default the title alone.
     """
     step = max(1, -(-max(embeddings.shape[1:]) // LONGEST_PX))
     data = embeddings[:, ::step, ::step].values
-    zoom = max(1, PICTURE_PX // max(data.shape[1:]))  # so that the patches of a small map can be seen
-    rgba = np.kron(false_colour(data, seed), np.ones((zoom, zoom, 1), dtype=np.uint8))
+    rgba = false_colour(data, seed)
+    geobox = embeddings.odc.geobox if {"y", "x"} <= {*embeddings.coords} else None
     with replacing(path) as temporary:
-        image.imsave(str(temporary), rgba)
+        if geobox is None or geobox.crs is None:
+            zoom = max(1, PICTURE_PX // max(data.shape[1:]))  # so that the patches of a small map can be seen
+            image.imsave(str(temporary), np.kron(rgba, np.ones((zoom, zoom, 1), dtype=np.uint8)))
+        else:
+            framed(rgba, step * abs(geobox.resolution.x), words or Caption(TITLE)).savefig(temporary)
     return Path(path)
+
+
+def framed(rgba: UInt8[np.ndarray, "h w 4"], pixel_m: float, words: Caption) -> Figure:
+    """An image with what a picture of a map says of itself; every pixel of a large one is kept."""
+    rows, columns = np.nonzero(rgba[..., 3])
+    if len(rows):
+        rgba = rgba[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+    height, width = rgba.shape[:2]
+    longest = max(PICTURE_PX, height, width) / DPI
+    size = longest * width / max(height, width), longest * height / max(height, width)
+    figure = Figure((max(size[0], LEAST_WIDTH), size[1] + 0.9), dpi=DPI, layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(rgba, interpolation="nearest")
+    furnish_all([axes], width, pixel_m)
+    caption(figure, words)
+    return figure
 
 
 def false_colour(data: Float[np.ndarray, "d h w"], seed: int) -> UInt8[np.ndarray, "h w 4"]:

@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,14 @@ import rioxarray
 import shapely
 import xarray as xr
 import zarr
-from jaxtyping import Float
+from jaxtyping import Float, Int8, UInt8
 from odc.geo.xr import xr_coords
 from zarr.storage import FsspecStore
 
 from geossl.errors import GridError, InputError, MissingFileError, possible, redact
 from geossl.inference.outputs.checksums import checked
 from geossl.inference.outputs.cog import blocks, write_blocks
+from geossl.inference.outputs.furniture import Caption, span
 from geossl.inference.outputs.quantize import NODATA, quantize_bands
 from geossl.inference.outputs.remote import asked, file_system, is_remote
 from geossl.inference.outputs.styles import write_vector_style
@@ -28,6 +30,7 @@ from geossl.inference.outputs.styles import write_vector_style
 CHUNKS = {"embedding": -1, "y": "auto", "x": "auto"}
 TIF_CHUNKS = {"band": -1, "y": "auto", "x": "auto"}
 CHUNK = "16MiB"  # of stored embeddings exported at a time; four times that when decoded from int8
+UNSIGNED_ZERO, UNSIGNED_NODATA = 127, 255  # no decoded value is 255, which QGIS would take for nodata, too
 COG_DTYPES = ("float32", "float16", "int8", "uint8")
 
 
@@ -39,9 +42,9 @@ def write_cog(path: Path, out: Path, area: shapely.Geometry | None = None, dtype
         out: ``.tif``.
         area: Polygon in the map's CRS; patches whose centre lies outside become nodata, and the raster ends with it.
         dtype: ``float32``; ``float16`` (half the size); ``int8`` (a quarter) with a GDAL scale per band, the band's
-            largest absolute value over 127, and -128 = nodata; ``uint8``, the same plus 128, a GDAL offset per band
-            and 0 = nodata, for GDAL before 3.7 and QGIS before 3.30, which take int8 for bytes without a sign. Decoded
-            values compare between files, numbers do not.
+            largest absolute value over 127, and -128 = nodata; ``uint8``, the same plus 127, with a GDAL offset per
+            band and 255 = nodata, for GDAL before 3.7 and QGIS before 3.30, which take int8 for bytes without a sign.
+            Decoded values compare between files, numbers do not.
 
     Raises:
         GridError: If the polygon does not touch the map.
@@ -56,12 +59,9 @@ def write_cog(path: Path, out: Path, area: shapely.Geometry | None = None, dtype
         scales, nodata = band_scales(embeddings), float(NODATA)
         parts = ((where, quantize_bands(values, scales)) for where, values in parts)
     elif dtype == "uint8":
-        steps, nodata = band_scales(embeddings), 0.0
-        scales = np.column_stack([steps, NODATA * steps])  # x = number * scale + offset
-        parts = (
-            (where, (quantize_bands(values, steps).astype(np.int16) - NODATA).astype(np.uint8))
-            for where, values in parts
-        )
+        steps, nodata = band_scales(embeddings), float(UNSIGNED_NODATA)
+        scales = np.column_stack([steps, -UNSIGNED_ZERO * steps])  # x = number * scale + offset
+        parts = ((where, unsigned(quantize_bands(values, steps))) for where, values in parts)
     elif dtype == "float16":  # rounded here, as GDAL cuts off
         parts = ((where, values.astype(np.float16).astype(np.float32)) for where, values in parts)
     write_blocks(
@@ -78,6 +78,11 @@ def write_cog(path: Path, out: Path, area: shapely.Geometry | None = None, dtype
     write_vector_style(out)
 
 
+def unsigned(numbers: Int8[np.ndarray, "d h w"]) -> UInt8[np.ndarray, "d h w"]:
+    """The numbers of int8 as bytes without a sign."""
+    return np.where(numbers == NODATA, UNSIGNED_NODATA, numbers.astype(np.int16) + UNSIGNED_ZERO).astype(np.uint8)
+
+
 def tags_of(path: Path, dtype: str) -> dict[str, str]:
     """What a store says of its vectors, as tags; those of place and storage are the file's own."""
     if path.suffix == ".tif":
@@ -90,6 +95,30 @@ def tags_of(path: Path, dtype: str) -> dict[str, str]:
         key.replace(":", "_").upper(): value if isinstance(value, str) else json.dumps(value)
         for key, value in kept.items()
     }
+
+
+def about(path: Path) -> dict[str, Any]:
+    """What a map says of itself, by the keys of a store (``geossl:inputs``); empty where it says nothing."""
+    if path.suffix != ".tif":
+        return dict(zarr.open_group(str(path), mode="r").attrs)
+    with rasterio.open(path) as file:
+        tags = {key: text for key, text in file.tags().items() if key.startswith(("GEOSSL_", "GEOEMB_"))}
+    found: dict[str, Any] = {}
+    for key, text in tags.items():
+        with suppress(ValueError):
+            found[key.lower().replace("_", ":", 1)] = json.loads(text)
+        found.setdefault(key.lower().replace("_", ":", 1), text)
+    return found
+
+
+def words_of(path: Path, title: str, meaning: str = "") -> Caption:
+    """Title and foot of a picture of a map: its dates, encoder and sensors, as far as it knows them."""
+    known = about(path)
+    days = span(scene["day"] for scene in known.get("geossl:inputs", ()) if scene.get("day"))
+    made = (
+        f"Encoder {known['geossl:encoder']} ({', '.join(known['geossl:sensors'])})" if "geossl:encoder" in known else ""
+    )
+    return Caption(title, days, made, meaning)
 
 
 def band_scales(embeddings: xr.DataArray) -> Float[np.ndarray, " d"]:

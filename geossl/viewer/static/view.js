@@ -34,7 +34,9 @@ function legend(layer) {
     const ends = [layer.low, layer.high].map((value) => value.toPrecision(3));
     bar.setAttribute("aria-label", `Colour bar from ${ends[0]} to ${ends[1]}`);
     const labels = ends.map((text) => make("span", {}, text));
-    return make("div", { className: "legend" }, bar, make("div", { className: "ends" }, ...labels));
+    const parts = [bar, make("div", { className: "ends" }, ...labels)];
+    if (layer.note) parts.push(make("p", { className: "note" }, layer.note));
+    return make("div", { className: "legend" }, ...parts);
   }
   return "";
 }

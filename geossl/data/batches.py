@@ -2,13 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any, Protocol, runtime_checkable
 
 import lightning as L
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -127,27 +128,58 @@ class ChipDataset(Dataset[dict[str, Tensor]]):
                 best = chip
             if best["valid"].float().mean() >= VALID_SHARE:
                 break
-        chip = resized({key: x for key, x in best.items() if key != "valid"}, self.chip_px)
+        whole = bool(best["valid"].all())
+        chip = resized({key: x for key, x in best.items() if key != "valid"}, self.chip_px, whole)
         if self.augment:
             rng = np.random.default_rng((self.seed, number, ATTEMPTS))
             chip = turned(chip, int(rng.integers(4)), bool(rng.integers(2)))
-        valid = torch.stack([torch.isfinite(x).all(0) for x in chip.values()]).all(0)
+        valid = torch.ones(self.chip_px, self.chip_px, dtype=torch.bool) if whole else usable(chip)
         return {**{key: x.contiguous() for key, x in chip.items()}, "valid": valid}
 
 
-def resized(chip: Mapping[str, Float[Tensor, "_ h w"]], size: int) -> dict[str, Float[Tensor, "_ s s"]]:
-    """Bilinear and antialiased over the usable pixels; NaN where they carry less than half of the weight."""
+def usable(images: Mapping[str, Float[Tensor, "_ h w"]]) -> Bool[Tensor, "h w"]:
+    """Where all bands of all sensors have a number; a band without any, of a sensor that has others, does not count."""
+    found = []
+    for x in images.values():
+        finite = np.isfinite(x.numpy())  # several times as fast as torch.isfinite
+        there = finite if finite.all() else finite[finite.any(axis=(1, 2))]
+        found.append(there.all(axis=0) if len(there) else finite[0])
+    return torch.from_numpy(np.logical_and.reduce(found))
+
+
+def resized(
+    chip: Mapping[str, Float[Tensor, "_ h w"]], size: int, whole: bool = False
+) -> dict[str, Float[Tensor, "_ s s"]]:
+    """Bilinear and antialiased over the usable pixels; NaN where they carry less than half of the weight.
+
+    Args:
+        chip: Images of one size.
+        size: Side of the new ones.
+        whole: Whether all pixels are known to be usable.
+    """
     out = {}
     for key, x in chip.items():
         if x.shape[-1] != size:
-            usable = torch.isfinite(x)
-            total, weight = (
-                F.interpolate(layer[None], (size, size), mode="bilinear", antialias=True)[0]
-                for layer in (x.nan_to_num(0), usable.to(x.dtype))
-            )
-            x = torch.where(weight >= 0.5, total / weight, torch.nan)
+            finite = None if whole else torch.from_numpy(np.isfinite(x.numpy()))
+            if finite is None or finite.all():
+                x = antialiased(x, size) / whole_weight(x.shape[-1], size).to(x.dtype)
+            else:
+                layers = finite[:1] if (finite == finite[:1]).all() else finite  # mostly one mask
+                total, weight = antialiased(x.nan_to_num(0), size), antialiased(layers.to(x.dtype), size)
+                x = torch.where(weight >= 0.5, total / weight, torch.nan)
         out[key] = x
     return out
+
+
+def antialiased(x: Float[Tensor, "c h w"], size: int) -> Float[Tensor, "c s s"]:
+    """Bilinear, averaged over what a smaller image would leave out."""
+    return F.interpolate(x[None], (size, size), mode="bilinear", antialias=True)[0]
+
+
+@lru_cache(maxsize=1024)
+def whole_weight(side: int, size: int) -> Float[Tensor, "1 s s"]:
+    """What ``antialiased`` makes of ones: 1, but for the last bits."""
+    return antialiased(torch.ones(1, side, side), size)
 
 
 def turned(chip: Mapping[str, Tensor], quarters: int, flip: bool) -> dict[str, Tensor]:

@@ -36,7 +36,8 @@ class OptimConfig:
     ``adam`` couples weight decay to the gradient (L2), ``adamw`` decouples it. ``decay_all`` decays biases, norms and
     scalars, too. The first ``first_steps`` updates have the rate ``first_lr``, whatever the schedule says.
     ``encoder_share`` and ``encoder_warmup`` are for an encoder that starts from weights: its share of the rate, and
-    its own, longer warm-up. A run that was lengthened at step ``start`` had the schedule ``before`` until then;
+    its own, longer warm-up. ``fused`` allows kernels that do several steps at once: the same numbers but for the last
+    digits. A run that was lengthened at step ``start`` had the schedule ``before`` until then;
     its rate goes over linearly from the one into the other.
     """
 
@@ -53,6 +54,7 @@ class OptimConfig:
     final_share: float = 0.0
     encoder_share: float = 1.0
     encoder_warmup: int = 0
+    fused: bool = False
     before: "OptimConfig | None" = None
     start: int = 0
 
@@ -106,7 +108,7 @@ class OptimConfig:
         if self.optimizer == "sgd":
             return torch.optim.SGD(groups, lr=self.lr, momentum=self.betas[0])
         kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[self.optimizer]
-        return kind(groups, lr=self.lr, betas=self.betas)
+        return kind(groups, lr=self.lr, betas=self.betas, fused=self.fused or None)
 
 
 class SSLMethod(L.LightningModule, ABC):

@@ -46,7 +46,7 @@ def contrastive_loss(
 
 
 def normalized_patches(
-    s1: Float[Tensor, "b n p1"], s2: Float[Tensor, "b n p2"], separate: bool
+    s1: Float[Tensor, "b n p1"], s2: Float[Tensor, "b n p2"], separate: bool, fused: bool = False
 ) -> tuple[Float[Tensor, "b n p1"], Float[Tensor, "b n p2"]]:
     """Targets with zero mean and unit variance per patch.
 
@@ -54,14 +54,29 @@ def normalized_patches(
         s1: Radar patches, scaled to 0..1.
         s2: Optical patches, scaled to 0..1.
         separate: Normalise each sensor by itself; the paper's code takes one mean and variance over both.
+        fused: Use a kernel ten times as fast, whose last digits are others.
     """
+    if fused:
+        if separate:
+            return unit_variance(s1), unit_variance(s2)
+        both = unit_variance(torch.cat([s2, s1], dim=-1))
+        return both[..., s2.shape[-1] :], both[..., : s2.shape[-1]]
 
-    def standardize(x: Tensor, over: Tensor) -> Tensor:
-        var, mean = torch.var_mean(over, dim=-1, keepdim=True)
-        return (x - mean) / (var + 1e-6).sqrt()
+    def level_and_spread(x: Tensor) -> tuple[Tensor, Tensor]:
+        var, mean = torch.var_mean(x, dim=-1, keepdim=True)
+        return mean, (var + 1e-6).sqrt()
 
-    both = torch.cat([s2, s1], dim=-1)
-    return standardize(s1, s1 if separate else both), standardize(s2, s2 if separate else both)
+    if separate:
+        (mean1, spread1), (mean2, spread2) = level_and_spread(s1), level_and_spread(s2)
+    else:
+        mean1, spread1 = mean2, spread2 = level_and_spread(torch.cat([s2, s1], dim=-1))
+    return (s1 - mean1) / spread1, (s2 - mean2) / spread2
+
+
+def unit_variance(x: Float[Tensor, "b n p"]) -> Float[Tensor, "b n p"]:
+    """Rows of zero mean and unit variance, divided by n - 1, by PyTorch's norm of layers, which divides by n."""
+    share = 1 - 1 / x.shape[-1]
+    return F.layer_norm(x, x.shape[-1:], eps=1e-6 * share) * math.sqrt(share)
 
 
 def chip_normalized(patches: Float[Tensor, "b n p"], bands: int, valid: Bool[Tensor, "b n"]) -> Float[Tensor, "b n p"]:
@@ -178,7 +193,7 @@ class CROMA(SSLMethod):
         """Patches of both sensors, normalised as ``pixel_norm`` says."""
         patches1, patches2 = patchify(s1, self.patch_px), patchify(s2, self.patch_px)
         if self.pixel_norm == "patch":
-            return normalized_patches(patches1, patches2, self.separate_targets)
+            return normalized_patches(patches1, patches2, self.separate_targets, self.optim.fused)
         if self.pixel_norm == "none":
             return patches1, patches2
         return chip_normalized(patches1, s1.shape[1], valid), chip_normalized(patches2, s2.shape[1], valid)

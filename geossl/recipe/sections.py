@@ -117,8 +117,15 @@ class Train(Section):
     final_share: Fraction = Field(0.0, description="Share of lr at which the cosine ends.")
     warmup_share: Rate = Field(0.0, description="Share of max_steps over which the rate rises linearly to lr.")
     clip_norm: Above0 | None = Field(None, description="Largest norm of the gradient; null does not clip.")
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field(
-        "32-true", description="Number format of the forward and backward pass, as Lightning names it."
+    precision: Literal["32-true", "bf16-mixed", "16-mixed", "auto"] = Field(
+        "32-true",
+        description="Number format of the forward and backward pass, as Lightning names it; auto is bf16-mixed on a "
+        "GPU or a processor that computes in it, else 32-true; the run's recipe.yaml says which.",
+    )
+    fused: bool = Field(
+        False,
+        description="Kernels that do several steps at once, such as the update of all weights: faster, the same but "
+        "for the last digits.",
     )
     devices: Annotated[int, Field(gt=0, le=4096)] = Field(
         1, description="Devices that train together, each on a batch."

@@ -20,6 +20,7 @@ def optim_config(train: Train, encoder: FromWeights | None = None) -> OptimConfi
         warmup_steps=int(train.warmup_share * train.max_steps),
         max_steps=train.max_steps,
         final_share=train.final_share,
+        fused=train.fused,
         encoder_share=encoder.init_lr if encoder is not None and is_gentle else 1.0,
         encoder_warmup=int(encoder.init_warmup * train.max_steps) if encoder is not None and is_gentle else 0,
     )

@@ -83,6 +83,10 @@ class RunFolder:
         write_text(self.versions, json.dumps(versions(), indent=1))
         return self.checkpoint if self.checkpoint.exists() else None
 
+    def begun_with(self, key: str) -> Any:
+        """A value of the recipe of the run that was begun; None if none was."""
+        return flatten(recipes.load(self.recipe, is_run=True).model_dump())[key] if self.recipe.exists() else None
+
     def step(self) -> int:
         """Updates in the checkpoint; 0 without one."""
         if not self.checkpoint.exists():

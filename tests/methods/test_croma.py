@@ -415,3 +415,12 @@ def test_without_teacher_and_levels_weights_and_losses_are_the_paper_s(taught):
     plain, more = losses(False), losses(True)
     assert set(plain) == {"contrast", "reconstruct_s1", "reconstruct_s2"}
     assert all(torch.equal(plain[name], more[name]) for name in plain)
+
+
+@pytest.mark.parametrize("separate", [True, False])
+def test_fused_targets_are_the_same_but_for_rounding(separate):
+    draw = torch.Generator().manual_seed(0)
+    s1, s2 = (torch.rand(2, 5, n, generator=draw) for n in (128, 768))
+    s1[0, 0], s2[0, 0] = 0.5, 0.5  # a patch without contrast
+    for plain, fused in zip(*(normalized_patches(s1, s2, separate, fused=f) for f in (False, True)), strict=True):
+        torch.testing.assert_close(fused, plain, rtol=1e-4, atol=1e-5)

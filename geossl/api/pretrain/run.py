@@ -55,6 +55,7 @@ def pretrain(recipe: str | Path | recipes.Recipe, **overrides: Any) -> Path:
         changes = {key.replace("__", "."): json.dumps(value, default=str) for key, value in overrides.items()}
         recipe = recipes.load(recipe, [f"{key}={value}" for key, value in changes.items()])
     folder = RunFolder(recipe.out)
+    recipe = decided(recipe, folder)
     folder.check(recipe)
     data, build = prepare(recipe)
     L.seed_everything(recipe.train.seed, verbose=False)  # initial weights; everything else draws from its own seed
@@ -103,6 +104,18 @@ def pretrain(recipe: str | Path | recipes.Recipe, **overrides: Any) -> Path:
             made |= fit_projection(encoder, data.train_dataloader())
         save_encoder(folder.path / f"{name}.safetensors", encoder, made)
     return folder.path
+
+
+def decided(recipe: recipes.Recipe, folder: RunFolder) -> recipes.Recipe:
+    """The recipe with the precision that ``auto`` stands for: that of the run that was begun, else what is here."""
+    if recipe.train.precision != "auto":
+        return recipe
+    found = folder.begun_with("train.precision")
+    if found is None:
+        is_made_for_it = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        found = "bf16-mixed" if torch.cuda.is_available() or is_made_for_it else "32-true"
+    train = recipe.train.model_copy(update={"precision": found})
+    return recipe.model_copy(update={"train": train})
 
 
 def prepare(recipe: recipes.Recipe) -> tuple[TrainingData, Callable[[], SSLMethod]]:

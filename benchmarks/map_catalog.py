@@ -18,8 +18,8 @@ import rasterio
 import shapely
 
 import geossl
+from geossl.data.addresses import GDAL as remote_settings
 from geossl.data.stac.ranking import find_scenes
-from geossl.data.stac.remote import GDAL as remote_settings
 from geossl.grid import read_aoi
 from geossl.inference.engine import run
 from geossl.inference.engine.encode import EncodeConfig, encode_block

@@ -3,7 +3,7 @@
 import difflib
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
@@ -106,6 +106,19 @@ class GridError(InputError):
 
 class BandError(InputError):
     """A band is missing, misplaced or has implausible values."""
+
+
+class MissingBandError(BandError):
+    """A file lacks bands.
+
+    Args:
+        text: The message.
+        bands: Their names.
+    """
+
+    def __init__(self, text: str, bands: Sequence[str] = ()) -> None:
+        super().__init__(text)
+        self.bands = tuple(bands)
 
 
 class RecipeError(InputError):

@@ -74,8 +74,11 @@ class Product:
         dtype: Type of the stored numbers, by which products of one sensor are told apart where names do not.
         fill: Number that stands for no data in any band; None = only 0 in all bands does.
         quality: Bands of bit flags.
-        files: Pattern of the names of its single-band files, with groups ``scene``, ``band`` and ``date``.
+        files: Pattern of the names of its single-band files, with groups ``scene``, ``band`` and, where names hold one,
+            ``date``.
         date: Form of the date in those names.
+        mixed: Whether its files may differ in pixel size, have any prefix, and lie in folders of their sizes.
+        beside: Pattern of the names of its other files, which are passed over.
     """
 
     title: str
@@ -86,6 +89,8 @@ class Product:
     quality: tuple[QualityBand, ...] = ()
     files: str = ""
     date: str = "%Y%m%d"
+    mixed: bool = False
+    beside: str = ""
 
 
 @dataclass(frozen=True)
@@ -244,6 +249,7 @@ SENSORS: dict[str, Sensor] = {  # in the order of cubes, and of a map's flags
         rgb=("VV",),
         black=-25.0,
         white=0.0,
+        products=(Product("GRD", gain=1.0, files=r"(?P<scene>(?:.*[_.-])?)(?P<band>VV|VH)\.tiff?", mixed=True),),
         paired="s2",
     ),
     "s2": Sensor(
@@ -258,7 +264,16 @@ SENSORS: dict[str, Sensor] = {  # in the order of cubes, and of a map's flags
         aliases=dict(zip(S2_NAMES, S2_BANDS, strict=True)) | {"NIR8A": "B8A"},
         rgb=("B04", "B03", "B02"),
         white=0.3,
-        products=(Product("L2A", gain=1e-4, offset=None),),
+        products=(
+            Product(
+                "L2A",
+                gain=1e-4,
+                offset=None,
+                files=r"(?P<scene>(?:.*[_.-])?)(?P<band>B(?:0[1-9]|1[0-2]|8A))(?:_(?P<gsd>[126]0)m)?\.(?:jp2|tiff?)",
+                mixed=True,
+                beside=r"(?:.*[_.-])?(?:TCI|AOT|WVP|SCL|CLD|SNW|PVI|visual|preview)(?:_[126]0m)?\.(?:jp2|tiff?)",
+            ),
+        ),
         paired="s1",
     ),
     "landsat": Sensor(

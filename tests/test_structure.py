@@ -36,7 +36,7 @@ FLOORS = {  # room -> its floors, top down: what stands on a floor imports from 
         {"sentinel", "graphs"},
         {"images", "points", "labels"},
         {"batches", "resampling", "splits", "statistics", "arrays", "mapped", "point_tables"},
-        {"vrt"},
+        {"vrt", "addresses"},
         {"listing", "hosts"},
     ),
     "geossl.models": (

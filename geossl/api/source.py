@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from geossl import grid
+from geossl.data.addresses import check_address, is_address
 from geossl.data.sentinel.band_names import normal_name
 from geossl.data.sentinel.rasters import SAMPLE, LocalRasters
 from geossl.data.stac.ranking import check_request, find_scenes, resumed, search_metadata
@@ -63,7 +64,10 @@ class Catalog:
 
 @dataclass(frozen=True, init=False)
 class Rasters:
-    """Raster files, folders of them or VRTs, by sensor; any CRS, resolution and extent.
+    """Raster files, folders of them, VRTs or addresses, by sensor; any CRS, resolution and extent.
+
+    An address is that of a GeoTIFF or JPEG 2000 with all bands: ``https://``, ``s3://``, ``gs://``, or a file in an
+    archive, ``/vsizip//folder/scenes.zip/s2.tif``.
 
     Args:
         s2_offset: Number added to Sentinel-2 values (-1000 from processing baseline 04.00 on), for files that do not
@@ -98,7 +102,7 @@ class Rasters:
         if self.s2_offset not in (None, 0, -1000):
             raise InputError(f"--s2-offset {self.s2_offset!r} is not possible; use 0 or -1000")
 
-    def paths(self) -> dict[str, list[Path]]:
+    def paths(self) -> dict[str, list[str | Path]]:
         """Paths by sensor, of the sensors that are named."""
         found = {name: as_paths(self.files.get(name), name) for name in SENSORS}
         return {name: paths for name, paths in found.items() if paths}
@@ -119,8 +123,8 @@ KEYWORDS: dict[type, tuple[str, ...]] = {
 FORMER = tuple(name for names in KEYWORDS.values() for name in names)  # keyword arguments of before
 
 
-def as_paths(paths: Any, name: str) -> list[Path]:
-    """One path or many, as a list; ``sample`` is the folder of bundled scenes.
+def as_paths(paths: Any, name: str) -> list[str | Path]:
+    """One path or many, as a list; ``sample`` is the folder of bundled scenes, addresses stay text.
 
     Raises:
         InputError: If something in it is not a path.
@@ -131,7 +135,14 @@ def as_paths(paths: Any, name: str) -> list[Path]:
     if not isinstance(found, Sequence) or not all(isinstance(path, str | Path) and str(path) for path in found):
         raise InputError(f"{name}={paths!r} is not a path or a list of paths")
     own = SAMPLE / name if name in PAIR and not Path("sample").exists() else Path("sample")
-    return [own if str(path) == "sample" else possible(path, f"--{name}") for path in found]
+    return [
+        check_address(str(path), f"--{name}")
+        if is_address(path)
+        else own
+        if str(path) == "sample"
+        else possible(path, f"--{name}")
+        for path in found
+    ]
 
 
 def as_names(given: Any, sensor: str) -> tuple[str, ...]:

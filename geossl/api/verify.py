@@ -72,9 +72,7 @@ def named(plan: Plan, path: Path) -> Source:
     """
     recorded_source: dict[str, Any] = plan.metadata["source"]
     if set(recorded_source) <= set(SENSORS):
-        files: dict[str, Any] = {
-            sensor: [Path(f["path"]) for f in inputs] for sensor, inputs in recorded_source.items()
-        }
+        files: dict[str, Any] = {sensor: [f["path"] for f in inputs] for sensor, inputs in recorded_source.items()}
         try:
             return Rasters(**files).open()
         except BandError as error:

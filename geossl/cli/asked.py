@@ -12,6 +12,7 @@ from geossl import __version__
 from geossl.errors import GeosslError
 from geossl.models.download import ENCODERS, encoder_path
 from geossl.outputs import output_path, work_path
+from geossl.sensors import SENSORS
 
 MOST = 20_000  # files of a map or its sources that are looked at; larger ones take the long way
 State = list[tuple[str, int, int]]  # path, bytes, time of the last change
@@ -63,6 +64,9 @@ class Asked:
 
     def key(self) -> str | None:
         """Digest of all the answer depends on; None if it cannot be known quickly."""
+        rasters = [str(path) for name in SENSORS for path in self.options.get(name) or ()]
+        if any("://" in path or path.startswith("/vsi") for path in rasters):  # they may have changed
+            return None
         try:
             name = str(self.options["encoder"])
             encoder = encoder_path(name) if name not in ENCODERS or Path(name).exists() else Path(name)

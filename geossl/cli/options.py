@@ -126,7 +126,7 @@ def asks_files(verb: Callable[..., None]) -> Callable[..., None]:
     return with_options(
         verb,
         *(
-            click.option(f"--{name}", **several, help=f"{entry.title}: file, VRT or folder; may be repeated.")
+            click.option(f"--{name}", **several, help=f"{entry.title}: file, VRT, folder or address; may be repeated.")
             for name, entry in SENSORS.items()
         ),
         s2_offset,

@@ -14,8 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from geossl.data.arrays import read_npy
 from geossl.data.batches import TrainingData
 from geossl.data.sentinel.aligned import AlignedScenes
-from geossl.data.sentinel.chips import read
-from geossl.data.sentinel.samplers import GridChips, Rois
+from geossl.data.sentinel.samplers import GridChips, Rois, read
 from geossl.errors import InputError
 
 CHIP_PX = 16

@@ -9,8 +9,8 @@ import xarray as xr
 from shapely.geometry import mapping
 
 import geossl as package
+from geossl.data import addresses
 from geossl.data.sentinel.aligned import SAMPLE
-from geossl.data.stac import remote
 from tests.data.stac.test_search import region, spot
 from tests.end_to_end.test_cli import encoder, geossl, refused  # noqa: F401  (a fixture)
 from tests.inference.engine.test_map import tree
@@ -21,7 +21,7 @@ from tests.servers.stac import serving
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """A region, and a catalogue with a cloudy and a clear optical scene and radar."""
-    monkeypatch.setattr(remote, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(addresses, "FIRST_WAIT", 0.001)
     files = tmp_path / "files"
     cloudy = scenes.raw(files, "cloudy", "2024-06-11T14:40:00Z", scl=spot(110, 110, 30))
     with serving(files, [cloudy, scenes.radar(files)]) as server:

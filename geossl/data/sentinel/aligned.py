@@ -25,9 +25,10 @@ from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 from torchgeo.datasets import GeoDataset, RasterDataset
 
+from geossl.data.batches import usable
 from geossl.data.resampling import outline
-from geossl.data.sentinel.bands import inspect_all
 from geossl.data.sentinel.collect import collect, in_metres, is_place_by_place, named_after, note, refuse
+from geossl.data.sentinel.inspection import inspect_all
 from geossl.data.sentinel.raster_file import RasterFile
 from geossl.data.sentinel.rasters import SAMPLE, mosaic
 from geossl.errors import GridError, InputError, MissingFileError
@@ -194,8 +195,8 @@ def reference_of(sensors: Sequence[str]) -> str:
 
 def tensors(arrays: Mapping[str, Float[ndarray, "_ h w"]]) -> dict[str, torch.Tensor]:
     """All sensors as tensors, and where all bands of all of them are usable."""
-    valid = np.logical_and.reduce([np.isfinite(x).all(axis=0) for x in arrays.values()])
-    return {**{name: torch.from_numpy(x) for name, x in arrays.items()}, "valid": torch.from_numpy(valid)}
+    images = {name: torch.from_numpy(x) for name, x in arrays.items()}
+    return {**images, "valid": usable(images)}
 
 
 def look_up(dataset: GeoDataset, query: Any) -> tuple[gpd.GeoDataFrame, GeoBox]:

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import rasterio
 from rasterio.io import DatasetReader
 
-from geossl.errors import BandError
+from geossl.errors import BandError, MissingBandError
 from geossl.sensors import SENSORS
 
 OTHER = re.compile(  # words beside a band's name that make it something else than the band's own values
@@ -73,7 +73,8 @@ def band_numbers(
             f"or in the file: gdal_edit.py -mo {TAG}={every[0]},..."
         )
     if missing := [band for band in wanted if band not in names]:
-        raise BandError(f"{path} lacks {', '.join(missing)} for {sensor}; it has {', '.join(filter(None, names))}")
+        has = ", ".join(filter(None, names))
+        raise MissingBandError(f"{path} lacks {', '.join(missing)} for {sensor}; it has {has}", missing)
     if twice := [band for band in wanted if names.count(band) > 1]:
         raise BandError(f"{path} has {', '.join(twice)} more than once; {sensor} needs one of each, of one date")
     return tuple(names.index(band) + 1 for band in wanted)

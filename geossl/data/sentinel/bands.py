@@ -3,7 +3,6 @@
 import os
 import warnings
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,17 +15,17 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
+from geossl.data.addresses import GDAL_CACHE_BYTES
 from geossl.data.sentinel.band_names import band_numbers, normal_name
 from geossl.data.sentinel.offset import PRODUCT, Claim, float_offset, s2_offset
-from geossl.data.sentinel.products import SceneFiles, date_of, product_folders, scenes_of, stated_date
+from geossl.data.sentinel.products import date_of, stated_date
 from geossl.data.sentinel.raster_file import RasterFile
-from geossl.data.vrt import expand, sidecars
+from geossl.data.vrt import sidecars
 from geossl.errors import BandError, GridError, MissingFileError, Note
 from geossl.limits import DN
 from geossl.sensors import SENSORS, Product, QualityBand
 from geossl.units import check_decibel, darkest, reflectance_scale
 
-GDAL_CACHE_BYTES = 64 * 2**20  # of blocks read; rasterio takes bytes, GDAL itself takes megabytes below 100000
 LOOK_PX = 256  # side of the thinned look that unit checks are made on
 MAX_REFLECTANCE = 3.0  # clouds and glint exceed 1
 GDAL = {  # files are read with what they were looked at with: sidecars are asked for by name, folders are not listed
@@ -34,29 +33,6 @@ GDAL = {  # files are read with what they were looked at with: sidecars are aske
     "GDAL_CACHEMAX": GDAL_CACHE_BYTES,
 }
 SCALE_TAGS = (("SCALE", "SCALE_FACTOR"), ("OFFSET", "ADD_OFFSET"))  # of whole files, by software without GDAL's own
-
-
-def inspect_all(
-    paths: Sequence[str | Path] | None, sensor: str, stated_offset: int | None = None, stated_bands: Sequence[str] = ()
-) -> list[RasterFile]:
-    """Look at all files of a sensor; single-band files of a product are put together to scenes.
-
-    Args:
-        paths: Files and folders.
-        sensor: Key of ``SENSORS``.
-        stated_offset: As in ``inspect``.
-        stated_bands: As in ``inspect``.
-
-    Raises:
-        MissingFileError, BandError, GridError: As ``inspect``.
-    """
-    folders = [folder for path in paths or [] for folder in product_folders(Path(path), sensor)]
-    return [
-        inspect_scene(found, sensor)
-        if isinstance(found, SceneFiles)
-        else inspect(found, sensor, stated_offset, stated_bands=stated_bands)
-        for found in scenes_of(expand(folders, sensor), sensor)
-    ]
 
 
 def inspect(
@@ -173,13 +149,14 @@ def check_place(source: DatasetReader, path: Path) -> None:
         raise GridError(f"{path} has pixels of no size; expected a transform with a pixel size in map units")
 
 
-def with_scale(file: RasterFile, source: DatasetReader) -> RasterFile:
+def with_scale(file: RasterFile, *sources: DatasetReader) -> RasterFile:
     """The file with the scale and offset it states for its numbers: GDAL's, else tags of these names.
 
     Sentinel-2 numbers whose scale is the usual 0.0001 stay whole numbers; ``as_sentinel2`` knows them.
     """
-    gain = tuple(float(source.scales[n - 1]) for n in file.bands)
-    bias = tuple(float(source.offsets[n - 1]) for n in file.bands)
+    source, first = sources[0], file.bands if not file.parts else ()
+    gain = tuple(float(source.scales[n - 1]) for n in first) or tuple(float(s.scales[0]) for s in sources)
+    bias = tuple(float(source.offsets[n - 1]) for n in first) or tuple(float(s.offsets[0]) for s in sources)
     if set(gain) == {1.0} and set(bias) == {0.0}:
         tags = {key.upper(): value for key, value in source.tags().items()}
         one, zero = (next((number(tags[key]) for key in keys if key in tags), None) for keys in SCALE_TAGS)
@@ -214,7 +191,7 @@ def as_sentinel2(
     names: tuple[str, ...],
 ) -> RasterFile:
     """The file read as Sentinel-2 reflectance, by what it and its product say and by its numbers."""
-    kinds = [source.dtypes[n - 1] for n in file.bands]
+    kinds = [source.dtypes[0 if file.parts else n - 1] for n in file.bands]
     more: list[Claim] = []
     is_stated = bool(file.gain)
     if file.gain and kinds[0].startswith(("int", "uint")) and usual(file):
@@ -272,49 +249,6 @@ def product_in(file: RasterFile, source: DatasetReader, path: Path) -> Product:
         return fitting[0]
     kinds = ", ".join(f"{p.title} ({p.dtype})" for p in entry.products)
     raise BandError(f"{path}: numbers are {dtype}, so their scale is not known; expected {kinds} or reflectance")
-
-
-def inspect_scene(scene: SceneFiles, sensor: str) -> RasterFile:
-    """Look at a scene of single-band files, all on one grid.
-
-    Raises:
-        BandError: If a band is missing or a file cannot be read.
-        GridError: If files have different grids, or none.
-    """
-    own = scene.bands(SENSORS[sensor].bands, sensor)
-    quality: list[tuple[int, int]] = []
-    for band in scene.product.quality:
-        if band.name in scene.paths:
-            quality.append((len(own) + 1 + len(quality), band.mask))
-        elif band.required:
-            note_unmasked(scene.name, band)
-    parts = [*own, *(scene.paths[band.name] for band in scene.product.quality if band.name in scene.paths)]
-    try:
-        with rasterio.Env(**GDAL), ExitStack() as stack:
-            sources = [stack.enter_context(rasterio.open(part)) for part in parts]
-            boxes = [GeoBox.from_rio(source) for source in sources if source.crs is not None]
-            if len(boxes) < len(parts) or any(box != boxes[0] for box in boxes):
-                raise GridError(
-                    f"files of scene {scene.name} are not on one grid; use its files as they were delivered"
-                )
-            file = RasterFile(
-                path=str(own[0]),
-                sensor=sensor,
-                bands=tuple(range(1, len(own) + 1)),
-                offset=0,
-                scale=1.0,
-                reason=scene.product.title,
-                level=scene.product.title,
-                date=scene.date,
-                geobox=boxes[0],
-                zero_is_nodata=False,
-                fill=scene.product.fill,
-                quality=tuple(quality),
-                parts=tuple(map(str, parts)),
-            )
-            return in_unit(file, sources[0], own[0], None)
-    except rasterio.errors.RasterioIOError as error:
-        raise BandError(f"scene {scene.name} cannot be read ({' '.join(str(error).split())})") from None
 
 
 def quality_bands(source: DatasetReader, sensor: str) -> tuple[tuple[int, int], ...]:

@@ -12,9 +12,8 @@ from torch import Tensor
 from geossl.data.batches import ChipDataset, ChipSource, DrawnData
 from geossl.data.labels.ground_truth import LabelledChips, label_values, majority
 from geossl.data.sentinel.aligned import AlignedScenes, SceneFolder, aligned_scenes
-from geossl.data.sentinel.chips import SceneChips, read
 from geossl.data.sentinel.rasters import SAMPLE
-from geossl.data.sentinel.samplers import GridChips, RandomChips, Rois, split_scenes
+from geossl.data.sentinel.samplers import GridChips, RandomChips, Rois, SceneChips, read, split_scenes
 from geossl.data.sentinel.ssl4eo import SSL4EO
 from geossl.errors import InputError
 from geossl.sensors import PAIR, SENSORS

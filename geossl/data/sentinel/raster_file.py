@@ -1,6 +1,6 @@
 """One raster file, or the files of one scene, of one sensor: how its pixels are read and put into physical units."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +43,9 @@ class RasterFile:
         chips: Grid in metres that training chips are cut on, where its own is in degrees.
         sidecars: Names of the files beside it that say how it is read: masks, headers, ``.aux.xml`` with more than
             statistics.
+        grids: Pixel grids of ``parts``, where they differ.
+
+    A band of number 0 is one that the file does not have: NaN everywhere.
     """
 
     path: str
@@ -66,6 +69,7 @@ class RasterFile:
     nodata: float | None = None
     chips: GeoBox | None = None
     sidecars: tuple[str, ...] = ()
+    grids: tuple[GeoBox, ...] = ()
 
     @property
     def scene(self) -> str:
@@ -92,6 +96,10 @@ class RasterFile:
         sensor's entry says so, or a number that cannot be the sensor's (``geossl.units``). A declared nodata value of 0
         means 0 in every band, too, since a dark Sentinel-2 pixel may well be 0 in one band.
         """
+        if 0 in self.bands:
+            numbers = np.full((len(self.bands), *shape), np.nan, dtype=np.float32)
+            numbers[[bool(n) for n in self.bands]] = self.there.read(source, window, shape)
+            return numbers
         zero_is_fill = SENSORS[self.sensor].zero_is_fill
         unmasked = self.zero_is_nodata and zero_is_fill and not self.masked  # a mask reads all of it again
         data = self.layers(source, self.bands, window, shape, masked=not unmasked)
@@ -110,12 +118,27 @@ class RasterFile:
         for number, bits in self.quality:
             flags = self.layers(source, (number,), window, shape, masked=False)[0]
             invalid |= (np.nan_to_num(flags).astype(np.int64) & bits) > 0
-        if self.gain:
-            per_band = (np.array(values, dtype=np.float32)[:, None, None] for values in (self.gain, self.bias))
-            numbers = numbers * next(per_band) + next(per_band)
+        numbers = self.scaled(numbers)
         invalid |= self.implausible(numbers)
         numbers[:, invalid] = np.nan
         return numbers
+
+    @property
+    def there(self) -> "RasterFile":
+        """The file with the bands that it has."""
+        return replace(self, bands=tuple(n for n in self.bands if n))
+
+    def scaled(self, numbers: Float[ndarray, "c h w"]) -> Float[ndarray, "c h w"]:
+        """Numbers times the scale that the file states, plus its offset."""
+        if self.gain:
+            per_band = (np.array(values, dtype=np.float32)[:, None, None] for values in (self.gain, self.bias))
+            numbers = numbers * next(per_band) + next(per_band)
+        return numbers
+
+    def unusable(self, numbers: Float[ndarray, "c h w"]) -> Bool[ndarray, "h w"]:
+        """Pixels without a number in some band, with 0 in all, or whose numbers cannot be the sensor's."""
+        missing: Bool[ndarray, "h w"] = ~np.isfinite(numbers).all(axis=0) | (numbers == 0).all(axis=0)
+        return missing | self.implausible(numbers)
 
     def implausible(self, numbers: Float[ndarray, "c h w"]) -> Bool[ndarray, "h w"]:
         """Pixels whose numbers cannot be the sensor's, as far as a rule is known for it."""
@@ -134,11 +157,56 @@ class RasterFile:
         found = []
         for number in numbers:
             with rasterio.open(self.parts[number - 1]) as part:
-                found.append(part.read(1, window=window, out_shape=shape, masked=masked))
+                own = self.window_in(part, window)
+                found.append(part.read(1, window=own, out_shape=shape, masked=masked))
         return np.ma.stack(found) if masked else np.stack(found)
+
+    def window_in(self, part: DatasetReader, window: Window) -> Window:
+        """A window in the pixels of a part, which may be larger than those of the file's grid."""
+        if not self.grids:
+            return window
+        y, x = part.height / self.geobox.height, part.width / self.geobox.width
+        return Window(window.col_off * x, window.row_off * y, window.width * x, window.height * y)
+
+    @property
+    def layered(self) -> list["Part"]:
+        """The parts as files of their own, in the order of the bands."""
+        zero_is_nodata = self.offset != 0 or self.path.lower().endswith(".jp2")  # else it may be a dark pixel
+        return [Part(self.parts[n - 1], self.grids[n - 1], zero_is_nodata) for n in self.bands]
 
     def physical(self, numbers: Float[ndarray, "c h w"]) -> Float[ndarray, "c h w"]:
         """File numbers to the sensor's unit; reflectance below 0 is cut to 0."""
         if SENSORS[self.sensor].unit != "reflectance":
             return numbers
         return np.maximum(numbers + np.float32(self.offset), 0) / np.float32(self.scale)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A single-band file of a scene whose files differ in pixel size.
+
+    Args:
+        path: The file.
+        geobox: Its pixel grid.
+        zero_is_nodata: Whether the number 0 stands for no data.
+    """
+
+    path: str
+    geobox: GeoBox
+    zero_is_nodata: bool
+    bands: tuple[int, ...] = (1,)
+
+    @property
+    def crs(self) -> CRS:
+        """CRS of the grid, which every file has."""
+        assert self.geobox.crs is not None
+        return self.geobox.crs
+
+    def read(self, source: DatasetReader, window: Window, shape: tuple[int, int]) -> Float[ndarray, "1 h w"]:
+        """Numbers of a window as stored; NaN where there are none."""
+        data = source.read([1], window=window, out_shape=(1, *shape), masked=True)
+        numbers = np.ma.getdata(data).astype(np.float32)
+        numbers[np.ma.getmaskarray(data)] = np.nan
+        if self.zero_is_nodata:
+            numbers[numbers == 0] = np.nan
+        return numbers

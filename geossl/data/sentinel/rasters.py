@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,13 @@ from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
 
+from geossl.data import addresses
+from geossl.data.addresses import is_address
 from geossl.data.resampling import onto, outline, reaches
-from geossl.data.sentinel.bands import GDAL, inspect_all
+from geossl.data.sentinel.bands import GDAL
+from geossl.data.sentinel.inspection import inspect_all
 from geossl.data.sentinel.raster_file import RasterFile
-from geossl.errors import InputError, RunError, UnknownNameError
+from geossl.errors import InputError, RunError, UnknownNameError, redact
 from geossl.sensors import SENSORS
 
 SAMPLE = Path(__file__).parents[1] / "sample"  # bundled scenes, a folder per sensor
@@ -71,10 +75,9 @@ class LocalRasters:
         return {
             sensor: [
                 {
-                    "path": str(Path(f.path).absolute()),
+                    "path": redact(f.path) if is_address(f.path) else str(Path(f.path).absolute()),
                     "footprint": shapely.to_wkb(outline(f.geobox, CRS(4326)).simplify(1e-4), hex=True),
-                    "bytes": Path(f.path).stat().st_size,
-                    "changed_ns": Path(f.path).stat().st_mtime_ns,
+                    **as_it_is(f.path),
                     "day": f"{f.date[:4]}-{f.date[4:6]}-{f.date[6:]}" if f.date else "",
                     "bands": list(f.bands),
                     "level": f.level,
@@ -120,6 +123,15 @@ class LocalRasters:
         return xr.Dataset(arrays)
 
 
+def as_it_is(path: str) -> dict[str, Any]:
+    """Size of a file, and what changes when it is written again."""
+    if is_address(path):
+        size, changed = addresses.state(path)
+        return {"bytes": size, "changed": changed}
+    state = Path(path).stat()
+    return {"bytes": state.st_size, "changed_ns": state.st_mtime_ns}
+
+
 def mosaic(files: Sequence[RasterFile], sensor: str, geobox: GeoBox) -> Float[ndarray, "c h w"]:
     """Files of one sensor on a grid, in physical units; the first valid pixel wins, NaN where there is none."""
     data = np.full((len(SENSORS[sensor].bands), *geobox.shape), np.nan, dtype=np.float32)
@@ -132,8 +144,24 @@ def mosaic(files: Sequence[RasterFile], sensor: str, geobox: GeoBox) -> Float[nd
 
 def warp(file: RasterFile, geobox: GeoBox) -> Float[ndarray, "c h w"]:
     """Numbers of a file on a grid; NaN where there is none. The file is open no longer than this takes."""
+    if is_address(file.path):
+        return addresses.read(file.path, partial(onto, geobox, file))
     try:
-        with rasterio.Env(**GDAL), rasterio.open(file.path) as source:
-            return onto(geobox, file, source)
+        with rasterio.Env(**GDAL):
+            if file.grids:
+                return layered(file, geobox)
+            with rasterio.open(file.path) as source:
+                return onto(geobox, file, source)
     except rasterio.errors.RasterioError as error:
         raise RunError(f"{file.path} cannot be read ({' '.join(str(error).split())})") from None
+
+
+def layered(file: RasterFile, geobox: GeoBox) -> Float[ndarray, "c h w"]:
+    """Numbers of files that differ in pixel size on a grid, each from its own."""
+    numbers = np.empty((len(file.bands), *geobox.shape), dtype=np.float32)
+    for layer, part in zip(numbers, file.layered, strict=True):
+        with rasterio.open(part.path) as source:
+            layer[:] = onto(geobox, part, source)[0]
+    numbers = file.scaled(numbers)
+    numbers[:, file.unusable(numbers)] = np.nan
+    return numbers

@@ -9,6 +9,7 @@ import geopandas as gpd
 import numpy as np
 import shapely
 from affine import Affine
+from torch import Tensor
 from torchgeo.samplers import GeoSampler
 
 from geossl.data.resampling import apply
@@ -227,3 +228,24 @@ def halve(area: shapely.Geometry, t: Affine, holdout: float) -> tuple[shapely.Ge
     x0, y0, x1, y1 = area.bounds
     cut = t.c + round(((x0 + (x1 - x0) * (1 - holdout)) - t.c) / t.a) * t.a
     return area.intersection(shapely.box(x0, y0, cut, y1)), area.intersection(shapely.box(cut, y0, x1, y1))
+
+
+class SceneChips:
+    """Chips cut from aligned scenes.
+
+    Args:
+        scenes: Datasets, one per CRS.
+        sampler: Says where draw ``i`` lies.
+    """
+
+    def __init__(self, scenes: Sequence[AlignedScenes], sampler: RandomChips) -> None:
+        self.scenes, self.sampler = scenes, sampler
+
+    def read(self, number: int, attempt: int) -> dict[str, Tensor]:
+        """The pixels of a draw."""
+        return read(self.scenes, self.sampler.draw(number, attempt))
+
+
+def read(scenes: Sequence[AlignedScenes], chip: Chip) -> dict[str, Tensor]:
+    """Pixels of a chip."""
+    return scenes[chip.scene].chip(chip.row, chip.top, chip.left, chip.size)

@@ -77,11 +77,6 @@ def check_path(path: Path, folder: Path, shown: str) -> None:
         raise InputError(f"points to {shown!r}, which is not a file")
 
 
-def driver_of(href: str) -> str:
-    """The only format that a file may have: a VRT, for one, would open whatever other file it names."""
-    return "JP2OpenJPEG" if href.split("?")[0].lower().endswith(".jp2") else "GTiff"
-
-
 def is_remote(catalog: str) -> bool:
     """Whether a catalogue comes over a network."""
     return scheme_of(catalog) in SCHEMES

@@ -1,12 +1,10 @@
 """Read bands of remote files: signed, retried, never mistaken for nodata, the same bits whatever block is asked for."""
 
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
-import rasterio
 from jaxtyping import Float
 from numpy import ndarray
 from odc.geo.crs import CRS
@@ -14,27 +12,13 @@ from odc.geo.geobox import GeoBox
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
+from geossl.data import addresses
 from geossl.data.resampling import onto, source_coordinates
-from geossl.data.sentinel.bands import GDAL_CACHE_BYTES
-from geossl.data.stac.hrefs import driver_of
 from geossl.errors import RunError, needs, redact
 from geossl.limits import DN, LEAST_REFLECTANCE, MOST_REFLECTANCE
 
 T = TypeVar("T")
-TRIES = 8
-FIRST_WAIT = 0.5  # seconds; doubled each time
-LONGEST_WAIT = 8.0
 READERS = 8  # files of one block read at a time
-GDAL = {
-    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
-    "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
-    "GDAL_HTTP_MULTIPLEX": "YES",
-    "GDAL_HTTP_MAX_RETRY": "0",  # we retry, as GDAL would remember a failure
-    "GDAL_HTTP_TIMEOUT": "30",
-    "GDAL_HTTP_CONNECTTIMEOUT": "10",
-    "GDAL_INGESTED_BYTES_AT_OPEN": "32768",
-    "GDAL_CACHEMAX": GDAL_CACHE_BYTES,
-}
 
 
 class Band:
@@ -128,36 +112,12 @@ def read_nearest(href: str, sign: str, geobox: GeoBox) -> ndarray:
 
 
 def opened(href: str, sign: str, use: Callable[[DatasetReader], T]) -> T:
-    """Open a file, use it, close it; failures that may pass are tried again.
-
-    Every try has a name of its own: GDAL remembers by name what it could not read.
+    """Open a file under a fresh signature, use it, close it; tried again as ``addresses.read`` does.
 
     Raises:
         RunError: After eight tries; a failed read is never taken for missing data.
     """
-    wait, error = FIRST_WAIT, None
-    for attempt in range(TRIES):
-        if attempt:
-            time.sleep(wait)
-            wait = min(2 * wait, LONGEST_WAIT)
-        try:
-            with (
-                rasterio.Env(**GDAL),
-                rasterio.open(gdal_name(signed(href, sign, attempt), attempt), driver=driver_of(href)) as source,
-            ):
-                return use(source)
-        except (rasterio.errors.RasterioError, OSError) as failure:  # signing asks a server, too
-            error = failure
-            if "404" in str(failure):
-                break
-    raise RunError(redact(f"{href} cannot be read ({' '.join(str(error).split())[:200]})"))
-
-
-def gdal_name(href: str, attempt: int) -> str:
-    """Name under which GDAL opens a path or URL; a fragment is not sent, but makes it another name."""
-    if not href.startswith(("http://", "https://")):
-        return href
-    return f"/vsicurl/{href}#{attempt}" if attempt else f"/vsicurl/{href}"
+    return addresses.read(href, use, lambda attempt: signed(href, sign, attempt))
 
 
 def signed(href: str, sign: str, attempt: int) -> str:

@@ -17,9 +17,8 @@ from geossl.data.labels.ground_truth import label_values
 from geossl.data.labels.tags import class_names
 from geossl.data.listing import TIFF, files_in
 from geossl.data.sentinel.aligned import AlignedScenes, aligned_scenes
-from geossl.data.sentinel.chips import read
 from geossl.data.sentinel.rasters import SAMPLE
-from geossl.data.sentinel.samplers import Chip, GridChips, Rois, split_scenes
+from geossl.data.sentinel.samplers import Chip, GridChips, Rois, read, split_scenes
 from geossl.data.synthetic.generators import GENERATORS, same_values
 from geossl.data.synthetic.images import SPLIT_NAMES
 from geossl.data.synthetic.perturbations import from_bytes, to_bytes

@@ -5,12 +5,12 @@ from rasterio.env import get_gdal_config
 from rasterio.windows import Window
 
 from geossl.api.source import Rasters
+from geossl.data import addresses
 from geossl.data.sentinel.aligned import SAMPLE
 from geossl.data.sentinel.band_names import normal_name
 from geossl.data.sentinel.bands import RasterFile, inspect
 from geossl.data.sentinel.products import date_of, stated_date
 from geossl.data.sentinel.rasters import LocalRasters
-from geossl.data.stac import remote
 from geossl.errors import BandError, GridError, Note
 from geossl.inference.outputs import cog
 from geossl.sensors import S2_BANDS
@@ -218,4 +218,4 @@ def test_gdal_caches_blocks_not_bytes(tmp_path, monkeypatch):
     source.load(source.files["s2"][0].geobox)
     assert set(seen) == {64 * 2**20}
     assert len(seen) >= 2  # once to look at it, once to read it
-    assert remote.GDAL["GDAL_CACHEMAX"] == cog.GDAL_CACHE_BYTES == 64 * 2**20
+    assert addresses.GDAL["GDAL_CACHEMAX"] == cog.GDAL_CACHE_BYTES == 64 * 2**20

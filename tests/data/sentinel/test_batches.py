@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
-from geossl.data.batches import ChipDataset, StepBatches, resized, turned
+from geossl.data.batches import ChipDataset, StepBatches, resized, turned, usable
 from geossl.data.labels.ground_truth import label_values, majority
 from geossl.data.labels.tags import class_names
 from geossl.data.sentinel import aligned as sentinel
@@ -133,3 +134,24 @@ def test_labels_of_half_a_pixel_offset_are_the_nearest(tmp_path):
 def test_survey_sees_every_training_pixel_once():
     data = SentinelChips("sample", 8, 4, 1, holdout=0.5)
     assert sum(1 for _ in data.survey()) == 3 * 28 * 14 + 4 * 15 * 7
+
+
+@pytest.mark.parametrize("holes", ["none", "in all bands", "band by band"])
+def test_resizing_is_a_weighted_mean_whatever_is_known_of_the_holes(holes):
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 37, 37, generator=draw)
+    where = torch.rand(3 if holes == "band by band" else 1, 37, 37, generator=draw) < 0.3
+    x = x if holes == "none" else torch.where(where, torch.nan, x)
+    total, weight = (
+        F.interpolate(layer[None], (20, 20), mode="bilinear", antialias=True)[0]
+        for layer in (x.nan_to_num(0), x.isfinite().float())
+    )
+    want = torch.where(weight >= 0.5, total / weight, torch.nan)
+    assert torch.equal(resized({"s1": x}, 20, whole=holes == "none")["s1"].nan_to_num(9), want.nan_to_num(9))
+
+
+def test_a_band_that_a_sensor_lacks_does_not_make_a_chip_unusable():
+    x = torch.ones(2, 4, 4)
+    x[0, 0, 0], x[1] = torch.nan, torch.nan
+    assert usable({"s1": x, "s2": torch.ones(3, 4, 4)}).sum() == 15
+    assert not usable({"s1": torch.full((2, 4, 4), torch.nan)}).any()

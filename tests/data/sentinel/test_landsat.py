@@ -7,8 +7,8 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 
 from geossl.data.sentinel.aligned import SAMPLE, Landsat, SceneFolder, aligned_scenes
-from geossl.data.sentinel.bands import inspect_all
 from geossl.data.sentinel.batches import SentinelChips
+from geossl.data.sentinel.inspection import inspect_all
 from geossl.data.sentinel.rasters import LocalRasters
 from geossl.errors import BandError, GridError, Note, UnknownNameError
 from geossl.sensors import SENSORS, Sensor, SensorSpec

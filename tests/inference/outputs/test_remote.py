@@ -8,10 +8,13 @@ from pathlib import Path
 import geopandas as gpd
 import numpy as np
 import pytest
+from affine import Affine
+from odc.geo.geobox import GeoBox
 
 import geossl
 from geossl.errors import InputError, MissingExtraError, MissingFileError, RunError
 from geossl.inference.outputs import remote
+from tests.data.conftest import radar, write_raster
 from tests.inference.conftest import Memory
 
 
@@ -82,6 +85,21 @@ def test_a_map_in_a_bucket_holds_the_bytes_of_one_on_disk(bucket, region_file, c
     geossl.embed_map(region_file, Memory(), encoder=croma_file, out=there, shard_cells=2, overwrite=True)
     assert objects(there) == files(Path(here))
     assert {p.name for p in tmp_path.iterdir() if p.is_dir()} == {"m.zarr", "m.zarr.build"}
+
+
+def test_a_cog_in_a_bucket_is_one_on_disk_and_rasters_are_read_from_there(
+    bucket, region_file, croma_file, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    here = geossl.embed_map(region_file, Memory(), encoder=croma_file, out="m.tif", picture=False)
+    there = geossl.embed_map(region_file, Memory(), encoder=croma_file, out=f"{bucket}/m.tif", picture=False)
+    assert list(objects(there).values()) == [Path(here).read_bytes()]
+    data = radar()
+    remote.file_system(bucket)[0].put(str(write_raster(tmp_path / "s1.tif", data)), "maps/s1.tif")
+    source = geossl.Rasters(s1=f"{bucket}/s1.tif").open()
+    found = source.load(GeoBox((8, 8), Affine(10, 0, 500_000, 0, -10, 4_600_000), "EPSG:32631"))
+    np.testing.assert_array_equal(found["s1"], data[:, :8, :8])
+    assert source.describe()["s1"][0]["bytes"] == (tmp_path / "s1.tif").stat().st_size
 
 
 def test_a_transfer_that_was_broken_off_sends_what_is_missing(bucket, region_file, croma_file, tmp_path, monkeypatch):

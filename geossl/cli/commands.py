@@ -307,6 +307,7 @@ def export(map: str, out: str, **options: Any) -> None:
 @click.argument("encoder")
 @click.argument("dataset")
 @asks_protocols
+@asks_dims
 @asks_files
 @click.option("--out", default="report.html", show_default=True, help="Report; its numbers go beside it (.json).")
 def evaluate(**options: Any) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 import torch
 from click.testing import CliRunner
 from jaxtyping import config
@@ -13,6 +14,7 @@ from torch import nn
 import geossl
 from geossl.cli import main
 from geossl.errors import InputError
+from geossl.models.heads.projection import projected
 
 SAMPLE = Path(geossl.__file__).parent / "data" / "sample"
 REGION = Path(geossl.__file__).parents[1] / "examples" / "region.geojson"
@@ -87,6 +89,42 @@ def test_onnx_without_its_extra_names_it(tmp_path, monkeypatch):
     monkeypatch.setattr("geossl.models.foreign.exporting.importlib.util.find_spec", lambda name: None)
     found = CliRunner().invoke(main, ["export", "galileo_nano", str(tmp_path / "m.onnx")])
     assert "pip install 'geossl[export]'" in str(found.exception) + found.output
+
+
+def of_fields(kind, encoder, program):
+    """An encoder, and numbers per patch."""
+    return {"object": (encoder, None), "program": (program, None), "dims": ("croma_tiny", 16)}[kind]
+
+
+@pytest.mark.parametrize("kind", ["object", "program", "dims"])
+def test_heads_are_fitted_to_any_encoder_and_map_with_it(kind, encoder, program, scene, fields, tmp_path):
+    used, dims = of_fields(kind, encoder, program)
+    pixels = geossl.Rasters(s2=scene / "s2.tif")
+    config.update("jaxtyping_disable", True)  # an object is exported into the model
+    try:
+        model = geossl.finetune(fields, pixels, column="crop", encoder=used, out=tmp_path / "m.safetensors", dims=dims)
+    finally:
+        config.update("jaxtyping_disable", False)
+    scores = json.loads(model.with_suffix(".json").read_text())
+    assert "s2" in str(scores)
+    out = geossl.segment(scene / "aoi.geojson", pixels, model=model, out=tmp_path / "c.tif")
+    with rasterio.open(out) as found, rasterio.open(out.with_name("c_confidence.tif")) as sure:
+        assert set(np.unique(found.read(1))) <= {0, 1, 2, 3, 255}
+        assert sure.read(1).max() > 40
+
+
+def test_probes_of_fewer_numbers_are_those_of_the_projected_vectors(scene, fields, tmp_path):
+    pixels = geossl.Rasters(s1=scene / "s1.tif", s2=scene / "s2.tif")
+    asked = {"column": "crop", "protocol": "knn", "out": tmp_path / "r.html", "neighbours": 5}
+    found = geossl.evaluate("croma_tiny", fields, source=pixels, dims=8, baselines=True, **asked)
+    assert any(name.startswith("croma_tiny_8") for name in found.scores)
+    assert any(name.startswith("untrained") for name in found.scores)
+    by_hand = projected(geossl.load_encoder("croma_tiny"), 8)
+    again = geossl.evaluate(by_hand, fields, source=pixels, **asked)
+    name = next(iter(again.scores))
+    assert found.scores[name] == again.scores[name]
+    with pytest.raises(InputError, match="dims 9999 is not possible; croma_tiny has 1 to 128"):
+        geossl.evaluate("croma_tiny", fields, source=pixels, dims=9999, **asked)
 
 
 def test_dims_need_a_projection_and_pixels(map_of_object, tmp_path):

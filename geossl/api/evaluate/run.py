@@ -25,6 +25,7 @@ from geossl.evaluation.scores import Scores
 from geossl.models.download import sha256_of
 from geossl.models.encoder import DenseEncoder, Encoder, PointEncoder
 from geossl.models.files import dense, encoder_path, load_encoder, provenance
+from geossl.models.heads.projection import projected
 from geossl.outputs import check_output
 from geossl.progress import Progress
 from geossl.sensors import SENSORS
@@ -95,6 +96,7 @@ def evaluate(
             - ``baselines``: Also evaluate the untrained encoder and plain band statistics.
             - ``batch_size``: Images at a time; by default 64.
             - ``column``: Attribute of labelled polygons that holds the class.
+            - ``dims``: Numbers per vector, by the projection in the encoder's file; all by default.
             - ``perturbations``: Functions of an item and its number, by name; the test part is scored under each.
             - ``epochs``: Passes of ``finetune`` over the training part, at most; it stops early on the validation part.
             - ``s2_offset``: DN offset of a folder data set whose files do not state theirs.
@@ -107,7 +109,7 @@ def evaluate(
     former = {name: options.get(name) for name in (*SENSORS, "s2_offset")}
     has_files = source or any(former[name] for name in SENSORS)
     pixels = given(source, former, "evaluate") if has_files else None
-    model = Subject(encoder, load(encoder))
+    model = Subject(encoder, cut(load(encoder), options.get("dims")))
     if isinstance(dataset, str | Path) and is_real_and_synthetic(dataset):
         return evaluate_synthetic(model, dataset, settings, out)
     if isinstance(model.encoder, PointEncoder) and isinstance(dataset, str | Path):
@@ -159,6 +161,15 @@ def load(encoder: str | Path | Encoder) -> Encoder:
     """An encoder, on the GPU if there is one."""
     found = encoder if isinstance(encoder, Encoder) else load_encoder(encoder)
     return found.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+
+def cut(encoder: Encoder, dims: int | None) -> Encoder:
+    """An encoder with the first numbers of its vectors' projection; None = as it is.
+
+    Raises:
+        InputError: If it has none, or the number is not possible.
+    """
+    return encoder if dims is None else projected(dense(encoder), dims).to(next(encoder.parameters()).device)
 
 
 def scenes_of(pixels: Any, options: Options, chip_px: int, patch_px: int) -> Scenes:

@@ -14,6 +14,7 @@ from geossl.evaluation.heads import Samples
 from geossl.evaluation.probes import FeatureSplit, probe
 from geossl.evaluation.svm import few_shot
 from geossl.models.encoder import DenseEncoder, Encoder
+from geossl.models.heads.projection import ProjectedEncoder
 
 
 class EvaluatedEncoder(NamedTuple):
@@ -34,8 +35,9 @@ def with_baselines(encoder: Encoder, baselines: bool) -> list[EvaluatedEncoder]:
     """The encoder and, if wanted, what it must beat."""
     found = [EvaluatedEncoder(encoder.spec.name, lambda seed: encoder, True)]
     if baselines:
-        if encoder.is_rebuilt_from_spec:  # a program or wrapped network has no fresh weights
-            found.append(EvaluatedEncoder("untrained", lambda seed: untrained(encoder, seed), False))
+        whole = encoder.encoder if isinstance(encoder, ProjectedEncoder) else encoder
+        if whole.is_rebuilt_from_spec:  # a program or wrapped network has no fresh weights
+            found.append(EvaluatedEncoder("untrained", lambda seed: untrained(whole, seed), False))
         if isinstance(encoder, DenseEncoder):
             statistics = BandStatistics(encoder.spec)
             found.append(EvaluatedEncoder("band statistics", lambda seed: statistics, True))

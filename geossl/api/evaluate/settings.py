@@ -33,6 +33,7 @@ class Options(TypedDict, total=False):
     baselines: bool
     batch_size: int
     column: str | None
+    dims: int | None
     perturbations: Mapping[str, Change] | None
     epochs: int
     s1: str | Path | Sequence[str | Path] | None

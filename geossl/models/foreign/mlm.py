@@ -1,4 +1,4 @@
-"""Metadata of an exported encoder in the words of STAC's Machine Learning Model extension (MLM) 1.4."""
+"""Metadata of an exported encoder in the words of STAC's Machine Learning Model extension (MLM) 1.5."""
 
 from typing import Any
 
@@ -7,7 +7,8 @@ import torch
 from geossl.models.encoder import DenseSpec
 from geossl.sensors import SENSORS
 
-MLM = "https://stac-extensions.github.io/mlm/v1.4.0/schema.json"
+MLM = "https://stac-extensions.github.io/mlm/v1.5.2/schema.json"
+TASK = "similarity-search"  # of the words MLM has, the nearest to giving vectors
 MEDIA = {
     ".pt2": ("application/vnd.pytorch.program", "torch.export"),
     ".onnx": ("application/onnx", "onnx"),
@@ -25,6 +26,7 @@ def mlm_item(spec: DenseSpec, file: str, side_px: int | None, sha256: str) -> di
     """
     suffix = "." + file.rpartition(".")[2]
     media, artifact = MEDIA[suffix]
+    bands = [{"name": band} for sensor in spec.sensors.values() for band in sensor.bands]
     properties = {
         "datetime": None,
         "start_datetime": "2015-06-23T00:00:00Z",  # first image of Sentinel-2; an encoder has no date of its own
@@ -34,13 +36,14 @@ def mlm_item(spec: DenseSpec, file: str, side_px: int | None, sha256: str) -> di
         "mlm:architecture": spec.architecture,
         "mlm:framework": "PyTorch" if suffix == ".pt2" else "ONNX",
         "mlm:framework_version": torch.__version__,
-        "mlm:tasks": ["embedding"],
+        "mlm:tasks": [TASK],
+        "bands": bands,  # MLM looks for them here; the core allows that only if an asset has them, too
         "mlm:input": [sensor_input(spec, name, side_px) for name in spec.sensors],
         "mlm:output": [
             {
                 "name": "tokens",
                 "description": f"a vector per patch of {spec.patch_px} px; NaN where none of its pixels has data",
-                "tasks": ["embedding"],
+                "tasks": [TASK],
                 "result": {
                     "shape": [-1, -1, -1, spec.dim],
                     "dim_order": ["batch", "height", "width", "feature"],
@@ -50,7 +53,7 @@ def mlm_item(spec: DenseSpec, file: str, side_px: int | None, sha256: str) -> di
             {
                 "name": "pooled",
                 "description": "a vector per image",
-                "tasks": ["embedding"],
+                "tasks": [TASK],
                 "result": {"shape": [-1, spec.dim], "dim_order": ["batch", "feature"], "data_type": "float32"},
             },
         ],
@@ -76,6 +79,7 @@ def mlm_item(spec: DenseSpec, file: str, side_px: int | None, sha256: str) -> di
                 "title": spec.name,
                 "mlm:artifact_type": artifact,
                 "roles": ["mlm:model"],
+                "bands": bands,
             }
         },
     }

@@ -6,6 +6,7 @@ import zipfile
 
 import pytest
 import torch
+from jsonschema import ValidationError
 
 from geossl.errors import GridError, WeightsError
 from geossl.models.encoders.conv_vit import ConvViT, conv_vit_spec
@@ -16,10 +17,12 @@ from geossl.models.encoders.vit import ViT, vit_spec
 from geossl.models.files import load_encoder
 from geossl.models.foreign.exporting import export_encoder
 from geossl.models.foreign.masked import Exportable
+from geossl.models.foreign.mlm import MLM, mlm_item
 from geossl.models.foreign.programs import example, read_program
 from geossl.models.foreign.vetting import is_arithmetic, vet
 from geossl.models.spec import ImageGeometry
 from geossl.sensors import S1, S2
+from tests.schemas import check
 
 
 def croma():
@@ -109,6 +112,15 @@ def test_a_program_comes_back_with_the_same_vectors(program):
     torch.testing.assert_close(again.pooled(alone), encoder.pooled(alone, fed), rtol=0, atol=1e-5, equal_nan=True)
     with pytest.raises(GridError, match="must be multiples of the 8 px patch"):
         again.tokens({"s2": torch.zeros(1, 12, 44, 48)})
+
+
+@pytest.mark.parametrize("file", ["m.pt2", "m.onnx"])
+def test_metadata_is_valid_by_the_extensions_schema(file):
+    item = mlm_item(croma().spec, file, None, "0" * 64)
+    check(item, MLM)
+    check(item, "https://geojson.org/schema/Feature.json")
+    with pytest.raises(ValidationError, match="'embedding' is not one of"):
+        check(item | {"properties": item["properties"] | {"mlm:tasks": ["embedding"]}}, MLM)
 
 
 def test_metadata_says_bands_units_and_sizes(program):

@@ -23,6 +23,7 @@ from geossl.errors import InputError, MissingFileError, RunError, needs, redact
 
 T = TypeVar("T")
 TRIES = 8
+FIRST_TRIES = 3  # before anything has been read: a wrong address should be answered soon
 FIRST_WAIT = 0.5  # seconds; doubled each time
 LONGEST_WAIT = 8.0
 GDAL_CACHE_BYTES = 64 * 2**20  # of blocks read; rasterio takes bytes, GDAL itself takes megabytes below 100000
@@ -37,7 +38,7 @@ GDAL = {
     "GDAL_CACHEMAX": GDAL_CACHE_BYTES,
 }
 STORES = {"s3": "vsis3", "gs": "vsigs"}
-ADDRESS = re.compile(r"(https?|s3|gs)://[^/\s]+/\S|/vsi(zip|tar)/\S", re.IGNORECASE)
+ADDRESS = re.compile(r"(https?|s3|gs)://|/vsi(zip|tar)/", re.IGNORECASE)
 ARCHIVE = re.compile(r"/vsi(?:zip|tar)/(\{(?P<braced>[^}]+)\}|(?P<plain>.+?\.(?:zip|tar|tgz|tar\.gz))(?=/|$))", re.I)
 
 
@@ -58,7 +59,9 @@ def check_address(address: str, option: str) -> str:
         raise InputError(f"{option} {shown!r} is not an address; write spaces as %20")
     if not address.lower().startswith("/vsi"):
         if driver_of(address) == "GTiff" and not plain(address).lower().endswith((".tif", ".tiff")):
-            raise InputError(f"{option} {shown} must end in .tif or .jp2; other files are not read from afar")
+            raise InputError(
+                f"{option} {shown} is not the address of a .tif or .jp2; other files are not read from afar"
+            )
         return address
     if strange := [host for host in hosts_in(address) if host not in allowed_hosts()]:
         raise InputError(
@@ -108,7 +111,9 @@ def settings() -> Iterator[None]:
         yield
 
 
-def read(href: str, use: Callable[[DatasetReader], T], sign: Callable[[int], str] | None = None) -> T:
+def read(
+    href: str, use: Callable[[DatasetReader], T], sign: Callable[[int], str] | None = None, tries: int = TRIES
+) -> T:
     """Open a file, use it, close it; failures that may pass are tried again.
 
     Every try has a name of its own: GDAL remembers by name what it could not read.
@@ -117,12 +122,13 @@ def read(href: str, use: Callable[[DatasetReader], T], sign: Callable[[int], str
         href: The file.
         use: What to do with it while it is open.
         sign: The address with a fresh token, for the how-manieth try; None = the address as it is.
+        tries: How often.
 
     Raises:
-        RunError: If there is no such file, or after eight tries; a failed read is never taken for missing data.
+        RunError: If there is no such file, or after the last try; a failed read is never taken for missing data.
     """
     wait, error = FIRST_WAIT, None
-    for attempt in range(TRIES):
+    for attempt in range(tries):
         if attempt:
             time.sleep(wait)
             wait = min(2 * wait, LONGEST_WAIT)

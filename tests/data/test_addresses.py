@@ -56,7 +56,7 @@ def test_a_read_that_fails_is_tried_again_and_never_taken_for_nodata(server, tmp
     [
         ("none.tif", RunError, r"http://127.0.0.1:\d+/files/none.tif cannot be read"),
         ("bare.tif", BandError, r"http://127.0.0.1:\d+/files/bare.tif has 3 bands without names"),
-        ("points.vrt", InputError, r"http://127.0.0.1:\d+/files/points.vrt must end in .tif or .jp2"),
+        ("points.vrt", InputError, r"http://127.0.0.1:\d+/files/points.vrt is not the address of a .tif or .jp2"),
         ("fake.tif", RunError, r"fake.tif cannot be read"),
         ("a b.tif", InputError, "is not an address; write spaces as %20"),
     ],
@@ -87,6 +87,14 @@ def test_a_host_within_an_address_goes_by_what_is_allowed(monkeypatch):
         geossl.Rasters(s2=address).paths()
     monkeypatch.setenv("GEOSSL_ALLOW", "host.org")
     assert geossl.Rasters(s2=address).paths() == {"s2": [address]}
+
+
+@pytest.mark.parametrize(
+    "address", ["https://", "http://x", "s3://bucket", "gs://b/x.vrt", "/vsizip/", "/vsizip//b.tif"]
+)
+def test_what_names_no_file_is_refused(address):
+    with pytest.raises(InputError, match=r"is not the address of a .tif or .jp2|is not a file in an archive"):
+        geossl.Rasters(s2=address)
 
 
 @pytest.mark.parametrize("address", ["/vsicurl/https://host.org/a.tif", "/vsimem/a.tif", "ftp://host.org/a.tif"])

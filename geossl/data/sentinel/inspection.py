@@ -75,7 +75,7 @@ def inspect_address(
         return replace(in_unit(file, source, path, stated_offset, wanted), path=address)
 
     try:
-        return addresses.read(address, look)
+        return addresses.read(address, look, tries=addresses.FIRST_TRIES)
     except InputError as error:  # a path has lost a slash
         raise type(error)(str(error).replace(str(path), redact(addresses.plain(address)))) from None
 

@@ -115,7 +115,7 @@ def opened(href: str, sign: str, use: Callable[[DatasetReader], T]) -> T:
     """Open a file under a fresh signature, use it, close it; tried again as ``addresses.read`` does.
 
     Raises:
-        RunError: After eight tries; a failed read is never taken for missing data.
+        RunError: After the last try; a failed read is never taken for missing data.
     """
     return addresses.read(href, use, lambda attempt: signed(href, sign, attempt))
 

@@ -3,22 +3,28 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 DEMO ?= demo
+STEPS ?= 100
 
 .PHONY: demo docs test suite fuzz lint style types install clean
 
 install: $(VENV)/installed
 
-$(VENV)/installed: pyproject.toml
+$(VENV)/plain: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "geossl needs Python >= 3.11; set PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+$(VENV)/installed: $(VENV)/plain
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
 	touch $@
 
-demo: install
-	$(BIN)/geossl pretrain recipes/croma.yaml out=$(DEMO)/run resume=true
-	$(BIN)/geossl embed --aoi examples/region.geojson --s1 geossl/data/sample/s1 --s2 geossl/data/sample/s2 \
+demo: $(VENV)/plain
+	$(BIN)/geossl pretrain recipes/croma.yaml encoder.init=croma_tiny train.max_steps=$(STEPS) out=$(DEMO)/run resume=true
+	$(BIN)/geossl embed --aoi sample --s1 sample --s2 sample --gsd 20 \
 		--encoder $(DEMO)/run/encoder.safetensors --out $(DEMO)/embedding.zarr
+	$(BIN)/python examples/demo_page.py $(DEMO)
 
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

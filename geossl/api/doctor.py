@@ -13,11 +13,12 @@ import psutil
 
 from geossl import __version__
 from geossl.api.source import Rasters
-from geossl.data.sentinel.bands import inspect_all, inspect_scene
+from geossl.data.addresses import is_address
+from geossl.data.sentinel.inspection import inspect_all, inspect_scene
 from geossl.data.sentinel.products import SceneFiles, product_folders, scenes_of
 from geossl.data.sentinel.raster_file import RasterFile
 from geossl.data.vrt import expand
-from geossl.errors import EXTRAS, InputError, Note
+from geossl.errors import EXTRAS, InputError, Note, RunError, redact
 from geossl.models.download import ENCODERS, cache_folder
 from geossl.sensors import SENSORS
 
@@ -113,24 +114,28 @@ def look(source: Rasters) -> Iterator[FileReport]:
         MissingFileError: If a path does not exist or a folder holds no raster.
     """
     for sensor, paths in source.paths().items():
-        folders = [folder for path in paths for folder in product_folders(path, sensor)]
+        for address in (path for path in paths if is_address(path)):
+            yield look_at(source, sensor, address)
+        here = [Path(path) for path in paths if not is_address(path)]
+        folders = [folder for path in here for folder in product_folders(path, sensor)]
         for found in scenes_of(expand(folders, sensor), sensor):
             yield look_at(source, sensor, found)
 
 
-def look_at(source: Rasters, sensor: str, found: Path | SceneFiles) -> FileReport:
-    """Look at a file, or at the files of a scene."""
+def look_at(source: Rasters, sensor: str, found: str | Path | SceneFiles) -> FileReport:
+    """Look at a file, at one elsewhere, or at the files of a scene."""
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", Note)
         try:
             if isinstance(found, SceneFiles):
-                file = inspect_scene(found, sensor)
+                file = inspect_scene(found, sensor, source.s2_offset)
             else:
                 (file,) = inspect_all([found], sensor, source.s2_offset, source.bands.get(sensor, ()))
-        except InputError as error:
-            return FileReport(sensor, str(found.name if isinstance(found, SceneFiles) else found), None, str(error))
+        except (InputError, RunError) as error:
+            name = redact(str(found.name if isinstance(found, SceneFiles) else found))
+            return FileReport(sensor, name, None, str(error))
     notes = tuple(str(note.message) for note in said if issubclass(note.category, Note))
-    return FileReport(sensor, file.path, file, notes=notes)
+    return FileReport(sensor, redact(file.path), file, notes=notes)
 
 
 def place_of(file: RasterFile) -> str:

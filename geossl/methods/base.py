@@ -2,13 +2,13 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import lightning as L
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from geossl.models.encoder import Encoder
@@ -155,3 +155,26 @@ class SSLMethod(L.LightningModule, ABC):
         rates = [lambda step: self.optim.rate(step)] * 2 + [lambda step: self.optim.encoder_rate(step)] * 2
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rates[: len(optimizer.param_groups)])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """Chips, and what was made of their hidden patches; for a picture, in the encoder's scaling.
+
+    Args:
+        truth: One band or three of the chips.
+        found: The same, as reconstructed.
+        masked: True where pixels were hidden from the encoder.
+    """
+
+    truth: Float[Tensor, "b c h w"]
+    found: Float[Tensor, "b c h w"]
+    masked: Bool[Tensor, "b h w"]
+
+
+@runtime_checkable
+class Reconstructs(Protocol):
+    """A method that can show what it reconstructs."""
+
+    def reconstructions(self, batch: Mapping[str, Tensor]) -> dict[str, Reconstruction]:
+        """First chips of a batch, by title."""

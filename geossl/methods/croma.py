@@ -16,14 +16,17 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from geossl.methods.base import OptimConfig, SSLMethod
+from geossl.methods.base import OptimConfig, Reconstruction, SSLMethod
 from geossl.methods.croma_imitation import Imitation
 from geossl.methods.losses import full_precision, gather, masked_mse
 from geossl.methods.valid import VALID_SHARE
 from geossl.models.encoders.croma import CROMAEncoder
 from geossl.models.layers.mae_decoder import DecoderShape, MAEDecoder
 from geossl.models.layers.masking import patch_shares, random_kept_ids
-from geossl.models.layers.patches import patchify
+from geossl.models.layers.patches import patchify, unpatchify
+
+SHOWN = 4  # chips of a picture
+TRUE_COLOUR = ("B04", "B03", "B02")
 
 
 def contrastive_loss(
@@ -197,3 +200,42 @@ class CROMA(SSLMethod):
         if self.pixel_norm == "none":
             return patches1, patches2
         return chip_normalized(patches1, s1.shape[1], valid), chip_normalized(patches2, s2.shape[1], valid)
+
+    @torch.no_grad()
+    def reconstructions(self, batch: Mapping[str, Tensor]) -> dict[str, Reconstruction]:
+        """First chips of a batch: radar as VV, optical in true colour; masks are the same for every call."""
+        few = {name: batch[name][:SHOWN].to(self.device) for name in ("s1", "s2", "valid")}
+        images = self.encoder.normalize({"s1": few["s1"], "s2": few["s2"]})
+        p, grid = self.patch_px, tuple(side // self.patch_px for side in images["s1"].shape[-2:])
+        n = grid[0] * grid[1]
+        noise = torch.rand(2, len(few["valid"]), n, generator=torch.Generator().manual_seed(0)).to(self.device)
+        ids = [random_kept_ids(x, max(1, int(n * (1 - self.mask_ratio)))) for x in noise]
+        decoded = self.decoder(self.encoder(images["s1"], images["s2"], *ids).joint_tokens, ids[0], grid)
+        valid = patch_shares(few["valid"], p) == 1
+        targets = self.targets(images["s1"], images["s2"], valid)
+        parts = (decoded[..., -self.s1_dim :], decoded[..., : -self.s1_dim])
+        shown = {}
+        for name, title, wanted, kept, target, found in zip(
+            ("s1", "s2"),
+            ("Radar, VV", "Optical, true colour"),
+            (("VV",), TRUE_COLOUR),
+            ids,
+            targets,
+            parts,
+            strict=True,
+        ):
+            names = self.encoder.spec.sensors[name].bands
+            bands = [names.index(band) for band in wanted]
+            pixels = unpatchify(denormalized(found, target, patchify(images[name], p), len(names)), p, grid)
+            hidden = valid.scatter(1, kept, False).unflatten(1, grid).repeat_interleave(p, 1).repeat_interleave(p, 2)
+            shown[title] = Reconstruction(images[name][:, bands].cpu(), pixels[:, bands].cpu(), hidden.cpu())
+        return shown
+
+
+def denormalized(
+    found: Float[Tensor, "b n p"], target: Float[Tensor, "b n p"], patches: Float[Tensor, "b n p"], bands: int
+) -> Float[Tensor, "b n p"]:
+    """Reconstructed targets in the scaling of the images, with the true level and spread of every band of a patch."""
+    by_band = [x.unflatten(-1, (bands, -1)) for x in (found, target, patches)]
+    (spread, level), (true_spread, true_level) = (torch.std_mean(x, dim=-1, keepdim=True) for x in by_band[1:])
+    return ((by_band[0] - level) * (true_spread / spread.clamp(min=1e-6)) + true_level).flatten(-2)

@@ -32,6 +32,7 @@ class RunFolder:
         self.metrics = self.path / "metrics.csv"
         self.checkpoint = self.path / "checkpoints" / "last.ckpt"
         self.encoder = self.path / "encoder.safetensors"
+        self.page = self.path / "run.html"
         self.holdout = self.path / "holdout.json"  # probes of held-out ground, before and after
         self.lengthened = self.path / "lengthened.json"  # steps at which more were asked for, and how many it had
 

@@ -8,13 +8,14 @@ import torch.multiprocessing as mp
 import torch.nn.functional as F
 
 from geossl.methods.base import OptimConfig
-from geossl.methods.croma import CROMA, contrastive_loss, normalized_patches
+from geossl.methods.croma import CROMA, contrastive_loss, denormalized, normalized_patches
 from geossl.methods.croma_imitation import Imitation, levels
 from geossl.methods.losses import masked_mse
 from geossl.models.encoders.croma import CROMAEncoder, croma_spec
 from geossl.models.encoders.croma_weights import to_layout
 from geossl.models.encoders.galileo import GalileoEncoder, galileo_spec
 from geossl.models.layers.mae_decoder import DecoderShape, MAEDecoder
+from geossl.models.layers.patches import patchify
 from geossl.models.teachers import EncoderTeacher
 
 CONTRACT = [
@@ -424,3 +425,27 @@ def test_fused_targets_are_the_same_but_for_rounding(separate):
     s1[0, 0], s2[0, 0] = 0.5, 0.5  # a patch without contrast
     for plain, fused in zip(*(normalized_patches(s1, s2, separate, fused=f) for f in (False, True)), strict=True):
         torch.testing.assert_close(fused, plain, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("pixel_norm", ["patch", "chip_band", "none"])
+def test_targets_are_shown_in_the_scaling_of_the_images(pixel_norm):
+    method = small_method(pixel_norm=pixel_norm)
+    images = method.encoder.normalize({name: small_batch()[name] for name in ("s1", "s2")})
+    valid = torch.ones(images["s1"].shape[0], 36, dtype=torch.bool)
+    for target, (name, bands) in zip(
+        method.targets(images["s1"], images["s2"], valid), (("s1", 2), ("s2", 12)), strict=True
+    ):
+        patches = patchify(images[name], 8)
+        torch.testing.assert_close(denormalized(target, target, patches, bands), patches, atol=1e-4, rtol=1e-4)
+
+
+def test_reconstructions_show_hidden_patches_and_leave_the_method_as_it_was():
+    method, batch = small_method(), small_batch()
+    before = method.losses(batch)
+    shown = method.reconstructions(batch)
+    assert [x.truth.shape[1] for x in shown.values()] == [1, 3]
+    for found in shown.values():
+        assert found.masked.float().mean() == pytest.approx(0.75)
+        assert found.truth.shape == found.found.shape
+        assert not torch.allclose(found.truth, found.found)
+    assert all(torch.equal(before[name], value) for name, value in method.losses(batch).items())

@@ -64,7 +64,16 @@ def whole(tmp_path_factory):
 
 def test_a_run_folder_holds_everything(whole):
     names = {p.name.split(".tfevents")[0] for p in whole.iterdir()}
-    assert names == {"checkpoints", "encoder.safetensors", "events.out", "metrics.csv", "recipe.yaml", "versions.json"}
+    kept = {
+        "checkpoints",
+        "encoder.safetensors",
+        "events.out",
+        "metrics.csv",
+        "recipe.yaml",
+        "run.html",
+        "versions.json",
+    }
+    assert names == kept
     assert [int(r["step"]) for r in rows(whole)] == list(range(1, 13))
     assert yaml.safe_load((whole / "recipe.yaml").read_text())["train"]["max_steps"] == 12
     assert json.loads((whole / "versions.json").read_text())["torch"] == torch.__version__.split("+")[0]

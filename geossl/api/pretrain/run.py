@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -15,7 +15,7 @@ from geossl.data.batches import TrainingData
 from geossl.data.labels.ground_truth import LabelledChips
 from geossl.data.sentinel.batches import PATCH_PX
 from geossl.errors import Note, missing
-from geossl.methods.base import OptimConfig, SSLMethod
+from geossl.methods.base import OptimConfig, Reconstructs, SSLMethod
 from geossl.models.encoder import DenseEncoder
 from geossl.models.files import save_encoder
 from geossl.outputs import write_text
@@ -26,6 +26,7 @@ from geossl.training.progress import TrainProgress, quiet
 from geossl.training.projection import fit_projection
 from geossl.training.run_folder import RunFolder, versions
 from geossl.training.run_log import Metrics
+from geossl.training.run_page import write_page
 
 
 @runtime_checkable
@@ -44,8 +45,8 @@ def pretrain(recipe: str | Path | recipes.Recipe, **overrides: Any) -> Path:
         overrides: Recipe values, with ``__`` for the dot: ``train__max_steps=10``.
 
     Returns:
-        The folder with ``recipe.yaml``, ``versions.json``, ``metrics.csv``, TensorBoard events, checkpoints and
-        ``encoder.safetensors``.
+        The folder with ``recipe.yaml``, ``versions.json``, ``metrics.csv``, TensorBoard events, checkpoints,
+        ``encoder.safetensors`` and ``run.html``, a page of all that.
 
     Raises:
         InputError: If the recipe, the data or the output folder is wrong; nothing was written.
@@ -96,6 +97,7 @@ def pretrain(recipe: str | Path | recipes.Recipe, **overrides: Any) -> Path:
         raise KeyboardInterrupt(f"stopped at step {trainer.global_step}; the same command with resume=true resumes it")
     note_scores(folder, module, labels, "after")
     module.finish()
+    shown = module.reconstructions(first_batch(data)) if isinstance(module, Reconstructs) else {}
     for name, encoder in module.exports.items():
         made = provenance(recipe, data)
         encoder.cpu()
@@ -103,7 +105,14 @@ def pretrain(recipe: str | Path | recipes.Recipe, **overrides: Any) -> Path:
             data.start_step = 0
             made |= fit_projection(encoder, data.train_dataloader())
         save_encoder(folder.path / f"{name}.safetensors", encoder, made)
+    write_page(folder, recipe.model_dump(mode="json"), data.describe(), shown)
     return folder.path
+
+
+def first_batch(data: TrainingData) -> Mapping[str, torch.Tensor]:
+    """The first batch of a run."""
+    data.start_step = 0
+    return next(iter(data.train_dataloader()))
 
 
 def decided(recipe: recipes.Recipe, folder: RunFolder) -> recipes.Recipe:

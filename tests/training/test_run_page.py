@@ -1,0 +1,47 @@
+import json
+
+import pytest
+import torch
+
+from geossl.methods.base import Reconstruction
+from geossl.training.run_folder import RunFolder
+from geossl.training.run_page import columns, write_page
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A finished run."""
+    (tmp_path / "metrics.csv").write_text("step,loss,odd\n1,2.0,nan\n2,1.5,\n3,1.0,inf\n")
+    (tmp_path / "versions.json").write_text(json.dumps({"torch": "9.9"}))
+    return RunFolder(tmp_path)
+
+
+def test_curves_are_of_finite_numbers(folder):
+    assert columns(folder.metrics) == [("loss", [1, 2, 3], [2.0, 1.5, 1.0])]
+
+
+def test_a_page_says_what_was_learned_from_what_and_what_comes_next(folder):
+    torch.manual_seed(0)
+    chips = torch.rand(2, 1, 8, 8)
+    shown = {"A <chip>": Reconstruction(chips, chips / 2, torch.rand(2, 8, 8) < 0.5)}
+    recipe = {"method": "scgc", "train": {"max_steps": 3}, "data": {"source": "a&b.gpkg"}}
+    text = write_page(folder, recipe, {"scenes": 7}, shown).read_text()
+    for part in (
+        "scgc, 3 updates",
+        "loss: 2 to 1",
+        "A &lt;chip&gt;",
+        "geossl graphs cluster",
+        "a&amp;b.gpkg",
+        "9.9",
+        ">7<",
+    ):
+        assert part in text
+    assert "nothing was probed" in text
+
+
+def test_a_page_tells_before_from_after(folder):
+    scores = {"patches": 4, "classes": 2, "before": {"knn": 0.5}, "after": {"knn": 0.75}}
+    folder.holdout.write_text(json.dumps(scores))
+    text = write_page(folder, {"method": "croma", "train": {"max_steps": 3}}, {}, {}).read_text()
+    assert "4 held-out patches of 2 classes: knn 0.750; before: knn 0.500." in text
+    assert "geossl embed" in text

@@ -1,12 +1,14 @@
 """Files that appear whole or not at all, checks of what is to be written, and the folder of unfinished work."""
 
 import errno
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from geossl.errors import NAME_BYTES, GeosslError, InputError, RunError, possible
 
@@ -86,6 +88,23 @@ def write_text(path: str | Path, text: str) -> None:
     """Write a text file as ``replacing`` does, in UTF-8."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def read_note(path: Path, kind: type = dict) -> Any:
+    """What geossl noted down beside unfinished work, as JSON; empty if there is nothing.
+
+    Raises:
+        InputError: If the file is damaged.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return kind()
+    except (OSError, ValueError, RecursionError):
+        found = None
+    if not isinstance(found, kind):
+        raise InputError(f"{path} is damaged, so this work cannot be resumed; delete {path.parent} to begin again")
+    return found
 
 
 def check_output(
@@ -186,11 +205,18 @@ def workspace(out: Path) -> Iterator[Path]:
     Raises:
         InputError: If nothing can be written there.
     """
-    work = work_path(out)
+    work, done = work_path(out), out.with_name(f".{out.name}.done")
     with work_folder(work):
         (work / "in_use").touch()
         yield work
-    remove(work)
+    remove(done)
+    work.rename(done)  # at once, so that what a kill leaves here is whole work or none
+    remove(done)
+
+
+def is_unfinished(out: Path) -> bool:
+    """Whether work on an output was broken off, so that the same call resumes even where the output is there."""
+    return work_path(out).exists()
 
 
 @contextmanager

@@ -7,7 +7,17 @@ from pathlib import Path
 import pytest
 
 from geossl.errors import InputError, RunError
-from geossl.outputs import check_output, on_disk, plain_name, remove, replacing, work_path, workspace, write_text
+from geossl.outputs import (
+    check_output,
+    is_unfinished,
+    on_disk,
+    plain_name,
+    remove,
+    replacing,
+    work_path,
+    workspace,
+    write_text,
+)
 
 
 def names(folder):
@@ -123,6 +133,22 @@ def test_unfinished_work_stays_unless_the_input_was_bad(tmp_path):
     with workspace(out) as work:
         assert work == work_path(out)
     assert names(out.parent) == []
+
+
+def test_work_that_is_done_is_gone_at_once_even_where_its_removal_is_killed(tmp_path, monkeypatch):
+    def killed(path):
+        if path.exists():
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("geossl.outputs.remove", killed)
+    with pytest.raises(KeyboardInterrupt), workspace(tmp_path / "a.tif") as work:
+        (work / "plan.json").touch()
+    assert names(tmp_path) == [".a.tif.done"]  # whole, and not taken for work to resume
+    assert not is_unfinished(tmp_path / "a.tif")
+    monkeypatch.undo()
+    with workspace(tmp_path / "a.tif"):
+        assert is_unfinished(tmp_path / "a.tif")
+    assert names(tmp_path) == []
 
 
 def test_a_link_to_a_folder_is_removed_and_not_followed(tmp_path):

@@ -46,7 +46,7 @@ from geossl.models.files import EncoderFile, dense, save_encoder
 from geossl.models.heads.classifiers import Head
 from geossl.models.heads.decoders import DECODERS
 from geossl.models.heads.segmenter import Segmenter, build, with_decoder
-from geossl.outputs import check_output, output_path, work_path, workspace, write_text
+from geossl.outputs import check_output, is_unfinished, output_path, read_note, work_path, workspace, write_text
 from geossl.progress import Progress
 from geossl.rules import check_values
 from geossl.training.decoder import DecoderConfig, DecoderTraining, confusions, fit
@@ -175,7 +175,7 @@ def finetune(
 
 def check(out: Path, head: str, settings: dict[str, Any]) -> DecoderConfig | None:
     """Refuse what cannot be done; how a decoder is trained, None for light heads."""
-    check_output(out, (".safetensors",), overwrite=None, makes_folder=True)
+    check_output(out, (".safetensors",), overwrite=is_unfinished(out) or None, makes_folder=True)
     if head not in FITS | DECODERS:
         raise InputError(f"--head {head!r} is not known; use {', '.join(FITS | DECODERS)}")
     if head in FITS:
@@ -333,7 +333,7 @@ def begin(task: Task, settings: dict[str, Any]) -> None:
     path = task.work / "settings.json"
     metadata = {**settings, "seed": task.seed, "labels": task.labels.describe(), "source": task.source.describe()}
     now = json.loads(json.dumps({**metadata, "encoder": task.file.sha256}))
-    before = json.loads(path.read_text()) if path.exists() else now
+    before = read_note(path) or now
     if differing := sorted(key for key in now if before.get(key) != now[key]):
         raise InputError(f"training in {task.work} was begun with another {', '.join(differing)}; delete it, or go on")
     write_text(path, json.dumps(now))

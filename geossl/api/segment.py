@@ -10,7 +10,6 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 import xarray as xr
-import zarr
 from jaxtyping import Float, UInt64
 from threadpoolctl import threadpool_limits
 
@@ -28,11 +27,12 @@ from geossl.inference.engine.source import OnlySensors, Source
 from geossl.inference.outputs import class_maps as rasters
 from geossl.inference.outputs.checksums import checked
 from geossl.inference.outputs.cog import blocks
+from geossl.inference.outputs.description import arrays, store_attributes
 from geossl.inference.outputs.raster import open_map, words_of
 from geossl.models.encoder import DenseEncoder
 from geossl.models.files import EncoderFile, dense, save_encoder
 from geossl.models.heads.segmenter import Heads, Segmenter, build
-from geossl.outputs import check_output, output_path, work_path, workspace
+from geossl.outputs import check_output, is_unfinished, output_path, work_path, workspace
 from geossl.progress import Progress
 from geossl.sensors import PAIR
 
@@ -122,10 +122,9 @@ def segment(
     with workspace(out):
         maps = run.embed_map(region, opened_source, weights.path, store, progress, **{"dtype": "float16", **settings})
         found = clusters(maps, classes, seed) if fitted is None else of_model(fitted, is_map=False)
-        written = write(maps, found, out, polygons, region)
         if fitted is None:
-            save_clusters(found, weights, out)
-    return written
+            save_clusters(found, weights, out)  # before the classes, which stand for all
+        return write(maps, found, out, polygons, region)
 
 
 def write(
@@ -174,11 +173,11 @@ def check(
 
 def check_outputs(out: Path, polygons: Path | None, overwrite: bool, is_map: bool) -> None:
     """Refuse outputs that cannot be, or are there."""
-    is_unfinished = work_path(out).exists() and not is_map
-    check_output(out, (".tif",), overwrite=overwrite or is_unfinished, makes_folder=True)
+    is_begun = is_unfinished(out) and not is_map
+    check_output(out, (".tif",), overwrite=overwrite or is_begun, makes_folder=True)
     if polygons is not None:
         check_output(polygons, (".gpkg", ".parquet"), option="--polygons")
-    if out.with_suffix("").exists() and not overwrite and not is_unfinished:  # for a region over several UTM zones
+    if out.with_suffix("").exists() and not overwrite and not is_begun:  # for a region over several UTM zones
         raise InputError(f"--out {out.with_suffix('')} exists; choose another name, or --overwrite")
 
 
@@ -204,12 +203,10 @@ def of_model(model: Segmenter, is_map: bool) -> Classifier:
 
 def sensor_layer(path: Path) -> xr.DataArray:
     """What every patch of a map was made from."""
-    store = checked(path)
-    try:
-        found = xr.open_zarr(store, chunks=None)
-        return found["sensors"].assign_attrs(names=found.attrs.get("geossl:sensors", PAIR))
-    except (KeyError, FileNotFoundError, zarr.errors.GroupNotFoundError):
-        raise InputError(f"--map {path} is not an embedding map written by geossl embed (no layer 'sensors')") from None
+    found = arrays(checked(path), str(path), chunks=None)
+    if "sensors" not in found:
+        raise InputError(f"--map {path} is not an embedding map written by geossl embed (no layer 'sensors')")
+    return found["sensors"].assign_attrs(names=store_attributes(path).get("geossl:sensors", PAIR))
 
 
 def known_sensors(source: Source, model: Segmenter) -> Source:
@@ -286,7 +283,7 @@ def write_one(path: Path, found: Classifier, target: Path, region: grid.Aoi | No
     if found.heads is None:
         geobox, parts = rasters.stored_classes(embeddings)
     else:
-        encoder = str(zarr.open_group(path, mode="r").attrs.get("geossl:encoder_sha256"))
+        encoder = str(store_attributes(path).get("geossl:encoder_sha256"))
         if found.metadata.get("encoder_sha256", encoder) != encoder:
             raise InputError(f"--map {path} was made by another encoder than --model was fitted on; embed it again")
         geobox, parts = rasters.classified(embeddings, sensor_layer(path), found.heads)

@@ -55,15 +55,27 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     step = found["global_step"] if is_run else None
     if not isinstance(step, int) or isinstance(step, bool) or step < 0 or not isinstance(found["state_dict"], dict):
         raise InputError(f"{path} is not a checkpoint of a run; {hint}")
+    if steps_of(found["loops"]) != step:
+        raise InputError(f"checkpoint {path} says step {step} and counts {steps_of(found['loops'])} updates; {hint}")
     return dict(found)
 
 
-def saved_step(path: Path, module: L.LightningModule) -> int:
+def steps_of(loops: Any) -> int | None:
+    """Updates that the loops of a checkpoint have counted, which is where Lightning resumes; None if it is not said."""
+    try:
+        progress = loops["fit_loop"]["epoch_loop.automatic_optimization.optim_progress"]
+        return int(progress["optimizer"]["step"]["total"]["completed"])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def saved_step(path: Path, module: L.LightningModule, max_steps: int) -> int:
     """The step a checkpoint was saved at, once it is sure that it is one of this module's.
 
     Args:
         path: The checkpoint.
         module: What would take its state.
+        max_steps: Updates of the whole run.
 
     Raises:
         InputError: If it is damaged or of another run; says what to do.
@@ -77,7 +89,32 @@ def saved_step(path: Path, module: L.LightningModule) -> int:
         raise InputError(f"checkpoint {path} is of another model ({odd[0]}); {hint}")
     if strange := [k for k, v in tensors.items() if v.is_floating_point() and v.isnan().any()]:  # inf: nothing yet
         raise InputError(f"checkpoint {path} holds values that are not numbers ({strange[0]}); {hint}")
-    return int(found["global_step"])
+    step = int(found["global_step"])
+    if step > max_steps:
+        raise InputError(f"checkpoint {path} is of step {step}, and the run has {max_steps}; {hint}")
+    if odd_part := unfit(found, module, step):
+        raise InputError(f"checkpoint {path} does not hold the {odd_part} of step {step}; {hint}")
+    return step
+
+
+def unfit(found: dict[str, Any], module: L.LightningModule, step: int) -> str:
+    """What of a checkpoint an optimiser and a schedule made as the module's would not take; empty if they do."""
+    built: Any = module.configure_optimizers()
+    optimizer: torch.optim.Optimizer = built["optimizer"]
+    try:
+        (state,) = found["optimizer_states"]
+        optimizer.load_state_dict(state)
+        fits = len(optimizer.state) > 0 or step == 0
+        for parameter, kept in optimizer.state.items():
+            numbers = [value for value in kept.values() if isinstance(value, torch.Tensor)]
+            fits &= all(value.isfinite().all() and value.shape in (parameter.shape, ()) for value in numbers)
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError):
+        fits = False
+    if not fits:
+        return "optimiser"
+    rates = found["lr_schedulers"]
+    is_schedule = isinstance(rates, list) and len(rates) == 1 and isinstance(rates[0], dict)
+    return "" if is_schedule and rates[0].get("last_epoch") == step else "learning rate"
 
 
 class StopOnSignal(L.Callback):

@@ -162,7 +162,7 @@ def fit(module: DecoderTraining, train: Items, val: Items, checkpoint: Path | No
     config, start = module.config, 0
     best = KeepBest(val, config.check_every, config.patience)
     if checkpoint and checkpoint.exists():
-        start = saved_step(checkpoint, module)
+        start = saved_step(checkpoint, module, config.max_steps)
         saved = torch.load(checkpoint, weights_only=True, map_location="cpu").get("callbacks", {})
         if best.state_key not in saved:
             raise InputError(f"{checkpoint} is not a checkpoint of a decoder; delete it to begin again")

@@ -12,7 +12,8 @@ import torch
 
 from geossl import recipe as recipes
 from geossl.errors import InputError
-from geossl.outputs import write_text
+from geossl.faults import fits
+from geossl.outputs import read_note, write_text
 from geossl.training.checkpoints import read_checkpoint
 
 FREE_KEYS = {"out", "resume", "probe", "data.workers", "train.devices", "train.log_every", "train.checkpoint_every"}
@@ -104,7 +105,10 @@ class RunFolder:
 
     def changes(self) -> list[list[int]]:
         """Step and number of steps until then, for every time the run was lengthened."""
-        return json.loads(self.lengthened.read_text()) if self.lengthened.exists() else []
+        found: list[list[int]] = read_note(self.lengthened, list)
+        if not fits(found, list[list[int]]) or any(len(change) != 2 for change in found):
+            raise InputError(f"{self.lengthened} is damaged; choose another out=")
+        return found
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
@@ -15,6 +16,7 @@ from click.testing import CliRunner
 from shapely.geometry import box
 
 import geossl
+from geossl import outputs
 from geossl.cli import main
 from geossl.errors import InputError, Note
 from geossl.inference.outputs.class_maps import areal_scale
@@ -129,6 +131,36 @@ def test_an_embedding_map_is_classified_without_pixels(scene, encoder, model, cl
     assert np.array_equal(pixels(found), pixels(classes))
     whole = geossl.segment(map=tmp_path / "m.zarr", classes=4, out=tmp_path / "k.tif")
     assert set(np.unique(pixels(whole))) - {255} == {0, 1, 2, 3}
+
+
+class Killed(BaseException):
+    """What a process that is killed does not survive."""
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["geossl.api.segment.save_clusters", "geossl.inference.outputs.class_maps.class_picture", "os.replace", "remove"],
+)
+def test_clusters_killed_at_their_end_are_finished_by_the_same_call(scene, encoder, tmp_path, monkeypatch, place):
+    whole = segment(scene, tmp_path / "whole" / "c.tif", classes=3, encoder=encoder)
+    out = tmp_path / "killed" / "c.tif"
+    replace, remove = os.replace, outputs.remove
+
+    def killed(*arguments):
+        if place == "os.replace" and Path(arguments[1]) != out:  # all but the classes, which are the last
+            return replace(*arguments)
+        if place == "remove" and not arguments[0].exists():
+            return remove(*arguments)
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):  # noqa: PT012
+        patch.setattr("geossl.outputs.remove" if place == "remove" else place, killed)
+        segment(scene, out, classes=3, encoder=encoder)
+    assert out.exists() == (place == "remove")
+    if not out.exists():
+        segment(scene, out, classes=3, encoder=encoder)
+    for name in ("c.tif", "c_confidence.tif", "c_area.csv", "c_model.safetensors"):
+        assert (out.parent / name).read_bytes() == whole.with_name(name).read_bytes(), name
 
 
 @pytest.mark.parametrize("sensor", ["s1", "s2"])

@@ -18,7 +18,7 @@ from geossl.errors import Note, missing
 from geossl.methods.base import OptimConfig, Reconstructs, SSLMethod
 from geossl.models.encoder import DenseEncoder
 from geossl.models.files import save_encoder
-from geossl.outputs import write_text
+from geossl.outputs import read_note, write_text
 from geossl.training.checkpoints import Checkpoints, StopOnSignal, saved_step
 from geossl.training.optim import lengthened
 from geossl.training.probe import OnlineProbe, holdout_scores
@@ -65,7 +65,8 @@ def pretrain(recipe: str | Path | recipes.Recipe, **overrides: Any) -> Path:
     labels = labelled_ground(recipe, data)
     chain = callbacks(recipe, folder, data, labels, stop)
     checkpoint = folder.open(recipe)
-    data.start_step = folder.step() if checkpoint is None else saved_step(checkpoint, module)
+    steps = recipe.train.max_steps
+    data.start_step = folder.step() if checkpoint is None else saved_step(checkpoint, module, steps)
     if longer := folder.changes():
         module.optim = lengthened(module.optim, recipe.train, longer)
         note_longer(module.optim, data.start_step)
@@ -179,7 +180,7 @@ def labelled_ground(recipe: recipes.Recipe, data: TrainingData) -> Ground | None
 
 def note_scores(folder: RunFolder, module: SSLMethod, labels: Ground | None, when: str) -> None:
     """Probe the encoder on held-out ground and keep the scores; those of before are kept where a run is resumed."""
-    known = json.loads(folder.holdout.read_text()) if folder.holdout.exists() else {}
+    known = read_note(folder.holdout)
     if labels is None or (when == "before" and (known or folder.checkpoint.exists())):
         return
     encoder = module.encoder
@@ -211,7 +212,7 @@ def note_longer(optim: OptimConfig, step: int) -> None:
 def scores(folder: Path) -> str:
     """Probes of held-out ground before and after a run, as a line; empty if it has none."""
     path = RunFolder(folder).holdout
-    found = json.loads(path.read_text()) if path.exists() else {}
+    found = read_note(path)
     if "after" not in found:
         return ""
     kinds = [

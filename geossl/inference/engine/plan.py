@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,9 +18,10 @@ from jaxtyping import Bool
 from odc.geo.geobox import GeoBox
 
 from geossl.errors import InputError, RunError
+from geossl.faults import fits
 from geossl.grid import Lattice
 from geossl.inference.engine.geometry import Geometry
-from geossl.outputs import remove, work_path, write_text
+from geossl.outputs import read_note, remove, work_path, write_text
 
 Shard = tuple[int, int]  # row and column of a shard, counted from the map's north-west corner
 Task = tuple[Shard, ...]  # shards that are read and encoded together
@@ -221,8 +223,8 @@ class BuildFolder:
         """Finished shards, from file names alone, so that a large map resumes quickly."""
         with os.scandir(self.receipts) as entries:
             names = [entry.name for entry in entries]
-        names = [name.removesuffix(".json") for name in names if name.endswith(".json") and not name.startswith(".")]
-        return {(int(row), int(column)) for row, column in (name.split("_") for name in names)}
+        found = (re.fullmatch(r"(\d{1,9})_(\d{1,9})\.json", name) for name in names)
+        return {(int(match[1]), int(match[2])) for match in found if match}
 
     def has(self, shard: Shard) -> bool:
         """Whether a shard is finished."""
@@ -232,16 +234,33 @@ class BuildFolder:
         """Patches of the finished shards: those with an embedding, and those each sensor was fed in."""
         found = dict.fromkeys(("patches", *sensors), 0)
         for row, column in self.done():
-            receipt = json.loads((self.receipts / f"{row}_{column}.json").read_text())
+            receipt = self.receipt((row, column))
             found["patches"] += receipt["patches"]
             for sensor in sensors:
-                found[sensor] += receipt["fed"][sensor]
+                found[sensor] += receipt["fed"].get(sensor, 0)
         return found
 
     def files(self, shard: Shard) -> dict[str, tuple[int, int]]:
         """Bytes and CRC-32 of a finished shard's files by array; empty where geossl 0.1 made it."""
-        marker = json.loads((self.receipts / f"{shard[0]}_{shard[1]}.json").read_text())
-        return {name: (size, crc) for name, (size, crc) in marker.get("files", {}).items()}
+        return {name: (size, crc) for name, (size, crc) in self.receipt(shard).get("files", {}).items()}
+
+    def receipt(self, shard: Shard) -> dict[str, Any]:
+        """What was noted down of a finished shard.
+
+        Raises:
+            InputError: If it is damaged.
+        """
+        path = self.receipts / f"{shard[0]}_{shard[1]}.json"
+        found = read_note(path)
+        kinds = {"patches": int, "fed": dict[str, int], "files": dict[str, list[int]]}
+        fit = all(fits(found[key], hint) for key, hint in kinds.items() if key in found)
+        if (
+            not fit
+            or not {"patches", "fed"} <= set(found)
+            or any(len(sums) != 2 for sums in found.get("files", {}).values())
+        ):
+            raise InputError(f"{path} is damaged; delete it, and the same command makes that shard again")
+        return found
 
     def reopen(self, shards: Iterable[Shard]) -> None:
         """Count finished shards as missing again."""

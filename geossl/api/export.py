@@ -6,13 +6,13 @@ from typing import Any
 import dask
 import geopandas as gpd
 import xarray as xr
-import zarr
 
 from geossl import grid
 from geossl.errors import InputError, MissingFileError, possible
 from geossl.inference.outputs import geoparquet as table
 from geossl.inference.outputs import raster, stac
 from geossl.inference.outputs.checksums import checked
+from geossl.inference.outputs.description import arrays, store_attributes
 from geossl.models.encoder import DenseEncoder
 from geossl.models.files import EncoderFile, dense
 from geossl.models.foreign.exporting import ENDINGS, Exported, export_encoder
@@ -131,6 +131,8 @@ def layers(map: Path) -> tuple[xr.DataArray | None, int, dict[str, Any]]:
     """Usable share per patch, patches along the side of a lattice cell, and attributes; a ``.tif`` knows none."""
     if map.suffix != ".zarr":
         return None, 1, {}
-    root: Any = zarr.open_group(str(map), mode="r")
-    valid = xr.open_zarr(checked(map), chunks=None)["valid"]  # read where it is indexed
-    return valid, root["valid"].chunks[0], dict(root.attrs)
+    found = arrays(checked(map), str(map), chunks=None)  # read where it is indexed
+    if "valid" not in found:
+        raise InputError(f"{map} is not an embedding map written by geossl embed (no layer 'valid')")
+    cell = found["valid"].encoding["chunks"][0]
+    return found["valid"], cell, store_attributes(map)

@@ -13,6 +13,7 @@ from odc.geo.geobox import GeoBox
 
 from geossl.errors import GridError
 from geossl.inference.outputs.checksums import checked
+from geossl.inference.outputs.description import arrays
 from geossl.inference.outputs.raster import columns
 
 LAYERS = ("valid", "sensors", "date")
@@ -90,7 +91,7 @@ def layers_at(path: Path, row: Int[ndarray, " n"], column: Int[ndarray, " n"]) -
     """Values of the map's other layers at patches inside it, by name; only of those it has."""
     if path.suffix == ".tif":
         return {}
-    data = xr.open_zarr(checked(path), chunks=None, decode_coords="all")
+    data = arrays(checked(path), str(path), chunks=None)
     index = xr.DataArray(row, dims="point"), xr.DataArray(column, dims="point")
     return {name: data[name].isel(y=index[0], x=index[1]).values for name in LAYERS if name in data}
 

@@ -1,7 +1,6 @@
 """What the page shows: rasters as web-mercator tiles, with the legend that explains their colours."""
 
 import io
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from rasterio.transform import from_bounds
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds
 
+from geossl.data.labels.tags import names_in
 from geossl.errors import InputError, MissingFileError
 from geossl.inference.outputs.change_picture import STEPS_ABOVE, ramp
 
@@ -165,12 +165,8 @@ def of_change(file: Any, path: Path, name: str, bounds: tuple[float, float, floa
 def class_names(file: Any, path: Path) -> dict[int, str]:
     """Names by class number from the ``CLASS_NAMES`` tag of the band or the file; empty if there is none."""
     text = file.tags(1).get("CLASS_NAMES") or file.tags().get("CLASS_NAMES") or "{}"
-    try:
-        found = json.loads(text)
-        names = {int(i): str(n) for i, n in (enumerate(found) if isinstance(found, list) else found.items())}
-    except (ValueError, AttributeError):
-        names = {-1: ""}
-    if any(not 0 <= i <= 255 for i in names):
+    names = names_in(text)
+    if names is None or any(i > 255 for i in names):
         raise InputError(f'--layer {path} has a broken CLASS_NAMES tag; expected JSON such as {{"0": "water"}}')
     return names
 

@@ -5,7 +5,6 @@ import math
 import re
 import sys
 import tempfile
-import traceback
 import webbrowser
 from collections.abc import Callable
 from http import HTTPStatus
@@ -16,6 +15,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from geossl.errors import InputError
+from geossl.faults import unexpected
 from geossl.viewer.session import Session
 
 HOST = "127.0.0.1"
@@ -63,15 +63,17 @@ class Handler(BaseHTTPRequestHandler):
             self.error(HTTPStatus.BAD_REQUEST, str(error))
         except ConnectionError:
             self.close_connection = True  # the browser moved on
-        except Exception:
-            traceback.print_exc()
-            self.error(HTTPStatus.INTERNAL_SERVER_ERROR, "geossl failed; see the terminal it was started in")
+        except Exception as error:
+            print(f"geossl: {unexpected(error, ['view', self.path])}", file=sys.stderr)
+            self.error(HTTPStatus.INTERNAL_SERVER_ERROR, "geossl failed; the terminal it was started in names the log")
 
     def is_local(self) -> bool:
         """Whether the page was asked for by its own name and not by another web site (DNS rebinding, forgery)."""
         port = self.server.server_address[1]
-        own_name = self.headers.get("Host") in (f"{HOST}:{port}", f"localhost:{port}")
-        return own_name and self.headers.get("Sec-Fetch-Site") in (None, "none", "same-origin")
+        names = [f"{HOST}:{port}", f"localhost:{port}"]
+        is_own = self.headers.get("Origin") in (None, *(f"http://{name}" for name in names))
+        is_asked = self.headers.get("Sec-Fetch-Site") in (None, "none", "same-origin")
+        return self.headers.get("Host") in names and is_own and is_asked
 
     def find(self) -> tuple[bytes, str]:
         """Body and content type of a response."""
@@ -129,8 +131,9 @@ class Server(ThreadingHTTPServer):
 
     def handle_error(self, *_: Any) -> None:
         """Ignore connections that break off; show anything else."""
-        if not isinstance(sys.exc_info()[1], ConnectionError | TimeoutError):
-            traceback.print_exc()
+        error = sys.exc_info()[1]
+        if isinstance(error, Exception) and not isinstance(error, ConnectionError | TimeoutError):
+            print(f"geossl: {unexpected(error, ['view'])}", file=sys.stderr)
 
 
 def search(query: str) -> tuple[float, float, int]:

@@ -1,8 +1,6 @@
 """What one ``geossl view`` holds: the map, its layers, and the searches made so far."""
 
-import json
 from collections import OrderedDict
-from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -12,11 +10,11 @@ import odc.geo.xr  # noqa: F401  (adds the .odc accessor)
 import rasterio
 import shapely
 import xarray as xr
-import zarr
 from pyproj import Transformer
 
 from geossl.inference.best_places import features
 from geossl.inference.outputs.cog import blocks, write_blocks
+from geossl.inference.outputs.description import checked_area, store_attributes
 from geossl.inference.outputs.quicklook import FalseColour
 from geossl.inference.similarity import open_embeddings, scan
 from geossl.inference.zonal import Example
@@ -112,11 +110,9 @@ class Session:
 def area_of(path: Path) -> dict[str, Any] | None:
     """Outline of the region a map was made for, GeoJSON in longitude and latitude; None if it does not say."""
     if path.suffix == ".zarr":
-        attributes: dict[str, Any] = dict(zarr.open_group(str(path), mode="r").attrs)
-        return attributes.get("geossl:area")
-    with rasterio.open(path) as file, suppress(ValueError):
-        return json.loads(file.tags().get("GEOSSL_AREA", "null"))
-    return None
+        return store_attributes(path).get("geossl:area")
+    with rasterio.open(path) as file:
+        return checked_area(str(path), file.tags().get("GEOSSL_AREA", "null"))
 
 
 def paint(embeddings: xr.DataArray, out: Path) -> Path:

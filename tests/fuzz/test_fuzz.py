@@ -5,16 +5,21 @@ Some hundred cases run with the suite; ``make fuzz`` runs thousands (``GEOSSL_FU
 
 import json
 import os
+import shutil
 import signal
 import warnings
 from contextlib import contextmanager
 
+import geopandas as gpd
 import numpy as np
+import pandas as pd
 import pytest
+import shapely
 import torch
 import yaml
 from odc.geo.geobox import GeoBox
 
+import geossl
 from geossl import recipe
 from geossl.data.datasets.find import read_set
 from geossl.data.graphs.files import read_graph
@@ -25,9 +30,11 @@ from geossl.data.stac.scenes import scene_of
 from geossl.data.stac.search import without_nulls
 from geossl.errors import GeosslError
 from geossl.grid import read_aoi
+from geossl.inference.outputs.stac import attributes_of
 from geossl.models.encoders.croma import CROMAEncoder, croma_spec
 from geossl.models.files import read_encoder, save_encoder
 from geossl.sensors import S1_BANDS, S2_BANDS
+from geossl.viewer.session import area_of
 from tests.data.conftest import optical, radar, write_raster
 from tests.fuzz.mutations import broken_bytes, broken_text, broken_values, rng_of
 from tests.scans import scene, write_scan
@@ -160,6 +167,50 @@ def test_tables(good, tmp_path, name, read, number):
         found = read(path)
         for i in range(len(getattr(found, "items", []))):
             found.items[i]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A finished map in a small store."""
+    folder = tmp_path_factory.mktemp("map")
+    write_raster(folder / "s2.tif", optical((96, 96)), names=S2_BANDS, BOA_ADD_OFFSET="0")
+    torch.manual_seed(0)
+    spec = croma_spec("tiny", window_px=48, margin_px=8, dim=16, depth=1, heads=4)
+    save_encoder(folder / "e.safetensors", CROMAEncoder(spec).eval(), {})
+    region = gpd.GeoDataFrame(geometry=[shapely.box(500_100, 4_599_140, 500_860, 4_599_900)], crs=32631)
+    pixels = geossl.Rasters(s2=folder / "s2.tif")
+    return geossl.embed_map(region, pixels, encoder=folder / "e.safetensors", out=folder / "m.zarr", picture=False)
+
+
+READERS = {  # what reads a map, each with its own part of the description
+    "open": lambda store, out: geossl.open(store).mean().compute(),
+    "similar": lambda store, out: geossl.similar(store, (3.004, 41.546), out=out / "s.tif"),
+    "tif": lambda store, out: geossl.export(store, out / "m.tif"),
+    "table": lambda store, out: geossl.export(store, out / "m.parquet", level="tile"),
+    "segment": lambda store, out: geossl.segment(map=store, classes=2, out=out / "c.tif"),
+    "sample": lambda store, out: geossl.sample(store, pd.DataFrame({"lon": [3.004], "lat": [41.546]})),
+    "view": lambda store, out: area_of(store),
+    "stac": lambda store, out: attributes_of(store),
+}
+
+
+@every(2 * ROUNDS)
+@pytest.mark.parametrize("reader", READERS)
+def test_descriptions_of_maps(store, tmp_path, reader, number):
+    rng = rng_of(f"map {reader}", number)
+    path = tmp_path / "m.zarr"
+    shutil.copytree(store, path)
+    file = rng.choice([path / "zarr.json", *sorted(path.rglob("zarr.json"))])
+    values = json.loads(file.read_text())
+    if rng.random() < 0.2:
+        file.write_bytes(broken_bytes(file.read_bytes(), rng))
+    elif rng.random() < 0.5 and values.get("attributes"):
+        values.pop("consolidated_metadata", None)
+        file.write_text(json.dumps(values | {"attributes": broken_values(values["attributes"], rng)}))
+    else:
+        file.write_text(json.dumps(broken_values(values, rng)))
+    with answered(f"map {reader}", number):
+        READERS[reader](path, tmp_path)
 
 
 @every(4 * ROUNDS)

@@ -229,6 +229,22 @@ def test_other_web_sites_are_refused(served):
         assert request(served, "/map.json", **{"Sec-Fetch-Site": site})[0].status == status
 
 
+def test_forms_of_other_origins_are_refused(served):
+    own = f"http://127.0.0.1:{served.server_address[1]}"
+    for origin, status in (("http://evil.example", 403), ("null", 403), (f"{own}1", 403), (own, 200)):
+        assert request(served, "/map.json", Origin=origin)[0].status == status
+
+
+def test_a_fault_is_one_line_on_the_terminal(served, monkeypatch, capfd, tmp_path):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr(served.session, "describe", lambda: 1 / 0)
+    answer, body = request(served, "/map.json")
+    assert (answer.status, body) == (500, b'{"error": "geossl failed; the terminal it was started in names the log"}')
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("geossl: `geossl view /map.json` ended in a fault of geossl itself (ZeroDivisionError")
+
+
 def test_the_server_listens_on_this_machine_only(served):
     assert served.server_address[0] == "127.0.0.1"
     assert request(served, "/map.json", Host=f"localhost:{served.server_address[1]}")[0].status == 200

@@ -14,7 +14,6 @@ import rasterio
 import rioxarray
 import shapely
 import xarray as xr
-import zarr
 from jaxtyping import Float, Int8, UInt8
 from odc.geo.xr import xr_coords
 from zarr.storage import FsspecStore
@@ -22,6 +21,7 @@ from zarr.storage import FsspecStore
 from geossl.errors import GridError, InputError, MissingFileError, possible, redact
 from geossl.inference.outputs.checksums import checked
 from geossl.inference.outputs.cog import blocks, write_blocks
+from geossl.inference.outputs.description import HINTS, arrays, known, store_attributes
 from geossl.inference.outputs.furniture import Caption, span
 from geossl.inference.outputs.quantize import NODATA, quantize_bands
 from geossl.inference.outputs.remote import asked, file_system, is_remote
@@ -87,7 +87,7 @@ def tags_of(path: Path, dtype: str) -> dict[str, str]:
     """What a store says of its vectors, as tags; those of place and storage are the file's own."""
     if path.suffix == ".tif":
         return {}
-    metadata = dict(zarr.open_group(str(path), mode="r").attrs) | {"geoemb:data_type": dtype}
+    metadata = store_attributes(path) | {"geoemb:data_type": dtype}
     kept = {key: value for key, value in metadata.items() if key.startswith(("geoemb:", "geossl:"))}
     for key in ("geoemb:quantization", "geossl:dtype"):
         kept.pop(key, None)
@@ -100,23 +100,26 @@ def tags_of(path: Path, dtype: str) -> dict[str, str]:
 def about(path: Path) -> dict[str, Any]:
     """What a map says of itself, by the keys of a store (``geossl:inputs``); empty where it says nothing."""
     if path.suffix != ".tif":
-        return dict(zarr.open_group(str(path), mode="r").attrs)
+        return store_attributes(path)
     with rasterio.open(path) as file:
-        tags = {key: text for key, text in file.tags().items() if key.startswith(("GEOSSL_", "GEOEMB_"))}
+        tags = file.tags()
+    texts = {key.lower().replace("_", ":", 1): v for key, v in tags.items() if key.startswith(("GEOSSL_", "GEOEMB_"))}
     found: dict[str, Any] = {}
-    for key, text in tags.items():
-        with suppress(ValueError):
-            found[key.lower().replace("_", ":", 1)] = json.loads(text)
-        found.setdefault(key.lower().replace("_", ":", 1), text)
-    return found
+    for key, text in texts.items():
+        with suppress(ValueError, RecursionError):
+            found[key] = text if HINTS.get(key) is str else json.loads(text)
+        found.setdefault(key, text)
+    return known(str(path), found)
 
 
 def words_of(path: Path, title: str, meaning: str = "") -> Caption:
     """Title and foot of a picture of a map: its dates, encoder and sensors, as far as it knows them."""
-    known = about(path)
-    days = span(scene["day"] for scene in known.get("geossl:inputs", ()) if scene.get("day"))
+    said = about(path)
+    days = span(scene["day"] for scene in said.get("geossl:inputs", ()) if scene.get("day"))
     made = (
-        f"Encoder {known['geossl:encoder']} ({', '.join(known['geossl:sensors'])})" if "geossl:encoder" in known else ""
+        f"Encoder {said['geossl:encoder']} ({', '.join(said.get('geossl:sensors', ()))})"
+        if "geossl:encoder" in said
+        else ""
     )
     return Caption(title, days, made, meaning)
 
@@ -204,13 +207,9 @@ def cog(path: str) -> xr.DataArray:
 
 def decoded(store: Any, name: str, group: str | None) -> xr.DataArray:
     """A map in a Zarr store."""
-    try:
-        data: Any = xr.open_zarr(store, group=group, chunks=CHUNKS, decode_coords="all", mask_and_scale=False)
-        embeddings = data["embeddings"]
-    except (KeyError, FileNotFoundError, ValueError, zarr.errors.GroupNotFoundError):
-        raise InputError(f"{name} is not an embedding map (no 'embeddings' array in it)") from None
+    embeddings = arrays(store, name, group, chunks=CHUNKS, mask_and_scale=False)["embeddings"]
     if embeddings.dtype == np.int8:  # a nodata patch has scale NaN
-        scales = xr.open_zarr(store, group=group, chunks=None, decode_coords="all", mask_and_scale=False)["scales"]
+        scales = arrays(store, name, group, chunks=None, mask_and_scale=False)["scales"]
         sizes = {name: embeddings.chunksizes[name] for name in ("y", "x")}  # else each block would read far more scales
         embeddings = embeddings.astype(np.float32) * scales.chunk(sizes)
     return described(embeddings.astype(np.float32).rename("embeddings"))

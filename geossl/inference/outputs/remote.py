@@ -94,7 +94,8 @@ def asked(address: str, call: Callable[[], Any]) -> Any:
     """What a store answers.
 
     Raises:
-        RunError: If it does not, in one line without secrets.
+        InputError: If it wants credentials and there are none.
+        RunError: If it does not answer, in one line without secrets.
     """
     try:
         return call()
@@ -102,4 +103,9 @@ def asked(address: str, call: Callable[[], Any]) -> Any:
         raise InputError(f"{redact(address)}: {redact(str(error))}; is there such a bucket?") from None
     except Exception as error:  # clients have errors of their own
         line = redact(str(error).splitlines()[0] if str(error) else type(error).__name__)
+        if "credentials" in line.lower():
+            raise InputError(
+                f"{redact(address)} needs credentials ({line}); set those of the store, such as AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+            ) from None
         raise RunError(f"{redact(address)} does not answer as it should ({line}); run again to resume") from None

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import shapely
-import zarr
 
 from geossl.errors import InputError, Note
+from geossl.inference.outputs.description import HINTS, store_attributes
 from geossl.inference.outputs.geoparquet import to_degrees
 from geossl.inference.outputs.raster import open_map
 from geossl.models.encoder import DenseSpec
@@ -25,6 +25,7 @@ MLM = "https://stac-extensions.github.io/mlm/v1.5.2/schema.json"
 LICENCE = re.compile(r"[\w.+-]+")
 FIRST_DAY = "2013-02-11"  # launch of Landsat 8, the oldest satellite that is read
 CHILDREN = (("root", "catalog"), ("child", "collection"))
+RUNTIME = ("geossl:window_px", "geossl:margin_px", "geossl:sensors", "geossl:encoder_sha256", "geossl:plan_sha256")
 NOTICE = "Contains modified Copernicus Sentinel data"
 
 
@@ -88,10 +89,12 @@ def attributes_of(path: Path) -> dict[str, Any]:
     Raises:
         InputError: If it is not a map written by geossl.
     """
-    attributes: dict[str, Any] = dict(zarr.open_group(str(path), mode="r").attrs)
-    if "geossl:inputs" not in attributes:
-        raise InputError(f"{path} was not written by geossl embed, so what it was made from is not known")
-    return attributes
+    found = store_attributes(path)
+    if missing := [name for name in (*HINTS, *RUNTIME) if name not in found]:
+        raise InputError(
+            f"{path} was not written by geossl embed, so what it was made from is not known (no {missing[0]})"
+        )
+    return found
 
 
 def outline_and_box(geometry: shapely.Geometry) -> dict[str, Any]:
@@ -132,14 +135,13 @@ def dates(path: Path, attributes: dict[str, Any]) -> dict[str, Any]:
 def item(path: Path, out: Path, attributes: dict[str, Any], model_link: dict[str, Any]) -> dict[str, Any]:
     """A map."""
     geobox = open_map(path).odc.geobox
-    keys = ("geossl:window_px", "geossl:margin_px", "geossl:sensors", "geossl:encoder_sha256", "geossl:plan_sha256")
     properties: dict[str, Any] = {
         **dates(path, attributes),
         "proj:code": attributes["proj:code"],
         "proj:shape": list(geobox.shape),
         "proj:transform": list(geobox.transform)[:6],
         "proj:bbox": list(geobox.boundingbox.bbox),
-        "emb:runtime_parameters": {key.removeprefix("geossl:"): attributes[key] for key in keys},
+        "emb:runtime_parameters": {key.removeprefix("geossl:"): attributes[key] for key in RUNTIME},
         "geossl:inputs": [scene["id"] for scene in attributes["geossl:inputs"]],
     }
     if attributes["geossl:dtype"] == "int8":

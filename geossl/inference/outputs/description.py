@@ -1,0 +1,115 @@
+"""What a map's Zarr store says of itself, checked in one place: odd attributes and arrays end here in one line."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import shapely
+import xarray as xr
+import zarr
+
+from geossl.errors import GeosslError, InputError
+from geossl.faults import fits
+
+HINTS: dict[str, Any] = {  # types of the attributes that anything of geossl reads
+    "proj:code": str,
+    "geoemb:chip_layout": dict,
+    "geoemb:gsd": float,
+    "geoemb:source_data": list[str],
+    "geossl:dtype": str,
+    "geossl:encoder": str,
+    "geossl:encoder_sha256": str,
+    "geossl:inputs": list[dict[str, str]],
+    "geossl:sensors": list[str],
+}
+LAYERS = ("valid", "sensors", "date", "scales")  # arrays on the grid of the embeddings
+
+
+def store_attributes(path: str | Path) -> dict[str, Any]:
+    """Attributes of a store's root, those that geossl knows being of their types.
+
+    Raises:
+        InputError: Which is not.
+    """
+    try:
+        found = described(str(path), lambda: dict(zarr.open_group(str(path), mode="r").attrs))
+    except FileNotFoundError:
+        raise InputError(f"{path} is not an embedding map (no zarr.json in it)") from None
+    checked_area(str(path), json.dumps(found.get("geossl:area")))
+    return known(str(path), found)
+
+
+def known(path: str, found: dict[str, Any]) -> dict[str, Any]:
+    """Attributes of a map, from wherever they were read, those that geossl knows being of their types.
+
+    Raises:
+        InputError: Which is not.
+    """
+    for name, hint in HINTS.items():
+        if name in found and not fits(found[name], hint):
+            raise damaged(path, f"{name} is {str(found[name])[:60]!r}")
+    return found
+
+
+def checked_area(name: str, text: str) -> dict[str, Any] | None:
+    """The region of a map as its tag says it, GeoJSON in longitude and latitude; None if it does not.
+
+    Raises:
+        InputError: If it is something else.
+    """
+    area = described(name, lambda: json.loads(text))
+    if area is None:
+        return None
+    bounds = described(name, lambda: shapely.geometry.shape(area).bounds)
+    if not isinstance(area, dict) or not all(abs(edge) <= 360 for edge in bounds):
+        raise damaged(name, f"its region is {str(area)[:60]}")
+    return area
+
+
+def arrays(store: Any, name: str, group: str | None = None, **options: Any) -> xr.Dataset:
+    """Embeddings of a store and the layers on their grid, lazily.
+
+    Args:
+        store: For Zarr.
+        name: For messages.
+        group: Of overviews.
+        options: Of ``xarray.open_zarr``.
+
+    Raises:
+        InputError: If it is not an embedding map, or its description cannot be believed.
+    """
+    try:
+        found = described(name, lambda: xr.open_zarr(store, group=group, decode_coords="all", **options))
+        embeddings = found["embeddings"]
+    except (KeyError, FileNotFoundError):
+        raise InputError(f"{name} is not an embedding map (no 'embeddings' array in it)") from None
+    if embeddings.dims != ("embedding", "y", "x") or embeddings.dtype.kind not in "fi" or not embeddings.size:
+        raise damaged(name, f"embeddings are {embeddings.dtype} {dict(embeddings.sizes)}")
+    odd = [layer for layer in LAYERS if layer in found and found[layer].shape != embeddings.shape[1:]]
+    if odd or (embeddings.dtype.kind == "i" and "scales" not in found):
+        raise damaged(name, f"{odd[0] if odd else 'scales'} and embeddings do not fit each other")
+    box = described(name, lambda: embeddings.odc.geobox)
+    if box is None or box.crs is None or not box.axis_aligned:
+        raise damaged(name, "it has no grid with a CRS")
+    return found
+
+
+def described(name: str, read: Callable[[], Any]) -> Any:
+    """What a reader of the description gives; whatever it stumbles over is the description's.
+
+    Raises:
+        KeyError, FileNotFoundError: If there is none.
+        InputError: If it cannot be read.
+    """
+    try:
+        return read()
+    except (GeosslError, FileNotFoundError):
+        raise
+    except Exception as error:  # Zarr, xarray and pyproj raise whatever odd values lead to
+        raise damaged(name, f"{type(error).__name__}: {' '.join(str(error).split())[:80]}") from None
+
+
+def damaged(name: str, why: str) -> InputError:
+    """One line on a store whose description cannot be believed."""
+    return InputError(f"map {name}: its description is damaged ({why}); copy the map again, or make it again")

@@ -12,6 +12,7 @@ from odc.geo.crs import CRS
 
 from geossl.api.settings import checked_settings
 from geossl.data.resampling import outline
+from geossl.data.sentinel.band_names import stated_names
 from geossl.data.series.stacks import Clouds, ImageSeries, open_series
 from geossl.errors import GridError, InputError, WeightsError
 from geossl.grid import epsg_of, zone_of
@@ -58,7 +59,7 @@ def embed_series(
         progress: Called after every part (blocks); see ``geossl.progress``.
         settings: How a folder is read: ``cloud_band`` (a pixel is cloud where this band is brighter than
             ``cloud_above``, a reflectance, 0.2; None = only nodata is left out), ``s2_offset`` (DN added to files that
-            do not say).
+            do not say), ``s2_bands`` (bands of files that do not name theirs, in their order).
 
     Returns:
         The path written, which ``geossl.open`` reads.
@@ -66,7 +67,7 @@ def embed_series(
     Raises:
         InputError: If stack, encoder or output do not fit; nothing was written.
     """
-    settings = checked_settings(settings, ("cloud_band", "cloud_above", "s2_offset"), "series.embed")
+    settings = checked_settings(settings, ("cloud_band", "cloud_above", "s2_offset", "s2_bands"), "series.embed")
     out = check_output(out, (".tif",), overwrite=overwrite)
     if settings.get("cloud_band") is None and settings.get("cloud_above", CLOUD_ABOVE) != CLOUD_ABOVE:
         raise InputError("--cloud-above does nothing without --cloud-band; leave it out")
@@ -76,7 +77,9 @@ def embed_series(
     if not isinstance(series, ImageSeries):
         band = settings.get("cloud_band")
         clouds = None if band is None else Clouds(band, settings.get("cloud_above", CLOUD_ABOVE))
-        series = open_series(series, spec.sensors["s2"].bands, clouds, settings.get("s2_offset"))
+        bands = spec.sensors["s2"].bands
+        stated = stated_names(settings.get("s2_bands"), "s2", wanted=bands)
+        series = open_series(series, bands, clouds, settings.get("s2_offset"), stated)
     dates = dates_between(series, start, end)
     epsg = epsg_for(series)
     extent = extent_of(spec, outline(series.geobox, CRS(epsg)), epsg)

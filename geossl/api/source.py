@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from geossl import grid
 from geossl.data.addresses import check_address, is_address
-from geossl.data.sentinel.band_names import normal_name
+from geossl.data.sentinel.band_names import stated_names
 from geossl.data.sentinel.rasters import SAMPLE, LocalRasters
 from geossl.data.stac.ranking import check_request, find_scenes, resumed, search_metadata
 from geossl.errors import InputError, UnknownSettingError, possible
@@ -86,8 +86,9 @@ class Rasters:
     bands: Mapping[str, tuple[str, ...]]
 
     def __init__(self, *, s2_offset: int | None = None, **files: Paths | None) -> None:
+        check_hints("geossl.Rasters", {"s2_offset": s2_offset}, {"s2_offset": int | None})
         stated = {name: files.pop(f"{name}_bands", None) for name in SENSORS}
-        bands = {name: as_names(names, name) for name, names in stated.items() if names is not None}
+        bands = {name: stated_names(names, name) for name, names in stated.items() if names is not None}
         object.__setattr__(self, "files", files)
         object.__setattr__(self, "s2_offset", s2_offset)
         object.__setattr__(self, "bands", bands)
@@ -143,26 +144,6 @@ def as_paths(paths: Any, name: str) -> list[str | Path]:
         else possible(path, f"--{name}")
         for path in found
     ]
-
-
-def as_names(given: Any, sensor: str) -> tuple[str, ...]:
-    """Names of the bands of a stack, from a list of them or from text.
-
-    Raises:
-        InputError: If they are not names of bands, or lack one of the sensor's.
-    """
-    found = given.replace(";", ",").replace(" ", ",").split(",") if isinstance(given, str) else given
-    entry = SENSORS[sensor]
-    if not isinstance(found, Sequence) or not all(isinstance(name, str) for name in found):
-        raise InputError(f"{sensor}_bands={given!r} is not a list of bands such as {','.join(entry.bands[:3])}")
-    names = tuple(name.strip() for name in found if name.strip())
-    known = [entry.band(normal_name(name)) for name in names]
-    if missing := [band for band in entry.bands if band not in known]:
-        raise InputError(
-            f"--{sensor}-bands {','.join(names)[:80]} lacks {', '.join(missing)}; name every band of the file, in its "
-            f"order, by the names {', '.join(entry.bands)}"
-        )
-    return names
 
 
 def given(source: Any, settings: Mapping[str, Any], verb: str) -> Catalog | Rasters | Source | None:

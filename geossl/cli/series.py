@@ -26,6 +26,7 @@ def series() -> None:
 @click.option("--cloud-band", help="Pixels brighter than --cloud-above in this band count as cloud.")
 @click.option("--cloud-above", default=0.2, show_default=True, help="Reflectance.")
 @s2_offset
+@click.option("--s2-bands", metavar="NAMES", help="Bands of stacks without names, in order.")
 @click.option("--start", help="First day, such as 2020-01-01.")
 @click.option("--end", help="Last day.")
 @click.option("--overwrite", is_flag=True, help="Replace an output.")

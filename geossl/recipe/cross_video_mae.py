@@ -10,9 +10,11 @@ from geossl.recipe.sections import (
     METHOD,
     OUT,
     S2_OFFSET,
+    STACK_BANDS,
     STATISTICS,
     WORKERS,
     Above0,
+    BandNames,
     Depth,
     Fraction,
     Halo,
@@ -120,6 +122,7 @@ class VideoData(Section):
         0.2, description="Share of a clip's dates that may be cloudy, that is less than nine tenths valid."
     )
     s2_offset: Offset = Field(None, description=S2_OFFSET)
+    s2_bands: BandNames = Field(None, description=STACK_BANDS)
     workers: Workers = Field(0, description=WORKERS)
 
 
@@ -180,9 +183,10 @@ class CrossVideoRecipe(Recipe):
         """Refuse bands and keys that do not go with the sensor."""
         encoder, data = self.encoder, self.data
         if encoder.sensor == "rgb":
-            if encoder.bands or data.cloud_band or data.s2_offset is not None or encoder.time == "doy":
+            if encoder.bands or data.cloud_band or data.s2_offset is not None or data.s2_bands or encoder.time == "doy":
                 raise ValueError(
-                    "encoder.bands, encoder.time=doy, data.cloud_band and data.s2_offset need encoder.sensor=s2"
+                    "encoder.bands, encoder.time=doy, data.cloud_band, data.s2_offset and data.s2_bands need "
+                    "encoder.sensor=s2"
                 )
             if data.source == "sample":
                 raise ValueError("data.source=sample has image series only; give a folder of videos")

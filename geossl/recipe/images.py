@@ -130,7 +130,7 @@ def check_images(recipe: ScenesRecipe, encoder: ImageEncoder, data: Images, patc
     if "bands" in names:
         check_numbered(recipe, encoder, data)
     check_sizes(encoder, data.chip_px, patch_px)
-    scenes_only = [key for key in ("crop_px", "holdout", "s2_offset") if getattr(data, key)]
+    scenes_only = [key for key in ("crop_px", "holdout", "s2_offset", "s2_bands") if getattr(data, key)]
     if "rgb" in names and (scenes_only or recipe.probe.every_steps):
         key = f"data.{scenes_only[0]}" if scenes_only else "probe.every_steps"
         raise ValueError(f"{key} is for scenes, not for RGB images; leave it out")
@@ -149,8 +149,14 @@ def check_numbered(recipe: ScenesRecipe, encoder: ImageEncoder, data: Images) ->
     bands = encoder.sensors["bands"]
     if bands != "all" and not (bands and all(str(b).isdecimal() and int(b) > 0 for b in bands)):
         raise ValueError(f"encoder.sensors.bands={list(bands)!r} must be all, or numbers from 1, such as [4, 3, 2]")
-    if data.s2_offset is not None or recipe.probe.every_steps:
-        key = "data.s2_offset" if data.s2_offset is not None else "probe.every_steps"
+    if data.s2_offset is not None or data.s2_bands or recipe.probe.every_steps:
+        key = (
+            "data.s2_offset"
+            if data.s2_offset is not None
+            else "data.s2_bands"
+            if data.s2_bands
+            else "probe.every_steps"
+        )
         raise ValueError(f"{key} is for Sentinel scenes, not for images of any bands; leave it out")
 
 

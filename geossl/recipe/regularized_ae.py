@@ -8,7 +8,9 @@ from geossl.recipe.sections import (
     METHOD,
     OUT,
     S2_OFFSET,
+    STACK_BANDS,
     Above0,
+    BandNames,
     Offset,
     Positive,
     Rate,
@@ -42,6 +44,7 @@ class Vectors(Section):
     )
     batch_size: Annotated[int, Field(gt=0, le=10_000_000)] = Field(512, description="Vectors per step and device.")
     s2_offset: Offset = Field(None, description=S2_OFFSET)
+    s2_bands: BandNames = Field(None, description=STACK_BANDS)
 
 
 class Autoencoder(Section):

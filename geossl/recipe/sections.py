@@ -18,6 +18,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what torch, NumPy and Lightning take alike
 Workers = Annotated[int, Field(ge=0, le=1024)]
 Offset = Literal[0, -1000] | None
+BandNames = Annotated[tuple[Annotated[str, Field(max_length=100)], ...], Field(min_length=1, max_length=1000)] | None
 
 METHOD = "Method that is trained; it decides which other keys there are."
 OUT = "Folder of the run: recipe, versions, metrics, checkpoints and encoder.safetensors."
@@ -28,6 +29,10 @@ HOLDOUT = "Eastern share of every scene that is never trained on."
 S2_OFFSET = (
     "Offset in DN of Sentinel-2 files that do not say it themselves: -1000 since processing baseline 04.00, "
     "0 before. null reads it from the files."
+)
+STACK_BANDS = (
+    "Bands of Sentinel-2 stacks that do not name theirs, in the files' order, such as [B01, B02, ...]; null takes the "
+    "names in the files."
 )
 HALO = "Real pixels on every side of a window that the encoder sees and the map does not keep."
 STATISTICS = "Mean and standard deviation of the bands: {published}; data measures them on the training images."
@@ -83,6 +88,7 @@ class Scenes(Section):
     )
     holdout: Rate = Field(0.0, description=HOLDOUT)
     s2_offset: Offset = Field(None, description=S2_OFFSET)
+    s2_bands: BandNames = Field(None, description=STACK_BANDS)
     skip: bool = Field(
         False, description="Whether files that cannot be used are left out; otherwise they are refused (see --dry-run)."
     )

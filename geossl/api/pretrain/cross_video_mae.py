@@ -3,6 +3,7 @@
 from typing import Any
 
 from geossl.api.pretrain.initial import pretrained
+from geossl.data.sentinel.band_names import stated_names
 from geossl.data.series.batches import Clips, ClipSource, SeriesClips, video_clips
 from geossl.data.series.ssl4eo import SeasonClips
 from geossl.data.series.stacks import Clouds, find_series
@@ -33,7 +34,8 @@ def data(recipe: CrossVideoRecipe) -> Clips:
                 raise InputError("data.s2_offset=-1000: SSL4EO-S12 was made before there was an offset; leave it out")
             source = SeasonClips(d.source, bands, clouds, *drawn)
         else:
-            source = SeriesClips(find_series(d.source, bands, clouds, d.s2_offset), *drawn)
+            stated = stated_names(d.s2_bands, "s2", "data.s2_bands", bands)
+            source = SeriesClips(find_series(d.source, bands, clouds, d.s2_offset, stated), *drawn)
     return Clips(source, d.batch_size, recipe.train.max_steps, d.workers)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from geossl.data.images.batches import RGBImages
 from geossl.data.images.geotiffs import BandChips
 from geossl.data.sentinel.aligned import SceneFolder, aligned_scenes
+from geossl.data.sentinel.band_names import stated_names
 from geossl.data.sentinel.batches import SentinelChips
 from geossl.data.sentinel.collect import collect, report
 from geossl.data.sentinel.ssl4eo import SSL4EO
@@ -102,7 +103,7 @@ def rehearse(module: SSLMethod, data: ImageData) -> None:
 def scene_chips(recipe: ScenesRecipe, sensors: Iterable[str] = PAIR) -> SentinelChips:
     """Chips of the scenes in the ``data`` section."""
     return SentinelChips(
-        folder=SceneFolder(recipe.data.source, recipe.data.s2_offset, tuple(sensors), recipe.data.skip),
+        folder=scene_folder(recipe, sensors),
         chip_px=recipe.data.chip_px,
         batch_size=recipe.data.batch_size,
         steps=recipe.train.max_steps,
@@ -111,6 +112,13 @@ def scene_chips(recipe: ScenesRecipe, sensors: Iterable[str] = PAIR) -> Sentinel
         crop_px=recipe.data.crop_px,
         workers=recipe.data.workers,
     )
+
+
+def scene_folder(recipe: ScenesRecipe, sensors: Iterable[str]) -> SceneFolder:
+    """The folder of the ``data`` section and how its files are read."""
+    data = recipe.data
+    bands = stated_names(data.s2_bands, "s2", "data.s2_bands")
+    return SceneFolder(data.source, data.s2_offset, tuple(sensors), data.skip, bands)
 
 
 def survey(recipe: Recipe) -> str:
@@ -122,8 +130,8 @@ def survey(recipe: Recipe) -> str:
         return (
             f"--dry-run looks at folders of scenes; encoder.sensors={', '.join(sensors)} reads images, checked at start"
         )
-    folder = SceneFolder(recipe.data.source, recipe.data.s2_offset, tuple(sensors), recipe.data.skip)
-    found = collect(folder.path, folder.names(), recipe.data.s2_offset)
+    folder = scene_folder(recipe, sensors)
+    found = collect(folder.path, folder.names(), folder.s2_offset, folder.s2_bands)
     lines = [f"data      {folder.path}", report(found)]
     if all(found.files[name] for name in folder.sensors):
         try:

@@ -6,6 +6,7 @@ import numpy as np
 
 from geossl.api.pretrain.initial import pretrained
 from geossl.data.sentinel.aligned import SceneFolder
+from geossl.data.sentinel.band_names import stated_names
 from geossl.data.sentinel.batches import SentinelChips
 from geossl.data.vectors import Vectors, file_vectors, scene_vectors
 from geossl.errors import InputError
@@ -37,7 +38,8 @@ def data(recipe: RegularizedAERecipe) -> Vectors:
     elif source.suffix in (".zarr", ".tif"):
         train, held = map_vectors(source, settings.holdout, settings.count, seed)
     else:
-        folder = SceneFolder(settings.source, settings.s2_offset, settings.sensors)
+        bands = stated_names(settings.s2_bands, "s2", "data.s2_bands")
+        folder = SceneFolder(settings.source, settings.s2_offset, settings.sensors, s2_bands=bands)
         chips = SentinelChips(folder, 16, 1, 1, seed=seed, holdout=settings.holdout)
         metadata |= chips.describe()
         train, held = (

@@ -259,12 +259,14 @@ class SceneFolder:
         s2_offset: Stated offset of Sentinel-2 numbers; by default what each file says.
         sensors: Sensors that are needed. Those they are paired with are read, too, where the folder has them.
         skip: Whether files that cannot be used are left out instead of refused.
+        s2_bands: Bands of Sentinel-2 files that do not name theirs, in the files' order.
     """
 
     root: str | Path
     s2_offset: int | None = None
     sensors: tuple[str, ...] = PAIR
     skip: bool = False
+    s2_bands: tuple[str, ...] = ()
 
     @property
     def path(self) -> Path:
@@ -319,7 +321,7 @@ def aligned_scenes(folder: SceneFolder | str | Path) -> list[AlignedScenes]:
     """
     folder = folder if isinstance(folder, SceneFolder) else SceneFolder(folder)
     root, names = folder.path, folder.names()
-    reference, found = reference_of(names), collect(root, names, folder.s2_offset)
+    reference, found = reference_of(names), collect(root, names, folder.s2_offset, folder.s2_bands)
     refuse(found, root, folder.sensors, folder.skip)
     note(found, folder.skip)
     names = [name for name in names if found.files[name] or name in folder.sensors]  # partners are taken if they can be

@@ -3,12 +3,13 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import rasterio
 from rasterio.io import DatasetReader
 
-from geossl.errors import BandError, MissingBandError
+from geossl.errors import BandError, InputError, MissingBandError
 from geossl.sensors import SENSORS
 
 OTHER = re.compile(  # words beside a band's name that make it something else than the band's own values
@@ -70,7 +71,7 @@ def band_numbers(
         raise BandError(
             f"{path} has {source.count} bands without names; {sensor} needs {len(every)}: {', '.join(every)}; their "
             f"order is not guessed, so name the file's bands, in its order: --{sensor}-bands {every[0]},{every[1]},... "
-            f"or in the file: gdal_edit.py -mo {TAG}={every[0]},..."
+            f"(recipe: data.{sensor}_bands) or in the file: gdal_edit.py -mo {TAG}={every[0]},..."
         )
     if missing := [band for band in wanted if band not in names]:
         has = ", ".join(filter(None, names))
@@ -103,6 +104,35 @@ def names_of(source: DatasetReader, path: Path, sensor: str, stated: Sequence[st
             raise BandError(f"{path} has {source.count} bands, but {len(listed)} names are given: {', '.join(listed)}")
         return [entry.band(normal_name(text)) for text in listed]
     return [entry.band(name) for name in vrt_names(source, path)]
+
+
+def stated_names(given: Any, sensor: str, option: str = "", wanted: Sequence[str] = ()) -> tuple[str, ...]:
+    """Names of the bands of a stack that does not name them, as a user states them: a list, or text; none if None.
+
+    Args:
+        given: The list or text.
+        sensor: Key of ``SENSORS``.
+        option: What the user set, for messages; by default the flag.
+        wanted: Bands that must be among them; by default all of the sensor's.
+
+    Raises:
+        InputError: If they are not names of bands, or lack one.
+    """
+    if given is None:
+        return ()
+    option = option or f"--{sensor}-bands"
+    found = given.replace(";", ",").replace(" ", ",").split(",") if isinstance(given, str) else given
+    entry = SENSORS[sensor]
+    if not isinstance(found, Sequence) or not all(isinstance(name, str) for name in found):
+        raise InputError(f"{option} {given!r:.60} is not a list of bands such as {','.join(entry.bands[:3])}")
+    names = tuple(name.strip() for name in found if name.strip())
+    known = [entry.band(normal_name(name)) for name in names]
+    if missing := [band for band in wanted or entry.bands if band not in known]:
+        raise InputError(
+            f"{option} {','.join(names)[:80]} lacks {', '.join(missing)}; name every band of the file, in its "
+            f"order, by the names {', '.join(entry.bands)}"
+        )
+    return names
 
 
 def vrt_names(source: DatasetReader, path: Path, depth: int = 0) -> list[str]:

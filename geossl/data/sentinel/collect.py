@@ -57,13 +57,16 @@ def named_after(root: Path, sensor: str) -> Iterator[Path]:
     return (path for path in (files_in(root, RASTERS, deep=True) if root.is_dir() else []) if word.search(path.stem))
 
 
-def collect(root: Path, names: Sequence[str], stated_offset: int | None = None) -> Collected:
+def collect(
+    root: Path, names: Sequence[str], stated_offset: int | None = None, s2_bands: Sequence[str] = ()
+) -> Collected:
     """Look at every file of some sensors; problems are gathered, not raised.
 
     Args:
         root: Folder with a folder per sensor, or with files named after their sensor.
         names: Sensors.
         stated_offset: Offset of Sentinel-2 files that neither say it nor stand in ``offsets.csv``.
+        s2_bands: Bands of Sentinel-2 files that do not name theirs, in the files' order.
 
     Raises:
         MissingFileError: If a sensor has no file at all.
@@ -78,13 +81,16 @@ def collect(root: Path, names: Sequence[str], stated_offset: int | None = None) 
         for one in scenes_of(given, name):
             place = made_up(one, parents.index(one.parent)) if by_name and isinstance(one, Path) else None
             try:
-                found[name].append(looked_at(one, name, offsets.get(one.name, stated_offset), place))
+                stated = s2_bands if name == "s2" else ()
+                found[name].append(looked_at(one, name, offsets.get(one.name, stated_offset), place, stated))
             except InputError as error:
                 left.append((one.name if isinstance(one, SceneFiles) else str(one), error))
     return Collected(found, left)
 
 
-def looked_at(one: Path | SceneFiles, sensor: str, offset: int | None, place: GeoBox | None) -> RasterFile:
+def looked_at(
+    one: Path | SceneFiles, sensor: str, offset: int | None, place: GeoBox | None, bands: Sequence[str] = ()
+) -> RasterFile:
     """A file or scene as training reads it: of radar, VV alone is enough.
 
     Raises:
@@ -94,17 +100,17 @@ def looked_at(one: Path | SceneFiles, sensor: str, offset: int | None, place: Ge
     def look(wanted: tuple[str, ...] | None = None) -> RasterFile:
         if isinstance(one, SceneFiles):
             return inspect_scene(one, sensor, offset, wanted)
-        return inspect(one, sensor, offset, wanted, place=place)
+        return inspect(one, sensor, offset, wanted, bands, place)
 
     try:
         return look()
     except MissingBandError as error:
         if error.bands != (MISSABLE,):
             raise
-    bands = SENSORS[sensor].bands
-    own = look(tuple(band for band in bands if band != MISSABLE))
+    every = SENSORS[sensor].bands
+    own = look(tuple(band for band in every if band != MISSABLE))
     numbers = iter(own.bands)
-    return replace(own, bands=tuple(0 if band == MISSABLE else next(numbers) for band in bands))
+    return replace(own, bands=tuple(0 if band == MISSABLE else next(numbers) for band in every))
 
 
 def lacking(files: Sequence[RasterFile]) -> int:

@@ -105,7 +105,11 @@ def day_number(day: str) -> int:
 
 
 def open_series(
-    folder: str | Path, bands: Sequence[str], clouds: Clouds | None = None, s2_offset: int | None = None
+    folder: str | Path,
+    bands: Sequence[str],
+    clouds: Clouds | None = None,
+    s2_offset: int | None = None,
+    s2_bands: Sequence[str] = (),
 ) -> ImageSeries:
     """Open the dated rasters of a folder as a series.
 
@@ -114,6 +118,7 @@ def open_series(
         bands: Sentinel-2 bands to read, found by name.
         clouds: Pixels that are left out.
         s2_offset: Offset of the numbers, for files that do not state theirs.
+        s2_bands: Bands of files that do not name theirs, in the files' order.
 
     Raises:
         InputError: If there are fewer than two dates, two of one date, or a file without a date or a band.
@@ -135,7 +140,7 @@ def open_series(
         raise InputError(f"{folder} holds {len(dated)} dated rasters; a series needs at least 2")
     files = []
     for day in sorted(dated):
-        found = inspect(dated[day], "s2", s2_offset, tuple(bands))
+        found = inspect(dated[day], "s2", s2_offset, tuple(bands), s2_bands)
         files.append(RasterFile(**(vars(found) | {"date": day})))
     if len({file.crs for file in files}) > 1:
         raise GridError(f"{folder} mixes coordinate systems; a series lies on one grid")
@@ -143,7 +148,11 @@ def open_series(
 
 
 def find_series(
-    root: str | Path, bands: Sequence[str], clouds: Clouds | None = None, s2_offset: int | None = None
+    root: str | Path,
+    bands: Sequence[str],
+    clouds: Clouds | None = None,
+    s2_offset: int | None = None,
+    s2_bands: Sequence[str] = (),
 ) -> list[ImageSeries]:
     """All series of a folder: its own rasters, or those of the folders in it; ``sample`` is the bundled ones.
 
@@ -157,4 +166,4 @@ def find_series(
     folders = [root] if files_in(root, RASTERS) else inside
     if not folders:
         raise InputError(f"{root} holds no series: GeoTIFFs named by date, or folders of them")
-    return [open_series(folder, bands, clouds, s2_offset) for folder in folders]
+    return [open_series(folder, bands, clouds, s2_offset, s2_bands) for folder in folders]

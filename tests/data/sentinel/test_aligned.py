@@ -1,4 +1,5 @@
 import pickle
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -8,12 +9,14 @@ import torch
 from torchgeo import samplers
 from torchgeo.datasets import RasterDataset
 
+from geossl import recipe
+from geossl.api.pretrain.images import scene_folder
 from geossl.data.sentinel import aligned as sentinel
 from geossl.data.sentinel.aligned import AlignedScenes, Sentinel1, Sentinel2, aligned_scenes
 from geossl.data.sentinel.bands import inspect
 from geossl.data.sentinel.collect import in_metres
 from geossl.errors import GridError, InputError, MissingFileError
-from geossl.sensors import S2_BANDS
+from geossl.sensors import PAIR, S2_BANDS
 from tests.data.conftest import optical, radar, write_raster
 
 TAGGED = {"names": S2_BANDS, "BOA_ADD_OFFSET": "0"}
@@ -147,3 +150,24 @@ def test_training_scenes_have_the_pixels_of_their_sensor(tmp_path, place, messag
     write_raster(tmp_path / "s2/a.tif", optical(), names=S2_BANDS, BOA_ADD_OFFSET="0", **place)
     with pytest.raises(GridError, match=message):
         aligned_scenes(tmp_path)
+
+
+def test_stacks_without_names_are_read_as_the_recipe_states(folder, tmp_path):
+    order = [*S2_BANDS[:8], *S2_BANDS[9:], "B8A"]  # files sorted by name
+    shutil.copytree(folder, tmp_path / "scenes")
+    for path in (tmp_path / "scenes" / "s2").glob("*.tif"):
+        with rasterio.open(path) as file:
+            data, profile, tags = file.read(), file.profile, file.tags()
+        with rasterio.open(path, "w", **profile) as file:
+            file.write(data[[S2_BANDS.index(band) for band in order]])
+            file.update_tags(**tags)
+    with pytest.raises(InputError, match=r"bands without names; .* \(recipe: data.s2_bands\)"):
+        aligned_scenes(tmp_path / "scenes")
+    page = recipe.load("croma", [f"data.source={tmp_path / 'scenes'}", f"data.s2_bands=[{','.join(order)}]"])
+    found = aligned_scenes(scene_folder(page, PAIR))
+    for one, right in zip(found, aligned_scenes(folder), strict=True):
+        for row in range(len(right.index)):
+            pixels = [scene.read(scene.index.iloc[row], scene.index.iloc[row].reference.grid) for scene in (one, right)]
+            torch.testing.assert_close(pixels[0]["s2"], pixels[1]["s2"], equal_nan=True, rtol=0, atol=0)
+    with pytest.raises(InputError, match="data.s2_bands B02 lacks B01, B03"):
+        scene_folder(recipe.load("croma", ["data.s2_bands=[B02]"]), PAIR)

@@ -33,7 +33,7 @@ def test_bands_of_an_unnamed_stack_are_stated(tmp_path):
     order = ("B02", "B03", "B04", "B08", "B05", "B06", "B07", "B8A", "B11", "B12", "B01", "B09")  # 10 m, 20 m, 60 m
     data = optical()[[S2_BANDS.index(band) for band in order]]
     path = write_raster(tmp_path / "a.tif", data, names=[""] * 12, BOA_ADD_OFFSET="0")
-    with pytest.raises(BandError, match=r"s2_bands B01,B02,... or in the file: gdal_edit.py"):
+    with pytest.raises(BandError, match=r"s2_bands B01,B02,... \(recipe: data.s2_bands\) or in the file: gdal_edit.py"):
         inspect(path, "s2")
     right = write_raster(tmp_path / "b.tif", optical(), BOA_ADD_OFFSET="0")
     box = inspect(right, "s2").geobox

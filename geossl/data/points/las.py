@@ -19,6 +19,7 @@ from pyproj.exceptions import CRSError
 
 from geossl.data.listing import files_in
 from geossl.data.points.ground import GroundSurface, ground_points
+from geossl.data.points.las_crs import check_heights, parse_crs
 from geossl.errors import GridError, InputError, MissingFileError, needs, possible
 from geossl.grid import check_metre
 from geossl.outputs import replacing
@@ -148,33 +149,6 @@ def survey(path: Path) -> LasFile:
     a, b, c = np.log1p(place)
     span = (float(least) - BELOW_M, float(most) + ABOVE_M)
     return LasFile(path, bounds, int(header.point_count), crs, span, (float(a), float(b), float(c)))
-
-
-def parse_crs(header: Any) -> CRS | None:
-    """Horizontal part of a header's CRS."""
-    try:
-        crs = header.parse_crs()
-    except Exception:  # damaged records; the user may state the CRS
-        return None
-    return crs.sub_crs_list[0] if crs is not None and crs.is_compound else crs
-
-
-def check_heights(path: Path, header: Any) -> None:
-    """Refuse heights in feet, which the file's CRS tells.
-
-    Raises:
-        GridError: Says the unit and what to do.
-    """
-    try:
-        crs = header.parse_crs()
-    except Exception:  # damaged records
-        return
-    axes = [] if crs is None else [axis for axis in crs.axis_info if axis.direction in ("up", "down")]
-    if wrong := [axis.unit_name for axis in axes if abs(axis.unit_conversion_factor - 1) > 1e-9]:
-        raise GridError(
-            f"{path} has heights in {wrong[0]} ({crs.name}); reproject it to a CRS in metres first, heights too "
-            "(pdal filters.reprojection)"
-        )
 
 
 def common_epsg(files: Sequence[LasFile], crs: int | None) -> int:

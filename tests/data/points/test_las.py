@@ -3,6 +3,7 @@ import sys
 import laspy
 import numpy as np
 import pytest
+from laspy.vlrs.known import GeoKeyDirectoryVlr, GeoKeyEntryStruct
 from pyproj import CRS
 
 from geossl.data.points import las
@@ -137,6 +138,48 @@ def test_of_a_compound_crs_the_horizontal_part_counts(tmp_path):
     points.header.add_crs(CRS.from_user_input("EPSG:2154+5720"))
     points.write(path)
     assert common_epsg([survey(path)], None) == 2154
+
+
+@pytest.mark.parametrize(
+    ("code", "unit"), [("EPSG:2154+6360", "US survey foot"), ("EPSG:26910+8228", "foot"), ("EPSG:2154+5720", None)]
+)
+def test_heights_in_feet_of_a_wkt_are_refused(tmp_path, code, unit):
+    path = write_scan(tmp_path / "c.las", *scene(n=50), epsg=None)
+    points = laspy.read(path)
+    points.header.add_crs(CRS.from_user_input(code))
+    points.write(path)
+    if unit is None:
+        assert survey(path).count == 50
+        return
+    with pytest.raises(GridError, match=f"c.las has heights in {unit} .*reproject it to a CRS in metres first"):
+        survey(path)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({3072: 26910, 3076: 9001, 4099: 9001}, None),
+        ({3072: 26910}, None),
+        ({3072: 26910, 4099: 9003}, r"heights in US survey foot \(GeoTIFF key 4099\)"),
+        ({3072: 26910, 4099: 9002}, "heights in foot"),
+        ({3072: 26910, 4096: 6360}, r"heights in US survey foot \(GeoTIFF key 4096\)"),
+        ({3072: 26910, 4096: 5703}, None),
+        ({3072: 32767, 3076: 9003}, r"coordinates in US survey foot \(GeoTIFF key 3076\)"),
+    ],
+)
+def test_units_that_only_geotiff_keys_tell(tmp_path, keys, message):
+    path = write_scan(tmp_path / "k.las", *scene(n=50), epsg=None, version="1.2", point_format=1)
+    points = laspy.read(path)
+    record = GeoKeyDirectoryVlr()
+    record.geo_keys = [GeoKeyEntryStruct(number, 0, 1, value) for number, value in keys.items()]
+    record.geo_keys_header.number_of_keys = len(keys)
+    points.header.vlrs.append(record)
+    points.write(path)
+    if message is None:
+        assert survey(path).count == 50
+        return
+    with pytest.raises(GridError, match=message):
+        survey(path)
 
 
 def test_bundled_tiles_are_there():

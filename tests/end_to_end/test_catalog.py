@@ -85,6 +85,10 @@ def test_fetched_scenes_are_read_by_embed_and_by_pretrain(place, encoder):  # no
     server.requests.clear()
     assert geossl("fetch", *request, cwd=folder).exit_code == 0
     assert not [name for name in server.requests if "SCL" not in name]  # tiles are kept; only the ranking looks again
+    for option, value, said in (("--composite", "median", "composite"), ("--max-cloud", "50", "max_cloud")):
+        other = geossl("fetch", *request, option, value, cwd=folder)
+        assert other.exit_code == 2
+        assert f"was made with {said} " in other.stderr
     tiles = sorted(folder.glob("scenes/s?/*.tif"))
     assert [p.name.split("_")[0] for p in tiles].count("s1") == [p.name.split("_")[0] for p in tiles].count("s2") > 0
     files = ["--s1", "scenes/s1", "--s2", "scenes/s2", "--encoder", encoder, "--shard-cells", 2]

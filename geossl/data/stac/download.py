@@ -1,5 +1,6 @@
 """Keep what a catalogue gives as plain GeoTIFFs that pretraining and mapping read like any other files."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import xarray as xr
 from odc.geo.geobox import GeoBox
 
 from geossl.data.stac.composite import EPOCH, CatalogScenes, outline
-from geossl.errors import redact
+from geossl.errors import InputError, redact
 from geossl.grid import Aoi, Lattice, by_zone, check_crs
 from geossl.outputs import make_folder, replacing
 from geossl.progress import Progress
@@ -30,7 +31,7 @@ def fetch(
     tags say which scenes it is made of; a tile appears whole or not at all.
 
     Raises:
-        InputError: If ``out`` cannot be written.
+        InputError: If ``out`` cannot be written, or holds a tile that another request made.
         RunError: If a scene cannot be read.
     """
     if crs is not None:
@@ -39,9 +40,10 @@ def fetch(
         make_folder(out / sensor)
     zones = {crs: aoi} if crs else by_zone(aoi)
     tiles = [tile for epsg, part in zones.items() for tile in tiles_of(part, epsg)]
-    for done, (epsg, row, column) in enumerate(tiles, start=1):
-        geobox = Lattice(epsg, TILE.patch_px, TILE.gsd_m, TILE.cell_patches).pixels(row, column, 1, 1, 0)
-        paths = {s: out / s / f"{s}_{epsg}_{row}_{column}_{day(source, s, geobox)}.tif" for s in source.sensors}
+    named = [(grid_of(tile), paths_of(tile, source, out)) for tile in tiles]
+    for _, paths in named:
+        check_request(paths, source)
+    for done, (geobox, paths) in enumerate(named, start=1):
         if not all(path.exists() for path in paths.values()):
             cube = source.load(geobox)
             for sensor, path in paths.items():
@@ -57,6 +59,47 @@ def tiles_of(aoi: Aoi, epsg: int) -> list[tuple[int, int, int]]:
     row, column, rows, columns = TILE.around(area)
     touched = TILE.touched(area, row, column, rows, columns)
     return [(epsg, row + int(r), column + int(c)) for r, c in np.argwhere(touched)]
+
+
+def grid_of(tile: tuple[int, int, int]) -> GeoBox:
+    """Pixels of a tile."""
+    epsg, row, column = tile
+    return Lattice(epsg, TILE.patch_px, TILE.gsd_m, TILE.cell_patches).pixels(row, column, 1, 1, 0)
+
+
+def paths_of(tile: tuple[int, int, int], source: CatalogScenes, out: Path) -> dict[str, Path]:
+    """Files of a tile, by sensor."""
+    place, geobox = "_".join(map(str, tile)), grid_of(tile)
+    return {s: out / s / f"{s}_{place}_{day(source, s, geobox)}.tif" for s in source.sensors}
+
+
+def request_tags(source: CatalogScenes) -> dict[str, str]:
+    """What was asked for, of which a tile's pixels are made, wherever the region ends."""
+    asked = {key.upper(): str(source.search[key]) for key in ("date", "max_cloud", "mask") if key in source.search}
+    return {"COMPOSITE": source.composite, "CATALOG": redact(source.catalog.url), **asked}
+
+
+def check_request(paths: Mapping[str, Path], source: CatalogScenes) -> None:
+    """Refuse to keep a tile that another request made, whose name may be the same.
+
+    Raises:
+        InputError: Which, and what differs.
+    """
+    now = request_tags(source)
+    for path in paths.values():
+        if not path.exists():
+            continue
+        try:
+            with rasterio.open(path) as file:
+                before = file.tags()
+        except rasterio.errors.RasterioError:
+            raise InputError(f"{path} cannot be read as a raster; delete it, and the same command makes it") from None
+        if differing := [key for key in now if before.get(key, now[key]) != now[key]]:
+            key = differing[0]
+            raise InputError(
+                f"{path} was made with {key.lower()} {before[key]!r:.80}, not {now[key]!r:.80}; choose another --out, "
+                "or delete it"
+            )
 
 
 def day(source: CatalogScenes, sensor: str, geobox: GeoBox) -> str:
@@ -75,11 +118,7 @@ def write_tile(path: Path, cube: xr.Dataset, sensor: str, geobox: GeoBox, source
         scaled = np.clip(np.rint(data * 10000), 1, 65535)  # 0 is nodata
         data = np.where(np.isnan(data), 0, scaled).astype(np.uint16)
     scenes = source.radar if sensor == "s1" else source.optical
-    tags = {
-        "SCENES": " ".join(s.id for s in scenes),
-        "COMPOSITE": source.composite,
-        "CATALOG": redact(source.catalog.url),
-    }
+    tags = {"SCENES": " ".join(s.id for s in scenes), **request_tags(source)}
     tags |= {"BOA_ADD_OFFSET": "0", "LEVEL": "L2A"} if sensor == "s2" else {"LEVEL": "gamma0 RTC"}
     if sensor == "s2" and "date" in cube:
         days = np.unique(cube["date"].values)

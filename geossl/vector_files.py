@@ -3,7 +3,8 @@
 import io
 import json
 import os
-from pathlib import Path
+import zipfile
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import geopandas as gpd
@@ -14,6 +15,7 @@ from pyproj import CRS
 from geossl.errors import GeosslError, GridError, MissingFileError, possible
 
 GEOJSON, PARQUET = {".geojson", ".json"}, {".parquet", ".geoparquet"}
+ZIPPED = {".shp", ".gpkg", ".geojson", ".kml", ".gml", ".fgb"}
 MOST_JSON_BYTES = 2**28  # parsing takes ten times as much memory
 MOST_LAYERS = 1000
 SAMPLE_REGION = Path(__file__).parent / "data" / "sample" / "region.geojson"
@@ -42,10 +44,14 @@ def read_features(source: str | Path | gpd.GeoDataFrame, option: str = "--aoi") 
     try:
         if path.suffix.lower() in PARQUET:
             return gpd.read_parquet(path)
-        layers = spatial_layers(path)
+        place = str(path)
+        if path.suffix.lower() == ".zip" and (members := zipped(path)):
+            check_layers(path, layer, list(members), option)
+            place, layer = f"/vsizip/{path.absolute()}/{members[layer or next(iter(members))]}", None
+        layers = spatial_layers(place)
         chosen = [layer] if layer else [name for name in layers if layer is None]
         check_layers(path, layer, layers, option)
-        frames = [gpd.read_file(path, layer=name) for name in chosen]
+        frames = [gpd.read_file(place, layer=name) for name in chosen]
     except GeosslError:
         raise
     except Exception as error:  # pyogrio and pyarrow raise many kinds
@@ -91,7 +97,15 @@ def head(path: Path, option: str) -> bytes:
         raise GridError(f"{option} {path} cannot be read ({error.strerror})") from None
 
 
-def spatial_layers(path: Path) -> list[str]:
+def zipped(path: Path) -> dict[str, str]:
+    """Vector files in a zip by name without ending, in any folder of it; what a Mac adds is passed over."""
+    with zipfile.ZipFile(path) as file:
+        names = [PurePosixPath(name) for name in file.namelist()]
+    own = [name for name in names if not any(part.startswith((".", "__MACOSX")) for part in name.parts)]
+    return {name.stem: str(name) for name in sorted(own) if name.suffix.lower() in ZIPPED}
+
+
+def spatial_layers(path: str) -> list[str]:
     """Names of the layers that hold geometries."""
     found = pyogrio.list_layers(path)
     return [str(name) for name, kind in found if kind is not None]
@@ -145,11 +159,9 @@ def from_geojson(path: Path, option: str) -> gpd.GeoDataFrame:
 
 
 def decoded(content: bytes) -> str:
-    """Text of a file: by its byte order mark, else UTF-8, else Latin-1, which reads any bytes."""
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return content.decode("utf-16")
+    """Text of a JSON file: UTF-8, 16 or 32, with or without a byte order mark, else Latin-1, which reads any bytes."""
     try:
-        return content.decode("utf-8-sig")
+        return content.decode(json.detect_encoding(content))
     except UnicodeDecodeError:
         return content.decode("latin-1")
 

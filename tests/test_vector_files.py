@@ -1,5 +1,6 @@
 import json
 import os
+import zipfile
 
 import geopandas as gpd
 import pytest
@@ -46,7 +47,9 @@ def test_all_folders_of_a_kml_are_taken(tmp_path):
     assert read_aoi(tmp_path / "region.kml").geometry.bounds == pytest.approx((13, 48, 14.1, 48.1))
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1"])
+@pytest.mark.parametrize(
+    "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "latin-1", "cp1252"]
+)
 def test_geojson_is_read_in_any_encoding(tmp_path, encoding):
     path = geojson(tmp_path / "a.geojson", encoding=encoding, name="M\u00fcnchen")
     assert read_aoi(path).geometry.bounds == (13, 48, 13.1, 48.1)
@@ -79,6 +82,32 @@ def test_web_maps_count_on_westwards(tmp_path):
 def test_geoparquet_is_read(tmp_path):
     gpd.GeoDataFrame({"name": ["a"]}, geometry=[square(13)], crs=4326).to_parquet(tmp_path / "a.parquet")
     assert read_features(tmp_path / "a.parquet")["name"].tolist() == ["a"]
+
+
+def test_a_file_geodatabase_is_a_folder_that_is_read(tmp_path):
+    frame = gpd.GeoDataFrame({"name": ["a"]}, geometry=[square(13)], crs=4326)
+    frame.to_file(tmp_path / "a.gdb", driver="OpenFileGDB", layer="one")
+    assert (tmp_path / "a.gdb").is_dir()
+    assert read_aoi(tmp_path / "a.gdb").geometry.bounds == pytest.approx((13, 48, 13.1, 48.1))
+    frame.to_file(tmp_path / "a.gdb", driver="OpenFileGDB", layer="two")
+    with pytest.raises(GridError, match="holds layers one, two; name one of them"):
+        read_aoi(tmp_path / "a.gdb")
+    assert read_aoi(f"{tmp_path / 'a.gdb'}:two").geometry.area == pytest.approx(0.01)
+
+
+def test_the_files_a_mac_adds_to_a_zip_are_no_layers(tmp_path):
+    gpd.GeoDataFrame({"name": ["a"]}, geometry=[square(13)], crs=4326).to_file(tmp_path / "a.shp")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+        for part in sorted(tmp_path.glob("a.[sdpc]*")):
+            file.write(part, f"a/{part.name}")
+            file.writestr(f"__MACOSX/a/._{part.name}", b"\x00\x05\x16\x07" + bytes(100))
+    assert read_aoi(tmp_path / "a.zip").geometry.bounds == pytest.approx((13, 48, 13.1, 48.1))
+    with zipfile.ZipFile(tmp_path / "a.zip", "a") as file:
+        for part in sorted(tmp_path.glob("a.[sdpc]*")):
+            file.write(part, f"old/b{part.suffix}")
+    with pytest.raises(GridError, match=r"holds layers a, b; name one of them: aoi .*a.zip:a"):
+        read_aoi(tmp_path / "a.zip")
+    assert read_aoi(f"{tmp_path / 'a.zip'}:b").geometry.area == pytest.approx(0.01)
 
 
 @pytest.mark.parametrize(

@@ -153,7 +153,7 @@ def unexpected(error: Exception, typed: list[str]) -> str:
     """
     if isinstance(error, OSError) and error.errno in REFUSED | {errno.ENAMETOOLONG, errno.EMFILE}:
         return f"{error.filename or 'the output'} cannot be written or opened ({error.strerror})"
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if is_memory(error):
         return "there is not enough memory for this; use a smaller batch, --shard-cells or input"
     command = redact(" ".join(typed))
     said = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
@@ -162,6 +162,12 @@ def unexpected(error: Exception, typed: list[str]) -> str:
     return (
         f"`geossl {command[:200]}` ended in a fault of geossl itself ({said}); {place}; please report it with that file"
     )
+
+
+def is_memory(error: Exception) -> bool:
+    """Whether there was not enough memory; PyTorch says so by an error of its own on a GPU, and in words elsewhere."""
+    is_torch = isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    return isinstance(error, MemoryError) or is_torch or type(error).__name__ == "OutOfMemoryError"
 
 
 def write_log(error: Exception, command: str) -> Path | None:

@@ -71,6 +71,10 @@ def test_an_error_nobody_foresaw_is_one_line_and_a_log(tmp_path, monkeypatch):
     [
         (OSError(28, "No space left on device", "map.zarr/c/0"), "map.zarr/c/0 cannot be written or opened (No space"),
         (MemoryError(), "there is not enough memory for this"),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+            "there is not enough memory for this",
+        ),
     ],
 )
 def test_a_machine_that_refuses_is_not_a_fault_of_ours(monkeypatch, error, message):

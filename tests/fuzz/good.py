@@ -63,6 +63,9 @@ def trained(folder):
     graph = {"data__source": str(labels), "data__features": ["ndvi"], "encoder__dim": 4, "encoder__heads": 2}
     run = geossl.pretrain("graphmae", out=str(folder / "graph"), **graph, **few)
     (folder / "graph.safetensors").write_bytes((run / "encoder.safetensors").read_bytes())
+    vit = {"encoder__sensors": {"s2": "all"}, "data__chip_px": 32, "encoder__window_px": 32, "encoder__halo_px": 8}
+    run = geossl.pretrain("mae", out=str(folder / "mae"), data__batch_size=2, **vit, **few)
+    (folder / "mae.safetensors").write_bytes((run / "encoder.safetensors").read_bytes())
     geossl.points.finetune(
         scans, folder / "points.safetensors", out=folder / "points_model.safetensors", max_steps=2, batch_size=8
     )
@@ -76,6 +79,7 @@ def make(folder):
     x = np.random.default_rng(0).integers(1, 4000, (24, 12, 16, 16)).astype(np.uint16)
     names = {"class_names": np.array(["a", "b"]), "bands": np.array(S2_BANDS)}
     np.savez(folder / "set.npz", x=x, y=np.arange(24) % 2, **names)
+    (folder / "points.csv").write_text("lon,lat\n3.004,41.546\n3.005,41.545\n")
     (folder / "items.json").write_text(json.dumps({"type": "FeatureCollection", "features": []}))
     trained(folder)
     return folder

@@ -1,33 +1,20 @@
-"""Hostile values for every option of every verb, made by a rule: what kind of value an option takes says what to try.
+"""Hostile values for every option of every verb; what kind of value an option takes says what to try."""
 
-``python -m tests.fuzz.hostile FOLDER [SHARE]`` calls them all in one process and prints what is not right.
-"""
-
-import json
-import os
 import re
-import shutil
-import signal
-import sys
 import warnings
-from collections import Counter
-from pathlib import Path
 
 import click
 from click.testing import CliRunner
 
 from geossl.cli import main
+from tests.fuzz.attempts import HANG_S, LONG, OUTPUTS, attempt, bad_files, limited, listing, odd_paths
 
-HANG_S, SERVED_S = 60, 3
-PASSING = re.compile(r"(geossl: )?note: |\w+  +\d+/\d+ ")  # notes and progress, which may stand before the error
-LONG = "x" * 300
+SERVED_S = 3
+PASSING = re.compile(r"(geossl: )?note: |\w+  +\d+/\d+ |step \d+/\d+ ")  # notes and progress, which may stand before
 PLACES = {"aoi": ".geojson", "labels": ".gpkg", "s1": ".tif", "s2": ".tif", "landsat": ".tif", "layers": ".tif",
           "encoder": ".safetensors", "model": ".safetensors", "map": ".zarr", "map_path": ".zarr", "scans": ".las",
           "before": ".zarr", "after": ".zarr", "others": ".zarr", "catalog": ".json", "dataset": ".npz",
-          "source": ".tif"}  # fmt: skip
-OUTPUTS = {"out", "polygons", "raster"}
-ORIGINALS = {".geojson": "aoi.geojson", ".gpkg": "parcels.gpkg", ".tif": "s2.tif", ".safetensors": "croma.safetensors",
-             ".zarr": "s1.tif", ".las": "scans/scan.las", ".json": "items.json", ".npz": "set.npz"}  # fmt: skip
+          "source": ".tif", "points": ".csv"}  # fmt: skip
 WORDS = ["", " ", "no such", LONG, "\0", "a,b,,", "NaN", "{}", "[", "-1", "../x", "\udcff", "'; DROP", "=", "%s", "\n"]
 COUNTS = ["-1", "0", "1e3", "nan", "inf", "", "x", "1.5", "99999999999999999999", "None", "0x10", " "]
 DATES = ["", "2024-13", "2024-06-31", "yesterday", "2024-06/2024-01", "2024-06/", "/", "0000", "9999-99", "1e3", LONG,
@@ -55,40 +42,10 @@ VERBS = {  # what is right, by verb; "{}" stands for the folder of good files
     "view": {"map_path": "{}/map.zarr", "port": "0", "browser": ""},
     "export": {"map": "{}/map.zarr", "out": "m.tif"},
     "evaluate": {"encoder": "{}/croma.safetensors", "dataset": "{}/set.npz", "out": "r.html"},
+    "sample": {"map_path": "{}/map.zarr", "points": "{}/points.csv", "out": "p.csv"},
+    "verify": {"map_path": "{}/map.zarr", "encoder": "{}/croma.safetensors", "s1": "{}/s1.tif", "s2": "{}/s2.tif"},
     "list": {},
 }  # fmt: skip
-
-
-def bad_files(good, folder):
-    """Files that are not what their names say, by ending; links, folders and pipes, too."""
-    folder.mkdir()
-    found = {}
-    for end, original in ORIGINALS.items():
-        data, other = (good / original).read_bytes(), good / ("scans/scan.las" if end != ".las" else "s2.tif")
-        contents = {
-            "empty": b"",
-            "noise": os.urandom(5000),
-            "cut": data[: len(data) // 3],
-            "text": b"hello\n" * 50,
-            "other": other.read_bytes(),
-            "zeros": bytes(4096),
-            "html": b"<!DOCTYPE html><html>404</html>",
-        }
-        for name, content in contents.items():
-            (folder / f"{name}{end}").write_bytes(content)
-        (folder / f"folder{end}").mkdir()
-        (folder / f"loop{end}").symlink_to(folder / f"loop{end}")
-        (folder / f"gone{end}").symlink_to(folder / "nowhere")
-        os.mkfifo(folder / f"pipe{end}")
-        names = [*contents, "folder", "loop", "gone", "pipe"]
-        found[end] = [str(folder / f"{name}{end}") for name in names]
-    return found
-
-
-def odd_paths(end):
-    """Texts that are no path, or lead where no file is."""
-    web = [f"https://host.invalid/a{end}", f"s3://bucket/a{end}", f"/vsicurl/https://host.invalid/a{end}"]
-    return ["", " ", f"none/x{end}", f"a\0{end}", LONG + end, f"\udcff{end}", "/", ".", "..", "/dev/null", "~x", *web]
 
 
 def values_of(parameter, files):
@@ -136,27 +93,13 @@ def typed(verb, known, values, good):
     return words
 
 
-def listing(*folders):
-    """All paths below folders, with sizes and times."""
-    return {(p, p.lstat().st_size if not p.is_dir() else 0) for f in folders for p in f.rglob("*")}
-
-
-def judge(words, work, watched):
+def judge(verb, words, watched):
     """Call a command line; what came of it, and what is wrong with that."""
-
-    def hung(*_):
-        raise KeyboardInterrupt if words[0] == "view" else TimeoutError(f"more than {HANG_S} s")
-
-    before, old = listing(work, *watched), signal.signal(signal.SIGALRM, hung)
-    signal.alarm(SERVED_S if words[0] == "view" else HANG_S)
-    try:
-        with warnings.catch_warnings():
-            done = CliRunner().invoke(main, words)
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, old)
+    before, is_served = listing(*watched), verb == "view"
+    seconds, stop = (SERVED_S, KeyboardInterrupt) if is_served else (HANG_S, TimeoutError)
+    with limited(seconds, stop), warnings.catch_warnings():
+        done = CliRunner().invoke(main, words)
     lines = [line for line in done.stderr.splitlines() if line.strip() and not PASSING.match(line)]
-    after = listing(work, *watched)
     if done.exit_code == 0:
         return "accepted", "Traceback" if "Traceback" in done.output else "", done.output[-200:]
     wrong = ""
@@ -166,33 +109,10 @@ def judge(words, work, watched):
         wrong = f"{len(lines)} lines"
     elif "Traceback" in done.output or "fault of geossl" in done.output:
         wrong = "fault"
-    elif left := after - before:
+    elif left := listing(*watched) - before:
         wrong = f"left {sorted(str(p) for p, _ in left)[:3]}"
     return "refused", wrong, done.stderr[-400:]
 
 
-def run(good, share=1):
-    """Try every ``share``-th case; prints a line of JSON for each, and a count."""
-    root = good.parent / "tries"
-    shutil.rmtree(root, ignore_errors=True)
-    root.mkdir()
-    work = root / "work"
-    counts = Counter()
-    os.environ["XDG_STATE_HOME"] = str(root / "state")
-    for number, (verb, name, value, words) in enumerate(cases(good, root / "bad")):
-        if number % share:
-            continue
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir()
-        os.chdir(work)
-        outcome, wrong, said = judge(words, work, [good])
-        counts[verb, outcome, bool(wrong)] += 1
-        print(json.dumps({"verb": verb, "option": name, "value": value[:60], "outcome": outcome, "wrong": wrong,
-                          "said": said}), flush=True)  # fmt: skip
-    return counts
-
-
 if __name__ == "__main__":
-    sys.set_int_max_str_digits(0)
-    for key, number in run(Path(sys.argv[1]).resolve(), int((sys.argv[2:] or ["1"])[0])).items():
-        print(number, *key, file=sys.stderr)
+    attempt("tries", cases, judge)

@@ -1,26 +1,21 @@
 """The same for Python: hostile values for every argument of every public function.
 
-``python -m tests.fuzz.hostile_calls FOLDER [SHARE]``; a right answer is an error of geossl, in one line.
+A right answer is an error of geossl, in one line.
 """
 
 import inspect
-import json
-import os
-import shutil
-import signal
-import sys
-import warnings
-from pathlib import Path
 
 import numpy as np
+import torch
 
 import geossl
 from geossl.errors import GeosslError
-from tests.fuzz.hostile import HANG_S, LONG, OUTPUTS, bad_files, listing, odd_paths
+from tests.fuzz.attempts import HANG_S, LONG, OUTPUTS, attempt, bad_files, limited, listing, odd_paths
 
 PLACES = {"aoi": ".geojson", "labels": ".gpkg", "encoder": ".safetensors", "model": ".safetensors", "map": ".zarr",
           "path": ".zarr", "laz": ".las", "dataset": ".npz", "name_or_path": ".safetensors", "to": ".geojson",
-          "graph": ".npz", "frame": ".gpkg", "graphs": ".npz", "raster": ".tif"}  # fmt: skip
+          "graph": ".npz", "frame": ".gpkg", "graphs": ".npz", "raster": ".tif",
+          "points": ".csv"}  # fmt: skip
 TYPES = [
     None,
     3,
@@ -92,6 +87,9 @@ def good_arguments(good):
         "graphs.cluster": {"graph": good / "set.npz", "encoder": good / "graph.safetensors", "classes": 3},
         "graphs.embed": {"graph": good / "set.npz", "encoder": good / "graph.safetensors"},
         "graphs.from_images": {"source": good / "set.npz"},
+        "sample": {"map": store, "points": good / "points.csv"},
+        "verify": {"map": store, "encoder": croma, "source": pair},
+        "wrap": {"module": torch.nn.Conv2d(3, 8, 8, 8), "bands": ("B04", "B03", "B02"), "patch_px": 8, "window_px": 32},
     }
 
 
@@ -130,14 +128,10 @@ def cases(good, bad):
 
 def judge(function, arguments, watched):
     """Call; what came of it, and what is wrong with that."""
-
-    def hung(*_):
-        raise TimeoutError(f"more than {HANG_S} s")
-
-    before, old = listing(*watched), signal.signal(signal.SIGALRM, hung)
-    signal.alarm(HANG_S)
+    before = listing(*watched)
     try:
-        public(function)(**arguments)
+        with limited(HANG_S):
+            public(function)(**arguments)
         return "accepted", "", ""
     except GeosslError as error:
         said = str(error)
@@ -151,29 +145,7 @@ def judge(function, arguments, watched):
         return "refused", "" if is_ours else "TypeError", f"{error}"[:300]
     except Exception as error:
         return "refused", type(error).__name__, f"{error} {getattr(error, '__notes__', '')}"[:400]
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, old)
-
-
-def run(good, share=1):
-    """Try every ``share``-th case; prints a line of JSON for each."""
-    root = good.parent / "calls"
-    shutil.rmtree(root, ignore_errors=True)
-    root.mkdir()
-    work = root / "work"
-    os.environ["XDG_STATE_HOME"] = str(root / "state")
-    for number, (function, name, value, arguments) in enumerate(cases(good, root / "bad")):
-        if number % share:
-            continue
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir()
-        os.chdir(work)
-        outcome, wrong, said = judge(function, arguments, [work, good])
-        print(json.dumps({"verb": function, "option": name, "value": repr(value)[:60], "outcome": outcome,
-                          "wrong": wrong, "said": said}), flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":
-    warnings.simplefilter("ignore")
-    run(Path(sys.argv[1]).resolve(), int((sys.argv[2:] or ["1"])[0]))
+    attempt("calls", cases, judge)

@@ -1,7 +1,7 @@
-"""Every option of every verb and every argument of every function is tried; a share of it with the suite.
+"""Every option of every verb, argument of every function and key of every recipe is tried; a share of it here.
 
-``GEOSSL_FUZZ=500`` (``make fuzz``) tries all 8000. They run in a process of their own, in which shapes are not checked,
-as at a user's.
+``GEOSSL_FUZZ=500`` (``make fuzz``) tries all of them. They run in a process of their own, in which shapes are not
+checked, as at a user's.
 """
 
 import json
@@ -29,7 +29,7 @@ def good(tmp_path_factory):
         return make(folder)
 
 
-@pytest.mark.parametrize(("script", "least"), [("hostile", 3500), ("hostile_calls", 4000)])
+@pytest.mark.parametrize(("script", "least"), [("hostile", 3900), ("hostile_calls", 4300), ("hostile_recipes", 6000)])
 def test_hostile_values_are_refused_in_one_line_and_leave_nothing(good, script, least):
     words = [sys.executable, "-W", "ignore", "-m", f"tests.fuzz.{script}", str(good), str(SHARE)]
     settings = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

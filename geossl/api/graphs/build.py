@@ -91,7 +91,7 @@ def graph_from_raster(
         As ``graph_from_geodataframe``; a node's features are mean and standard deviation of every band, of maps with
         more than 16 bands the mean alone.
     """
-    check_values(compactness=compactness, smooth=smooth)
+    check_values(segment_px=segment_px, compactness=compactness, smooth=smooth)
     if column is not None and labels is None:
         raise InputError(f"column={column!r} does nothing without labels; leave it out")
     known = None if labels is None else read_labels(labels, column)
@@ -123,7 +123,7 @@ def graphs_from_images(source: str | Path, *, segment_px: int = 64, compactness:
     Raises:
         InputError: If the data set cannot be used, or holds no images of one class each.
     """
-    check_values(compactness=compactness)
+    check_values(segment_px=segment_px, compactness=compactness)
     images = read_set(source)
     if not images.sensors or images.labels.ndim != 1:
         raise InputError(f"{source} holds no images of one class each; expected a folder of images per class, or .npz")

@@ -18,7 +18,7 @@ from torch_geometric.data import Batch, Data
 from geossl.data.arrays import class_numbers, read_npz
 from geossl.data.graphs.edges import knn_edges
 from geossl.data.listing import files_in
-from geossl.errors import InputError, MissingFileError
+from geossl.errors import InputError, MissingFileError, possible
 from geossl.outputs import check_output, replacing
 
 SPLITS = ("train", "val", "test")
@@ -65,7 +65,7 @@ def read_graph(source: str | Path | Data | Dataset, edges: str | None = None) ->
         return checked_graph(source, "the graph", edges)
     if not isinstance(source, (str, Path)):
         return from_dataset(source, edges)
-    path = Path(source)
+    path = possible(source, "graph")
     if path.is_dir():
         return from_text(path, edges)
     if not path.exists():

@@ -30,8 +30,9 @@ def data(recipe: CrossVideoRecipe) -> Clips:
         clouds = Clouds(d.cloud_band, d.cloud_above) if d.cloud_band else None
         bands, drawn = recipe.encoder.bands or S2_BANDS, (d.frames, d.chip_px, seed, d.span, d.max_cloudy)
         if SeasonClips.is_layout(d.source):
-            if d.s2_offset:
-                raise InputError("data.s2_offset=-1000: SSL4EO-S12 was made before there was an offset; leave it out")
+            if d.s2_offset or d.s2_bands:
+                key = "s2_offset=-1000" if d.s2_offset else "s2_bands"
+                raise InputError(f"data.{key}: SSL4EO-S12 names its bands and has no offset; leave it out")
             source = SeasonClips(d.source, bands, clouds, *drawn)
         else:
             stated = stated_names(d.s2_bands, "s2", "data.s2_bands", bands)

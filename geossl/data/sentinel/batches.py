@@ -63,6 +63,9 @@ class SentinelChips(DrawnData):
         if SSL4EO.is_layout(folder.root):
             if holdout:
                 raise InputError(f"data.holdout={holdout} needs scenes; SSL4EO-S12 places are chips already, use 0")
+            if folder.s2_offset or folder.s2_bands:
+                key = "s2_offset=-1000" if folder.s2_offset else "s2_bands"
+                raise InputError(f"data.{key}: SSL4EO-S12 names its bands and has no offset; leave it out")
             self.source = SSL4EO(folder.root, sizes, seed)
         else:
             self.scenes = aligned_scenes(folder)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from geossl.data.sentinel.aligned import SceneFolder
 from geossl.data.sentinel.batches import SentinelChips
 from geossl.data.sentinel.ssl4eo import SSL4EO
 from geossl.errors import InputError, RunError
@@ -48,6 +49,11 @@ def test_ssl4eo_feeds_the_loader(ssl4eo):
     assert data.describe()["layout"] == "SSL4EO-S12"
     with pytest.raises(InputError, match="holdout"):
         SentinelChips(ssl4eo, 24, 4, 2, holdout=0.5)
+    for idle in ({"s2_offset": -1000}, {"s2_bands": S2_BANDS}):
+        with pytest.raises(
+            InputError, match=f"data.{next(iter(idle))}.*: SSL4EO-S12 names its bands and has no offset"
+        ):
+            SentinelChips(SceneFolder(ssl4eo, **idle), 24, 4, 2)
 
 
 def test_ssl4eo_refuses_unpaired_places(ssl4eo):

@@ -16,7 +16,6 @@ from click.testing import CliRunner
 from shapely.geometry import box
 
 import geossl
-from geossl import outputs
 from geossl.cli import main
 from geossl.errors import InputError, Note
 from geossl.inference.outputs.class_maps import areal_scale
@@ -137,30 +136,29 @@ class Killed(BaseException):
     """What a process that is killed does not survive."""
 
 
-@pytest.mark.parametrize(
-    "place",
-    ["geossl.api.segment.save_clusters", "geossl.inference.outputs.class_maps.class_picture", "os.replace", "remove"],
-)
-def test_clusters_killed_at_their_end_are_finished_by_the_same_call(scene, encoder, tmp_path, monkeypatch, place):
-    whole = segment(scene, tmp_path / "whole" / "c.tif", classes=3, encoder=encoder)
-    out = tmp_path / "killed" / "c.tif"
-    replace, remove = os.replace, outputs.remove
+@pytest.fixture(scope="module")
+def clusters(scene, encoder, tmp_path_factory):
+    return segment(scene, tmp_path_factory.mktemp("clusters") / "c.tif", classes=3, encoder=encoder)
 
-    def killed(*arguments):
-        if place == "os.replace" and Path(arguments[1]) != out:  # all but the classes, which are the last
-            return replace(*arguments)
-        if place == "remove" and not arguments[0].exists():
-            return remove(*arguments)
-        raise Killed
+
+@pytest.mark.parametrize("last", ["c_model.safetensors", "c.tif"])
+def test_clusters_killed_at_their_end_are_finished_by_the_same_call(
+    scene, encoder, clusters, tmp_path, monkeypatch, last
+):
+    replace = os.replace
+
+    def killed(source, target):
+        if Path(target).name == last:
+            raise Killed
+        return replace(source, target)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):  # noqa: PT012
-        patch.setattr("geossl.outputs.remove" if place == "remove" else place, killed)
-        segment(scene, out, classes=3, encoder=encoder)
-    assert out.exists() == (place == "remove")
-    if not out.exists():
-        segment(scene, out, classes=3, encoder=encoder)
+        patch.setattr("os.replace", killed)
+        segment(scene, tmp_path / "c.tif", classes=3, encoder=encoder)
+    assert not (tmp_path / "c.tif").exists()  # the classes come last, so that they stand for all
+    segment(scene, tmp_path / "c.tif", classes=3, encoder=encoder)
     for name in ("c.tif", "c_confidence.tif", "c_area.csv", "c_model.safetensors"):
-        assert (out.parent / name).read_bytes() == whole.with_name(name).read_bytes(), name
+        assert (tmp_path / name).read_bytes() == clusters.with_name(name).read_bytes(), name
 
 
 @pytest.mark.parametrize("sensor", ["s1", "s2"])

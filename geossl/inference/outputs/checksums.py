@@ -154,9 +154,9 @@ class CheckedStore(LocalStore):
 
     def __init__(self, root: Path | str, *, read_only: bool = True) -> None:
         super().__init__(root, read_only=read_only)
-        self.tables = described(str(root), lambda: read_sums(self.root))
+        self.tables = described(str(root), lambda: read_sums(self.root), is_there=True)
         self.good: set[str] = set()
-        for name, shards in described(str(root), lambda: lost_shards(self.root)).items():
+        for name, shards in described(str(root), lambda: lost_shards(self.root), is_there=True).items():
             raise damage(self.root, name, shards[0], "is missing or cut short")
 
     def check(self, key: str) -> None:

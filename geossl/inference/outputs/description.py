@@ -95,18 +95,25 @@ def arrays(store: Any, name: str, group: str | None = None, **options: Any) -> x
     return found
 
 
-def described(name: str, read: Callable[[], Any]) -> Any:
+def described(name: str, read: Callable[[], Any], *, is_there: bool = False) -> Any:
     """What a reader of the description gives; whatever it stumbles over is the description's.
 
+    Args:
+        name: Of the map, for messages.
+        read: The reader.
+        is_there: Whether a part that is missing is damage, too.
+
     Raises:
-        KeyError, FileNotFoundError: If there is none.
+        FileNotFoundError: If there is none.
         InputError: If it cannot be read.
     """
     try:
         return read()
-    except (GeosslError, FileNotFoundError):
+    except GeosslError:
         raise
     except Exception as error:  # Zarr, xarray and pyproj raise whatever odd values lead to
+        if isinstance(error, FileNotFoundError) and not is_there:
+            raise
         raise damaged(name, f"{type(error).__name__}: {' '.join(str(error).split())[:80]}") from None
 
 

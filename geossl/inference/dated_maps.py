@@ -9,10 +9,10 @@ from typing import Any
 import dask
 import dask.array as da
 import xarray as xr
-import zarr
 
 from geossl.errors import GridError, InputError, possible
 from geossl.inference.outputs.checksums import checked
+from geossl.inference.outputs.description import arrays, store_attributes
 from geossl.inference.outputs.raster import CHUNK, open_map
 
 SAME = ("geossl:reach", "geossl:window_px", "geossl:margin_px")  # how an encoder was run over a map
@@ -63,8 +63,7 @@ def opened(value: str | Path | xr.DataArray, number: int) -> Dated:
         raise InputError(f"{path} does not say what its patches were made from; give the .zarr it was exported from")
     with dask.config.set({"array.chunk-size": CHUNK}):
         embeddings = open_map(path)
-    data = xr.open_zarr(checked(path), chunks=None, decode_coords="all")
-    about = dict(zarr.open_group(str(path), mode="r").attrs)
+    data, about = arrays(checked(path), str(path), chunks=None), store_attributes(path)
     if "sensors" not in data or "geossl:encoder_sha256" not in about:
         raise InputError(f"{path} was not written by geossl embed: it does not say what its patches were made from")
     return Dated(str(path), embeddings, data["sensors"], about)

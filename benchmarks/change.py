@@ -16,10 +16,11 @@ Both get the threshold that ``geossl.change`` would set: of a normal logarithm, 
 Reservoir: Boadella, whose water is drawn by hand at three dates (80 m patches whose water share differs by a quarter
 have changed). False alarms are counted on land at least two patches from water. With one and two further dates.
 
-Run: python benchmarks/change.py --data DATA --out change.md
+Run: python benchmarks/change.py --data DATA --out change.md; finished cities are kept in change.parts.
 """
 
 import argparse
+import json
 import tempfile
 import warnings
 from pathlib import Path
@@ -106,27 +107,37 @@ def change_vector(a, b):
     return difference / (1 if len(a) in (1, 13) else difference.std((1, 2), keepdims=True))
 
 
-def oscd(data, rows):
-    """Scores by row and sensors."""
+def oscd(data, rows, kept):
+    """Scores by row and sensors; those of finished cities are kept in a folder."""
     found = {}
     for city in cities(data):
-        images = {d: {s: read_date(city / f"{d}_{s.upper()}.tif", s) for s in ("s1", "s2")} for d in DATES}
-        labelled = cells(layer(city / "change.tif")).mean(axis=-1)
-        truth, calm = labelled >= SHARE, labelled == 0
-        blocks = block_numbers(*truth.shape, BLOCK).ravel()
-        for name, row in rows.items():
-            for sensors, score, flagged in row(images):
-                here = found.setdefault((name, sensors), {})
-                values = {
-                    "AUC": area_under_curve(truth.ravel(), score.ravel(), blocks),
-                    "AP": average_precision(truth.ravel(), score.ravel(), blocks),
-                    "F1": single(f1_score(truth.ravel(), flagged.ravel())),
-                    "flagged": single(flagged[calm].mean()),
-                }
-                for key, value in values.items():
-                    here.setdefault(key, []).append(value)
+        part = kept / f"{city.name}.json"
+        if not part.exists():
+            kept.mkdir(parents=True, exist_ok=True)
+            part.write_text(json.dumps(of_city(city, rows)))
+        for name, sensors, key, value in json.loads(part.read_text()):
+            found.setdefault((name, sensors), {}).setdefault(key, []).append(Value.from_dict(value))
         print(city.name, flush=True)
     return {row: {key: over_cities(values) for key, values in of.items()} for row, of in found.items()}
+
+
+def of_city(city, rows):
+    """Row, sensors, score and value."""
+    images = {d: {s: read_date(city / f"{d}_{s.upper()}.tif", s) for s in ("s1", "s2")} for d in DATES}
+    labelled = cells(layer(city / "change.tif")).mean(axis=-1)
+    truth, calm = labelled >= SHARE, labelled == 0
+    blocks = block_numbers(*truth.shape, BLOCK).ravel()
+    found = []
+    for name, row in rows.items():
+        for sensors, score, flagged in row(images):
+            values = {
+                "AUC": area_under_curve(truth.ravel(), score.ravel(), blocks),
+                "AP": average_precision(truth.ravel(), score.ravel(), blocks),
+                "F1": single(f1_score(truth.ravel(), flagged.ravel())),
+                "flagged": single(flagged[calm].mean()),
+            }
+            found += [(name, sensors, key, value.to_dict()) for key, value in values.items()]
+    return found
 
 
 def single(value):
@@ -211,7 +222,7 @@ def main():
         rows[name] = encoded(EncoderRow(encoder))
         torch.manual_seed(0)
         rows[f"{name}, random"] = encoded(EncoderRow(fresh(encoder.spec.to_dict())))
-    lines = table(oscd(options.data, rows))
+    lines = table(oscd(options.data, rows, options.out.with_suffix(".parts")))
     lines += [
         "",
         "| before | after | further | AUC of the shore | shore flagged | land flagged |",

@@ -90,7 +90,7 @@ def change(
         InputError: If they were made by different encoders or from different sensors, or hold too little in common.
     """
     check_values(false_alarms=false_alarms, strata=strata, seed=seed, overwrite=overwrite)
-    target = None if out is None else check_outputs(out, overwrite)
+    target = None if out is None else check_outputs(out, overwrite, (before, after, *others))
     maps = aligned([opened(value, number) for number, value in enumerate((before, after, *others), start=1)])
     stable = [(nearer(maps, k), k) for k in range(2, len(maps))]
     rows = sample(maps, seed)
@@ -121,9 +121,12 @@ def change(
     return Change(layers.to_dataset("layer"), places, about)
 
 
-def check_outputs(out: str | Path, overwrite: bool) -> Path:
+def check_outputs(out: str | Path, overwrite: bool, maps: Sequence[str | Path | xr.DataArray]) -> Path:
     """The raster's path, if it and what goes beside it can be written."""
     target = check_output(out, (".tif",), overwrite=overwrite)
+    folders = target.resolve().parents
+    if inside := [m for m in maps if isinstance(m, str | Path) and Path(m).resolve() in folders]:
+        raise InputError(f"--out {out} lies inside the map {inside[0]}; choose another folder")
     for path in beside(target):
         check_output(path, (path.suffix,), overwrite=overwrite)
     return target

@@ -63,6 +63,7 @@ def view(
     map: str | Path,
     *,
     layers: list[str | Path] | None = None,
+    beside: str | Path | None = None,
     port: int = 8000,
     browser: bool = True,
     report: Callable[[str], None] = print,
@@ -71,7 +72,8 @@ def view(
 
     Args:
         map: As in ``geossl.similar``.
-        layers: Rasters to show on top: classes, similarity or RGB (``.tif``).
+        layers: Rasters to show on top: classes, similarity, change, values or RGB (``.tif``).
+        beside: Another map, such as of another date: a slider swipes it over the first, in the same colours.
         port: Of 127.0.0.1; 0 takes a free one.
         browser: Open the page.
         report: Gets the address once the page is ready.
@@ -79,4 +81,5 @@ def view(
     Raises:
         InputError: If map, layers or port cannot be used.
     """
-    server.view(possible(map, "map"), [possible(p, "--layer") for p in layers or []], port, browser, report)
+    other = None if beside is None else possible(beside, "--beside")
+    server.view(possible(map, "map"), [possible(p, "--layer") for p in layers or []], port, browser, report, other)

@@ -261,17 +261,20 @@ def similar(map_path: str, to: str, top: int, out: str) -> None:
 
 @main.command()
 @click.argument("map_path", metavar="MAP")
-@click.option("--layer", "layers", multiple=True, help="Raster to show on top (.tif): classes, similarity, RGB.")
+@click.option("--layer", "layers", multiple=True, help="Raster to show on top (.tif): classes, change, values, RGB.")
+@click.option("--beside", help="Another map, of another date, say: a slider swipes it over MAP.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
 @click.option("--no-browser", is_flag=True, help="Only print the address.")
-def view(map_path: str, layers: tuple[str, ...], port: int, no_browser: bool) -> None:
+def view(map_path: str, layers: tuple[str, ...], beside: str | None, port: int, no_browser: bool) -> None:
     """Show MAP in a web page on this machine; a click finds similar places. Ctrl-C stops."""
-    early({"map": map_path})
+    for path in (map_path, beside):
+        early({"map": path})
     from geossl.api import similar as similarity  # lazy: see embed
 
     for number in (signal.SIGINT, signal.SIGTERM):  # both end it tidily, in the background, too
         signal.signal(number, signal.default_int_handler)
-    similarity.view(map_path, layers=list(layers), port=port, browser=not no_browser, report=click.echo)
+    shown: dict[str, Any] = {"layers": list(layers), "beside": beside, "port": port}
+    similarity.view(map_path, browser=not no_browser, report=click.echo, **shown)
 
 
 @main.command()

@@ -32,8 +32,16 @@ def sample(map: str, points: str, radius_m: float, out: str, overwrite: bool) ->
 @click.argument("before")
 @click.argument("after")
 @click.argument("others", nargs=-1, metavar="[STABLE]...")
-@click.option("--false-alarms", default=0.01, show_default=True, help="Share of unchanged patches taken for changed.")
-@click.option("--strata", default=1, show_default=True, help="Kinds of ground that get a level of their own.")
+@click.option(
+    "--false-alarms",
+    default=0.01,
+    show_default=True,
+    type=click.FloatRange(0, 0.5, min_open=True),
+    help="Share of unchanged patches taken for changed.",
+)
+@click.option(
+    "--strata", default=1, show_default=True, type=click.IntRange(1, 100), help="Kinds of ground with their own level."
+)
 @click.option("--out", default="change.tif", show_default=True, help="COG; places, table, picture go beside it.")
 @click.option("--seed", default=0, show_default=True, help="Of the strata and the sample.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT and what is beside it.")

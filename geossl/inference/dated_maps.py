@@ -104,8 +104,10 @@ def check_alike(first: Dated, other: Dated) -> None:
         names = [f"{m.about.get('geossl:encoder')} ({str(m.about.get(encoder))[:12]})" for m in (first, other)]
         raise InputError(f"{both} were made by different encoders, {' and '.join(names)}; embed both with one")
     if first.embeddings.sizes["embedding"] != other.embeddings.sizes["embedding"]:
-        sizes = [m.embeddings.sizes["embedding"] for m in (first, other)]
-        raise InputError(f"{both} hold vectors of {sizes[0]} and {sizes[1]} numbers; embed both with the same --dims")
+        lengths = [m.embeddings.sizes["embedding"] for m in (first, other)]
+        raise InputError(
+            f"{both} hold vectors of {lengths[0]} and {lengths[1]} numbers; embed both with the same --dims"
+        )
     if any(first.about.get(key) != other.about.get(key) for key in SAME) and first.about and other.about:
         raise InputError(f"{both} were made with different windows or reach; embed both with the same --reach")
     same = first.about.get("geossl:plan_sha256")

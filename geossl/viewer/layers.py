@@ -102,7 +102,7 @@ def open_layer(path: Path, name: str | None = None) -> Layer:
     """Decide how a raster is shown.
 
     Three or four 8-bit bands are a picture; one 8-bit band with a colour table or a ``CLASS_NAMES`` tag (JSON, names
-    by number) holds classes; any other holds values, of which the first band is shown. That of ``geossl change`` has
+    by number) holds classes; any other holds values, of whose named bands the first is shown. That of ``geossl change`` has
     the colours of its picture, which part at the threshold.
 
     Raises:
@@ -125,10 +125,10 @@ def described(file: Any, path: Path, name: str) -> Layer:
     bounds = transform_bounds(file.crs, "EPSG:4326", *file.bounds)
     if file.count in (3, 4) and file.dtypes[0] == "uint8":
         return Layer(name, path, "picture", bounds, np.zeros((256, 4), np.uint8))
-    if file.count > MOST_BANDS:
+    if file.count > MOST_BANDS or (file.count > 1 and not file.descriptions[0]):
         raise InputError(
-            f"--layer {path} has {file.count} bands; expected values or classes (the first band is shown), or RGB in 8 "
-            "bits. A map of embeddings is the first argument"
+            f"--layer {path} has {file.count} bands of {file.dtypes[0]}; expected one, RGB in 8 bits, or named bands of "
+            "values, of which the first is shown"
         )
     if (edge := file.tags().get("GEOSSL_Z_THRESHOLD")) is not None:
         return of_change(file, path, name, bounds, edge)

@@ -157,12 +157,19 @@ def as_json(values: dict[str, Any]) -> tuple[bytes, str]:
     return json.dumps(values, allow_nan=False).encode(), "application/json"
 
 
-def view(map_path: Path, layers: list[Path], port: int, browser: bool, report: Callable[[str], None]) -> None:
+def view(
+    map_path: Path,
+    layers: list[Path],
+    port: int,
+    browser: bool,
+    report: Callable[[str], None],
+    beside: Path | None = None,
+) -> None:
     """Serve the page until Ctrl-C; see ``geossl.view``."""
     with Server(port) as server, tempfile.TemporaryDirectory(prefix="geossl-view-") as folder:
         try:
             report(f"view  reading {map_path}")
-            server.session = Session(map_path, layers, Path(folder))
+            server.session = Session(map_path, layers, Path(folder), beside)
             report(f"view  {server.url}  (Ctrl-C stops)")
             if browser:
                 webbrowser.open(server.url)

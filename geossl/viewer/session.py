@@ -21,6 +21,7 @@ from geossl.inference.zonal import Example
 from geossl.viewer.layers import Layer, open_layer
 
 KEPT = 16  # searches whose rasters stay on disk
+BESIDE = "beside"  # the layer that is swiped over the others
 FIT_SIDE = 150  # the false colours are fitted on a grid of about this many patches a side
 
 
@@ -31,26 +32,39 @@ class Session:
         map_path: ``.zarr`` or ``.tif`` written by ``geossl embed``.
         layer_paths: Further rasters.
         folder: Holds temporary rasters; the caller removes it.
+        beside: Another map, swiped over the first; in the same colours if its vectors are as long.
 
     Raises:
         InputError: If the map or a layer cannot be used.
     """
 
-    def __init__(self, map_path: Path, layer_paths: list[Path], folder: Path) -> None:
+    def __init__(self, map_path: Path, layer_paths: list[Path], folder: Path, beside: Path | None = None) -> None:
         self.name, self.folder = map_path.name, folder
         self.embeddings = open_embeddings(map_path)
         self.geobox = self.embeddings.odc.geobox
         self.area = area_of(map_path)
         extra = [open_layer(path) for path in layer_paths]
-        picture = paint(self.embeddings, folder / "quicklook.tif")
+        other = None if beside is None else open_embeddings(beside)
+        seen = thinned(self.embeddings)
+        if other is not None and len(other) == len(self.embeddings):
+            seen = np.concatenate([seen, thinned(other)], axis=1)
+        colours = FalseColour(seen, seed=0)
+        picture = paint(self.embeddings, colours, folder / "quicklook.tif")
         shown = [open_layer(picture, "false colour"), *extra]
         self.layers: dict[str, Layer] = {str(i): layer for i, layer in enumerate(shown)}
+        if other is not None and beside is not None:
+            own = colours if len(other) == len(self.embeddings) else FalseColour(thinned(other), seed=0)
+            self.layers[BESIDE] = open_layer(paint(other, own, folder / "beside.tif"), f"right: {beside.name}")
         self.searches: OrderedDict[str, dict[str, Any]] = OrderedDict()
         self.lock = Lock()
 
     def describe(self) -> dict[str, Any]:
         """The map and its layers, lowest first, as JSON values."""
-        shown = [{"id": i, **layer.describe()} for i, layer in self.layers.items() if not i.startswith("similar")]
+        shown = [
+            {"id": i, "side": "right" if i == BESIDE else "both", **layer.describe()}
+            for i, layer in self.layers.items()
+            if not i.startswith("similar")
+        ]
         return {
             "name": self.name,
             "crs": f"EPSG:{self.geobox.crs.epsg}" if self.geobox.crs.epsg else "custom CRS",
@@ -115,10 +129,14 @@ def area_of(path: Path) -> dict[str, Any] | None:
         return checked_area(str(path), file.tags().get("GEOSSL_AREA", "null"))
 
 
-def paint(embeddings: xr.DataArray, out: Path) -> Path:
-    """Write the false-colour image of a map as an RGBA raster, chunk by chunk."""
+def thinned(embeddings: xr.DataArray) -> np.ndarray:
+    """Vectors ``(d, n)`` of a grid of patches over a map, to fit colours on."""
     step = max(1, -(-max(embeddings.shape[1:]) // FIT_SIDE))
-    colours = FalseColour(embeddings[:, ::step, ::step].values, seed=0)
+    return embeddings[:, ::step, ::step].values.reshape(len(embeddings), -1)
+
+
+def paint(embeddings: xr.DataArray, colours: FalseColour, out: Path) -> Path:
+    """Write the false-colour image of a map as an RGBA raster, chunk by chunk."""
     parts = ((where, np.moveaxis(colours.paint(values), -1, 0)) for where, values in blocks(embeddings))
     write_blocks(out, embeddings.odc.geobox, parts, count=4, dtype="uint8", nodata=None)
     return out

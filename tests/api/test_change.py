@@ -167,6 +167,7 @@ def refusals(folder, maps):
         (maps[1], {"strata": 0}, InputError, "strata=0 is not possible"),
         (maps[1], {"seed": -1}, InputError, "seed=-1 is not possible"),
         (maps[1], {"out": folder / "x.png"}, InputError, "must end in .tif"),
+        (maps[1], {"out": maps[0] / "x.tif"}, InputError, "lies inside the map"),
         (maps[1], {"out": folder / "none" / "x.tif"}, InputError, "does not exist; create it"),
     ]
 

@@ -21,6 +21,7 @@ from pyproj import Transformer
 
 import geossl
 from geossl.errors import InputError, MissingFileError
+from geossl.inference.outputs.cog import write_blocks
 from geossl.viewer.layers import MERCATOR_M, open_layer
 from geossl.viewer.server import STATIC, Server
 from geossl.viewer.session import Session
@@ -326,6 +327,50 @@ def test_a_port_in_use_is_one_line(tmp_path):
     assert re.fullmatch(r"geossl: --port \d+ cannot be used \(Address already in use\); choose another.*\n", errors)
 
 
+def test_a_change_raster_parts_at_its_threshold_and_says_so(tmp_path):
+    z = np.tile(np.linspace(0, 4, GRID.shape[1], dtype=np.float32), (GRID.shape[0], 1))
+    path, parts = tmp_path / "change.tif", [((slice(0, GRID.shape[0]), slice(0, GRID.shape[1])), np.stack([z, z, z]))]
+    tags = {"GEOSSL_Z_THRESHOLD": "2", "GEOSSL_FALSE_ALARMS": "0.01"}
+    names = ["z", "p_value", "distance"]
+    write_blocks(path, GRID, parts, count=3, dtype="float32", nodata=np.nan, names=names, tags=tags)
+    found = open_layer(path)
+    assert found.describe()["note"] == "changed from 2 on, at a false-alarm rate of 1 %"
+    assert (found.low, found.high, found.name) == (0, 4, "change: robust z")
+    red, green, blue, _ = (int(c) for c in found.table[100])
+    assert red == green == blue  # grey below the threshold
+    assert int(found.table[160][0]) > int(found.table[160][2])
+    write_blocks(
+        path, GRID, parts, count=3, dtype="float32", nodata=np.nan, tags={"GEOSSL_Z_THRESHOLD": "high"}, names=names
+    )
+    with pytest.raises(InputError, match="broken GEOSSL_Z_THRESHOLD"):
+        open_layer(path)
+
+
+@pytest.fixture
+def two_maps(tmp_path):
+    first = store(tmp_path / "a.zarr", vectors(), "int8")
+    second = store(tmp_path / "b.zarr", np.flip(vectors(), axis=2).copy(), "int8")
+    (tmp_path / "work").mkdir()
+    with Server(0) as server:
+        server.session = Session(first, [], tmp_path / "work", second)
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def test_two_maps_are_painted_in_the_same_colours(two_maps):
+    layers = two_maps.session.describe()["layers"]
+    assert [(layer["name"], layer["side"]) for layer in layers] == [
+        ("false colour", "both"),
+        ("right: b.zarr", "right"),
+    ]
+    left, right = (rasterio.open(two_maps.session.layers[layer["id"]].path).read() for layer in layers)
+    assert left.any()
+    np.testing.assert_array_equal(left, right[:, :, ::-1])
+
+
 READY = "!document.querySelectorAll('.leaflet-tile:not(.leaflet-tile-loaded)').length"
 needs_browser = pytest.mark.skipif(browser.find() is None, reason="no Chromium or Chrome found on the PATH")
 
@@ -375,7 +420,7 @@ def test_in_a_browser_the_keyboard_is_enough(served):
     with browser.Page() as page:
         page.open(served.url)
         page.wait("document.querySelectorAll('#layers > li').length == 3")
-        controls = "[...document.querySelectorAll('input, button, [role=img]')]"
+        controls = "[...document.querySelectorAll('input:not([hidden]), button, [role=img]')]"
         named = "(e.labels?.length || e.getAttribute('aria-label') || e.textContent)"
         assert page.js(f"{controls}.length") == 7
         assert page.js(f"{controls}.every((e) => {named})")
@@ -393,3 +438,17 @@ def test_in_a_browser_the_keyboard_is_enough(served):
         page.js("document.querySelector('#point').value = 'here'; document.querySelector('#search button').click()")
         assert page.js("document.querySelector('#status').textContent") == "Write a point as lon, lat."
         assert [e for e in page.errors if "400" not in e] == []  # the browser itself logs the refused search
+
+
+@needs_browser
+def test_in_a_browser_a_slider_swipes_one_map_over_the_other(two_maps):
+    with browser.Page() as page:
+        page.open(two_maps.url)
+        page.wait("document.querySelectorAll('#layers > li').length == 2")
+        page.wait(f"document.querySelectorAll('.leaflet-right-pane img').length > 0 && {READY}")
+        clip = "document.querySelector('.leaflet-right-pane').style.clip"
+        size = page.js("map.getSize().x")
+        assert page.js(clip).endswith(f"{size / 2:g}px)")
+        page.js("(e => {e.value = 1; e.dispatchEvent(new Event('input'))})(document.querySelector('#swipe'))")
+        assert page.js(clip).endswith(f"{size:g}px)")
+        assert page.errors == []

@@ -7,16 +7,18 @@ import matplotlib
 import numpy as np
 import xarray as xr
 from affine import Affine
-from jaxtyping import Bool, Float
-from matplotlib.colors import LinearSegmentedColormap
+from jaxtyping import Bool, Float, UInt8
+from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 from numpy import ndarray
 
+from geossl.inference.outputs.cog import blocks
 from geossl.inference.outputs.furniture import Caption, caption, furnish_all
 from geossl.inference.outputs.quicklook import FalseColour
 from geossl.outputs import replacing
 
 LONGEST_PX = 800
+FIT_SIDE = 150  # colours are fitted on a grid of about this many patches a side
 HEIGHT = 4.6  # inches of a panel
 STEPS_ABOVE = 2.0  # the colour bar ends at so many times the threshold
 MARK = "#00c2ff"
@@ -45,16 +47,18 @@ def change_picture(
     """
     step = max(1, -(-max(z.shape) // LONGEST_PX))
     found = z[::step, ::step].values
-    before, after = (m[:, ::step, ::step].values for m in maps)
-    (top, bottom), (left, right) = filled(np.isfinite(before[0]) | np.isfinite(after[0]))
-    before, after = (m[:, top:bottom, left:right] for m in (before, after))
-    colours = FalseColour(np.concatenate([before, after], axis=2), seed=0)
-    rows, columns = before.shape[1:]
+    coarse = max(1, -(-max(z.shape) // FIT_SIDE))
+    seen = [m[:, ::coarse, ::coarse].values.reshape(len(m), -1) for m in maps]
+    colours = FalseColour(np.concatenate(seen, axis=1), seed=0)
+    before, after = (painted(m[:, ::step, ::step], colours) for m in maps)
+    (top, bottom), (left, right) = filled((before[..., 3] > 0) | (after[..., 3] > 0))
+    before, after = (image[top:bottom, left:right] for image in (before, after))
+    rows, columns = before.shape[:2]
     width = min(9.0, max(2.6, HEIGHT * columns / rows))
     figure = Figure((3 * width + 1.2, HEIGHT + 1.0), dpi=110, layout="constrained")
     panels = list(figure.subplots(1, 3))
     for axes, image, title in zip(panels, (before, after), titles, strict=False):
-        axes.imshow(colours.paint(image), interpolation="nearest")
+        axes.imshow(image, interpolation="nearest")
         axes.set_title(title, fontsize=10)
     shown = panels[2].imshow(
         found[top:bottom, left:right], cmap=ramp(), vmin=0, vmax=STEPS_ABOVE * threshold, interpolation="nearest"
@@ -72,7 +76,15 @@ def change_picture(
     return out
 
 
-def ramp() -> LinearSegmentedColormap:
+def painted(embeddings: xr.DataArray, colours: FalseColour) -> UInt8[ndarray, "h w 4"]:
+    """A map in colours, painted chunk by chunk."""
+    out = np.zeros((*embeddings.shape[1:], 4), np.uint8)
+    for where, values in blocks(embeddings):
+        out[where] = colours.paint(values)
+    return out
+
+
+def ramp() -> Colormap:
     """Grey up to the threshold in the middle, then dark red to yellow."""
     grey = matplotlib.colormaps["Greys"](np.linspace(0.02, 0.45, 128))
     warm = matplotlib.colormaps["inferno"](np.linspace(0.35, 0.95, 128))
@@ -93,8 +105,8 @@ def outline(axes: matplotlib.axes.Axes, places: gpd.GeoDataFrame, transform: Aff
         if number < NUMBERED:
             _, south, east, north = polygon.bounds
             x, y = in_pixels(np.array([[east, (north + south) / 2]]), transform, step)
-            where = {"xytext": (3, 0), "textcoords": "offset points", "va": "center"}
-            axes.annotate(str(number + 1), (x[0], y[0]), fontsize=7, **where)
+            spot = (float(x[0]), float(y[0]))
+            axes.annotate(str(number + 1), spot, (3, 0), textcoords="offset points", va="center", fontsize=7)
 
 
 def in_pixels(points: Float[ndarray, "n 2"], transform: Affine, step: int) -> tuple[ndarray, ndarray]:

@@ -75,7 +75,7 @@ class FalseColour:
         seed: Seeds the choice of patches if there are too many.
     """
 
-    def __init__(self, data: Float[np.ndarray, "d h w"], seed: int) -> None:
+    def __init__(self, data: Float[np.ndarray, "d ..."], seed: int) -> None:
         rows = data.reshape(len(data), -1).T
         usable = rows[np.isfinite(rows).all(axis=1)].astype(np.float64)
         self.pca: PCA | None = None

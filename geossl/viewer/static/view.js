@@ -43,7 +43,8 @@ function legend(layer) {
 
 // Adds a layer on top of those there are, with its switch, opacity and legend.
 function add(layer, opacity) {
-  const tiles = L.tileLayer(`tiles/${layer.id}/{z}/{x}/{y}.png`, { bounds: layer.bounds, opacity, maxZoom: 19 });
+  const pane = layer.side === "right" ? swiped() : "tilePane";
+  const tiles = L.tileLayer(`tiles/${layer.id}/{z}/{x}/{y}.png`, { bounds: layer.bounds, opacity, maxZoom: 19, pane });
   tiles.addTo(map);
   const box = make("input", { type: "checkbox", checked: true, id: `show-${layer.id}` });
   box.addEventListener("change", () => (box.checked ? tiles.addTo(map) : tiles.remove()));
@@ -54,6 +55,24 @@ function add(layer, opacity) {
   const item = make("li", {}, row, legend(layer));
   byId("layers").prepend(item);
   return { tiles, item, slider, box };
+}
+
+// Makes the pane of the map that is swiped over the others; the slider cuts off its left part.
+function swiped() {
+  const pane = map.createPane("right");
+  const slider = byId("swipe");
+  pane.style.zIndex = 250; // above the tiles, below outlines and markers
+  const cut = () => {
+    const size = map.getSize();
+    const from = map.containerPointToLayerPoint([size.x * Number(slider.value), 0]);
+    const to = map.containerPointToLayerPoint(size);
+    pane.style.clip = `rect(${from.y}px, ${to.x}px, ${to.y}px, ${from.x}px)`;
+  };
+  slider.hidden = false;
+  slider.addEventListener("input", cut);
+  map.on("move zoomend resize viewreset", cut);
+  map.whenReady(cut);
+  return "right";
 }
 
 // Outlines the region the map was made for, below whatever is found, with its switch.

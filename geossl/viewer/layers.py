@@ -102,8 +102,8 @@ def open_layer(path: Path, name: str | None = None) -> Layer:
     """Decide how a raster is shown.
 
     Three or four 8-bit bands are a picture; one 8-bit band with a colour table or a ``CLASS_NAMES`` tag (JSON, names
-    by number) holds classes; any other holds values, of whose named bands the first is shown. That of ``geossl change`` has
-    the colours of its picture, which part at the threshold.
+    by number) holds classes; any other holds values, of whose named bands the first is shown. That of ``geossl change``
+    has the colours of its picture, which part at the threshold.
 
     Raises:
         MissingFileError: If there is no such file.
@@ -127,8 +127,8 @@ def described(file: Any, path: Path, name: str) -> Layer:
         return Layer(name, path, "picture", bounds, np.zeros((256, 4), np.uint8))
     if file.count > MOST_BANDS or (file.count > 1 and not file.descriptions[0]):
         raise InputError(
-            f"--layer {path} has {file.count} bands of {file.dtypes[0]}; expected one, RGB in 8 bits, or named bands of "
-            "values, of which the first is shown"
+            f"--layer {path} has {file.count} bands of {file.dtypes[0]}; expected one, RGB in 8 bits, or named bands "
+            "of values, of which the first is shown"
         )
     if (edge := file.tags().get("GEOSSL_Z_THRESHOLD")) is not None:
         return of_change(file, path, name, bounds, edge)

@@ -276,7 +276,7 @@ def test_layers_that_cannot_be_shown_are_refused(tmp_path):
             open_layer(write_classes(tmp_path / "c.tif", CLASS_NAMES=names))
     with rasterio.open(tmp_path / "bands.tif", "w", "GTiff", 9, 9, 20, "EPSG:32631", GRID.transform, "float32"):
         pass
-    with pytest.raises(InputError, match="has 20 bands; expected values or classes"):
+    with pytest.raises(InputError, match="has 20 bands of float32; expected one, RGB"):
         open_layer(tmp_path / "bands.tif")
     with rasterio.open(tmp_path / "nowhere.tif", "w", "GTiff", 9, 9, 1, None, Affine.scale(2), "uint8"):
         pass

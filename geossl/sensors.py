@@ -138,6 +138,9 @@ class Sensor:
         unknown = {*self.rgb, *self.aliases.values()} - {*self.bands}
         if unknown or len(self.wavelengths_nm) not in (0, len(self.bands)):
             raise ValueError(f"sensor {self.key} speaks of bands it does not have: {', '.join(sorted(unknown))}")
+        if small := [band for band in self.bands if band != band.upper()]:
+            capital = small[0].upper()
+            raise ValueError(f"band {small[0]} of {self.key}: names in files are read in capitals; use {capital}")
 
     @property
     def bands(self) -> tuple[str, ...]:
@@ -153,6 +156,16 @@ class Sensor:
     def is_radar(self) -> bool:
         """Whether its values are backscatter."""
         return self.unit == "dB"
+
+    @property
+    def formula(self) -> str:
+        """How stored numbers become its unit, in words."""
+        if not self.products:
+            return self.unit
+        product = self.products[0]
+        if product.offset is None:
+            return "(number + offset) / 10000, with offset -1000 from processing baseline 04.00 on"
+        return f"number x {product.gain:g} {product.offset:+g}"
 
     def band(self, name: str) -> str:
         """The band that a name in a file stands for; the name itself if it is not an alias."""
@@ -178,35 +191,11 @@ S2 = SensorSpec(  # SSL4EO-S12 L2A statistics, reflectance
     S2_BANDS,
     "reflectance",
     "L2A",
-    (
-        0.07524,
-        0.08843,
-        0.114416,
-        0.129747,
-        0.162491,
-        0.219464,
-        0.242221,
-        0.251776,
-        0.258165,
-        0.264552,
-        0.236851,
-        0.180507,
-    ),
-    (
-        0.110803,
-        0.115515,
-        0.118363,
-        0.136811,
-        0.137027,
-        0.135555,
-        0.141651,
-        0.147479,
-        0.143931,
-        0.158228,
-        0.145552,
-        0.134348,
-    ),
-)
+    (0.07524, 0.08843, 0.114416, 0.129747, 0.162491, 0.219464,
+     0.242221, 0.251776, 0.258165, 0.264552, 0.236851, 0.180507),
+    (0.110803, 0.115515, 0.118363, 0.136811, 0.137027, 0.135555,
+     0.141651, 0.147479, 0.143931, 0.158228, 0.145552, 0.134348),
+)  # fmt: skip
 RGB = SensorSpec(("R", "G", "B"), "0..1", "8 bit", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # of ImageNet
 
 LANDSAT_LIKE = ("B01", "B02", "B03", "B04", "B8A", "B11", "B12")  # Sentinel-2 bands at OLI's wavelengths
@@ -315,12 +304,13 @@ SENSORS: dict[str, Sensor] = {  # in the order of cubes, and of a map's flags
 
 
 PAIR = tuple(key for key, sensor in SENSORS.items() if sensor.paired)  # what CROMA and the bundled scenes have
+RADAR, OPTICAL = PAIR
 
 
 def by_sensor(names: Sequence[str]) -> dict[str, list[str]]:
     """Bands of images that hold several sensors, in their order: those of radar by name, all others are optical."""
-    radar = SENSORS["s1"].bands
-    return {"s1": [name for name in names if name in radar], "s2": [name for name in names if name not in radar]}
+    radar = SENSORS[RADAR].bands
+    return {RADAR: [name for name in names if name in radar], OPTICAL: [name for name in names if name not in radar]}
 
 
 def with_partners(names: Iterable[str]) -> tuple[str, ...]:

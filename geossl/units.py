@@ -23,7 +23,9 @@ from geossl.limits import (
     MOST_REFLECTANCE,
     WRAPPED,
 )
+from geossl.sensors import SENSORS
 
+CHECKED = ("dB", "reflectance")  # units whose numbers can be told from others
 FIX_S2 = "expected reflectance 0 to 1 or reflectance x 10000"
 
 
@@ -33,7 +35,7 @@ def check_decibel(
     """Refuse linear power, amplitudes, natural logarithms, fill values and swapped polarisations.
 
     Args:
-        name: Of the file or cube, for messages.
+        name: Name of the file or cube, for messages.
         seen: Usable pixels, every band finite.
         bands: Their names.
         is_named: The names are sure, so that VH may be brighter than VV.
@@ -75,7 +77,7 @@ def reflectance_scale(
     """Numbers per unit reflectance, 1 or 10000, decided by the numbers.
 
     Args:
-        name: Of the file or cube, for messages.
+        name: Name of the file or cube, for messages.
         seen: Usable pixels, every band finite; as stored, or as the file's scale and offset make them.
         kind: NumPy's name of the numbers' type, e.g. ``uint16``.
         bands: Their names.
@@ -175,7 +177,7 @@ def check_cube(name: str, values: Float[ndarray, "c h w"], bands: Sequence[str],
     """Refuse a cube's array that is not in dB or reflectance 0 to 1.
 
     Args:
-        name: ``s1`` or ``s2``.
+        name: The sensor, a key of ``geossl.sensors.SENSORS``.
         values: Numbers; NaN and 0 in every band are not usable.
         bands: Names.
         kind: The array's own type, before it was made float32.
@@ -183,19 +185,19 @@ def check_cube(name: str, values: Float[ndarray, "c h w"], bands: Sequence[str],
     Raises:
         BandError: Says what the numbers look like and what to do.
     """
+    sensor = SENSORS[name]
     if np.dtype(kind).kind != "f":
         raise BandError(
             f"the cube's {name} holds {np.dtype(kind).name} numbers; expected "
-            f"{'dB' if name == 's1' else 'reflectance 0 to 1, (number + offset) / 10000'} as float, NaN for no data"
+            f"{'dB' if sensor.is_radar else f'reflectance 0 to 1, {sensor.formula}'} as float, NaN for no data"
         )
     flat = values.reshape(len(values), -1)
     seen = flat[:, np.isfinite(flat).all(axis=0) & (flat != 0).any(axis=0)]
-    if name == "s1":
-        check_decibel("the cube's s1", seen, bands, is_named=True)
-    elif seen.size and reflectance_scale("the cube's s2", seen, np.dtype(kind).name, bands) != 1:
+    if sensor.is_radar:
+        check_decibel(f"the cube's {name}", seen, bands, is_named=True)
+    elif seen.size and reflectance_scale(f"the cube's {name}", seen, np.dtype(kind).name, bands) != 1:
         raise BandError(
-            f"the cube's s2 holds numbers up to {seen.max():.0f}; expected reflectance 0 to 1: "
-            "(number + offset) / 10000, with offset -1000 from processing baseline 04.00 on"
+            f"the cube's {name} holds numbers up to {seen.max():.0f}; expected reflectance 0 to 1: {sensor.formula}"
         )
 
 
@@ -204,15 +206,14 @@ def check_block(name: str, values: Float[ndarray, "c h w"]) -> Float[ndarray, "c
     finite = values[np.isfinite(values)]
     if not finite.size:
         return values
-    middle = float(np.median(finite))
-    if name == "s1" and not LEAST_DB < middle < 0:
+    middle, sensor = float(np.median(finite)), SENSORS[name]
+    if sensor.is_radar and not LEAST_DB < middle < 0:
         raise BandError(
-            f"a block of the cube's s1 has the median {middle:.4g}; expected dB (about -12 and -19): convert linear "
-            "power with 10*log10"
+            f"a block of the cube's {name} has the median {middle:.4g}; expected dB (about -12 and -19): convert "
+            "linear power with 10*log10"
         )
-    if name == "s2" and middle > BRIGHTEST:
+    if not sensor.is_radar and middle > BRIGHTEST:
         raise BandError(
-            f"a block of the cube's s2 has the median {middle:.4g}; expected reflectance 0 to 1: (number + offset) / "
-            "10000, with offset -1000 from processing baseline 04.00 on"
+            f"a block of the cube's {name} has the median {middle:.4g}; expected reflectance 0 to 1: {sensor.formula}"
         )
     return values

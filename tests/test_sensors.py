@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import pytest
 
 from geossl.inference.engine.store import flags
 from geossl.inference.outputs.class_maps import flags_of
 from geossl.sensors import QA_PIXEL, QA_RADSAT, SENSORS, Sensor, SensorSpec, with_partners
 
-DEM = SensorSpec(("height",), "m", "not stated", (0.0,), (1.0,))
+DEM = SensorSpec(("HEIGHT",), "m", "not stated", (0.0,), (1.0,))
 
 
 @pytest.mark.parametrize("key", SENSORS)
@@ -18,7 +20,7 @@ def test_an_entry_is_whole(key):
 
 def test_flags_of_sensors_are_bits_of_their_own():
     assert [SENSORS[name].flag for name in ("s1", "s2", "landsat")] == [1, 2, 8]  # stored in maps: never change them
-    assert sum(entry.flag for entry in SENSORS.values()) == 11
+    assert len({entry.flag for entry in SENSORS.values()}) == len(SENSORS)
 
 
 @pytest.mark.parametrize("flag", [4, 3, 0, 256])
@@ -30,6 +32,11 @@ def test_a_flag_that_is_not_free_is_refused(flag):
 def test_colours_are_bands_of_the_sensor():
     with pytest.raises(ValueError, match="sensor dem speaks of bands it does not have: slope"):
         Sensor("dem", "elevation", DEM, 30.0, 16, "dem", "", rgb=("slope",))
+
+
+def test_bands_are_named_in_capitals_as_names_in_files_are_read():
+    with pytest.raises(ValueError, match="band height of dem: names in files are read in capitals; use HEIGHT"):
+        Sensor("dem", "elevation", replace(DEM, bands=("height",)), 30.0, 16, "dem", "")
 
 
 def test_quality_bits_make_one_mask():

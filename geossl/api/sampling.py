@@ -1,6 +1,7 @@
 """Draw from the density an auto-encoder learned, and show the draws beside real vectors."""
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from geossl.models.encoders.score_autoencoder import PatchAutoencoder, VectorAut
 from geossl.models.files import load_encoder, provenance
 from geossl.outputs import check_output, replacing
 from geossl.recipe.regularized_ae import RegularizedAERecipe
+from geossl.sensors import SENSORS, SensorSpec
 
 SHOWN = 32
 
@@ -80,7 +82,11 @@ def picture(
     """Real and drawn vectors side by side."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
-    is_patch = isinstance(encoder, PatchAutoencoder) and encoder.spec.patch_px > 1 and "s2" in encoder.spec.sensors
+    is_patch = (
+        isinstance(encoder, PatchAutoencoder)
+        and encoder.spec.patch_px > 1
+        and coloured(encoder.spec.sensors) is not None
+    )
     titles = ("training vectors", "drawn by Metropolis-Hastings")
     for axes, title, rows in zip(panels, titles, (real, drawn), strict=True):
         axes.set_title(title)
@@ -97,12 +103,22 @@ def picture(
     return figure
 
 
+def coloured(sensors: Mapping[str, SensorSpec]) -> str | None:
+    """The first sensor that has red, green and blue among its bands; None if none has."""
+    known = [name for name in sensors if name in SENSORS and len(SENSORS[name].rgb) == 3]
+    return next((name for name in known if {*SENSORS[name].rgb} <= {*sensors[name].bands}), None)
+
+
 def mosaic(rows: Float[ndarray, "n c"], encoder: PatchAutoencoder) -> Float[ndarray, "h w 3"]:
     """Patches in true colours, eight to a row, a thin line between them."""
     patch, sensors = encoder.spec.patch_px, encoder.spec.sensors
-    first = sum(len(s.bands) for name, s in sensors.items() if name != "s2") if next(iter(sensors)) != "s2" else 0
-    bands = [first + sensors["s2"].bands.index(b) for b in ("B04", "B03", "B02")]
+    name = coloured(sensors)
+    assert name is not None
+    shown = SENSORS[name]
+    names = [(sensor, band) for sensor, spec in sensors.items() for band in spec.bands]
+    bands = [names.index((shown.key, band)) for band in shown.rgb]
     cells = rows.reshape(len(rows), -1, patch, patch)[:, bands].transpose(0, 2, 3, 1)
-    cells = np.pad(np.clip(cells / 0.3, 0, 1), ((0, 0), (0, 1), (0, 1), (0, 0)), constant_values=1)
+    cells = np.clip((cells - shown.black) / (shown.white - shown.black), 0, 1)
+    cells = np.pad(cells, ((0, 0), (0, 1), (0, 1), (0, 0)), constant_values=1)
     cells = np.pad(cells, ((0, -len(cells) % 8), (0, 0), (0, 0), (0, 0)), constant_values=1)
     return np.concatenate([np.concatenate(list(row), axis=1) for row in cells.reshape(-1, 8, *cells.shape[1:])])

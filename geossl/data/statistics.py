@@ -42,7 +42,7 @@ def streaming_statistics(batches: Iterable[Mapping[str, Tensor]]) -> dict[str, t
         batches: Chips or batches; order and grouping do not matter.
 
     Returns:
-        ``{"s1": (means, stds), "s2": (means, stds)}``, or whatever sensors there are; ``valid`` is left out.
+        Means and standard deviations by sensor; ``valid`` is left out.
     """
     found: dict[str, BandStatistics] = {}
     for batch in batches:

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from geossl.models.encoders.croma import CROMAEncoder, CROMAOutput
 from geossl.models.layers.patches import patchify
 from geossl.models.teachers import Teacher
+from geossl.sensors import OPTICAL, PAIR, RADAR
 
-SEEN_BY = {"optical": ("s2",), "joint": ("s1", "s2")}  # branches that imitate, and what their teacher looks at
+SEEN_BY = {"optical": (OPTICAL,), "joint": PAIR}  # branches that imitate, and what their teacher looks at
 LEVELS = 3  # numbers per band
-LEVELS_OF = {"radar": ("s1",), "optical": ("s2",), "joint": ("s1", "s2")}
+LEVELS_OF = {"radar": (RADAR,), **SEEN_BY}
 
 
 def standardized(x: Float[Tensor, "b n d"], counts: Bool[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
@@ -119,7 +120,7 @@ class Imitation(nn.Module):
         """The teacher's features for a branch."""
         assert self.teacher is not None
         seen = {name: batch[name] for name in SEEN_BY[branch]}
-        h, w = seen["s2"].shape[-2:]
+        h, w = seen[OPTICAL].shape[-2:]
         return self.teacher.features(seen, (h // self.patch_px, w // self.patch_px))
 
     def error(self, head: nn.Module, x: Tensor, target: Tensor, valid: Bool[Tensor, "b n"]) -> Float[Tensor, ""]:

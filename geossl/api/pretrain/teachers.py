@@ -17,13 +17,14 @@ from geossl.evaluation.attention import normalized_mutual_information
 from geossl.methods.hybrid_distill import relation_logits
 from geossl.models.download import ENCODERS
 from geossl.models.encoders.stacked import choose_bands
-from geossl.models.files import dense, load_encoder
+from geossl.models.files import load_encoder
 from geossl.models.foreign.timm_models import read_tensors, timm_model
+from geossl.models.kinds import require_image_encoder
 from geossl.models.teachers import LAST, EncoderTeacher, TimmTeacher
 from geossl.models.teachers import Teacher as Frozen
 from geossl.recipe import load
 from geossl.recipe.images import Teacher
-from geossl.sensors import PAIR, RGB, S1, S2, SENSORS, SensorSpec, with_partners
+from geossl.sensors import OPTICAL, PAIR, RADAR, RGB, S1, S2, SENSORS, SensorSpec, with_partners
 
 log = logging.getLogger("geossl")
 
@@ -77,7 +78,7 @@ def frozen(teacher: Teacher, sensors: Mapping[str, SensorSpec], layers: Sequence
         InputError: If it is not known, cannot be loaded, or the data lacks the sensors it sees.
     """
     if teacher.kind == "geossl":
-        return EncoderTeacher(dense(load_encoder(teacher.name)), teacher.sensors, layers)
+        return EncoderTeacher(require_image_encoder(load_encoder(teacher.name)), teacher.sensors, layers)
     if teacher.kind == "timm":
         return timm_teacher(teacher, sensors, layers)
     return torchgeo_teacher(teacher, layers)
@@ -99,7 +100,7 @@ def timm_teacher(teacher: Teacher, sensors: Mapping[str, SensorSpec], layers: Se
 
 
 def true_colours(sensors: Mapping[str, SensorSpec]) -> tuple[str, SensorSpec, tuple[str, ...], float]:
-    """The sensor a network of pictures sees, its bands in true colours, and the value that is white.
+    """The sensor a network of RGB images sees, its bands in true colours, and the value that is white.
 
     Raises:
         BandError: If no sensor has colours.
@@ -133,9 +134,9 @@ def torchgeo_teacher(teacher: Teacher, layers: Sequence[int]) -> TimmTeacher:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     if channels == 2:  # some radar weights list optical bands
-        known, bands, (mean, std), sensor = S1, S1.bands, S1_MEAN_STD, "s1"
+        known, bands, (mean, std), sensor = S1, S1.bands, S1_MEAN_STD, RADAR
     else:
-        known, bands, sensor = S2, tuple(weights.meta["bands"]), "s2"
+        known, bands, sensor = S2, tuple(weights.meta["bands"]), OPTICAL
         mean, std = (0.0,) * channels, (1.0,) * channels
     absent = [band for band in bands if band not in known.bands]
     if len(bands) != channels or set(absent) - {"B10"}:

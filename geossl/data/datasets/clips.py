@@ -17,6 +17,7 @@ from geossl.data.listing import files_in, folders_in
 from geossl.data.sentinel.band_names import normal_name
 from geossl.data.series.video import VIDEOS, VideoFile, find_videos, read_frames
 from geossl.errors import InputError
+from geossl.sensors import OPTICAL
 
 FRAMES = 16  # taken from a video, at equal steps over all of it
 
@@ -41,7 +42,7 @@ class SeriesItems(Dataset[dict[str, Tensor]]):
         """Pixels and days of one series."""
         numbers = np.moveaxis(self.x[i].astype(np.float32), 1, 0)  # bands first
         pixels = np.ascontiguousarray(np.moveaxis(self.unit.physical(numbers), 0, 1))
-        return {"s2": torch.from_numpy(pixels), "days": torch.from_numpy(self.days[i])}
+        return {OPTICAL: torch.from_numpy(pixels), "days": torch.from_numpy(self.days[i])}
 
 
 class VideoItems(Dataset[dict[str, Tensor]]):
@@ -105,8 +106,8 @@ def series_set(path: Path, arrays: Mapping[str, ndarray]) -> ClassificationDatas
     if y.ndim != 1 or not len(y) or y.min() < 0 or y.max() >= len(classes):
         raise InputError(f"{path}: y does not fit the {len(classes)} class_names; expected 0 to {len(classes) - 1}")
     looks = (np.moveaxis(x[i], 1, 0) for i in spread_rows(len(x)))
-    unit = decide_unit(str(path), "s2", names, looks, x.dtype.name, number(path, arrays, "offset"))
+    unit = decide_unit(str(path), OPTICAL, names, looks, x.dtype.name, number(path, arrays, "offset"))
     items = SeriesItems(x, days.astype(np.float32), unit)
     level = str(arrays["level"]) if "level" in arrays else "not stated"
     part = official_part(path, arrays, len(y))
-    return ClassificationDataset(path.stem, items, y, classes, {"s2": Bands(names, "reflectance", level)}, part=part)
+    return ClassificationDataset(path.stem, items, y, classes, {OPTICAL: Bands(names, "reflectance", level)}, part=part)

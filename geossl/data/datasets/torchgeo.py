@@ -34,9 +34,9 @@ from geossl.data.mapped import Mapped
 from geossl.data.splits import SPLIT_NAMES
 from geossl.errors import InputError, MissingFileError, RunError, UnknownNameError, needs
 from geossl.models.encoder import Items
-from geossl.sensors import S1_BANDS, S2_BANDS, SENSORS
+from geossl.sensors import OPTICAL, RADAR, S1_BANDS, S2_BANDS, SENSORS
 
-RADAR = Bands(S1_BANDS, SENSORS["s1"].unit, "GRD sigma0")
+GRD = Bands(S1_BANDS, SENSORS[RADAR].unit, "GRD sigma0")
 L1C_BANDS = (*S2_BANDS[:10], "B10", *S2_BANDS[10:])
 PARTS: tuple[Any, ...] = SPLIT_NAMES  # TorchGeo types them as literals
 
@@ -77,13 +77,13 @@ def eurosat_of(kind: type[EuroSAT], name: str) -> Callable[[Path, bool], Classif
 
     def read(root: Path, download: bool) -> ClassificationDataset:
         sets = [kind(str(root), part, download=download, checksum=download) for part in PARTS]
-        items: Items = ConcatDataset([Mapped(s, lambda sample: {"s2": reflectance(sample["image"])}) for s in sets])
+        items: Items = ConcatDataset([Mapped(s, lambda sample: {OPTICAL: reflectance(sample["image"])}) for s in sets])
         return ClassificationDataset(
             name,
             items,
             np.concatenate([np.array(s.targets, np.int64) for s in sets]),
             tuple(sets[0].classes),
-            {"s2": Bands(tuple(kind.all_band_names), "reflectance", "L1C")},
+            {OPTICAL: Bands(tuple(kind.all_band_names), "reflectance", "L1C")},
             part=part_numbers(sets),
             gsd_m=10.0,
         )
@@ -120,7 +120,7 @@ def of_bigearthnet(
     name: str, items: Items, labels: np.ndarray, classes: tuple[str, ...], part: np.ndarray
 ) -> ClassificationDataset:
     """A data set of either version."""
-    sensors = {"s1": RADAR, "s2": Bands(S2_BANDS, "reflectance", "L2A")}
+    sensors = {RADAR: GRD, OPTICAL: Bands(S2_BANDS, "reflectance", "L2A")}
     return ClassificationDataset(name, items, labels, classes, sensors, part=part, gsd_m=10.0)
 
 
@@ -137,7 +137,7 @@ def patch(s1: Path, s2: Path) -> dict[str, Tensor]:
 
     TorchGeo's reading is not used: it cuts decibels to whole numbers and has VH before VV.
     """
-    return {"s1": bands_of(s1, S1_BANDS), "s2": reflectance(bands_of(s2, S2_BANDS))}
+    return {RADAR: bands_of(s1, S1_BANDS), OPTICAL: reflectance(bands_of(s2, S2_BANDS))}
 
 
 def bands_of(folder: Path, names: Sequence[str]) -> Tensor:
@@ -168,11 +168,11 @@ def so2sat(root: Path, download: bool) -> ClassificationDataset:
         with h5py.File(s.fn, "r") as file:
             labels.append(file["label"][:].argmax(axis=1))
     optical = tuple(name.removeprefix("S2_") for name in So2Sat.all_s2_band_names)
-    sensors = {"s1": RADAR._replace(level="Lee-filtered"), "s2": Bands(optical, "reflectance", "not stated")}
+    sensors = {RADAR: GRD._replace(level="Lee-filtered"), OPTICAL: Bands(optical, "reflectance", "not stated")}
 
     def item(sample: Mapping[str, Tensor]) -> dict[str, Tensor]:
         power = sample["image"][[5, 4]].clamp(min=1e-10)
-        return {"s1": 10 * power.log10(), "s2": sample["image"][8:]}
+        return {RADAR: 10 * power.log10(), OPTICAL: sample["image"][8:]}
 
     items: Items = ConcatDataset([Mapped(s, item) for s in sets])
     classes = tuple(So2Sat.classes)
@@ -190,10 +190,10 @@ def dfc2020(root: Path, download: bool) -> SegmentationDataset:
 
     def item(both: tuple[Any, Any]) -> dict[str, Tensor]:
         s1, s2 = both
-        return {"s1": s1["image"], "s2": reflectance(s2["image"]), "labels": s1["mask"].long()}
+        return {RADAR: s1["image"], OPTICAL: reflectance(s2["image"]), "labels": s1["mask"].long()}
 
     parts = MapParts(*(Mapped(StackDataset(*pair), item) for pair in pairs))
-    sensors = {"s1": RADAR, "s2": Bands(tuple(optical.all_bands), "reflectance", "L1C")}
+    sensors = {RADAR: GRD, OPTICAL: Bands(tuple(optical.all_bands), "reflectance", "L1C")}
     return SegmentationDataset("dfc2020", official(parts), tuple(radar.classes[1:]), sensors)
 
 
@@ -225,7 +225,7 @@ def sen12ms(root: Path, download: bool) -> SegmentationDataset:
     def item(sample: Mapping[str, Tensor]) -> dict[str, Tensor]:
         labels = sample["mask"].long()
         known = torch.where((labels >= 1) & (labels <= len(IGBP)), labels, 0)
-        return {"s1": sample["image"][:2].float(), "s2": reflectance(sample["image"][2:]), "labels": known}
+        return {RADAR: sample["image"][:2].float(), OPTICAL: reflectance(sample["image"][2:]), "labels": known}
 
     scenes = ["_".join(name.split("_")[i] for i in (0, 1, 3)) for name in sets["train"].ids]
     held = set(sorted(set(scenes))[::7])
@@ -233,7 +233,7 @@ def sen12ms(root: Path, download: bool) -> SegmentationDataset:
         name: [i for i, scene in enumerate(scenes) if (scene in held) == (name == "val")] for name in SPLIT_NAMES[:2]
     }
     train, val = (Mapped(Subset(sets["train"], rows[name]), item) for name in SPLIT_NAMES[:2])
-    sensors = {"s1": RADAR, "s2": Bands(L1C_BANDS, "reflectance", "L1C")}
+    sensors = {RADAR: GRD, OPTICAL: Bands(L1C_BANDS, "reflectance", "L1C")}
     return SegmentationDataset("sen12ms", official(MapParts(train, val, Mapped(sets["test"], item))), IGBP, sensors)
 
 

@@ -9,6 +9,7 @@ from numpy import ndarray
 
 from geossl.errors import BandError
 from geossl.limits import DN, unusable_decibel, unusable_reflectance
+from geossl.sensors import SENSORS
 from geossl.units import check_decibel, reflectance_scale
 
 SAMPLES = 200  # images that are looked at
@@ -33,7 +34,7 @@ class PixelUnit:
 
     def physical(self, numbers: Float[ndarray, "c ..."]) -> Float[ndarray, "c ..."]:
         """Numbers in physical units, float32; NaN in all bands where a pixel cannot be the sensor's."""
-        if self.sensor == "s1":
+        if SENSORS[self.sensor].is_radar:
             return np.where(unusable_decibel(numbers), np.float32(np.nan), numbers)
         bad = unusable_reflectance(numbers, self.scale, self.offset, self.bands)
         if self.scale != 1:
@@ -67,7 +68,7 @@ def decide_unit(
     seen = np.concatenate(looks, axis=1) if looks else np.zeros((len(bands), 0), np.float32)
     if not seen.size:
         raise BandError(f"{name}: no pixel of {sensor} is valid in all bands; check its nodata")
-    if sensor == "s1":
+    if SENSORS[sensor].is_radar:
         check_decibel(name, seen, bands)
         return PixelUnit(sensor, tuple(bands), 1.0, 0.0)
     scale = reflectance_scale(name, seen, kind, bands)

@@ -20,7 +20,7 @@ from geossl.data.stac import clouds, remote
 from geossl.data.stac.scenes import Scene
 from geossl.data.stac.search import Catalog
 from geossl.errors import redact
-from geossl.sensors import SENSORS
+from geossl.sensors import OPTICAL, RADAR, SENSORS
 
 COMPOSITES = ("clearest", "medoid", "median")
 STRIP_ROWS = 256  # of a median held at once
@@ -47,9 +47,14 @@ class CatalogScenes:
     search: dict[str, Any] = field(default_factory=dict, hash=False)
 
     @property
+    def by_sensor(self) -> dict[str, tuple[Scene, ...]]:
+        """Scenes of the sensors there are scenes of."""
+        return {name: scenes for name, scenes in ((RADAR, self.radar), (OPTICAL, self.optical)) if scenes}
+
+    @property
     def sensors(self) -> tuple[str, ...]:
         """The sensors there are scenes of."""
-        return tuple(name for name, scenes in (("s1", self.radar), ("s2", self.optical)) if scenes)
+        return tuple(self.by_sensor)
 
     @property
     def dated(self) -> bool:
@@ -58,8 +63,9 @@ class CatalogScenes:
 
     def describe(self) -> dict[str, Any]:
         """JSON values that pin what is read: every scene in order, and what was decided about it."""
-        scenes = {"s1": self.radar, "s2": self.optical}
-        metadata: dict[str, Any] = {name: [scene.to_json() for scene in scenes[name]] for name in self.sensors}
+        metadata: dict[str, Any] = {
+            name: [scene.to_json() for scene in scenes] for name, scenes in self.by_sensor.items()
+        }
         if self.radar and self.optical:
             metadata["delta_days"] = max(scene.apart for scene in self.firsts(self.radar))
         if any(redact(href) != href for scene in (*self.radar, *self.optical) for _, href in scene.hrefs):
@@ -74,14 +80,13 @@ class CatalogScenes:
     @classmethod
     def from_json(cls, metadata: dict[str, Any]) -> "CatalogScenes":
         """The source that ``describe`` describes."""
-        optical, radar = (tuple(Scene.from_json(s) for s in metadata.get(name, [])) for name in ("s2", "s1"))
+        optical, radar = (tuple(Scene.from_json(s) for s in metadata.get(name, [])) for name in (OPTICAL, RADAR))
         catalog = Catalog(metadata["catalog"], {}, metadata["sign"])
         return cls(catalog, optical, radar, metadata["search"]["composite"], metadata["search"])
 
     def footprints(self, crs: str | int) -> dict[str, shapely.Geometry]:
         """Area each sensor has a scene of, in ``crs``."""
-        by_sensor = {"s1": self.radar, "s2": self.optical}
-        return {name: shapely.union_all([outline(s, crs) for s in by_sensor[name]]) for name in self.sensors}
+        return {name: shapely.union_all([outline(s, crs) for s in scenes]) for name, scenes in self.by_sensor.items()}
 
     def load(self, geobox: GeoBox) -> xr.Dataset:
         """Read all sensors onto a grid; every value is a function of its place alone, not of the block asked for.
@@ -96,10 +101,10 @@ class CatalogScenes:
         coords, (y, x) = xr_coords(geobox), geobox.dimensions
         arrays = {}
         if self.radar:
-            arrays["s1"], _ = first_valid(self.radar, geobox, self.catalog.sign)
+            arrays[RADAR], _ = first_valid(self.radar, geobox, self.catalog.sign)
         if self.optical:
             combine = first_valid if self.composite == "clearest" else partial(over_dates, kind=self.composite)
-            arrays["s2"], days = combine(self.optical, geobox, self.catalog.sign)
+            arrays[OPTICAL], days = combine(self.optical, geobox, self.catalog.sign)
         found = {
             name: xr.DataArray(
                 data, dims=(f"{name}_band", y, x), coords={f"{name}_band": list(SENSORS[name].bands), **coords}
@@ -127,7 +132,7 @@ def first_valid(
 ) -> tuple[Float[ndarray, "c h w"], UInt16[ndarray, "h w"]]:
     """Pixels of the first scene that has a usable one, and its day since 2000-01-01; 0 = none.
 
-    Only the part that is still missing is read, and scenes are read no further once nothing is.
+    Reads only pixels that are still missing, and stops once none are.
     """
     data = np.full((len(SENSORS[scenes[0].sensor].bands), *geobox.shape), np.nan, dtype=np.float32)
     days = np.zeros(geobox.shape, dtype=np.uint16)
@@ -183,18 +188,19 @@ def strip(
 
 def read_scene(scene: Scene, geobox: GeoBox, sign: str) -> Float[ndarray, "c h w"]:
     """All bands of a scene on a grid; NaN in all of them where a pixel is not usable or not to be taken from it."""
+    sensor = SENSORS[scene.sensor]
 
     def read(name: str) -> ndarray:
-        convert = remote.to_db if scene.sensor == "s1" else remote.to_reflectance(scene.offset)
+        convert = remote.to_db if sensor.is_radar else remote.to_reflectance(scene.offset)
         return remote.read_band(scene.href(name), sign, geobox, convert)
 
-    jobs: list[Any] = [partial(read, name) for name in SENSORS[scene.sensor].bands]
-    if scene.sensor == "s2":
+    jobs: list[Any] = [partial(read, name) for name in sensor.bands]
+    if not sensor.is_radar:
         jobs.append(partial(clouds.invalid, scene, geobox, sign))
     found = remote.in_parallel(jobs)
-    data = np.stack(found[: len(SENSORS[scene.sensor].bands)])
+    data = np.stack(found[: len(sensor.bands)])
     invalid = ~np.isfinite(data).all(axis=0)
-    if scene.sensor == "s2":
+    if not sensor.is_radar:
         invalid |= (data == 0).all(axis=0) | found[-1]
     if scene.within:
         invalid |= ~lies_in(shapely.from_wkb(scene.within), geobox)

@@ -104,28 +104,27 @@ def check_request(paths: Mapping[str, Path], source: CatalogScenes) -> None:
 
 def day(source: CatalogScenes, sensor: str, geobox: GeoBox) -> str:
     """Day of the best scene that reaches a tile, ``YYYYMMDD``; of the best one at all if none does."""
-    scenes = source.radar if sensor == "s1" else source.optical
+    scenes = source.by_sensor[sensor]
     reaching = (s for s in scenes if outline(s, str(geobox.crs)).intersects(geobox.extent.geom))
     return next(reaching, scenes[0]).day.replace("-", "")
 
 
 def write_tile(path: Path, cube: xr.Dataset, sensor: str, geobox: GeoBox, source: CatalogScenes) -> None:
     """One sensor of a tile; nothing if it has no valid pixel."""
-    data = cube[sensor].values
+    data, is_radar = cube[sensor].values, SENSORS[sensor].is_radar
     if np.isnan(data).all():
         return
-    if sensor == "s2":
+    if not is_radar:
         scaled = np.clip(np.rint(data * 10000), 1, 65535)  # 0 is nodata
         data = np.where(np.isnan(data), 0, scaled).astype(np.uint16)
-    scenes = source.radar if sensor == "s1" else source.optical
-    tags = {"SCENES": " ".join(s.id for s in scenes), **request_tags(source)}
-    tags |= {"BOA_ADD_OFFSET": "0", "LEVEL": "L2A"} if sensor == "s2" else {"LEVEL": "gamma0 RTC"}
-    if sensor == "s2" and "date" in cube:
+    tags = {"SCENES": " ".join(s.id for s in source.by_sensor[sensor]), **request_tags(source)}
+    tags |= {"LEVEL": "gamma0 RTC"} if is_radar else {"BOA_ADD_OFFSET": "0", "LEVEL": "L2A"}
+    if not is_radar and "date" in cube:
         days = np.unique(cube["date"].values)
         tags["DATES"] = " ".join(str(np.datetime64(EPOCH) + int(number)) for number in days if number)
     profile = {"driver": "GTiff", "count": len(data), "height": geobox.height, "width": geobox.width}
-    profile |= {"dtype": data.dtype, "nodata": 0 if sensor == "s2" else np.nan, "compress": "deflate"}
-    profile |= {"tiled": True, "blockxsize": 256, "blockysize": 256, "predictor": 2 if sensor == "s2" else 3}
+    profile |= {"dtype": data.dtype, "nodata": np.nan if is_radar else 0, "compress": "deflate"}
+    profile |= {"tiled": True, "blockxsize": 256, "blockysize": 256, "predictor": 3 if is_radar else 2}
     profile |= {"transform": geobox.transform, "crs": str(geobox.crs)}
     with replacing(path) as temporary, rasterio.open(temporary, "w", **profile) as file:
         file.write(data)

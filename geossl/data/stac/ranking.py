@@ -17,15 +17,15 @@ from geossl.data.stac import remote
 from geossl.data.stac.clouds import BAD, MASKS, check_mask
 from geossl.data.stac.composite import COMPOSITES, CatalogScenes
 from geossl.data.stac.hrefs import Item, check_item
-from geossl.data.stac.scenes import EARTH_SEARCH, Scene, days_between, s1_hrefs, s2_hrefs, scene_of
+from geossl.data.stac.scenes import EARTH_SEARCH, Scene, days_between, hrefs_of, scene_of
 from geossl.data.stac.search import Catalog, catalog_of, parse_dates, search
 from geossl.errors import BandError, InputError, Note, needs, redact
 from geossl.grid import Aoi
-from geossl.sensors import PAIR, SENSORS
+from geossl.sensors import OPTICAL, PAIR, RADAR, SENSORS
 
 LOOK_PX = 512  # side of the thinned look scenes are ranked on
 WHOLE = 0.999  # share of a region that counts as all of it
-WANTED = (*EARTH_SEARCH, *EARTH_SEARCH.values(), *SENSORS["s1"].bands)  # names of the assets that are read
+WANTED = (*EARTH_SEARCH, *EARTH_SEARCH.values(), *SENSORS[RADAR].bands)  # names of the assets that are read
 PAIR_DAYS = 12  # a larger gap between radar and optical date gets a note
 
 
@@ -67,8 +67,8 @@ def find_scenes(
         )
     for sensor in [sensor for sensor, scenes in found.items() if not scenes]:
         warnings.warn(f"no valid {sensor} scene over {aoi.name} in {dates} in {redact(where.url)}", Note, stacklevel=2)
-    optical = ranked_days([replace(scene, mask=mask) for scene in found.get("s2", [])], aoi, where.sign)
-    radar = ranked_passes(found.get("s1", []), aoi, optical)
+    optical = ranked_days([replace(scene, mask=mask) for scene in found.get(OPTICAL, [])], aoi, where.sign)
+    radar = ranked_passes(found.get(RADAR, []), aoi, optical)
     request = {"catalog": catalog, "composite": composite, "sensors": sensors, "max_cloud": max_cloud, "mask": mask}
     metadata = search_metadata(aoi, {"date": dates, **request})
     source = CatalogScenes(where, tuple(optical), tuple(radar), composite, metadata)
@@ -131,7 +131,7 @@ def resumed(aoi: Aoi, metadata: dict[str, Any], request: dict[str, Any]) -> Cata
     for sensor in source.sensors:
         for item in search(aoi, parse_dates(request["date"]), where, sensor):
             check_item(item, WANTED, where.url)
-            known[sensor, item["id"]] = s1_hrefs(item) if sensor == "s1" else s2_hrefs(item)
+            known[sensor, item["id"]] = hrefs_of(item, sensor)
 
     def renew(scene: Scene) -> Scene:
         """A scene with addresses that can be read now."""

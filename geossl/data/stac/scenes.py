@@ -14,7 +14,7 @@ from geossl.data.sentinel.offset import PRODUCT, Claim, baseline_number, checked
 from geossl.data.stac.hrefs import Item
 from geossl.errors import BandError, GeosslError, redact
 from geossl.limits import DN
-from geossl.sensors import S1_BANDS, S2_BANDS
+from geossl.sensors import S1_BANDS, S2_BANDS, SENSORS
 
 EARTH_SEARCH = {
     "B01": "coastal", "B02": "blue", "B03": "green", "B04": "red", "B05": "rededge1", "B06": "rededge2",
@@ -28,7 +28,7 @@ class Scene:
     """One item and how it is read; a plain value.
 
     Args:
-        id: Of the item.
+        id: The item's id.
         collection: It is from.
         sensor: ``s1`` or ``s2``.
         day: Solar day: local date at the scene's centre, ISO.
@@ -39,7 +39,7 @@ class Scene:
         cloud: Percent, as the catalogue says; -1 = not said.
         tile: MGRS tile, Sentinel-2; empty = not said.
         mask: How its clouds are found, Sentinel-2.
-        direction: Of the orbit, Sentinel-1.
+        direction: Direction of the orbit, Sentinel-1.
         orbit: Relative orbit, Sentinel-1.
         apart: Days from the optical day of its place, Sentinel-1.
         within: WKB of the only area it is used in, longitude and latitude; empty = wherever it has pixels.
@@ -116,9 +116,9 @@ def decided(item: Item, sensor: str, probe: Probe) -> Scene:
         "day": solar_day(properties.get("datetime") or properties["start_datetime"], middle(geometry)),
         "footprint": shapely.to_wkb(geometry),
     }
-    if sensor == "s1":
-        return Scene(hrefs=s1_hrefs(item), **base, **s1_decisions(item))
-    hrefs = s2_hrefs(item)
+    hrefs = hrefs_of(item, sensor)
+    if SENSORS[sensor].is_radar:
+        return Scene(hrefs=hrefs, **base, **s1_decisions(item))
     offset, reason = s2_offset(item, dict(hrefs), probe)
     cloud = float(properties.get("eo:cloud_cover", -1))
     return Scene(hrefs=hrefs, offset=offset, reason=reason, cloud=cloud, tile=tile_of(item), **base)
@@ -150,6 +150,11 @@ def middle(geometry: shapely.Geometry) -> float:
 def days_between(one: str, two: str) -> int:
     """Days from one ISO date to another, without sign."""
     return abs((date.fromisoformat(one) - date.fromisoformat(two)).days)
+
+
+def hrefs_of(item: Item, sensor: str) -> tuple[tuple[str, str], ...]:
+    """Names and addresses of the files of an item that are read."""
+    return s1_hrefs(item) if SENSORS[sensor].is_radar else s2_hrefs(item)
 
 
 def s2_hrefs(item: Item) -> tuple[tuple[str, str], ...]:

@@ -13,6 +13,7 @@ import shapely
 from geossl.data.stac.hrefs import Item, check_href
 from geossl.errors import InputError, MissingFileError, UnknownNameError, missing, possible, redact
 from geossl.grid import Aoi
+from geossl.sensors import OPTICAL, RADAR
 
 
 @dataclass(frozen=True)
@@ -30,15 +31,15 @@ class Catalog:
     sign: str = ""
 
 
-READABLE = {"s2": ("sentinel-2-c1-l2a", "sentinel-2-l2a"), "s1": ("sentinel-1-rtc",)}
+READABLE = {OPTICAL: ("sentinel-2-c1-l2a", "sentinel-2-l2a"), RADAR: ("sentinel-1-rtc",)}
 PRESETS = {
     "planetary-computer": Catalog(
         "https://planetarycomputer.microsoft.com/api/stac/v1",
-        {"s2": ("sentinel-2-l2a",), "s1": ("sentinel-1-rtc",)},
+        {OPTICAL: ("sentinel-2-l2a",), RADAR: ("sentinel-1-rtc",)},
         sign="planetary-computer",
     ),
     "earth-search": Catalog(  # its Sentinel-1 is uncalibrated GRD, which is refused
-        "https://earth-search.aws.element84.com/v1", {"s2": ("sentinel-2-c1-l2a", "sentinel-2-l2a")}
+        "https://earth-search.aws.element84.com/v1", {OPTICAL: ("sentinel-2-c1-l2a", "sentinel-2-l2a")}
     ),
 }
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from numpy import ndarray
 from PIL import Image, ImageDraw
 
@@ -23,9 +23,9 @@ from geossl.data.synthetic.generators import GENERATORS, same_values
 from geossl.data.synthetic.images import SPLIT_NAMES
 from geossl.data.synthetic.perturbations import from_bytes, to_bytes
 from geossl.errors import InputError, UnknownNameError
-from geossl.sensors import SENSORS
+from geossl.sensors import OPTICAL, RADAR, SENSORS
 
-RED_GREEN_BLUE = tuple(SENSORS["s2"].bands.index(band) for band in SENSORS["s2"].rgb)
+RED_GREEN_BLUE = tuple(SENSORS[OPTICAL].bands.index(band) for band in SENSORS[OPTICAL].rgb)
 WHITE = 0.35  # reflectance that is shown as 255
 MOST_WHITE = 0.05  # share of saturated pixels beyond which a chip is left out
 SHARES = {"train": 0.55, "calibration": 0.15, "test": 0.3}  # of a scene's width, from west to east
@@ -147,20 +147,22 @@ def split_in_three(scenes: Sequence[AlignedScenes]) -> dict[str, Rois]:
 def cut(scenes: Sequence[AlignedScenes], roi: Rois, side: int, labels: Path) -> Iterator[Cut]:
     """Chips of a strip that are valid everywhere and not mostly white."""
     names = class_names(files_in(labels, TIFF)) if labels.is_dir() else {}
+    whole: dict[tuple[int, int], UInt8[ndarray, "_ _"]] = {}  # labels of every scene, read once
     for chip in GridChips(scenes, side, side // 2, roi=roi):
         pixels = read(scenes, chip)
-        s2 = pixels["s2"].numpy()
+        s2 = pixels[OPTICAL].numpy()
         if pixels["valid"].all() and (s2[list(RED_GREEN_BLUE)] > WHITE).any(axis=0).mean() <= MOST_WHITE:
             scene = Path(scenes[chip.scene].index.iloc[chip.row].reference.path).stem
-            content = cover(scenes, chip, labels, names)
-            yield Cut(f"{scene}_{chip.top:04d}_{chip.left:04d}", content, pixels["s1"].numpy(), s2)
+            place = (chip.scene, chip.row)
+            if names and place not in whole:
+                whole[place] = label_values(labels, scenes[chip.scene].index.iloc[chip.row].reference.grid)
+            content = cover(whole[place], chip, names) if names else "not labelled"
+            yield Cut(f"{scene}_{chip.top:04d}_{chip.left:04d}", content, pixels[RADAR].numpy(), s2)
 
 
-def cover(scenes: Sequence[AlignedScenes], chip: Chip, labels: Path, names: dict[int, str]) -> str:
-    """The most frequent land cover of a chip."""
-    if not names:
-        return "not labelled"
-    values = label_values(labels, scenes[chip.scene].geobox(chip.row, chip.top, chip.left, chip.size))
+def cover(labels: UInt8[ndarray, "h w"], chip: Chip, names: dict[int, str]) -> str:
+    """The most frequent land cover of a chip, from the labels of its scene."""
+    values = labels[chip.top : chip.top + chip.size, chip.left : chip.left + chip.size]
     counts = np.bincount(values[values > 0], minlength=1)
     return names.get(int(counts.argmax()), "not labelled") if counts.sum() else "not labelled"
 

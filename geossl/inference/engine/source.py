@@ -17,7 +17,7 @@ from odc.geo.geobox import GeoBox
 from geossl.errors import BandError, Note
 from geossl.models.encoder import DenseSpec
 from geossl.sensors import SENSORS
-from geossl.units import check_block, check_cube
+from geossl.units import CHECKED, check_block, check_cube
 
 LOOK_PX = 512  # side of the thinned look at a cube
 LEVELS = ("L1C", "L2A", "sigma0", "gamma0")
@@ -91,7 +91,7 @@ def check_units(cube: xr.Dataset, arrays: dict[str, Any], spec: DenseSpec) -> di
         BandError: If they are not; says what they look like.
     """
     found = dict(arrays)
-    for name in [name for name in ("s1", "s2") if name in arrays]:
+    for name in [name for name, sensor in SENSORS.items() if name in arrays and sensor.unit in CHECKED]:
         bands, data = spec.sensors[name].bands, arrays[name]
         if isinstance(data, da.Array):
             check_cube(name, np.zeros((len(bands), 0, 0), np.float32), bands, cube[name].dtype)
@@ -107,7 +107,7 @@ def note_levels(described: dict[str, Any], spec: DenseSpec) -> None:
 
     Args:
         described: What a source says of itself.
-        spec: Of the encoder.
+        spec: The encoder's spec.
     """
     for name in [name for name in spec.sensors if isinstance(described.get(name), list)]:
         wanted = [word for word in LEVELS if word in spec.sensors[name].level]
@@ -138,7 +138,7 @@ class OnlySensors:
 
     @property
     def sensors(self) -> tuple[str, ...]:
-        """Those that are left."""
+        """Sensors kept."""
         return self.names
 
     @property
@@ -151,10 +151,10 @@ class OnlySensors:
         return {**self.source.describe(), "only": list(self.names)}
 
     def footprints(self, crs: str | int) -> dict[str, shapely.Geometry]:
-        """Of what is left."""
+        """Footprints of the kept sensors."""
         return {name: area for name, area in self.source.footprints(crs).items() if name in self.names}
 
     def load(self, geobox: GeoBox) -> xr.Dataset:
-        """Without the others."""
+        """Load the kept sensors only."""
         cube = self.source.load(geobox)
         return cube.drop_vars([name for name in self.source.sensors if name in cube and name not in self.names])

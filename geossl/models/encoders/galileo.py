@@ -23,20 +23,20 @@ from geossl.models.encoder import DenseEncoder, DenseSpec, Images, Kept
 from geossl.models.layers.normalize import ClippedRange
 from geossl.models.layers.transformer import Block
 from geossl.models.spec import ImageGeometry, Provenance, dense_spec
-from geossl.sensors import S1_BANDS, SensorSpec
+from geossl.sensors import OPTICAL, RADAR, S1_BANDS, SensorSpec
 
 BASE_PX = 8  # side of the stored patch kernels
 BASE_GSD_M = 10.0
 MAX_DATES = 24
 S2_BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
 GROUPS = {  # name in the released weights -> sensor and bands, in the order of its channel embedding
-    "S1": ("s1", ("VV", "VH")),
-    "S2_RGB": ("s2", ("B02", "B03", "B04")),
-    "S2_Red_Edge": ("s2", ("B05", "B06", "B07")),
-    "S2_NIR_10m": ("s2", ("B08",)),
-    "S2_NIR_20m": ("s2", ("B8A",)),
-    "S2_SWIR": ("s2", ("B11", "B12")),
-    "NDVI": ("s2", ("NDVI",)),
+    "S1": (RADAR, ("VV", "VH")),
+    "S2_RGB": (OPTICAL, ("B02", "B03", "B04")),
+    "S2_Red_Edge": (OPTICAL, ("B05", "B06", "B07")),
+    "S2_NIR_10m": (OPTICAL, ("B08",)),
+    "S2_NIR_20m": (OPTICAL, ("B8A",)),
+    "S2_SWIR": (OPTICAL, ("B11", "B12")),
+    "NDVI": (OPTICAL, ("NDVI",)),
 }
 S1 = SensorSpec(S1_BANDS, "dB", "GRD sigma0 or gamma0", (-11.728724389, -18.855881580), (4.887145775, 5.730270320))
 S2 = SensorSpec(  # published statistics of numbers, over 10000
@@ -83,7 +83,7 @@ def galileo_spec(
     return dense_spec(
         "galileo",
         {**SIZES[size], "month": month, "place": place},
-        {"s1": S1, "s2": S2},
+        {RADAR: S1, OPTICAL: S2},
         ImageGeometry(window_px=window_px, margin_px=margin_px, gsd_m=BASE_GSD_M),
         Provenance(source=source, licence="MIT").stated(f"galileo_{size}"),
         dim=SIZES[size]["dim"],
@@ -157,7 +157,7 @@ class GalileoEncoder(DenseEncoder):
         Args:
             series: Pixels by sensor in physical units, NaN where there are none; at most 24 dates.
             kept: Patches that are fed, by sensor; all where None.
-            month: Of every date, 1 to 12; that of the spec by default.
+            month: Month of every date, 1 to 12; that of the spec by default.
 
         Returns:
             Tokens by date and group (``g`` = dates x groups, groups fastest), and where they were fed.
@@ -186,7 +186,7 @@ class GalileoEncoder(DenseEncoder):
     def scaled(self, sensor: str, x: Float[Tensor, "b t c h w"]) -> dict[str, Float[Tensor, "b t h w"]]:
         """Every band as the first layer takes it, NDVI beside those of Sentinel-2."""
         bands = dict(zip(self.spec.sensors[sensor].bands, self.scale[sensor](x).unbind(2), strict=True))
-        if sensor == "s2":
+        if sensor == OPTICAL:
             near, red = (x[:, :, S2_BANDS.index(band)] for band in ("B08", "B04"))
             ndvi = (near - red) / torch.where(near + red == 0, torch.ones_like(near), near + red)
             bands["NDVI"] = self.scale["ndvi"](ndvi[:, :, None])[:, :, 0]

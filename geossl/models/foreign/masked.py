@@ -22,6 +22,7 @@ from geossl.models.foreign.feature_map import FeatureMapEncoder
 from geossl.models.layers.alibi import alibi_bias
 from geossl.models.layers.masking import enlarge
 from geossl.models.layers.patches import patchify
+from geossl.sensors import OPTICAL, RADAR
 
 FAR = -1e9  # added to scores of keys without data; finite, so that no row is NaN where all keys are
 FedPatches = Mapping[str, Bool[Tensor, "b gh gw"]]
@@ -69,19 +70,19 @@ def masked_croma(encoder: CROMAEncoder, images: Images, fed: FedPatches) -> Foun
     bias = bias_of(grid, encoder.slopes, first.device)
     keys = {name: f.flatten(1) for name, f in fed.items()}
     places = {name: MaskedPositions(bias, k) for name, k in keys.items()}
-    streams = {"s1": (encoder.radar, encoder.radar_gap), "s2": (encoder.optical, encoder.optical_gap)}
+    streams = {RADAR: (encoder.radar, encoder.radar_gap), OPTICAL: (encoder.optical, encoder.optical_gap)}
     tokens, pooled = None, None
     found = {}
-    for name in ("s2", "s1"):  # radar tokens go over optical ones
+    for name in (OPTICAL, RADAR):  # radar tokens go over optical ones
         if name in scaled:
             found[name] = streams[name][0](patchify(scaled[name], patch), None, places[name])
             gap = streams[name][1](mean_of(found[name], keys[name]))
             tokens, pooled = over(tokens, pooled, found[name], gap, keys[name], keys[name].any(dim=1))
     if len(found) == 2:
-        joint = encoder.joint(found["s1"], found["s2"], places["s1"], places["s2"])
-        both = keys["s1"].any(dim=1) & keys["s2"].any(dim=1)
-        gap = mean_of(joint, keys["s1"])
-        tokens, pooled = over(tokens, pooled, joint, gap, keys["s1"] & both[:, None], both)
+        joint = encoder.joint(found[RADAR], found[OPTICAL], places[RADAR], places[OPTICAL])
+        both = keys[RADAR].any(dim=1) & keys[OPTICAL].any(dim=1)
+        gap = mean_of(joint, keys[RADAR])
+        tokens, pooled = over(tokens, pooled, joint, gap, keys[RADAR] & both[:, None], both)
     assert tokens is not None
     assert pooled is not None
     return tokens.unflatten(1, grid), pooled

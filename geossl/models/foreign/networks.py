@@ -18,11 +18,11 @@ from geossl.models.foreign.feature_map import NetworkEncoder, arguments_of
 from geossl.models.foreign.layout import patch_of
 from geossl.models.foreign.timm_models import load_published, timm_features, timm_model
 from geossl.models.foreign.wrap import SIDE_PX, note_place, rim, sensors_of, side_of
-from geossl.sensors import SENSORS
+from geossl.sensors import OPTICAL, RADAR, SENSORS
 
 RANDOM = "random"
 BYTE = 255.0
-RGB_SENSOR = "s2"  # what a network of pictures sees in true colours
+RGB_SENSOR = OPTICAL  # what a network of RGB images sees in true colours
 
 
 def split(name: str) -> tuple[str, bool]:
@@ -38,7 +38,7 @@ def split(name: str) -> tuple[str, bool]:
 
 
 def from_timm(name: str) -> NetworkEncoder:
-    """A network of timm on Sentinel-2's true colours, stretched to 0..1 as pictures are and scaled as timm states.
+    """A network of timm on Sentinel-2's true colours, stretched to 0..1 as RGB images are and scaled as timm states.
 
     Args:
         name: As timm spells it, with the tag of its weights; ``@random`` for random ones.
@@ -104,8 +104,8 @@ def from_torchgeo(name: str) -> NetworkEncoder:
     meta = weights.meta
     bands = tuple(esa_name(band) for band in meta.get("bands", ()))
     if meta.get("in_chans") == 2:
-        bands = SENSORS["s1"].bands  # some weights of radar list optical bands
-    known = {*SENSORS["s1"].bands, *SENSORS["s2"].bands, "B10"}
+        bands = SENSORS[RADAR].bands  # some weights of radar list optical bands
+    known = {*SENSORS[RADAR].bands, *SENSORS[OPTICAL].bands, "B10"}
     if "SENTINEL" not in name or len(bands) != meta.get("in_chans") or not set(bands) <= known:
         taken = ", ".join(bands) or "bands it does not state"
         raise WeightsError(f"torchgeo:{name} takes {taken}; only weights of Sentinel-1 and -2 can be used")
@@ -113,7 +113,7 @@ def from_torchgeo(name: str) -> NetworkEncoder:
     if not timm.is_model(network):
         raise WeightsError(f"torchgeo:{name} is of {network or 'a model'}, not of a network of timm; use geossl.wrap")
     mean, std = stated_scaling(weights.transforms, len(bands), name)
-    unit = "dB" if bands == SENSORS["s1"].bands else "DN"
+    unit = "dB" if bands == SENSORS[RADAR].bands else "DN"
     if "B10" in bands:
         text = f"torchgeo:{name} gets 0 for B10, which L2A files lack; what this costs was not measured"
         warnings.warn(text, Note, stacklevel=2)
@@ -165,7 +165,7 @@ def stated_scaling(transforms: Any, bands: int, name: str) -> tuple[list[float],
     for step in transforms.children():
         kind = type(step).__name__
         if kind == "Normalize" and {BYTE, 1 / BYTE} & {float(v) for v in step.std}:
-            raise WeightsError(f"torchgeo:{name} takes pictures of 8 bits, not reflectance; use geossl.wrap")
+            raise WeightsError(f"torchgeo:{name} takes 8-bit images, not reflectance; use geossl.wrap")
         if kind == "Normalize":
             lows, widths = ((list(v) * bands)[:bands] if len(v) == 1 else list(v) for v in (step.mean, step.std))
             mean = [m + float(low) * s for m, s, low in zip(mean, std, lows, strict=True)]

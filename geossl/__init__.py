@@ -4,7 +4,6 @@ Names load on first use, so that ``import geossl`` and ``geossl --help`` do not 
 their own namespaces: ``geossl.points``, ``geossl.series``, ``geossl.graphs``.
 """
 
-import difflib
 import sys
 from collections.abc import Mapping
 from importlib import import_module
@@ -12,7 +11,7 @@ from inspect import isfunction
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from geossl.errors import missing
+from geossl.errors import missing, nearest
 from geossl.faults import guarded
 
 if TYPE_CHECKING:
@@ -119,16 +118,14 @@ def find(owner: str, name: str, names: Mapping[str, str]) -> Any:
     if owner == __name__ and name in MOVED:
         raise AttributeError(f"geossl.{name} is now geossl.{MOVED[name]}")
     known = [*names, *(NAMESPACES if owner == __name__ else ())]
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"public: {', '.join(known)}"
-    raise AttributeError(f"module {owner!r} has no attribute {name!r}; {hint}")
+    raise AttributeError(f"module {owner!r} has no attribute {name!r}; {nearest(name, known, 'public')}")
 
 
 class Namespace(ModuleType):
     """Public names for one kind of data, loaded on first use.
 
     Args:
-        name: Of the namespace, within ``geossl``.
+        name: Name of the namespace, within ``geossl``.
         about: What the data are.
         names: ``module:attribute`` by public name.
     """

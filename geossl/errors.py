@@ -137,14 +137,25 @@ class MissingFileError(InputError, FileNotFoundError):
         return spelled(str(self.args[0]))
 
 
+def nearest(name: str, known: Iterable[str], otherwise: str = "known", cutoff: float = 0.6) -> str:
+    """What a misspelt name may have meant; all known ones where none is like it.
+
+    Args:
+        name: As it was typed.
+        known: In the order they are shown.
+        otherwise: What to call them.
+        cutoff: Least likeness, 0 to 1.
+    """
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
+    return f"did you mean {near[0]!r}?" if near else f"{otherwise}: {', '.join(known)}"
+
+
 class UnknownNameError(InputError, KeyError):
     """A name is not in a registry; the message offers the nearest known one."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
-        known = sorted(known)
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-        super().__init__(f"unknown {kind} {name!r}; {hint}")
+        super().__init__(f"unknown {kind} {name!r}; {nearest(name, sorted(known))}")
 
     def __str__(self) -> str:
         """Return the message alone; KeyError would quote it."""
@@ -155,10 +166,7 @@ class UnknownSettingError(InputError, TypeError):
     """A keyword argument is not known; the message offers the nearest known one."""
 
     def __init__(self, verb: str, name: str, known: Iterable[str]) -> None:
-        known = sorted(known)
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-        super().__init__(f"{verb} has no setting {name!r}; {hint}")
+        super().__init__(f"{verb} has no setting {name!r}; {nearest(name, sorted(known))}")
 
 
 class WrongTypeError(InputError, TypeError):

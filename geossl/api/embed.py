@@ -19,8 +19,9 @@ from geossl.inference.engine.source import Source
 from geossl.inference.outputs import quicklook, raster
 from geossl.inference.outputs.remote import check_target, is_remote, send
 from geossl.models.encoder import DenseEncoder
-from geossl.models.files import EncoderFile, dense, load_encoder
+from geossl.models.files import EncoderFile, load_encoder
 from geossl.models.heads.projection import projected
+from geossl.models.kinds import require_image_encoder
 from geossl.outputs import output_path, workspace
 from geossl.progress import Progress
 
@@ -225,4 +226,4 @@ def picture_of(out: Path | str) -> str:
 
 def as_encoder(encoder: str | Path | DenseEncoder) -> DenseEncoder:
     """A loaded encoder, whatever was given."""
-    return encoder if isinstance(encoder, DenseEncoder) else dense(load_encoder(encoder))
+    return encoder if isinstance(encoder, DenseEncoder) else require_image_encoder(load_encoder(encoder))

@@ -14,8 +14,9 @@ from geossl.inference.outputs import raster, stac
 from geossl.inference.outputs.checksums import checked
 from geossl.inference.outputs.description import arrays, store_attributes
 from geossl.models.encoder import DenseEncoder
-from geossl.models.files import EncoderFile, dense
+from geossl.models.files import EncoderFile
 from geossl.models.foreign.exporting import ENDINGS, Exported, export_encoder
+from geossl.models.kinds import require_image_encoder
 from geossl.outputs import check_output, output_path
 from geossl.vector_files import read_features
 
@@ -51,11 +52,11 @@ def export(
             (torch.export, which ``encoder=`` takes again) or ``.onnx``.
         aoi: Polygons: only patches whose centre lies in them are written; with ``level="aoi"``, the features to pool
             over, whose ``id`` or ``name`` is kept.
-        dtype: Of a ``.tif``: ``float32`` (default), ``float16``, or ``int8`` with a GDAL scale per band; ``uint8`` with
-            scale and offset, for GDAL before 3.7 and QGIS before 3.30.
-        level: Of a ``.parquet``: ``patch`` (default), ``tile`` or ``aoi``.
+        dtype: Type of a ``.tif``: ``float32`` (default), ``float16``, or ``int8`` with a GDAL scale per band; ``uint8``
+            with scale and offset, for GDAL before 3.7 and QGIS before 3.30.
+        level: What a row of a ``.parquet`` is: ``patch`` (default), ``tile`` or ``aoi``.
         encoder: The encoder the map was made with; for STAC, which then describes it, too.
-        licence: Of the map, an SPDX identifier such as ``CC-BY-4.0``; for STAC.
+        licence: Licence of the map, an SPDX identifier such as ``CC-BY-4.0``; for STAC.
         overwrite: Replace ``out``.
 
     Returns:
@@ -80,7 +81,7 @@ def export(
     area = None if region is None else region.to_crs(str(embeddings.odc.crs))
     if out.suffix == ".tif":
         raster.write_cog(map, out, area, "float32" if dtype is None else dtype)
-    else:
+    elif out.suffix == ".parquet":
         valid, cell, metadata = layers(map)
         if level == "tile" and valid is None:
             raise InputError("--level tile needs the .zarr map, which knows its lattice cells")
@@ -106,7 +107,7 @@ def program(encoder: str | Path | DenseEncoder, out: Path, given: list[str], ove
     if str(encoder).endswith((".zarr", ".tif")):
         raise InputError(f"{encoder} is a map; {out.suffix} files are of encoders: give a name or a weight file")
     file = EncoderFile.open(encoder)
-    return export_encoder(dense(file.encoder), out, file.sha256)
+    return export_encoder(require_image_encoder(file.encoder), out, file.sha256)
 
 
 def check(map: Path, out: Path, given: list[str], overwrite: bool) -> None:
@@ -118,7 +119,7 @@ def check(map: Path, out: Path, given: list[str], overwrite: bool) -> None:
     if not map.exists():
         raise MissingFileError(f"map {str(map)!r} does not exist")
     if out.suffix not in FORMS:
-        raise InputError(f"{out} must end in .tif or .parquet, or be a folder for STAC documents")
+        raise InputError(f"{out} must end in {' or '.join(filter(None, FORMS))}, or be a folder for STAC documents")
     if without := [name for name in given if name not in FORMS[out.suffix]]:
         kind = out.suffix or "STAC"
         raise InputError(f"--{without[0]} means nothing for {kind} output; it takes --{', --'.join(FORMS[out.suffix])}")

@@ -42,10 +42,11 @@ from geossl.inference.engine.source import OnlySensors, Source
 from geossl.inference.outputs.cog import blocks
 from geossl.inference.outputs.raster import open_map
 from geossl.models.encoder import DenseEncoder
-from geossl.models.files import EncoderFile, dense, save_encoder
+from geossl.models.files import EncoderFile, save_encoder
 from geossl.models.heads.classifiers import Head
 from geossl.models.heads.decoders import DECODERS
 from geossl.models.heads.segmenter import Segmenter, build, with_decoder
+from geossl.models.kinds import require_image_encoder
 from geossl.outputs import check_output, is_unfinished, output_path, read_note, work_path, workspace, write_text
 from geossl.progress import Progress
 from geossl.rules import check_values
@@ -83,7 +84,7 @@ class Task:
     @property
     def encoder(self) -> DenseEncoder:
         """The encoder, which says with which attention its maps are made."""
-        found = copy.copy(dense(self.file.encoder))
+        found = copy.copy(require_image_encoder(self.file.encoder))
         found.spec = replace(found.spec, reach=self.reach)
         return found
 
@@ -157,9 +158,9 @@ def finetune(
     encoder, found = with_tokens(encoder, found, JOINT if tokens == BEST else tokens)
     file = EncoderFile.portable(encoder).cut(dims)
     refuse_untrainable(file, config)
-    spec = dense(file.encoder).spec
+    spec = require_image_encoder(file.encoder).spec
     if reach != "own":
-        check_reach(dense(file.encoder), reach)
+        check_reach(require_image_encoder(file.encoder), reach)
         spec = replace(spec, reach=reach)
     run.plans(area, found, file.path, first, run.MapConfig(reach=spec.reach))  # says what does not fit
     split = assign_blocks(truth, spec.patch_px, spec.gsd_m, seed)
@@ -237,7 +238,7 @@ def fit_heads(kind: str, task: Task, progress: Progress | None) -> Found:
         scores |= {f"{key} side by side": aside[key].scores for key in aside if "+" in key}
         metadata |= {"tokens": tokens}
         if tokens["chosen"] == BOTH:
-            file = EncoderFile.open(beside(dense(task.file.encoder)))
+            file = EncoderFile.open(beside(require_image_encoder(task.file.encoder)))
             encoder, sha256, found = replace(task, file=file).encoder, file.sha256, aside
         elif tokens["chosen"] != JOINT:
             found = {tokens["chosen"]: found[tokens["chosen"]]}

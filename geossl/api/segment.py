@@ -30,8 +30,9 @@ from geossl.inference.outputs.cog import blocks
 from geossl.inference.outputs.description import arrays, store_attributes
 from geossl.inference.outputs.raster import open_map, words_of
 from geossl.models.encoder import DenseEncoder
-from geossl.models.files import EncoderFile, dense, save_encoder
+from geossl.models.files import EncoderFile, save_encoder
 from geossl.models.heads.segmenter import Heads, Segmenter, build
+from geossl.models.kinds import require_image_encoder
 from geossl.outputs import check_output, is_unfinished, output_path, work_path, workspace
 from geossl.progress import Progress
 from geossl.sensors import PAIR
@@ -271,7 +272,7 @@ def lowest(parts: Sequence[Drawn]) -> Drawn:
 def save_clusters(found: Classifier, weights: EncoderFile, out: Path) -> None:
     """Keep the clusters as a model, so that another region can be given the same classes."""
     assert found.heads is not None
-    encoder, legend = dense(weights.encoder), found.legend
+    encoder, legend = require_image_encoder(weights.encoder), found.legend
     sensors = [name for key in found.heads for name in key.split("+")]
     model = build(encoder, found.heads, sensors, legend.names, legend.colours, weights.sha256)
     save_encoder(out.with_name(f"{out.stem}_model.safetensors"), model, dict(found.metadata))

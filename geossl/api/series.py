@@ -20,9 +20,9 @@ from geossl.inference.outputs import raster
 from geossl.inference.outputs.cog import Block, write_blocks
 from geossl.inference.outputs.quicklook import quicklook
 from geossl.inference.series import extent_of, series_blocks
-from geossl.models.encoder import Encoder
-from geossl.models.encoders.series_vit import SeriesViT
+from geossl.models.encoder import Encoder, SeriesEncoder
 from geossl.models.files import load_encoder
+from geossl.models.kinds import require
 from geossl.outputs import check_output
 from geossl.progress import Progress
 
@@ -106,12 +106,10 @@ def embed_series(
     return out
 
 
-def series_encoder(encoder: str | Path | Encoder) -> SeriesViT:
+def series_encoder(encoder: str | Path | Encoder) -> SeriesEncoder:
     """An encoder of Sentinel-2 series, in evaluation mode."""
-    found = encoder if isinstance(encoder, Encoder) else load_encoder(encoder)
+    found = require(SeriesEncoder, encoder if isinstance(encoder, Encoder) else load_encoder(encoder))
     name = f"{found.spec.name!r} ({found.spec.architecture})"
-    if not isinstance(found, SeriesViT):
-        raise WeightsError(f"{name} does not take image series; pretrain one with: geossl pretrain cross_video_mae")
     if found.sensor != "s2" or found.tubelet != 1:
         raise WeightsError(f"{name} is of {found.sensor} in tubelets of {found.tubelet}; maps need s2 and 1")
     return found.eval()

@@ -14,7 +14,8 @@ from geossl.data.labels.patches import PatchSamples
 from geossl.errors import InputError, WeightsError
 from geossl.inference.engine.source import OnlySensors, Source
 from geossl.models.encoder import DenseEncoder
-from geossl.models.files import EncoderFile, dense
+from geossl.models.files import EncoderFile
+from geossl.models.kinds import require_image_encoder
 from geossl.models.side_by_side import side_by_side
 from geossl.sensors import SENSORS
 
@@ -79,7 +80,7 @@ def beside(encoder: str | Path | DenseEncoder) -> DenseEncoder:
     Raises:
         WeightsError: If it has one sensor only, or is a wrapped network or a program.
     """
-    found = dense(EncoderFile.open(encoder).encoder)
+    found = require_image_encoder(EncoderFile.open(encoder).encoder)
     if not found.is_rebuilt_from_spec:
         raise WeightsError(f"--tokens both needs an encoder of geossl's own; {found.spec.name} is wrapped or a program")
     return side_by_side(found)

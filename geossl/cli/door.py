@@ -1,6 +1,5 @@
 """The shell's door: every error is one line, every command has one spelling."""
 
-import difflib
 import sys
 import warnings
 from typing import Any, NoReturn
@@ -8,7 +7,7 @@ from typing import Any, NoReturn
 import click
 
 from geossl.cli.progress import print_log
-from geossl.errors import GeosslError, InputError, Note, missing, redact, shell_words
+from geossl.errors import GeosslError, InputError, Note, missing, nearest, redact, shell_words
 from geossl.faults import unexpected
 
 MOVED = {"embed-series": "series embed", "graph": "graphs cluster"}  # former spellings
@@ -35,10 +34,8 @@ class InOrder(click.Group):
         if name in MOVED and name not in self.commands and ctx.parent is None:
             raise click.UsageError(f"`{here} {name}` is now `{here} {MOVED[name]}`")
         if name not in self.commands and not name.startswith("-"):
-            near = difflib.get_close_matches(name, self.commands, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(self.commands)}"
             where = "" if ctx.parent is None else f" in `{here}`"
-            raise click.UsageError(f"no command {name!r}{where}; {hint}")
+            raise click.UsageError(f"no command {name!r}{where}; {nearest(name, self.commands, 'commands')}")
         return super().resolve_command(ctx, args)
 
 

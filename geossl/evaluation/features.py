@@ -26,8 +26,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from geossl.errors import InputError, WeightsError
-from geossl.models.encoder import DenseEncoder, Encoder, GraphEncoder, Items, PointEncoder
-from geossl.models.encoders.series_vit import SeriesViT
+from geossl.models.encoder import DenseEncoder, Encoder, GraphEncoder, Items, PointEncoder, SeriesEncoder
 from geossl.outputs import replacing
 from geossl.progress import Progress
 
@@ -86,7 +85,7 @@ def stacked(items: Sequence[Mapping[str, Tensor]], device: torch.device) -> dict
     return {name: torch.stack([item[name] for item in items]).to(device) for name in items[0] if name != "labels"}
 
 
-def pooled_clips(encoder: SeriesViT, items: Sequence[Mapping[str, Tensor]]) -> Float[Tensor, "n d"]:
+def pooled_clips(encoder: SeriesEncoder, items: Sequence[Mapping[str, Tensor]]) -> Float[Tensor, "n d"]:
     """One vector per series or video: items are ``clip`` (t c h w) and ``days`` (t)."""
     device = device_of(encoder)
     clips, days = (torch.stack([item[key] for item in items]).to(device) for key in ("clip", "days"))
@@ -95,7 +94,7 @@ def pooled_clips(encoder: SeriesViT, items: Sequence[Mapping[str, Tensor]]) -> F
 
 EMBEDDERS: dict[type[Encoder], Embedder] = {  # kind of encoder -> vectors of a batch
     DenseEncoder: pooled_images,
-    SeriesViT: pooled_clips,
+    SeriesEncoder: pooled_clips,
     GraphEncoder: graph_nodes,
     PointEncoder: pooled_points,
 }

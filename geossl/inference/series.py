@@ -12,8 +12,7 @@ from odc.geo.geobox import GeoBox
 
 from geossl.grid import Lattice
 from geossl.inference.outputs.cog import Block
-from geossl.models.encoder import DenseSpec
-from geossl.models.encoders.series_vit import SeriesViT
+from geossl.models.encoder import DenseSpec, SeriesEncoder
 from geossl.progress import Progress
 
 READ_PX = 128  # side of a block that is read at once
@@ -42,7 +41,7 @@ def extent_of(spec: DenseSpec, area: shapely.Geometry, epsg: int) -> Extent:
 
 
 def series_blocks(
-    encoder: SeriesViT,
+    encoder: SeriesEncoder,
     read: Read,
     days: Int[np.ndarray, " t"],
     extent: Extent,
@@ -90,7 +89,7 @@ def aligned(first: int, count: int, side: int) -> range:
 
 @torch.inference_mode()
 def middle(
-    encoder: SeriesViT, window: Float[torch.Tensor, "1 t c h w"], day: Float[torch.Tensor, "1 t"]
+    encoder: SeriesEncoder, window: Float[torch.Tensor, "1 t c h w"], day: Float[torch.Tensor, "1 t"]
 ) -> Float[np.ndarray, "d k k"]:
     """What is kept of a window."""
     edge = encoder.spec.margin_px // encoder.spec.patch_px

@@ -154,14 +154,14 @@ class CROMA(SSLMethod):
         n = (h // self.patch_px) * (w // self.patch_px)
         share = patch_shares(batch["valid"], self.patch_px)
         fed = share >= VALID_SHARE
-        keep = max(1, min(int(n * (1 - self.mask_ratio)), int(fed.sum(dim=1).min()) - 1))
-        noise = torch.rand(2, b, n, generator=self.rng(), device=self.device).masked_fill(~fed, torch.inf)
-        ids1, ids2 = random_kept_ids(noise[0], keep), random_kept_ids(noise[1], keep)
         terms: dict[str, Float[Tensor, ""]] = {}
         if self.imitation is not None:
             out = self.encoder(images["s1"], images["s2"])
             terms = self.imitation(out, batch, images, share == 1)
         if self.contrast_weight or self.reconstruct_weight:
+            keep = max(1, min(int(n * (1 - self.mask_ratio)), int(fed.sum(dim=1).min()) - 1))
+            noise = torch.rand(2, b, n, generator=self.rng(), device=self.device).masked_fill(~fed, torch.inf)
+            ids1, ids2 = random_kept_ids(noise[0], keep), random_kept_ids(noise[1], keep)
             terms |= self.losses_of(images["s1"], images["s2"], ids1, ids2, share == 1)
         return terms
 

@@ -182,6 +182,23 @@ class DenseEncoder(DenseModel):
         """Embed every image as one vector; NaN where an image has no fed patch."""
 
 
+class SeriesEncoder(Encoder, ABC):
+    """Pixels of several dates in, a vector per patch or per series out."""
+
+    spec_type: ClassVar[type[EncoderSpec]] = DenseSpec
+    spec: DenseSpec
+    sensor: str  # the one it takes
+    tubelet: int  # dates that are read as one
+
+    @abstractmethod
+    def tokens(self, pixels: Float[Tensor, "b t c h w"], days: Float[Tensor, "b t"]) -> Float[Tensor, "b gh gw d"]:
+        """One vector per patch, from its valid dates; days are counted from 1 January 2015."""
+
+    @abstractmethod
+    def pooled(self, pixels: Float[Tensor, "b t c h w"], days: Float[Tensor, "b t"]) -> Float[Tensor, "b d"]:
+        """One vector per series; arguments as of ``tokens``."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PointSpec(EncoderSpec):
     """All that is needed to give an encoder of point clouds what it was trained on.

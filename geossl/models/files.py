@@ -23,7 +23,8 @@ from torch import Tensor
 from geossl.errors import GeosslError, WeightsError, missing
 from geossl.models.download import cache_folder, known_sha256, sha256_of
 from geossl.models.download import encoder_path as released_path
-from geossl.models.encoder import DenseEncoder, DenseModel, Encoder, load_strictly
+from geossl.models.encoder import Encoder, load_strictly
+from geossl.models.kinds import require_image_encoder
 from geossl.outputs import replacing
 
 LARGEST = 4096  # a size no spec exceeds unless one of its tensors does
@@ -100,7 +101,7 @@ class EncoderFile:
 
     Args:
         path: The local file.
-        sha256: Of its bytes.
+        sha256: SHA-256 of its bytes.
         encoder: Loaded, in evaluation mode, shared by all that open the same file: copy it before training it.
     """
 
@@ -143,7 +144,8 @@ class EncoderFile:
         """
         if dims is None:
             return self
-        return of_object(import_module("geossl.models.heads.projection").projected(dense(self.encoder), dims))
+        projection = import_module("geossl.models.heads.projection")  # heads load files, so only where asked for
+        return of_object(projection.projected(require_image_encoder(self.encoder), dims))
 
 
 OBJECTS: dict[Path, EncoderFile] = {}  # wrapped networks of this process, by the file that stands for them
@@ -315,29 +317,6 @@ def fresh(spec: Mapping[str, Any]) -> Encoder:
     """An encoder with fresh weights, from its spec as JSON has it."""
     kind = architecture(spec["architecture"])
     return kind(kind.spec_type.from_dict(dict(spec)))
-
-
-def mappable(encoder: Encoder) -> DenseModel:
-    """The encoder, if the map engine can run it.
-
-    Raises:
-        WeightsError: If it is of points or graphs.
-    """
-    if isinstance(encoder, DenseModel):
-        return encoder
-    name = f"{encoder.spec.name!r} ({encoder.spec.architecture})"
-    raise WeightsError(f"{name} does not take images; this needs an encoder that does, such as croma")
-
-
-def dense(encoder: Encoder) -> DenseEncoder:
-    """The encoder, if it is one of images.
-
-    Raises:
-        WeightsError: If it embeds points or graphs, or classifies.
-    """
-    if isinstance(encoder, DenseEncoder):
-        return encoder
-    raise WeightsError(f"{mappable(encoder).spec.name!r} gives classes, not embeddings; use it with segment --model")
 
 
 def provenance(path: str | Path) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Find, read and check recipe files; a mistake answers at once, without torch."""
 
-import difflib
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
@@ -10,7 +9,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import ValidationError
 
-from geossl.errors import MissingFileError, Note, RecipeError, UnknownNameError, possible
+from geossl.errors import MissingFileError, Note, RecipeError, UnknownNameError, nearest, possible
 from geossl.recipe.renamed import flat, new_name, new_word, translated
 from geossl.recipe.sections import Recipe, Section
 
@@ -88,9 +87,7 @@ def load(name_or_path: str | Path, overrides: Sequence[str] = (), *, is_run: boo
             raise RecipeError(f"{place(loc, path, node, origin)}: {word}")
     method = values.get("method")
     if not isinstance(method, str) or method not in RECIPES:
-        near = difflib.get_close_matches(str(method), RECIPES, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(RECIPES)}"
-        raise RecipeError(f"{path}: method {method!r} is not known; {hint}")
+        raise RecipeError(f"{path}: method {method!r} is not known; {nearest(str(method), RECIPES)}")
     try:
         return RECIPES[method].model_validate(values)
     except ValidationError as error:
@@ -161,9 +158,7 @@ def first_error(
     loc = tuple(str(part) for part in first["loc"])
     where, key = place(loc, path, node, origin), ".".join(loc)
     if first["type"] == "extra_forbidden":
-        known = valid_keys(model, loc[:-1])
-        near = difflib.get_close_matches(loc[-1], known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(known)}"
+        hint = nearest(loc[-1], valid_keys(model, loc[:-1]), "valid keys", cutoff=0.5)
         return f"{where}: unknown key {key!r}; {hint}"
     if first["type"] == "missing":
         return f"{where}: key {key!r} is missing"

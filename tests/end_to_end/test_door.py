@@ -35,7 +35,7 @@ def test_python_dash_m_is_the_same_command():
         (["embed-series", "dates"], "`geossl embed-series` is now `geossl series embed`"),
         (["graph", "--encoder", "e"], "`geossl graph` is now `geossl graphs cluster`"),
         (["points", "clasify"], "no command 'clasify' in `geossl points`; did you mean 'classify'?"),
-        (["xyz"], "no command 'xyz'; there are pretrain, fetch, embed"),
+        (["xyz"], "no command 'xyz'; commands: pretrain, fetch, embed"),
         (["embed", "--aoi", "a", "--encodr", "e"], "--encod"),
     ],
 )

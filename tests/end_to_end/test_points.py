@@ -140,7 +140,7 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written(scans, encoder, mod
     out = tmp_path / "x.tif"
     for wrong, message in (
         (objects, "trained on whole objects"),
-        (images, "does not take point clouds"),
+        (images, "takes images, not point clouds"),
     ):
         with pytest.raises(WeightsError, match=message):
             geossl.points.embed(scans, wrong, out=out)

@@ -17,8 +17,7 @@ from geossl.evaluation.features import Change, features
 from geossl.evaluation.heads import Samples
 from geossl.evaluation.probes import FeatureSplit, without_miou
 from geossl.evaluation.scores import multi_label, single_label
-from geossl.models.encoder import DenseEncoder, Encoder, Items
-from geossl.models.encoders.series_vit import SeriesViT
+from geossl.models.encoder import DenseEncoder, Encoder, Items, SeriesEncoder
 from geossl.training.classifier import finetune_encoder
 
 Part = Int[ndarray, " n"]
@@ -113,7 +112,7 @@ def items_for(
     data: ClassificationDataset, encoder: Encoder, sensors: Sequence[str] | None, image_px: int | None
 ) -> Items:
     """Items as the encoder takes them."""
-    if isinstance(encoder, SeriesViT):
+    if isinstance(encoder, SeriesEncoder):
         return EncoderClips(data, encoder, image_px)
     if not isinstance(encoder, DenseEncoder):
         return data.items

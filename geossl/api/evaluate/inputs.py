@@ -10,8 +10,7 @@ from torch import Tensor
 
 from geossl.data.datasets.base import Bands, ClassificationDataset
 from geossl.errors import BandError, GridError, InputError, Note
-from geossl.models.encoder import DenseSpec, Items
-from geossl.models.encoders.series_vit import SeriesViT
+from geossl.models.encoder import DenseSpec, Items, SeriesEncoder
 
 LEVELS = {"L1C", "L2A"}
 
@@ -120,7 +119,7 @@ class EncoderClips(Sequence[dict[str, Tensor]]):
         side_px: Frames are resized to it, bilinearly; None = as they are, or for video the side of training.
     """
 
-    def __init__(self, data: ClassificationDataset, encoder: SeriesViT, side_px: int | None) -> None:
+    def __init__(self, data: ClassificationDataset, encoder: SeriesEncoder, side_px: int | None) -> None:
         if not data.sensors or "days" not in data.items[0]:
             raise InputError(
                 f"{data.name} holds no clips, which {encoder.spec.name} needs: a folder of videos by class, or an .npz "

@@ -16,7 +16,7 @@ class Key(NamedTuple):
     perturbation: str = ""
 
     def __str__(self) -> str:
-        """All of it in one line."""
+        """The key in one line."""
         return " / ".join(filter(None, self))
 
 

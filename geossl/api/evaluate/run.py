@@ -24,8 +24,9 @@ from geossl.evaluation.report import Curve, markdown, score_rows, write_report
 from geossl.evaluation.scores import Scores
 from geossl.models.download import sha256_of
 from geossl.models.encoder import DenseEncoder, Encoder, PointEncoder
-from geossl.models.files import dense, encoder_path, load_encoder, provenance
+from geossl.models.files import encoder_path, load_encoder, provenance
 from geossl.models.heads.projection import projected
+from geossl.models.kinds import require_image_encoder
 from geossl.outputs import check_output
 from geossl.progress import Progress
 from geossl.sensors import SENSORS
@@ -169,7 +170,9 @@ def cut(encoder: Encoder, dims: int | None) -> Encoder:
     Raises:
         InputError: If it has none, or the number is not possible.
     """
-    return encoder if dims is None else projected(dense(encoder), dims).to(next(encoder.parameters()).device)
+    if dims is None:
+        return encoder
+    return projected(require_image_encoder(encoder), dims).to(next(encoder.parameters()).device)
 
 
 def scenes_of(pixels: Any, options: Options, chip_px: int, patch_px: int) -> Scenes:
@@ -185,7 +188,7 @@ def scenes_of(pixels: Any, options: Options, chip_px: int, patch_px: int) -> Sce
 def runner_for(data: Data, encoder: Encoder, settings: Settings) -> Runner:
     """The runner of a kind of data set."""
     if isinstance(data, SegmentationDataset):
-        return SegmentationRunner(data, with_baselines(dense(encoder), settings.baselines), settings)
+        return SegmentationRunner(data, with_baselines(require_image_encoder(encoder), settings.baselines), settings)
     return ClassificationRunner(data, with_baselines(encoder, settings.baselines), settings)
 
 

@@ -23,8 +23,8 @@ from geossl.evaluation.heads import Samples
 from geossl.evaluation.probes import FeatureSplit
 from geossl.evaluation.scores import of_images
 from geossl.models.encoder import DenseEncoder, Items
-from geossl.models.files import dense
 from geossl.models.heads.decoders import DECODERS
+from geossl.models.kinds import require_image_encoder
 from geossl.training.decoder import confusions, train_decoder
 
 
@@ -66,7 +66,7 @@ class SegmentationRunner(Runner):
 
     def __init__(self, data: SegmentationDataset, encoders: Sequence[EvaluatedEncoder], settings: Settings) -> None:
         super().__init__(encoders, settings, len(data.classes))
-        self.data, self.spec = data, dense(encoders[0].encoder(0)).spec
+        self.data, self.spec = data, require_image_encoder(encoders[0].encoder(0)).spec
 
     def run(self) -> None:
         """See Runner."""
@@ -79,8 +79,8 @@ class SegmentationRunner(Runner):
                 chips = MapParts(*(self.as_taken(part, orders) for part in parts))
                 for encoder in self.encoders:
                     trial = Trial(encoder.name, "+".join(orders), seed)
-                    self.patches(dense(encoder.encoder(seed)), chips, trial)
-                    self.pixels(dense(encoder.encoder(seed)), chips, trial)
+                    self.patches(require_image_encoder(encoder.encoder(seed)), chips, trial)
+                    self.pixels(require_image_encoder(encoder.encoder(seed)), chips, trial)
         self.metadata |= {"train_val_test_chips": counts, "patch_px": self.spec.patch_px}
 
     def as_taken(self, part: Items, orders: dict[str, list[int]]) -> KnownPixels:

@@ -147,7 +147,7 @@ def sensor_sets(sensors: str | Sequence[str] | None) -> tuple[tuple[str, ...], .
 
 
 def at_least(value: int, least: int, name: str, most: int = 10**9) -> int:
-    """A whole number that is large enough, and no slip of the hand."""
+    """Refuse what is not a whole number between the least and the most that make sense."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise InputError(f"{name} {value!r} is not a whole number")
     if value < least:

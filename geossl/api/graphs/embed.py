@@ -28,6 +28,7 @@ from geossl.models.encoder import Encoder, GraphEncoder
 from geossl.models.encoders.gnn import NodeMLP
 from geossl.models.files import load_encoder, provenance
 from geossl.models.heads.classifiers import KMeansHead
+from geossl.models.kinds import require
 from geossl.outputs import check_output, make_folder, replacing
 from geossl.recipe.graphs import Graphs
 from geossl.rules import check_values
@@ -43,7 +44,7 @@ def embed_graph(
 
     Args:
         graph: From ``graph_from_geodataframe`` or ``graph_from_raster``, any PyG ``Data``, or an ``.npz`` graph.
-        encoder: Of GraphMAE or SCGC: loaded, or its file.
+        encoder: An encoder of GraphMAE or SCGC: loaded, or its file.
         block_nodes: Larger graphs are embedded block by block, to the same vectors in bounded memory.
 
     Returns:
@@ -91,7 +92,7 @@ def cluster_graph(
         graph: As in ``embed_graph``.
         encoder: Name, file or loaded encoder of graphs.
         classes: Number of clusters for k-means; None: the encoder's own, which SCGC's has.
-        seed: Of k-means.
+        seed: Seed of k-means.
         block_nodes: As in ``embed_graph``.
 
     Returns:
@@ -143,12 +144,7 @@ def on_the_ground(graph: Data, table: pd.DataFrame) -> pd.DataFrame:
 
 def as_graph_encoder(encoder: str | Path | Encoder) -> GraphEncoder:
     """A loaded encoder of graphs."""
-    model = encoder if isinstance(encoder, Encoder) else load_encoder(encoder)
-    if not isinstance(model, GraphEncoder):
-        raise InputError(
-            f"{model.spec.name!r} ({model.spec.architecture}) is not an encoder of graphs; pretrain graphmae or scgc"
-        )
-    return model
+    return require(GraphEncoder, encoder if isinstance(encoder, Encoder) else load_encoder(encoder))
 
 
 def write_nodes(out: str | Path, nodes: pd.DataFrame) -> Path:
@@ -232,7 +228,7 @@ def graph_map(
             embedding of every node.
         raster: Also paint a class raster, ``.tif``.
         gsd_m: Its cell.
-        seed: Of k-means.
+        seed: Seed of k-means.
         overwrite: Replace outputs.
 
     Returns:

@@ -93,7 +93,7 @@ def finetune_points(
     model.to(DEVICE).encoder.load_state_dict(base.state_dict())
     learned = np.where(test, UNLABELLED, labels)
     train_head(model, lambda i: labelled_block(scan, learned, settings, (seed, i)), config, progress)
-    counts = judged(model, scan, np.where(test, labels, UNLABELLED), settings)
+    counts = confusion_of(model, scan, np.where(test, labels, UNLABELLED), settings)
     metadata = {
         "classes": {name: list(map(int, codes)) for name, codes in groups.items()},
         "test": of_confusion(counts),
@@ -261,7 +261,7 @@ def labelled_block(scan: Scan, labels: Int[ndarray, " n"], settings: BlockSettin
     raise InputError(f"no block of {settings.block_m:g} m has min_points={settings.min_points} points; lower it")
 
 
-def judged(
+def confusion_of(
     model: PointSegmenter, scan: Scan, labels: Int[ndarray, " n"], settings: BlockSettings
 ) -> Int[ndarray, "k k"]:
     """Confusion of the labelled points, each classified as ``classify_points`` would."""

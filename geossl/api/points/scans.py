@@ -8,6 +8,7 @@ import torch
 from geossl.data.points.blocks import BlockSettings
 from geossl.errors import InputError, WeightsError
 from geossl.models.encoder import Encoder, PointEncoder, PointSpec
+from geossl.models.kinds import require
 
 Scans = str | Path | Sequence[str | Path]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -19,12 +20,11 @@ def of_scans(encoder: Encoder) -> PointEncoder:
     Raises:
         WeightsError: If not.
     """
-    name = f"{encoder.spec.name!r} ({encoder.spec.architecture})"
-    if not isinstance(encoder, PointEncoder):
-        raise WeightsError(f"{name} does not take point clouds; pretrain one with: geossl pretrain point_cmae")
-    if encoder.spec.block_m is None:
+    found = require(PointEncoder, encoder)
+    if found.spec.block_m is None:
+        name = f"{found.spec.name!r} ({found.spec.architecture})"
         raise WeightsError(f"{name} was trained on whole objects; scans need one trained with data.block_m set")
-    return encoder.to(DEVICE).eval()
+    return found.to(DEVICE).eval()
 
 
 def block_settings(spec: PointSpec, min_points: int) -> BlockSettings:

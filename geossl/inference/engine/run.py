@@ -26,7 +26,8 @@ from geossl.inference.engine.plan import BuildFolder, Plan, Shard, Task, begun, 
 from geossl.inference.engine.source import Source, check_sensors, images, note_levels
 from geossl.inference.outputs import checksums, raster
 from geossl.models.encoder import DenseEncoder, DenseModel
-from geossl.models.files import EncoderFile, mappable
+from geossl.models.files import EncoderFile
+from geossl.models.kinds import require
 from geossl.outputs import check_output, on_disk, remove
 from geossl.progress import Progress
 from geossl.sensors import SENSORS
@@ -80,14 +81,14 @@ class Work:
 @lru_cache(maxsize=2)
 def loaded(path: str, sha256: str, device: str) -> DenseModel:
     """The encoder of a process on a device."""
-    encoder = mappable(EncoderFile.open(path).encoder)
+    encoder = require(DenseModel, EncoderFile.open(path).encoder)
     return encoder if device == "cpu" else copy.deepcopy(encoder).to(device)  # others keep theirs where it is
 
 
 def embed_map(
     aoi: grid.Aoi, source: Source, encoder: Path, out: Path, progress: Progress | None = None, **settings: Any
 ) -> list[Path]:
-    """Embed a region; see ``geossl.embed_map``. Killed at any time, the same call goes on with the missing shards.
+    """Embed a region; see ``geossl.embed_map``. Killed at any time, the same call resumes with the missing shards.
 
     Returns:
         The map, or one per UTM zone for a region wider than a zone.
@@ -207,7 +208,7 @@ def make(
             raise
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
-                f"{len(build.done())} of {len(plan.shards)} shards are done; run again to go on"
+                f"{len(build.done())} of {len(plan.shards)} shards are done; run again to resume"
             ) from None
         complete(work, name, out)
 
@@ -257,7 +258,7 @@ def finished_sums(work: Work) -> dict[Shard, checksums.Sums]:
 
 
 def compute(work: Work, scheduler: str, report: Callable[[int, float], None]) -> None:
-    """Run the missing shards; those that fail are told at the end, the others are kept.
+    """Run the missing shards; failures are reported at the end, finished ones are kept.
 
     Raises:
         RunError: Lists the shards that failed.

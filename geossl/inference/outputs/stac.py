@@ -16,12 +16,13 @@ from geossl.inference.outputs.description import HINTS, store_attributes
 from geossl.inference.outputs.geoparquet import to_degrees
 from geossl.inference.outputs.raster import open_map
 from geossl.models.encoder import DenseSpec
-from geossl.models.files import EncoderFile, dense
+from geossl.models.files import EncoderFile
+from geossl.models.foreign.mlm import MLM, TASK, named_bands, tensor
+from geossl.models.kinds import require_image_encoder
 from geossl.outputs import make_folder, plain_name, write_text
 
 EMB = "https://stac-extensions.github.io/embeddings/v0.0.1/schema.json"
 PROJ = "https://stac-extensions.github.io/projection/v2.0.0/schema.json"
-MLM = "https://stac-extensions.github.io/mlm/v1.5.2/schema.json"
 LICENCE = re.compile(r"[\w.+-]+")
 FIRST_DAY = "2013-02-11"  # launch of Landsat 8, the oldest satellite that is read
 CHILDREN = (("root", "catalog"), ("child", "collection"))
@@ -48,7 +49,7 @@ def write_stac(paths: list[Path], out: Path, encoder: EncoderFile | None, licenc
         paths: ``.zarr`` maps of one region, one per UTM zone.
         out: Folder.
         encoder: The encoder the maps were made with; without it, it is named but not described.
-        licence: Of the maps, an SPDX identifier; STAC's ``proprietary`` where nothing is said.
+        licence: Licence of the maps, an SPDX identifier; STAC's ``proprietary`` where nothing is said.
 
     Raises:
         InputError: If a map was made with another encoder, or the licence is not an identifier.
@@ -68,7 +69,7 @@ def write_stac(paths: list[Path], out: Path, encoder: EncoderFile | None, licenc
     documents["collection.json"] = collection(found[0], items, link, licence)
     documents["catalog.json"] = catalog(documents["collection.json"])
     if encoder is not None:
-        spec = dense(encoder.encoder).spec
+        spec = require_image_encoder(encoder.encoder).spec
         documents[f"{name}.json"] = model(spec, os.path.relpath(encoder.path, out), found[0], items)
     make_folder(out)
     for file, document in documents.items():
@@ -79,7 +80,7 @@ def check_encoder(path: Path, attributes: dict[str, Any], encoder: EncoderFile) 
     """Refuse an encoder that a map was not made with."""
     if attributes["geossl:encoder_sha256"] != encoder.sha256:
         made = f"{attributes['geossl:encoder']}, {attributes['geossl:encoder_sha256'][:12]}"
-        name = dense(encoder.encoder).spec.name
+        name = require_image_encoder(encoder.encoder).spec.name
         raise InputError(f"--encoder {name}, {encoder.sha256[:12]}, is not the one {path} was made with ({made})")
 
 
@@ -255,11 +256,7 @@ def model(spec: DenseSpec, href: str, attributes: dict[str, Any], items: list[di
         {
             "name": f"{name} in {sensor.unit}, {sensor.level}; scaled values are clipped to 0..1",
             "bands": list(sensor.bands),
-            "input": {
-                "shape": [-1, len(sensor.bands), side, side],
-                "dim_order": ["batch", "bands", "height", "width"],
-                "data_type": "float32",
-            },
+            "input": tensor(batch=-1, bands=len(sensor.bands), height=side, width=side),
             "resize_type": None,
             "value_scaling": [
                 {"type": "min-max", "minimum": mean - 2 * std, "maximum": mean + 2 * std}
@@ -268,21 +265,18 @@ def model(spec: DenseSpec, href: str, attributes: dict[str, Any], items: list[di
         }
         for name, sensor in spec.sensors.items()
     ]
-    result = {
-        "shape": [-1, side // spec.patch_px, side // spec.patch_px, spec.dim],
-        "dim_order": ["batch", "height", "width", "embedding"],
-        "data_type": "float32",
-    }
-    bands = [{"name": band} for sensor in spec.sensors.values() for band in sensor.bands]
+    cells = side // spec.patch_px
+    result = tensor(batch=-1, height=cells, width=cells, embedding=spec.dim)
+    bands = named_bands(spec)
     properties: dict[str, Any] = {
         **span(items),
         "bands": bands,  # MLM looks for them here; the core allows that only if an asset has them, too
         "mlm:name": spec.name,
         "mlm:architecture": spec.architecture,
-        "mlm:tasks": ["similarity-search"],
+        "mlm:tasks": [TASK],
         "mlm:framework": "pytorch",
         "mlm:input": inputs,
-        "mlm:output": [{"name": "one vector per patch", "tasks": ["similarity-search"], "result": result}],
+        "mlm:output": [{"name": "one vector per patch", "tasks": [TASK], "result": result}],
     }
     weights = {
         "href": href,

@@ -6,14 +6,13 @@ paper learns both; so series of any length and spacing fit. There is no class to
 """
 
 from collections.abc import Mapping
-from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from geossl.errors import BandError, GridError
-from geossl.models.encoder import DenseSpec, Encoder, EncoderSpec
+from geossl.models.encoder import DenseSpec, SeriesEncoder
 from geossl.models.layers.initialization import xavier
 from geossl.models.layers.masking import take
 from geossl.models.layers.normalize import VIT_EPS, Standardize
@@ -80,15 +79,12 @@ def series_spec(
     return dense_spec("series_vit", arguments, sensors, geometry, stated, dim=dim, patch_px=patch_px)
 
 
-class SeriesViT(Encoder):
+class SeriesViT(SeriesEncoder):
     """Pixels of several dates in, a vector per patch or per series out.
 
     Args:
         spec: From ``series_spec``.
     """
-
-    spec_type: ClassVar[type[EncoderSpec]] = DenseSpec
-    spec: DenseSpec
 
     def __init__(self, spec: DenseSpec) -> None:
         super().__init__()
@@ -143,7 +139,7 @@ class SeriesViT(Encoder):
 
         Args:
             x: Standardised pixels.
-            days: Of every slot, since 1 January 2015.
+            days: Day of every slot, since 1 January 2015.
             ids: Tokens that are fed, slot by slot and row-major, in any order; None = all. Others influence nothing.
 
         Returns:

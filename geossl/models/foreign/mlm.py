@@ -26,7 +26,7 @@ def mlm_item(spec: DenseSpec, file: str, side_px: int | None, sha256: str) -> di
     """
     suffix = "." + file.rpartition(".")[2]
     media, artifact = MEDIA[suffix]
-    bands = [{"name": band} for sensor in spec.sensors.values() for band in sensor.bands]
+    bands = named_bands(spec)
     properties = {
         "datetime": None,
         "start_datetime": "2015-06-23T00:00:00Z",  # first image of Sentinel-2; an encoder has no date of its own
@@ -44,17 +44,13 @@ def mlm_item(spec: DenseSpec, file: str, side_px: int | None, sha256: str) -> di
                 "name": "tokens",
                 "description": f"a vector per patch of {spec.patch_px} px; NaN where none of its pixels has data",
                 "tasks": [TASK],
-                "result": {
-                    "shape": [-1, -1, -1, spec.dim],
-                    "dim_order": ["batch", "height", "width", "feature"],
-                    "data_type": "float32",
-                },
+                "result": tensor(batch=-1, height=-1, width=-1, feature=spec.dim),
             },
             {
                 "name": "pooled",
                 "description": "a vector per image",
                 "tasks": [TASK],
-                "result": {"shape": [-1, spec.dim], "dim_order": ["batch", "feature"], "data_type": "float32"},
+                "result": tensor(batch=-1, feature=spec.dim),
             },
         ],
         "geossl:source": spec.source,
@@ -85,6 +81,16 @@ def mlm_item(spec: DenseSpec, file: str, side_px: int | None, sha256: str) -> di
     }
 
 
+def tensor(**sizes: int) -> dict[str, Any]:
+    """A tensor of numbers in MLM's words: sizes by axis, -1 = any."""
+    return {"shape": list(sizes.values()), "dim_order": list(sizes), "data_type": "float32"}
+
+
+def named_bands(spec: DenseSpec) -> list[dict[str, str]]:
+    """All bands an encoder takes."""
+    return [{"name": band} for sensor in spec.sensors.values() for band in sensor.bands]
+
+
 def sensor_input(spec: DenseSpec, name: str, side_px: int | None) -> dict[str, Any]:
     """One input: bands, unit, size. Scaling happens inside."""
     sensor = spec.sensors[name]
@@ -94,11 +100,7 @@ def sensor_input(spec: DenseSpec, name: str, side_px: int | None) -> dict[str, A
         "description": f"{SENSORS[name].title}, {sensor.level}, {sensor.unit}, NaN = no data, {spec.gsd_m:g} m pixels; "
         f"height and width are multiples of {spec.patch_px} px; a sensor without data is all NaN",
         "bands": list(sensor.bands),
-        "input": {
-            "shape": [-1, len(sensor.bands), side, side],
-            "dim_order": ["batch", "bands", "height", "width"],
-            "data_type": "float32",
-        },
+        "input": tensor(batch=-1, bands=len(sensor.bands), height=side, width=side),
         "value_scaling": None,
         "resize_type": None,
     }

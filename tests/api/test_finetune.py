@@ -1,9 +1,4 @@
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 
 import geopandas as gpd
 import numpy as np
@@ -21,6 +16,7 @@ from geossl.data.splits import SPLIT_NAMES
 from geossl.errors import InputError, Note
 from geossl.models.files import EncoderFile, load_encoder
 from tests.api.conftest import FIELD, LEFT, NAMES, SIDE, TOP
+from tests.processes import kill_when, start
 
 DECODER = {"max_steps": 8, "check_every": 4, "chip_px": 64, "batch_size": 2, "lr": 3e-3}
 
@@ -48,6 +44,15 @@ def linear(scene, encoder, tmp_path_factory):
     return finetune(scene, encoder, tmp_path_factory.mktemp("linear") / "m.safetensors")
 
 
+def finetune_decoder(scene, encoder, out, labels=None):
+    return finetune(scene, encoder, out, labels, head="unet", **DECODER)
+
+
+@pytest.fixture(scope="module")
+def decoder(scene, encoder, tmp_path_factory):
+    return finetune_decoder(scene, encoder, tmp_path_factory.mktemp("decoder") / "m.safetensors")
+
+
 def test_light_heads_learn_fields_that_can_be_told_apart(linear):
     found = report(linear)
     assert sorted(found["scores"]) == ["s1", "s1+s2", "s1+s2 side by side", "s2"]
@@ -67,17 +72,20 @@ def test_the_test_pixels_of_a_report_are_those_of_the_test_blocks(linear, fields
     assert pixels == tested * (split.side_m / 10) ** 2
 
 
-def test_a_geodataframe_a_file_and_a_raster_are_the_same_labels(scene, encoder, fields, linear, tmp_path):
-    from_frame = finetune(scene, encoder, tmp_path / "frame.safetensors", fields)
+def test_a_geodataframe_a_file_and_a_raster_are_the_same_labels(scene, encoder, fields, tmp_path):
+    from_file, from_frame = (
+        finetune(scene, encoder, tmp_path / f"{name}.safetensors", labels, sensors=("s2",))
+        for name, labels in (("file", scene / "parcels.gpkg"), ("frame", fields))
+    )
     grid = np.array([NAMES.index(c) + 1 for c in fields["crop"]], np.uint8).reshape(SIDE // FIELD, -1)
     profile = {"driver": "GTiff", "count": 1, "dtype": "uint8", "width": SIDE, "height": SIDE, "crs": "EPSG:32631"}
     transform = rasterio.transform.from_origin(LEFT, TOP, 10, 10)
     with rasterio.open(tmp_path / "labels.tif", "w", transform=transform, **profile) as file:
         file.write(grid.repeat(FIELD, 0).repeat(FIELD, 1), 1)
-    pixels = geossl.Rasters(s1=scene / "s1.tif", s2=scene / "s2.tif")
+    pixels = geossl.Rasters(s2=scene / "s2.tif")
     from_raster = geossl.finetune(tmp_path / "labels.tif", pixels, encoder=encoder, out=tmp_path / "raster.safetensors")
-    assert same(tensors(linear), tensors(from_frame))
-    assert same(tensors(linear), tensors(from_raster))
+    assert same(tensors(from_file), tensors(from_frame))
+    assert same(tensors(from_file), tensors(from_raster))
 
 
 @pytest.mark.parametrize("kind", ["knn", "forest", "mlp"])
@@ -98,22 +106,12 @@ def test_a_decoder_learns_and_leaves_a_frozen_encoder_alone(scene, encoder, tmp_
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m.html", "m.json", "m.safetensors"]
 
 
-def test_a_killed_training_goes_on_to_the_same_model(scene, encoder, tmp_path):
-    whole = finetune(scene, encoder, tmp_path / "whole.safetensors", head="unet", **DECODER)
+def test_a_killed_training_goes_on_to_the_same_model(scene, encoder, decoder, tmp_path):
     out = tmp_path / "killed.safetensors"
-    arguments = [scene / "parcels.gpkg", scene / "s1.tif", scene / "s2.tif", encoder, out]
-    code = (
-        "import sys, geossl; l, s1, s2, e, out = sys.argv[1:]; "
-        f"geossl.finetune(l, geossl.Rasters(s1=s1, s2=s2), column='crop', encoder=e, out=out, head='unet', **{DECODER})"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)])
-    while not (tmp_path / "killed.safetensors.build/last.ckpt").exists():
-        assert process.poll() is None
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    checkpoint = tmp_path / "killed.safetensors.build/last.ckpt"
+    kill_when(start(finetune_decoder, scene, encoder, out), checkpoint.exists)
     assert not out.exists()
-    assert same(tensors(whole), tensors(finetune(scene, encoder, out, head="unet", **DECODER)))
+    assert same(tensors(decoder), tensors(finetune_decoder(scene, encoder, out)))
 
 
 def test_work_that_was_begun_with_other_labels_is_not_mixed_in(scene, encoder, fields, tmp_path):
@@ -155,20 +153,16 @@ def apart(fields, monkeypatch):
     return hidden, changed
 
 
-def test_labels_of_test_blocks_change_no_setting_and_no_decoder(scene, encoder, fields, apart, tmp_path):
+def test_labels_of_test_blocks_change_no_setting_and_no_decoder(scene, encoder, linear, decoder, apart, tmp_path):
     _, changed = apart
-    for kind, settings in (("linear", {}), ("unet", DECODER)):
-        found = [
-            finetune(scene, encoder, tmp_path / f"{kind}{i}.safetensors", labels, head=kind, **settings)
-            for i, labels in enumerate((fields, changed))
-        ]
-        one, two = map(report, found)
-        assert one["scores"] != two["scores"]
-        if kind == "linear":
-            assert one["chosen"] == two["chosen"]
-        else:
-            assert (one["best_step"], one["validation_miou"]) == (two["best_step"], two["validation_miou"])
-            assert same(*map(tensors, found))
+    one, two = report(linear), report(finetune(scene, encoder, tmp_path / "linear.safetensors", changed))
+    assert one["scores"] != two["scores"]
+    assert one["chosen"] == two["chosen"]
+    other = finetune_decoder(scene, encoder, tmp_path / "unet.safetensors", changed)
+    one, two = report(decoder), report(other)
+    assert one["scores"] != two["scores"]
+    assert (one["best_step"], one["validation_miou"]) == (two["best_step"], two["validation_miou"])
+    assert same(tensors(decoder), tensors(other))
 
 
 def test_features_of_test_blocks_do_not_reach_normalisation_or_settings(scene, encoder, fields, monkeypatch):

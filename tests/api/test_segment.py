@@ -1,7 +1,4 @@
 import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,11 +15,13 @@ from shapely.geometry import box
 import geossl
 from geossl.cli import main
 from geossl.errors import InputError, Note
+from geossl.inference.engine import run
 from geossl.inference.outputs.class_maps import areal_scale
 from geossl.models.files import load_encoder
 from tests.api.conftest import FIELD, LEFT, NAMES, SIDE, TOP
 from tests.api.test_finetune import DECODER, finetune
 from tests.data.conftest import write_raster
+from tests.processes import kill_when, start
 
 
 @pytest.fixture(scope="module")
@@ -195,29 +194,21 @@ def test_a_radar_model_leaves_optical_pixels_alone(scene, encoder, tmp_path):
     assert not list(tmp_path.glob("no*"))
 
 
-KILLED = """
-import sys, time, geossl
-from geossl.inference.engine import run
-done = run.finish
-def slow(*a):
-    time.sleep(0.2)
-    return done(*a)
-run.finish = slow
-aoi, s1, s2, model, out = sys.argv[1:]
-geossl.segment(aoi, geossl.Rasters(s1=s1, s2=s2), model=model, out=out, shard_cells=2)
-"""
+def segment_slowly(scene, out, model):
+    done = run.finish
+
+    def slow(*arguments):
+        time.sleep(0.2)
+        return done(*arguments)
+
+    run.finish = slow  # in a process of its own
+    segment(scene, out, model=model, shard_cells=2)
 
 
 def test_a_killed_map_is_finished_by_the_same_call(scene, model, classes, tmp_path):
     out = tmp_path / "c.tif"
-    arguments = [scene / "aoi.geojson", scene / "s1.tif", scene / "s2.tif", model, out]
-    process = subprocess.Popen([sys.executable, "-c", KILLED, *map(str, arguments)])
     receipts = tmp_path / "c.tif.build/map.zarr.build/receipts"
-    while len(list(receipts.glob("*.json"))) < 3:
-        assert process.poll() is None
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    kill_when(start(segment_slowly, scene, out, model), lambda: len(list(receipts.glob("*.json"))) >= 3)
     assert not out.exists()
     segment(scene, out, model=model, shard_cells=2)
     for name in ("c.tif", "c_confidence.tif", "c_area.csv"):
@@ -236,9 +227,10 @@ def refused(folder, *arguments):
     return lines[0]
 
 
-@pytest.fixture
-def bad(scene, fields, other_encoder, model, tmp_path):
-    """Inputs that do not fit."""
+@pytest.fixture(scope="module")
+def bad(scene, fields, other_encoder, model, tmp_path_factory):
+    """Inputs that do not fit; every test leaves the folder as it was."""
+    tmp_path = tmp_path_factory.mktemp("bad")
     fields.set_crs(None, allow_override=True).to_file(tmp_path / "nocrs.gpkg")
     fields.assign(crop="wheat").to_file(tmp_path / "one.gpkg")
     fields.translate(50_000, 0).to_frame("geometry").assign(crop=fields["crop"]).to_file(tmp_path / "away.gpkg")

@@ -153,7 +153,7 @@ def test_labels_and_a_period_are_enough_for_a_class_map(place, encoder, head):  
     folder, server = place
     land_cover(folder / "labels.tif")
     period = ["--date", "2024-06", "--catalog", server.url]
-    few = ["--max-steps", 10, "--batch-size", 4, "--chip-px", 64] if head == "unet" else []
+    few = ["--max-steps", 4, "--batch-size", 4, "--chip-px", 64] if head == "unet" else []
     learn = ["--labels", "labels.tif", "--encoder", encoder, "--head", head, *few]
     done = geossl("finetune", *learn, *period, cwd=folder)
     assert done.exit_code == 0, done.stderr

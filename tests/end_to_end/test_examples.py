@@ -45,7 +45,7 @@ def shorten(notebook):
     whole = "\n".join(cell.source for cell in notebook.cells)
     assert whole.count("train__max_steps=80") == 1
     for cell in notebook.cells:
-        cell.source = cell.source.replace("train__max_steps=80", "train__max_steps=6")
+        cell.source = cell.source.replace("train__max_steps=80", "train__max_steps=2")
         cell.source = cell.source.replace("data__batch_size=32", "data__batch_size=8")
 
 

@@ -2,7 +2,6 @@ import csv
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 
@@ -17,7 +16,8 @@ from geossl import recipe
 from geossl.errors import InputError, Note, RunError
 from geossl.models.files import provenance
 from geossl.training.run_folder import RunFolder
-from geossl.training.run_log import StepTable
+from geossl.training.run_log import Metrics, StepTable
+from tests.processes import start
 
 SMALL = [
     "data.batch_size=4",
@@ -98,27 +98,29 @@ def test_the_same_seed_gives_the_same_losses_and_another_does_not(whole, tmp_pat
         assert_same_losses(run(tmp_path / "b", "train.seed=1"), whole)
 
 
-KILLED = """
-import sys, time, geossl
-from geossl import recipe
-from geossl.training.run_log import Metrics
-after = Metrics.on_train_batch_end
-def slow(self, *a, **k):
-    time.sleep(0.3)
-    return after(self, *a, **k)
-Metrics.on_train_batch_end = slow
-geossl.pretrain(recipe.load("croma", sys.argv[1:]))
-"""
+def run_slowly(out, errors):
+    os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT), sys.stderr.fileno())  # in a process of its own
+    after = Metrics.on_train_batch_end
+
+    def slow(*arguments, **named):
+        time.sleep(0.3)
+        return after(*arguments, **named)
+
+    Metrics.on_train_batch_end = slow
+    run(out)
 
 
 def stopped(out, with_signal, at_step):
-    """Start a run, stop it once it has logged a step, wait for its end."""
-    process = subprocess.Popen([sys.executable, "-c", KILLED, *SMALL, f"out={out}"], stderr=subprocess.PIPE, text=True)
-    while not (out / "metrics.csv").exists() or (out / "metrics.csv").read_text().count("\n") <= at_step:
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.05)
+    """Start a run, stop it once it has logged a step, wait for its end; what it said."""
+    table, errors = out / "metrics.csv", out.with_name("errors.txt")
+    process = start(run_slowly, out, errors)
+    while not table.exists() or table.read_text().count("\n") <= at_step:
+        process.join(0.05)
+        assert process.is_alive(), errors.read_text()
     os.kill(process.pid, with_signal)
-    return process.communicate(timeout=60)[1]
+    process.join(60)
+    assert process.exitcode
+    return errors.read_text()
 
 
 def test_a_killed_run_goes_on_with_the_same_losses(whole, tmp_path):

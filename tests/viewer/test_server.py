@@ -16,10 +16,12 @@ import rasterio
 import shapely
 import zarr
 from affine import Affine
+from click.testing import CliRunner
 from matplotlib import image
 from pyproj import Transformer
 
 import geossl
+from geossl.cli import main
 from geossl.errors import InputError, MissingFileError
 from geossl.inference.outputs.cog import write_blocks
 from geossl.viewer.layers import MERCATOR_M, open_layer
@@ -315,16 +317,19 @@ def test_the_command_serves_until_stopped_and_tidies_up(tmp_path, monkeypatch, n
     assert [*(tmp_path / "work").iterdir()] == []
 
 
-def test_a_port_in_use_is_one_line(tmp_path):
+def test_a_port_in_use_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # the handlers stay those of this process
     path = store(tmp_path / "map.zarr", vectors(), "int8")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        process = command(path, "--port", taken.getsockname()[1], "--no-browser")
-        out, errors = process.communicate(timeout=60)
-    assert process.returncode == 2
-    assert out == ""
-    assert re.fullmatch(r"geossl: --port \d+ cannot be used \(Address already in use\); choose another.*\n", errors)
+        asked = ["view", str(path), "--port", str(taken.getsockname()[1]), "--no-browser"]
+        done = CliRunner().invoke(main, asked)
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    assert re.fullmatch(
+        r"geossl: --port \d+ cannot be used \(Address already in use\); choose another.*\n", done.stderr
+    )
 
 
 def test_a_change_raster_parts_at_its_threshold_and_says_so(tmp_path):

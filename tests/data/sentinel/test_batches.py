@@ -25,13 +25,13 @@ def same(a, b):
     return len(a) == len(b) and all(torch.equal(x[k], y[k]) for x, y in zip(a, b, strict=True) for k in x)
 
 
-@pytest.mark.parametrize("method", ["spawn", "fork"])
-def test_workers_change_nothing_even_after_reading_in_the_parent(folder, method, monkeypatch):
+@pytest.mark.parametrize(("method", "workers"), [("spawn", 1), ("fork", 2)])  # a spawned one imports torch again
+def test_workers_change_nothing_even_after_reading_in_the_parent(folder, method, workers, monkeypatch):
     monkeypatch.setattr(sentinel, "IN_MEMORY_BYTES", 0)
     data = SentinelChips(folder, 32, 4, 3)
     alone = batches(data)
     loader = torch.utils.data.DataLoader(
-        ChipDataset(data.source, 32), batch_sampler=data.train_dataloader().batch_sampler, num_workers=2,
+        ChipDataset(data.source, 32), batch_sampler=data.train_dataloader().batch_sampler, num_workers=workers,
         multiprocessing_context=method,
     )  # fmt: skip
     assert same([{k: v.nan_to_num(7) for k, v in b.items()} for b in loader], alone)

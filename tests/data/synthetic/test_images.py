@@ -61,8 +61,8 @@ def test_a_folder_without_parts_is_all_test(tmp_path):
     [
         ((), "has no folder real/"),
         (("train/gan/1.png",), "train has no folder real/"),
-        (("test/real/1.png",), "test holds no generated pictures"),
-        (("test/real/notes.txt", "test/gan/1.png"), "test holds no real pictures"),
+        (("test/real/1.png",), "test holds no generated images"),
+        (("test/real/notes.txt", "test/gan/1.png"), "test holds no real images"),
     ],
 )
 def test_folders_that_cannot_be_used_are_one_line(tmp_path, files, message):

@@ -1,8 +1,4 @@
 import hashlib
-import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,6 +12,7 @@ from rio_cogeo.cogeo import cog_validate
 
 from geossl.errors import BandError, GridError, InputError, Note, RunError
 from geossl.grid import Aoi, Lattice
+from geossl.inference.engine import run
 from geossl.inference.engine.lazy import embed
 from geossl.inference.engine.plan import BuildFolder
 from geossl.inference.engine.run import embed_map
@@ -26,6 +23,7 @@ from geossl.inference.outputs.raster import open_map
 from geossl.models.files import read_encoder
 from geossl.models.layers.patches import unpatchify
 from tests.inference.conftest import ORIGIN, SHAPE, Memory
+from tests.processes import kill_when, start
 
 
 def tree(path):
@@ -110,44 +108,31 @@ def test_the_cube_gives_the_bits_of_the_store_for_any_chunks(croma_file, whole_m
     assert_same_where_both(out, whole_map)
 
 
-@pytest.mark.parametrize("workers", [1, 4])
-def test_worker_processes_give_the_same_store(region, croma_file, tmp_path, workers):
+def test_worker_processes_give_the_same_store(region, croma_file, tmp_path):
     embed_map(region, Memory(), croma_file, tmp_path / "sync.zarr", shard_cells=2)
-    embed_map(region, Memory(), croma_file, tmp_path / "dask.zarr", shard_cells=2, scheduler=f"processes:{workers}")
+    embed_map(region, Memory(), croma_file, tmp_path / "dask.zarr", shard_cells=2, scheduler="processes:2")
     assert tree(tmp_path / "sync.zarr") == tree(tmp_path / "dask.zarr")
 
 
-KILLED = """
-import sys, time
-from geossl.inference.engine import run
-from tests.inference.conftest import Memory
-from geossl.grid import Aoi
-import shapely
-from pathlib import Path
-done = run.finish
-def slow(*a):
-    time.sleep(0.15)
-    return done(*a)
-run.finish = slow
-aoi = Aoi(shapely.from_wkt(sys.argv[1]), "the region")
-run.embed_map(aoi, Memory(), Path(sys.argv[2]), Path(sys.argv[3]), shard_cells=1)
-"""
+def embed_slowly(region, encoder, out):
+    done = run.finish
+
+    def slow(*arguments):
+        time.sleep(0.15)
+        return done(*arguments)
+
+    run.finish = slow  # in a process of its own
+    embed_map(region, Memory(), encoder, out, shard_cells=2)
 
 
 def test_a_killed_map_is_finished_by_the_same_call_to_the_same_bytes(region, croma_file, tmp_path):
     out = tmp_path / "k.zarr"
-    arguments = [sys.executable, "-c", KILLED, region.geometry.wkt, str(croma_file), str(out)]
-    process = subprocess.Popen(arguments, cwd=Path(__file__).parents[3])
     receipts = Path(f"{out}.build/receipts")
-    while len(list(receipts.glob("*.json"))) < 4:
-        assert process.poll() is None
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    kill_when(start(embed_slowly, region, croma_file, out), lambda: len(list(receipts.glob("*.json"))) >= 4)
     before = len(list(receipts.glob("*.json")))
-    embed_map(region, Memory(), croma_file, out, shard_cells=1)
+    embed_map(region, Memory(), croma_file, out, shard_cells=2)
     assert 4 <= before < len(list(receipts.glob("*.json")))
-    embed_map(region, Memory(), croma_file, tmp_path / "u.zarr", shard_cells=1)
+    embed_map(region, Memory(), croma_file, tmp_path / "u.zarr", shard_cells=2)
     assert tree(out) == tree(tmp_path / "u.zarr")
 
 

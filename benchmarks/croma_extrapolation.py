@@ -49,7 +49,7 @@ def tokens(encoder, image, size):
 
 
 def read_outs(encoder, data):
-    """Balanced accuracy at every size, one read-out fitted at the training size."""
+    """Balanced accuracy at every size, one probe fitted at the training size."""
     found = {}
     for size in SIZES:
         rows = [(tokens(encoder, image, size), labels[:24, :24]) for image, labels in scenes(data)]

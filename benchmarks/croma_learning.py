@@ -1,7 +1,7 @@
 """Is learning real? The demo recipe's encoder against the same one at random initialisation and raw band means.
 
 Three questions, per seed, mean and standard deviation at the end:
-1. Land cover (ESRI classes of the bundled scenes) per 80 m patch, joint tokens: read-outs are fitted on the western
+1. Land cover (ESRI classes of the bundled scenes) per 80 m patch, joint tokens: probes are fitted on the western
    three quarters of the scenes and judged on the eastern quarter, which pretraining never saw.
 2. EuroSAT (--eurosat FILE, 13-band npz with keys x, y, bands), ten classes, optical tokens averaged over an image:
    images of other places and another processing level (L1C); five folds.
@@ -124,7 +124,7 @@ def main():
     for seed in range(args.seeds):
         changes = [*args.set, f"train.seed={seed}", f"out={args.out}/seed{seed}", "resume=true"]
         runs.append(one_seed(recipes.load("croma", changes), args.eurosat))
-    print(f"\n{args.seeds} seeds, mean +- std; balanced accuracy\n\n| read-out | linear | kNN |\n|---|---|---|")
+    print(f"\n{args.seeds} seeds, mean +- std; balanced accuracy\n\n| probe | linear | kNN |\n|---|---|---|")
     for name in sorted(runs[0][0]):
         mean, std = (f(np.array([rows[name] for rows, _ in runs]), axis=0) for f in (np.mean, np.std))
         print(f"| {name} | {mean[0]:.3f} +- {std[0]:.3f} | {mean[1]:.3f} +- {std[1]:.3f} |")

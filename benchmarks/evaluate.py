@@ -2,7 +2,7 @@
 
 Seed i has its own pretraining (the i-th of --encoders), its own split into blocks of ground, and its own heads.
 
-1. EuroSAT, 140 patches of 13 bands (--eurosat FILE): read-outs, fine-tuning, and a curve over the share of labels.
+1. EuroSAT, 140 patches of 13 bands (--eurosat FILE): probes, fine-tuning, and a curve over the share of labels.
 2. Radar, optical, joint: land cover per 80 m patch of the bundled scenes, and surface water (--water S1 S2 LABELS, of
    Sen1Floods11, never seen in pretraining), each with the same heads.
 

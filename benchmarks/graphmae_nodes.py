@@ -1,7 +1,7 @@
-"""GraphMAE on a graph with a train/val/test split: linear read-out of the frozen encoder, over seeds.
+"""GraphMAE on a graph with a train/val/test split: linear probe of the frozen encoder, over seeds.
 
-Beside it, the same read-out of the raw features and of the encoder before training; and each after all epochs of the
-read-out, since a single one of the validation nodes may choose the epoch. Time and memory are of training. A seed whose
+Beside it, the same probe of the raw features and of the encoder before training; and each after all epochs of the
+probe, since a single one of the validation nodes may choose the epoch. Time and memory are of training. A seed whose
 run has ended is not run again.
 
 Run: python benchmarks/graphmae_nodes.py graphmae/cora cora.npz [--seeds 5] [--set train.max_steps=500]

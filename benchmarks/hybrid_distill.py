@@ -1,7 +1,7 @@
 """Do two teachers teach more than one, at equal steps, and does attention stay as diverse as the masked teacher's?
 
 Hybrid Distill against students of the supervised teacher alone (its features) and of the masked one alone (its
-relations), and against fresh weights. Then reach and variety of attention on test pictures, teachers
+relations), and against fresh weights. Then reach and variety of attention on test images, teachers
 beside students, as a table and a figure. Teachers: see small_teachers.py.
 
 --seeds 0 looks at the teachers alone.
@@ -18,7 +18,7 @@ from geossl.evaluation.attention import plot_profiles
 from geossl.methods.hybrid_distill import HybridDistill, Relations
 from geossl.models.teachers import EncoderTeacher
 
-LOOKED_AT = 100  # test pictures for the measures of attention
+LOOKED_AT = 100  # test images for the measures of attention
 
 
 def arms(supervised, masked):
@@ -57,7 +57,7 @@ def main():
         print(f"| {name} | {' | '.join(cells)} | {by_layer} |", flush=True)
 
     print(f"\n{args.steps} steps of {args.batch_size}, {args.seeds} seeds, mean +- standard deviation; attention of")
-    print(f"{LOOKED_AT} test pictures: NMI and spread between heads (pixels) of the last two layers\n")
+    print(f"{LOOKED_AT} test images: NMI and spread between heads (pixels) of the last two layers\n")
     print("| arm | linear probe | kNN | NMI, layer -2 | NMI, last | head spread, layer -2 | last | NMI by layer |")
     print("|---|---|---|---|---|---|---|---|")
     for name, known in (("supervised teacher", supervised), ("masked teacher", masked)):

@@ -2,7 +2,7 @@
 
 MR-MAE against plain MAE and against a teacher that knows nothing (random weights), which tells knowledge from a mere
 second target. Pictures of 64 px, patches of 8 px, ViT of width 96 and depth 4.
-The teacher is trained with the labels of the training pictures (see small_teachers.py), students without.
+The teacher is trained with the labels of the training images (see small_teachers.py), students without.
 
 Run: python benchmarks/mr_mae.py --train eurosat_rgb_train.zip --test eurosat_rgb_test.zip --out runs/mr_mae_bench
 """
@@ -40,7 +40,7 @@ def arms(good, blank):
 
 @torch.inference_mode()
 def held_out(module, pictures):
-    """Losses on test pictures, masked as in training."""
+    """Losses on test images, masked as in training."""
     pixels = pictures.pixels[:: max(1, len(pictures) // 250)]
     batch = {"rgb": pixels, "valid": torch.ones(len(pixels), 64, 64, dtype=torch.bool)}
     return {name: float(value) for name, value in module.losses(batch).items()}

@@ -1,10 +1,10 @@
-"""SelfCon against SupCon and cross-entropy as detectors of generated pictures: equal steps, pictures and read-out.
+"""SelfCon against SupCon and cross-entropy as detectors of generated images: equal steps, pictures and probe.
 
-Two data sets: CIFAKE (32 px photographs against Stable Diffusion 1.4; a subset as zip files), and satellite pictures
+Two data sets: CIFAKE (32 px photographs against Stable Diffusion 1.4; a subset as zip files), and satellite images
 of the bundled scenes against six generators (benchmarks/satellite_fakes.py), two of which are never trained on. Every
 arm trains the same small ResNet for the same number of steps on the same draws; SupCon sees two views of every picture
 and so computes twice as much per step. Then the encoder is frozen, and the same calibration stage fits a classifier on
-training pictures and its threshold on calibration pictures. Judged on test pictures: area under the curve and balanced
+training images and its threshold on calibration images. Scored on test images: area under the curve and balanced
 accuracy, clean, after JPEG of quality 75, after halving the size and back, and as a social network hands pictures on.
 Floors: the untrained encoder with the same calibration, and a random forest on the radially averaged power spectrum.
 
@@ -110,7 +110,7 @@ def trained(arm, source, labels, unseen, steps, seed):
 
 
 def questions(parts, unseen, tracks, seed):
-    """What is asked of a data set, by track: pictures to calibrate on, and test pictures under every condition."""
+    """What is asked of a data set, by track: pictures to calibrate on, and test images under every condition."""
     fit, hold = (parts[name].without(unseen) for name in ("train", "calibration"))
     asked = {}
     for track in tracks:
@@ -160,7 +160,7 @@ def spectra(pixels):
 
 
 def spectrum_floor(question, seed):
-    """A random forest on spectra of clean training pictures and of their copies from a social network."""
+    """A random forest on spectra of clean training images and of their copies from a social network."""
     data, test, pixels = question
     both = ("clean", "social network")
     x = np.concatenate([spectra(data.seen(data.fit, name)) for name in both])

@@ -1,8 +1,8 @@
-"""Shared by mr_mae.py and hybrid_distill.py: EuroSAT pictures, small honest teachers, short training, read-outs.
+"""Shared by mr_mae.py and hybrid_distill.py: EuroSAT images, small honest teachers, short training, probes.
 
-Good teachers cannot be bundled, so two small ones are trained here, on the training pictures alone: one with their
-labels (cross-entropy), one without (masked autoencoder). Both have the student's architecture. Test pictures are looked
-at by the read-outs only.
+Good teachers cannot be bundled, so two small ones are trained here, on the training images alone: one with their
+labels (cross-entropy), one without (masked autoencoder). Both have the student's architecture. Test images are looked
+at by the probes only.
 """
 
 import zipfile
@@ -150,7 +150,7 @@ def embed(encoder, pixels):
 
 
 def readout(encoder, train, test):
-    """Balanced accuracy on the test pictures, linear and kNN, fitted on every fourth training picture; test vectors."""
+    """Balanced accuracy on the test images, linear and kNN, fitted on every fourth training picture; test vectors."""
     a, b = embed(encoder, train.pixels[::4]), embed(encoder, test.pixels)
     mean, std = a.mean(0), a.std(0) + 1e-6
     split = ((a - mean) / std, train.labels[::4], (b - mean) / std, test.labels)

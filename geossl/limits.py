@@ -44,7 +44,7 @@ def unusable_reflectance(
     Args:
         values: Numbers as stored; bands first.
         scale: Numbers per unit reflectance.
-        offset: Of DN, 0 or -1000, that is still to be added.
+        offset: Offset in DN, 0 or -1000, that is still to be added.
         bands: Their names.
     """
     shift = offset * scale / DN

@@ -38,7 +38,7 @@ def anomaly(
     progress: Progress | None = None,
     **settings: Any,
 ) -> Path:
-    """Say of every patch how unlike the training data it is.
+    """Score how unlike the training data every patch is.
 
     Bands of the raster: ``score_norm`` (length of the learned gradient of the log density), ``energy`` (minus the log
     density, against the most central training vector) and ``p_value``: the share of holdout vectors with a
@@ -99,7 +99,7 @@ def novelty_maps(
 ) -> list[Path]:
     """The three layers per patch, made by the map engine; killed, the same call resumes."""
     if missing := set(found.spec.sensors) - set(source.sensors):
-        raise InputError(f"the auto-encoder learned from {', '.join(found.spec.sensors)}; give {missing.pop()}, too")
+        raise InputError(f"the auto-encoder was trained on {', '.join(found.spec.sensors)}; give {missing.pop()}, too")
     weights = work / "novelty.safetensors"
     with work_folder(work):
         save_encoder(weights, novelty_map(found), {})

@@ -74,7 +74,7 @@ def view(
         map: As in ``geossl.similar``.
         layers: Rasters to show on top: classes, similarity, change, values or RGB (``.tif``).
         beside: Another map, such as of another date: a slider swipes it over the first, in the same colours.
-        port: Of 127.0.0.1; 0 takes a free one.
+        port: Port of 127.0.0.1; 0 takes a free one.
         browser: Open the page.
         report: Gets the address once the page is ready.
 

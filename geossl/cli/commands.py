@@ -126,7 +126,7 @@ def fetch(**options: Any) -> None:
 @asks_shards
 @click.option("--batch-size", default=10, show_default=True, type=click.IntRange(1), help="Windows per forward pass.")
 @click.option("--precision", default="fp32", show_default=True, type=click.Choice(["auto", "fp32", "bf16"]))
-@click.option("--dry-run", is_flag=True, help="Say what it would take, and stop.")
+@click.option("--dry-run", is_flag=True, help="Print what it would take, and stop.")
 @click.option("--overwrite", is_flag=True, help="Replace an output that was made from another plan.")
 def embed(dry_run: bool, **options: Any) -> None:
     """Embed a region and write a georeferenced raster, one vector per 80 m patch.
@@ -189,9 +189,9 @@ def finetune(**options: Any) -> None:
 @main.command()
 @click.option("--aoi", help="Region: GeoJSON polygons in lon/lat, or any vector file with a CRS.")
 @click.option("--model", help="File written by geossl finetune.")
-@click.option("--classes", type=int, help="Without a model: let k-means find so many classes.")
+@click.option("--classes", type=int, help="Without a model: number of classes that k-means finds.")
 @click.option("--map", help="Classify this embedding map (.zarr) instead of pixels.")
-@click.option("--encoder", default="croma_tiny", show_default=True, help="For --classes.")
+@click.option("--encoder", default="croma_tiny", show_default=True, help="Encoder for --classes.")
 @asks_catalogue
 @asks_files
 @click.option("--out", default="classes.tif", show_default=True, help="COG; confidence and area table go beside it.")
@@ -201,7 +201,7 @@ def finetune(**options: Any) -> None:
 @asks_tokens
 @asks_shards
 @click.option("--batch-size", default=10, show_default=True, type=click.IntRange(1), help="Windows per forward pass.")
-@click.option("--seed", default=0, show_default=True, help="Of k-means.")
+@click.option("--seed", default=0, show_default=True, help="Seed of k-means.")
 @click.option("--overwrite", is_flag=True, help="Replace an output.")
 def segment(**options: Any) -> None:
     """Classify a region: class raster, confidence and hectares per class.
@@ -227,7 +227,7 @@ def segment(**options: Any) -> None:
 @asks_shards
 @click.option("--overwrite", is_flag=True, help="Replace an output.")
 def anomaly(**options: Any) -> None:
-    """Say where a region is unlike what an auto-encoder learned.
+    """Map where a region is unlike what an auto-encoder learned.
 
     Threshold p_value: the share of holdout vectors that lie further off.
     """
@@ -281,10 +281,10 @@ def view(map_path: str, layers: tuple[str, ...], beside: str | None, port: int, 
 @click.argument("map")
 @click.argument("out")
 @click.option("--aoi", help="Polygons: keep only what lies in them; with --level aoi, pool over each of them.")
-@click.option("--dtype", help="Of a .tif: float32, float16, int8, or uint8 (QGIS before 3.30).  [default: float32]")
-@click.option("--level", help="Rows of a .parquet: patch, tile or aoi.  [default: patch]")
+@click.option("--dtype", help="Type of a .tif: float32, float16, int8, uint8 (QGIS before 3.30).  [default: float32]")
+@click.option("--level", help="One row of a .parquet per patch, tile or aoi.  [default: patch]")
 @click.option("--encoder", help="The encoder of the map, which STAC then describes, too.")
-@click.option("--licence", help="Of the map, for STAC: an SPDX identifier such as CC-BY-4.0.")
+@click.option("--licence", help="Licence of the map, for STAC: an SPDX identifier such as CC-BY-4.0.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT.")
 def export(map: str, out: str, **options: Any) -> None:
     """Write MAP as OUT: .tif (COG), .parquet (GeoParquet), or a folder of STAC documents.

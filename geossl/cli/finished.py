@@ -67,8 +67,8 @@ def change(before: str, after: str, others: tuple[str, ...], out: str, **options
 @click.argument("map")
 @click.option("--encoder", default="croma_tiny", show_default=True, help="The encoder that MAP was made with.")
 @asks_files
-@click.option("--shards", default=5, show_default=True, type=click.IntRange(1), help="How many to compute again.")
-@click.option("--seed", default=0, show_default=True, help="Draws the shards.")
+@click.option("--shards", default=5, show_default=True, type=click.IntRange(1), help="Shards to compute again.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the draw of shards.")
 def verify(map: str, **options: Any) -> None:
     """Compute some shards of MAP again from its recorded plan, and compare them byte by byte.
 

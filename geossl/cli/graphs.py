@@ -21,7 +21,7 @@ def graphs() -> None:
 @graphs.command()
 @click.option("--encoder", required=True, help="Weight file of geossl pretrain graphmae or scgc.")
 @click.option("--source", help="Polygons, map, scenes or graph.  [default: what the encoder was trained on]")
-@click.option("--classes", type=int, help="Let k-means find so many.  [default: the clusters of scgc]")
+@click.option("--classes", type=int, help="Number of k-means clusters.  [default: those of scgc]")
 @click.option("--out", default="nodes.gpkg", show_default=True, help="Or .parquet; .csv if nodes have no places.")
 @click.option("--raster", help="Also paint the clusters: .tif.")
 @click.option(

@@ -105,7 +105,7 @@ def asks_catalogue(verb: Callable[..., None]) -> Callable[..., None]:
             default=",".join(PAIR),
             show_default=True,
             callback=lambda _c, _p, text: text.split(","),
-            help="Those to look for in the catalogue.",
+            help="Sensors to look for in the catalogue.",
         ),
         click.option("--max-cloud", default=80.0, show_default=True, help="Percent; cloudier scenes are not used."),
         click.option("--mask", default="scl", show_default=True, help="Clouds by scene classes, or by omnicloudmask."),
@@ -149,7 +149,7 @@ def asks_shards(verb: Callable[..., None]) -> Callable[..., None]:
 
 
 def note_default(options: dict[str, Any]) -> None:
-    """Say which encoder is taken where none was named, once everything else fits, since a larger one may be wanted."""
+    """Name the default encoder once everything else fits, since a larger one may be wanted."""
     if "encoder" in options and not typed("encoder") and "classes" not in options:  # segment has models, too
         name = options["encoder"]
         click.echo(
@@ -217,9 +217,9 @@ def asks_protocols(verb: Callable[..., None]) -> Callable[..., None]:
             "--label-fractions", default="", callback=numbers, help="Shares of the labels for a curve: 0.05,0.2,0.5."
         ),
         click.option("--image-px", type=int, help="Resize images to this side (labels over scenes: side of chips)."),
-        click.option("--baselines", is_flag=True, help="Also judge the untrained encoder and the statistics of bands."),
-        click.option("--batch-size", default=64, show_default=True, help="Images at a time."),
-        click.option("--epochs", default=50, show_default=True, help="Of training, at most; it stops early."),
+        click.option("--baselines", is_flag=True, help="Also evaluate the untrained encoder and band statistics."),
+        click.option("--batch-size", default=64, show_default=True, help="Images per forward pass."),
+        click.option("--epochs", default=50, show_default=True, help="Most epochs of fine-tuning; it stops early."),
         click.option("--column", help="Attribute of labelled polygons that holds the class."),
     )
 

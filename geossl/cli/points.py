@@ -48,7 +48,7 @@ def points() -> None:
 @click.option("--cell", "cell_m", type=float, help="Side of a cell in metres.  [default: half the encoder's block]")
 @click.option("--crs", type=int, help="EPSG code, for files that do not say.")
 @asks_blocks
-@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1), help="Blocks at a time.")
+@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1), help="Blocks per forward pass.")
 @click.option("--chunk", "chunk_m", default=1000.0, show_default=True, help="Metres held in memory at a time.")
 @asks_overwrite
 def embed(scans: str, **options: Any) -> None:

@@ -95,7 +95,7 @@ def graph_embeddings(encoder: GraphEncoder, graph: Data, batch_graphs: int = 64)
     """One vector per graph, pooled as ``encoder.spec`` says; ``batch_graphs`` sets memory and changes no value.
 
     Args:
-        encoder: Of graphs.
+        encoder: An encoder of graphs.
         graph: The union of many, with ``batch``: the graph of every node, 0 and up without gaps.
         batch_graphs: Graphs embedded at a time.
     """

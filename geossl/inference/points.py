@@ -40,7 +40,7 @@ def cell_means(
     """Mean vector per cell; NaN where there is none.
 
     Args:
-        vectors: Of points.
+        vectors: Vectors of points.
         cells: Row and column of each.
         shape: Rows and columns.
     """

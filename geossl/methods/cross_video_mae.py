@@ -47,11 +47,11 @@ class Objective:
         intra_frame: Factor on contrast of the views, one slot per sampled frame.
         cross_video: Factor on contrast of clip and mean of its frames.
         cross_frame: Factor on contrast of slot and frame.
-        temperature: Of all contrasts.
+        temperature: Temperature of all contrasts.
         frames_per_clip: Frames sampled for the image branch.
         frame_from: ``clip``: the frame's slot is among those the video branch sees; ``holdout``: it is hidden from
             it, and the nearest date that is seen takes its place in the frame-level contrast.
-        jitter: Of the augmented views: bands gain up to this share, each date gets haze of up to 0.3 times it.
+        jitter: Strength of the augmented views: bands gain up to this share, each date gets haze of up to 0.3 times it.
         train_image: ``full``, or ``frozen``: the image branch is given and only taught from.
         cross_gradient: ``both`` branches learn from the cross-modal contrast, or only ``video``.
         projector_dim: Length of contrasted vectors.

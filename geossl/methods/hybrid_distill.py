@@ -62,7 +62,7 @@ def relation_loss(student: QKV, teacher: QKV, kinds: Sequence[str] = TINY_MIM) -
 
     Args:
         student: Queries, keys and values (b h n dh).
-        teacher: Of the same tokens in the same order; as many heads, of any width.
+        teacher: Relations of the same tokens in the same order; as many heads, of any width.
         kinds: See Relations.
     """
     total = torch.zeros((), device=student[0].device)

@@ -93,7 +93,7 @@ class MRMAE(SSLMethod):
         mimic_weight: Factor on the features' loss; 0 = the teachers are not run.
         reconstruct_weight: Factor on the pixels' loss; 0 = no decoder.
         mimic_loss: ``mse``, ``smooth_l1`` or ``cosine``.
-        target_norm: Of the teacher's tokens: ``layer_norm``, ``l2`` or ``none``.
+        target_norm: Normalisation of the teacher's tokens: ``layer_norm``, ``l2`` or ``none``.
         pixel_norm: Normalisation of the pixels that are reconstructed: ``patch``, ``patch_band`` or ``none``.
         decoder: Shape of the decoder; that of MAE by default.
         seed: Seeds the masks.

@@ -21,7 +21,7 @@ class ReleasedWeights:
 
     Args:
         url: With a pinned revision; empty for weights of our own, which are bundled.
-        sha256: Of the whole file.
+        sha256: SHA-256 of the whole file.
         file: Its name in the cache.
         licence: As its authors state it.
         bundled: Name of the file that comes with geossl; then nothing is downloaded.

@@ -1,4 +1,4 @@
-"""Recipe keys of methods that learn from single images: pictures, or scenes with all sensors stacked."""
+"""Recipe keys of methods that learn from single images: RGB images, or scenes with all sensors stacked."""
 
 from typing import Any, Literal
 

@@ -48,9 +48,7 @@ class RunFolder:
         if not self.recipe.exists() or not self.holds_steps():
             return
         if not recipe.resume:
-            raise InputError(
-                f"{self.path} already holds a run; add resume=true to go on with it, or choose another out="
-            )
+            raise InputError(f"{self.path} already holds a run; add resume=true to resume it, or choose another out=")
         before, now = flatten(recipes.load(self.recipe, is_run=True).model_dump()), flatten(recipe.model_dump())
         for key in now:
             if before.get(key) == now[key] or key in FREE_KEYS or key.split(".")[0] in FREE_KEYS:

@@ -39,7 +39,7 @@ def image_data(recipe: ScenesRecipe, encoder: ImageEncoder, data: Images) -> Ima
         try:
             found = scene_chips(recipe, encoder.sensors)
         except MissingFileError as error:
-            others = "encoder.sensors={bands: all} reads GeoTIFFs of any bands, {rgb: all} pictures"
+            others = "encoder.sensors={bands: all} reads GeoTIFFs of any bands, {rgb: all} RGB images"
             raise MissingFileError(f"{error}; {others}") from None
     chosen(encoder, inputs(found))
     return found

@@ -23,7 +23,7 @@ def pretrained(name: str, source: str, taught: str = "") -> Provenance:
     """Provenance of an encoder trained from a recipe.
 
     Args:
-        name: Of the encoder.
+        name: The encoder's name.
         source: The recipe's ``data.source``.
         taught: What its teachers add, after a semicolon each.
     """

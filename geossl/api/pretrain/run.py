@@ -198,7 +198,7 @@ def broken_off(folder: RunFolder) -> str:
 
 
 def note_longer(optim: OptimConfig, step: int) -> None:
-    """Say how the learning rate goes on where a run was just lengthened."""
+    """Say how the learning rate continues where a run was just lengthened."""
     if optim.before is None or optim.start != step:
         return
     first, then = (optim.lr * rate for rate in (optim.before.rate(step), optim.rate(step + optim.rise)))

@@ -234,7 +234,7 @@ def write_graph(path: str | Path, graph: str | Path | Data | Dataset) -> Path:
         graph: A graph as ``read_graph`` takes it.
 
     Raises:
-        InputError: As there, or if ``y`` holds other numbers than those of classes.
+        InputError: As ``read_graph``, or if ``y`` holds other numbers than those of classes.
     """
     path = check_output(path, (".npz",), option="path")
     data = read_graph(graph)

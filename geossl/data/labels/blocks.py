@@ -1,4 +1,4 @@
-"""BlockSplit labelled ground into train, validation and test by blocks."""
+"""Split labelled ground into training, validation and test blocks."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -32,8 +32,8 @@ class CloudSource(ABC):
 
         Args:
             rng: Draws what is random about it.
-            number: Of the draw in the run.
-            seed: Of the run.
+            number: Number of the draw in the run.
+            seed: Seed of the run.
         """
 
     @abstractmethod

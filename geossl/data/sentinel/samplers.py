@@ -30,7 +30,7 @@ class Chip:
         top: First pixel row, counted in the reference file.
         left: First pixel column.
         size: Side in pixels.
-        number: The how-manieth draw; seeds everything random about the chip.
+        number: Draw index; seeds everything random about the chip.
     """
 
     scene: int

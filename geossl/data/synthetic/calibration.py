@@ -57,39 +57,39 @@ class TrackData:
         """Generators among the images the classifier is fitted on."""
         return tuple(self.fit.generators[i] for i in np.unique(self.fit.generator[self.fit.generator >= 0]))
 
-    def of(self, pictures: RealAndSynthetic) -> RealAndSynthetic:
+    def of(self, images: RealAndSynthetic) -> RealAndSynthetic:
         """Images of the task: all, or those by known generators."""
         if self.track == "origin":
-            return pictures
+            return images
         numbers = [self.fit.generators.index(name) for name in self.known]
-        return pictures.where(np.isin(pictures.generator, numbers))
+        return images.where(np.isin(images.generator, numbers))
 
-    def labels(self, pictures: RealAndSynthetic) -> Int[ndarray, " n"]:
-        """Class numbers of ``of(pictures)``."""
+    def labels(self, images: RealAndSynthetic) -> Int[ndarray, " n"]:
+        """Class numbers of ``of(images)``."""
         if self.track == "origin":
-            return pictures.origin
+            return images.origin
         numbers = {self.fit.generators.index(name): i for i, name in enumerate(self.known)}
-        return np.array([numbers[g] for g in self.of(pictures).generator.tolist()], dtype=np.int64)
+        return np.array([numbers[g] for g in self.of(images).generator.tolist()], dtype=np.int64)
 
     def draws(self, batch_size: int, steps: int) -> Iterator[tuple[Float[Tensor, "b c s s"], Int[Tensor, " b"]]]:
         """Batches to fit on: every class equally often, perturbed as on a social network."""
-        pictures, labels = self.of(self.fit), self.labels(self.fit)
+        images, labels = self.of(self.fit), self.labels(self.fit)
         rows = [np.flatnonzero(labels == value) for value in range(len(self.classes))]
         rng = np.random.default_rng((self.seed, 1))
         for _ in range(steps):
             own = [int(rng.choice(rows[i % len(rows)])) for i in range(batch_size)]
-            views = np.stack([anchor_view(pictures[i], self.side_px, rng) for i in own])
+            views = np.stack([anchor_view(images[i], self.side_px, rng) for i in own])
             yield torch.from_numpy(views), torch.from_numpy(labels[own])
 
     def held(self) -> tuple[Float[Tensor, "n c s s"], Int[ndarray, " n"]]:
         """Images that set the threshold: clean, and as a social network passes them on."""
-        pictures, labels = self.of(self.hold), self.labels(self.hold)
-        both = [self.seen(pictures, name) for name in ("clean", "social network")]
+        images, labels = self.of(self.hold), self.labels(self.hold)
+        both = [self.seen(images, name) for name in ("clean", "social network")]
         return torch.cat(both), np.concatenate([labels, labels])
 
-    def seen(self, pictures: RealAndSynthetic, name: str) -> Float[Tensor, "n c s s"]:
+    def seen(self, images: RealAndSynthetic, name: str) -> Float[Tensor, "n c s s"]:
         """Images under a condition."""
-        views = [condition(name, pictures[i], self.side_px, self.seed, i) for i in range(len(pictures))]
+        views = [condition(name, images[i], self.side_px, self.seed, i) for i in range(len(images))]
         return torch.from_numpy(np.stack(views))
 
 

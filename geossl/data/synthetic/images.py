@@ -17,7 +17,7 @@ from geossl.data.listing import IMAGES, files_in, folders_in
 from geossl.errors import InputError, MissingFileError
 
 SPLIT_NAMES = ("train", "calibration", "test")
-CALIBRATION_SHARE = 0.2  # of the training pictures, where a folder has no calibration part
+CALIBRATION_SHARE = 0.2  # of the training images, where a folder has no calibration part
 IMAGINET_CONTENTS = ("photos", "paintings", "faces", "uncategorized")
 IMAGINET_GENERATORS = ("GAN", "Stable Diffusion", "Midjourney", "DALL-E 3")
 CODES = re.compile(r",\d+,\d+,\d+,\d+\s*$")
@@ -78,7 +78,7 @@ class RealAndSynthetic:
 
 
 def read_bands(path: Path) -> Float[ndarray, "c h w"]:
-    """All bands of a file, 0 to 1: red, green, blue of pictures; 16-bit GeoTIFF is reflectance x 10000.
+    """All bands of a file, 0 to 1: red, green, blue of 8-bit images; 16-bit GeoTIFF is reflectance x 10000.
 
     Raises:
         InputError: If the file cannot be read.
@@ -102,7 +102,7 @@ def real_and_synthetic(root: str | Path) -> dict[str, RealAndSynthetic]:
     Args:
         root: Folder in one of two layouts. *Folders*: ``PART/real/...`` and ``PART/GENERATOR/...``, or without PARTs;
             a folder below names the content (``train/real/forest/1.png``). *ImagiNet*: lists of
-            ``path,origin,content,model,specific`` in ``annotations/`` or beside the pictures.
+            ``path,origin,content,model,specific`` in ``annotations/`` or beside the images.
 
     Raises:
         MissingFileError, InputError: If the folder or a list cannot be used; names it and what was expected.
@@ -143,10 +143,10 @@ def from_folders(root: Path) -> dict[str, RealAndSynthetic]:
                 below = path.relative_to(maker).parts[:-1]
                 rows.append((part, "" if name.lower() == "real" else name, below[0] if below else "all", path))
     found = gathered(rows)
-    for part, pictures in found.items():
+    for part, images in found.items():
         for origin, what in ((0, "real"), (1, "generated")):
-            if not (pictures.origin == origin).any():
-                raise InputError(f"{parts.get(part, root)} holds no {what} pictures ({', '.join(sorted(IMAGES))})")
+            if not (images.origin == origin).any():
+                raise InputError(f"{parts.get(part, root)} holds no {what} images ({', '.join(sorted(IMAGES))})")
     return with_calibration(found)
 
 
@@ -169,7 +169,7 @@ def gathered(rows: Sequence[tuple[str, str, str, Path]]) -> dict[str, RealAndSyn
 
 
 def with_calibration(parts: dict[str, RealAndSynthetic]) -> dict[str, RealAndSynthetic]:
-    """Cut a calibration part from the training part where there is none, by picture, every class alike."""
+    """Cut a calibration part from the training part where there is none, by image, every class alike."""
     if "calibration" in parts or "train" not in parts:
         return parts
     train = parts["train"]
@@ -213,10 +213,10 @@ def from_lists(root: Path, lists: dict[str, Path]) -> dict[str, RealAndSynthetic
         for part, own in rows.items()
         if own
     }
-    for pictures in found.values():
-        if not pictures.paths[0].is_file():
+    for images in found.values():
+        if not images.paths[0].is_file():
             raise MissingFileError(
-                f"{pictures.paths[0]} is listed in {root} but does not exist; download the pictures, too"
+                f"{images.paths[0]} is listed in {root} but does not exist; download the images, too"
             )
     return with_calibration(found)
 

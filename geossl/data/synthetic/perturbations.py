@@ -1,7 +1,7 @@
-"""What happens to a picture between its maker and its viewer: compression, resizing, blur, noise.
+"""What happens to an image between its maker and its viewer: compression, resizing, blur, noise.
 
-Pictures are 0 to 1, (band, y, x), any number of bands: three are compressed as a colour picture, others band by band.
-Everything random comes from the generator that is handed in, so a picture's changes depend on its number alone.
+Images are 0 to 1, (band, y, x), any number of bands: three are compressed as a colour image, others band by band.
+Everything random comes from the generator that is handed in, so an image's changes depend on its number alone.
 """
 
 import io
@@ -15,27 +15,27 @@ from scipy.ndimage import gaussian_filter
 
 from geossl.errors import InputError
 
-Picture = Float[ndarray, "c _ _"]
+Pixels = Float[ndarray, "c _ _"]
 
 
-def to_bytes(x: Picture) -> UInt8[ndarray, "c h w"]:
+def to_bytes(x: Pixels) -> UInt8[ndarray, "c h w"]:
     """Whole numbers 0 to 255, as every format here stores them."""
     return np.clip(np.rint(x * 255), 0, 255).astype(np.uint8)
 
 
-def from_bytes(x: UInt8[ndarray, "c h w"]) -> Picture:
+def from_bytes(x: UInt8[ndarray, "c h w"]) -> Pixels:
     """The inverse of ``to_bytes``."""
     return x.astype(np.float32) / 255
 
 
 def planes(x: UInt8[ndarray, "c h w"]) -> list[Image.Image]:
-    """One colour picture of three bands, else a grey one per band."""
+    """One colour image of three bands, else a grey one per band."""
     if len(x) == 3:
         return [Image.fromarray(np.ascontiguousarray(x.transpose(1, 2, 0)))]
     return [Image.fromarray(band) for band in x]
 
 
-def compress(x: Picture, codec: str, quality: int) -> Picture:
+def compress(x: Pixels, codec: str, quality: int) -> Pixels:
     """Write and read back with loss; colour at half resolution, as is usual.
 
     Args:
@@ -53,49 +53,49 @@ def compress(x: Picture, codec: str, quality: int) -> Picture:
     return from_bytes(np.concatenate(bands))
 
 
-def resize(x: Picture, height: int, width: int) -> Picture:
+def resize(x: Pixels, height: int, width: int) -> Pixels:
     """Lanczos, antialiased, rounded to the whole numbers a file holds."""
     bands = [np.asarray(Image.fromarray(b).resize((width, height), Image.Resampling.LANCZOS)) for b in x]
     return from_bytes(to_bytes(np.stack(bands)))
 
 
-def resample(x: Picture, factor: float) -> Picture:
+def resample(x: Pixels, factor: float) -> Pixels:
     """Shrink and bring back to the same size: detail is lost, the grid is another one."""
     h, w = x.shape[1:]
     return resize(resize(x, max(4, round(h * factor)), max(4, round(w * factor))), h, w)
 
 
-def blur(x: Picture, kernel_px: int) -> Picture:
+def blur(x: Pixels, kernel_px: int) -> Pixels:
     """Gaussian of an odd kernel, its width the one OpenCV takes for it."""
     sigma = 0.3 * ((kernel_px - 1) * 0.5 - 1) + 0.8
     return gaussian_filter(x, (0, sigma, sigma), radius=(0, kernel_px // 2, kernel_px // 2), mode="reflect")
 
 
-def noise(x: Picture, variance: float, rng: np.random.Generator) -> Picture:
+def noise(x: Pixels, variance: float, rng: np.random.Generator) -> Pixels:
     """White noise; ``variance`` on the scale 0 to 255."""
     return np.clip(x + rng.normal(0, np.sqrt(variance) / 255, x.shape), 0, 1).astype(np.float32)
 
 
-def random_compression(x: Picture, rng: np.random.Generator, low: int, high: int) -> Picture:
+def random_compression(x: Pixels, rng: np.random.Generator, low: int, high: int) -> Pixels:
     """JPEG or WebP with equal odds, quality from ``low`` to ``high``."""
     return compress(x, ("JPEG", "WEBP")[rng.integers(2)], int(rng.integers(low, high + 1)))
 
 
-def random_window(x: Picture, side: int, rng: np.random.Generator) -> Picture:
-    """A square of a picture, anywhere; a smaller picture is mirrored at its border first."""
+def random_window(x: Pixels, side: int, rng: np.random.Generator) -> Pixels:
+    """A square of an image, anywhere; a smaller image is mirrored at its border first."""
     x = padded(x, side)
     top, left = (int(rng.integers(n - side + 1)) for n in x.shape[1:])
     return x[:, top : top + side, left : left + side]
 
 
-def centre_window(x: Picture, side: int) -> Picture:
-    """The square in the middle of a picture; a smaller picture is mirrored at its border first."""
+def centre_window(x: Pixels, side: int) -> Pixels:
+    """The square in the middle of an image; a smaller image is mirrored at its border first."""
     x = padded(x, side)
     top, left = ((n - side) // 2 for n in x.shape[1:])
     return x[:, top : top + side, left : left + side]
 
 
-def padded(x: Picture, side: int) -> Picture:
+def padded(x: Pixels, side: int) -> Pixels:
     """Mirrored at the border until it is ``side`` px in both directions."""
     short = [max(0, side - n) for n in x.shape[1:]]
     if not any(short):
@@ -103,7 +103,7 @@ def padded(x: Picture, side: int) -> Picture:
     return np.pad(x, ((0, 0), *((s // 2, s - s // 2) for s in short)), mode="symmetric")
 
 
-AUGMENTATIONS: dict[str, Callable[[Picture, np.random.Generator], Picture]] = {  # strengths of ImagiNet's training
+AUGMENTATIONS: dict[str, Callable[[Pixels, np.random.Generator], Pixels]] = {  # strengths of ImagiNet's training
     "compression": lambda x, rng: random_compression(x, rng, 50, 95),
     "blur": lambda x, rng: blur(x, int(rng.choice([3, 5, 7]))),
     "noise": lambda x, rng: noise(x, rng.uniform(3, 10), rng),
@@ -112,16 +112,16 @@ AUGMENTATIONS: dict[str, Callable[[Picture, np.random.Generator], Picture]] = { 
 
 
 def training_view(
-    x: Picture, side: int, kinds: Sequence[str], share: float, rng: np.random.Generator
+    x: Pixels, side: int, kinds: Sequence[str], share: float, rng: np.random.Generator
 ) -> Float[ndarray, "c s s"]:
     """A view as contrastive training sees it; crops are never rescaled, since that would fake or wipe out traces.
 
     Args:
-        x: Picture.
-        side: Of the crop.
+        x: The image.
+        side: Side of the crop.
         kinds: Keys of ``AUGMENTATIONS``; one of them is applied,
         share: with this probability.
-        rng: Of the picture's draw.
+        rng: Random numbers of the image's draw.
 
     Source: ImagiNet, training of the representation: crop, one of the kinds, turn (1/3), flip (1/3).
     """
@@ -136,7 +136,7 @@ def training_view(
     return np.ascontiguousarray(x, dtype=np.float32)
 
 
-def anchor_view(x: Picture, side: int, rng: np.random.Generator) -> Float[ndarray, "c s s"]:
+def anchor_view(x: Pixels, side: int, rng: np.random.Generator) -> Float[ndarray, "c s s"]:
     """A view as the classifier is fitted on: now and then a rescaled crop, as social networks make.
 
     Source: ImagiNet, calibration: with probability 1/2 one of (weight 0.3) a resized crop and perhaps compression, or
@@ -152,11 +152,11 @@ def anchor_view(x: Picture, side: int, rng: np.random.Generator) -> Float[ndarra
     return training_view(x, side, ("compression",), 0.5, rng)
 
 
-def shared(x: Picture, side: int, rng: np.random.Generator) -> Float[ndarray, "c s s"]:
-    """A picture as a social network hands it on: cut, resized, and mostly compressed.
+def shared(x: Pixels, side: int, rng: np.random.Generator) -> Float[ndarray, "c s s"]:
+    """An image as a social network hands it on: cut, resized, and mostly compressed.
 
     Source: ImagiNet's perturbed test set: square of a side from ``side`` to 1000 px, resized to ``side``, then with
-    probability 3/4 JPEG or WebP of quality 60 to 100. A picture no larger than ``side`` is shrunk, to a half at least,
+    probability 3/4 JPEG or WebP of quality 60 to 100. An image no larger than ``side`` is shrunk, to a half at least,
     and brought back instead, since nothing of it could be cut.
     """
     shorter = min(x.shape[1:])
@@ -167,7 +167,7 @@ def shared(x: Picture, side: int, rng: np.random.Generator) -> Float[ndarray, "c
     return random_compression(x, rng, 60, 100) if rng.random() < 0.75 else x
 
 
-CONDITIONS: Mapping[str, Callable[[Picture, int, np.random.Generator], Picture]] = {  # what a detector is judged under
+CONDITIONS: Mapping[str, Callable[[Pixels, int, np.random.Generator], Pixels]] = {  # classifiers are evaluated under
     "clean": lambda x, side, rng: centre_window(x, side),
     "JPEG 75": lambda x, side, rng: compress(centre_window(x, side), "JPEG", 75),
     "JPEG 50": lambda x, side, rng: compress(centre_window(x, side), "JPEG", 50),
@@ -177,8 +177,8 @@ CONDITIONS: Mapping[str, Callable[[Picture, int, np.random.Generator], Picture]]
 }
 
 
-def condition(name: str, x: Picture, side: int, seed: int, number: int) -> Float[ndarray, "c s s"]:
-    """Picture ``number`` under a condition, the same whenever and with whatever it is asked for.
+def condition(name: str, x: Pixels, side: int, seed: int, number: int) -> Float[ndarray, "c s s"]:
+    """Image ``number`` under a condition, the same whenever and with whatever it is asked for.
 
     Raises:
         InputError: If there is no such condition.

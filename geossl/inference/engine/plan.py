@@ -37,7 +37,7 @@ class Plan:
         area: What is mapped, in the lattice's CRS: the cells it touches are computed, whole.
         shard_cells: Side of a shard in cells.
         phases: Embeddings per patch and axis; 1, or more for a finer map.
-        dtype: Of the stored numbers.
+        dtype: Type of the stored numbers.
         metadata: Source, encoder, settings: JSON values.
         block_cells: Side in cells of the squares that are encoded at once, which lie on the lattice.
     """

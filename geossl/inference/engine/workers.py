@@ -68,7 +68,7 @@ def local_count(scheduler: str) -> int:
 def results(
     scheduler: str, task: Callable[[Any, Any], Any], work: Any, shards: list[Any]
 ) -> Iterator[tuple[Any, Exception | None]]:
-    """Finished shards as they come, with the error of those that failed; few are under way at a time.
+    """Yield shards as they finish, with their exception; at most two per worker in flight.
 
     A worker that dies is replaced, and its shards are computed again.
     """

@@ -46,7 +46,7 @@ def conv_vit_spec(
         size: Key of ``SIZES``.
         sensors: Input by sensor name.
         geometry: Its training images and windows.
-        strides: Of the three stages; a patch is their product. The paper's are 4, 2, 2.
+        strides: Strides of the three stages; a patch is their product. The paper's are 4, 2, 2.
         position: ``sincos`` or ``alibi``.
         provenance: Name, source and licence.
         shape: ``dims``, ``depths`` (three each), ``heads``.
@@ -68,8 +68,8 @@ class Scales(NamedTuple):
 
     Attributes:
         fine: Map of the first stage; garbage at hidden places.
-        middle: Of the second.
-        tokens: Of the fed patches after the last block, before any norm.
+        middle: Output of the second.
+        tokens: Tokens of the fed patches after the last block, before any norm.
     """
 
     fine: Float[Tensor, "b d1 h1 w1"]

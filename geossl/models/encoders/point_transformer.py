@@ -110,8 +110,8 @@ class Places(nn.Sequential):
     """Position of a patch from its centre.
 
     Args:
-        width: Of the tokens.
-        hidden: Of the layer between.
+        width: Width of the tokens.
+        hidden: Width of the layer between.
     """
 
     def __init__(self, width: int, hidden: int = 128) -> None:
@@ -128,7 +128,7 @@ def run_blocks(
     """Output of every block; positions are added before each of them, not only once.
 
     Args:
-        blocks: Of the transformer.
+        blocks: Blocks of the transformer.
         x: Tokens.
         place: Their positions.
         drop_path: Share of samples for which the last block's branches are skipped; earlier blocks skip fewer.

@@ -162,7 +162,7 @@ class ScoreAutoencoder(nn.Module):
 
         Args:
             x: Vectors as trained on, before whitening.
-            path_points: Of the integral from the reference vector.
+            path_points: Points of the integral from the reference vector.
         """
         z = self.whiten(x)
         length = self.score(z).norm(dim=-1)

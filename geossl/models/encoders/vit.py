@@ -112,7 +112,7 @@ class ViT(StackedEncoder):
 
         Args:
             x: Standardised, stacked pixels.
-            numbers: Of blocks, 0 = first; negative ones count from the last.
+            numbers: Numbers of blocks, 0 = first; negative ones count from the last.
         """
         tokens, positions = self.start(x)
         found = []

@@ -32,7 +32,7 @@ def laid_out(found: Tensor, grid: tuple[int, int], name: str) -> Float[Tensor, "
     Args:
         found: A map with channels first or last, or a list of tokens.
         grid: Rows and columns of patches.
-        name: Of the network, for messages.
+        name: Name of the network, for messages.
 
     Raises:
         WeightsError: If it is neither.
@@ -58,7 +58,7 @@ def patch_of(found: Tensor, side_px: int, name: str) -> int:
     Args:
         found: As in ``laid_out``.
         side_px: Side of the image.
-        name: Of the network, for messages.
+        name: Name of the network, for messages.
 
     Raises:
         GridError: If its size does not say so.

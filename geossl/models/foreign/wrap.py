@@ -45,7 +45,7 @@ def wrap(
             (B, h, w, C) or tokens (B, N, C), class and register tokens first; of a list of maps the last is taken. A
             network of timm with its classifier gives what comes before it.
         bands: Names in the network's order, such as ``B04`` or ``VV``; B10, which L2A files do not have, is 0.
-        unit: Of ``mean`` and ``std``: ``reflectance`` (0 to 1), ``DN`` (reflectance times 10000) or, for bands of
+        unit: Unit of ``mean`` and ``std``: ``reflectance`` (0 to 1), ``DN`` (reflectance times 10000) or, for bands of
             radar, ``dB``; bands of radar beside optical ones are in dB.
         mean: Subtracted, one number or one per band; by default, with ``std``, the published statistics of the bands.
         std: What is left is divided by it, likewise.

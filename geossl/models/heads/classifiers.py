@@ -133,9 +133,9 @@ class ForestHead(Head):
 
     Args:
         trees: Number of trees.
-        nodes: Of the largest tree; smaller ones are filled up.
+        nodes: Nodes of the largest tree; smaller ones are filled up.
         classes: Number of classes.
-        depth: Of the deepest tree.
+        depth: Depth of the deepest tree.
     """
 
     kind = "forest"

@@ -11,7 +11,7 @@ from geossl.models.files import fresh
 
 
 def detector_spec(encoder: DenseSpec, classes: Sequence[str], side_px: int, hidden: int, dropout: float) -> EncoderSpec:
-    """Spec of a detector.
+    """Spec of an image classifier.
 
     Args:
         encoder: Spec of an encoder of images.
@@ -55,7 +55,7 @@ class ImageClassifier(Encoder):
         a = spec.arguments
         encoder = fresh(a["encoder"])
         if not isinstance(encoder, DenseEncoder):
-            raise ValueError(f"a detector needs an encoder of images, not {a['encoder']['architecture']!r}")
+            raise ValueError(f"an image classifier needs an encoder of images, not {a['encoder']['architecture']!r}")
         self.encoder = encoder
         self.classes = tuple(a["classes"])
         logits = 1 if len(self.classes) == 2 else len(self.classes)

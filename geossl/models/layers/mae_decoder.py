@@ -69,7 +69,7 @@ class MAEDecoder(nn.Module):
         """Put tokens back to their positions, mask tokens elsewhere, add positions, decode.
 
         Args:
-            tokens: Of the visible patches.
+            tokens: Tokens of the visible patches.
             ids: Their numbers: row-major, date after date.
             grid: Rows and columns of patches.
             days: Since 1 January 2015, one per date; None = a single image.

@@ -134,7 +134,7 @@ class Linears:
     """A module's linear layers, their weights cast once to the type they run in.
 
     Args:
-        dtype: Of the matrix products; norms and sums stay in the type of the tokens.
+        dtype: Type of the matrix products; norms and sums stay in the type of the tokens.
     """
 
     def __init__(self, dtype: torch.dtype) -> None:
@@ -192,7 +192,7 @@ def run_blocks(
         fed: Which tokens may be attended to, by row number.
         area: The tiles.
         wanted: Tiles whose tokens are asked for after the last block.
-        dtype: Of the matrix products.
+        dtype: Type of the matrix products.
         far: Patches around wanted tiles that are asked for, too.
         context: Tokens of the other stream, and which of them may be attended to.
     """

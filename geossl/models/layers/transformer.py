@@ -21,7 +21,7 @@ class SelfAttention(nn.Module):
         dim: Width; a multiple of ``heads``.
         heads: Attention heads.
         qkv_bias: Whether the projection has a bias; ViT and MAE do, CROMA does not.
-        eps: Of the norm.
+        eps: Epsilon of the norm.
     """
 
     def __init__(self, dim: int, heads: int, qkv_bias: bool = False, eps: float = 1e-5) -> None:
@@ -77,7 +77,7 @@ class FeedForward(nn.Module):
     Args:
         dim: Width.
         factor: Hidden width over ``dim``.
-        eps: Of the norm.
+        eps: Epsilon of the norm.
     """
 
     def __init__(self, dim: int, factor: int = 4, eps: float = 1e-5) -> None:
@@ -98,7 +98,7 @@ class Block(nn.Module):
         dim: Width.
         heads: Attention heads.
         qkv_bias: As in ``SelfAttention``.
-        eps: Of both norms.
+        eps: Epsilon of both norms.
     """
 
     def __init__(self, dim: int, heads: int, qkv_bias: bool = False, eps: float = 1e-5) -> None:

@@ -256,15 +256,15 @@ def test_an_unknown_sensor_is_named():
 
 
 def test_another_sensor_is_one_entry_away(tmp_path, monkeypatch):
-    spec = SensorSpec(("height",), "m", "not stated", (300.0,), (200.0,))
+    spec = SensorSpec(("HEIGHT",), "m", "not stated", (300.0,), (200.0,))
     monkeypatch.setitem(
-        SENSORS, "dem", Sensor("dem", "elevation", spec, 30.0, 16, "dem", "", rgb=("height",), zero_is_fill=False)
+        SENSORS, "dem", Sensor("dem", "elevation", spec, 30.0, 16, "dem", "", rgb=("HEIGHT",), zero_is_fill=False)
     )
     heights = np.linspace(-8, 900, 48 * 40, dtype=np.float32).reshape(1, *SHAPE)
     heights[0, 0, :3] = (0, -9999, -3)  # sea level, fill, below it
     path = landsat.write(tmp_path / "dem.tif", heights, PLACE, CRS, nodata=-9999)
     found = LocalRasters({"dem": [path]}).load(BOX)["dem"]
     assert found.dims == ("dem_band", "y", "x")
-    assert list(found.dem_band.values) == ["height"]
+    assert list(found.dem_band.values) == ["HEIGHT"]
     expected = np.where(heights == -9999, np.nan, heights)
     np.testing.assert_array_equal(found, expected)

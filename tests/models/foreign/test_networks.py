@@ -83,7 +83,7 @@ def test_weights_of_torchgeo_that_cannot_be_used_say_why():
         from_torchgeo("ViTSmall16_Weights.SENTINEL2_ALL_DIN")
     with pytest.raises(WeightsError, match="only weights of Sentinel-1 and -2"):
         from_torchgeo("ViTSmall16_Weights.LANDSAT_TM_TOA_MOCO@random")
-    with pytest.raises(WeightsError, match="pictures of 8 bits"):
+    with pytest.raises(WeightsError, match="8-bit images"):
         from_torchgeo("ResNet18_Weights.SENTINEL2_RGB_SECO@random")
 
 

@@ -9,7 +9,7 @@ SpatioTemporal-MAE.
 Batch: ``{"clip": b t c h w physical units, NaN = invalid, "days": b t}`` from geossl.data.series.batches.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +20,16 @@ from torch import Tensor, nn
 from geossl.errors import RunError
 from geossl.methods.base import OptimConfig, SSLMethod
 from geossl.methods.cross_video_losses import nt_xent, patch_normalized, slot_means
-from geossl.methods.cross_video_views import Draw, augment, choose_slots, choose_visible, haze_of
+from geossl.methods.cross_video_views import (
+    Draw,
+    augment,
+    choose_slots,
+    choose_visible,
+    cloud_gaps,
+    colour_jitter,
+    haze_of,
+    own_crop,
+)
 from geossl.methods.losses import gather, masked_mse
 from geossl.models.encoders.series_vit import VALID_SHARE, SeriesViT, tubelets, valid_shares
 from geossl.models.encoders.vit import ViT
@@ -52,6 +61,10 @@ class Objective:
         frame_from: ``clip``: the frame's slot is among those the video branch sees; ``holdout``: it is hidden from
             it, and the nearest date that is seen takes its place in the frame-level contrast.
         jitter: Strength of the augmented views: bands gain up to this share, each date gets haze of up to 0.3 times it.
+        crop: Least share of the area that the augmented view keeps of ordinary video, then enlarged; 1 = the same crop.
+        colour: Brightness, contrast and saturation of augmented views of ordinary video, up to this share.
+        gaps: Share of dates of the augmented view with a gap as of a cloud; a date stays half valid.
+        dates: Share of the usable dates that a view sees, each view its own.
         train_image: ``full``, or ``frozen``: the image branch is given and only taught from.
         cross_gradient: ``both`` branches learn from the cross-modal contrast, or only ``video``.
         projector_dim: Length of contrasted vectors.
@@ -74,6 +87,10 @@ class Objective:
     frames_per_clip: int = 1
     frame_from: str = "holdout"
     jitter: float = 0.1
+    crop: float = 1.0
+    colour: float = 0.0
+    gaps: float = 0.0
+    dates: float = 1.0
     train_image: str = "full"
     cross_gradient: str = "both"
     projector_dim: int = 256
@@ -191,17 +208,30 @@ class CrossVideoMAE(SSLMethod):
         slots = sampled.nonzero()[:, 1].view(b, -1)
         frames = slots * self.tubelet + (noise(*slots.shape) * self.tubelet).long()
         images = augment(take(clip.flatten(2), frames).unflatten(2, clip.shape[2:]), o.jitter, self.haze, noise)
+        images = colour_jitter(images, o.colour, noise) if o.colour else images
+        other = self.with_gaps(clip, noise) if o.gaps else clip
         pool = full & ~sampled if o.frame_from == "holdout" else full
-        count = int(pool.sum(dim=1).min())
+        count = max(1, round(o.dates * int(pool.sum(dim=1).min())))
         ids = []
-        for _ in range(2):
+        for usable in (valid, valid_shares(other, self.tubelet, self.patch_px) >= VALID_SHARE if o.gaps else valid):
             visible = choose_slots(pool, count, noise(b, s), sampled)
-            ids.append(choose_visible(o.mask_kind, valid, visible, o.mask_video, noise(b, s, n)))
+            ids.append(choose_visible(o.mask_kind, usable, visible, o.mask_video, noise(b, s, n)))
         good = valid_shares(images.flatten(0, 1)[:, None], 1, self.patch_px) >= VALID_SHARE
         good |= ~good.any(dim=2, keepdim=True)  # of a tubelet's frames, one may be missing: its patches are band means
         seen = torch.ones_like(good[..., 0])
         image_ids = choose_visible("stratified", good, seen, o.mask_image, noise(*good.shape))
-        return Draw((clip, augment(clip, o.jitter, self.haze, noise)), (ids[0], ids[1]), frames, images, image_ids)
+        other = augment(other, o.jitter, self.haze, noise)
+        other = own_crop(other, o.crop, noise) if o.crop < 1 else other
+        other = colour_jitter(other, o.colour, noise) if o.colour else other
+        return Draw((clip, other), (ids[0], ids[1]), frames, images, image_ids)
+
+    def with_gaps(self, clip: Float[Tensor, "b t c h w"], noise: Callable[..., Tensor]) -> Float[Tensor, "b t c h w"]:
+        """Clips with gaps as of clouds, but for slots that would no longer be half valid."""
+        gap = cloud_gaps((*clip.shape[:2], *clip.shape[-2:]), self.objective.gaps, noise)[:, :, None]
+        found = clip.masked_fill(gap, torch.nan)
+        valid = valid_shares(found, self.tubelet, self.patch_px) >= VALID_SHARE
+        full = (valid.float().mean(dim=2) >= FULL_SHARE).repeat_interleave(self.tubelet, dim=1)
+        return torch.where(full[..., None, None, None], found, clip)
 
     def losses_of(
         self,

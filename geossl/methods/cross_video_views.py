@@ -1,9 +1,11 @@
 """Views of clips: which slots and tokens a branch sees, and photometric changes."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -34,6 +36,71 @@ def augment(
     b, t, c = pixels.shape[:3]
     gain = 1 + jitter * (2 * noise(b, 1, c, 1, 1) - 1)
     return pixels * gain + 0.3 * jitter * noise(b, t, 1, 1, 1) * haze
+
+
+def own_crop(
+    pixels: Float[Tensor, "b t c h w"], least: float, noise: Callable[..., Tensor]
+) -> Float[Tensor, "b t c h w"]:
+    """A part of every clip, the same in all of its frames, brought to the clip's size bilinearly.
+
+    Args:
+        pixels: Clips without holes.
+        least: Smallest share of a clip's area; a part has between it and all of it, at an aspect of 3/4 to 4/3.
+        noise: Gives uniform numbers of a shape.
+    """
+    b, t, c = pixels.shape[:3]
+    area, aspect, y, x = least + (1 - least) * noise(b), (2 * noise(b) - 1) * math.log(4 / 3), noise(b), noise(b)
+    height, width = ((area * (sign * aspect).exp()).sqrt().clamp(max=1) for sign in (1, -1))
+    zero = torch.zeros_like(height)
+    place = [(1 - share) * (2 * along - 1) for share, along in ((width, x), (height, y))]  # of the middle, -1 to 1
+    theta = torch.stack([width, zero, place[0], zero, height, place[1]], dim=1).view(b, 2, 3)
+    grid = F.affine_grid(theta, [b, t * c, *pixels.shape[-2:]], align_corners=False)
+    found = F.grid_sample(pixels.flatten(1, 2), grid, padding_mode="border", align_corners=False)
+    return found.unflatten(1, (t, c))
+
+
+def colour_jitter(
+    pixels: Float[Tensor, "b t c h w"], strength: float, noise: Callable[..., Tensor]
+) -> Float[Tensor, "b t c h w"]:
+    """Brightness, contrast and saturation times up to 1 +- ``strength``, common to a clip's frames; 0 to 1.
+
+    Args:
+        pixels: Red, green, blue, 0 to 1.
+        strength: 0 to 1.
+        noise: Gives uniform numbers of a shape.
+
+    Source: SimCLR, arXiv:2002.05709, appendix A, without hue and without a random order.
+    """
+    brightness, contrast, saturation = (1 + strength * (2 * noise(3, len(pixels), 1, 1, 1, 1) - 1)).unbind(0)
+    x = (pixels * brightness).clamp(0, 1)
+    mean = luma(x).mean(dim=(1, 2, 3, 4), keepdim=True)
+    x = (mean + contrast * (x - mean)).clamp(0, 1)
+    grey = luma(x)
+    return (grey + saturation * (x - grey)).clamp(0, 1)
+
+
+def luma(pixels: Float[Tensor, "b t 3 h w"]) -> Float[Tensor, "b t 1 h w"]:
+    """Brightness of red, green and blue. Source: ITU-R BT.601."""
+    weights = pixels.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
+    return (pixels * weights).sum(dim=2, keepdim=True)
+
+
+def cloud_gaps(
+    shape: tuple[int, int, int, int], chance: float, noise: Callable[..., Tensor]
+) -> Bool[Tensor, "b t h w"]:
+    """Blobs as of clouds: smooth random fields, of which the highest tenth to half is a gap.
+
+    Args:
+        shape: Clips, dates, height and width.
+        chance: Share of dates with a gap.
+        noise: Gives uniform numbers of a shape.
+    """
+    b, t, h, w = shape
+    field = F.interpolate(noise(b * t, 1, 4, 4), (h, w), mode="bicubic", align_corners=False)[:, 0]
+    covered = 0.1 + 0.4 * noise(b * t, 1)
+    rank = field.flatten(1).argsort(dim=1).argsort(dim=1) / (h * w)
+    gap = (rank >= 1 - covered) & (noise(b * t, 1) < chance)
+    return gap.view(b, t, h, w)
 
 
 def choose_slots(

@@ -19,6 +19,7 @@ from geossl.recipe.sections import (
     Fraction,
     Halo,
     Offset,
+    PartShare,
     Pixels,
     Positive,
     Recipe,
@@ -88,6 +89,18 @@ class CrossVideoObjective(Section):
     )
     jitter: Fraction = Field(
         0.1, description="Gain of a band in an augmented view, up to this share; haze is up to 0.3 times as much."
+    )
+    crop: PartShare = Field(
+        1.0,
+        description="Least share of a clip's area in the augmented view of ordinary video, which is enlarged to the "
+        "clip's size; 1 leaves both views the same crop.",
+    )
+    colour: Fraction = Field(
+        0.0, description="Brightness, contrast and saturation of augmented views of ordinary video, up to this share."
+    )
+    gaps: Fraction = Field(0.0, description="Share of dates of the augmented view with a gap as of a cloud; s2 alone.")
+    dates: PartShare = Field(
+        1.0, description="Share of the usable dates that a view of a clip sees; each view its own."
     )
     train_image: Literal["full", "frozen"] = Field(
         "full", description="Whether the image branch is trained or only teaches; frozen needs image_weights."
@@ -190,7 +203,16 @@ class CrossVideoRecipe(Recipe):
                 )
             if data.source == "sample":
                 raise ValueError("data.source=sample has image series only; give a folder of videos")
+            if self.objective.gaps:
+                raise ValueError(
+                    "objective.gaps are of clouds; with encoder.sensor=rgb leave it 0, or use objective.crop"
+                )
             return self
+        if self.objective.crop < 1 or self.objective.colour:
+            raise ValueError(
+                "objective.crop and objective.colour are for encoder.sensor=rgb: reflectance and ground are signal; "
+                "use objective.jitter, gaps and dates"
+            )
         unknown = [band for band in encoder.bands or () if band not in S2_BANDS]
         if unknown or encoder.bands == () or len(set(encoder.bands or ())) < len(encoder.bands or ()):
             raise ValueError(

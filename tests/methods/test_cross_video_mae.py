@@ -199,6 +199,66 @@ def test_augmented_views_keep_holes_and_stay_near():
     assert step[0].std() > 0
 
 
+def rgb_method(**changes):
+    torch.manual_seed(0)
+    sensors = {"rgb": SensorSpec(("red", "green", "blue"), "reflectance", "L2A", (0.4,) * 3, (0.2,) * 3)}
+    shape = {"dim": 16, "depth": 1, "heads": 2, "patch_px": 4}
+    video = SeriesViT(series_spec(sensors, ImageGeometry(window_px=16), tubelet=2, time="index", **shape))
+    image = ViT(vit_spec("nano", sensors, ImageGeometry(window_px=16), **shape))
+    return CrossVideoMAE(video, image, OPTIM, replace(SMALL, jitter=0.0, frame_from="clip", **changes))
+
+
+def test_the_second_view_of_video_is_a_crop_of_the_first_enlarged():
+    method = rgb_method(crop=0.5)
+    y, x = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
+    clip = torch.stack([y / 15, x / 15, 0.5 + 0 * x]).expand(6, 4, 3, 16, 16)
+    draw, _ = drawn(method, {"clip": clip, "days": torch.arange(4.0).expand(6, 4)})
+    raw, other = draw.views
+    assert torch.equal(raw, clip)
+    inner = other[..., 2:-2, 2:-2]
+    for channel, axis in ((0, -2), (1, -1)):  # a ramp stays a ramp, less steep: that is its scale
+        steps = inner[:, :, channel].diff(dim=axis).flatten(1) * 15
+        shares = steps.mean(dim=1)
+        torch.testing.assert_close(steps, shares[:, None].expand_as(steps), rtol=0, atol=1e-4)
+        assert (shares < 1 + 1e-5).all()
+        assert shares.std() > 0.01
+    area = inner[:, :, 0].diff(dim=-2).flatten(1).mean(1) * inner[:, :, 1].diff(dim=-1).flatten(1).mean(1) * 225
+    assert 0.45 < float(area.min()) < float(area.max()) <= 1 + 1e-4
+    assert torch.equal(other[:, 0], other[:, 3])  # all frames alike
+
+
+def test_colours_of_the_second_view_change_alike_in_all_frames_and_stay_colours():
+    method, g = rgb_method(colour=0.4), torch.Generator().manual_seed(0)
+    clip = torch.rand(6, 1, 3, 16, 16, generator=g).expand(6, 4, 3, 16, 16)
+    draw, _ = drawn(method, {"clip": clip, "days": torch.arange(4.0).expand(6, 4)})
+    assert torch.equal(draw.views[1][:, 0], draw.views[1][:, 3])
+    assert 0 <= float(draw.views[1].min()) < float(draw.views[1].max()) <= 1
+    assert float((draw.views[1] - clip).abs().mean()) > 0.02
+    assert float((draw.images[:, 0] - clip[:, 0]).abs().mean()) > 0.02
+
+
+def test_gaps_are_of_the_augmented_view_alone_and_leave_dates_half_valid():
+    method, batch = method_of(gaps=1.0, jitter=0.0), batch_of()
+    draw, _ = drawn(method, batch)
+    raw, other = draw.views
+    assert torch.equal(raw.isnan(), batch["clip"].isnan())
+    new = other.isnan() & ~raw.isnan()
+    assert 0.1 < float(new.float().mean()) < 0.5
+    valid = valid_shares(other, 1, 4) >= 0.5
+    assert (valid.float().mean(2) >= 0.5).sum() == (valid_shares(raw, 1, 4) >= 0.5).float().mean(2).ge(0.5).sum()
+    seen = torch.zeros(6, 96, dtype=torch.bool).scatter(1, draw.ids[1], True)
+    assert not (seen & ~valid.flatten(1)).any()
+    assert not drawn(method_of(gaps=0.0), batch)[0].views[1].isnan().logical_xor(raw.isnan()).any()
+
+
+def test_views_see_dates_of_their_own():
+    method, batch = method_of(dates=0.5), batch_of(clouds=False)
+    draw, _ = drawn(method, batch)
+    slots = [torch.zeros(6, 6, dtype=torch.bool).scatter(1, ids // 16, True) for ids in draw.ids]
+    assert all(shown.sum(1).tolist() == [2] * 6 for shown in slots)  # half of the five beside the frame's
+    assert not torch.equal(*slots)
+
+
 def changed_pixels(clip, where):
     """Other pixels in the tokens of ``where`` (b s n)."""
     cut = tubelets(clip, 1, 4)
@@ -324,6 +384,8 @@ def test_one_way_contrast_gives_the_image_branch_no_gradient():
         ("frames_per_clip", 2, "cross_frame"),
         ("frame_from", "clip", "cross_frame"),
         ("jitter", 0.3, "intra_video"),
+        ("gaps", 1.0, "intra_video"),
+        ("dates", 0.5, "intra_video"),
         ("projector_dim", 8, "intra_video"),
         ("projector_norm", "layer", "intra_video"),
         ("decoder_dim", 64, "reconstruct_video"),

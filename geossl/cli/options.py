@@ -205,7 +205,7 @@ def asks_protocols(verb: Callable[..., None]) -> Callable[..., None]:
             multiple=True,
             default=("knn", "linear"),
             show_default=True,
-            help="Also mlp, kmeans, finetune, segmentation (class per pixel), all; svm; 5-way-10-shot.",
+            help="Also mlp, kmeans, finetune, segmentation (class per pixel), all; svm, linear_lars; 5-way-10-shot.",
         ),
         click.option("--sensors", **several, help="s1, s2 or s1,s2; repeated, each is evaluated.  [default: all]"),
         click.option("--root", help="Folder of a data set known by name."),
@@ -219,7 +219,8 @@ def asks_protocols(verb: Callable[..., None]) -> Callable[..., None]:
         click.option("--image-px", type=int, help="Resize images to this side (labels over scenes: side of chips)."),
         click.option("--baselines", is_flag=True, help="Also evaluate the untrained encoder and band statistics."),
         click.option("--batch-size", default=64, show_default=True, help="Images per forward pass."),
-        click.option("--epochs", default=50, show_default=True, help="Most epochs of fine-tuning; it stops early."),
+        click.option("--epochs", type=int, help="Most epochs of fine-tuning; it stops early.  [default: 50]"),
+        click.option("--finetuning", help="Fine-tune as in a paper: mae_base, mae_large, mr_mae, point_cmae."),
         click.option("--column", help="Attribute of labelled polygons that holds the class."),
     )
 

@@ -29,10 +29,12 @@ from geossl.evaluation.heads import (
     predict,
     standardized,
 )
+from geossl.evaluation.lars import fit_lars
 from geossl.evaluation.scores import Scores, confusion_matrix, mean_average_precision, multi_label, single_label
 from geossl.evaluation.svm import fit_svm, svm_folds
 
-PROBES = ("knn", "linear", "mlp", "kmeans", "svm", "svm_folds", "linear_adam")
+TRAINED = {"linear_adam": fit_adam, "linear_lars": fit_lars}
+PROBES = ("knn", "linear", "mlp", "kmeans", "svm", "svm_folds", "linear_adam", "linear_lars")
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,9 @@ def probe(
     Args:
         kind: ``knn`` (cosine, weighted by closeness), ``linear`` (logistic regression by L-BFGS), ``mlp`` (one hidden
             layer), ``kmeans`` (as many clusters as classes, matched to classes on the test part), ``svm`` (linear; one
-            class per sample only), ``linear_adam`` (see ``geossl.evaluation.adam``), ``svm_folds`` (see
-            ``geossl.evaluation.svm``: it draws folds of all samples, whatever the split).
+            class per sample only), ``linear_adam`` (see ``geossl.evaluation.adam``), ``linear_lars`` (see
+            ``geossl.evaluation.lars``), ``svm_folds`` (see ``geossl.evaluation.svm``: it draws folds of all samples,
+            whatever the split).
         split: Features; labels are one class (n) or several (n k).
         classes: Number of classes.
         seed: Seed of heads that draw.
@@ -93,8 +96,8 @@ def fit_single(
     """One class per sample; settings are chosen by balanced accuracy on ``val``."""
     if kind == "svm":
         return fit_svm(train, val, classes)
-    if kind == "linear_adam":
-        return fit_adam(train, val, classes, seed)
+    if kind in TRAINED:
+        return TRAINED[kind](train, val, classes, seed)
     fixed = [{"neighbours": min(neighbours, len(train.y))}] if kind == "knn" and neighbours else None
     head, setting = fit_head(kind, train, val, classes, seed, fixed)
     return lambda x: predict(head, x), setting
@@ -104,8 +107,8 @@ def fit_multi(
     kind: str, train: Samples, val: Samples, classes: int, seed: int, neighbours: int | None = None
 ) -> tuple[Classifier, dict[str, Any]]:
     """Several classes per sample; settings are chosen by mean average precision on ``val``."""
-    if kind == "linear_adam":
-        return fit_adam(train, val, classes, seed)
+    if kind in TRAINED:
+        return TRAINED[kind](train, val, classes, seed)
     fixed = [{"neighbours": min(neighbours, len(train.y))}] if kind == "knn" and neighbours else None
     best: tuple[float, Classifier, dict[str, Any]] | None = None
     for setting in fixed or candidates(kind, len(train.y)):

@@ -17,6 +17,7 @@ from geossl.evaluation.features import Change, batches, device_of, embedder_of
 from geossl.evaluation.scores import confusion_matrix, mean_average_precision, of_confusion
 from geossl.models.encoder import DenseEncoder, Encoder, Items, PointEncoder
 from geossl.training.early_stopping import FinetuneConfig, Mark, best_of, train_until_best
+from geossl.training.regularizing import decayed_groups, drop_paths, mixed, soft_loss, soft_targets
 
 HIDDEN, DROPOUT = 256, 0.5  # of the head of point clouds, as published
 NORM_EPS = 1e-6
@@ -32,12 +33,18 @@ class Classifier(nn.Module):
     Args:
         encoder: Trained as well.
         classes: Number of classes.
+        norm: ``batch``, or ``layer``: per item, with weights, as published for images.
     """
 
-    def __init__(self, encoder: Encoder, classes: int) -> None:
+    def __init__(self, encoder: Encoder, classes: int, norm: str = "batch") -> None:
         super().__init__()
         self.encoder, self.embed = encoder, embedder_of(encoder)
-        self.norm = nn.BatchNorm1d(encoder.spec.dim, eps=NORM_EPS, affine=False)
+        by_item = norm == "layer"
+        self.norm: nn.Module = (
+            nn.LayerNorm(encoder.spec.dim, NORM_EPS)
+            if by_item
+            else nn.BatchNorm1d(encoder.spec.dim, eps=NORM_EPS, affine=False)
+        )
         dim, hidden = encoder.spec.dim, [*layer(encoder.spec.dim), *layer(HIDDEN)]
         self.head = (
             nn.Sequential(*hidden, nn.Linear(HIDDEN, classes))
@@ -89,22 +96,27 @@ def finetune_encoder(
         The classifier and what was chosen: ``lr``, ``epoch``, validation ``score``.
 
     Raises:
-        InputError: If there are fewer than two training items.
+        InputError: If there are fewer than two training items, or the settings do not fit the encoder.
     """
     train, val = np.flatnonzero(part == 0), np.flatnonzero(part == 1)
     size = min(config.batch_size, len(train))
+    if (config.mixup or config.cutmix) and not isinstance(encoder, DenseEncoder):
+        raise InputError(f"mixup and cutmix are for images; {encoder.spec.name} takes others: set both to 0")
     if size < 2:
         raise InputError(f"fine-tuning needs at least 2 training items in a batch for batch statistics, not {size}")
 
     def build() -> Classifier:
         torch.manual_seed(seed)
-        return Classifier(copy.deepcopy(encoder), classes).to(device_of(encoder))
+        return Classifier(copy.deepcopy(encoder), classes, config.head_norm).to(device_of(encoder))
 
     def fit(model: Classifier, lr: float) -> tuple[Mark, int]:
-        groups = [
-            {"params": [*model.encoder.parameters()], "lr": lr},
-            {"params": [*model.head.parameters()], "lr": config.head_rate * lr},
-        ]
+        head = [*model.head.parameters(), *model.norm.parameters()]
+        groups = (
+            decayed_groups(model.encoder, lr, config.layer_decay)
+            if config.layer_decay < 1
+            else [{"params": [*model.encoder.parameters()], "lr": lr}]
+        )
+        groups.append({"params": head, "lr": config.head_rate * lr})
 
         def losses(rng: np.random.Generator) -> Iterator[Float[Tensor, ""]]:
             order = rng.permutation(train)
@@ -112,11 +124,19 @@ def finetune_encoder(
             for start in range(0, len(train) // size * size, size):
                 rows = order[start : start + size]
                 batch = [augmented(encoder, items[int(i)], rng) for i in rows]
-                yield loss_of(model(batch), torch.from_numpy(labels[rows]).to(device_of(encoder)))
+                y = torch.from_numpy(labels[rows]).to(device_of(encoder))
+                if config.is_soft:
+                    targets = soft_targets(y, classes, config.smoothing)
+                    if config.mixup or config.cutmix:
+                        batch, targets = mixed(batch, targets, rng, config.mixup, config.cutmix)
+                    yield soft_loss(model(batch), targets, y.ndim == 2)
+                else:
+                    yield loss_of(model(batch), y)
 
-        return train_until_best(
-            model, groups, losses, lambda: validated(model, items, labels, val), config, len(train) // size, seed
-        )
+        with drop_paths(model.encoder, config.drop_path, seed):
+            return train_until_best(
+                model, groups, losses, lambda: validated(model, items, labels, val), config, len(train) // size, seed
+            )
 
     return best_of(config, build, fit)
 

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,13 @@ class FinetuneConfig:
         weight_decay: Of AdamW.
         patience: Passes without a better validation score after which training stops.
         head_rate: Factor on the learning rate of new layers.
+        warmup_epochs: Passes over which the rate rises linearly.
+        layer_decay: Factor on the rate per block towards the input; biases and norms are then not decayed. 1 = none.
+        drop_path: Share of samples for which the last block's branches are skipped, fewer in blocks before it.
+        mixup: Alpha of the share by which images of a batch are blended; 0 = never.
+        cutmix: Alpha of the share of an image that a box of another one covers; 0 = never.
+        smoothing: Share of a label that is spread over all classes.
+        head_norm: Of vectors before the head: ``batch``, or ``layer``, which has weights.
     """
 
     lrs: tuple[float, ...] = (1e-4, 1e-3)
@@ -35,6 +42,34 @@ class FinetuneConfig:
     weight_decay: float = 0.05
     patience: int = 10
     head_rate: float = 10.0
+    warmup_epochs: int = 2
+    layer_decay: float = 1.0
+    drop_path: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    smoothing: float = 0.0
+    head_norm: str = "batch"
+
+    @property
+    def is_soft(self) -> bool:
+        """Whether targets are shares of classes."""
+        return bool(self.mixup or self.cutmix or self.smoothing)
+
+
+def scaled(base_lr: float, batch_size: int) -> float:
+    """A rate that is stated for 256 items per update."""
+    return base_lr * batch_size / 256
+
+
+MAE_BASE = FinetuneConfig(
+    (scaled(5e-4, 1024),), 100, 1024, 0.05, 100, 1.0, 5, 0.65, 0.1, 0.8, 1.0, 0.1, "layer"
+)  # RandAugment and random erasing are not here
+PUBLISHED: dict[str, FinetuneConfig] = {
+    "mae_base": MAE_BASE,  # He et al., arXiv:2111.06377, table 9 and the authors' FINETUNE.md
+    "mae_large": replace(MAE_BASE, lrs=(scaled(1e-3, 1024),), epochs=50, patience=50, layer_decay=0.75, drop_path=0.2),
+    "mr_mae": MAE_BASE,  # Gao et al., arXiv:2303.05475, as ConvMAE's code has it
+    "point_cmae": FinetuneConfig((5e-4,), 300, 32, 0.05, 300, 1.0, 10),  # Ren et al., arXiv:2407.05862, "full"
+}
 
 
 def best_of(
@@ -66,7 +101,7 @@ def train_until_best(
     updates: int,
     seed: int,
 ) -> tuple[Mark, int]:
-    """AdamW, warmed up over two epochs, then cosine; the model is left in its best state.
+    """AdamW with warm-up, then cosine; the model is left in its best state.
 
     Args:
         model: Trained in place.
@@ -81,7 +116,9 @@ def train_until_best(
         The best mark and its epoch.
     """
     optimizer = torch.optim.AdamW(list(groups), weight_decay=config.weight_decay)
-    schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step, 2 * updates, config.epochs * updates))
+    schedule = LambdaLR(
+        optimizer, lambda step: warmup_cosine(step, config.warmup_epochs * updates, config.epochs * updates)
+    )
     rng = np.random.default_rng(seed)
     best, at, state = (-1.0, -np.inf), 0, copy.deepcopy(model.state_dict())
     for epoch in range(1, config.epochs + 1):

@@ -8,8 +8,10 @@ from geossl.api.evaluate import run as evaluating
 from geossl.errors import InputError
 from geossl.evaluation import adam
 from geossl.evaluation.adam import AdamConfig, fit_adam, share_right
+from geossl.evaluation.clustering import clustering_scores
 from geossl.evaluation.heads import Samples
-from geossl.models.encoders.gnn import GNNEncoder
+from geossl.models.encoder import GraphSpec
+from geossl.models.encoders.gnn import GNNEncoder, NodeMLP
 from tests.models.encoders.test_gnn import spec_of
 
 
@@ -20,6 +22,13 @@ def two_groups(count=120, seed=0):
     x = rng.normal(0, 1, (count, 4)).astype(np.float32)
     x[:, 0] += 4 * y
     return [Samples(x[i::3], y[i::3]) for i in range(3)]
+
+
+def mlp_spec(clusters):
+    return GraphSpec(
+        name="s", architecture="node_mlp", arguments={"widths": [16], "clusters": clusters}, dim=4, source="",
+        licence="", features=6, names=(), scaling="none", hops=0,
+    )  # fmt: skip
 
 
 def accuracy(classify, samples):
@@ -83,6 +92,15 @@ def test_evaluate_probes_the_nodes_of_a_graph(tmp_path):
     assert found.scores["linear"].values["accuracy"] > 0.8
     assert found.scores["linear_adam"].values["accuracy"] > 0.6
     assert found.scores["linear"].confusion.sum() == 30  # the test nodes, and they alone
+    torch.manual_seed(0)
+    encoder = NodeMLP(mlp_spec(clusters=3))
+    encoder.centres.data.copy_(encoder(x)[:3].detach())  # a node of each class
+    found = evaluating.evaluate(encoder, file, protocol="clusters", out=tmp_path / "r.html").scores["clusters"]
+    own = encoder.soft_labels(encoder(x)).argmax(dim=1).numpy()
+    expected = clustering_scores(y.numpy(), own)
+    assert found.values == pytest.approx({"accuracy": expected.pop("acc"), **expected})
+    with pytest.raises(InputError, match="protocol clusters: .* has no clusters of its own; use kmeans"):
+        evaluating.evaluate(GNNEncoder(spec_of()), file, protocol="clusters", out=tmp_path / "r.html")
     del data.y
     geossl.graphs.write(file, data)
     with pytest.raises(InputError, match="not every node has a class"):

@@ -1,8 +1,10 @@
 """Evaluate encoders on rows with a label each: images, clips, point clouds, nodes, graphs."""
 
 from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
 from torch.utils.data import Subset
@@ -13,14 +15,22 @@ from geossl.api.evaluate.runner import EvaluatedEncoder, Runner
 from geossl.api.evaluate.settings import Settings
 from geossl.data.datasets.base import ClassificationDataset
 from geossl.errors import InputError
-from geossl.evaluation.features import Change, features
+from geossl.evaluation.features import Change, device_of, features
 from geossl.evaluation.heads import Samples
-from geossl.evaluation.probes import FeatureSplit, without_miou
-from geossl.evaluation.scores import multi_label, single_label
+from geossl.evaluation.probes import FeatureSplit, clustered, without_miou
+from geossl.evaluation.scores import Scores, multi_label, single_label
 from geossl.models.encoder import DenseEncoder, Encoder, Items, SeriesEncoder
 from geossl.training.classifier import finetune_encoder
 
 Part = Int[ndarray, " n"]
+
+
+@runtime_checkable
+class HasClusters(Protocol):
+    """An encoder that finds clusters of its own: SCGC's."""
+
+    def soft_labels(self, codes: Float[torch.Tensor, "n d"]) -> Float[torch.Tensor, "n k"]:
+        """Probability per cluster."""
 
 
 class ClassificationRunner(Runner):
@@ -65,6 +75,8 @@ class ClassificationRunner(Runner):
                 samples = [Samples(vectors[""][part == i], self.data.labels[part == i]) for i in range(3)]
                 tests = {name: x[part == 2] for name, x in vectors.items() if name}
                 self.probe(trial, probes, FeatureSplit(*samples), tests)
+            if "clusters" in self.settings.protocols and evaluated is self.encoders[0]:
+                self.results.add(trial.key("clusters", ""), self.clusters(encoder, items, trial), {})
             if "finetune" in self.settings.protocols:
                 self.settings.progress(seed, len(self.parts), trial.title("finetune"))
                 self.finetune(encoder, items, part, trial)
@@ -79,6 +91,15 @@ class ClassificationRunner(Runner):
                 f"{self.data.name} has {len(self.data.labels)} labels, but the encoder gives {len(x)} vectors"
             )
         return {"": x, **{name: self.perturbed(encoder, items, x, name) for name in self.settings.perturbations}}
+
+    def clusters(self, encoder: Encoder, items: Items, trial: Trial) -> Scores:
+        """Agreement of the encoder's own clusters with the classes of all rows, in the scores SCGC reports."""
+        if not isinstance(encoder, HasClusters):
+            raise InputError(f"--protocol clusters: {encoder.spec.name} has no clusters of its own; use kmeans")
+        x = torch.from_numpy(self.embed(encoder, items, trial)[""])
+        with torch.inference_mode():
+            found = encoder.soft_labels(x.to(device_of(encoder))).argmax(dim=1).cpu().numpy()
+        return clustered(self.data.labels, found, self.classes)
 
     def perturbed(self, encoder: Encoder, items: Items, x: Float[ndarray, "n d"], name: str) -> Float[ndarray, "n d"]:
         """Vectors under a perturbation where a test part of any seed has the row; the others unchanged."""

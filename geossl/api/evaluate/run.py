@@ -100,6 +100,9 @@ def evaluate(
             - ``dims``: Numbers per vector, by the projection in the encoder's file; all by default.
             - ``perturbations``: Functions of an item and its number, by name; the test part is scored under each.
             - ``epochs``: Passes of ``finetune`` over the training part, at most; it stops early on the validation part.
+              By default 50, or as the paper of ``finetuning``.
+            - ``finetuning``: As a paper fine-tunes: ``mae_base``, ``mae_large``, ``mr_mae`` or ``point_cmae`` (rate,
+              its decay by layer, drop path, mixup, ...); or a ``geossl.training.early_stopping.FinetuneConfig``.
             - ``s2_offset``: DN offset of a folder data set whose files do not state theirs.
 
     Raises:
@@ -198,6 +201,8 @@ def refuse_misfits(data: Data, settings: Settings) -> None:
         raise InputError(f"{data.name} holds samples of one class only; two or more are needed")
     if isinstance(data, SegmentationDataset) and settings.perturbations:
         raise InputError(f"perturbations are for images with one label each; {data.name} has a class per pixel")
+    if isinstance(data, SegmentationDataset) and "clusters" in settings.protocols:
+        raise InputError(f"--protocol clusters is for rows with a class each; {data.name} has a class per pixel")
     if settings.protocols == PROTOCOLS:
         return
     if isinstance(data, ClassificationDataset) and "segmentation" in settings.protocols:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypedDict
 
@@ -11,11 +11,12 @@ from geossl.evaluation.features import Change, digest
 from geossl.evaluation.probes import PROBES
 from geossl.models.encoder import Encoder, Items
 from geossl.progress import Progress, silent
+from geossl.training.early_stopping import PUBLISHED as PAPERS
 from geossl.training.early_stopping import FinetuneConfig
 
 STORED_FROM = 2000  # items, from which vectors are stored until the report is written
 PROTOCOLS = ("knn", "linear", "mlp", "kmeans", "finetune", "segmentation")  # what ``all`` stands for
-PUBLISHED = ("svm", "svm_folds", "linear_adam")  # further ones, as papers on point clouds and graphs define them
+PUBLISHED = ("svm", "svm_folds", "linear_adam", "linear_lars", "clusters")  # further ones, as papers define them
 EPISODE = re.compile(r"(\d{1,4})-way-(\d{1,4})-shot")
 
 
@@ -36,6 +37,7 @@ class Options(TypedDict, total=False):
     dims: int | None
     perturbations: Mapping[str, Change] | None
     epochs: int
+    finetuning: str | FinetuneConfig | None
     s1: str | Path | Sequence[str | Path] | None
     s2: str | Path | Sequence[str | Path] | None
     s2_offset: int | None
@@ -112,10 +114,31 @@ def settings_of(protocol: str | Sequence[str], out: Path, progress: Progress | N
         batch_size=at_least(options.get("batch_size", 64), 1, "--batch-size"),
         baselines=options.get("baselines", False),
         perturbations=dict(options.get("perturbations") or {}),
-        finetune=FinetuneConfig(epochs=at_least(options.get("epochs", 50), 1, "--epochs", 10**6)),
+        finetune=finetuning_of(options),
         progress=progress or silent,
         store=out.with_name(f"{out.name}.build"),
     )
+
+
+def finetuning_of(options: Options) -> FinetuneConfig:
+    """How encoders are fine-tuned: by default, as a paper did, or as the caller says.
+
+    Raises:
+        InputError: If there is no such paper, or ``epochs`` contradicts it.
+    """
+    given = options.get("finetuning")
+    if given is None:
+        epochs = options.get("epochs")
+        return FinetuneConfig(epochs=50 if epochs is None else at_least(epochs, 1, "--epochs", 10**6))
+    if isinstance(given, str) and given not in PAPERS:
+        raise InputError(f"--finetuning {given!r} is not known; use {', '.join(PAPERS)}, or leave it out")
+    config = PAPERS[given] if isinstance(given, str) else given
+    if not isinstance(config, FinetuneConfig):
+        raise InputError(f"finetuning={given!r} is not possible; give a name ({', '.join(PAPERS)}) or a FinetuneConfig")
+    if options.get("epochs") is None:
+        return config
+    epochs = at_least(options["epochs"], 1, "--epochs", 10**6)
+    return replace(config, epochs=epochs, patience=epochs, warmup_epochs=min(config.warmup_epochs, epochs // 2))
 
 
 def is_probe(protocol: str) -> bool:
@@ -129,7 +152,7 @@ def requested(protocol: str | Sequence[str]) -> tuple[str, ...]:
     names = [name.strip() for given in names for name in str(given).split(",")]
     if "all" in names:
         return PROTOCOLS
-    if unknown := [name for name in names if not (name in PROTOCOLS or is_probe(name))]:
+    if unknown := [name for name in names if not (name in PROTOCOLS + PUBLISHED or is_probe(name))]:
         more = ", ".join((*PROTOCOLS, *PUBLISHED))
         raise InputError(f"--protocol {unknown[0]!r} is not known; use {more}, all, or episodes such as 5-way-10-shot")
     if not names:

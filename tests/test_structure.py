@@ -313,8 +313,10 @@ def names_of(module: str) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").rglob("*.py")), ids=lambda p: p.name)
-def test_benchmarks_import_what_there_is(path):
+@pytest.mark.parametrize(
+    "path", [*FILES, *sorted((ROOT / "benchmarks").rglob("*.py"))], ids=lambda p: str(p.relative_to(ROOT))
+)
+def test_files_import_what_there_is(path):
     for node in nodes_of(path):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "geossl":
             assert {alias.name for alias in node.names} <= names_of(node.module)

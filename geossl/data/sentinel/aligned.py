@@ -27,7 +27,7 @@ from torchgeo.datasets import GeoDataset, RasterDataset
 
 from geossl.data.batches import usable
 from geossl.data.resampling import outline
-from geossl.data.sentinel.collect import collect, in_metres, is_place_by_place, named_after, note, refuse
+from geossl.data.sentinel.collect import collect, in_metres, is_place_by_place, named_after, note, note_alone, refuse
 from geossl.data.sentinel.inspection import inspect_all
 from geossl.data.sentinel.raster_file import RasterFile
 from geossl.data.sentinel.rasters import SAMPLE, mosaic
@@ -343,4 +343,6 @@ def aligned_scenes(folder: SceneFolder | str | Path) -> list[AlignedScenes]:
             problems.append(str(error))
     if not scenes:
         raise InputError(f"data.source={str(root)!r}: {problems[0]}")
+    used = {file.path for scene in scenes for name in names for row in scene.index[name] for file in row}
+    note_alone({name: found.files[name] for name in names}, used)
     return scenes

@@ -4,7 +4,7 @@ import csv
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -181,6 +181,19 @@ def note(found: Collected, skipped: bool) -> None:
             say(f"{name} files are of several levels, which are trained on alike: {texts}")
     if skipped and found.left_out:
         say(f"{len(found.left_out)} files cannot be used and are left out; --dry-run lists them")
+
+
+def note_alone(files: Mapping[str, Sequence[RasterFile]], used: Collection[str]) -> None:
+    """Say which files are of no scene, since no file of the other sensors overlaps them.
+
+    Args:
+        files: By sensor.
+        used: Paths of those that are of a scene.
+    """
+    for name, own in files.items():
+        if alone := [Path(file.path).name for file in own if file.path not in used]:
+            shown = ", ".join(alone[:SHOWN]) + (", ..." if len(alone) > SHOWN else "")
+            say(f"{len(alone)} of {len(own)} {name} files overlap none of the other sensors and are left out: {shown}")
 
 
 def say(text: str) -> None:

@@ -15,7 +15,7 @@ from geossl.data.sentinel import aligned as sentinel
 from geossl.data.sentinel.aligned import AlignedScenes, Sentinel1, Sentinel2, aligned_scenes
 from geossl.data.sentinel.bands import inspect
 from geossl.data.sentinel.collect import in_metres
-from geossl.errors import GridError, InputError, MissingFileError
+from geossl.errors import GridError, InputError, MissingFileError, Note
 from geossl.sensors import PAIR, S2_BANDS
 from tests.data.conftest import optical, radar, write_raster
 
@@ -171,3 +171,18 @@ def test_stacks_without_names_are_read_as_the_recipe_states(folder, tmp_path):
             torch.testing.assert_close(pixels[0]["s2"], pixels[1]["s2"], equal_nan=True, rtol=0, atol=0)
     with pytest.raises(InputError, match="data.s2_bands B02 lacks B01, B03"):
         scene_folder(recipe.load("croma", ["data.s2_bands=[B02]"]), PAIR)
+
+
+def test_files_without_a_partner_are_named(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "scenes")
+    write_raster(tmp_path / "scenes" / "s1" / "far.tif", radar(), left=700_000.0)
+    write_raster(tmp_path / "scenes" / "s2" / "zone.tif", optical(), epsg=32650, **TAGGED)
+    with pytest.warns(Note) as notes:
+        found = aligned_scenes(tmp_path / "scenes")
+    texts = [str(note.message) for note in notes]
+    assert any(
+        "1 of" in text and "s1 files overlap none of the other sensors and are left out: far.tif" in text
+        for text in texts
+    )
+    assert any("s2 files overlap none of the other sensors and are left out: zone.tif" in text for text in texts)
+    assert sum(len(scene.index) for scene in found) == sum(len(scene.index) for scene in aligned_scenes(folder))

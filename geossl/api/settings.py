@@ -35,6 +35,9 @@ def checked_settings(settings: Mapping[str, Any], known: Iterable[str], verb: st
 
 def refuse_idle(source: Any, settings: Mapping[str, Any]) -> None:
     """Refuse what does nothing where a finished map gives the embeddings."""
-    idle = ["source"] if source is not None else [name for name in settings if name != "overwrite"]
+    idle = [f"--{name.replace('_', '-')}" for name in settings if name != "overwrite"]
+    if source is not None:  # named as it was typed
+        paths = getattr(source, "paths", None)
+        idle = [f"--{next(iter(paths()))}" if callable(paths) else "--date" if hasattr(source, "date") else "source"]
     if idle:
         raise InputError(f"{idle[0]} does nothing beside --map, whose embeddings are there already; leave it out")

@@ -80,6 +80,7 @@ def make(folder):
     names = {"class_names": np.array(["a", "b"]), "bands": np.array(S2_BANDS)}
     np.savez(folder / "set.npz", x=x, y=np.arange(24) % 2, **names)
     (folder / "points.csv").write_text("lon,lat\n3.004,41.546\n3.005,41.545\n")
-    (folder / "items.json").write_text(json.dumps({"type": "FeatureCollection", "features": []}))
+    catalog = {"type": "Catalog", "id": "empty", "stac_version": "1.0.0", "description": "no scene", "links": []}
+    (folder / "items.json").write_text(json.dumps(catalog))
     trained(folder)
     return folder

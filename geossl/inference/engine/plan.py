@@ -282,13 +282,13 @@ class BuildFolder:
         path = self.path / "lock"
         mine = f"{socket.gethostname()} {os.getpid()}"
         if path.exists():
-            host, _, pid = path.read_text().partition(" ")
+            host, _, pid = (path.read_text() or mine).partition(" ")  # empty: left by a full disk
             if host != socket.gethostname() or (
                 pid.isdigit() and Path(f"/proc/{pid}").exists() and int(pid) != os.getpid()
             ):
                 raise RunError(f"{self.out} is being written by process {pid} on {host}; wait for it, or delete {path}")
-        path.write_text(mine)
         try:
+            path.write_text(mine)
             yield
         finally:
             path.unlink(missing_ok=True)

@@ -248,6 +248,10 @@ def test_a_map_that_is_being_written_is_locked_and_a_dead_writers_lock_is_not_in
     lock.write_text("another-machine 1")
     with pytest.raises(RunError, match="is being written by process 1 on another-machine"):
         embed_map(region, Broken(mark=str(mark)), croma_file, out, shard_cells=3)
+    lock.write_text("")  # left by a full disk: the writer comes as far as its own fault
+    with pytest.raises(RunError, match="the disk is gone"):
+        embed_map(region, Broken(mark=str(mark)), croma_file, out, shard_cells=3)
+    assert not lock.exists()
     mark.unlink()
     lock.write_text(f"{socket.gethostname()} 999999999")
     embed_map(region, Broken(mark=str(mark)), croma_file, out, shard_cells=3)

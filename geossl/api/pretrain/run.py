@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import lightning as L
 import torch
@@ -75,7 +75,7 @@ def pretrain(recipe: str | Path | recipes.Recipe, **overrides: Any) -> Path:
     trainer = L.Trainer(
         max_steps=recipe.train.max_steps,
         devices=recipe.train.devices,
-        precision=recipe.train.precision,
+        precision=cast(Any, recipe.train.precision),  # "auto" was decided
         gradient_clip_val=recipe.train.clip_norm,
         callbacks=chain,
         default_root_dir=folder.path,

@@ -1,6 +1,7 @@
 import pytest
 import timm
 import torch
+import torchvision
 from torch import nn
 
 import geossl
@@ -68,6 +69,16 @@ def test_a_network_of_timm_is_used_up_to_its_classifier():
     encoder = wrap(network, bands=RGB, mean=0.0, std=1.0, window_px=64)
     x = torch.rand(1, 3, 64, 64)
     torch.testing.assert_close(encoder.tokens({"s2": x})[0], network.forward_features(x)[0].permute(1, 2, 0))
+
+
+def test_the_feature_map_of_a_resnet_is_a_vector_per_patch():
+    torch.manual_seed(0)
+    network = torchvision.models.resnet18().eval()
+    features = torch.nn.Sequential(*list(network.children())[:-2])
+    encoder = wrap(features, bands=RGB, mean=0.0, std=1.0, window_px=64)
+    assert (encoder.spec.patch_px, encoder.spec.dim) == (32, 512)
+    x = torch.rand(2, 3, 64, 64)
+    torch.testing.assert_close(encoder.tokens({"s2": x}).permute(0, 3, 1, 2), features(x))
 
 
 def test_a_network_with_positions_says_so_and_gets_windows():

@@ -21,7 +21,7 @@ from torch import nn
 
 from geossl.methods.base import OptimConfig
 from geossl.methods.croma import CROMA
-from geossl.methods.croma_imitation import Imitation
+from geossl.methods.parts.croma_imitation import Imitation
 from geossl.models.encoders.croma import CROMAEncoder, croma_spec
 from geossl.models.encoders.galileo import GalileoEncoder, galileo_spec
 from geossl.models.files import save_encoder

@@ -28,7 +28,7 @@ from geossl import recipe as recipes
 from geossl.api.pretrain import run as pretraining
 from geossl.data.graphs.files import dense_rows, read_graph
 from geossl.evaluation.clustering import clustering_scores
-from geossl.methods.scgc_walks import modularity
+from geossl.methods.parts.scgc_walks import modularity
 
 NAMES = ["acc", "nmi", "ari", "f1"]
 RAW = "k-means of features"

@@ -77,7 +77,6 @@ FOLDERS = {  # folders of fewer than 5 or more than 15 files
     "geossl/api/graphs": "two commands",
     "geossl/api/points": "two commands",
     "geossl/data/images": "one kind of data, whole",
-    "geossl/methods": "a page per paper",
     "geossl/recipe": "a page per method",
     "geossl/viewer": "one page, its server and its layers",
 }

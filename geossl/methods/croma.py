@@ -17,8 +17,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from geossl.methods.base import OptimConfig, Reconstruction, SSLMethod
-from geossl.methods.croma_imitation import Imitation
 from geossl.methods.losses import full_precision, gather, masked_mse
+from geossl.methods.parts.croma_imitation import Imitation
 from geossl.methods.valid import VALID_SHARE
 from geossl.models.encoders.croma import CROMAEncoder
 from geossl.models.layers.mae_decoder import DecoderShape, MAEDecoder

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from geossl.errors import RunError
 from geossl.methods.base import OptimConfig, SSLMethod
-from geossl.methods.cross_video_losses import nt_xent, patch_normalized, slot_means
-from geossl.methods.cross_video_views import (
+from geossl.methods.losses import gather, masked_mse
+from geossl.methods.parts.cross_video_losses import nt_xent, patch_normalized, slot_means
+from geossl.methods.parts.cross_video_views import (
     Draw,
     augment,
     choose_slots,
@@ -30,7 +31,6 @@ from geossl.methods.cross_video_views import (
     haze_of,
     own_crop,
 )
-from geossl.methods.losses import gather, masked_mse
 from geossl.models.encoders.series_vit import VALID_SHARE, SeriesViT, tubelets, valid_shares
 from geossl.models.encoders.vit import ViT
 from geossl.models.layers.mae_decoder import DecoderShape, MAEDecoder

@@ -26,7 +26,7 @@ from torch_geometric.data import Data
 
 from geossl.errors import InputError, Note
 from geossl.methods.base import OptimConfig, SSLMethod
-from geossl.methods.scgc_walks import modularity, walk_step, walk_weights
+from geossl.methods.parts.scgc_walks import modularity, walk_step, walk_weights
 from geossl.models.encoders.gnn import NodeMLP, mlp
 
 SMALLEST = 0.001  # share of the nodes below which a cluster counts as empty

@@ -6,10 +6,10 @@ import torch
 
 from geossl.errors import RunError
 from geossl.methods.base import OptimConfig
-from geossl.methods.cross_video_losses import nt_xent, patch_normalized, slot_means
 from geossl.methods.cross_video_mae import CrossVideoMAE, Objective
-from geossl.methods.cross_video_views import choose_slots, choose_visible
 from geossl.methods.losses import masked_mse
+from geossl.methods.parts.cross_video_losses import nt_xent, patch_normalized, slot_means
+from geossl.methods.parts.cross_video_views import choose_slots, choose_visible
 from geossl.models.encoders.series_vit import SeriesViT, series_spec, tubelets, untubelets, valid_shares
 from geossl.models.encoders.vit import ViT, vit_spec
 from geossl.models.spec import ImageGeometry

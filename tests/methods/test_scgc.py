@@ -16,8 +16,8 @@ from geossl.data.graphs.batches import GraphBatches
 from geossl.data.graphs.files import NodeRows
 from geossl.errors import InputError, Note
 from geossl.methods.base import OptimConfig
+from geossl.methods.parts.scgc_walks import modularity, walk_step, walk_weights
 from geossl.methods.scgc import SCGC, Objective, Whole, code_centres, contrast, graph_centres, nearest, sharpened
-from geossl.methods.scgc_walks import modularity, walk_step, walk_weights
 from geossl.models.encoder import GraphSpec
 from geossl.models.encoders.gnn import NodeMLP
 from tests.models.encoders.test_gnn import random_graph

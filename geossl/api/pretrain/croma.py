@@ -5,7 +5,7 @@ from geossl.api.pretrain.initial import pretrained, started
 from geossl.api.pretrain.teachers import frozen, make_missing, tell
 from geossl.data.sentinel.batches import SentinelChips
 from geossl.methods.croma import CROMA
-from geossl.methods.croma_imitation import Imitation
+from geossl.methods.parts.croma_imitation import Imitation
 from geossl.models.encoders.croma import CROMAEncoder, croma_spec
 from geossl.recipe.croma import CromaRecipe
 from geossl.sensors import PAIR, SENSORS

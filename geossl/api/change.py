@@ -22,7 +22,7 @@ from geossl.inference.changed_places import ChangedPlaces
 from geossl.inference.dated_maps import Dated, aligned, comparable, nearer, opened, too_few
 from geossl.inference.outputs.change_picture import STEPS_ABOVE, change_picture, ramp
 from geossl.inference.outputs.cog import Block, blocks, write_blocks
-from geossl.inference.outputs.furniture import Caption, span
+from geossl.inference.outputs.furniture import Caption, notice_of, span
 from geossl.inference.outputs.styles import write_value_style
 from geossl.outputs import check_output, replacing
 from geossl.progress import Progress, silent
@@ -267,6 +267,7 @@ def write_beside(
         f"Encoder {maps[0].about.get('geossl:encoder', 'unknown')}",
         "Before and after: the same three principal components, so alike is alike. Change: blue outlines lie above "
         "the threshold",
+        notice_of(maps[0].about.get("geossl:sensors", ())),
     )
     titles = (f"before, {dates[0]}", f"after, {dates[1]}")
     z = layers.sel(layer="z")

@@ -18,7 +18,9 @@ from geossl.errors import GridError, InputError, WeightsError
 from geossl.grid import epsg_of, zone_of
 from geossl.inference.outputs import raster
 from geossl.inference.outputs.cog import Block, write_blocks
-from geossl.inference.outputs.quicklook import quicklook
+from geossl.inference.outputs.furniture import Caption, span
+from geossl.inference.outputs.quicklook import MEANING, TITLE, quicklook
+from geossl.inference.outputs.styles import write_vector_style
 from geossl.inference.series import extent_of, series_blocks
 from geossl.models.encoder import Encoder, SeriesEncoder
 from geossl.models.files import load_encoder
@@ -101,8 +103,11 @@ def embed_series(
     if not filled:
         out.unlink()
         raise InputError(f"series {series.name} has no valid patch on any date; check nodata, and what counts as cloud")
+    write_vector_style(out)
     if picture:
-        quicklook(raster.open_map(out), out.with_suffix(".png"))
+        days = (f"{day[:4]}-{day[4:6]}-{day[6:]}" for day in (series.files[i].date for i in dates))
+        words = Caption(TITLE, span(days), f"Encoder {spec.name}", MEANING)
+        quicklook(raster.open_map(out), out.with_suffix(".png"), words=words)
     return out
 
 

@@ -20,6 +20,7 @@ from geossl.inference.outputs import raster
 from geossl.inference.outputs.cog import Block as RasterBlock
 from geossl.inference.outputs.cog import write_blocks
 from geossl.inference.outputs.quicklook import quicklook
+from geossl.inference.outputs.styles import write_vector_style
 from geossl.inference.points import cell_means, cell_numbers, inner_vectors
 from geossl.models.encoder import Encoder, PointEncoder
 from geossl.models.files import load_encoder
@@ -117,6 +118,7 @@ def embed_points(
     if not filled:
         out.unlink()
         raise InputError(f"no block of {blocks.block_m:g} m has min_points={chosen.min_points} points; lower it")
+    write_vector_style(out)
     if picture:
         quicklook(raster.open_map(out), out.with_suffix(".png"))
     return out

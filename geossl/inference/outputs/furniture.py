@@ -9,6 +9,7 @@ from matplotlib.offsetbox import AnchoredText
 from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar  # type: ignore[import-untyped]
 
 NOTICE = "Contains modified Copernicus Sentinel data"
+NOTICES = {"landsat": "Landsat imagery courtesy of the U.S. Geological Survey"}  # by sensor; others are Sentinels
 UNDATED = "dates unknown"
 SHARE = 0.25  # of the width that a scale bar takes, about
 STEPS = (1, 2, 5)
@@ -24,18 +25,25 @@ class Caption:
         dates: When the pixels were taken; see ``span``.
         source: What was mapped by whom, such as the encoder's name; the notice of the imagery is added.
         meaning: What the colours mean, where no legend says it.
+        notice: What the owner of the imagery asks to be said; empty for none.
     """
 
     title: str
     dates: str = UNDATED
     source: str = ""
     meaning: str = ""
+    notice: str = NOTICE
 
     def foot(self) -> str:
         """The line below."""
-        notice = NOTICE if self.dates == UNDATED else f"{NOTICE} ({self.dates})"
-        parts = [self.meaning, UNDATED if self.dates == UNDATED else "", self.source, notice]
+        dated = f" ({self.dates})" if self.dates != UNDATED else ""
+        parts = [self.meaning, self.source, "" if dated else UNDATED.capitalize(), self.notice and self.notice + dated]
         return ". ".join(part for part in parts if part) + "."
+
+
+def notice_of(sensors: Iterable[str]) -> str:
+    """What the owners of the imagery of some sensors ask to be said."""
+    return "; ".join(dict.fromkeys(NOTICES.get(sensor, NOTICE) for sensor in sensors)) or NOTICE
 
 
 def span(days: Iterable[str]) -> str:

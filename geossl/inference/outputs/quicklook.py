@@ -42,7 +42,9 @@ def quicklook(embeddings: xr.DataArray, path: str | Path, *, seed: int = 0, word
             zoom = max(1, PICTURE_PX // max(data.shape[1:]))  # so that the patches of a small map can be seen
             image.imsave(str(temporary), np.kron(rgba, np.ones((zoom, zoom, 1), dtype=np.uint8)))
         else:
-            framed(rgba, step * abs(geobox.resolution.x), words or Caption(TITLE)).savefig(temporary)
+            framed(rgba, step * abs(geobox.resolution.x), words or Caption(TITLE, meaning=MEANING, notice="")).savefig(
+                temporary
+            )
     return Path(path)
 
 

@@ -22,7 +22,7 @@ from geossl.errors import GridError, InputError, MissingFileError, possible, red
 from geossl.inference.outputs.checksums import checked
 from geossl.inference.outputs.cog import blocks, write_blocks
 from geossl.inference.outputs.description import HINTS, arrays, known, store_attributes
-from geossl.inference.outputs.furniture import Caption, span
+from geossl.inference.outputs.furniture import Caption, notice_of, span
 from geossl.inference.outputs.quantize import NODATA, quantize_bands
 from geossl.inference.outputs.remote import asked, file_system, is_remote
 from geossl.inference.outputs.styles import write_vector_style
@@ -121,7 +121,7 @@ def words_of(path: Path, title: str, meaning: str = "") -> Caption:
         if "geossl:encoder" in said
         else ""
     )
-    return Caption(title, days, made, meaning)
+    return Caption(title, days, made, meaning, notice_of(said.get("geossl:sensors", ())))
 
 
 def band_scales(embeddings: xr.DataArray) -> Float[np.ndarray, " d"]:

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from geossl.api import finetune as finetuning
+from geossl.api.finetune import decoders, heads
+from geossl.api.finetune.task import Task
 from geossl.data.labels.blocks import assign_blocks
 from geossl.data.labels.chips import Ground
 from geossl.data.labels.ground_truth import read_labels
@@ -100,8 +101,8 @@ def judge(name, data, weights, folder, seed):
     kept = f"maps_{MODELS[name][0]}" if head in FITS else name.replace(", ", "_").replace(" ", "_")
     work = folder / f"{kept}_{seed}"
     work.mkdir(exist_ok=True)
-    task = finetuning.Task(labels, data[1], weights[MODELS[name][0]], encoder, split, work, seed)
-    fit = finetuning.fit_heads(head, task, None) if head in FITS else finetuning.train(head, task, settings)
+    task = Task(labels, data[1], weights[MODELS[name][0]], encoder, split, work, seed)
+    fit = heads.fit_heads(head, task, None) if head in FITS else decoders.train(head, task, settings)
     return {key: found.to_dict() for key, found in fit[1].items()}
 
 

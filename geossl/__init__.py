@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from geossl.api.embed import plan_map as plan_map
     from geossl.api.evaluate.run import evaluate as evaluate
     from geossl.api.export import export as export
-    from geossl.api.finetune import finetune as finetune
+    from geossl.api.finetune.run import finetune as finetune
     from geossl.api.pretrain.run import pretrain as pretrain
     from geossl.api.sample import sample as sample
-    from geossl.api.segment import segment as segment
+    from geossl.api.segment.run import segment as segment
     from geossl.api.similar import similar as similar
     from geossl.api.similar import view as view
     from geossl.api.source import Catalog as Catalog
@@ -55,14 +55,14 @@ PUBLIC = {
     "evaluate": "geossl.api.evaluate.run:evaluate",
     "export": "geossl.api.export:export",
     "fetch": "geossl.api.embed:fetch",
-    "finetune": "geossl.api.finetune:finetune",
+    "finetune": "geossl.api.finetune.run:finetune",
     "load_encoder": "geossl.models.files:load_encoder",
     "open": "geossl.inference.outputs.raster:open_map",
     "plan_map": "geossl.api.embed:plan_map",
     "pretrain": "geossl.api.pretrain.run:pretrain",
     "quicklook": "geossl.inference.outputs.quicklook:quicklook",
     "sample": "geossl.api.sample:sample",
-    "segment": "geossl.api.segment:segment",
+    "segment": "geossl.api.segment.run:segment",
     "similar": "geossl.api.similar:similar",
     "verify": "geossl.api.verify:verify",
     "view": "geossl.api.similar:view",

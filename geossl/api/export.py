@@ -51,7 +51,7 @@ def export(
             suffix: a folder with a STAC catalogue, collection and item per map. Of an encoder: ``.pt2``
             (torch.export, which ``encoder=`` takes again) or ``.onnx``.
         aoi: Polygons: only patches whose centre lies in them are written; with ``level="aoi"``, the features to pool
-            over, whose ``id`` or ``name`` is kept.
+            over, whose columns are kept.
         dtype: Type of a ``.tif``: ``float32`` (default), ``float16``, or ``int8`` with a GDAL scale per band; ``uint8``
             with scale and offset, for GDAL before 3.7 and QGIS before 3.30.
         level: What a row of a ``.parquet`` is: ``patch`` (default), ``tile`` or ``aoi``.

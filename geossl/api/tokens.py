@@ -1,17 +1,18 @@
 """Which tokens of an encoder are used: joint ones, those of one sensor, or those of all sensors side by side."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int, UInt64
+from jaxtyping import Float, Int, UInt64
 from numpy import ndarray
-from sklearn.metrics import balanced_accuracy_score
 
 from geossl.data.labels.patches import PatchSamples
 from geossl.errors import InputError, WeightsError
+from geossl.evaluation.scores import agreement
 from geossl.inference.engine.source import OnlySensors, Source
 from geossl.models.encoder import DenseEncoder
 from geossl.models.files import EncoderFile
@@ -25,17 +26,17 @@ TIES = (BOTH, JOINT)  # of equal scores, tokens that also work under clouds are 
 
 
 class Called(NamedTuple):
-    """What a head called validation patches, before it saw them.
+    """What a head predicted of validation patches, before it saw them.
 
     Attributes:
         priority: Of the patches, by which those of several heads are compared.
-        y: Their classes.
-        found: Classes they were given.
+        y: Their classes or amounts.
+        found: Classes or amounts they were given.
     """
 
     priority: UInt64[ndarray, " n"]
-    y: Int[ndarray, " n"]
-    found: Int[ndarray, " n"]
+    y: Int[ndarray, " n"] | Float[ndarray, " n"]
+    found: Int[ndarray, " n"] | Float[ndarray, " n"]
 
 
 def with_tokens(
@@ -102,16 +103,16 @@ def joined(samples: Mapping[str, PatchSamples], names: tuple[str, ...], sensors:
     width = {name: samples[name].x.shape[1] for name in samples}
     nothing = np.zeros((len(first.x), max(width.values())), first.x.dtype)
     x = np.concatenate([kept[name].x if name in kept else nothing for name in sensors], axis=1)
-    return PatchSamples(x, first.counts, first.part, first.block, first.priority)
+    return replace(first, x=x)
 
 
 def compared(called: Mapping[str, Called]) -> dict[str, float]:
-    """Balanced accuracy of several heads on the validation patches that all of them have."""
+    """Balanced accuracy, or R2, of several heads on the validation patches that all of them have."""
     common = reduce(np.intersect1d, [one.priority for one in called.values()])
     scores = {}
     for name, one in called.items():
         rows = np.isin(one.priority, common)
-        scores[name] = float(balanced_accuracy_score(one.y[rows], one.found[rows])) if rows.any() else 0.0
+        scores[name] = agreement(one.y[rows], one.found[rows])
     return scores
 
 
@@ -120,9 +121,9 @@ def best(scores: Mapping[str, float]) -> str:
     return max(scores, key=lambda name: (scores[name], TIES.index(name) if name in TIES else -1))
 
 
-def verdict(scores: Mapping[str, float], chosen: str) -> str:
-    """Scores and choice as a sentence."""
+def verdict(scores: Mapping[str, float], chosen: str, kind: str = "balanced accuracy") -> str:
+    """Scores, of some kind, and choice as a sentence."""
     title = {JOINT: "joint", BOTH: "side by side", **{name: f"{name} alone" for name in SENSORS}}
     texts = ", ".join(f"{title[name]} {score:.3f}" for name, score in scores.items())
     only = f"; places without valid {chosen} pixels stay empty, --tokens both fills them" if chosen in SENSORS else ""
-    return f"maps use tokens {title[chosen]} (balanced accuracy on validation blocks: {texts}){only}"
+    return f"maps use tokens {title[chosen]} ({kind} on validation blocks: {texts}){only}"

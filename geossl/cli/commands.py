@@ -151,8 +151,17 @@ def embed(dry_run: bool, **options: Any) -> None:
 
 
 @main.command()
-@click.option("--labels", required=True, help="Polygons with a class attribute, a label raster, or a folder of them.")
-@click.option("--column", help="Attribute of the polygons that holds the class.")
+@click.option(
+    "--labels",
+    required=True,
+    help="Polygons or points with an attribute, a table of lon, lat and a label, a label raster, or a folder of them.",
+)
+@click.option("--column", help="Attribute that holds the class or the amount.")
+@click.option("--task", help="classify or regress, where the labels do not say it.")
+@click.option("--unit", help="Of amounts, such as t/ha.")
+@click.option("--level", type=float, help="Share of amounts within their interval.  [default: 0.9]")
+@click.option("--radius-m", type=float, help="A point stands for so many metres around it.  [default: its pixel]")
+@click.option("--map", help="Learn from this embedding map (.zarr) instead of pixels.")
 @asks_catalogue
 @asks_files
 @asks_encoder
@@ -160,7 +169,7 @@ def embed(dry_run: bool, **options: Any) -> None:
     "--head",
     default="linear",
     show_default=True,
-    help="Per 80 m patch: linear, knn, mlp, forest. Per 10 m pixel: linear-upsample, unet.",
+    help="Per 80 m patch: linear (ridge), knn, mlp, forest. Per 10 m pixel: linear-upsample, unet.",
 )
 @click.option("--train-encoder", is_flag=True, default=None, help="Train the encoder, too (decoders only).")
 @click.option("--max-steps", type=int, help="Updates of a decoder.  [default: 600]")
@@ -173,12 +182,16 @@ def embed(dry_run: bool, **options: Any) -> None:
 @click.option("--seed", default=0, show_default=True)
 @click.option("--out", default="model.safetensors", show_default=True, help="Model; its report goes beside it.")
 def finetune(**options: Any) -> None:
-    """Fit a classifier of the ground on your own labels, for geossl segment.
+    """Fit a classifier or regressor of the ground on your own labels, for geossl segment.
+
+    \b
+    geossl finetune --labels parcels.gpkg --column crop --s1 S1.tif --s2 S2.tif
+    geossl finetune --labels plots.csv --column biomass --unit t/ha --radius-m 15 --map embedding.zarr
 
     Scores are of blocks of ground that were neither learned from nor used to choose settings.
     """
-    options = given(with_source(options), "tokens")
-    from geossl.api import finetune as finetuning  # lazy: see embed
+    options = given(with_source(options, idle="map"), "tokens", "task", "unit", "level", "radius_m", "map", "dims")
+    from geossl.api.finetune import run as finetuning  # lazy: see embed
 
     options = given(options, "train_encoder", "max_steps", "lr", "batch_size", "chip_px")  # heads have none of these
     written = finetuning.finetune(progress=line("finetune"), **options)
@@ -196,6 +209,7 @@ def finetune(**options: Any) -> None:
 @asks_files
 @click.option("--out", default="classes.tif", show_default=True, help="COG; confidence and area table go beside it.")
 @click.option("--polygons", help="Also write outlines: .gpkg or .parquet.")
+@click.option("--totals", help="Polygons to sum amounts over, with standard errors.  [default: the region]")
 @asks_reach
 @asks_dims
 @asks_tokens
@@ -204,17 +218,16 @@ def finetune(**options: Any) -> None:
 @click.option("--seed", default=0, show_default=True, help="Seed of k-means.")
 @click.option("--overwrite", is_flag=True, help="Replace an output.")
 def segment(**options: Any) -> None:
-    """Classify a region: class raster, confidence and hectares per class.
+    """Classify or measure a region: raster of classes or amounts, how sure they are, and a table.
 
     \b
     geossl segment --aoi region.geojson --s1 S1.tif --s2 S2.tif --model model.safetensors
     geossl segment --map embedding.zarr --classes 8
     """
-    options = given(with_source(options, idle="map"), "tokens")
-    from geossl.api import segment as segmentation  # lazy: see embed
+    options = given(with_source(options, idle="map"), "tokens", "totals")
+    from geossl.api.segment import files, run  # lazy: see embed
 
-    out = segmentation.segment(progress=line("segment"), **options)
-    click.echo(segmentation.summary(out))
+    click.echo(files.summary(run.segment(progress=line("segment"), **options)))
 
 
 @main.command()

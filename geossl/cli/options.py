@@ -221,7 +221,8 @@ def asks_protocols(verb: Callable[..., None]) -> Callable[..., None]:
         click.option("--batch-size", default=64, show_default=True, help="Images per forward pass."),
         click.option("--epochs", type=int, help="Most epochs of fine-tuning; it stops early.  [default: 50]"),
         click.option("--finetuning", help="Fine-tune as in a paper: mae_base, mae_large, mr_mae, point_cmae."),
-        click.option("--column", help="Attribute of labelled polygons that holds the class."),
+        click.option("--column", help="Attribute of labelled polygons or points that holds the class or the amount."),
+        click.option("--task", help="classify or regress, where labels over scenes do not say it."),
     )
 
 

@@ -31,16 +31,22 @@ def read_points(source: Any, option: str = "POINTS") -> gpd.GeoDataFrame:
     if isinstance(source, gpd.GeoDataFrame):
         return in_degrees(source, "the GeoDataFrame")
     if isinstance(source, pd.DataFrame):
-        return in_degrees(from_columns(source, "the DataFrame"), "the DataFrame")
+        return in_degrees(table_of(source, option), "the DataFrame")
     path = Path(source)
     if path.suffix.lower() not in TABLES:
         return in_degrees(read_features(path, option), f"{option} {path}")
+    return in_degrees(table_of(path, option), f"{option} {path}")
+
+
+def table_of(source: str | Path | pd.DataFrame, option: str) -> gpd.GeoDataFrame:
+    """Rows of a table with their geometry; see ``read_points``."""
+    if isinstance(source, pd.DataFrame):
+        return from_columns(source, "the DataFrame")
+    path = Path(source)
     if not path.is_file():
         raise MissingFileError(f"{option} file {str(path)!r} does not exist")
     frame = read_table(path, option)
-    return in_degrees(
-        frame if isinstance(frame, gpd.GeoDataFrame) else from_columns(frame, f"{option} {path}"), f"{option} {path}"
-    )
+    return frame if isinstance(frame, gpd.GeoDataFrame) else from_columns(frame, f"{option} {path}")
 
 
 def read_table(path: Path, option: str) -> pd.DataFrame:

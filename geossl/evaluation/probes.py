@@ -15,6 +15,7 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.neural_network import MLPClassifier
 
+from geossl.errors import InputError
 from geossl.evaluation.adam import fit_adam
 from geossl.evaluation.bootstrap import resampled
 from geossl.evaluation.clustering import clustering_scores, matched
@@ -22,6 +23,7 @@ from geossl.evaluation.heads import (
     HIDDEN,
     Classifier,
     Samples,
+    called,
     candidates,
     concatenated,
     fit_head,
@@ -30,20 +32,36 @@ from geossl.evaluation.heads import (
     standardized,
 )
 from geossl.evaluation.lars import fit_lars
-from geossl.evaluation.scores import Scores, confusion_matrix, mean_average_precision, multi_label, single_label
+from geossl.evaluation.scores import (
+    Scores,
+    confusion_matrix,
+    mean_average_precision,
+    multi_label,
+    of_amounts,
+    single_label,
+)
 from geossl.evaluation.svm import fit_svm, svm_folds
 
 TRAINED = {"linear_adam": fit_adam, "linear_lars": fit_lars}
 PROBES = ("knn", "linear", "mlp", "kmeans", "svm", "svm_folds", "linear_adam", "linear_lars")
+AMOUNT_PROBES = ("knn", "linear", "mlp")
 
 
 @dataclass(frozen=True)
 class FeatureSplit:
-    """Features and labels of the three parts."""
+    """Features and labels of the three parts.
+
+    Args:
+        train: Learned from.
+        val: Settings are chosen by it.
+        test: Scored.
+        block: Block of ground of every test sample, by which intervals of amounts are drawn; None = each by itself.
+    """
 
     train: Samples
     val: Samples
     test: Samples
+    block: Int[ndarray, " n"] | None = None
 
     @property
     def known(self) -> Samples:
@@ -68,8 +86,8 @@ def probe(
             class per sample only), ``linear_adam`` (see ``geossl.evaluation.adam``), ``linear_lars`` (see
             ``geossl.evaluation.lars``), ``svm_folds`` (see ``geossl.evaluation.svm``: it draws folds of all samples,
             whatever the split).
-        split: Features; labels are one class (n) or several (n k).
-        classes: Number of classes.
+        split: Features; labels are one class (n), several (n k), or amounts (n).
+        classes: Number of classes; 0 = amounts, for ``knn``, ``linear`` and ``mlp``.
         seed: Seed of heads that draw.
         neighbours: Neighbours of kNN; chosen on the validation part by default.
         changed: Features of the test part under perturbations, by name; scored with the very same head.
@@ -83,6 +101,8 @@ def probe(
     if kind == "kmeans":
         head = fit_kmeans(split.train.x, classes, seed)
         return {name: clustered(test.y, predict(head, test.x).argmax(1), classes) for name, test in tests.items()}, {}
+    if not classes:
+        return probe_amounts(kind, split, tests, seed, neighbours)
     multi = split.train.y.ndim == 2
     fit = fit_multi if multi else fit_single
     classify, setting = fit(kind, split.train, split.val, classes, seed, neighbours)
@@ -90,10 +110,23 @@ def probe(
     return {name: without_miou(score(test.y, classify(test.x))) for name, test in tests.items()}, setting
 
 
+def probe_amounts(
+    kind: str, split: FeatureSplit, tests: Mapping[str, Samples], seed: int, neighbours: int | None
+) -> tuple[dict[str, Scores], dict[str, Any]]:
+    """See ``probe``; settings are chosen by R2."""
+    if kind not in AMOUNT_PROBES:
+        raise InputError(
+            f"--protocol {kind} is for classes, and these labels are amounts; use {', '.join(AMOUNT_PROBES)}"
+        )
+    answer, setting = fit_single(kind, split.train, split.val, 0, seed, neighbours)
+    block = np.arange(len(split.test.y)) if split.block is None else split.block
+    return {name: of_amounts(test.y, called(answer(test.x)), block) for name, test in tests.items()}, setting
+
+
 def fit_single(
     kind: str, train: Samples, val: Samples, classes: int, seed: int, neighbours: int | None = None
 ) -> tuple[Classifier, dict[str, Any]]:
-    """One class per sample; settings are chosen by balanced accuracy on ``val``."""
+    """One class or amount per sample; settings are chosen by balanced accuracy or R2 on ``val``."""
     if kind == "svm":
         return fit_svm(train, val, classes)
     if kind in TRAINED:

@@ -6,10 +6,10 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 
 from geossl.evaluation.scores import Scores, class_iou
@@ -21,6 +21,20 @@ STYLE = (
     "td,th{padding:.25rem .7rem;border-bottom:1px solid #ddd;text-align:right}"
     "td:first-child,th:first-child{text-align:left}img{max-width:100%}code{background:#f4f4f4;padding:0 .2rem}"
 )
+
+
+class Pairs(NamedTuple):
+    """Amounts as they were and as they were predicted.
+
+    Attributes:
+        truth: Of test samples.
+        found: Predicted of them.
+    """
+
+    truth: Float[np.ndarray, " n"]
+    found: Float[np.ndarray, " n"]
+
+
 Curve = Mapping[str, Mapping[float, Scores]]  # name of a line -> share of the labels -> scores
 
 
@@ -50,6 +64,7 @@ def write_report(
     names: Sequence[str],
     metadata: Mapping[str, Any],
     curve: Curve | None = None,
+    pairs: Mapping[str, Pairs] | None = None,
 ) -> dict[str, Any]:
     """Write ``path`` (.html) and its numbers beside it (.json).
 
@@ -60,6 +75,7 @@ def write_report(
         names: Classes.
         metadata: What a reader must know to believe or repeat it; JSON values.
         curve: Scores over share of labels.
+        pairs: True and predicted amounts of test samples, by regressor.
 
     Returns:
         The numbers.
@@ -84,6 +100,9 @@ def write_report(
         if found.confusion is not None:
             body += [f"<h2>{html.escape(name)}</h2>", class_table(found.confusion, names)]
             body.append(embedded(confusion_figure(found.confusion, names)))
+    unit = str(metadata.get("unit") or "")
+    for name, pair in (pairs or {}).items():
+        body += [f"<h2>{html.escape(name)}</h2>", embedded(agreement_figure(pair, unit))]
     body += ["<h2>How</h2>", html_table([["", "value"], *([k, json.dumps(v)] for k, v in metadata.items())])]
     page = f"<!doctype html><meta charset=utf-8><title>{html.escape(title)}</title><style>{STYLE}</style>" + "".join(
         body
@@ -149,6 +168,21 @@ def scores_figure(scores: Mapping[str, Scores]) -> Figure:
     axes.grid(axis="x", alpha=0.3)
     kinds = dict.fromkeys(next(iter(found.values)).replace("_", " ") for found in scores.values())
     axes.set_xlabel(f"{' or '.join(kinds)} on the test part")
+    return figure
+
+
+def agreement_figure(pairs: Pairs, unit: str) -> Figure:
+    """Predicted over true amounts, shaded by how many there are, and the line on which they agree."""
+    figure = Figure(figsize=(5.5, 5), layout="constrained")
+    axes = figure.subplots()
+    ends = [min(v.min() for v in pairs), max(v.max() for v in pairs)]
+    shown = axes.hexbin(*pairs, gridsize=40, mincnt=1, bins="log", cmap="viridis", extent=(*ends, *ends))
+    axes.plot(ends, ends, color="#c33", linewidth=1)
+    axes.set_aspect("equal")
+    words = f", {unit}" if unit else ""
+    axes.set_xlabel(f"true{words}")
+    axes.set_ylabel(f"predicted{words}")
+    figure.colorbar(shown, ax=axes, label="test samples", shrink=0.8)
     return figure
 
 

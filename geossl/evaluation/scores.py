@@ -1,4 +1,4 @@
-"""Scores of a classifier on a test part, with their uncertainty."""
+"""Scores of a classifier or regressor on a test part, with their uncertainty."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score, balanced_accuracy_score, roc_auc_score
 
 from geossl.evaluation.bootstrap import (
     Interval,
@@ -16,9 +16,11 @@ from geossl.evaluation.bootstrap import (
     areas_under_curve,
     average_precisions,
     balanced_accuracies,
+    ends,
     miou,
     resampled,
     resampled_confusion,
+    weights,
 )
 
 
@@ -29,7 +31,7 @@ class Scores:
     Args:
         values: Scores by name, the most important one first.
         intervals: 95 % bootstrap intervals of some of them.
-        confusion: Counts, truth by row; None for several labels per sample.
+        confusion: Counts, truth by row; None for several labels per sample, and for amounts.
     """
 
     values: dict[str, float]
@@ -135,6 +137,53 @@ def of_images(counts: Int[ndarray, "n k k"]) -> Scores:
         return miou((weight @ flat).reshape(-1, *counts.shape[1:]))
 
     return Scores({"miou": values.pop("miou"), **values}, {"miou": resampled(len(counts), overlap)}, counts.sum(0))
+
+
+def agreement(
+    truth: Int[ndarray, " n"] | Float[ndarray, " n"], found: Int[ndarray, " n"] | Float[ndarray, " n"]
+) -> float:
+    """Balanced accuracy of classes, R2 of amounts: what settings are chosen by; 0 where there is nothing to go by."""
+    if not len(truth):
+        return 0.0
+    if truth.dtype.kind != "f":
+        return float(balanced_accuracy_score(truth, found))
+    error, spread = float(((found - truth) ** 2).mean()), float(truth.var())
+    return 1 - error / spread if spread > 0 else -error
+
+
+def of_amounts(
+    truth: Float[ndarray, " n"],
+    found: Float[ndarray, " n"],
+    block: Int[ndarray, "n ..."],
+    interval: tuple[Float[ndarray, " n"], Float[ndarray, " n"]] | None = None,
+) -> Scores:
+    """Scores of amounts: R2, root mean square error, mean absolute error, bias (mean of predicted minus true).
+
+    Blocks of ground are drawn with replacement, since neighbours are alike; R2 is against the mean of what is drawn.
+
+    Args:
+        truth: What is there.
+        found: What was predicted.
+        block: Block of ground of every sample.
+        interval: Lower and upper end per sample; adds ``coverage``, the share of samples within.
+    """
+    number = np.unique(block.reshape(len(block), -1), axis=0, return_inverse=True)[1].ravel()
+    error = found - truth
+    within = np.zeros(len(truth)) if interval is None else (truth >= interval[0]) & (truth <= interval[1])
+    columns = (np.ones(len(truth)), truth, truth**2, error, error**2, np.abs(error), within.astype(float))
+    sums = np.stack([np.bincount(number, column) for column in columns], axis=1)
+
+    def scores(total: Float[ndarray, "draws 7"]) -> dict[str, Float[ndarray, " draws"]]:
+        n, y, square, off, error_square, absolute, inside = total.T
+        spread = square - y**2 / n
+        r2 = 1 - np.divide(error_square, spread, out=np.full(len(n), np.nan), where=spread > 1e-12 * square)
+        found = {"r2": r2, "rmse": np.sqrt(error_square / n), "mae": absolute / n, "bias": off / n}
+        return found if interval is None else {**found, "coverage": inside / n}
+
+    values = {name: float(value[0]) for name, value in scores(sums.sum(axis=0)[None]).items()}
+    drawn = [scores(part @ sums) for part in weights(len(sums), 0)]
+    intervals = {name: ends(np.concatenate([part[name] for part in drawn])) for name in values}
+    return Scores(values, intervals, None)
 
 
 def mean_of(runs: Sequence[Scores]) -> Scores:

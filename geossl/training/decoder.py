@@ -1,5 +1,9 @@
-"""Train a decoder on an encoder, frozen or not, on chips: pixels by sensor and ``labels`` (h w), 0 = not labelled."""
+"""Train a decoder on an encoder, frozen or not, on chips: pixels by sensor and ``labels`` (h w).
 
+Labels are class numbers, 0 = not labelled, or amounts, NaN = not labelled.
+"""
+
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from geossl.errors import InputError
 from geossl.evaluation.features import device_of
-from geossl.evaluation.scores import confusion_matrix, of_confusion
+from geossl.evaluation.scores import agreement, confusion_matrix, of_confusion
 from geossl.methods.base import warmup_cosine
 from geossl.models.encoder import DenseEncoder, Items
 from geossl.models.heads.segmenter import Segmenter, with_decoder
@@ -65,7 +69,7 @@ class DecoderConfig:
 
 
 class DecoderTraining(L.LightningModule):
-    """Cross-entropy over labelled pixels.
+    """Cross-entropy over labelled pixels; of amounts Huber loss in standard deviations of the training labels.
 
     Args:
         model: Encoder and fresh decoder.
@@ -103,6 +107,12 @@ class DecoderTraining(L.LightningModule):
             tokens = self.model.encoder.tokens(images, kept)
         patch = self.model.spec.patch_px
         known = torch.isfinite(tokens).all(dim=-1).repeat_interleave(patch, 1).repeat_interleave(patch, 2)
+        if self.model.amount is not None:
+            amounts = (labels - self.model.amount.mean) / self.model.amount.std
+            known &= torch.isfinite(amounts)
+            errors = F.huber_loss(self.model.logits(tokens, images)[:, 0][known], amounts[known], reduction="sum")
+            loss = errors / known.sum().clamp(min=1)
+            return {"loss": loss, "huber": loss.detach()}
         target = torch.where(known, labels, 0) - 1  # -1 = not labelled, or nothing to tell it by
         loss = F.cross_entropy(self.model.logits(tokens, images), target, ignore_index=-1, reduction="sum")
         loss = loss / (target >= 0).sum().clamp(min=1)
@@ -110,7 +120,7 @@ class DecoderTraining(L.LightningModule):
 
 
 class KeepBest(L.Callback):
-    """Keeps the state in which validation chips were classified best, by mIoU; stops when nothing gets better.
+    """Keeps the state that was best on validation chips, by mIoU or R2; stops when nothing gets better.
 
     Args:
         chips: The validation split.
@@ -120,7 +130,7 @@ class KeepBest(L.Callback):
 
     def __init__(self, chips: Items, every: int, patience: int) -> None:
         self.chips, self.every, self.patience = chips, every, patience
-        self.best: dict[str, Any] = {"score": -1.0, "step": 0, "state": {}, "is_over": False}
+        self.best: dict[str, Any] = {"score": -math.inf, "step": 0, "state": {}, "is_over": False}
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: object) -> None:
         """Validate every ``every`` steps."""
@@ -128,7 +138,7 @@ class KeepBest(L.Callback):
         if step % self.every and step < trainer.max_steps:
             return
         assert isinstance(module, DecoderTraining)
-        score = of_confusion(confusions(module.model, self.chips).sum(axis=0))["miou"]
+        score = validated(module.model, self.chips)
         if score > self.best["score"]:
             state = {name: x.detach().cpu().clone() for name, x in module.learned.state_dict().items()}
             self.best |= {"score": score, "step": step, "state": state}
@@ -154,7 +164,7 @@ def fit(module: DecoderTraining, train: Items, val: Items, checkpoint: Path | No
         checkpoint: Where an interrupted training resumes.
 
     Returns:
-        ``score`` (validation mIoU) and ``step`` of the best state, which is ``state``.
+        ``score`` (validation mIoU or R2) and ``step`` of the best state, which is ``state``.
 
     Raises:
         KeyboardInterrupt: If it was stopped before its end.
@@ -259,6 +269,33 @@ def fed_patches(images: Mapping[str, Float[Tensor, "b _ h w"]], patch_px: int) -
     """Patches of which at least half the pixels are valid."""
     finite = {name: torch.isfinite(x).all(dim=1, keepdim=True).float() for name, x in images.items()}
     return {name: F.avg_pool2d(x, patch_px)[:, 0] >= VALID_SHARE for name, x in finite.items()}
+
+
+def validated(model: Segmenter, chips: Items) -> float:
+    """The score by which states are compared: mIoU, or R2 of amounts."""
+    if model.amount is None:
+        return float(of_confusion(confusions(model, chips).sum(axis=0))["miou"])
+    truth, found, _ = predictions(model, chips)
+    return agreement(truth, found)
+
+
+@torch.no_grad()
+def predictions(
+    model: Segmenter, chips: Items, sensors: Sequence[str] | None = None
+) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"], Int[np.ndarray, " n"]]:
+    """True and predicted amounts of labelled pixels, and the number of their chip; see ``confusions``."""
+    model.eval()
+    device, found = next(model.parameters()).device, []
+    for i in range(len(chips)):
+        chip = {name: x[None].to(device) for name, x in chips[i].items()}
+        labels = chip.pop("labels")
+        images = {name: x for name, x in chip.items() if sensors is None or name in sensors}
+        guess = model.probabilities(images, fed_patches(images, model.spec.patch_px))[:, 0]
+        known = torch.isfinite(labels) & torch.isfinite(guess)
+        pair = (v[known].double().cpu().numpy() for v in (labels, guess))
+        found.append((*pair, np.full(int(known.sum()), i)))
+    truth, guessed, number = (np.concatenate(v) for v in zip(*found, strict=True))
+    return truth, guessed, number
 
 
 @torch.no_grad()

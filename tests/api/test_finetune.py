@@ -7,7 +7,8 @@ import rasterio
 import torch
 
 import geossl
-from geossl.api import finetune as finetuning
+from geossl.api.finetune import fitting
+from geossl.api.finetune.task import Task
 from geossl.data.labels.blocks import BlockSplit, assign_blocks
 from geossl.data.labels.ground_truth import read_labels
 from geossl.data.labels.patches import PatchSamples
@@ -148,7 +149,7 @@ def spoilt(scene, folder, hidden, sensor):
 def apart(fields, monkeypatch):
     """The split of the true labels, whatever the test blocks are said to hold."""
     hidden, split = without_test_blocks(fields)
-    monkeypatch.setattr("geossl.api.finetune.assign_blocks", lambda *_: split)
+    monkeypatch.setattr("geossl.api.finetune.run.assign_blocks", lambda *_: split)
     changed = fields.assign(crop=np.where(hidden, "water", fields["crop"]))
     return hidden, changed
 
@@ -174,15 +175,15 @@ def test_features_of_test_blocks_do_not_reach_normalisation_or_settings(scene, e
     block = np.column_stack([part, np.arange(900) // 60, part])
     priority = np.arange(900, dtype=np.uint64)
     seen = []
-    fit = finetuning.fit_head
-    monkeypatch.setattr(finetuning, "fit_head", lambda *a: seen.append(fit(*a)) or seen[-1])
+    fit = fitting.fit_head
+    monkeypatch.setattr(fitting, "fit_head", lambda *a: seen.append(fit(*a)) or seen[-1])
 
     source = LocalRasters({"s1": [scene / "s1.tif"]})
     labels = read_labels(fields, "crop")
-    task = finetuning.Task(labels, source, EncoderFile.open(encoder), BlockSplit(320.0, {}), scene, 0, None, "best")
+    task = Task(labels, source, EncoderFile.open(encoder), BlockSplit(320.0, {}), scene, 0, None, "best")
     for shift in (0, 1000):
         moved = x + shift * (part == SPLIT_NAMES.index("test"))[:, None].astype(np.float32)
-        finetuning.fitted("linear", PatchSamples(moved, counts, part, block, priority), task)
+        fitting.fitted("linear", PatchSamples(moved, counts, part, block, priority), task)
     (one, setting), (two, other) = seen
     assert setting == other
     assert same(one.state_dict(), two.state_dict())

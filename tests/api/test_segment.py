@@ -70,6 +70,8 @@ def test_a_class_map_agrees_with_the_ground(classes, fields):
         "c.qml",
         "c.tif",
         "c.tif.aux.xml",
+        "c_applicability.qml",
+        "c_applicability.tif",
         "c_area.csv",
         "c_confidence.qml",
         "c_confidence.tif",
@@ -98,7 +100,7 @@ def test_cells_outside_the_region_are_nodata(classes, scene):
 @pytest.mark.parametrize("settings", [{"shard_cells": 4}, {"shard_cells": 4, "scheduler": "processes:2"}])
 def test_shards_and_workers_do_not_change_a_bit(scene, model, classes, tmp_path, settings):
     other = segment(scene, tmp_path / "c.tif", model=model, **settings)
-    for name in ("c.tif", "c_confidence.tif", "c_area.csv"):
+    for name in ("c.tif", "c_confidence.tif", "c_applicability.tif", "c_area.csv"):
         assert (other.with_name(name)).read_bytes() == classes.with_name(name).read_bytes(), name
 
 
@@ -112,7 +114,7 @@ def test_a_decoders_map_does_not_depend_on_shards_or_batches(scene, decoder, tmp
 
 
 def test_kmeans_finds_the_same_clusters_whatever_the_shards(scene, encoder, tmp_path, monkeypatch):
-    monkeypatch.setattr("geossl.api.segment.KMEANS_SAMPLE", 200)  # of 1024 patches: drawn, not all
+    monkeypatch.setattr("geossl.api.segment.clusters.KMEANS_SAMPLE", 200)  # of 1024 patches: drawn, not all
     one = segment(scene, tmp_path / "one.tif", classes=3, encoder=encoder)
     four = segment(scene, tmp_path / "four.tif", classes=3, encoder=encoder, shard_cells=4)
     assert np.array_equal(pixels(one), pixels(four))
@@ -211,7 +213,7 @@ def test_a_killed_map_is_finished_by_the_same_call(scene, model, classes, tmp_pa
     kill_when(start(segment_slowly, scene, out, model), lambda: len(list(receipts.glob("*.json"))) >= 3)
     assert not out.exists()
     segment(scene, out, model=model, shard_cells=2)
-    for name in ("c.tif", "c_confidence.tif", "c_area.csv"):
+    for name in ("c.tif", "c_confidence.tif", "c_applicability.tif", "c_area.csv"):
         assert out.with_name(name).read_bytes() == classes.with_name(name).read_bytes()
     assert not (tmp_path / "c.tif.build").exists()
 
@@ -259,7 +261,7 @@ def bad(scene, fields, other_encoder, model, tmp_path_factory):
         ({"labels": "nocrs.gpkg"}, "no CRS"),
         ({"labels": "nocrs.tif", "column": None}, "has no CRS"),
         ({"labels": "one.gpkg"}, "has 1 class; expected 2 to 254"),
-        ({"labels": "many.gpkg"}, "has 300 classes; expected 2 to 254"),
+        ({"labels": "many.gpkg", "task": "classify"}, "has 300 classes; expected 2 to 254"),
         ({"labels": "away.gpkg"}, "lies outside the rasters"),
         ({"labels": "few.gpkg"}, "label places further apart"),
         ({"column": "corn"}, "no column 'corn'; there are: crop"),

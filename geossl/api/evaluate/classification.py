@@ -17,7 +17,7 @@ from geossl.data.datasets.base import ClassificationDataset
 from geossl.errors import InputError
 from geossl.evaluation.features import Change, device_of, features
 from geossl.evaluation.heads import Samples
-from geossl.evaluation.probes import FeatureSplit, clustered, without_miou
+from geossl.evaluation.probes import AMOUNT_PROBES, FeatureSplit, clustered, without_miou
 from geossl.evaluation.scores import Scores, multi_label, single_label
 from geossl.models.encoder import DenseEncoder, Encoder, Items, SeriesEncoder
 from geossl.training.classifier import finetune_encoder
@@ -66,7 +66,9 @@ class ClassificationRunner(Runner):
         """Run every seed of one encoder on one set of sensors."""
         sensors = "+".join(items.orders) if isinstance(items, EncoderImages) else ""
         probes = [kind for kind in self.settings.probes if not (kind == "kmeans" and self.data.is_multi)]
+        probes = [kind for kind in probes if self.classes or kind in AMOUNT_PROBES]
         vectors: dict[str, ndarray] = {}
+        blocks = self.data.blocks if not self.classes else None
         for seed, part in enumerate(self.parts):
             trial, encoder = Trial(evaluated.name, sensors, seed), evaluated.encoder(seed)
             if probes and not (vectors and evaluated.is_fixed):
@@ -74,10 +76,11 @@ class ClassificationRunner(Runner):
             if probes:
                 samples = [Samples(vectors[""][part == i], self.data.labels[part == i]) for i in range(3)]
                 tests = {name: x[part == 2] for name, x in vectors.items() if name}
-                self.probe(trial, probes, FeatureSplit(*samples), tests)
-            if "clusters" in self.settings.protocols and evaluated is self.encoders[0]:
+                block = None if blocks is None else blocks[part == 2]
+                self.probe(trial, probes, FeatureSplit(*samples, block=block), tests)
+            if "clusters" in self.settings.protocols and self.classes and evaluated is self.encoders[0]:
                 self.results.add(trial.key("clusters", ""), self.clusters(encoder, items, trial), {})
-            if "finetune" in self.settings.protocols:
+            if "finetune" in self.settings.protocols and self.classes:
                 self.settings.progress(seed, len(self.parts), trial.title("finetune"))
                 self.finetune(encoder, items, part, trial)
 

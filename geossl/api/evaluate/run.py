@@ -20,6 +20,7 @@ from geossl.data.datasets.base import ClassificationDataset, SegmentationDataset
 from geossl.data.datasets.find import Data, Scenes, find, object_set
 from geossl.data.synthetic.images import is_real_and_synthetic
 from geossl.errors import InputError
+from geossl.evaluation.probes import AMOUNT_PROBES
 from geossl.evaluation.report import Curve, markdown, score_rows, write_report
 from geossl.evaluation.scores import Scores
 from geossl.models.download import sha256_of
@@ -96,7 +97,9 @@ def evaluate(
             - ``image_px``: Resize images to this side; for labels over scenes, side of chips (96 by default).
             - ``baselines``: Also evaluate the untrained encoder and plain band statistics.
             - ``batch_size``: Images at a time; by default 64.
-            - ``column``: Attribute of labelled polygons that holds the class.
+            - ``column``: Attribute of labelled polygons or points that holds the class or the amount.
+            - ``task``: ``classify`` or ``regress``, where labels over scenes do not say it. Amounts are scored by R2,
+              errors and bias.
             - ``dims``: Numbers per vector, by the projection in the encoder's file; all by default.
             - ``perturbations``: Functions of an item and its number, by name; the test part is scored under each.
             - ``epochs``: Passes of ``finetune`` over the training part, at most; it stops early on the validation part.
@@ -185,7 +188,7 @@ def scenes_of(pixels: Any, options: Options, chip_px: int, patch_px: int) -> Sce
     files = {} if pixels is None else pixels.paths()
     offset = options.get("s2_offset") if pixels is None else pixels.s2_offset
     bands = {} if pixels is None else pixels.bands
-    return Scenes(files, offset, options.get("column"), chip_px, patch_px, bands)
+    return Scenes(files, offset, options.get("column"), chip_px, patch_px, bands, options.get("task"))
 
 
 def runner_for(data: Data, encoder: Encoder, settings: Settings) -> Runner:
@@ -198,13 +201,17 @@ def runner_for(data: Data, encoder: Encoder, settings: Settings) -> Runner:
 def refuse_misfits(data: Data, settings: Settings) -> None:
     """Refuse protocols the data set does not allow; ``all`` stands for those it does."""
     if isinstance(data, ClassificationDataset) and not data.is_multi and len(np.unique(data.labels)) < 2:
-        raise InputError(f"{data.name} holds samples of one class only; two or more are needed")
+        kind = "value" if data.is_continuous else "class"
+        raise InputError(f"{data.name} holds samples of one {kind} only; two or more are needed")
     if isinstance(data, SegmentationDataset) and settings.perturbations:
         raise InputError(f"perturbations are for images with one label each; {data.name} has a class per pixel")
     if isinstance(data, SegmentationDataset) and "clusters" in settings.protocols:
         raise InputError(f"--protocol clusters is for rows with a class each; {data.name} has a class per pixel")
     if settings.protocols == PROTOCOLS:
         return
+    if not data.classes and (wrong := [name for name in settings.protocols if name not in AMOUNT_PROBES]):
+        use = ", ".join(AMOUNT_PROBES)
+        raise InputError(f"--protocol {wrong[0]} is for classes, and {data.name} holds amounts; use {use}")
     if isinstance(data, ClassificationDataset) and "segmentation" in settings.protocols:
         raise InputError(f"--protocol segmentation: {data.name} has no class per pixel; use linear or finetune")
     for name in settings.protocols if isinstance(data, ClassificationDataset) and data.is_multi else ():

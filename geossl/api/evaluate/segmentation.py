@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import Tensor
 
@@ -16,11 +16,12 @@ from geossl.api.evaluate.runner import EvaluatedEncoder, Runner
 from geossl.api.evaluate.settings import Settings
 from geossl.data.datasets.base import MapParts, SegmentationDataset
 from geossl.data.labels.ground_truth import majority
+from geossl.data.labels.tasks import patch_means
 from geossl.data.splits import SPLIT_NAMES
 from geossl.errors import InputError
 from geossl.evaluation.features import patch_features
 from geossl.evaluation.heads import Samples
-from geossl.evaluation.probes import FeatureSplit
+from geossl.evaluation.probes import AMOUNT_PROBES, FeatureSplit
 from geossl.evaluation.scores import of_images
 from geossl.models.encoder import DenseEncoder, Items
 from geossl.models.heads.decoders import DECODERS
@@ -48,10 +49,10 @@ class KnownPixels(Sequence[dict[str, Tensor]]):
         item, image = self.items[i], dict(self.images[i])
         pixels = [x for name, x in item.items() if name != "labels"]
         known = torch.stack([torch.isfinite(x).all(dim=0) for x in pixels]).all(dim=0)
-        labels = torch.where(known, item["labels"], 0)
+        labels = torch.where(known, item["labels"], torch.nan if item["labels"].is_floating_point() else 0)
         side = next(x.shape[-2:] for name, x in image.items() if name != "labels")
         if labels.shape != side:
-            labels = F.interpolate(labels[None, None].float(), side, mode="nearest")[0, 0].long()
+            labels = F.interpolate(labels[None, None].float(), side, mode="nearest")[0, 0].to(labels.dtype)
         return image | {"labels": labels}
 
 
@@ -88,27 +89,35 @@ class SegmentationRunner(Runner):
         return KnownPixels(part, EncoderImages(part, orders, self.spec.patch_px, self.settings.image_px))
 
     def patches(self, encoder: DenseEncoder, chips: MapParts, trial: Trial) -> None:
-        """Probe the tokens of patches that are at least half labelled, with their commonest class."""
-        if not self.settings.probes:
+        """Probe the tokens of patches that are at least half labelled, with their commonest class or mean amount."""
+        probes = [kind for kind in self.settings.probes if self.classes or kind in AMOUNT_PROBES]
+        if not probes:
             return
         samples: list[Samples] = []
+        chip = np.zeros(0, np.int64)
         for name, part in zip(SPLIT_NAMES, chips, strict=True):
             title = trial.title("embed", name)
             store = self.settings.stored(encoder, f"{self.data.name} {title} {trial.seed}", part)
             progress, size = self.settings.named(title), max(1, self.settings.batch_size // 4)
             x = patch_features(encoder, part, batch_size=size, progress=progress, store=store)
-            y = patch_classes(part, encoder.spec.patch_px)
-            samples.append(Samples(x[y > 0], y[y > 0] - 1))
+            if self.classes:
+                y = patch_classes(part, encoder.spec.patch_px)
+                samples.append(Samples(x[y > 0], y[y > 0] - 1))
+            else:
+                amount, chip = patch_amounts(part, encoder.spec.patch_px)
+                known = np.isfinite(amount)
+                chip = chip[known]
+                samples.append(Samples(x[known], amount[known]))
         if not all(len(part.y) for part in samples):
             raise InputError(
                 f"{self.data.name}: {', '.join(str(len(part.y)) for part in samples)} labelled patches in training, "
                 "validation and test; each needs some: label larger areas"
             )
-        self.probe(trial, list(self.settings.probes), FeatureSplit(*samples), {})
+        self.probe(trial, probes, FeatureSplit(*samples, block=None if self.classes else chip), {})
 
     def pixels(self, encoder: DenseEncoder, chips: MapParts, trial: Trial) -> None:
         """Train decoders on the frozen encoder, and the larger one with it; not on plain band statistics."""
-        if not any(True for _ in encoder.parameters()):
+        if not self.classes or not any(True for _ in encoder.parameters()):
             return
         kinds = [(kind, False) for kind in DECODERS] if "segmentation" in self.settings.protocols else []
         kinds += [("unet", True)] if "finetune" in self.settings.protocols else []
@@ -126,3 +135,13 @@ def patch_classes(chips: Items, patch_px: int) -> Int[ndarray, " n"]:
     """Commonest class of every patch, 0 where most of it is not labelled; in the order of ``patch_features``."""
     grids = [majority(chips[i]["labels"].numpy().astype(np.uint8), patch_px) for i in range(len(chips))]
     return np.concatenate([grid.ravel() for grid in grids]).astype(np.int64) if grids else np.zeros(0, np.int64)
+
+
+def patch_amounts(chips: Items, patch_px: int) -> tuple[Float[ndarray, " n"], Int[ndarray, " n"]]:
+    """Mean amount of every patch, NaN where less than half of it is labelled, and the number of its chip."""
+    amounts, numbers = [np.zeros(0)], [np.zeros(0, np.int64)]
+    for i in range(len(chips)):
+        mean, count = patch_means(chips[i]["labels"].numpy(), patch_px)
+        amounts.append(np.where(2 * count >= patch_px**2, mean, np.nan).ravel())
+        numbers.append(np.full(mean.size, i))
+    return np.concatenate(amounts), np.concatenate(numbers)

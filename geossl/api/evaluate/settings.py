@@ -35,6 +35,7 @@ class Options(TypedDict, total=False):
     batch_size: int
     column: str | None
     dims: int | None
+    task: str | None
     perturbations: Mapping[str, Change] | None
     epochs: int
     finetuning: str | FinetuneConfig | None

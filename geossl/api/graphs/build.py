@@ -17,6 +17,7 @@ from geossl.data.graphs.files import read_graph
 from geossl.data.graphs.files import write_graph as write_graph
 from geossl.data.graphs.superpixels import image_graphs, superpixel_graph, union_of
 from geossl.data.labels.ground_truth import read_labels
+from geossl.data.labels.tasks import CLASSIFY
 from geossl.data.listing import TIFF, files_in
 from geossl.data.sentinel.aligned import aligned_scenes
 from geossl.data.sentinel.rasters import SAMPLE
@@ -94,7 +95,7 @@ def graph_from_raster(
     check_values(segment_px=segment_px, compactness=compactness, smooth=smooth)
     if column is not None and labels is None:
         raise InputError(f"column={column!r} does nothing without labels; leave it out")
-    known = None if labels is None else read_labels(labels, column)
+    known = None if labels is None else read_labels(labels, column, CLASSIFY)
     cut = None
     if isinstance(raster, xr.Dataset):
         layers = [raster[name].rename({raster[name].dims[0]: "band"}) for name in SENSORS if name in raster]

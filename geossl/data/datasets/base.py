@@ -17,6 +17,7 @@ from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 from scipy.spatial import KDTree
 
+from geossl.data.labels.tasks import quintiles
 from geossl.data.splits import SHARES, blocked_split, ground_blocks, random_split
 from geossl.errors import InputError, Note
 from geossl.grid import epsg_of, zone_of
@@ -58,7 +59,7 @@ class Places(NamedTuple):
 
 @dataclass(frozen=True)
 class ClassificationDataset:
-    """Items with a label per row: one class (n), or any number of classes (n k).
+    """Items with a label per row: one class (n), any number of classes (n k), or an amount (n).
 
     Usually a row is an item. An item may also hold many rows (a graph its nodes): rows then follow the items in order.
 
@@ -66,8 +67,8 @@ class ClassificationDataset:
         name: Name in reports.
         items: Items as the kind of encoder takes them, read when due. Images are dictionaries, sensor to pixels
             (c h w).
-        labels: Class number per row, or 0 and 1 per class.
-        classes: Names of the classes.
+        labels: Class number per row, 0 and 1 per class, or an amount (float).
+        classes: Names of the classes; none for amounts.
         sensors: Bands of images, by sensor; empty for other items.
         part: Official split: 0 = train, 1 = val, 2 = test per row, -1 = none. Without val, one is cut from train.
         places: Where rows lie, if known.
@@ -77,7 +78,7 @@ class ClassificationDataset:
 
     name: str
     items: Items
-    labels: Int[ndarray, "n ..."]
+    labels: Int[ndarray, "n ..."] | Float[ndarray, " n"]
     classes: tuple[str, ...]
     sensors: Mapping[str, Bands] = field(default_factory=dict)
     part: Int[ndarray, " n"] | None = None
@@ -89,6 +90,16 @@ class ClassificationDataset:
     def is_multi(self) -> bool:
         """Whether a row may have several classes."""
         return self.labels.ndim == 2
+
+    @property
+    def is_continuous(self) -> bool:
+        """Whether labels are amounts."""
+        return self.labels.dtype.kind == "f"
+
+    @property
+    def blocks(self) -> Int[ndarray, " n"] | None:
+        """Block of ground of every row; None where places are not known."""
+        return None if self.places is None else ground_blocks(*self.places, LEAST_BLOCK_M)
 
     def parts(self, split: str, seed: int) -> Int[ndarray, " n"]:
         """Part of every row, 0 = train, 1 = val, 2 = test, -1 = none.
@@ -162,12 +173,12 @@ class MapParts(NamedTuple):
 
 @dataclass(frozen=True)
 class SegmentationDataset:
-    """Chips with a class per pixel.
+    """Chips with a class, or an amount, per pixel.
 
     Args:
         name: Name in reports.
         parts: Gives the chips of a split and seed; those of an official split do not depend on the seed.
-        classes: Names; ``classes[i - 1]`` is that of label ``i``.
+        classes: Names; ``classes[i - 1]`` is that of label ``i``. None for amounts, whose labels are float, NaN = none.
         sensors: Bands by sensor.
         metadata: What a reader of the report should know; JSON values.
     """
@@ -179,8 +190,13 @@ class SegmentationDataset:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
-def strata_of(labels: Int[ndarray, "n ..."]) -> Int[ndarray, " n"]:
-    """Stratum of every row, which a split keeps balanced: its class, or the rarest of its classes (k = none)."""
+def strata_of(labels: Int[ndarray, "n ..."] | Float[ndarray, " n"]) -> Int[ndarray, " n"]:
+    """Stratum of every row, which a split keeps balanced.
+
+    That is its class, the rarest of its classes (k = none), or the fifth of the range its amount lies in.
+    """
+    if labels.dtype.kind == "f":
+        return np.searchsorted(quintiles(labels), labels, side="right").astype(np.int64)
     if labels.ndim == 1:
         return labels
     order = np.argsort(labels.sum(0), kind="stable")
@@ -219,7 +235,7 @@ def near_training(places: Places, part: Int[ndarray, " n"]) -> float:
     return near / max(1, int((part == 2).sum()))
 
 
-def label_share(labels: Int[ndarray, "n ..."], share: float, seed: int) -> Int[ndarray, " m"]:
+def label_share(labels: Int[ndarray, "n ..."] | Float[ndarray, " n"], share: float, seed: int) -> Int[ndarray, " m"]:
     """Rows of a share of the labels, at least one per class; a larger share holds the rows of a smaller one."""
     strata, rng, kept = strata_of(labels), np.random.default_rng(seed), []
     for value in np.unique(strata):

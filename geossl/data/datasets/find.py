@@ -85,6 +85,7 @@ class Scenes(NamedTuple):
         chip_px: Side of chips.
         patch_px: Side of the encoder's patch; no patch lies in two parts.
         bands: By sensor, names of the bands of files that do not name them.
+        task: ``classify`` or ``regress``; None = as the labels are.
     """
 
     files: Mapping[str, Sequence[str | Path]]
@@ -93,6 +94,7 @@ class Scenes(NamedTuple):
     chip_px: int
     patch_px: int
     bands: Mapping[str, Sequence[str]] | None = None
+    task: str | None = None
 
 
 def find(
@@ -129,7 +131,7 @@ def labelled_scenes(
 ) -> SegmentationDataset:
     """Chips of labelled ground, its blocks assigned to three parts by the seed."""
     source = LocalRasters(scenes.files, scenes.s2_offset, scenes.bands or {})
-    truth = read_labels(labels, scenes.column)
+    truth = read_labels(labels, scenes.column, scenes.task)
     order = {sensor: SENSORS[sensor].bands for sensor in source.sensors}
 
     def parts(split: str, seed: int) -> MapParts:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -46,6 +46,8 @@ class ArrayItems(Dataset[dict[str, Tensor]]):
 def npz_set(path: Path) -> ClassificationDataset:
     """Arrays ``x`` (n c h w), ``y`` (n) or (n k), ``bands``, ``class_names``; see the data card of eurosat.
 
+    Without ``class_names``, fractions in ``y`` (n) are amounts.
+
     Optional: ``part`` (n; 0 = train, 1 = val, 2 = test), ``epsg`` and ``transform`` (n 6) or ``lon`` and ``lat`` (n),
     ``level`` (such as L2A), ``offset`` (of integers, 0 or -1000). Integers of Sentinel-2 are reflectance x 10000.
 
@@ -55,18 +57,21 @@ def npz_set(path: Path) -> ClassificationDataset:
     arrays = read_npz(path)
     if "edge_index" in arrays:
         return graph_set(path)
-    if missing := [name for name in ("x", "y", "bands", "class_names") if name not in arrays]:
+    is_amount = holds_amounts(arrays)
+    needed = ("x", "y", "bands") if is_amount else ("x", "y", "bands", "class_names")
+    if missing := [name for name in needed if name not in arrays]:
         raise InputError(f"{path} lacks {', '.join(missing)}; expected x (n c h w), y (n), bands, class_names")
     if arrays["x"].ndim == 5:
         return series_set(path, arrays)
-    x, y = arrays["x"], class_numbers(path, arrays)
+    x, y = arrays["x"], amounts(path, arrays) if is_amount else class_numbers(path, arrays)
     names = [normal_name(str(band)) for band in np.atleast_1d(arrays["bands"])]
-    classes = tuple(str(name) for name in np.atleast_1d(arrays["class_names"]))
+    classes = () if is_amount else tuple(str(name) for name in np.atleast_1d(arrays["class_names"]))
     if x.ndim != 4 or x.dtype.kind not in "iuf" or len(x) != len(y) or x.shape[1] != len(names):
         raise InputError(
             f"{path}: x is {x.dtype} {x.shape}, y {y.shape}, bands {len(names)}; expected x (n c h w), y (n), c bands"
         )
-    check_labels(path, y, len(classes))
+    if not is_amount:
+        check_labels(path, y, len(classes))
     orders = {s: [i for i, b in enumerate(names) if b in own] for s, own in by_sensor(names).items()}
     orders = {sensor: order for sensor, order in orders.items() if order}
     level = str(arrays.get("level", level_of(names)))
@@ -82,6 +87,26 @@ def npz_set(path: Path) -> ClassificationDataset:
     items = ArrayItems(x, orders, units)
     part, places = official_part(path, arrays, len(y)), stated_places(path, arrays, x.shape)
     return ClassificationDataset(path.stem, items, y, classes, sensors, part=part, places=places)
+
+
+def holds_amounts(arrays: Mapping[str, ndarray]) -> bool:
+    """Whether labels are amounts: fractions, and no names of classes."""
+    x, y = arrays.get("x"), arrays.get("y")
+    if x is None or y is None or "class_names" in arrays:
+        return False
+    return y.dtype.kind == "f" and y.ndim == 1 and x.ndim == 4
+
+
+def amounts(path: Path, arrays: Mapping[str, ndarray]) -> Float[ndarray, " n"]:
+    """Labels that are amounts.
+
+    Raises:
+        InputError: If one is not a finite number.
+    """
+    y = arrays["y"].astype(np.float64)
+    if wrong := int((~np.isfinite(y)).sum()):
+        raise InputError(f"{path}: y holds {wrong} of {len(y)} amounts that are not finite; leave those images out")
+    return y
 
 
 def check_labels(path: Path, y: Int[ndarray, "n ..."], classes: int) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch_geometric.data import Batch, Data
 
 from geossl.data.graphs.geometry import band_names, smoothed
-from geossl.data.labels.ground_truth import Labels
+from geossl.data.labels.ground import Labels
 from geossl.errors import InputError
 
 CHANNELS = 8  # principal components that are segmented, of maps with more bands

@@ -4,11 +4,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from numpy import ndarray
 from odc.geo.geobox import GeoBox
 
-from geossl.data.labels.ground_truth import Labels, class_counts
+from geossl.data.labels.ground import Grid, Labels, class_counts
+from geossl.data.labels.tasks import STRATA, is_known, strata
 from geossl.data.splits import BLOCKS, SPLIT_NAMES, best_assignment, epsg_code
 from geossl.errors import InputError
 from geossl.grid import Lattice, by_zone
@@ -52,10 +53,10 @@ def assign_blocks(labels: Labels, patch_px: int, gsd_m: float, seed: int) -> Blo
     """Assign labelled ground to 60 % training, 15 % validation and 25 % test, block by block, class by class.
 
     Blocks are as large as 40 of them allow, and four patches at least. Draws 300 random assignments and keeps the one
-    nearest the target shares.
+    nearest the target shares; of amounts, every fifth of their range is kept alike.
 
     Args:
-        labels: Classes of the ground.
+        labels: Of the ground.
         patch_px: Side of a patch, in pixels.
         gsd_m: Side of a pixel, in metres.
         seed: Seed of the random assignments.
@@ -78,11 +79,12 @@ def assign_blocks(labels: Labels, patch_px: int, gsd_m: float, seed: int) -> Blo
 
 
 def counted(labels: Labels, side_px: int, gsd_m: float) -> dict[Block, Int[ndarray, " k"]]:
-    """Labelled pixels per class of every square that has some."""
+    """Labelled pixels per class, or fifth of the range of amounts, of every square that has some."""
     found: dict[Block, Int[ndarray, " k"]] = {}
     many = 8
     for box, grid in label_squares(labels, many * side_px, gsd_m):
-        counts = class_counts(grid, side_px, len(labels.names))[..., 1:]
+        kinds = STRATA if labels.is_continuous else len(labels.names)
+        counts = class_counts(strata(grid, labels.edges), side_px, kinds)[..., 1:]
         top, left = round(-box.transform.f / (side_px * gsd_m)), round(box.transform.c / (side_px * gsd_m))
         for row, column in np.argwhere(counts.any(axis=-1)).tolist():
             found[epsg_code(box), top + row, left + column] = counts[row, column]
@@ -100,13 +102,13 @@ def merged(blocks: Mapping[Block, Int[ndarray, " k"]], times: int) -> dict[Block
     return dict(sorted(found.items()))
 
 
-def label_squares(labels: Labels, side_px: int, gsd_m: float) -> Iterator[tuple[GeoBox, UInt8[ndarray, "h w"]]]:
-    """Squares anchored at the CRS origin that hold labels, with the class of every pixel."""
+def label_squares(labels: Labels, side_px: int, gsd_m: float) -> Iterator[tuple[GeoBox, Grid]]:
+    """Squares anchored at the CRS origin that hold labels, with the class or amount of every pixel."""
     for epsg, region in by_zone(labels.area()).items():
         lattice, area = Lattice(epsg, side_px, gsd_m, 1), region.to_crs(epsg)
         top, left, rows, columns = lattice.around(area)
         for row, column in np.argwhere(lattice.touched(area, top, left, rows, columns)).tolist():
             box = lattice.pixels(top + row, left + column, 1, 1, 0)
             grid = labels.grid(box)
-            if grid.any():
+            if is_known(grid).any():
                 yield box, grid

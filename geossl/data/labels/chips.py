@@ -1,4 +1,4 @@
-"""Chips with a class per pixel, of one part (training, validation, test) of the labelled ground."""
+"""Chips with a class or an amount per pixel, of one part (training, validation, test) of the labelled ground."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,14 +7,15 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import torch
 import xarray as xr
-from jaxtyping import Int, UInt8
+from jaxtyping import Int
 from numpy import ndarray
 from odc.geo.geobox import GeoBox
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from geossl.data.labels.blocks import BlockSplit, label_squares
-from geossl.data.labels.ground_truth import Labels
+from geossl.data.labels.ground import Grid, Labels
+from geossl.data.labels.tasks import is_known
 from geossl.data.resampling import apply
 from geossl.data.splits import SPLIT_NAMES, epsg_code
 
@@ -34,7 +35,7 @@ class Ground:
     """Labelled ground and its split.
 
     Args:
-        labels: Classes of the ground.
+        labels: Of the ground.
         split: Parts of the ground.
         patch_px: Side of a patch, in pixels; blocks are whole patches.
         gsd_m: Side of a pixel, in metres.
@@ -59,17 +60,19 @@ class Ground:
         for box, grid in label_squares(self.labels, chip_px, self.gsd_m):
             part = self.parts(box)
             for number, name in enumerate(SPLIT_NAMES):
-                if grid[part == number].any():
+                if is_known(grid[part == number]).any():
                     found[name].append(box)
         return found
 
-    def labels_of(self, box: GeoBox, part: str) -> UInt8[ndarray, "h w"]:
-        """Class per pixel of one part; 0 = not labelled, or of another part."""
-        return np.where(self.parts(box) == SPLIT_NAMES.index(part), self.labels.grid(box), 0).astype(np.uint8)
+    def labels_of(self, box: GeoBox, part: str) -> Grid:
+        """Class or amount per pixel of one part; 0 or NaN = not labelled, or of another part."""
+        grid = self.labels.grid(box)
+        nothing = np.nan if self.labels.is_continuous else 0
+        return np.where(self.parts(box) == SPLIT_NAMES.index(part), grid, nothing).astype(grid.dtype)
 
 
 class LabelChips(Dataset[dict[str, Tensor]]):
-    """Chips of one part: pixels by sensor, and ``labels`` (h w), 0 = not labelled.
+    """Chips of one part: pixels by sensor, and ``labels`` (h w), 0 or NaN = not labelled.
 
     Args:
         source: Pixels of any grid.
@@ -95,7 +98,8 @@ class LabelChips(Dataset[dict[str, Tensor]]):
             return self.kept[i]
         cube = self.source.load(self.boxes[i])
         item = {name: cube[name].sel({f"{name}_band": list(bands)}).values for name, bands in self.bands.items()}
-        item["labels"] = self.ground.labels_of(self.boxes[i], self.part).astype(np.int64)
+        labels = self.ground.labels_of(self.boxes[i], self.part)
+        item["labels"] = labels if self.ground.labels.is_continuous else labels.astype(np.int64)
         chip = {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in item.items()}
         if len(self.kept) < IN_MEMORY:
             self.kept[i] = chip

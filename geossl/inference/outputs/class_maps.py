@@ -1,4 +1,4 @@
-"""Class rasters: what a segmenter stored, or heads make of an embedding map, as files people use."""
+"""Class rasters as files people use."""
 
 import csv
 import json
@@ -11,8 +11,6 @@ import geopandas as gpd
 import numpy as np
 import rasterio
 import shapely
-import torch
-import xarray as xr
 from jaxtyping import Float, UInt8
 from odc.geo.geobox import GeoBox
 from pyproj import Proj
@@ -20,15 +18,13 @@ from rasterio.features import geometry_mask, shapes
 
 from geossl.errors import InputError
 from geossl.inference.outputs.class_picture import class_picture
-from geossl.inference.outputs.cog import Block, blocks, write_blocks
+from geossl.inference.outputs.cog import Block, write_blocks
 from geossl.inference.outputs.styles import write_categories, write_class_style, write_value_style
-from geossl.models.heads.classifiers import Head
-from geossl.models.heads.segmenter import Heads
 from geossl.outputs import removed, replacing
-from geossl.sensors import JOINT_FLAG, SENSORS
 
 NODATA = 255
-ROWS = 1024  # embeddings a head is given at a time, always as many: a product's last bits depend on its shape
+MOST = NODATA - 1  # percent of dissimilarity; more is written as this
+TRUST_BANDS = ("do not trust here: 1 = unlike all labels", "dissimilarity in percent of the threshold")
 AREA_CELLS = 256  # side of the squares over which a projection's scale is taken as constant
 
 
@@ -49,61 +45,6 @@ class Legend:
         return {i: (int(c[1:3], 16), int(c[3:5], 16), int(c[5:7], 16)) for i, c in enumerate(self.colours)}
 
 
-def stored_classes(numbers: xr.DataArray) -> tuple[GeoBox, Iterator[Block]]:
-    """Grid and blocks of what a segmenter stored per patch: class numbers of its cells, then their confidence."""
-    n = round((numbers.sizes["embedding"] / 2) ** 0.5)
-
-    def parts() -> Iterator[Block]:
-        for (rows, columns), values in blocks(numbers):
-            cells = values.reshape(2, n, n, *values.shape[1:]).transpose(0, 3, 1, 4, 2)
-            pixels = cells.reshape(2, values.shape[1] * n, values.shape[2] * n)
-            where = (slice(rows.start * n, rows.stop * n), slice(columns.start * n, columns.stop * n))
-            yield where, np.where(np.isfinite(pixels), pixels, NODATA).astype(np.uint8)
-
-    geobox: GeoBox = numbers.odc.geobox
-    return geobox if n == 1 else geobox.zoom_out(1 / n), parts()
-
-
-def classified(embeddings: xr.DataArray, sensors: xr.DataArray, heads: Heads) -> tuple[GeoBox, Iterator[Block]]:
-    """Grid and blocks of the classes that heads give an embedding map.
-
-    Args:
-        embeddings: The map.
-        sensors: Its layer of the same name, which says what a patch's embedding was made from.
-        heads: By sensors.
-    """
-
-    def parts() -> Iterator[Block]:
-        for where, values in blocks(embeddings):
-            made = np.asarray(sensors[where])
-            out = np.full((2, *values.shape[1:]), NODATA, np.uint8)
-            for name, head in heads.items():
-                here = np.isin(made, flags_of(name)) & np.isfinite(values).all(axis=0)
-                if here.any():
-                    out[:, here] = best_class(head, values[:, here].T)
-            yield where, out
-
-    return embeddings.odc.geobox, parts()
-
-
-def flags_of(name: str) -> tuple[int, ...]:
-    """Values of a map's layer ``sensors`` where embeddings were made from the sensors of a head, such as ``s1+s2``."""
-    bits = [entry.flag for key, entry in SENSORS.items() if key in name.split("+")]
-    if len(bits) == 1:
-        return tuple(v for v in range(256) if not v & JOINT_FLAG and v.bit_length() == bits[0].bit_length())
-    return tuple(v for v in range(256) if v & JOINT_FLAG and v & bits[0] and not v & ~(sum(bits) | JOINT_FLAG))
-
-
-@torch.inference_mode()
-def best_class(head: Head, x: Float[np.ndarray, "n d"]) -> UInt8[np.ndarray, "2 n"]:
-    """Class and confidence in percent; a row's do not depend on the others."""
-    padded = np.zeros((-(-len(x) // ROWS) * ROWS, x.shape[1]), np.float32)
-    padded[: len(x)] = x
-    found = [head(torch.from_numpy(part)).max(dim=1) for part in np.split(padded, len(padded) // ROWS)]
-    both = [torch.stack([number.to(best), (100 * best).round()]) for best, number in found]
-    return torch.cat(both, dim=1)[:, : len(x)].numpy().astype(np.uint8)
-
-
 def write_classes(
     out: Path,
     geobox: GeoBox,
@@ -112,17 +53,21 @@ def write_classes(
     area: shapely.Geometry | None,
     metadata: dict[str, Any],
     outlines: Path | None = None,
+    has_trust: bool = False,
 ) -> None:
     """Write ``out`` (classes), ``..._confidence.tif``, styles, ``..._area.csv`` and a figure, block by block.
+
+    With a third layer also ``..._applicability.tif``, see ``write_trust``.
 
     Args:
         out: ``.tif``: a COG with colour table, names (``CLASS_NAMES``) and nodata 255; there last of all.
         geobox: Grid.
-        parts: Class and confidence.
+        parts: Class and confidence, and where ``has_trust``, dissimilarity in percent; 255 = nodata.
         legend: Names and colours.
         area: Cells whose centre lies outside become nodata; None keeps all.
         metadata: What the classes were made with, stored as tags.
         outlines: Also write polygons; these are made in memory.
+        has_trust: Whether there is a third layer.
 
     Raises:
         InputError: If nothing is left.
@@ -133,13 +78,15 @@ def write_classes(
     tags |= {f"GEOSSL_{k.upper()}": json.dumps(v) for k, v in metadata.items()}
     kinds: dict[str, Any] = {"count": 1, "dtype": "uint8", "nodata": float(NODATA)}
     with replacing(out) as classes, removed(spool):
-        percent = np.lib.format.open_memmap(spool, "w+", np.uint8, tuple(geobox.shape))
-        kept = counted(parts, geobox, area, areas, percent)
+        aside = np.lib.format.open_memmap(spool, "w+", np.uint8, (1 + has_trust, *geobox.shape))
+        kept = counted(parts, geobox, area, areas, aside)
         write_blocks(classes, geobox, kept, **kinds, names=["class"], tags=tags, colours=legend.table())
         if not areas.counts.any():
             raise InputError(f"--out {out}: nothing could be classified; the region has no pixel the model can use")
         names = ["confidence in percent"]
-        write_blocks(confidence_path(out), geobox, strips(percent), **kinds, names=names)
+        write_blocks(confidence_path(out), geobox, strips(aside[0]), **kinds, names=names)
+        if has_trust:
+            write_trust(trust_path(out), geobox, aside[1])
         write_class_style(out, legend.names, legend.colours)
         write_categories(out, legend.names, legend.colours)
         write_value_style(confidence_path(out), 0.0, 100.0, "viridis")
@@ -152,22 +99,15 @@ def write_classes(
 
 
 def counted(
-    parts: Iterator[Block], geobox: GeoBox, area: shapely.Geometry | None, areas: "Areas", percent: np.ndarray
+    parts: Iterator[Block], geobox: GeoBox, area: shapely.Geometry | None, areas: "Areas", aside: np.ndarray
 ) -> Iterator[Block]:
-    """Classes inside an area as they pass; they are counted, and their confidence is put aside."""
+    """Classes inside an area as they pass; they are counted, and the other layers are put aside."""
     for where, values in parts:
         if area is not None:
             values[:, geometry_mask([area], values.shape[1:], geobox[where].transform)] = NODATA
         areas.add(where, values[0])
-        percent[where] = values[1]
+        aside[(slice(None), *where)] = values[1:]
         yield where, values[:1]
-
-
-def strips(array: np.ndarray) -> Iterator[Block]:
-    """An array on disk in pieces."""
-    for top in range(0, array.shape[0], 1024):
-        where = (slice(top, min(top + 1024, array.shape[0])), slice(0, array.shape[1]))
-        yield where, np.asarray(array[where])[None]
 
 
 class Areas:
@@ -200,12 +140,6 @@ class Areas:
         cell_m2 = abs(self.geobox.resolution.x * self.geobox.resolution.y)
         ground = cell_m2 / areal_scale(str(self.geobox.crs), x, y)
         return (self.counts * ground).sum(axis=(1, 2)) / 10_000
-
-
-def areal_scale(crs: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Area in a projection over area on the ellipsoid, at places given in it."""
-    projection = Proj(crs)
-    return np.asarray(projection.get_factors(*projection(x, y, inverse=True)).areal_scale)
 
 
 def confidence_path(out: Path) -> Path:
@@ -243,3 +177,39 @@ def write_polygons(raster: Path, out: Path, legend: Legend) -> None:
             frame.to_parquet(temporary, write_covering_bbox=True, schema_version="1.1.0")
         else:
             frame.to_file(temporary, driver="GPKG", layer=out.stem)
+
+
+def strips(array: np.ndarray) -> Iterator[Block]:
+    """An array on disk in pieces."""
+    for top in range(0, array.shape[0], 1024):
+        where = (slice(top, min(top + 1024, array.shape[0])), slice(0, array.shape[1]))
+        yield where, np.asarray(array[where])[None]
+
+
+def trust_path(out: Path) -> Path:
+    """Where the raster goes that says where a model must not be trusted."""
+    return out.with_name(f"{out.stem}_applicability.tif")
+
+
+def write_trust(out: Path, geobox: GeoBox, percent: UInt8[np.ndarray, "h w"]) -> None:
+    """Write where a model must not be trusted: 1 where the ground is unlike all labels, and how unlike.
+
+    Args:
+        out: ``.tif`` of two bands, nodata 255.
+        geobox: Grid.
+        percent: Dissimilarity in percent of the threshold, 255 = nodata; see ``geossl.models.heads.reference``.
+    """
+
+    def both() -> Iterator[Block]:
+        for where, values in strips(percent):
+            unlike = np.where(values == NODATA, NODATA, values > 100).astype(np.uint8)
+            yield where, np.concatenate([unlike, values])
+
+    write_blocks(out, geobox, both(), count=2, dtype="uint8", nodata=float(NODATA), names=TRUST_BANDS)
+    write_class_style(out, ("like the labels", "unlike all labels: do not trust"), ("#ffffff", "#cc3333"))
+
+
+def areal_scale(crs: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Area in a projection over area on the ellipsoid, at places given in it."""
+    projection = Proj(crs)
+    return np.asarray(projection.get_factors(*projection(x, y, inverse=True)).areal_scale)

@@ -36,7 +36,7 @@ def write_blocks(
     count: int,
     dtype: str,
     nodata: float | None,
-    names: Sequence[str] = (),
+    names: Sequence[str] | Mapping[str, str] = (),
     tags: Mapping[str, str] | None = None,
     scales: Sequence[float] | np.ndarray | None = None,
     colours: Mapping[int, tuple[int, int, int]] | None = None,
@@ -45,8 +45,8 @@ def write_blocks(
 
     Files of many bands keep bands apart, as mostly three of them are read as an image. ``float16`` is stored as
     GeoTIFF does it: float32 of 16 bits. ``scales`` are GDAL's, per band; with a second column, its offsets. Statistics
-    of every band go with it. ``colours`` make it a raster of classes, whose
-    overviews show the commonest one.
+    of every band go with it. ``names`` are of the bands, and may map to their units. ``colours`` make it a raster of
+    classes, whose overviews show the commonest one.
     """
     is_half, dtype = dtype == "float16", "float32" if dtype == "float16" else dtype
     flat = out.with_name(f".{out.stem}.flat.tmp.tif")
@@ -66,6 +66,8 @@ def write_blocks(
                 statistics.add(values)
             if names:
                 file.descriptions = tuple(names)
+            if isinstance(names, Mapping):
+                file.units = tuple(names.values())
             if scales is not None:
                 columns_of = np.reshape(np.asarray(scales, float), (count, -1))
                 file.scales = tuple(columns_of[:, 0].tolist())

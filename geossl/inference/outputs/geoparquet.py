@@ -10,6 +10,7 @@ from typing import Any
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import shapely
 import xarray as xr
 from jaxtyping import Float
@@ -26,6 +27,7 @@ from geossl.outputs import replacing
 LEVELS = ("patch", "tile", "aoi")
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 ROWS = 50_000  # of a row group
+OWN = ("id", "geometry", "bbox", "embedding", "valid_fraction", "n_patches")  # columns of every table
 SLIVER = 0.001  # share of a patch, or of a small feature, from which the patch is counted; files round to centimetres
 
 
@@ -39,6 +41,7 @@ class Places:
         embedding: One vector per row.
         valid: Share of usable pixels, 0 to 1.
         patches: Number of patches behind a row.
+        columns: Attributes of features; None of patches and cells.
     """
 
     id: list[str]
@@ -46,6 +49,7 @@ class Places:
     embedding: Float[np.ndarray, "n d"]
     valid: Float[np.ndarray, " n"]
     patches: np.ndarray
+    columns: pd.DataFrame | None = None
 
 
 def write_table(
@@ -83,20 +87,34 @@ def write_table(
         raise needs("stac") from None
     if level == "aoi":
         assert features is not None
-        parts = iter([pooled(embeddings, valid, features)])
+        refuse_clash(features)
+        whole = pooled(embeddings, valid, features)
+        parts, attributes = iter([whole]), pa.Table.from_pandas(whole.columns, preserve_index=False)
     else:
+        attributes = None
         parts = rows_of(embeddings, valid, cell if level == "tile" else 1)
     with replacing(out) as temporary:
-        header = schema(pa, embeddings.sizes["embedding"], metadata)
+        header = schema(pa, embeddings.sizes["embedding"], metadata, attributes)
         encoding = {"use_dictionary": False, "use_byte_stream_split": ["embedding.list.element"]}  # a tenth smaller
         with ParquetWriter(temporary, header, compression="zstd", **encoding) as writer:
             for part in parts:
                 for start in range(0, len(part.id), ROWS):
-                    writer.write_table(table(pa, header, part, slice(start, start + ROWS)))
+                    writer.write_table(table(pa, header, part, slice(start, start + ROWS), attributes))
 
 
-def schema(pa: Any, dim: int, facts: dict[str, Any]) -> Any:
-    """Columns, and the GeoParquet header: WGS 84 by default, with a box per row."""
+def refuse_clash(features: gpd.GeoDataFrame) -> None:
+    """Refuse attributes that are called what a result is.
+
+    Raises:
+        InputError: Which.
+    """
+    own = [str(column) for column in features.columns if column != features.geometry.name]
+    if clash := [name for name in own if name in OWN[1:]]:
+        raise InputError(f"--aoi has a column {clash[0]!r}, which a result is called; rename it")
+
+
+def schema(pa: Any, dim: int, facts: dict[str, Any], attributes: Any) -> Any:
+    """Columns, and the GeoParquet header: WGS 84 by default, with a box per row; attributes of features come last."""
     box = {name: ["bbox", name] for name in SIDES}
     column = {"encoding": "WKB", "geometry_types": ["Polygon", "MultiPolygon"], "covering": {"bbox": box}}
     geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
@@ -108,10 +126,11 @@ def schema(pa: Any, dim: int, facts: dict[str, Any]) -> Any:
         ("valid_fraction", pa.float32()),
         ("n_patches", pa.int32()),
     ]
+    fields += [] if attributes is None else [(field.name, field.type) for field in attributes.schema]
     return pa.schema(fields, metadata={"geo": json.dumps(geo), "emb": json.dumps(facts)})
 
 
-def table(pa: Any, header: Any, places: Places, rows: slice) -> Any:
+def table(pa: Any, header: Any, places: Places, rows: slice, attributes: Any) -> Any:
     """Some rows as an Arrow table."""
     geometry, vectors = places.geometry[rows], places.embedding[rows]
     dim = vectors.shape[1]
@@ -123,6 +142,7 @@ def table(pa: Any, header: Any, places: Places, rows: slice) -> Any:
         pa.array(places.valid[rows].astype(np.float32)),
         pa.array(places.patches[rows].astype(np.int32)),
     ]
+    columns += [] if attributes is None else attributes.slice(rows.start, len(geometry)).columns
     return pa.table(columns, schema=header)
 
 
@@ -167,8 +187,8 @@ def cuts(start: int, length: int, cell: int, target: int) -> tuple[int, ...]:
 def pooled(embeddings: xr.DataArray, valid: xr.DataArray | None, features: gpd.GeoDataFrame) -> Places:
     """A row per feature: the mean of its patches, each by the area inside the feature and its share of usable pixels.
 
-    A feature's id is its ``id`` or ``name`` column, else its row number. Features without a usable patch get no row; a
-    warning names them.
+    A feature's id is its ``id`` or ``name`` column, else its row number; its other columns are kept. Features without a
+    usable patch get no row; a warning names them.
     """
     geobox: GeoBox = embeddings.odc.geobox
     is_there = ~(features.geometry.isna() | features.geometry.is_empty)
@@ -204,7 +224,9 @@ def pooled(embeddings: xr.DataArray, valid: xr.DataArray | None, features: gpd.G
         warnings.warn(text, Note, stacklevel=2)
     means, fraction = sums[keep] / total[keep, None], total[keep] / inside[keep]
     outlines = np.array(degrees)[keep]
-    return Places(names[keep].tolist(), outlines, means.astype(np.float32), fraction.astype(np.float32), count[keep])
+    attributes = pd.DataFrame(there.drop(columns=[there.geometry.name, *({"id"} & set(there.columns))])[keep])
+    numbers = means.astype(np.float32), fraction.astype(np.float32), count[keep]
+    return Places(names[keep].tolist(), outlines, *numbers, attributes)
 
 
 def window(geobox: GeoBox, area: shapely.Geometry) -> tuple[slice, slice]:

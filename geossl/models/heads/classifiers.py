@@ -1,6 +1,6 @@
-"""Classifiers of embeddings: fitted elsewhere, stored and run as tensors, never as pickles.
+"""Classifiers and regressors of embeddings: fitted elsewhere, stored and run as tensors, never as pickles.
 
-Every head gives one probability per class, from a vector per patch.
+Every head gives one probability per class, or with ``classes=0`` one amount, from a vector per patch.
 """
 
 from typing import Any, ClassVar
@@ -13,7 +13,7 @@ CHUNK = 4096  # vectors that are compared with all stored ones at a time
 
 
 class Head(nn.Module):
-    """A classifier whose constructor arguments, ``arguments``, are all that is needed to load its tensors."""
+    """A classifier or regressor; its constructor's ``arguments`` are all that is needed to load its tensors."""
 
     kind: ClassVar[str]
 
@@ -22,16 +22,20 @@ class Head(nn.Module):
         self.arguments: dict[str, Any] = arguments
 
     def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
-        """Probability per class."""
+        """Probability per class, or the amount (k = 1)."""
         raise NotImplementedError
+
+    def probability(self, logits: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
+        """What a linear layer gives, as probability per class; an amount as it is."""
+        return logits.softmax(dim=1) if self.arguments["classes"] else logits
 
 
 class LinearHead(Head):
-    """Multinomial logistic regression on standardised features.
+    """Multinomial logistic regression, or ridge regression, on standardised features.
 
     Args:
         dim: Length of an embedding.
-        classes: Number of classes.
+        classes: Number of classes; 0 = an amount.
     """
 
     kind = "linear"
@@ -42,11 +46,11 @@ class LinearHead(Head):
         super().__init__(dim=dim, classes=classes)
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("std", torch.ones(dim))
-        self.linear = nn.Linear(dim, classes)
+        self.linear = nn.Linear(dim, classes or 1)
 
     def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
         """See Head."""
-        return self.linear((x - self.mean) / self.std).softmax(dim=1)
+        return self.probability(self.linear((x - self.mean) / self.std))
 
 
 class MLPHead(Head):
@@ -55,7 +59,7 @@ class MLPHead(Head):
     Args:
         dim: Length of an embedding.
         hidden: Width of the hidden layer.
-        classes: Number of classes.
+        classes: Number of classes; 0 = an amount.
     """
 
     kind = "mlp"
@@ -67,20 +71,20 @@ class MLPHead(Head):
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("std", torch.ones(dim))
         self.hidden = nn.Linear(dim, hidden)
-        self.linear = nn.Linear(hidden, classes)
+        self.linear = nn.Linear(hidden, classes or 1)
 
     def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
         """See Head."""
-        return self.linear(self.hidden((x - self.mean) / self.std).relu()).softmax(dim=1)
+        return self.probability(self.linear(self.hidden((x - self.mean) / self.std).relu()))
 
 
 class KNNHead(Head):
-    """The classes of the nearest stored embeddings by cosine, each weighted by the inverse of its distance.
+    """The classes, or mean amount, of the nearest stored embeddings by cosine, weighted by inverse distance.
 
     Args:
         count: Stored embeddings.
         dim: Length of an embedding.
-        classes: Number of classes.
+        classes: Number of classes; 0 = an amount.
         neighbours: How many vote.
     """
 
@@ -91,7 +95,7 @@ class KNNHead(Head):
     def __init__(self, count: int, dim: int, classes: int, neighbours: int) -> None:
         super().__init__(count=count, dim=dim, classes=classes, neighbours=neighbours)
         self.register_buffer("vectors", torch.zeros(count, dim))  # of length one
-        self.register_buffer("labels", torch.zeros(count, dtype=torch.int64))
+        self.register_buffer("labels", torch.zeros(count, dtype=torch.int64 if classes else torch.float32))
 
     def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
         """See Head; a neighbour at distance zero decides alone."""
@@ -101,9 +105,14 @@ class KNNHead(Head):
             distance = 1 - near
             same = distance < 1e-7
             weight = torch.where(same.any(dim=1, keepdim=True), same.to(x), 1 / distance.clamp(min=1e-7))
+            if not self.arguments["classes"]:
+                votes.append((self.labels[ids] * weight).sum(dim=1, keepdim=True) / weight.sum(dim=1, keepdim=True))
+                continue
             vote = x.new_zeros(len(part), self.arguments["classes"])
             votes.append(vote.scatter_add(1, self.labels[ids], weight))
         total = torch.cat(votes)
+        if not self.arguments["classes"]:
+            return total
         return total / total.sum(dim=1, keepdim=True)
 
 
@@ -129,12 +138,12 @@ class KMeansHead(Head):
 
 
 class ForestHead(Head):
-    """A random forest: the mean of its trees' class shares.
+    """A random forest: the mean of its trees' class shares, or of their amounts.
 
     Args:
         trees: Number of trees.
         nodes: Nodes of the largest tree; smaller ones are filled up.
-        classes: Number of classes.
+        classes: Number of classes; 0 = an amount.
         depth: Depth of the deepest tree.
     """
 
@@ -150,11 +159,11 @@ class ForestHead(Head):
         for name in ("feature", "left", "right"):
             self.register_buffer(name, torch.zeros(trees, nodes, dtype=torch.int64))
         self.register_buffer("threshold", torch.zeros(trees, nodes, dtype=torch.float64))
-        self.register_buffer("share", torch.zeros(trees, nodes, classes))
+        self.register_buffer("share", torch.zeros(trees, nodes, classes or 1))
 
     def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
         """See Head; a leaf points at itself, so that every walk may take ``depth`` steps."""
-        total = x.new_zeros(len(x), self.arguments["classes"])
+        total = x.new_zeros(len(x), self.arguments["classes"] or 1)
         trees = zip(self.feature, self.threshold, self.left, self.right, self.share, strict=True)
         for feature, threshold, left, right, share in trees:
             at = torch.zeros(len(x), dtype=torch.int64, device=x.device)

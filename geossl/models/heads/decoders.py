@@ -1,4 +1,4 @@
-"""From tokens of 8 px patches to a class per pixel.
+"""From tokens of 8 px patches to a class, or an amount, per pixel.
 
 Nothing here looks at a whole window at once: norms are per pixel and kernels small, so a pixel's class depends on its
 surroundings alone and a map has no seams beyond the encoder's own.
@@ -23,7 +23,7 @@ class Decoder(nn.Module):
         self.arguments: dict[str, Any] = arguments
 
     def forward(self, tokens: Float[Tensor, "b d gh gw"], pixels: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k h w"]:
-        """Logits per class."""
+        """Logits per class, or the amount in standard deviations from the mean (k = 1)."""
         raise NotImplementedError
 
 
@@ -33,7 +33,7 @@ class LinearDecoder(Decoder):
     Args:
         dim: Length of an embedding.
         bands: Of all sensors together; not used.
-        classes: Number of classes.
+        classes: Number of classes; 0 = an amount.
     """
 
     kind = "linear-upsample"
@@ -41,7 +41,7 @@ class LinearDecoder(Decoder):
 
     def __init__(self, dim: int, bands: int, classes: int) -> None:
         super().__init__(dim=dim, bands=bands, classes=classes)
-        self.linear = nn.Conv2d(dim, classes, 1)
+        self.linear = nn.Conv2d(dim, classes or 1, 1)
 
     def forward(self, tokens: Float[Tensor, "b d gh gw"], pixels: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k h w"]:
         """See Decoder."""
@@ -70,7 +70,7 @@ class UNetDecoder(Decoder):
     Args:
         dim: Length of an embedding.
         bands: Of all sensors together.
-        classes: Number of classes.
+        classes: Number of classes; 0 = an amount.
         patch_px: Side of a patch, a power of two.
         width: Channels at full resolution; doubled at every coarser level, to eight times as many.
 
@@ -87,7 +87,7 @@ class UNetDecoder(Decoder):
         self.stem = nn.ModuleList(block(c, out) for c, out in zip([bands, *widths[:-2]], widths[:-1], strict=True))
         self.enter = nn.Sequential(nn.Conv2d(dim, widths[-1], 1), PixelNorm(widths[-1]), nn.GELU())
         self.join = nn.ModuleList(block(widths[i + 1] + widths[i], widths[i]) for i in range(levels))
-        self.classify = nn.Conv2d(width, classes, 1)
+        self.classify = nn.Conv2d(width, classes or 1, 1)
 
     def forward(self, tokens: Float[Tensor, "b d gh gw"], pixels: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k h w"]:
         """See Decoder."""

@@ -1,19 +1,21 @@
-"""An encoder with heads or a decoder: pixels in, classes out, in the same file and engine as an encoder."""
+"""An encoder with heads or a decoder: pixels in, classes or amounts out, in the same file and engine as an encoder."""
 
 import copy
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from geossl.models.encoder import DenseEncoder, DenseModel, DenseSpec, Encoder, Images, Kept, LocalModel
 from geossl.models.files import fresh
+from geossl.models.heads.answers import Amount, Answer, amount_of, class_layers, layer_names
 from geossl.models.heads.classifiers import HEADS, Head
 from geossl.models.heads.decoders import DECODERS, Decoder
+from geossl.models.heads.reference import Reference
 from geossl.models.layers.local_attention import within_reach
 from geossl.models.layers.normalize import ClippedRange
 from geossl.models.side_by_side import SideBySide
@@ -30,8 +32,10 @@ def segmenter_spec(
     classes: Sequence[str],
     colours: Sequence[str],
     sha256: str,
+    amount: Amount | None = None,
+    references: Mapping[str, Reference] | None = None,
 ) -> DenseSpec:
-    """Spec of a segmenter; what it gives per patch is class and confidence of each of the patch's cells.
+    """Spec of a segmenter; what it gives per patch is layers of each of the patch's cells, see ``answers``.
 
     Args:
         encoder: Spec of the encoder.
@@ -40,6 +44,8 @@ def segmenter_spec(
         classes: Names.
         colours: One ``#rrggbb`` per class.
         sha256: Hash of the encoder's file.
+        amount: The continuous target, in place of classes.
+        references: Training vectors, by the sensors of the heads (``any`` of a decoder).
     """
     tops: Mapping[str, Head | Decoder] = {"any": top} if isinstance(top, Decoder) else top
     arguments = {
@@ -49,19 +55,27 @@ def segmenter_spec(
         "colours": list(colours),
         "encoder_sha256": sha256,
     }
+    arguments |= {} if amount is None else {"amount": asdict(amount)}
+    arguments |= {"references": {key: found.arguments for key, found in references.items()}} if references else {}
     name = f"{encoder.name}_{next(iter(tops.values())).kind}"
     cells = encoder.patch_px if isinstance(top, Decoder) else 1
     taken = {key: sensor for key, sensor in encoder.sensors.items() if key in sensors}
-    return replace(encoder, name=name, architecture="segmenter", arguments=arguments, dim=2 * cells**2, sensors=taken)
+    dim = len(layers_of(arguments)) * cells**2
+    return replace(encoder, name=name, architecture="segmenter", arguments=arguments, dim=dim, sensors=taken)
+
+
+def layers_of(arguments: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the layers a segmenter gives, from its spec's arguments."""
+    return layer_names("amount" in arguments, "references" in arguments)
 
 
 def cells_of(spec: DenseSpec) -> int:
-    """Cells per patch and axis that get a class of their own."""
-    return round((spec.dim / 2) ** 0.5)
+    """Cells per patch and axis that get an answer of their own."""
+    return round((spec.dim / len(layers_of(spec.arguments))) ** 0.5)
 
 
 class Segmenter(DenseModel):
-    """Class and confidence of every patch (with heads) or of every pixel (with a decoder).
+    """Class or amount of every patch (with heads) or of every pixel (with a decoder), and how sure that is.
 
     There is one head per set of sensors a token can be made from, since embeddings of different sensors are not
     comparable; a decoder is one for all.
@@ -84,6 +98,9 @@ class Segmenter(DenseModel):
         for name, settings in spec.arguments["tops"].items():
             arguments = {key: value for key, value in settings.items() if key != "kind"}
             self.tops[name] = (HEADS | DECODERS)[settings["kind"]](**arguments)
+        stored = spec.arguments.get("references", {})
+        self.references = nn.ModuleDict({name: Reference(**arguments) for name, arguments in stored.items()})
+        self.amount = amount_of(spec.arguments)
         self.ranges = nn.ModuleDict({name: ClippedRange(s.mean, s.std) for name, s in spec.sensors.items()})
 
     @property
@@ -96,36 +113,93 @@ class Segmenter(DenseModel):
         """See LocalModel."""
         return isinstance(self.encoder, LocalModel) and self.encoder.has_relative_positions
 
+    @property
+    def decoder(self) -> Decoder:
+        """The decoder of a model that has one."""
+        found = self.tops["any"]
+        assert isinstance(found, Decoder)
+        return found
+
+    def answer(self, name: str) -> Answer:
+        """A head and what comes with it, by its sensors."""
+        return Answer(self.tops[name], name, self.amount, self.reference(name))
+
+    def reference(self, name: str) -> Reference | None:
+        """What is kept of the labels of a head, or of the decoder; None where a model was fitted before that was."""
+        found = dict(self.references.items()).get(name)
+        assert found is None or isinstance(found, Reference)
+        return found
+
+    @property
+    def halo(self) -> int:
+        """Patches around a pixel's own that decide its answer."""
+        return max((top.halo for top in self.tops.values() if isinstance(top, Decoder)), default=0)
+
+    def embedded(
+        self, images: Images, kept: Kept | None, reach: int | None, wanted: Tensor | None
+    ) -> tuple[Float[Tensor, "b gh gw d"], Bool[Tensor, "b gh gw"]]:
+        """Tokens, and where there are any that are wanted; with a ``reach``, of local attention."""
+        if reach is None:
+            tokens = self.encoder.tokens(images, kept).float()
+        else:
+            assert isinstance(self.encoder, LocalModel)
+            seen = None if wanted is None else within_reach(wanted, self.halo)
+            tokens = self.encoder.local_tokens(images, kept, reach, seen).float()
+        valid = torch.isfinite(tokens).all(dim=-1)
+        return tokens, valid if wanted is None else valid & wanted
+
+    def per_patch(
+        self, images: Images, kept: Kept | None, reach: int | None, tokens: Tensor, valid: Tensor
+    ) -> Iterator[tuple[str, Bool[Tensor, "b gh gw"], Float[Tensor, "n d"]]]:
+        """Heads that have something to say, the patches they say it of, and their tokens."""
+        near = 0 if isinstance(self.encoder, SideBySide) else reach  # side by side, a patch knows its own sensors only
+        for name, here in made_from(images, kept, valid, near).items():
+            if name in self.tops and here.any():
+                yield name, here, tokens[here]
+
+    def decoded(self, images: Images, reach: int | None, tokens: Tensor, valid: Tensor) -> Float[Tensor, "b k h w"]:
+        """What the decoder says of every pixel: probability per class, or the amount; NaN where nothing is known."""
+        by_squares = reach is not None
+        logits = self.logits_by_squares(tokens, images, valid, self.halo) if by_squares else self.logits(tokens, images)
+        found = logits.softmax(dim=1) if self.amount is None else logits * self.amount.std + self.amount.mean
+        return torch.where(finer(valid, self.spec.patch_px)[:, None], found, torch.nan)
+
     def probabilities(
         self, images: Images, kept: Kept | None = None, reach: int | None = None, wanted: Tensor | None = None
     ) -> Float[Tensor, "b k ch cw"]:
         """Per class and cell, which is a patch with heads and a pixel with a decoder; NaN where nothing is known.
 
         That is where a patch has no token, or one made from sensors without a head, or is not wanted. With a ``reach``,
-        tokens are those of local attention.
+        tokens are those of local attention. A regressor gives its amount (k = 1).
         """
-        halo = max((top.halo for top in self.tops.values() if isinstance(top, Decoder)), default=0)
-        if reach is None:
-            tokens = self.encoder.tokens(images, kept).float()
-        else:
-            assert isinstance(self.encoder, LocalModel)
-            seen = None if wanted is None else within_reach(wanted, halo)
-            tokens = self.encoder.local_tokens(images, kept, reach, seen).float()
-        valid = torch.isfinite(tokens).all(dim=-1)
-        valid = valid if wanted is None else valid & wanted
+        tokens, valid = self.embedded(images, kept, reach, wanted)
         if "any" in self.tops:
-            n = self.spec.patch_px
-            logits = (
-                self.logits(tokens, images) if reach is None else self.logits_by_squares(tokens, images, valid, halo)
-            )
-            found = logits.softmax(dim=1)
-            return torch.where(valid.repeat_interleave(n, 1).repeat_interleave(n, 2)[:, None], found, torch.nan)
-        out = tokens.new_full((*valid.shape, len(self.classes)), torch.nan)
-        near = 0 if isinstance(self.encoder, SideBySide) else reach  # side by side, a patch knows its own sensors only
-        for name, here in made_from(images, kept, valid, near).items():
-            if name in self.tops and here.any():
-                out[here] = self.tops[name](tokens[here]).to(out)
+            return self.decoded(images, reach, tokens, valid)
+        out = tokens.new_full((*valid.shape, len(self.classes) or 1), torch.nan)
+        for name, here, x in self.per_patch(images, kept, reach, tokens, valid):
+            out[here] = self.tops[name](x).to(out)
         return out.movedim(-1, 1)
+
+    def layers(
+        self, images: Images, kept: Kept | None = None, reach: int | None = None, wanted: Tensor | None = None
+    ) -> Float[Tensor, "b l ch cw"]:
+        """Layers of ``layers_of`` per cell; arguments as in ``probabilities``."""
+        tokens, valid = self.embedded(images, kept, reach, wanted)
+        count = len(layers_of(self.spec.arguments))
+        if "any" not in self.tops:
+            out = tokens.new_full((*valid.shape, count), torch.nan)
+            for name, here, x in self.per_patch(images, kept, reach, tokens, valid):
+                out[here] = self.answer(name)(x).T.to(out)
+            return out.movedim(-1, 1)
+        found = self.decoded(images, reach, tokens, valid)
+        flat = found.movedim(1, -1).flatten(0, 2)
+        layers = class_layers(flat) if self.amount is None else self.amount.layers(flat[:, 0], "any")
+        layers = layers.unflatten(1, (len(found), *found.shape[2:])).movedim(0, 1)
+        if "any" not in self.references:
+            return layers
+        unlike = tokens.new_full(valid.shape, torch.nan)
+        unlike[valid] = self.references["any"](tokens[valid])
+        return torch.cat([layers, finer(unlike, self.spec.patch_px)[:, None].to(layers)], dim=1)
 
     def logits_by_squares(self, tokens: Tensor, images: Images, valid: Tensor, halo: int) -> Float[Tensor, "b k h w"]:
         """``logits`` of a large grid, square by square with a halo, so that memory does not grow with it.
@@ -137,7 +211,7 @@ class Segmenter(DenseModel):
         spare = [halo, halo + columns * SQUARE - gw, halo, halo + rows * SQUARE - gh]
         tokens = F.pad(tokens, (0, 0, *spare), value=torch.nan)
         images = {name: F.pad(x, [n * k for k in spare], value=torch.nan) for name, x in images.items()}
-        out = tokens.new_zeros((len(tokens), len(self.classes), rows * SQUARE * n, columns * SQUARE * n))
+        out = tokens.new_zeros((len(tokens), len(self.classes) or 1, rows * SQUARE * n, columns * SQUARE * n))
         for r, c in ((r * SQUARE, c * SQUARE) for r in range(rows) for c in range(columns)):
             if valid[:, r : r + SQUARE, c : c + SQUARE].any():
                 y, x = (slice(k, k + SQUARE + 2 * halo) for k in (r, c))
@@ -161,23 +235,25 @@ class Segmenter(DenseModel):
         return self.tops["any"](tokens.movedim(-1, 1), torch.cat(pixels, dim=1))
 
     def tokens(self, images: Images, kept: Kept | None = None) -> Float[Tensor, "b gh gw d"]:
-        """Class numbers of a patch's cells row by row, then their confidence in percent; NaN = nothing known."""
-        return self.of_cells(self.probabilities(images, kept))
+        """Layer by layer, a patch's cells row by row; NaN = nothing known."""
+        return self.of_cells(self.layers(images, kept))
 
     def local_tokens(
         self, images: Images, kept: Kept | None, reach: int, wanted: Bool[Tensor, "b gh gw"] | None = None
     ) -> Float[Tensor, "b gh gw d"]:
         """See LocalModel; what ``tokens`` gives."""
-        return self.of_cells(self.probabilities(images, kept, reach, wanted))
+        return self.of_cells(self.layers(images, kept, reach, wanted))
 
-    def of_cells(self, found: Float[Tensor, "b k ch cw"]) -> Float[Tensor, "b gh gw d"]:
-        """Class numbers and confidence of every patch."""
-        best, number = found.max(dim=1)
-        number = torch.where(torch.isfinite(best), number.to(best), torch.nan)
+    def of_cells(self, layers: Float[Tensor, "b l ch cw"]) -> Float[Tensor, "b gh gw d"]:
+        """Layers of every patch's cells."""
         n = cells_of(self.spec)
-        layers = (number, (100 * best).round())
-        split = [x.unflatten(2, (-1, n)).unflatten(1, (-1, n)).transpose(2, 3).flatten(3) for x in layers]
+        split = [x.unflatten(2, (-1, n)).unflatten(1, (-1, n)).transpose(2, 3).flatten(3) for x in layers.unbind(dim=1)]
         return torch.cat(split, dim=-1)
+
+
+def finer(x: Shaped[Tensor, "b gh gw"], times: int) -> Shaped[Tensor, "b h w"]:
+    """Every cell repeated along both axes."""
+    return x.repeat_interleave(times, 1).repeat_interleave(times, 2)
 
 
 def made_from(
@@ -204,13 +280,17 @@ def build(
     classes: Sequence[str],
     colours: Sequence[str],
     sha256: str,
+    amount: Amount | None = None,
+    references: Mapping[str, Reference] | None = None,
 ) -> Segmenter:
     """Put fitted heads or a decoder on a copy of an encoder; arguments as in ``segmenter_spec``."""
-    spec = segmenter_spec(encoder.spec, top, sensors, classes, colours, sha256)
+    spec = segmenter_spec(encoder.spec, top, sensors, classes, colours, sha256, amount, references)
     model = Segmenter(spec, copy.deepcopy(encoder))
     tops: Mapping[str, Any] = {"any": top} if isinstance(top, Decoder) else top
     for name, fitted in tops.items():
         model.tops[name].load_state_dict(fitted.state_dict())
+    for name, reference in (references or {}).items():
+        model.references[name].load_state_dict(reference.state_dict())
     return model.eval()
 
 
@@ -221,9 +301,10 @@ def with_decoder(
     classes: Sequence[str],
     colours: Sequence[str] = (),
     sha256: str = "",
+    amount: Amount | None = None,
 ) -> Segmenter:
     """Put a fresh decoder, a key of ``DECODERS``, on a copy of an encoder; the rest as in ``segmenter_spec``."""
     spec = encoder.spec
     arguments = {"dim": spec.dim, "bands": sum(len(spec.sensors[name].bands) for name in sensors)}
     arguments |= {"classes": len(classes), **({"patch_px": spec.patch_px} if kind == "unet" else {})}
-    return build(encoder, DECODERS[kind](**arguments), sensors, classes, colours, sha256)
+    return build(encoder, DECODERS[kind](**arguments), sensors, classes, colours, sha256, amount)

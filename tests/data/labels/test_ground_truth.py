@@ -47,7 +47,7 @@ def test_polygons_in_degrees_give_the_same_pixels():
     ],
 )
 def test_values_of_any_kind_become_classes_and_missing_ones_are_no_label(values, names):
-    labels = read_labels(frame(values, [square(i, 0) for i in range(3)]), "crop")
+    labels = read_labels(frame(values, [square(i, 0) for i in range(3)]), "crop", "classify")
     assert labels.names == names
     expected = [0 if v is None else names.index(f"{v:g}" if isinstance(v, float) else str(v)) + 1 for v in values]
     assert labels.grid(GRID)[0].tolist() == [*expected, 0, 0, 0]
@@ -78,14 +78,14 @@ def test_labels_say_when_they_change(tmp_path):
 @pytest.mark.parametrize(
     ("labels", "column", "message"),
     [
-        (frame(["a", "b"], [square(0, 0), square(1, 0)]), None, "which attribute is the class.*crop"),
+        (frame(["a", "b"], [square(0, 0), square(1, 0)]), None, "which attribute is the label.*crop"),
         (frame(["a", "b"], [square(0, 0), square(1, 0)]), "corn", "no column 'corn'; there are: crop"),
         (frame(["a", "b"], [square(0, 0), square(1, 0)]), "geometry", "no column 'geometry'"),
         (frame(["a", "a"], [square(0, 0), square(1, 0)]), "crop", "has 1 class; expected 2 to 254"),
-        (frame(range(255), [square(0, 0)] * 255), "crop", "has 255 classes; expected 2 to 254"),
+        (frame([f"{i}" for i in range(255)], [square(0, 0)] * 255), "crop", "has 255 classes; expected 2 to 254"),
         (frame([None, None], [square(0, 0)] * 2), "crop", "has 0 classes"),
         (frame(["a", "b"], [square(0, 0), square(1, 0)], crs=None), "crop", "no CRS"),
-        (frame(["a", "b"], [Point(0, 0), Point(1, 1)]), "crop", "holds Point; expected polygons"),
+        (frame(["a", "b"], [Point(0, 0), square(1, 0)]), "crop", "holds Point; expected polygons"),
     ],
 )
 def test_polygons_that_cannot_be_labels_are_refused(labels, column, message):
@@ -96,7 +96,7 @@ def test_polygons_that_cannot_be_labels_are_refused(labels, column, message):
 @pytest.mark.parametrize(
     ("data", "settings", "message"),
     [
-        (np.ones((1, 4, 4), np.float32), {}, "holds float32; expected whole numbers"),
+        (np.ones((1, 4, 4), np.float32), {}, "holds no number, or one only"),
         (np.ones((3, 4, 4), np.uint8), {}, "has 3 bands; expected one"),
         (np.ones((1, 4, 4), np.uint8), {}, "has 1 class; expected"),
         (np.arange(400, dtype=np.int16).reshape(1, 20, 20), {}, "has 399 classes; expected"),

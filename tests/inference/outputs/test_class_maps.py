@@ -17,7 +17,9 @@ from rio_cogeo.cogeo import cog_validate
 from shapely.geometry import box, mapping
 
 from geossl.errors import InputError
-from geossl.inference.outputs.class_maps import Areas, Legend, areal_scale, best_class, stored_classes, write_classes
+from geossl.inference.layers import answered, stored_layers
+from geossl.inference.outputs.class_maps import Areas, Legend, areal_scale, write_classes
+from geossl.models.heads.answers import Answer
 from geossl.models.heads.classifiers import LinearHead
 
 LEGEND = Legend(["water", "field", "wood"], ["#0000ff", "#ffff00", "#00ff00"])
@@ -63,7 +65,7 @@ def test_stored_cells_lie_where_their_pixels_were():
     cells = np.stack([number, number + 100]).reshape(2, 2, 2, 3, 2).transpose(0, 2, 4, 1, 3).reshape(8, 2, 3)
     box_ = geobox((2, 3), gsd=20)
     numbers = xr.DataArray(cells.astype(np.float32), dims=("embedding", "y", "x"), coords=xr_coords(box_))
-    fine, parts = stored_classes(numbers)
+    fine, parts = stored_layers(numbers, 2)
     ((where, values),) = parts
     assert fine == geobox((4, 6))
     assert where == np.s_[0:4, 0:6]
@@ -73,8 +75,8 @@ def test_stored_cells_lie_where_their_pixels_were():
 def test_a_class_does_not_depend_on_the_other_rows():
     torch.manual_seed(0)
     head, x = LinearHead(40, 5), np.random.default_rng(0).normal(size=(3000, 40)).astype(np.float32)
-    whole = best_class(head, x)
-    assert np.array_equal(whole[:, 1234:1239], best_class(head, x[1234:1239]))
+    whole = answered(Answer(head, "s2"), x)
+    assert np.array_equal(whole[:, 1234:1239], answered(Answer(head, "s2"), x[1234:1239]))
     chances = head(torch.from_numpy(x)).detach().numpy()
     assert np.array_equal(whole[0], chances.argmax(1))
     np.testing.assert_allclose(whole[1], 100 * chances.max(1), atol=0.51)

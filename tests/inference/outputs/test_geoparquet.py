@@ -61,6 +61,22 @@ def test_a_row_per_feature_weighs_by_area_and_keeps_its_name(place, tmp_path):
     assert frame["n_patches"][0] == 2
 
 
+def test_columns_of_features_are_kept_beside_their_vector(place, tmp_path):
+    stored = geossl.open(place / "m.zarr")
+    left, top = float(stored["x"][6]) - 40, float(stored["y"][9]) + 40
+    shapes = [shapely.box(0, 0, 10, 10), shapely.box(left, top - 80, left + 80, top)]
+    columns = {"crop": ["oat", "rye"], "yield_t": [1.5, 2.5], "id": [7, 8]}
+    frame = gpd.GeoDataFrame(columns, geometry=shapes, crs=stored.odc.crs.to_wkt())
+    with pytest.warns(Note, match="1 of 2 features"):
+        out = geossl.export(place / "m.zarr", tmp_path / "m.parquet", level="aoi", aoi=frame)
+    found = gpd.read_parquet(out)
+    assert found[["id", "crop", "yield_t"]].values.tolist() == [["8", "rye", 2.5]]
+    with pytest.raises(InputError, match="has a column 'valid_fraction', which a result is called"):
+        geossl.export(
+            place / "m.zarr", tmp_path / "n.parquet", level="aoi", aoi=frame.rename(columns={"crop": "valid_fraction"})
+        )
+
+
 def test_small_and_curved_features_weigh_by_exact_area(place, tmp_path):
     stored, valid = geossl.open(place / "m.zarr"), xr.open_zarr(place / "m.zarr")["valid"].values / 100
     left, top = float(stored["x"][8]) + 40, float(stored["y"][8]) - 40  # where four patches meet

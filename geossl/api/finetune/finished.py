@@ -1,0 +1,93 @@
+"""Learn from a map that is there already, instead of embedding the labelled ground."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from geossl.api.finetune.fitting import LEAST, Fitted, Found, fitted, together
+from geossl.api.finetune.task import Task
+from geossl.api.segment.models import sensor_layer
+from geossl.api.tokens import beside
+from geossl.data.labels.patches import PatchSamples, join, patch_samples
+from geossl.errors import InputError, MissingFileError, Note, possible
+from geossl.inference.layers import flags_of
+from geossl.inference.outputs.cog import blocks
+from geossl.inference.outputs.description import store_attributes
+from geossl.inference.outputs.raster import open_map
+from geossl.models.encoder import DenseEncoder
+from geossl.models.files import EncoderFile
+from geossl.models.kinds import require_image_encoder
+
+
+def maker_of(map: str | Path, encoder: str | Path | DenseEncoder, is_default: bool) -> EncoderFile:
+    """The encoder a map was made by, with as many numbers per patch and the same tokens.
+
+    Args:
+        map: ``.zarr`` written by ``geossl embed``.
+        encoder: Which it should be.
+        is_default: Whether the user left it out.
+
+    Raises:
+        InputError: If the map was made by another one, or is none.
+    """
+    path = possible(map, "--map")
+    if path.suffix != ".zarr":
+        raise InputError(f"--map {map} must be a .zarr embedding map, which knows what each patch was made from")
+    if not path.exists():
+        raise MissingFileError(f"--map {map} does not exist")
+    sensor_layer(path)
+    attributes = store_attributes(path)
+    made_by, sha256 = str(attributes.get("geossl:encoder")), attributes.get("geossl:encoder_sha256")
+    dims = open_map(path).sizes["embedding"]
+    file = EncoderFile.portable(encoder)
+    spec = require_image_encoder(file.encoder).spec
+    if file.sha256 == sha256:
+        return file
+    if dims < spec.dim and file.encoder.projection is not None and (cut := file.cut(dims)).sha256 == sha256:
+        return cut
+    if len(spec.sensors) > 1 and file.encoder.is_rebuilt_from_spec:
+        both = EncoderFile.open(beside(require_image_encoder(file.encoder)))
+        if both.sha256 == sha256:
+            return both
+    hint = "name that one with --encoder" if is_default else "name that one, or leave --map out"
+    raise InputError(f"--map {map} was made by {made_by}, not by the {spec.name} given; {hint}")
+
+
+def fit_map(kind: str, task: Task, map: Path) -> Found:
+    """A head for each set of sensors the map's patches were made from, where enough of them are labelled."""
+    samples = labelled(task, map)
+    total = sum(len(found.x) for found in samples.values())
+    if not total:
+        box = open_map(map).odc.geobox.geographic_extent.boundingbox
+        hint = "; are lon and lat the right way round?" if task.labels.is_sparse else ""
+        raise InputError(
+            f"no label lies on valid patches of --map {map}, which spans longitudes {box.left:.4f} to {box.right:.4f} "
+            f"and latitudes {box.bottom:.4f} to {box.top:.4f}{hint}"
+        )
+    found: dict[str, Fitted] = {}
+    for key in sorted(samples, key=lambda name: -len(samples[name].x)):
+        try:
+            found[key] = fitted(kind, samples[key], task)
+        except InputError as error:
+            if not found:
+                raise
+            warnings.warn(f"no head for patches made from {key}: {error}", Note, stacklevel=3)
+    scores = {key: one.scores for key, one in found.items()}
+    metadata = {"cell_m": task.encoder.spec.patch_m, "map": str(map), "labelled_patches": total}
+    return together(found, task, task.encoder, task.file.sha256, scores, metadata)
+
+
+def labelled(task: Task, map: Path) -> dict[str, PatchSamples]:
+    """Labelled patches of a map, by the sensors they were made from."""
+    layer, embeddings = sensor_layer(map), open_map(map)
+    names, found = {*layer.names, "+".join(sorted(layer.names))}, dict[str, PatchSamples]()
+    box, patch = embeddings.odc.geobox, task.encoder.spec.patch_px
+    for where, values in blocks(embeddings):
+        made = np.asarray(layer[where])
+        for name in sorted(names):
+            here = np.where(np.isin(made, flags_of(name)), values, np.nan)
+            part = patch_samples(here, box[where], task.labels, task.split, patch, task.seed)
+            found[name] = join([*([found[name]] if name in found else []), part])
+    most = max((len(part.x) for part in found.values()), default=0)
+    return {name: part for name, part in found.items() if len(part.x) >= min(LEAST, most) and len(part.x)}

@@ -1,0 +1,1 @@
+"""Classify or measure a region: ``run`` is what the shell and a notebook call."""

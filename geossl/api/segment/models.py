@@ -1,0 +1,107 @@
+"""What names or measures the cells of a map: a model that ``finetune`` wrote."""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from geossl.errors import InputError, Note
+from geossl.inference.engine.source import OnlySensors, Source
+from geossl.inference.outputs import class_maps as rasters
+from geossl.inference.outputs.checksums import checked
+from geossl.inference.outputs.description import arrays, store_attributes
+from geossl.inference.totals import Errors
+from geossl.models.files import EncoderFile
+from geossl.models.heads.answers import CLASS_LAYERS, TRUST_LAYER, Amount, Answer
+from geossl.models.heads.segmenter import Segmenter
+from geossl.models.heads.segmenter import layers_of as layers_of_spec
+from geossl.sensors import PAIR
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """What names or measures the cells of a map.
+
+    Args:
+        heads: By sensors, for embedding maps; None where the map holds classes already.
+        legend: Names and colours.
+        metadata: What it was made with.
+        layers: What it gives per cell.
+        amount: What its numbers are; None for classes.
+        errors: Of held-out labels, for totals of amounts.
+    """
+
+    heads: Mapping[str, Answer] | None
+    legend: rasters.Legend
+    metadata: Mapping[str, Any]
+    layers: tuple[str, ...] = CLASS_LAYERS
+    amount: Amount | None = None
+    errors: Errors | None = None
+
+    @property
+    def has_trust(self) -> bool:
+        """Whether it says where it must not be trusted."""
+        return TRUST_LAYER in self.layers
+
+
+def read_model(path: Path) -> Segmenter:
+    """A model that gives classes."""
+    found = EncoderFile.open(path).encoder
+    if not isinstance(found, Segmenter):
+        raise InputError(f"--model {path} is an encoder, not a classifier; fit one with geossl finetune")
+    return found
+
+
+def of_model(model: Segmenter, is_map: bool) -> Classifier:
+    """A model as classifier: its heads for an embedding map, nothing more for what it has answered itself."""
+    arguments = model.spec.arguments
+    legend = rasters.Legend(arguments["classes"], arguments["colours"])
+    metadata = {"model": model.spec.name, "encoder_sha256": arguments["encoder_sha256"]}
+    known = layers_of_spec(arguments), model.amount, errors_of(model)
+    if not is_map:
+        return Classifier(None, legend, metadata, *known)
+    if "any" in model.tops:
+        raise InputError(f"{model.spec.name} answers per pixel; it needs --s1 and --s2, or --date, instead of --map")
+    return Classifier({name: model.answer(name) for name in model.tops}, legend, metadata, *known)
+
+
+def errors_of(model: Segmenter) -> Errors | None:
+    """Errors of held-out labels, of the head with most sensors."""
+    if model.amount is None:
+        return None
+    key = max(model.tops, key=lambda name: name.count("+"))
+    kept, blocks_of_ground = model.reference(key), model.amount.errors[key]
+    if kept is None:
+        return None
+    places, errors = (v.cpu().numpy().astype(float) for v in (kept.places, kept.errors))
+    blocks = kept.blocks.cpu().numpy().astype(int)
+    return Errors(places, errors, blocks, blocks_of_ground["block_m"], blocks_of_ground["block_sd"])
+
+
+def known_sensors(source: Source, model: Segmenter) -> Source:
+    """A source without sensors the model was not fitted with.
+
+    Raises:
+        InputError: If nothing is left, or the model cannot do with what is left.
+    """
+    names = tuple(name for name in source.sensors if name in model.spec.sensors)
+    heads = [name for name in model.tops if name != "any"]
+    if not names or (heads and "+".join(sorted(names)) not in heads):
+        known = " or ".join(heads) or ", ".join(model.spec.sensors)
+        raise InputError(f"--model was fitted on {known} and cannot do with {', '.join(source.sensors)}; give those")
+    if names == source.sensors:
+        return source
+    left = ", ".join(name for name in source.sensors if name not in names)
+    warnings.warn(f"--model was fitted on {', '.join(names)} alone; {left} is not used", Note, stacklevel=3)
+    return OnlySensors(source, names)
+
+
+def sensor_layer(path: Path) -> xr.DataArray:
+    """What every patch of a map was made from."""
+    found = arrays(checked(path), str(path), chunks=None)
+    if "sensors" not in found:
+        raise InputError(f"--map {path} is not an embedding map written by geossl embed (no layer 'sensors')")
+    return found["sensors"].assign_attrs(names=store_attributes(path).get("geossl:sensors", PAIR))

@@ -14,7 +14,7 @@ import psutil
 from geossl import __version__
 from geossl.api.source import Rasters
 from geossl.data.addresses import is_address
-from geossl.data.sentinel.inspection import inspect_all, inspect_scene
+from geossl.data.sentinel.inspection import inspect_all, inspect_one
 from geossl.data.sentinel.products import SceneFiles, product_folders, scenes_of
 from geossl.data.sentinel.raster_file import RasterFile
 from geossl.data.vrt import expand
@@ -128,7 +128,7 @@ def look_at(source: Rasters, sensor: str, found: str | Path | SceneFiles) -> Fil
         warnings.simplefilter("always", Note)
         try:
             if isinstance(found, SceneFiles):
-                file = inspect_scene(found, sensor, source.s2_offset)
+                file = inspect_one(found, sensor, source.s2_offset, may_lack=SENSORS[sensor].bands)
             else:
                 (file,) = inspect_all([found], sensor, source.s2_offset, source.bands.get(sensor, ()))
         except (InputError, RunError) as error:
@@ -151,7 +151,9 @@ def place_of(file: RasterFile) -> str:
 
 def numbers_of(file: RasterFile) -> str:
     """Bands, and how numbers become physical units."""
-    bands = f"{len(file.bands)} bands ({', '.join(SENSORS[file.sensor].bands[:3])}, ...)"
+    names = SENSORS[file.sensor].bands
+    lacks = [band for band, number in zip(names, file.bands, strict=True) if not number]
+    bands = f"{len(names) - len(lacks)} bands{f', without {chr(32).join(lacks)}' if lacks else ''}"
     if SENSORS[file.sensor].unit != "reflectance":
         scale = f", x {file.gain[0]:g} {file.bias[0]:+g}" if file.gain else ""
         return f"{bands}, {SENSORS[file.sensor].unit}{scale}"

@@ -132,7 +132,7 @@ def labelled_scenes(
     """Chips of labelled ground, its blocks assigned to three parts by the seed."""
     source = LocalRasters(scenes.files, scenes.s2_offset, scenes.bands or {})
     truth = read_labels(labels, scenes.column, scenes.task)
-    order = {sensor: SENSORS[sensor].bands for sensor in source.sensors}
+    order = {sensor: source.bands_of(sensor) for sensor in source.sensors}
 
     def parts(split: str, seed: int) -> MapParts:
         if split not in ("auto", "blocked"):

@@ -14,19 +14,18 @@ from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 
 from geossl.data.listing import RASTERS, files_in
-from geossl.data.sentinel.bands import inspect
-from geossl.data.sentinel.inspection import inspect_scene
+from geossl.data.sentinel.inspection import inspect_one
 from geossl.data.sentinel.products import SceneFiles, product_folders, scenes_of
 from geossl.data.sentinel.raster_file import RasterFile
 from geossl.data.vrt import expand
-from geossl.errors import InputError, MissingBandError, MissingFileError, Note
+from geossl.errors import InputError, MissingFileError, Note
 from geossl.sensors import SENSORS
 
 OFFSETS = "offsets.csv"  # file,offset: lines beside Sentinel-2 files that do not say theirs
 SHOWN = 3  # files named per reason
 NOWHERE = "EPSG:32660"  # the zone of the Pacific; chips without a CRS lie in it
 FIRST, STEP = (200_000.0, 900_000.0), 20_000.0  # corner of the first such place, and metres to the next
-MISSABLE = "VH"  # many older radar scenes have VV only
+MISSABLE = ("VH",)  # many older radar scenes have VV only
 
 
 @dataclass(frozen=True)
@@ -82,35 +81,11 @@ def collect(
             place = made_up(one, parents.index(one.parent)) if by_name and isinstance(one, Path) else None
             try:
                 stated = s2_bands if name == "s2" else ()
-                found[name].append(looked_at(one, name, offsets.get(one.name, stated_offset), place, stated))
+                offset = offsets.get(one.name, stated_offset)
+                found[name].append(inspect_one(one, name, offset, stated, place, may_lack=MISSABLE))
             except InputError as error:
                 left.append((one.name if isinstance(one, SceneFiles) else str(one), error))
     return Collected(found, left)
-
-
-def looked_at(
-    one: Path | SceneFiles, sensor: str, offset: int | None, place: GeoBox | None, bands: Sequence[str] = ()
-) -> RasterFile:
-    """A file or scene as training reads it: of radar, VV alone is enough.
-
-    Raises:
-        InputError: If it cannot be used.
-    """
-
-    def look(wanted: tuple[str, ...] | None = None) -> RasterFile:
-        if isinstance(one, SceneFiles):
-            return inspect_scene(one, sensor, offset, wanted)
-        return inspect(one, sensor, offset, wanted, bands, place)
-
-    try:
-        return look()
-    except MissingBandError as error:
-        if error.bands != (MISSABLE,):
-            raise
-    every = SENSORS[sensor].bands
-    own = look(tuple(band for band in every if band != MISSABLE))
-    numbers = iter(own.bands)
-    return replace(own, bands=tuple(0 if band == MISSABLE else next(numbers) for band in every))
 
 
 def lacking(files: Sequence[RasterFile]) -> int:
@@ -172,7 +147,7 @@ def note(found: Collected, skipped: bool) -> None:
             gsd = f"{SENSORS[name].gsd_m:g} m"
             say(f"{degrees} of {len(files)} {name} files are in degrees and are resampled to UTM, {gsd}")
         if single := lacking(files):
-            say(f"{single} of {len(files)} {name} files have no {MISSABLE}, which is left empty there")
+            say(f"{single} of {len(files)} {name} files have no {MISSABLE[0]}, which is left empty there")
         if nowhere := sum(file.geobox.crs == NOWHERE for file in files):
             say(f"{nowhere} of {len(files)} {name} files have no CRS; those of one folder are taken to be of one place")
         levels = found.levels(name)
@@ -231,7 +206,7 @@ def report(found: Collected) -> str:
         if degrees := sum(file.crs.geographic for file in files):
             lines.append(f"{'':<9} {degrees} in degrees, resampled to UTM")
         if single := lacking(files):
-            lines.append(f"{'':<9} {single} without {MISSABLE}, which is left empty")
+            lines.append(f"{'':<9} {single} without {MISSABLE[0]}, which is left empty")
         if nowhere := sum(file.geobox.crs == NOWHERE for file in files):
             lines.append(f"{'':<9} {nowhere} without a CRS: those of one folder are taken to be of one place")
     lines.append(f"left out  {len(found.left_out)} files")

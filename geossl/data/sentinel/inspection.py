@@ -26,7 +26,7 @@ from geossl.data.sentinel.bands import (
 from geossl.data.sentinel.products import SceneFiles, product_folders, scenes_of
 from geossl.data.sentinel.raster_file import RasterFile
 from geossl.data.vrt import expand
-from geossl.errors import BandError, GridError, InputError, redact
+from geossl.errors import BandError, GridError, InputError, MissingBandError, redact
 from geossl.sensors import SENSORS
 
 
@@ -34,6 +34,8 @@ def inspect_all(
     paths: Sequence[str | Path] | None, sensor: str, stated_offset: int | None = None, stated_bands: Sequence[str] = ()
 ) -> list[RasterFile]:
     """Look at all files of a sensor; single-band files of a product are put together to scenes.
+
+    Files may lack bands, of which ``RasterFile.bands`` is 0 then: whoever reads them knows which it needs.
 
     Args:
         paths: Files and folders.
@@ -50,11 +52,48 @@ def inspect_all(
     here = [path for path in paths or [] if not is_address(path)]
     folders = [folder for path in here for folder in product_folders(Path(path), sensor)]
     return found + [
-        inspect_scene(one, sensor, stated_offset)
-        if isinstance(one, SceneFiles)
-        else inspect(one, sensor, stated_offset, stated_bands=stated_bands)
+        inspect_one(one, sensor, stated_offset, stated_bands, may_lack=SENSORS[sensor].bands)
         for one in scenes_of(expand(folders, sensor), sensor)
     ]
+
+
+def inspect_one(
+    one: Path | SceneFiles,
+    sensor: str,
+    stated_offset: int | None = None,
+    stated_bands: Sequence[str] = (),
+    place: GeoBox | None = None,
+    may_lack: Sequence[str] = (),
+) -> RasterFile:
+    """Look at a file or at the files of a scene, which may lack some bands, but not all.
+
+    Args:
+        one: A file, or the files of a scene.
+        sensor: Key of ``SENSORS``.
+        stated_offset: As in ``inspect``.
+        stated_bands: As in ``inspect``.
+        place: As in ``inspect``.
+        may_lack: Bands that it can do without; their number in ``RasterFile.bands`` is 0.
+
+    Raises:
+        MissingFileError, BandError, GridError: As ``inspect``.
+    """
+
+    def look(wanted: tuple[str, ...] | None = None) -> RasterFile:
+        if isinstance(one, SceneFiles):
+            return inspect_scene(one, sensor, stated_offset, wanted)
+        return inspect(one, sensor, stated_offset, wanted, stated_bands, place)
+
+    bands = SENSORS[sensor].bands
+    try:
+        return look()
+    except MissingBandError as error:
+        missing = set(error.bands)
+        if not missing <= set(may_lack) or missing == set(bands):
+            raise
+    own = look(tuple(band for band in bands if band not in missing))
+    numbers = iter(own.bands)
+    return replace(own, bands=tuple(0 if band in missing else next(numbers) for band in bands))
 
 
 def inspect_address(

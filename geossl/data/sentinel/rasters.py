@@ -65,6 +65,11 @@ class LocalRasters:
         """The sensors there are files of."""
         return tuple(self.files)
 
+    def bands_of(self, sensor: str) -> tuple[str, ...]:
+        """Bands that every file of a sensor has."""
+        has = [all(numbers) for numbers in zip(*(file.bands for file in self.files[sensor]), strict=True)]
+        return tuple(band for band, is_in in zip(SENSORS[sensor].bands, has, strict=True) if is_in)
+
     @property
     def dated(self) -> bool:
         """False: files may hold composites."""
@@ -108,7 +113,8 @@ class LocalRasters:
         value does not depend on how much is read at once. Radar is averaged in dB, as encoders take it.
 
         Returns:
-            Per sensor an array such as ``s2 (s2_band, y, x)``, float32; NaN outside files and where there is no data.
+            Per sensor an array such as ``s2 (s2_band, y, x)``, float32, of the bands that some file has; NaN outside
+            files and where there is no data.
 
         Raises:
             RunError: If a file cannot be read; a failed read is never taken for missing data.
@@ -118,8 +124,12 @@ class LocalRasters:
         arrays = {}
         for sensor, files in self.files.items():
             dims = (f"{sensor}_band", y, x)
-            names = {f"{sensor}_band": list(SENSORS[sensor].bands)}
-            arrays[sensor] = xr.DataArray(mosaic(files, sensor, geobox), dims=dims, coords={**names, **coords})
+            data = mosaic(files, sensor, geobox)
+            there = [any(numbers) for numbers in zip(*(file.bands for file in files), strict=True)]
+            bands = [band for band, is_in in zip(SENSORS[sensor].bands, there, strict=True) if is_in]
+            names = {f"{sensor}_band": bands}
+            data = data if all(there) else data[there]
+            arrays[sensor] = xr.DataArray(data, dims=dims, coords={**names, **coords})
         return xr.Dataset(arrays)
 
 
@@ -137,7 +147,7 @@ def mosaic(files: Sequence[RasterFile], sensor: str, geobox: GeoBox) -> Float[nd
     data = np.full((len(SENSORS[sensor].bands), *geobox.shape), np.nan, dtype=np.float32)
     for file in files:
         if reaches(file.geobox, geobox):
-            missing = np.isnan(data[0])
+            missing = np.isnan(data).all(axis=0)
             data[:, missing] = file.physical(warp(file, geobox))[:, missing]
     return data
 

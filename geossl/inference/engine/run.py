@@ -23,7 +23,7 @@ from geossl.inference.engine.encode import EncodeConfig, Encoded, encode_block, 
 from geossl.inference.engine.geometry import check_reach, geometry
 from geossl.inference.engine.overviews import add_overviews
 from geossl.inference.engine.plan import BuildFolder, Plan, Shard, Task, begun, fitting_shard
-from geossl.inference.engine.source import Source, check_sensors, images, note_levels
+from geossl.inference.engine.source import Source, check_bands, check_sensors, images, note_levels
 from geossl.inference.outputs import checksums, raster
 from geossl.models.encoder import DenseEncoder, DenseModel
 from geossl.models.files import EncoderFile
@@ -154,6 +154,7 @@ def plans(aoi: grid.Aoi, source: Source, encoder: Path, out: Path, config: MapCo
         "precision": workers.precision(config.precision, before.get("precision")),
         "valid_share": config.valid_share,
     }
+    check_bands(metadata["source"], spec)
     note_levels(metadata["source"], spec)
     if config.crs is not None:
         grid.check_crs(config.crs, aoi)

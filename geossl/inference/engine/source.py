@@ -55,6 +55,26 @@ def check_sensors(sensors: tuple[str, ...], spec: DenseSpec) -> None:
         raise BandError(f"encoder {spec.name} takes {', '.join(spec.sensors)}, not {', '.join(unknown) or 'nothing'}")
 
 
+def check_bands(described: dict[str, Any], spec: DenseSpec) -> None:
+    """Refuse files that lack a band of the encoder, before any work.
+
+    Args:
+        described: What a source says of itself; of a file, ``bands`` holds 0 for those that it lacks.
+        spec: Of the encoder.
+
+    Raises:
+        BandError: Names the file and what it has.
+    """
+    for name in [name for name in spec.sensors if isinstance(described.get(name), list)]:
+        for file in [file for file in described[name] if isinstance(file, dict) and 0 in file.get("bands", ())]:
+            has = [band for band, number in zip(SENSORS[name].bands, file["bands"], strict=True) if number]
+            if missing := [band for band in spec.sensors[name].bands if band not in has]:
+                raise BandError(
+                    f"{file.get('path', name)} lacks {', '.join(missing)} for encoder {spec.name}; it has "
+                    f"{', '.join(has)}: give a file with all of them, or an encoder that does without"
+                )
+
+
 def images(cube: xr.Dataset, spec: DenseSpec) -> dict[str, Any]:
     """Arrays (NumPy or Dask) by sensor in the encoder's band order, which is found by name, never by position.
 

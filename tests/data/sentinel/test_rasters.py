@@ -199,3 +199,20 @@ def test_the_footprints_are_where_a_sensor_has_a_file(tmp_path):
     assert areas["s1"].bounds == (500_000, 4_600_000 - 960, 501_800, 4_600_000)
     assert areas["s2"].bounds == (501_000, 4_600_000 - 960, 502_200, 4_600_000)
     assert LocalRasters({"s1": s1, "s2": s2}).sensors == ("s1", "s2")
+
+
+def test_files_may_lack_bands_which_are_left_out_where_no_file_has_them(tmp_path):
+    data, ten = optical(), [band for band in S2_BANDS if band not in ("B01", "B09")]
+    short = write_raster(
+        tmp_path / "a.tif", data[[S2_BANDS.index(band) for band in ten]], names=ten, BOA_ADD_OFFSET="0"
+    )
+    source = LocalRasters({"s2": [short]})
+    grid = inspect(write_raster(tmp_path / "b.tif", data, **TAGGED), "s2").geobox
+    whole = LocalRasters({"s2": [tmp_path / "b.tif"]}).load(grid)["s2"]
+    found = source.load(grid)["s2"]
+    assert list(found["s2_band"].values) == ten
+    np.testing.assert_array_equal(found, whole.sel(s2_band=ten))
+    both = LocalRasters({"s2": [short, tmp_path / "b.tif"]})
+    assert both.bands_of("s2") == tuple(ten)
+    np.testing.assert_array_equal(both.load(grid)["s2"].sel(s2_band=ten), found)
+    assert both.load(grid)["s2"].sel(s2_band="B01").isnull().all()  # the first file wins, whole

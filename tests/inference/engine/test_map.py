@@ -16,7 +16,7 @@ from geossl.inference.engine import run
 from geossl.inference.engine.lazy import embed
 from geossl.inference.engine.plan import BuildFolder
 from geossl.inference.engine.run import embed_map
-from geossl.inference.engine.source import note_levels
+from geossl.inference.engine.source import check_bands, note_levels
 from geossl.inference.outputs.quantize import quantize
 from geossl.inference.outputs.quicklook import quicklook
 from geossl.inference.outputs.raster import open_map
@@ -322,3 +322,11 @@ def test_files_of_another_level_than_the_encoders_are_said(croma_file):
     with pytest.warns(Note, match="s2 files are L1C; encoder .* learned from L2A"):
         note_levels({"s2": [{"level": "L1C"}], "s1": [{"level": "not stated"}]}, spec)
     note_levels({"s2": [{"level": "L2A"}], "search": {}}, spec)
+
+
+def test_files_without_a_band_of_the_encoder_are_refused_before_any_work(croma_file):
+    spec = read_encoder(croma_file).spec
+    lacks = [0 if band in ("B01", "B09") else 1 for band in spec.sensors["s2"].bands]
+    check_bands({"s2": [{"path": "whole.tif", "bands": [1] * 12}], "s1": "a catalogue"}, spec)
+    with pytest.raises(BandError, match=r"short.tif lacks B01, B09 for encoder .*; it has B02, B03, .*: give a file"):
+        check_bands({"s2": [{"path": "whole.tif", "bands": [1] * 12}, {"path": "short.tif", "bands": lacks}]}, spec)

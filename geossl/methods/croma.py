@@ -206,7 +206,8 @@ class CROMA(SSLMethod):
         """First chips of a batch: radar as VV, optical in true colour; masks are the same for every call."""
         few = {name: batch[name][:SHOWN].to(self.device) for name in ("s1", "s2", "valid")}
         images = self.encoder.normalize({"s1": few["s1"], "s2": few["s2"]})
-        p, grid = self.patch_px, tuple(side // self.patch_px for side in images["s1"].shape[-2:])
+        p, (h, w) = self.patch_px, images["s1"].shape[-2:]
+        grid = (h // p, w // p)
         n = grid[0] * grid[1]
         noise = torch.rand(2, len(few["valid"]), n, generator=torch.Generator().manual_seed(0)).to(self.device)
         ids = [random_kept_ids(x, max(1, int(n * (1 - self.mask_ratio)))) for x in noise]

@@ -94,7 +94,7 @@ def columns(path: Path) -> list[tuple[str, list[int], list[float]]]:
         pairs = [(int(row["step"]), float(row[name])) for row in rows if name != "step" and row[name]]
         pairs = [(step, value) for step, value in pairs if np.isfinite(value)]
         if len(pairs) > 1:
-            found.append((name, *map(list, zip(*pairs, strict=True))))
+            found.append((name, [step for step, _ in pairs], [value for _, value in pairs]))
     return found
 
 

@@ -27,6 +27,7 @@ from geossl.models.files import load_encoder
 from geossl.models.kinds import require
 from geossl.outputs import check_output
 from geossl.progress import Progress
+from geossl.sensors import OPTICAL
 
 CLOUD_ABOVE = 0.2  # reflectance
 
@@ -79,8 +80,8 @@ def embed_series(
     if not isinstance(series, ImageSeries):
         band = settings.get("cloud_band")
         clouds = None if band is None else Clouds(band, settings.get("cloud_above", CLOUD_ABOVE))
-        bands = spec.sensors["s2"].bands
-        stated = stated_names(settings.get("s2_bands"), "s2", wanted=bands)
+        bands = spec.sensors[OPTICAL].bands
+        stated = stated_names(settings.get("s2_bands"), OPTICAL, wanted=bands)
         series = open_series(series, bands, clouds, settings.get("s2_offset"), stated)
     dates = dates_between(series, start, end)
     epsg = epsg_for(series)
@@ -115,7 +116,7 @@ def series_encoder(encoder: str | Path | Encoder) -> SeriesEncoder:
     """An encoder of Sentinel-2 series, in evaluation mode."""
     found = require(SeriesEncoder, encoder if isinstance(encoder, Encoder) else load_encoder(encoder))
     name = f"{found.spec.name!r} ({found.spec.architecture})"
-    if found.sensor != "s2" or found.tubelet != 1:
+    if found.sensor != OPTICAL or found.tubelet != 1:
         raise WeightsError(f"{name} is of {found.sensor} in tubelets of {found.tubelet}; maps need s2 and 1")
     return found.eval()
 

@@ -16,7 +16,7 @@ from geossl.data.stac.ranking import check_request, find_scenes, resumed, search
 from geossl.errors import InputError, UnknownSettingError, possible
 from geossl.faults import check_hints
 from geossl.inference.engine.plan import source_metadata
-from geossl.sensors import PAIR, SENSORS
+from geossl.sensors import OPTICAL, PAIR, SENSORS
 
 if TYPE_CHECKING:
     from geossl.inference.engine.source import Source  # imports torch
@@ -96,7 +96,7 @@ class Rasters:
             raise UnknownSettingError("geossl.Rasters", unknown[0], KEYWORDS[Rasters])
         if not self.paths():
             raise InputError(f"no rasters given; name at least one sensor, such as {ANSWER}")
-        if self.s2_offset is not None and "s2" not in self.paths():
+        if self.s2_offset is not None and OPTICAL not in self.paths():
             raise InputError(f"--s2-offset {self.s2_offset} does nothing without Sentinel-2 files; leave it out")
         if idle := sorted(set(self.bands) - set(self.paths())):
             raise InputError(f"--{idle[0]}-bands does nothing without --{idle[0]} files; leave it out")

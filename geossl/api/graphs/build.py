@@ -25,7 +25,7 @@ from geossl.errors import InputError
 from geossl.inference.outputs.raster import open_map
 from geossl.recipe.graphs import Graphs
 from geossl.rules import check_values
-from geossl.sensors import SENSORS
+from geossl.sensors import OPTICAL, SENSORS
 from geossl.vector_files import read_features
 
 RASTERS = {".zarr", ".tif"}
@@ -142,7 +142,7 @@ def source_graph(settings: Graphs) -> Data:
         "compactness": settings.compactness,
         "smooth": settings.smooth,
     }
-    if settings.source == "sample" or (source / "s2").is_dir():
+    if settings.source == "sample" or (source / OPTICAL).is_dir():
         return scene_graph(settings.source, **style)
     if source.suffix.lower() in VECTORS:
         features = settings.features

@@ -16,7 +16,7 @@ from geossl.models.encoders.vit import ViT, vit_spec
 from geossl.models.files import load_encoder
 from geossl.models.spec import ImageGeometry
 from geossl.recipe.cross_video_mae import CrossVideoRecipe
-from geossl.sensors import S2_BANDS, SensorSpec
+from geossl.sensors import OPTICAL, S2_BANDS, SensorSpec
 from geossl.training.optim import optim_config
 
 
@@ -35,7 +35,7 @@ def data(recipe: CrossVideoRecipe) -> Clips:
                 raise InputError(f"data.{key}: SSL4EO-S12 names its bands and has no offset; leave it out")
             source = SeasonClips(d.source, bands, clouds, *drawn)
         else:
-            stated = stated_names(d.s2_bands, "s2", "data.s2_bands", bands)
+            stated = stated_names(d.s2_bands, OPTICAL, "data.s2_bands", bands)
             source = SeriesClips(find_series(d.source, bands, clouds, d.s2_offset, stated), *drawn)
     return Clips(source, d.batch_size, recipe.train.max_steps, d.workers)
 

@@ -21,7 +21,7 @@ from geossl.models.encoders.stacked import choose_bands
 from geossl.models.spec import ImageGeometry
 from geossl.recipe import Recipe, ScenesRecipe
 from geossl.recipe.images import ImageEncoder, Images
-from geossl.sensors import PAIR, RGB, SENSORS, SensorSpec, numbered_bands
+from geossl.sensors import OPTICAL, PAIR, RGB, SENSORS, SensorSpec, numbered_bands
 
 ImageData = SentinelChips | RGBImages | BandChips
 
@@ -117,7 +117,7 @@ def scene_chips(recipe: ScenesRecipe, sensors: Iterable[str] = PAIR) -> Sentinel
 def scene_folder(recipe: ScenesRecipe, sensors: Iterable[str]) -> SceneFolder:
     """The folder of the ``data`` section and how its files are read."""
     data = recipe.data
-    bands = stated_names(data.s2_bands, "s2", "data.s2_bands")
+    bands = stated_names(data.s2_bands, OPTICAL, "data.s2_bands")
     return SceneFolder(data.source, data.s2_offset, tuple(sensors), data.skip, bands)
 
 

@@ -22,7 +22,7 @@ from geossl.models.encoders.score_autoencoder import (
 )
 from geossl.models.spec import ImageGeometry, dense_spec
 from geossl.recipe.regularized_ae import RegularizedAERecipe
-from geossl.sensors import SENSORS, SensorSpec
+from geossl.sensors import OPTICAL, SENSORS, SensorSpec
 from geossl.training.optim import optim_config
 
 NAME, WINDOW_PX = "regularized_ae", 256
@@ -38,7 +38,7 @@ def data(recipe: RegularizedAERecipe) -> Vectors:
     elif source.suffix in (".zarr", ".tif"):
         train, held = map_vectors(source, settings.holdout, settings.count, seed)
     else:
-        bands = stated_names(settings.s2_bands, "s2", "data.s2_bands")
+        bands = stated_names(settings.s2_bands, OPTICAL, "data.s2_bands")
         folder = SceneFolder(settings.source, settings.s2_offset, settings.sensors, s2_bands=bands)
         chips = SentinelChips(folder, 16, 1, 1, seed=seed, holdout=settings.holdout)
         metadata |= chips.describe()

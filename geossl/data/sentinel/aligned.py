@@ -33,7 +33,7 @@ from geossl.data.sentinel.raster_file import RasterFile
 from geossl.data.sentinel.rasters import SAMPLE, mosaic
 from geossl.errors import GridError, InputError, MissingFileError
 from geossl.grid import ground_metres
-from geossl.sensors import PAIR, SENSORS, with_partners
+from geossl.sensors import OPTICAL, PAIR, RADAR, SENSORS, with_partners
 
 GSD_SLACK = 0.1  # share by which pixels of training scenes may be larger or smaller than the sensor's
 IN_MEMORY_BYTES = 256 * 2**20  # scenes that fit are read once per process
@@ -90,14 +90,14 @@ class SensorRasters(RasterDataset):
 class Sentinel1(SensorRasters):
     """Radar backscatter in dB: VV, VH."""
 
-    sensor = "s1"
+    sensor = RADAR
     all_bands = SENSORS[sensor].bands
 
 
 class Sentinel2(SensorRasters):
     """Surface reflectance 0 to 1, baseline offset removed: B01 to B12 without B10."""
 
-    sensor = "s2"
+    sensor = OPTICAL
     all_bands = SENSORS[sensor].bands
     rgb_bands = SENSORS[sensor].rgb
 

@@ -23,7 +23,7 @@ from geossl.data.sentinel.raster_file import RasterFile
 from geossl.data.vrt import sidecars
 from geossl.errors import BandError, GridError, MissingFileError, Note
 from geossl.limits import DN
-from geossl.sensors import SENSORS, Product, QualityBand
+from geossl.sensors import OPTICAL, SENSORS, Product, QualityBand
 from geossl.units import check_decibel, darkest, reflectance_scale
 
 LOOK_PX = 256  # side of the thinned look that unit checks are made on
@@ -105,7 +105,7 @@ def in_unit(
     window = Window(0, 0, source.width, source.height)
     names = wanted or entry.bands
     file = file if file.parts else with_scale(file, source)  # parts are a product's, whose scale is known
-    if file.gain and entry.key != "s2":
+    if file.gain and entry.key != OPTICAL:
         file = replace(file, fill=next((p.fill for p in entry.products if p.dtype in source.dtypes), file.fill))
     numbers = file.read(source, window, look)
     seen = numbers[:, np.isfinite(numbers[0])]
@@ -114,7 +114,7 @@ def in_unit(
         return replace(file, names=names)
     if entry.unit != "reflectance":
         return replace(file, reason=f"{entry.unit} as stored")
-    if entry.key == "s2":
+    if entry.key == OPTICAL:
         return replace(as_sentinel2(file, source, path, stated_offset, seen, names), names=names)
     if (file.gain or source.dtypes[0].startswith("float")) and seen.max(initial=0) <= MAX_REFLECTANCE:
         return replace(file, reason="the file's own scale" if file.gain else "already reflectance")

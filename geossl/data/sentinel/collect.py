@@ -19,7 +19,7 @@ from geossl.data.sentinel.products import SceneFiles, product_folders, scenes_of
 from geossl.data.sentinel.raster_file import RasterFile
 from geossl.data.vrt import expand
 from geossl.errors import InputError, MissingFileError, Note
-from geossl.sensors import SENSORS
+from geossl.sensors import OPTICAL, SENSORS
 
 OFFSETS = "offsets.csv"  # file,offset: lines beside Sentinel-2 files that do not say theirs
 SHOWN = 3  # files named per reason
@@ -80,7 +80,7 @@ def collect(
         for one in scenes_of(given, name):
             place = made_up(one, parents.index(one.parent)) if by_name and isinstance(one, Path) else None
             try:
-                stated = s2_bands if name == "s2" else ()
+                stated = s2_bands if name == OPTICAL else ()
                 offset = offsets.get(one.name, stated_offset)
                 found[name].append(inspect_one(one, name, offset, stated, place, may_lack=MISSABLE))
             except InputError as error:

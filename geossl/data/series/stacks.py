@@ -18,6 +18,7 @@ from geossl.data.sentinel.products import date_of
 from geossl.data.sentinel.raster_file import RasterFile
 from geossl.data.sentinel.rasters import warp
 from geossl.errors import BandError, GridError, InputError, MissingFileError, possible
+from geossl.sensors import OPTICAL
 
 SAMPLE = Path(__file__).parents[1] / "sample_series"
 FIRST_DAY = date(2015, 1, 1).toordinal()
@@ -140,7 +141,7 @@ def open_series(
         raise InputError(f"{folder} holds {len(dated)} dated rasters; a series needs at least 2")
     files = []
     for day in sorted(dated):
-        found = inspect(dated[day], "s2", s2_offset, tuple(bands), s2_bands)
+        found = inspect(dated[day], OPTICAL, s2_offset, tuple(bands), s2_bands)
         files.append(RasterFile(**(vars(found) | {"date": day})))
     if len({file.crs for file in files}) > 1:
         raise GridError(f"{folder} mixes coordinate systems; a series lies on one grid")

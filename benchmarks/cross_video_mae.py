@@ -4,6 +4,7 @@ Pretraining (no labels): two WorldCereal sites of 640 x 640 m (Belgium, about 13
 threshold on B05) and the Boadella reservoir (12 dates, 3.8 x 3.8 km), six bands. Read-outs of frozen encoders:
 1. crops: class of 40 m patches of both sites from 12 dates (one a month); linear and kNN, balanced accuracy over five
    folds of 160 m blocks; C and neighbours are chosen on another fold. Pretraining saw these places, not their labels.
+   Dates are joined as `geossl series embed --dates` does: their mean, a mean per season, each date side by side.
 2. one date: the same from the image branch and the date nearest to 1 July.
 3. retrieval: the clip of a frame among 50; chance 0.020.
 4. season: day of the year of single dates from the image branch, fitted on one site, judged on the other (a third year
@@ -44,8 +45,10 @@ from geossl.data.series.batches import CLEAR_SHARE
 from geossl.data.series.stacks import Clouds, open_series
 from geossl.evaluation.heads import Samples, fit_head, predict
 from geossl.inference.series import Extent, extent_of, series_blocks
+from geossl.models.encoders.series_dates import join_dates
 from geossl.models.encoders.series_vit import tubelets, untubelets, valid_shares
 from geossl.models.files import load_encoder
+from geossl.rules import DATES
 
 BANDS = ("B05", "B06", "B07", "B8A", "B11", "B12")
 CLOUDS = Clouds("B05", 0.25)
@@ -68,6 +71,7 @@ ARMS = {
     ],
 }
 SETTINGS = {
+    "the views of before: same dates, no gaps": ["objective.gaps=0", "objective.dates=1"],
     "frames from the clip": ["objective.frame_from=clip"],
     "target patch_norm": ["objective.target=patch_norm"],
     "tube masks": ["objective.mask_kind=tube"],
@@ -119,31 +123,39 @@ def on_grid(tokens, grid):
 
 
 @torch.inference_mode()
-def video_features(encoder, pixels, days):
+def video_features(encoder, pixels, days, dates="mean"):
     """One vector per patch from all dates."""
     cut, grid = windows(pixels)
     day = torch.from_numpy(days.astype(np.float32))
-    return on_grid(torch.cat([encoder.tokens(part, day.expand(len(part), -1)) for part in cut.split(64)]), grid)
+    return on_grid(torch.cat([encoder.tokens(part, day.expand(len(part), -1), dates) for part in cut.split(64)]), grid)
 
 
 @torch.inference_mode()
-def image_features(encoder, pixels, days):
-    """One vector per patch: the mean over dates of what the image branch makes of each usable patch."""
+def image_features(encoder, pixels, days, dates="mean"):
+    """One vector per patch from what the image branch makes of each usable patch, date by date."""
     cut, grid = windows(pixels)
     n, t = cut.shape[:2]
     flat = cut.flatten(0, 1)
     valid = F.avg_pool2d(flat.isfinite().all(1, keepdim=True).float(), PATCH)[:, 0] >= 0.5
     found = torch.cat([encoder.tokens({"s2": part}) for part in flat.split(256)])
-    weight = valid.float().unflatten(0, (n, t))[..., None]
-    return on_grid((found.unflatten(0, (n, t)) * weight).sum(1) / weight.sum(1), grid)
+    return joined(found.nan_to_num(0), valid, (n, t), days, dates, grid)
 
 
-def band_means(pixels, days, each=False):
-    """Mean of the bands of a patch: over all dates, or of each date."""
+def band_means(pixels, days, dates="mean"):
+    """Mean of the bands of a patch."""
     cut, grid = windows(pixels)
-    means = F.avg_pool2d(cut.flatten(0, 2)[:, None], PATCH)[:, 0].unflatten(0, cut.shape[:3])
-    means = torch.where(means.isfinite(), means, means.nanmean(dim=1, keepdim=True))
-    return on_grid((means.flatten(1, 2) if each else means.mean(1)).permute(0, 2, 3, 1), grid)
+    means = F.avg_pool2d(cut.flatten(0, 1).nan_to_num(0), PATCH).permute(0, 2, 3, 1)
+    share = F.avg_pool2d(cut.flatten(0, 1).isfinite().all(1, keepdim=True).float(), PATCH)[:, 0]
+    return joined(means / share[..., None].clamp(min=1e-6), share >= 0.5, cut.shape[:2], days, dates, grid)
+
+
+def joined(x, valid, shape, days, dates, grid):
+    """Vectors of windows and dates (n t, h, w, d) as one per patch."""
+    n, t = shape
+    side = x.shape[1]
+    day = torch.zeros(n, t) if days is None else torch.from_numpy(days.astype(np.float32)).expand(n, -1)
+    x, valid = x.reshape(n, t, side * side, -1), valid.reshape(n, t, side * side)
+    return on_grid(join_dates(x, valid, day, dates).reshape(n, side, side, -1), grid)
 
 
 def majority(labels):
@@ -222,8 +234,9 @@ class Judge:
         rows = {}
         for name, encoder, make in (("video branch", video, video_features), ("image branch", image, image_features)):
             if encoder is not None:
-                features = lambda p, d, e=encoder, f=make: f(e, p, d)  # noqa: E731
-                rows[name, "crops"] = self.crop_scores(features)
+                for dates in DATES:
+                    features = lambda p, d, e=encoder, f=make, how=dates: f(e, p, d, how)  # noqa: E731
+                    rows[name, f"crops {dates}"] = self.crop_scores(features)
         if image is not None:
             rows["image branch", "one date"] = self.crop_scores(lambda p, d: image_features(image, p, d), self.july)
             rows["image branch", "season"] = [season_error(image, self.sites)]
@@ -289,7 +302,8 @@ def run_arm(args, judge, name, changes, seed):
 
 def show(results):
     """One row per arm and branch: mean +- standard deviation over its seeds."""
-    columns = [("crops", 0, "crops, linear"), ("crops", 1, "crops, kNN"), ("one date", 0, "one date, linear")]
+    columns = [(f"crops {dates}", i, f"{kind}, {dates}") for i, kind in enumerate(("linear", "kNN")) for dates in DATES]
+    columns += [("one date", 0, "one date, linear")]
     columns += [("season", 0, "season, days"), ("retrieval", 0, "retrieval")]
     print("| arm | branch | seeds | " + " | ".join(c[2] for c in columns) + " |\n|" + "---|" * (len(columns) + 3))
     for arm, runs in results.items():
@@ -402,6 +416,7 @@ def main():
     parser.add_argument("--out", type=Path, default=Path("runs/cross_video"))
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--untrained", action="store_true", help="band means and random weights alone")
     parser.add_argument("--only", type=int, nargs="*", help="just these seeds; a later run of all finds them done")
     parser.add_argument(
         "--settings", action="store_true", help="also measure the settings that are ours, one seed each"
@@ -418,13 +433,13 @@ def main():
     for path in args.boadella.glob("*.tif"):
         shutil.copy(path, root / "boadella")
     judge = cache(lambda: Judge(root, labels))
-    results = {f"band means of {what}": [plain(judge(), each)] for what, each in (("all dates", 0), ("each date", 1))}
+    results = {"band means": [plain(judge())]}
     for seed in args.only or range(args.seeds):
-        for name, changes in {"random init": [], **ARMS}.items():
+        for name, changes in {"random init": [], **({} if args.untrained else ARMS)}.items():
             results.setdefault(name, []).append(run_arm(args, judge, name, changes, seed))
         print(f"\nafter seed {seed}:\n")
         show(results)
-    if args.only:
+    if args.only or args.untrained:
         return
     rebuild_picture(recipe_of(args, 0, [], "CrossVideoMAE"), args.out / "CrossVideoMAE_0", args.out / "rebuilt.png")
     encoder = args.out / "CrossVideoMAE_0" / "encoder.safetensors"
@@ -436,10 +451,13 @@ def main():
         show({name: [run_arm(args, judge, name, changes, 0)]})
 
 
-def plain(judge, each):
+def plain(judge):
     """What a user has without an encoder."""
-    features = lambda pixels, days: band_means(pixels, days, each)  # noqa: E731
-    return {("-", "crops"): judge.crop_scores(features)}
+    rows = {}
+    for dates in DATES:
+        features = lambda pixels, days, how=dates: band_means(pixels, days, how)  # noqa: E731
+        rows["-", f"crops {dates}"] = judge.crop_scores(features)
+    return rows
 
 
 if __name__ == "__main__":

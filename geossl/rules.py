@@ -8,6 +8,7 @@ from typing import Any
 from geossl.errors import InputError
 
 MOST = 10**9  # of whatever is counted; more is a slip of the hand, and no machine word
+DATES = ("season", "mean", "each")  # how dates of a series become one vector; the default first
 DTYPES = ("int8", "float16", "float32")  # of stored embeddings
 
 
@@ -57,6 +58,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {  # what a value must be,
         "a whole number of pixels, 4 to 1000000",
     ),
     "compactness": (lambda value: is_number(value) and 0 < value <= 1000, "a number above 0, such as 0.1"),
+    "dates": (lambda value: value in DATES, f"one of {', '.join(DATES)}"),
     "dtype": (lambda value: value is None or value in DTYPES, f"one of {', '.join(DTYPES)}"),
     "dims": (lambda value: value is None or is_count(value), "a whole number, 1 or more"),
     "gsd_m": (lambda value: value is None or isinstance(value, Real), "a number of metres"),

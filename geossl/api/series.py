@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,16 @@ from geossl.inference.outputs.quicklook import MEANING, TITLE, quicklook
 from geossl.inference.outputs.styles import write_vector_style
 from geossl.inference.series import extent_of, series_blocks
 from geossl.models.encoder import Encoder, SeriesEncoder
+from geossl.models.encoders.series_dates import date_names
 from geossl.models.files import load_encoder
 from geossl.models.kinds import require
 from geossl.outputs import check_output
 from geossl.progress import Progress
+from geossl.rules import DATES
 from geossl.sensors import OPTICAL
 
 CLOUD_ABOVE = 0.2  # reflectance
+MOST_BANDS = 65535  # of a GeoTIFF
 
 
 def embed_series(
@@ -48,7 +52,7 @@ def embed_series(
 
     Windows lie on the lattice of all maps: cells anchored at the origin of the CRS. A stack in a UTM zone keeps its
     zone, and its pixels if it lies on the encoder's pixel grid; any other one is brought bilinearly to that of its
-    zone. Usable dates of a patch are averaged; pixels outside the stack and clouds are not fed.
+    zone. Pixels outside the stack and clouds are not fed.
 
     Args:
         source: Folder with a Sentinel-2 GeoTIFF per date (``20200113.tif``), or a series from
@@ -60,9 +64,11 @@ def embed_series(
         picture: Also write a PCA false-colour picture beside it.
         overwrite: Replace an output.
         progress: Called after every part (blocks); see ``geossl.progress``.
-        settings: How a folder is read: ``cloud_band`` (a pixel is cloud where this band is brighter than
-            ``cloud_above``, a reflectance, 0.2; None = only nodata is left out), ``s2_offset`` (DN added to files that
-            do not say), ``s2_bands`` (bands of files that do not name theirs, in their order).
+        settings: ``dates``: what becomes of the usable dates of a patch. ``season`` (the default): a mean per season
+            side by side, four times the encoder's numbers; ``mean``; or ``each``: all dates side by side, so that only
+            maps of the same dates compare. How a folder is read: ``cloud_band`` (a pixel is cloud where this band is
+            brighter than ``cloud_above``, a reflectance, 0.2; None = only nodata is left out), ``s2_offset`` (DN added
+            to files that do not say), ``s2_bands`` (bands of files that do not name theirs, in their order).
 
     Returns:
         The path written, which ``geossl.open`` reads.
@@ -70,7 +76,9 @@ def embed_series(
     Raises:
         InputError: If stack, encoder or output do not fit; nothing was written.
     """
-    settings = checked_settings(settings, ("cloud_band", "cloud_above", "s2_offset", "s2_bands"), "series.embed")
+    known = ("dates", "cloud_band", "cloud_above", "s2_offset", "s2_bands")
+    settings = checked_settings(settings, known, "series.embed")
+    joined = settings.get("dates", DATES[0])
     out = check_output(out, (".tif",), overwrite=overwrite)
     if settings.get("cloud_band") is None and settings.get("cloud_above", CLOUD_ABOVE) != CLOUD_ABOVE:
         raise InputError("--cloud-above does nothing without --cloud-band; leave it out")
@@ -84,6 +92,10 @@ def embed_series(
         stated = stated_names(settings.get("s2_bands"), OPTICAL, wanted=bands)
         series = open_series(series, bands, clouds, settings.get("s2_offset"), stated)
     dates = dates_between(series, start, end)
+    names = date_names(joined, spec.dim, [series.files[i].date for i in dates])
+    if len(names) > MOST_BANDS:
+        text = f"{len(dates)} dates of {spec.dim} numbers are more than the {MOST_BANDS} bands of a GeoTIFF"
+        raise InputError(f"{text}; narrow them with --start and --end, or use --dates season")
     epsg = epsg_for(series)
     extent = extent_of(spec, outline(series.geobox, CRS(epsg)), epsg)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -91,16 +103,15 @@ def embed_series(
 
     def parts() -> Iterator[Block]:
         nonlocal filled
-        found = series_blocks(
-            model.to(device), lambda grid: series.read(grid, dates), series.days[dates], extent, device, progress
-        )
+        read, days = partial(series.read, dates=dates), series.days[dates]
+        found = series_blocks(model.to(device), read, days, extent, joined, device, progress)
         for where, values in found:
             filled += int(np.isfinite(values[0]).sum())
             yield where, values
 
     tags = {"GEOSSL_ENCODER": spec.name, "GEOSSL_DATES": json.dumps([series.files[i].date for i in dates])}
-    names = [f"e{i:03d}" for i in range(spec.dim)]
-    write_blocks(out, extent.geobox, parts(), count=spec.dim, dtype="float32", nodata=np.nan, names=names, tags=tags)
+    tags["GEOSSL_JOINED"] = joined
+    write_blocks(out, extent.geobox, parts(), count=len(names), dtype="float32", nodata=np.nan, names=names, tags=tags)
     if not filled:
         out.unlink()
         raise InputError(f"series {series.name} has no valid patch on any date; check nodata, and what counts as cloud")

@@ -7,6 +7,7 @@ import click
 from geossl.cli.door import InOrder
 from geossl.cli.options import early, s2_offset
 from geossl.cli.progress import line
+from geossl.rules import DATES
 
 
 @click.group(cls=InOrder)
@@ -27,6 +28,13 @@ def series() -> None:
 @click.option("--cloud-above", default=0.2, show_default=True, help="Reflectance.")
 @s2_offset
 @click.option("--s2-bands", metavar="NAMES", help="Bands of stacks without names, in order.")
+@click.option(
+    "--dates",
+    default=DATES[0],
+    show_default=True,
+    type=click.Choice(DATES),
+    help="What a vector holds of its dates: a mean per season side by side, one mean, or each date.",
+)
 @click.option("--start", help="First day, such as 2020-01-01.")
 @click.option("--end", help="Last day.")
 @click.option("--overwrite", is_flag=True, help="Replace an output.")

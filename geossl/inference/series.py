@@ -13,6 +13,7 @@ from odc.geo.geobox import GeoBox
 from geossl.grid import Lattice
 from geossl.inference.outputs.cog import Block
 from geossl.models.encoder import DenseSpec, SeriesEncoder
+from geossl.models.encoders.series_dates import date_names
 from geossl.progress import Progress
 
 READ_PX = 128  # side of a block that is read at once
@@ -45,6 +46,7 @@ def series_blocks(
     read: Read,
     days: Int[np.ndarray, " t"],
     extent: Extent,
+    dates: str = "mean",
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> Iterator[Block]:
@@ -58,23 +60,24 @@ def series_blocks(
         read: Gives reflectance on a grid.
         days: Since 1 January 2015, one per date.
         extent: What to embed.
+        dates: How dates become one vector; see ``geossl.models.encoders.series_dates.join_dates``.
         device: Where to run.
         progress: Called after every part (blocks); see ``geossl.progress``.
     """
     lattice, spec = extent.lattice, encoder.spec
     keep, step = lattice.cell_patches, lattice.cell_patches * spec.patch_px
     day = torch.from_numpy(np.asarray(days, dtype=np.float32))[None].to(device)
-    side = max(1, READ_PX // step)
+    side, width = max(1, READ_PX // step), len(date_names(dates, spec.dim, [""] * len(days)))
     tops, lefts = aligned(extent.row, extent.rows, side), aligned(extent.column, extent.columns, side)
     for number, (top, left) in enumerate(product(tops, lefts)):
         pixels = torch.from_numpy(read(lattice.pixels(top, left, side, side, spec.margin_px)))
         rows = range(max(top, extent.row), min(top + side, extent.row + extent.rows))
         columns = range(max(left, extent.column), min(left + side, extent.column + extent.columns))
-        values = np.empty((spec.dim, len(rows) * keep, len(columns) * keep), np.float32)
+        values = np.empty((width, len(rows) * keep, len(columns) * keep), np.float32)
         for (i, row), (j, column) in product(enumerate(rows), enumerate(columns)):
             y, x = (row - top) * step, (column - left) * step
             window = pixels[None, :, :, y : y + spec.window_px, x : x + spec.window_px].to(device)
-            found = middle(encoder, window, day)
+            found = middle(encoder, window, day, dates)
             values[:, i * keep : (i + 1) * keep, j * keep : (j + 1) * keep] = found
         y, x = (rows.start - extent.row) * keep, (columns.start - extent.column) * keep
         yield (slice(y, y + values.shape[1]), slice(x, x + values.shape[2])), values
@@ -89,9 +92,9 @@ def aligned(first: int, count: int, side: int) -> range:
 
 @torch.inference_mode()
 def middle(
-    encoder: SeriesEncoder, window: Float[torch.Tensor, "1 t c h w"], day: Float[torch.Tensor, "1 t"]
-) -> Float[np.ndarray, "d k k"]:
+    encoder: SeriesEncoder, window: Float[torch.Tensor, "1 t c h w"], day: Float[torch.Tensor, "1 t"], dates: str
+) -> Float[np.ndarray, "e k k"]:
     """What is kept of a window."""
     edge = encoder.spec.margin_px // encoder.spec.patch_px
-    tokens = encoder.tokens(window, day)[0].float().cpu().numpy()
+    tokens = encoder.tokens(window, day, dates)[0].float().cpu().numpy()
     return tokens[edge : len(tokens) - edge, edge : tokens.shape[1] - edge].transpose(2, 0, 1)

@@ -191,8 +191,13 @@ class SeriesEncoder(Encoder, ABC):
     tubelet: int  # dates that are read as one
 
     @abstractmethod
-    def tokens(self, pixels: Float[Tensor, "b t c h w"], days: Float[Tensor, "b t"]) -> Float[Tensor, "b gh gw d"]:
-        """One vector per patch, from its valid dates; days are counted from 1 January 2015."""
+    def tokens(
+        self, pixels: Float[Tensor, "b t c h w"], days: Float[Tensor, "b t"], dates: str = "mean"
+    ) -> Float[Tensor, "b gh gw e"]:
+        """One vector per patch, from its valid dates; days are counted from 1 January 2015.
+
+        ``dates`` says how: ``mean``, ``season`` (a mean per season side by side) or ``each``.
+        """
 
     @abstractmethod
     def pooled(self, pixels: Float[Tensor, "b t c h w"], days: Float[Tensor, "b t"]) -> Float[Tensor, "b d"]:

@@ -39,8 +39,8 @@ def stack(tmp_path):
 
 
 def embedded(source, out, **settings):
-    """The map, opened; without a picture."""
-    return geossl.open(geossl.series.embed(source, encoder(), out=out, picture=False, **settings))
+    """The map of means over dates, opened; without a picture."""
+    return geossl.open(geossl.series.embed(source, encoder(), out=out, picture=False, **{"dates": "mean", **settings}))
 
 
 def cropped(folder, out, top, left, size):
@@ -58,7 +58,7 @@ def cropped(folder, out, top, left, size):
 
 
 def test_the_map_lies_on_the_lattice_of_all_maps(stack, tmp_path):
-    found = geossl.open(geossl.series.embed(stack, encoder(), out=tmp_path / "map.tif"))
+    found = geossl.open(geossl.series.embed(stack, encoder(), out=tmp_path / "map.tif"))  # a mean per season
     transform = found.rio.transform()
     assert found.rio.crs.to_epsg() == 32631
     assert (transform.a, transform.e) == (40, -40)
@@ -67,7 +67,7 @@ def test_the_map_lies_on_the_lattice_of_all_maps(stack, tmp_path):
     series = open_series(stack, BANDS).geobox.extent.boundingbox
     assert left <= series.left < left + 80
     assert top - 80 < series.top <= top
-    assert found.sizes["embedding"] == 8
+    assert found.sizes["embedding"] == 4 * 8
     assert (tmp_path / "map.png").is_file()
 
 
@@ -79,6 +79,25 @@ def test_a_vector_is_the_encoders_own_for_its_window(stack, tmp_path):
     tokens = encoder().tokens(torch.from_numpy(series.read(corner))[None], torch.tensor(series.days[None]).float())
     ours = found[:, row : row + 2, column : column + 2].values
     np.testing.assert_array_equal(ours, tokens[0, 1:3, 1:3].permute(2, 0, 1).detach().numpy())
+
+
+def test_dates_are_joined_as_asked_and_say_so(stack, tmp_path):
+    series, row, column = open_series(stack, BANDS), 6, 8
+    days = torch.tensor(series.days[None]).float()
+    for dates, count in (("mean", 8), ("season", 32), ("each", 8 * len(series.files))):
+        out = tmp_path / f"{dates}.tif"
+        found = embedded(stack, out, dates=dates)
+        corner = found.odc.geobox[row - 1 : row + 3, column - 1 : column + 3].zoom_out(1 / 4)
+        tokens = encoder().tokens(torch.from_numpy(series.read(corner))[None], days, dates)
+        ours = found[:, row : row + 2, column : column + 2].values
+        np.testing.assert_array_equal(ours, tokens[0, 1:3, 1:3].permute(2, 0, 1).detach().numpy())
+        assert found.sizes["embedding"] == count
+        with rasterio.open(out) as file:
+            assert file.tags()["GEOSSL_JOINED"] == dates
+            last = {"mean": "e007", "season": "son_e007", "each": f"{series.files[-1].date}_e007"}[dates]
+            assert file.descriptions[-1] == last
+    with pytest.raises(InputError, match="dates.*'all'.*one of season, mean, each"):
+        geossl.series.embed(stack, encoder(), out=tmp_path / "x.tif", dates="all")
 
 
 def test_the_region_does_not_matter(stack, tmp_path):
@@ -186,7 +205,14 @@ def test_what_cannot_be_embedded_is_refused_and_nothing_written(stack, tmp_path)
 
 def test_the_command_does_the_same_and_answers_mistakes_in_one_line(stack, tmp_path):
     save_encoder(tmp_path / "encoder.safetensors", encoder(), {})
-    options = ["--encoder", str(tmp_path / "encoder.safetensors"), "--out", str(tmp_path / "map.tif")]
+    options = [
+        "--encoder",
+        str(tmp_path / "encoder.safetensors"),
+        "--out",
+        str(tmp_path / "map.tif"),
+        "--dates",
+        "mean",
+    ]
     done = CliRunner().invoke(cli.main, ["series", "embed", str(stack), *options])
     assert done.exit_code == 0, done.output
     expected = embedded(stack, tmp_path / "again.tif")
@@ -194,6 +220,7 @@ def test_the_command_does_the_same_and_answers_mistakes_in_one_line(stack, tmp_p
     for arguments, message in (
         (["nowhere", *options[:2]], "folder 'nowhere' does not exist"),
         ([str(stack), "--encoder", "croma_bass"], "unknown encoder 'croma_bass'; did you mean 'croma_base'?"),
+        ([str(stack), *options[:2], "--dates", "all"], "'all' is not one of 'season', 'mean', 'each'"),
         ([str(stack), *options], "exists; choose another name, or --overwrite"),
     ):
         done = CliRunner().invoke(cli.main, ["series", "embed", *arguments])

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from geossl.errors import BandError, GridError
 from geossl.models.encoder import DenseSpec, SeriesEncoder
+from geossl.models.encoders.series_dates import join_dates, mean_of
 from geossl.models.layers.initialization import xavier
 from geossl.models.layers.masking import take
 from geossl.models.layers.normalize import VIT_EPS, Standardize
@@ -153,17 +154,21 @@ class SeriesViT(SeriesEncoder):
             tokens = block(tokens)
         return self.norm(tokens)
 
-    def tokens(self, pixels: Float[Tensor, "b t c h w"], days: Float[Tensor, "b t"]) -> Float[Tensor, "b gh gw d"]:
-        """One vector per patch: the mean over its valid dates; NaN where there is none.
+    def tokens(
+        self, pixels: Float[Tensor, "b t c h w"], days: Float[Tensor, "b t"], dates: str = "mean"
+    ) -> Float[Tensor, "b gh gw e"]:
+        """One vector per patch from its valid dates; NaN where there is none.
 
         Args:
             pixels: Physical units, bands in the spec's order, NaN = invalid; a tubelet less than half valid is
                 not fed and influences nothing.
-            days: Since 1 January 2015; unused where time is not ``doy``.
+            days: Since 1 January 2015; unused where time is not ``doy`` and ``dates`` is ``mean``.
+            dates: ``mean`` (d numbers), ``season`` (4 d) or ``each`` (s d); see ``series_dates.join_dates``.
         """
         found, fed = self.encode(pixels, days)
         patch = self.spec.patch_px
-        return mean_of(found, fed, dim=1).unflatten(1, (pixels.shape[-2] // patch, pixels.shape[-1] // patch))
+        joined = join_dates(found, fed, self.slots(days), dates)
+        return joined.unflatten(1, (pixels.shape[-2] // patch, pixels.shape[-1] // patch))
 
     def pooled(self, pixels: Float[Tensor, "b t c h w"], days: Float[Tensor, "b t"]) -> Float[Tensor, "b d"]:
         """One vector per series: the mean of its tokens; NaN where nothing is valid."""
@@ -190,8 +195,3 @@ class SeriesViT(SeriesEncoder):
                 where = torch.arange(fed.shape[1], device=x.device)[None] if ids is None else ids
                 tokens[row[:, None], where] = found.to(tokens)
         return tokens.unflatten(1, shares.shape[1:]), fed.unflatten(1, shares.shape[1:])
-
-
-def mean_of(x: Float[Tensor, "*b d"], fed: Bool[Tensor, "*b"], dim: int) -> Float[Tensor, "*c d"]:
-    """Mean over an axis of those that were fed; NaN where none was."""
-    return (x * fed[..., None]).sum(dim=dim) / fed.sum(dim=dim)[..., None]

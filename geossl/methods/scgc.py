@@ -6,32 +6,35 @@ Batch: PyG ``Data`` with ``x`` (n c) and ``edge_index`` (2 e), both directions o
 holdout nodes ``everyone``, the whole, whose ``core`` are these: ``holdout_contrast`` of them says when to stop.
 First an autoencoder learns the features, then k-means gives centres, then contrast and sharpening are trained together.
 Differs from the authors' code: the autoencoder is trained here (there, weights are read from a pickle), labels play no
-part (there, the epoch reported is the one that agrees best with them). Ours are ``start="graph"`` and ``patience``.
+part (there, the epoch reported is the one that agrees best with them). Ours are the starts
+``graph`` and ``auto``, and ``patience``.
 """
 
 import copy
+import logging
 import warnings
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
-from sklearn.cluster import KMeans
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch_geometric.data import Data
 
 from geossl.errors import InputError, Note
 from geossl.methods.base import OptimConfig, SSLMethod
-from geossl.methods.parts.scgc_walks import modularity, walk_step, walk_weights
+from geossl.methods.parts.scgc_starts import code_centres, graph_centres, nearest
+from geossl.methods.parts.scgc_walks import modularity, walk_weights
 from geossl.models.encoders.gnn import NodeMLP, mlp
 
+log = logging.getLogger("geossl")
+
 SMALLEST = 0.001  # share of the nodes below which a cluster counts as empty
-MOST = 100_000  # nodes k-means looks at; of more, so many at random
-STARTS = 20  # of k-means
+TRIAL = 40  # updates from either start before one is chosen; on made-up graphs more say no more
 LONGEST = 10  # times the steps of a run, at which patience ends
 AUTOENCODER_BATCH = 256  # nodes per update of the autoencoder, as published
 BLOCK = 8192  # nodes encoded at a time for k-means
@@ -100,44 +103,6 @@ def sharpened(labels: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
     return (weight / weight.sum(dim=1, keepdim=True)).detach()
 
 
-def code_centres(codes: Float[ndarray, "n d"], clusters: int, seed: int) -> Float[ndarray, "k d"]:
-    """Centres by k-means, as published: the best of ``STARTS`` by the distances."""
-    return KMeans(clusters, n_init=STARTS, random_state=seed).fit(drawn(codes, seed)).cluster_centers_
-
-
-def graph_centres(
-    codes: Float[ndarray, "n d"], edge_index: Int[Tensor, "2 e"], clusters: int, seed: int
-) -> Float[ndarray, "k d"]:
-    """Centres by k-means of codes averaged over two steps along edges: the best of ``STARTS`` by modularity.
-
-    A code says what a node is like, its neighbours what it belongs to. Clusters of averaged codes are turned into
-    centres among the nodes' own codes, since the encoder sees no edges, and it is the clusters around these that are
-    compared. Source: ours.
-    """
-    step = walk_step(edge_index, len(codes))
-    near, own = drawn(step @ (step @ codes), seed), drawn(codes, seed)
-    best, most = None, -1.0
-    for start in range(STARTS):
-        labels = KMeans(clusters, n_init=1, random_state=STARTS * seed + start).fit(near).labels_
-        centres = np.stack([own[labels == k].mean(axis=0) for k in np.unique(labels)])
-        score = float(modularity(nearest(codes, centres), edge_index)) if len(centres) == clusters else -1.0
-        if score > most:
-            best, most = centres, score
-    return code_centres(codes, clusters, seed) if best is None else best  # of codes nearly all the same
-
-
-def drawn(rows: Float[ndarray, "n d"], seed: int) -> Float[ndarray, "m d"]:
-    """All rows, or of more than ``MOST`` so many, always the same."""
-    if len(rows) <= MOST:
-        return rows
-    return rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:MOST].numpy()]
-
-
-def nearest(codes: Float[ndarray, "n d"], centres: Float[ndarray, "k d"]) -> Int[Tensor, " n"]:
-    """Number of the centre nearest to each code."""
-    return torch.cdist(torch.from_numpy(codes), torch.from_numpy(centres.astype(codes.dtype))).argmin(dim=1)
-
-
 @dataclass(frozen=True)
 class Objective:
     """What is optimised, and when it ends; keys of the recipe's ``objective`` section.
@@ -151,7 +116,9 @@ class Objective:
         tau: Factor on the cosine.
         alpha: Weight of the contrast.
         beta: Weight of the sharpening.
-        start: Where centres start: ``codes`` (``code_centres``, as published) or ``graph`` (``graph_centres``).
+        start: Where centres start: ``codes`` (``code_centres``, as published), ``graph`` (``graph_centres``), or
+            ``auto``: of both the one after ``TRIAL`` updates from which the clusters have the greater modularity,
+            ``codes`` where they are level. Ours, chosen on graphs made up for it: benchmarks/scgc_start.py.
         patience: With holdout nodes: train until their contrast has not fallen for so many updates, past the last step
             of the run if need be, and export the weights with the least. None = train as long as the run says.
     """
@@ -199,6 +166,11 @@ class SCGC(SSLMethod):
         self.register_buffer("least", torch.tensor([torch.inf, 0.0]))
         self.best = None if o.patience is None else copy.deepcopy(encoder).requires_grad_(False)
 
+    @property
+    def has_idle_parameters(self) -> bool:
+        """Centres in the first phase, the decoder in the second, unless it reconstructs."""
+        return True
+
     def losses(self, batch: Data) -> dict[str, Float[Tensor, ""]]:
         """``contrast``, ``cluster`` and ``reconstruct``; the first two are 0 while the autoencoder is trained."""
         if self.global_step < self.objective.autoencoder_steps:
@@ -241,34 +213,73 @@ class SCGC(SSLMethod):
         with torch.no_grad():
             parts = [self.encoder(self.encoder.normalize(graph.x[r].to(batch.x.device))) for r in rows]
         codes = torch.cat(parts).cpu().numpy()
-        if self.objective.start == "graph" and graph.edge_index.shape[1]:
-            centres = graph_centres(codes, graph.edge_index.cpu(), count, self.seed)
-        else:
-            centres = code_centres(codes, count, self.seed)
+        centres = self.centres_of(codes, graph.edge_index.cpu(), batch)
         order = torch.bincount(nearest(codes, centres), minlength=count).argsort(descending=True, stable=True)
         self.encoder.centres.data.copy_(torch.from_numpy(centres)[order])
         if self._trainer is not None:  # moments of tiny reconstruction gradients would make the first updates leap
             self._trainer.optimizers[0].state.clear()
 
+    def centres_of(
+        self, codes: Float[ndarray, "n d"], edge_index: Int[Tensor, "2 e"], batch: Data
+    ) -> Float[ndarray, "k d"]:
+        """Centres by the start that is asked for."""
+        count, start = len(self.encoder.centres), self.objective.start if edge_index.shape[1] else "codes"
+        found = {}
+        if start != "graph":
+            found["codes"] = code_centres(codes, count, self.seed)
+        if start != "codes":
+            found["graph"] = graph_centres(codes, edge_index, count, self.seed)
+        if len(found) == 1:
+            return next(iter(found.values()))
+        reached = {name: self.trial(centres, batch) for name, centres in found.items()}
+        best = max(reached, key=lambda name: reached[name])  # the first of equals
+        text = ", ".join(f"{name} {value:.3f}" for name, value in reached.items())
+        if self.global_rank == 0:
+            log.info("centres   %s, by modularity after %d trial updates: %s", best, TRIAL, text)
+        return found[best]
+
+    def trial(self, centres: Float[ndarray, "k d"], batch: Data) -> float:
+        """Modularity of the clusters after some updates from centres, on copies: nothing is left of them."""
+        parts = nn.ModuleList([copy.deepcopy(self.encoder), copy.deepcopy(self.decoder)])
+        encoder, decoder = parts
+        encoder.centres.data.copy_(torch.from_numpy(centres))
+        optimizer = self.optim.build(cast(SSLMethod, parts))
+        for group in optimizer.param_groups:
+            group["lr"] = max(self.optim.lr, self.objective.autoencoder_lr)  # a slow rate would show little
+        for _ in range(TRIAL):
+            optimizer.zero_grad()
+            torch.stack(list(self.graph_terms(batch, cast(NodeMLP, encoder), decoder)[0].values())).sum().backward()
+            optimizer.step()
+        with torch.no_grad():
+            labels = encoder.soft_labels(encoder(encoder.normalize(batch.x)))
+        return float(modularity(labels.argmax(dim=1), batch.edge_index))
+
     def graph_losses(self, batch: Data) -> dict[str, Float[Tensor, ""]]:
         """Loss terms of an update on the graph."""
-        pairs, weights = self.walks(batch)
         if "everyone" in batch:
             self.logged_scalars["holdout"] = self.holdout_contrast(batch.everyone)
-        x = self.encoder.normalize(batch.x)
-        codes = self.encoder(x)
-        core = batch.get("core")
-        labels = self.encoder.soft_labels(codes if core is None else codes[core])
+        terms, codes, labels = self.graph_terms(batch, self.encoder, self.decoder)
         self.logged_scalars["smallest_cluster"] = self.smallest(labels)
         with torch.no_grad():
-            found = labels if core is None else self.encoder.soft_labels(codes)
+            found = labels if len(labels) == len(codes) else self.encoder.soft_labels(codes)
             self.logged_scalars["modularity"] = modularity(found.argmax(dim=1), batch.edge_index)
+        return terms
+
+    def graph_terms(
+        self, batch: Data, encoder: NodeMLP, decoder: nn.Module
+    ) -> tuple[dict[str, Float[Tensor, ""]], Float[Tensor, "n d"], Float[Tensor, "m k"]]:
+        """Loss terms of given weights, with codes of all nodes and soft labels of those that count."""
+        pairs, weights = self.walks(batch)
+        x = encoder.normalize(batch.x)
+        codes = encoder(x)
+        core = batch.get("core")
+        labels = encoder.soft_labels(codes if core is None else codes[core])
         terms = {
             "contrast": self.objective.alpha * contrast(codes, pairs, weights, self.objective.tau, core=core),
             "cluster": self.objective.beta * F.kl_div(labels.log(), sharpened(labels), reduction="batchmean"),
         }
-        terms["reconstruct"] = F.mse_loss(self.decoder(codes), x) if self.objective.reconstruct else codes.new_zeros(())
-        return terms
+        terms["reconstruct"] = F.mse_loss(decoder(codes), x) if self.objective.reconstruct else codes.new_zeros(())
+        return terms, codes, labels
 
     def walks(self, graph: Data) -> tuple[Int[Tensor, "2 p"], Float[Tensor, " p"]]:
         """``walk_weights``, kept with the graph: the whole one is the same for every update."""

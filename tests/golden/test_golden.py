@@ -176,6 +176,7 @@ CHANGED = {  # settings that packaged recipes have changed since, on purpose
     "cross_video_mae_s12": {"objective.gaps", "objective.dates"},
     "croma_large": {"train.max_steps", "train.lr"},
     "mr_mae_base": {"teacher.name"},
+    "scgc": {"objective.start"},
     "point_cmae_base": {"objective.contrast", "train.final_share"},
     "selfcon": {"objective.temperature", "data.batch_size", "data.generators"},
     "selfcon_imaginet": {"train.decay_all", "train.final_share", "data.generators"},

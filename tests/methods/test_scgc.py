@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import re
 import warnings
 
 import lightning as L
@@ -16,8 +17,9 @@ from geossl.data.graphs.batches import GraphBatches
 from geossl.data.graphs.files import NodeRows
 from geossl.errors import InputError, Note
 from geossl.methods.base import OptimConfig
+from geossl.methods.parts.scgc_starts import code_centres, graph_centres, nearest
 from geossl.methods.parts.scgc_walks import modularity, walk_step, walk_weights
-from geossl.methods.scgc import SCGC, Objective, Whole, code_centres, contrast, graph_centres, nearest, sharpened
+from geossl.methods.scgc import SCGC, Objective, Whole, contrast, sharpened
 from geossl.models.encoder import GraphSpec
 from geossl.models.encoders.gnn import NodeMLP
 from tests.models.encoders.test_gnn import random_graph
@@ -216,7 +218,7 @@ def test_clusters_are_numbered_the_same_in_whatever_order_k_means_finds_them(mon
             self.cluster_centers_, self.labels_ = self.cluster_centers_[[2, 0, 1]], np.array([1, 2, 0])[self.labels_]
             return self
 
-    monkeypatch.setattr("geossl.methods.scgc.KMeans", Turned)
+    monkeypatch.setattr("geossl.methods.parts.scgc_starts.KMeans", Turned)
     method.start_clusters(batch)
     assert (
         len(set(np.bincount(KMeans(3, n_init=20, random_state=0).fit(method.encoder(batch.x).detach()).labels_))) == 3
@@ -225,7 +227,7 @@ def test_clusters_are_numbered_the_same_in_whatever_order_k_means_finds_them(mon
 
 
 def test_k_means_of_very_many_nodes_looks_at_a_draw_of_them(monkeypatch):
-    monkeypatch.setattr("geossl.methods.scgc.MOST", 40)
+    monkeypatch.setattr("geossl.methods.parts.scgc_starts.MOST", 40)
     monkeypatch.setattr("geossl.methods.scgc.BLOCK", 7)
     method, batch = method_of(start="codes"), batch_of(60, 100)
     method.start_clusters(batch)
@@ -275,6 +277,42 @@ def test_the_start_of_greatest_modularity_is_kept():
     assert len(found) > 3  # starts differ, so there is something to choose
     kept, expected = graph_centres(codes, edges, 4, 0), found[max(found)]
     np.testing.assert_allclose(kept[kept[:, 0].argsort()], expected[expected[:, 0].argsort()], rtol=1e-5)
+
+
+@pytest.mark.parametrize("reconstruct", [False, True])
+def test_a_trial_chooses_the_start_and_leaves_nothing_but_the_choice(reconstruct, monkeypatch, caplog):
+    codes, edges, _ = two_towns()
+    batch = Data(x=torch.from_numpy(codes), edge_index=edges)
+    made = {kind: method_of(features=2, start=kind, reconstruct=reconstruct) for kind in ("auto", "codes", "graph")}
+    reached, trial = [], SCGC.trial
+    monkeypatch.setattr(SCGC, "trial", lambda self, *a: reached.append(trial(self, *a)) or reached[-1])
+    before = {name: p.clone() for name, p in made["auto"].state_dict().items() if name != "encoder.centres"}
+    with caplog.at_level("INFO", "geossl"):
+        made["auto"].start_clusters(batch)
+    assert re.search(r"centres   (codes|graph), by modularity after 40 trial updates: codes 0\.\d+, graph", caplog.text)
+    made["codes"].start_clusters(batch)
+    made["graph"].start_clusters(batch)
+    after = made["auto"].state_dict()
+    assert all(torch.equal(after[name], p) for name, p in before.items())
+    assert all(p.grad is None for p in made["auto"].parameters())
+    assert reached[0] != reached[1]
+    chosen = "graph" if reached[1] > reached[0] else "codes"
+    assert torch.equal(after["encoder.centres"], made[chosen].encoder.centres)
+
+
+def test_a_trial_is_the_first_updates_of_the_run():
+    codes, edges, _ = two_towns()
+    method, batch = method_of(features=2), Data(x=torch.from_numpy(codes), edge_index=edges)
+    centres = code_centres(method.encoder(batch.x).detach().numpy(), 3, 0)
+    found = method.trial(centres, batch)
+    method.encoder.centres.data.copy_(torch.from_numpy(centres))
+    optimizer = method.optim.build(method)
+    for _ in range(40):
+        optimizer.zero_grad()
+        sum(method.graph_losses(batch).values()).backward()
+        optimizer.step()
+    labels = method.encoder.soft_labels(method.encoder(batch.x)).argmax(1)
+    assert found == pytest.approx(float(modularity(labels, edges)), abs=1e-6)
 
 
 def test_without_edges_both_starts_are_the_same():

@@ -45,9 +45,9 @@ from geossl.data.series.batches import CLEAR_SHARE
 from geossl.data.series.stacks import Clouds, open_series
 from geossl.evaluation.heads import Samples, fit_head, predict
 from geossl.inference.series import Extent, extent_of, series_blocks
-from geossl.models.encoders.series_dates import join_dates
 from geossl.models.encoders.series_vit import tubelets, untubelets, valid_shares
 from geossl.models.files import load_encoder
+from geossl.models.layers.dates import join_dates
 from geossl.rules import DATES
 
 BANDS = ("B05", "B06", "B07", "B8A", "B11", "B12")

@@ -24,9 +24,9 @@ from geossl.inference.outputs.quicklook import MEANING, TITLE, quicklook
 from geossl.inference.outputs.styles import write_vector_style
 from geossl.inference.series import extent_of, series_blocks
 from geossl.models.encoder import Encoder, SeriesEncoder
-from geossl.models.encoders.series_dates import date_names
 from geossl.models.files import load_encoder
 from geossl.models.kinds import require
+from geossl.models.layers.dates import date_names
 from geossl.outputs import check_output
 from geossl.progress import Progress
 from geossl.rules import DATES

@@ -13,7 +13,7 @@ from odc.geo.geobox import GeoBox
 from geossl.grid import Lattice
 from geossl.inference.outputs.cog import Block
 from geossl.models.encoder import DenseSpec, SeriesEncoder
-from geossl.models.encoders.series_dates import date_names
+from geossl.models.layers.dates import date_names
 from geossl.progress import Progress
 
 READ_PX = 128  # side of a block that is read at once
@@ -60,7 +60,7 @@ def series_blocks(
         read: Gives reflectance on a grid.
         days: Since 1 January 2015, one per date.
         extent: What to embed.
-        dates: How dates become one vector; see ``geossl.models.encoders.series_dates.join_dates``.
+        dates: How dates become one vector; see ``geossl.models.layers.dates.join_dates``.
         device: Where to run.
         progress: Called after every part (blocks); see ``geossl.progress``.
     """

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from geossl.errors import BandError, GridError
 from geossl.models.encoder import DenseSpec, SeriesEncoder
-from geossl.models.encoders.series_dates import join_dates, mean_of
+from geossl.models.layers.dates import join_dates, mean_of
 from geossl.models.layers.initialization import xavier
 from geossl.models.layers.masking import take
 from geossl.models.layers.normalize import VIT_EPS, Standardize
@@ -163,7 +163,7 @@ class SeriesViT(SeriesEncoder):
             pixels: Physical units, bands in the spec's order, NaN = invalid; a tubelet less than half valid is
                 not fed and influences nothing.
             days: Since 1 January 2015; unused where time is not ``doy`` and ``dates`` is ``mean``.
-            dates: ``mean`` (d numbers), ``season`` (4 d) or ``each`` (s d); see ``series_dates.join_dates``.
+            dates: ``mean`` (d numbers), ``season`` (4 d) or ``each`` (s d); see ``geossl.models.layers.dates.join_dates``.
         """
         found, fed = self.encode(pixels, days)
         patch = self.spec.patch_px

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from geossl.errors import InputError
-from geossl.models.encoders.series_dates import SEASONS, date_names, filled, join_dates, season_of
+from geossl.models.layers.dates import SEASONS, date_names, filled, join_dates, season_of
 
 
 def day(text):

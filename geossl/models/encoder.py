@@ -194,10 +194,7 @@ class SeriesEncoder(Encoder, ABC):
     def tokens(
         self, pixels: Float[Tensor, "b t c h w"], days: Float[Tensor, "b t"], dates: str = "mean"
     ) -> Float[Tensor, "b gh gw e"]:
-        """One vector per patch, from its valid dates; days are counted from 1 January 2015.
-
-        ``dates`` says how: ``mean``, ``season`` (a mean per season side by side) or ``each``.
-        """
+        """One vector per patch, from its valid dates (``mean``, ``season`` or ``each``); day 0 is 1 January 2015."""
 
     @abstractmethod
     def pooled(self, pixels: Float[Tensor, "b t c h w"], days: Float[Tensor, "b t"]) -> Float[Tensor, "b d"]:

@@ -163,7 +163,7 @@ class SeriesViT(SeriesEncoder):
             pixels: Physical units, bands in the spec's order, NaN = invalid; a tubelet less than half valid is
                 not fed and influences nothing.
             days: Since 1 January 2015; unused where time is not ``doy`` and ``dates`` is ``mean``.
-            dates: ``mean`` (d numbers), ``season`` (4 d) or ``each`` (s d); see ``geossl.models.layers.dates.join_dates``.
+            dates: ``mean`` (d numbers), ``season`` (4 d) or ``each`` (s d); see ``layers.dates.join_dates``.
         """
         found, fed = self.encode(pixels, days)
         patch = self.spec.patch_px

@@ -14,6 +14,7 @@ from geossl.errors import WeightsError
 from geossl.sensors import SensorSpec
 
 Images = Mapping[str, Float[Tensor, "b _ h w"]]  # sensor name -> pixels in physical units, NaN = invalid
+Clip = Float[Tensor, "b t c h w"]  # pixels of several dates
 Kept = Mapping[str, Bool[Tensor, "b gh gw"]]  # sensor name -> True where the patch is fed to the encoder
 
 REACH = 7  # patches: 225 keys, as many as a training image of CROMA has tokens
@@ -191,13 +192,11 @@ class SeriesEncoder(Encoder, ABC):
     tubelet: int  # dates that are read as one
 
     @abstractmethod
-    def tokens(
-        self, pixels: Float[Tensor, "b t c h w"], days: Float[Tensor, "b t"], dates: str = "mean"
-    ) -> Float[Tensor, "b gh gw e"]:
+    def tokens(self, pixels: Clip, days: Float[Tensor, "b t"], dates: str = "mean") -> Float[Tensor, "b gh gw e"]:
         """One vector per patch, from its valid dates (``mean``, ``season`` or ``each``); day 0 is 1 January 2015."""
 
     @abstractmethod
-    def pooled(self, pixels: Float[Tensor, "b t c h w"], days: Float[Tensor, "b t"]) -> Float[Tensor, "b d"]:
+    def pooled(self, pixels: Clip, days: Float[Tensor, "b t"]) -> Float[Tensor, "b d"]:
         """One vector per series; arguments as of ``tokens``."""
 
 

@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, urlsplit, urlunsplit
 NAME_BYTES = 240  # file systems take 255; temporary files need a few more than their target
 ELSEWHERE = re.compile(r"(?:(?:https?|ftp|s3|gs|azs?|abfss?|hdfs|file):/|/?vsi\w+[/?])", re.IGNORECASE)
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>()]+")
+QUOTED = re.compile(r"(?<![\w:/.])/[^\s'\"<>()?]*\?[^\s'\"<>()]+")  # what urllib3 says of an address: path and query
 SECRET = re.compile(
     r"sig|signature|.*(token|secret|passw|pwd|credential|auth|api.?key|subscription).*|key|x-(amz|goog)-.*|s[etkprv]"
     r"|sk[a-z]+|expires|policy|key-pair-id|awsaccesskeyid|googleaccessid",
@@ -21,9 +22,13 @@ SECRET = re.compile(
 def redact(text: str) -> str:
     """A text without the secrets of the addresses in it: user names, passwords, signatures, keys, tokens.
 
+    Addresses may stand in it whole, or without host and scheme, as libraries quote them in errors.
+
     Whatever is written to disk or printed and may hold an address goes through here.
     """
-    return ADDRESS.sub(lambda match: without_secrets(match[0]), text)
+    for kind in (ADDRESS, QUOTED):
+        text = kind.sub(lambda match: without_secrets(match[0]), text)
+    return text
 
 
 def without_secrets(address: str) -> str:

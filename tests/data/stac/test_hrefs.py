@@ -145,6 +145,8 @@ def test_a_vrt_behind_an_allowed_address_is_not_opened(catalog, tmp_path):  # no
         ("https://h.org:8000/a.tif", "https://h.org:8000/a.tif"),
         ("/data/a@b.tif and a?token=b", "/data/a@b.tif and a?token=b"),
         ("https://[bad/a?sig=1", "https://[bad/a"),
+        ("exceeded with url: /?subscription-key=12ab (Caused by", "exceeded with url: / (Caused by"),
+        ("with url: /a/search?x=1&sig=Zm9v&se=1 (", "with url: /a/search?x=1 ("),
     ],
 )
 def test_secrets_are_redacted_and_nothing_else(text, clean):

@@ -42,7 +42,10 @@ from geossl.evaluation.scores import (
 )
 from geossl.evaluation.svm import fit_svm, svm_folds
 
-TRAINED = {"linear_adam": fit_adam, "linear_lars": fit_lars}
+TRAINED: dict[str, Callable[..., tuple[Classifier, dict[str, Any]]]] = {
+    "linear_adam": fit_adam,
+    "linear_lars": fit_lars,
+}
 PROBES = ("knn", "linear", "mlp", "kmeans", "svm", "svm_folds", "linear_adam", "linear_lars")
 AMOUNT_PROBES = ("knn", "linear", "mlp")
 

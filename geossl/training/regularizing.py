@@ -87,7 +87,8 @@ def drop_paths(encoder: Encoder, rate: float, seed: int) -> Iterator[None]:
         assert isinstance(blocks, nn.ModuleList)
         for number, block in enumerate(blocks):
             share = rate * number / max(1, len(blocks) - 1)
-            for module in (block.attention.to_out, block.feed_forward.contract) if share else ():
+            inner: Any = block  # of layers.transformer
+            for module in (inner.attention.to_out, inner.feed_forward.contract) if share else ():
                 handles.append(module.register_forward_hook(skipping(share)))
     try:
         yield

@@ -74,10 +74,10 @@ class ClassificationRunner(Runner):
             if probes and not (vectors and evaluated.is_fixed):
                 vectors = self.embed(encoder, items, trial)
             if probes:
-                samples = [Samples(vectors[""][part == i], self.data.labels[part == i]) for i in range(3)]
+                train, val, test = (Samples(vectors[""][part == i], self.data.labels[part == i]) for i in range(3))
                 tests = {name: x[part == 2] for name, x in vectors.items() if name}
                 block = None if blocks is None else blocks[part == 2]
-                self.probe(trial, probes, FeatureSplit(*samples, block=block), tests)
+                self.probe(trial, probes, FeatureSplit(train, val, test, block=block), tests)
             if "clusters" in self.settings.protocols and self.classes and evaluated is self.encoders[0]:
                 self.results.add(trial.key("clusters", ""), self.clusters(encoder, items, trial), {})
             if "finetune" in self.settings.protocols and self.classes:

@@ -113,7 +113,8 @@ class SegmentationRunner(Runner):
                 f"{self.data.name}: {', '.join(str(len(part.y)) for part in samples)} labelled patches in training, "
                 "validation and test; each needs some: label larger areas"
             )
-        self.probe(trial, probes, FeatureSplit(*samples, block=None if self.classes else chip), {})
+        train, val, test = samples
+        self.probe(trial, probes, FeatureSplit(train, val, test, block=None if self.classes else chip), {})
 
     def pixels(self, encoder: DenseEncoder, chips: MapParts, trial: Trial) -> None:
         """Train decoders on the frozen encoder, and the larger one with it; not on plain band statistics."""

@@ -47,10 +47,10 @@ def folders_below(folder: Path) -> list[Path]:
 
 
 def inside(folder: Path) -> list[Path]:
-    """What a folder holds; nothing where the system does not let us read it."""
+    """What a folder holds; nothing where there is none, or where the system does not let us read it."""
     try:
         return list(folder.iterdir())
-    except PermissionError:
+    except (PermissionError, FileNotFoundError):
         return []
 
 

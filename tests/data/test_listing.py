@@ -18,3 +18,8 @@ def test_folders_of_other_systems_are_passed_over(tmp_path):
     for name in ("b", "a", ".git", "__MACOSX"):
         (tmp_path / name).mkdir()
     assert [p.name for p in folders_in(tmp_path)] == ["a", "b"]
+
+
+def test_a_folder_that_is_not_there_holds_nothing(tmp_path):
+    assert files_in(tmp_path / "labels", TIFF) == files_in(tmp_path / "labels", TIFF, deep=True) == []
+    assert folders_in(tmp_path / "labels") == []

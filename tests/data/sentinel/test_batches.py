@@ -90,6 +90,12 @@ def test_bundled_scenes_have_seven_pairs_labels_and_stated_offsets():
     assert sum(p.stat().st_size for p in SAMPLE.rglob("*")) <= 4.5e6
 
 
+def test_scenes_without_a_folder_of_labels_are_not_labelled(folder):
+    assert not (folder / "labels").exists()
+    for chips in SentinelChips(folder, 32, 4, 1, holdout=0.25).labelled_chips():
+        assert not chips.labels.any()
+
+
 def test_the_majority_of_a_patch_is_its_class():
     labels = np.zeros((8, 24), dtype=np.uint8)
     labels[:, :8] = 3

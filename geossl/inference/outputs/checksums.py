@@ -19,6 +19,7 @@ from zarr.storage import LocalStore
 
 from geossl.errors import InputError
 from geossl.inference.outputs.description import described
+from geossl.outputs import remove
 
 GROUP = "checksums"
 Shard = tuple[int, int]
@@ -64,9 +65,10 @@ def sharded(path: Path, group: str = "") -> list[str]:
 
 def write_sums(path: Path, shards: Mapping[Shard, Sums]) -> None:
     """Keep the checksums of a finished map, those of its overviews included, inside it."""
+    remove(
+        path / GROUP
+    )  # whole or in parts, as a full disk leaves it: Zarr sees a group only where its zarr.json is whole
     root: Any = zarr.open_group(str(path), mode="r+")
-    if GROUP in root:
-        del root[GROUP]
     for name in sharded(path):
         keep(root, name, {shard: sums[name] for shard, sums in shards.items()})
     level = 1

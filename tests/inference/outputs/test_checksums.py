@@ -55,6 +55,16 @@ def test_a_lost_shard_is_named_and_made_again(made):
 
 
 @identity
+def test_checksums_that_a_full_disk_cut_off_are_written_anew(made):
+    path, again = made
+    before = tree(path)
+    BuildFolder(path).reopen([])  # not finished: the last thing that is written did not fit
+    (path / "checksums/zarr.json").unlink()
+    again()
+    assert tree(path) == before
+
+
+@identity
 def test_a_flipped_byte_is_found_where_it_is_read(made):
     path, again = made
     before = tree(path)

@@ -240,15 +240,15 @@ class SCGC(SSLMethod):
 
     def trial(self, centres: Float[ndarray, "k d"], batch: Data) -> float:
         """Modularity of the clusters after some updates from centres, on copies: nothing is left of them."""
-        parts = nn.ModuleList([copy.deepcopy(self.encoder), copy.deepcopy(self.decoder)])
-        encoder, decoder = parts
+        encoder, decoder = cast(NodeMLP, copy.deepcopy(self.encoder)), copy.deepcopy(self.decoder)
+        parts = nn.ModuleList([encoder, decoder])
         encoder.centres.data.copy_(torch.from_numpy(centres))
         optimizer = self.optim.build(cast(SSLMethod, parts))
         for group in optimizer.param_groups:
             group["lr"] = max(self.optim.lr, self.objective.autoencoder_lr)  # a slow rate would show little
         for _ in range(TRIAL):
             optimizer.zero_grad()
-            torch.stack(list(self.graph_terms(batch, cast(NodeMLP, encoder), decoder)[0].values())).sum().backward()
+            torch.stack(list(self.graph_terms(batch, encoder, decoder)[0].values())).sum().backward()
             optimizer.step()
         with torch.no_grad():
             labels = encoder.soft_labels(encoder(encoder.normalize(batch.x)))

@@ -88,6 +88,8 @@ def pretrain(recipe_name: str, overrides: tuple[str, ...], show: bool, explain: 
     from geossl.api.pretrain import run as pretraining  # lazy: a mistake in a recipe answers before torch is imported
 
     folder = pretraining.pretrain(resolved)
+    if pretraining.process():
+        return  # the first of several processes speaks
     click.echo(f"run      {folder}\nencoder  {folder / 'encoder.safetensors'}\npage     {folder / 'run.html'}")
     if found := pretraining.scores(folder):
         click.echo(f"probe    {found}")

@@ -135,6 +135,11 @@ class SSLMethod(L.LightningModule, ABC):
     def losses(self, batch: Any) -> dict[str, Float[Tensor, ""]]:
         """Named terms, already weighted; their sum is minimised."""
 
+    @property
+    def has_idle_parameters(self) -> bool:
+        """Whether some trainable parameters get no gradient at some step; several devices must know."""
+        return False
+
     def finish(self) -> None:
         """Prepare ``encoder`` for export; called once, after the last step."""
 

@@ -147,6 +147,11 @@ class CROMA(SSLMethod):
         self.contrast_weight, self.reconstruct_weight, self.pixel_norm = contrast_weight, reconstruct_weight, pixel_norm
         self.imitation = imitation
 
+    @property
+    def has_idle_parameters(self) -> bool:
+        """Of a student that imitates alone: decoder and projections."""
+        return not (self.contrast_weight or self.reconstruct_weight)
+
     def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Float[Tensor, ""]]:
         """Contrast of pooled visible patches, and reconstruction of the masked ones, per sensor."""
         images = self.encoder.normalize({"s1": batch["s1"], "s2": batch["s2"]})

@@ -141,6 +141,11 @@ class HybridDistill(SSLMethod):
             self.head = nn.Linear(encoder.spec.dim, self.feature_teacher.dim)
             xavier(self.head)
 
+    @property
+    def has_idle_parameters(self) -> bool:
+        """Relations alone reach no block after the one they are taken from."""
+        return self.feature_teacher is None
+
     def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Float[Tensor, ""]]:
         """``feature`` and ``relation`` of the valid tokens that are kept."""
         batch, share, left_out = valid_images(batch, self.encoder.spec.patch_px)

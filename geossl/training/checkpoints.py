@@ -11,6 +11,7 @@ import torch
 
 from geossl.errors import InputError
 from geossl.outputs import replacing
+from geossl.training.ranks import any_of
 
 
 class Checkpoints(L.Callback):
@@ -139,6 +140,7 @@ class StopOnSignal(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
         """Ask the trainer to stop."""
+        self.stopped = any_of(trainer, self.stopped)
         trainer.should_stop = trainer.should_stop or self.stopped
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:

@@ -16,7 +16,11 @@ from geossl.faults import fits
 from geossl.outputs import read_note, write_text
 from geossl.training.checkpoints import read_checkpoint
 
-FREE_KEYS = {"out", "resume", "probe", "data.workers", "train.devices", "train.log_every", "train.checkpoint_every"}
+FREE_KEYS = {"out", "resume", "probe", "data.workers", "train.log_every", "train.checkpoint_every"}
+
+
+BATCH_KEYS = {"train.devices", "data.batch_size"}  # may change together
+OR_AS_MANY = ", or change data.batch_size, too, so that a step has as many items over all devices"
 
 
 class RunFolder:
@@ -50,9 +54,14 @@ class RunFolder:
         if not recipe.resume:
             raise InputError(f"{self.path} already holds a run; add resume=true to resume it, or choose another out=")
         before, now = flatten(recipes.load(self.recipe, is_run=True).model_dump()), flatten(recipe.model_dump())
+        items = per_step(now)
+        free = BATCH_KEYS if items is not None and items == per_step(before) else set()
         for key in now:
-            if before.get(key) == now[key] or key in FREE_KEYS or key.split(".")[0] in FREE_KEYS:
+            if key in free or before.get(key) == now[key] or key in FREE_KEYS or key.split(".")[0] in FREE_KEYS:
                 continue
+            if key == "train.devices":
+                text = f"{self.path} was started with {key}={before[key]}, not {now[key]}, which changes the batch"
+                raise InputError(f"{text}; resume with the same value{'' if items is None else OR_AS_MANY}")
             if key != "train.max_steps":
                 raise InputError(
                     f"{self.path} was started with {key}={before.get(key)!r}, not {now[key]!r}; "
@@ -81,6 +90,10 @@ class RunFolder:
             self.lengthen(recipe.train.max_steps)
         write_text(self.recipe, recipes.dump(recipe))
         write_text(self.versions, json.dumps(versions(), indent=1))
+        return self.saved()
+
+    def saved(self) -> Path | None:
+        """The checkpoint to go on from, if any."""
         return self.checkpoint if self.checkpoint.exists() else None
 
     def begun_with(self, key: str) -> Any:
@@ -107,6 +120,12 @@ class RunFolder:
         if not fits(found, list[list[int]]) or any(len(change) != 2 for change in found):
             raise InputError(f"{self.lengthened} is damaged; choose another out=")
         return found
+
+
+def per_step(values: dict[str, Any]) -> int | None:
+    """Items of a step over all devices; None where a batch has no such number."""
+    size = values.get("data.batch_size")
+    return None if size is None else int(size) * int(values["train.devices"])
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -12,6 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 from geossl.errors import RunError
 from geossl.methods.base import SSLMethod
 from geossl.outputs import replacing
+from geossl.training.ranks import any_of
 
 
 class StepTable:
@@ -65,20 +66,25 @@ class Metrics(L.Callback):
         self.every = every
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Open both, cut back to the checkpoint's step."""
+        """Open both, cut back to the checkpoint's step; one process writes."""
+        if not trainer.is_global_zero:
+            return
         self.table = StepTable(self.folder / "metrics.csv", trainer.global_step)
         self.board = SummaryWriter(str(self.folder), purge_step=trainer.global_step + 1)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, index: int
     ) -> None:
-        """Add a row when due; a loss that is not finite ends the run before it is saved."""
+        """Add a row when due; a loss that is not finite in any process ends the run before it is saved."""
         step = trainer.global_step
         if step % self.every and step != trainer.max_steps:
             return
-        if not torch.isfinite(outputs["loss"]):
+        is_broken = not torch.isfinite(outputs["loss"])
+        if any_of(trainer, is_broken):
             terms = ", ".join(f"{name} {float(value):.3g}" for name, value in outputs.items())
-            raise RunError(f"the loss is not finite at step {step} ({terms}); lower train.lr or set train.clip_norm")
+            where = f" in {'this' if is_broken else 'another'} process" if trainer.world_size > 1 else ""
+            text = f"the loss is not finite at step {step}{where} ({terms}); lower train.lr or set train.clip_norm"
+            raise RunError(text)
         if not trainer.is_global_zero:
             return
         values = {name: float(value) for name, value in (outputs | cast(SSLMethod, module).logged_scalars).items()}
@@ -89,4 +95,5 @@ class Metrics(L.Callback):
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Close TensorBoard's file."""
-        self.board.close()
+        if trainer.is_global_zero:
+            self.board.close()

@@ -3,8 +3,6 @@ import math
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 
 from geossl.methods.base import OptimConfig
@@ -258,35 +256,6 @@ def test_biases_norms_and_temperature_are_not_decayed():
     ids = {id(p) for p in plain["params"]}
     assert id(method.log_scale) in ids
     assert id(method.decoder.mask_token) in ids
-
-
-def ranked(rank, port, z1, z2, result):
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    w = torch.eye(3, dtype=torch.float64, requires_grad=True)
-    a, b = (F.normalize(z.chunk(2)[rank] @ w, dim=-1) for z in (z1, z2))
-    loss = contrastive_loss(a, b, torch.tensor(5.0, dtype=torch.float64))
-    loss.backward()
-    result.put((rank, float(loss), w.grad.tolist()))
-    dist.destroy_process_group()
-
-
-def test_two_ranks_give_the_loss_and_the_gradient_of_one(unused_tcp_port):
-    g = torch.Generator().manual_seed(0)
-    z1, z2 = torch.randn(2, 4, 3, generator=g, dtype=torch.float64)
-    w = torch.eye(3, dtype=torch.float64, requires_grad=True)
-    whole = contrastive_loss(F.normalize(z1 @ w, dim=-1), F.normalize(z2 @ w, dim=-1), torch.tensor(5.0).double())
-    whole.backward()
-    context = mp.get_context("spawn")
-    queue = context.Queue()
-    workers = [context.Process(target=ranked, args=(r, unused_tcp_port, z1, z2, queue)) for r in (0, 1)]
-    for worker in workers:
-        worker.start()
-    parts = [queue.get(timeout=60) for _ in workers]
-    for worker in workers:
-        worker.join()
-    assert np.mean([loss for _, loss, _ in parts]) == pytest.approx(float(whole), abs=1e-9)
-    mean_grad = torch.tensor([grad for *_, grad in parts], dtype=torch.float64).mean(0)
-    torch.testing.assert_close(mean_grad, w.grad, atol=1e-9, rtol=0)
 
 
 def test_contrast_is_computed_in_float32_under_autocast():

@@ -3,8 +3,6 @@ import math
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 
 from geossl import recipe
@@ -200,37 +198,6 @@ def test_every_picture_with_two_outputs_has_a_positive(views):
         method().projected(torch.rand(3 * views, 3, 16, 16)).reshape(3, 2 * views, 8), torch.arange(3)
     )
     assert float(alone.detach()) > 0
-
-
-def ranked(rank, port, result):
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    torch.set_num_threads(1)
-    own, data = method().eval(), batch()
-    part = {name: x.chunk(2)[rank] for name, x in data.items()}
-    loss = torch.stack(list(own.losses(part).values())).sum()
-    loss.backward()
-    result.put((rank, float(loss.detach()), [p.grad.numpy() for p in own.parameters()]))
-    dist.destroy_process_group()
-
-
-def test_two_ranks_give_the_loss_and_the_gradient_of_one(unused_tcp_port):
-    """Three pictures each, of which one and two are generated: uneven labels are exact, too."""
-    own, data = method().eval(), batch()
-    assert [int((part >= 0).sum()) for part in data["generator"].chunk(2)] == [1, 2]
-    whole = torch.stack(list(own.losses(data).values())).sum()
-    whole.backward()
-    context = mp.get_context("spawn")
-    queue = context.Queue()
-    workers = [context.Process(target=ranked, args=(r, unused_tcp_port, queue)) for r in (0, 1)]
-    for worker in workers:
-        worker.start()
-    parts = [queue.get(timeout=120) for _ in workers]
-    for worker in workers:
-        worker.join()
-    assert [loss for _, loss, _ in parts] == pytest.approx([float(whole.detach())] * 2, rel=1e-5)
-    for one, two, p in zip(parts[0][2], parts[1][2], own.parameters(), strict=True):
-        mean = (one + two) / 2  # as data parallel training takes it
-        np.testing.assert_allclose(mean, p.grad.numpy(), rtol=1e-3, atol=1e-6)
 
 
 def test_chunks_do_not_matter_where_batch_statistics_do_not():

@@ -24,6 +24,7 @@ from geossl.training.optim import lengthened
 from geossl.training.probe import OnlineProbe, holdout_scores
 from geossl.training.progress import TrainProgress, quiet
 from geossl.training.projection import fit_projection
+from geossl.training.ranks import one_voice, process, strategy
 from geossl.training.run_folder import RunFolder, versions
 from geossl.training.run_log import Metrics
 from geossl.training.run_page import write_page
@@ -55,6 +56,12 @@ def pretrain(recipe: str | Path | recipes.Recipe, **overrides: Any) -> Path:
     if not isinstance(recipe, recipes.Section):
         changes = {key.replace("__", "."): json.dumps(value, default=str) for key, value in overrides.items()}
         recipe = recipes.load(recipe, [f"{key}={value}" for key, value in changes.items()])
+    with one_voice():
+        return train(recipe)
+
+
+def train(recipe: recipes.Recipe) -> Path:
+    """``pretrain`` for a loaded recipe; of several processes one writes."""
     folder = RunFolder(recipe.out)
     recipe = decided(recipe, folder)
     folder.check(recipe)
@@ -64,17 +71,19 @@ def pretrain(recipe: str | Path | recipes.Recipe, **overrides: Any) -> Path:
     stop = StopOnSignal()
     labels = labelled_ground(recipe, data)
     chain = callbacks(recipe, folder, data, labels, stop)
-    checkpoint = folder.open(recipe)
+    checkpoint = folder.saved() if process() else folder.open(recipe)
     steps = recipe.train.max_steps
     data.start_step = folder.step() if checkpoint is None else saved_step(checkpoint, module, steps)
     if longer := folder.changes():
         module.optim = lengthened(module.optim, recipe.train, longer)
         note_longer(module.optim, data.start_step)
-    note_scores(folder, module, labels, "before")
+    if not process():
+        note_scores(folder, module, labels, "before")
     quiet()
     trainer = L.Trainer(
         max_steps=recipe.train.max_steps,
         devices=recipe.train.devices,
+        strategy=strategy(recipe.train.devices, module),
         precision=cast(Any, recipe.train.precision),  # "auto" was decided
         gradient_clip_val=recipe.train.clip_norm,
         callbacks=chain,
@@ -96,7 +105,14 @@ def pretrain(recipe: str | Path | recipes.Recipe, **overrides: Any) -> Path:
         module.load_state_dict(torch.load(checkpoint, weights_only=True, map_location="cpu")["state_dict"])
     if stop.stopped and trainer.global_step < recipe.train.max_steps:
         raise KeyboardInterrupt(f"stopped at step {trainer.global_step}; the same command with resume=true resumes it")
-    note_scores(folder, module, labels, "after")
+    if not process():
+        note_scores(folder, module, labels, "after")
+        export(folder, recipe, module, data)
+    return folder.path
+
+
+def export(folder: RunFolder, recipe: recipes.Recipe, module: SSLMethod, data: TrainingData) -> None:
+    """Write what is kept of a method."""
     module.finish()
     shown = module.reconstructions(first_batch(data)) if isinstance(module, Reconstructs) else {}
     for name, encoder in module.exports.items():
@@ -107,7 +123,6 @@ def pretrain(recipe: str | Path | recipes.Recipe, **overrides: Any) -> Path:
             made |= fit_projection(encoder, data.train_dataloader())
         save_encoder(folder.path / f"{name}.safetensors", encoder, made)
     write_page(folder, recipe.model_dump(mode="json"), data.describe(), shown)
-    return folder.path
 
 
 def first_batch(data: TrainingData) -> Mapping[str, torch.Tensor]:

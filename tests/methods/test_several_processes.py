@@ -148,6 +148,7 @@ def of_rank(rank, folder):
     for name in CASES:
         method, _, halves = built(name, folder)
         method.rng = lambda: torch.Generator().manual_seed(rank)
+        type(method).global_rank = property(lambda _: rank)  # which a trainer says
         step = DistributedDataParallel(Step(method), find_unused_parameters=method.has_idle_parameters)
         loss = step(copy.copy(halves[rank]))
         loss.backward()

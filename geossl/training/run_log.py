@@ -12,7 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 from geossl.errors import RunError
 from geossl.methods.base import SSLMethod
 from geossl.outputs import replacing
-from geossl.training.ranks import any_of
+from geossl.training.checkpoints import any_of
 
 
 class StepTable:

@@ -9,7 +9,7 @@ import torch
 
 from geossl import recipe
 from geossl.errors import InputError, Note, RunError
-from geossl.training import ranks
+from geossl.training import checkpoints as ranks
 from geossl.training.checkpoints import StopOnSignal
 from geossl.training.run_folder import RunFolder
 from geossl.training.run_log import Metrics

@@ -19,12 +19,11 @@ from geossl.methods.base import OptimConfig, Reconstructs, SSLMethod
 from geossl.models.encoder import DenseEncoder
 from geossl.models.files import save_encoder
 from geossl.outputs import read_note, write_text
-from geossl.training.checkpoints import Checkpoints, StopOnSignal, saved_step
+from geossl.training.checkpoints import Checkpoints, StopOnSignal, one_voice, process, saved_step, strategy
 from geossl.training.optim import lengthened
 from geossl.training.probe import OnlineProbe, holdout_scores
 from geossl.training.progress import TrainProgress, quiet
 from geossl.training.projection import fit_projection
-from geossl.training.ranks import one_voice, process, strategy
 from geossl.training.run_folder import RunFolder, versions
 from geossl.training.run_log import Metrics
 from geossl.training.run_page import write_page

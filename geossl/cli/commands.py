@@ -86,11 +86,10 @@ def pretrain(recipe_name: str, overrides: tuple[str, ...], show: bool, explain: 
     if show or explain or dry_run:
         return
     from geossl.api.pretrain import run as pretraining  # lazy: a mistake in a recipe answers before torch is imported
-    from geossl.training.checkpoints import process
 
     folder = pretraining.pretrain(resolved)
-    if process():
-        return  # the first of several processes speaks
+    if not pretraining.speaks():
+        return
     click.echo(f"run      {folder}\nencoder  {folder / 'encoder.safetensors'}\npage     {folder / 'run.html'}")
     if found := pretraining.scores(folder):
         click.echo(f"probe    {found}")

@@ -240,7 +240,7 @@ class SCGC(SSLMethod):
 
     def trial(self, centres: Float[ndarray, "k d"], batch: Data) -> float:
         """Modularity of the clusters after some updates from centres, on copies: nothing is left of them."""
-        encoder, decoder = cast(NodeMLP, copy.deepcopy(self.encoder)), copy.deepcopy(self.decoder)
+        encoder, decoder = copy.deepcopy(self.encoder), copy.deepcopy(self.decoder)
         parts = nn.ModuleList([encoder, decoder])
         encoder.centres.data.copy_(torch.from_numpy(centres))
         optimizer = self.optim.build(cast(SSLMethod, parts))

@@ -204,6 +204,11 @@ def note_scores(folder: RunFolder, module: SSLMethod, labels: Ground | None, whe
     write_text(folder.holdout, json.dumps({**known, **facts, when: holdout_scores(encoder, *labels)}, indent=1))
 
 
+def speaks() -> bool:
+    """Whether this process is the one that speaks; of several it is the first."""
+    return process() == 0
+
+
 def broken_off(folder: RunFolder) -> str:
     """What is left where a second Ctrl-C did not wait for the step to end."""
     if step := folder.step():

@@ -137,7 +137,8 @@ def main():
                 continue
             for head in args.heads:
                 for view, runs in row_scores(row, groups, head, args.seeds).items():
-                    lines.append("| " + " | ".join([target, name, view.replace("|", " beside "), head, *cells(runs)]) + " |")
+                    cells_of = [target, name, view.replace("|", " beside "), head, *cells(runs)]
+                    lines.append(f"| {' | '.join(cells_of)} |")
                     print(lines[-1], flush=True)
     if args.out:
         args.out.write_text("\n".join(lines) + "\n")

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from geossl.inference.engine.store import flags
-from geossl.inference.outputs.class_maps import flags_of
+from geossl.inference.layers import flags_of
 from geossl.sensors import QA_PIXEL, QA_RADSAT, SENSORS, Sensor, SensorSpec, with_partners
 
 DEM = SensorSpec(("HEIGHT",), "m", "not stated", (0.0,), (1.0,))

@@ -92,7 +92,7 @@ def small(folder, hidden):
     [
         (["--aoi", str(REGION)], "no pixels asked for"),
         (["--s2", str(SAMPLE / "s2")], "--aoi is missing"),
-        (["--aoi", str(REGION), "--s1", str(SAMPLE / "s1")], "the auto-encoder learned from s2; give s2, too"),
+        (["--aoi", str(REGION), "--s1", str(SAMPLE / "s1")], "the auto-encoder was trained on s2; give s2, too"),
         (["--aoi", str(REGION), "--s2", str(SAMPLE / "s2"), "--out", "a.png"], "must end in .tif"),
         (["--map", "."], "is not an auto-encoder of embeddings"),
     ],

@@ -321,4 +321,4 @@ def test_segment_refuses_bad_input_in_one_line(bad, scene, encoder, model, chang
 
 def test_a_map_cannot_be_classified_by_a_decoder(bad, decoder):
     line = refused(bad, "segment", "--map", bad / "other.zarr", "--model", decoder, "--out", bad / "c.tif")
-    assert "classifies pixels" in line
+    assert "answers per pixel" in line

@@ -81,7 +81,7 @@ def test_help_does_not_import_torch():
 def test_import_geossl_is_light_and_its_names_are_few():
     code = "import sys, geossl; print('torch' in sys.modules, len(geossl.__all__), 'open' in dir(geossl))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stdout
-    assert out == "False 24 True\n"
+    assert out == "False 25 True\n"
 
 
 def test_pretrain_then_embed_on_the_bundled_scenes(tmp_path):

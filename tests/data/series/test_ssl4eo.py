@@ -79,7 +79,7 @@ def test_what_does_not_fit_is_said(root, tmp_path):
         path.rename(root / "s2a/0000001" / f"{path.name}x")
     with pytest.raises(InputError, match="holds 1 scenes; a series needs at least 2 dates"):
         clips(root)
-    with pytest.raises(InputError, match="data.s2_offset=-1000: SSL4EO-S12 was made before"):
+    with pytest.raises(InputError, match="data.s2_offset=-1000: SSL4EO-S12 names its bands and has no offset"):
         pretraining.prepare(recipes.load("cross_video_mae/s12", [f"data.source={root}", "data.s2_offset=-1000"]))
 
 

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 DEMO ?= demo
-STEPS ?= 100
+STEPS ?= 200
 
 .PHONY: demo docs test suite fuzz lint style types install clean
 

@@ -97,9 +97,7 @@ class RasterFile:
         means 0 in every band, too, since a dark Sentinel-2 pixel may well be 0 in one band.
         """
         if 0 in self.bands:
-            numbers = np.full((len(self.bands), *shape), np.nan, dtype=np.float32)
-            numbers[[bool(n) for n in self.bands]] = self.there.read(source, window, shape)
-            return numbers
+            return self.in_place(self.there.read(source, window, shape))
         zero_is_fill = SENSORS[self.sensor].zero_is_fill
         unmasked = self.zero_is_nodata and zero_is_fill and not self.masked  # a mask reads all of it again
         data = self.layers(source, self.bands, window, shape, masked=not unmasked)
@@ -127,6 +125,12 @@ class RasterFile:
     def there(self) -> "RasterFile":
         """The file with the bands that it has."""
         return replace(self, bands=tuple(n for n in self.bands if n))
+
+    def in_place(self, numbers: Float[ndarray, "k h w"]) -> Float[ndarray, "c h w"]:
+        """Numbers of the bands that it has among all; NaN in those that it lacks."""
+        found = np.full((len(self.bands), *numbers.shape[1:]), np.nan, dtype=np.float32)
+        found[[bool(number) for number in self.bands]] = numbers
+        return found
 
     def scaled(self, numbers: Float[ndarray, "c h w"]) -> Float[ndarray, "c h w"]:
         """Numbers times the scale that the file states, plus its offset."""

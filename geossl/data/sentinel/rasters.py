@@ -1,6 +1,6 @@
 """Local raster files as one aligned source: files, VRTs and folders; any CRS, resolution and extent."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -65,9 +65,9 @@ class LocalRasters:
         """The sensors there are files of."""
         return tuple(self.files)
 
-    def bands_of(self, sensor: str) -> tuple[str, ...]:
-        """Bands that every file of a sensor has."""
-        has = [all(numbers) for numbers in zip(*(file.bands for file in self.files[sensor]), strict=True)]
+    def bands_of(self, sensor: str, of: Callable[[Iterable[int]], bool] = all) -> tuple[str, ...]:
+        """Bands that every file of a sensor has; with ``any``, that some file has."""
+        has = [of(numbers) for numbers in zip(*(file.bands for file in self.files[sensor]), strict=True)]
         return tuple(band for band, is_in in zip(SENSORS[sensor].bands, has, strict=True) if is_in)
 
     @property
@@ -125,10 +125,10 @@ class LocalRasters:
         for sensor, files in self.files.items():
             dims = (f"{sensor}_band", y, x)
             data = mosaic(files, sensor, geobox)
-            there = [any(numbers) for numbers in zip(*(file.bands for file in files), strict=True)]
-            bands = [band for band, is_in in zip(SENSORS[sensor].bands, there, strict=True) if is_in]
-            names = {f"{sensor}_band": bands}
-            data = data if all(there) else data[there]
+            bands = self.bands_of(sensor, any)
+            if len(bands) < len(data):
+                data = data[[SENSORS[sensor].bands.index(band) for band in bands]]
+            names = {f"{sensor}_band": list(bands)}
             arrays[sensor] = xr.DataArray(data, dims=dims, coords={**names, **coords})
         return xr.Dataset(arrays)
 
@@ -145,10 +145,13 @@ def as_it_is(path: str) -> dict[str, Any]:
 def mosaic(files: Sequence[RasterFile], sensor: str, geobox: GeoBox) -> Float[ndarray, "c h w"]:
     """Files of one sensor on a grid, in physical units; the first valid pixel wins, NaN where there is none."""
     data = np.full((len(SENSORS[sensor].bands), *geobox.shape), np.nan, dtype=np.float32)
+    missing = np.ones(geobox.shape, dtype=bool)
     for file in files:
         if reaches(file.geobox, geobox):
-            missing = np.isnan(data).all(axis=0)
-            data[:, missing] = file.physical(warp(file, geobox))[:, missing]
+            values = file.physical(warp(file, geobox))
+            data[:, missing] = values[:, missing]
+            own = next(i for i, number in enumerate(file.bands) if number)  # an unusable pixel is NaN in all it has
+            missing &= np.isnan(values[own])
     return data
 
 
@@ -168,6 +171,8 @@ def warp(file: RasterFile, geobox: GeoBox) -> Float[ndarray, "c h w"]:
 
 def layered(file: RasterFile, geobox: GeoBox) -> Float[ndarray, "c h w"]:
     """Numbers of files that differ in pixel size on a grid, each from its own."""
+    if 0 in file.bands:
+        return file.in_place(layered(file.there, geobox))
     numbers = np.empty((len(file.bands), *geobox.shape), dtype=np.float32)
     for layer, part in zip(numbers, file.layered, strict=True):
         with rasterio.open(part.path) as source:

@@ -81,6 +81,11 @@ def test_a_value_does_not_depend_on_how_much_is_read(safe):
 def test_a_product_lacking_bands_has_the_others_and_one_lying_elsewhere_is_one_line(tmp_path, safe):
     short = LocalRasters({"s2": [write_safe(tmp_path / "a", sizes=(10, 20))]})
     assert short.bands_of("s2") == tuple(band for band in S2_BANDS if band not in ("B01", "B09"))
+    whole = LocalRasters({"s2": [safe]}).load(grid())["s2"]
+    found = short.load(grid())["s2"]
+    np.testing.assert_array_equal(found, whole.sel(s2_band=list(short.bands_of("s2"))))
+    both = LocalRasters({"s2": [tmp_path / "a", safe]}).load(grid())["s2"]
+    assert both.sel(s2_band=["B01", "B09"]).isnull().all()  # the first wins; what it lacks is never another band
     folder = tmp_path / "b"
     for band in S2_BANDS:
         left = 500_000 if band != "B12" else 501_000

@@ -13,11 +13,9 @@ import psutil
 
 from geossl import __version__
 from geossl.api.source import Rasters
-from geossl.data.addresses import is_address
-from geossl.data.sentinel.inspection import inspect_all, inspect_one
-from geossl.data.sentinel.products import SceneFiles, product_folders, scenes_of
+from geossl.data.sentinel.inspection import inspect_one, named
+from geossl.data.sentinel.products import SceneFiles
 from geossl.data.sentinel.raster_file import RasterFile
-from geossl.data.vrt import expand
 from geossl.errors import EXTRAS, InputError, Note, RunError, redact
 from geossl.models.download import ENCODERS, cache_folder
 from geossl.sensors import SENSORS
@@ -114,11 +112,7 @@ def look(source: Rasters) -> Iterator[FileReport]:
         MissingFileError: If a path does not exist or a folder holds no raster.
     """
     for sensor, paths in source.paths().items():
-        for address in (path for path in paths if is_address(path)):
-            yield look_at(source, sensor, address)
-        here = [Path(path) for path in paths if not is_address(path)]
-        folders = [folder for path in here for folder in product_folders(path, sensor)]
-        for found in scenes_of(expand(folders, sensor), sensor):
+        for found in named(paths, sensor):
             yield look_at(source, sensor, found)
 
 
@@ -127,10 +121,8 @@ def look_at(source: Rasters, sensor: str, found: str | Path | SceneFiles) -> Fil
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", Note)
         try:
-            if isinstance(found, SceneFiles):
-                file = inspect_one(found, sensor, source.s2_offset, may_lack=SENSORS[sensor].bands)
-            else:
-                (file,) = inspect_all([found], sensor, source.s2_offset, source.bands.get(sensor, ()))
+            stated = source.bands.get(sensor, ())
+            file = inspect_one(found, sensor, source.s2_offset, stated, may_lack=SENSORS[sensor].bands)
         except (InputError, RunError) as error:
             name = redact(str(found.name if isinstance(found, SceneFiles) else found))
             return FileReport(sensor, name, None, str(error))

@@ -1,6 +1,6 @@
 """What a user names as the rasters of a sensor, looked at once: files, folders, products of many files, addresses."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -46,19 +46,25 @@ def inspect_all(
     Raises:
         MissingFileError, BandError, GridError: As ``inspect``.
     """
-    found = [
-        inspect_address(str(path), sensor, stated_offset, stated_bands) for path in paths or [] if is_address(path)
+    may_lack = SENSORS[sensor].bands
+    return [
+        inspect_one(one, sensor, stated_offset, stated_bands, may_lack=may_lack) for one in named(paths or [], sensor)
     ]
-    here = [path for path in paths or [] if not is_address(path)]
-    folders = [folder for path in here for folder in product_folders(Path(path), sensor)]
-    return found + [
-        inspect_one(one, sensor, stated_offset, stated_bands, may_lack=SENSORS[sensor].bands)
-        for one in scenes_of(expand(folders, sensor), sensor)
-    ]
+
+
+def named(paths: Sequence[str | Path], sensor: str) -> Iterator[str | Path | SceneFiles]:
+    """What paths stand for: addresses first, then files, and the files of a scene together.
+
+    Raises:
+        MissingFileError: If a folder holds no raster.
+    """
+    yield from (str(path) for path in paths if is_address(path))
+    here = [Path(path) for path in paths if not is_address(path)]
+    yield from scenes_of(expand([folder for path in here for folder in product_folders(path, sensor)], sensor), sensor)
 
 
 def inspect_one(
-    one: Path | SceneFiles,
+    one: str | Path | SceneFiles,
     sensor: str,
     stated_offset: int | None = None,
     stated_bands: Sequence[str] = (),
@@ -68,7 +74,7 @@ def inspect_one(
     """Look at a file or at the files of a scene, which may lack some bands, but not all.
 
     Args:
-        one: A file, or the files of a scene.
+        one: A file, the files of a scene, or an address (text), whose file has to hold all bands.
         sensor: Key of ``SENSORS``.
         stated_offset: As in ``inspect``.
         stated_bands: As in ``inspect``.
@@ -78,6 +84,8 @@ def inspect_one(
     Raises:
         MissingFileError, BandError, GridError: As ``inspect``.
     """
+    if isinstance(one, str):
+        return inspect_address(one, sensor, stated_offset, stated_bands)
 
     def look(wanted: tuple[str, ...] | None = None) -> RasterFile:
         if isinstance(one, SceneFiles):

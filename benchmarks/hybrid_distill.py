@@ -1,8 +1,9 @@
 """Do two teachers teach more than one, at equal steps, and does attention stay as diverse as the masked teacher's?
 
 Hybrid Distill against students of the supervised teacher alone (its features) and of the masked one alone (its
-relations), and against fresh weights. Then reach and variety of attention on test images, teachers
-beside students, as a table and a figure. Teachers: see small_teachers.py.
+relations), against both with no token dropped (the students of one teacher keep all), and against fresh weights. Then
+reach and variety of attention on test images, teachers beside students, as a table and a figure. Teachers: see
+small_teachers.py.
 
 --seeds 0 looks at the teachers alone.
 
@@ -30,6 +31,7 @@ def arms(supervised, masked):
             masked,
             {"feature_weight": 0.0, "keep": 1.0, "relations": Relations((-1, -1))},
         ),
+        "both, all tokens": (supervised, masked, {"keep": 1.0}),
         "both (Hybrid Distill)": (supervised, masked, {}),
     }
 

@@ -42,7 +42,10 @@ from geossl.training.calibration import CalibrationConfig, calibrate, logits_of
 
 ARMS = {
     "SelfCon": ["encoder.exits=[2]", "data.views=1"],
+    "SelfCon, temperature 0.07": ["encoder.exits=[2]", "data.views=1", "objective.temperature=0.07"],
+    "SelfCon, 64 images a step": ["encoder.exits=[2]", "data.views=1", "data.batch_size=64"],
     "SupCon": ["encoder.exits=[]", "data.views=2"],
+    "SupCon, temperature 0.07": ["encoder.exits=[]", "data.views=2", "objective.temperature=0.07"],
     "cross-entropy": ["encoder.exits=[]", "data.views=1"],
     "untrained": ["encoder.exits=[]", "data.views=1"],
 }

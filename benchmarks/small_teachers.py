@@ -85,7 +85,7 @@ class Labelled(Crops):
     def __getitem__(self, number):
         """A crop of a draw."""
         crop = super().__getitem__(number)
-        return {**crop, "label": int(self.pictures.labels[self.order[number % len(self.pictures)]])}
+        return {**crop, "label": int(self.images.labels[self.order[number % len(self.images)]])}
 
 
 class Supervised(SSLMethod):

@@ -3,6 +3,7 @@
 import difflib
 import os
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,6 +49,7 @@ def without_secrets(address: str) -> str:
 
 FLAG = re.compile(r"(`[^`]*`|geossl [a-z]+ [^;`]*)|(?<![\w-])(use )?--([a-z0-9][a-z0-9-]*)(?: ([\w.]+)\b(?! or))?")
 ARGUMENTS = {"gsd": "gsd_m", "cell": "cell_m", "chunk": "chunk_m", "label-fractions": "label_fractions"}
+NUMBER = re.compile(r"\d+(\.\d+)?")
 SWITCHES = {"overwrite", "download", "dry-run", "train-encoder"}  # flags without a value
 spoken_in_shell = False
 
@@ -99,6 +101,29 @@ class Note(UserWarning):
     def __str__(self) -> str:
         """Return the message in the words of its reader."""
         return spelled(super().__str__())
+
+
+@contextmanager
+def alike_notes_once() -> Iterator[None]:
+    """Of notes that say the same of many files, only the first, and how many more files there are.
+
+    Notes are alike if they differ in numbers and in what stands before the first colon, the file.
+    """
+    try:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always", Note)
+            yield
+    finally:
+        alike: dict[str, list[warnings.WarningMessage]] = {}
+        for one in said:
+            file, _, rest = str(one.message).partition(": ")
+            key = NUMBER.sub("", rest or file) if isinstance(one.message, Note) else str(id(one))
+            alike.setdefault(key, []).append(one)
+        for first, *more in alike.values():
+            message = first.message
+            if more:
+                message = Note(f"{first.message} (and {len(more)} more file{'s' if len(more) > 1 else ''})")
+            warnings.warn_explicit(message, first.category, first.filename, first.lineno)
 
 
 class InputError(GeosslError, ValueError):

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 
 import pytest
 
@@ -12,6 +13,7 @@ from geossl.errors import (
     MissingExtraError,
     MissingFileError,
     Note,
+    alike_notes_once,
     missing,
     needs,
     shell_words,
@@ -78,3 +80,21 @@ def test_a_message_names_flags_in_the_shell_and_arguments_in_python(message, in_
         with shell_words():
             assert str(error) == message
         assert str(error) == in_python
+
+
+@alike_notes_once()
+def look_at_files():
+    for number in range(3):
+        warnings.warn(f"/a/{number}.tif: no number is dark ({number}.5)", Note, stacklevel=1)
+    warnings.warn("/a/7.tif: names no band", Note, stacklevel=1)
+    warnings.warn("old", UserWarning, stacklevel=1)
+    warnings.warn("old", UserWarning, stacklevel=1)
+    raise InputError("stop")
+
+
+def test_notes_that_are_alike_but_for_file_and_number_are_said_once():
+    with pytest.warns() as said, pytest.raises(InputError, match="stop"):
+        look_at_files()
+    texts = [str(one.message) for one in said]
+    assert texts[:2] == ["/a/0.tif: no number is dark (0.5) (and 2 more files)", "/a/7.tif: names no band"]
+    assert set(texts[2:]) == {"old"}

@@ -17,8 +17,17 @@ from geossl.evaluation.features import Change, batches, device_of, embedder_of
 from geossl.evaluation.scores import confusion_matrix, mean_average_precision, of_confusion
 from geossl.models.encoder import DenseEncoder, Encoder, Items, PointEncoder
 from geossl.training.early_stopping import FinetuneConfig, Mark, best_of, train_until_best
-from geossl.training.regularizing import decayed_groups, drop_paths, mixed, soft_loss, soft_targets
+from geossl.training.regularizing import (
+    decayed_groups,
+    drop_paths,
+    erased,
+    mixed,
+    randomly_changed,
+    soft_loss,
+    soft_targets,
+)
 
+OF_IMAGES = ("mixup", "cutmix", "erasing", "rand_augment")  # settings
 HIDDEN, DROPOUT = 256, 0.5  # of the head of point clouds, as published
 NORM_EPS = 1e-6
 
@@ -100,8 +109,9 @@ def finetune_encoder(
     """
     train, val = np.flatnonzero(part == 0), np.flatnonzero(part == 1)
     size = min(config.batch_size, len(train))
-    if (config.mixup or config.cutmix) and not isinstance(encoder, DenseEncoder):
-        raise InputError(f"mixup and cutmix are for images; {encoder.spec.name} takes others: set both to 0")
+    if not isinstance(encoder, DenseEncoder) and (wanted := [key for key in OF_IMAGES if getattr(config, key)]):
+        one = wanted[0]
+        raise InputError(f"{one} is for images; {encoder.spec.name} takes others: set {one} to 0")
     if size < 2:
         raise InputError(f"fine-tuning needs at least 2 training items in a batch for batch statistics, not {size}")
 
@@ -123,7 +133,7 @@ def finetune_encoder(
             restart_norms(model)
             for start in range(0, len(train) // size * size, size):
                 rows = order[start : start + size]
-                batch = [augmented(encoder, items[int(i)], rng) for i in rows]
+                batch = [augmented(encoder, items[int(i)], config, rng) for i in rows]
                 y = torch.from_numpy(labels[rows]).to(device_of(encoder))
                 if config.is_soft:
                     targets = soft_targets(y, classes, config.smoothing)
@@ -172,8 +182,11 @@ def validated(model: Classifier, items: Items, labels: Int[ndarray, "n ..."], ro
     return of_confusion(counts)["balanced_accuracy"], -loss
 
 
-def augmented(encoder: Encoder, item: Any, rng: np.random.Generator) -> Any:
-    """An image turned by quarters and flipped at random, all sensors alike; a cloud varied; other items as they are."""
+def augmented(encoder: Encoder, item: Any, config: FinetuneConfig, rng: np.random.Generator) -> Any:
+    """An image turned by quarters and flipped at random, all sensors alike; a cloud varied; other items as they are.
+
+    Images are then changed and partly erased, if the settings ask for it.
+    """
     if isinstance(encoder, PointEncoder):
         return varied(item, rng, is_scan=encoder.spec.block_m is not None)
     if not isinstance(encoder, DenseEncoder):
@@ -182,7 +195,10 @@ def augmented(encoder: Encoder, item: Any, rng: np.random.Generator) -> Any:
     quarters, flip = int(rng.integers(4)), bool(rng.integers(2))
     square = all(x.shape[-1] == x.shape[-2] for x in images.values())
     turn = quarters if square else quarters // 2 * 2
-    return {name: torch.rot90(x.flip(-1) if flip else x, turn, dims=(-2, -1)) for name, x in images.items()}
+    found = {name: torch.rot90(x.flip(-1) if flip else x, turn, dims=(-2, -1)) for name, x in images.items()}
+    if config.rand_augment:
+        found = randomly_changed(found, config.rand_augment, rng)
+    return erased(encoder, found, config.erasing, rng) if config.erasing else found
 
 
 def varied(points: Float[Tensor, "m c"], rng: np.random.Generator, is_scan: bool) -> Float[Tensor, "m c"]:

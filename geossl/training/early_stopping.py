@@ -33,6 +33,9 @@ class FinetuneConfig:
         mixup: Alpha of the share by which images of a batch are blended; 0 = never.
         cutmix: Alpha of the share of an image that a box of another one covers; 0 = never.
         smoothing: Share of a label that is spread over all classes.
+        erasing: Share of images in which a box is filled with noise.
+        rand_augment: Magnitude, 0 to 30, of two changes of geometry or colour drawn per picture; 0 = none. Of pictures
+            in red, green and blue alone: other bands have no such changes.
         head_norm: Of vectors before the head: ``batch``, or ``layer``, which has weights.
     """
 
@@ -48,6 +51,8 @@ class FinetuneConfig:
     mixup: float = 0.0
     cutmix: float = 0.0
     smoothing: float = 0.0
+    erasing: float = 0.0
+    rand_augment: int = 0
     head_norm: str = "batch"
 
     @property
@@ -62,8 +67,8 @@ def scaled(base_lr: float, batch_size: int) -> float:
 
 
 MAE_BASE = FinetuneConfig(
-    (scaled(5e-4, 1024),), 100, 1024, 0.05, 100, 1.0, 5, 0.65, 0.1, 0.8, 1.0, 0.1, "layer"
-)  # RandAugment and random erasing are not here
+    (scaled(5e-4, 1024),), 100, 1024, 0.05, 100, 1.0, 5, 0.65, 0.1, 0.8, 1.0, 0.1, 0.25, 9, "layer"
+)
 PUBLISHED: dict[str, FinetuneConfig] = {
     "mae_base": MAE_BASE,  # He et al., arXiv:2111.06377, table 9 and the authors' FINETUNE.md
     "mae_large": replace(MAE_BASE, lrs=(scaled(1e-3, 1024),), epochs=50, patience=50, layer_decay=0.75, drop_path=0.2),

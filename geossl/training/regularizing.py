@@ -1,7 +1,7 @@
-"""What published fine-tuning does to a transformer: rates by layer, skipped branches, mixed images, soft labels."""
+"""What published fine-tuning does to a transformer: rates by layer, skipped branches, changed images, soft labels."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,9 +12,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from geossl.errors import InputError
-from geossl.models.encoder import Encoder
+from geossl.models.encoder import DenseEncoder, Encoder
 
 BLOCK = re.compile(r"^(.*?)blocks\.(\d+)\.")
+ERASED_AREA, ERASED_ASPECT, ERASE_TRIES = (0.02, 1 / 3), (0.3, 1 / 0.3), 10  # share of the image; height to width
+PICTURE = "rgb"  # the sensor that RandAugment knows
 
 
 def layers_of(encoder: Encoder) -> tuple[dict[str, int], int]:
@@ -143,6 +145,62 @@ def mixed(
         found.append(new)
     share = kept if pastes else share
     return found, share * targets + (1 - share) * targets.flip(0)
+
+
+def randomly_changed(
+    image: Mapping[str, Float[Tensor, "c h w"]], magnitude: int, rng: np.random.Generator
+) -> dict[str, Tensor]:
+    """Two of fourteen changes (turned, sheared, shifted, brighter, equalised, ...) of a picture in red, green and blue.
+
+    Other sensors, and a picture with holes, stay as they are.
+
+    Args:
+        image: Pixels by sensor; pictures in 0..1.
+        magnitude: How strong, 0 to 30.
+        rng: Draws which and how.
+
+    Source: RandAugment, Cubuk et al., arXiv:1909.13719, as torchvision has it.
+    """
+    from torchvision.transforms.v2 import RandAugment  # lazy: used by published fine-tuning alone
+
+    found = dict(image)
+    if PICTURE in found and bool(found[PICTURE].isfinite().all()):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(rng.integers(2**31)))
+            found[PICTURE] = RandAugment(2, magnitude)(found[PICTURE].clamp(0, 1))
+    return found
+
+
+def erased(
+    encoder: DenseEncoder, image: Mapping[str, Float[Tensor, "c h w"]], share: float, rng: np.random.Generator
+) -> dict[str, Tensor]:
+    """With a chance of ``share``, a box of an image, the same ground in every sensor, filled with noise.
+
+    Noise has the encoder's mean and standard deviation of each band; holes stay holes.
+
+    Source: Zhong et al., arXiv:1708.04896; area and aspect as there, noise per pixel as in timm and MAE.
+    """
+    found = dict(image)
+    if rng.random() >= share:
+        return found
+    for _ in range(ERASE_TRIES):
+        area, aspect = rng.uniform(*ERASED_AREA), float(np.exp(rng.uniform(*np.log(ERASED_ASPECT))))
+        height, width = np.sqrt(area * aspect), np.sqrt(area / aspect)
+        if height < 1 and width < 1:
+            break
+    else:
+        return found
+    y, x = rng.random() * (1 - height), rng.random() * (1 - width)
+    for name, pixels in image.items():
+        h, w = pixels.shape[-2:]
+        rows, columns = slice(round(y * h), round((y + height) * h)), slice(round(x * w), round((x + width) * w))
+        spec, new = encoder.spec.sensors[name], pixels.clone()
+        box = new[:, rows, columns]
+        noise = torch.from_numpy(rng.standard_normal(box.shape)).to(box)
+        mean, std = (torch.tensor(values).to(box)[:, None, None] for values in (spec.mean, spec.std))
+        new[:, rows, columns] = torch.where(box.isfinite(), mean + std * noise, box)
+        found[name] = new
+    return found
 
 
 def soft_targets(labels: Int[Tensor, "n ..."], classes: int, smoothing: float) -> Float[Tensor, "n k"]:

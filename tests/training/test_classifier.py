@@ -33,7 +33,7 @@ def radar():
 
 def test_fine_tuning_learns_what_a_frozen_encoder_need_not_hold(encoder, radar, monkeypatch):
     monkeypatch.setattr(
-        "geossl.training.classifier.augmented", lambda encoder, item, rng: item
+        "geossl.training.classifier.augmented", lambda encoder, item, config, rng: item
     )  # turns swap the classes
     items, labels, part = radar
     before = copy.deepcopy(encoder.state_dict())
@@ -80,7 +80,7 @@ def test_the_learning_rate_is_chosen_on_the_validation_part(encoder, radar):
 
 
 def test_several_classes_per_item_use_a_sigmoid_each(encoder, radar, monkeypatch):
-    monkeypatch.setattr("geossl.training.classifier.augmented", lambda encoder, item, rng: item)
+    monkeypatch.setattr("geossl.training.classifier.augmented", lambda encoder, item, config, rng: item)
     items, labels, part = radar
     both = np.column_stack([labels, 1 - labels, np.ones_like(labels)])
     model, chosen = finetune_encoder(encoder, items, both, part, 3, QUICK, seed=0)
@@ -102,12 +102,12 @@ def test_turns_and_flips_move_all_sensors_alike(encoder):
     image = torch.arange(64.0).view(1, 8, 8)
     rng, seen = np.random.default_rng(0), set()
     for _ in range(60):
-        out = augmented(encoder, {"s1": image, "s2": 2 * image}, rng)
+        out = augmented(encoder, {"s1": image, "s2": 2 * image}, FinetuneConfig(), rng)
         assert torch.equal(2 * out["s1"], out["s2"])
         assert out["s1"].sort().values.sum() == image.sum()
         seen.add(tuple(out["s1"].flatten().tolist()))
     assert len(seen) == 8
-    oblong = augmented(encoder, {"s1": torch.zeros(1, 8, 16)}, rng)
+    oblong = augmented(encoder, {"s1": torch.zeros(1, 8, 16)}, FinetuneConfig(), rng)
     assert oblong["s1"].shape == (1, 8, 16)
 
 

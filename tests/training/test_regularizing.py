@@ -12,7 +12,16 @@ from geossl.models.spec import ImageGeometry
 from geossl.sensors import S2
 from geossl.training.classifier import finetune_encoder
 from geossl.training.early_stopping import PUBLISHED, FinetuneConfig
-from geossl.training.regularizing import decayed_groups, drop_paths, layers_of, mixed, soft_loss, soft_targets
+from geossl.training.regularizing import (
+    decayed_groups,
+    drop_paths,
+    erased,
+    layers_of,
+    mixed,
+    randomly_changed,
+    soft_loss,
+    soft_targets,
+)
 
 
 def vit(depth=3):
@@ -94,6 +103,36 @@ def test_blended_images_are_blended_as_their_labels():
         mixed([zero, {"s2": torch.zeros(2, 8, 8)}], torch.eye(2), np.random.default_rng(0), 1.0, 0.0)
 
 
+def test_an_erased_box_is_noise_of_the_bands_and_its_area_as_published():
+    encoder, shares = vit(), []
+    mean, std = (torch.tensor(values)[:, None, None] for values in (S2.mean, S2.std))
+    image = {"s2": mean.expand(-1, 60, 60).clone()}
+    image["s2"][:, :, 0] = torch.nan
+    for seed in range(40):
+        found = erased(encoder, image, 1.0, np.random.default_rng(seed))["s2"]
+        assert found[:, :, 0].isnan().all()
+        noise = ((found - mean) / std)[:, :, 1:]
+        inside = noise.abs().amax(0) > 0
+        shares.append(float(inside.float().mean()))
+        assert abs(float(noise[:, inside].std()) - 1) < 0.1
+    assert 0.01 < min(shares) < 0.06
+    assert 0.25 < max(shares) < 0.36
+    kept = [erased(encoder, image, 0.25, np.random.default_rng(s))["s2"] is image["s2"] for s in range(40)]
+    assert 22 <= sum(kept) <= 37
+
+
+def test_a_picture_is_changed_by_its_draw_and_other_bands_never():
+    image = {"rgb": torch.rand(3, 24, 24), "s2": torch.rand(12, 24, 24)}
+    state = torch.random.get_rng_state()
+    found = [randomly_changed(image, 9, np.random.default_rng(seed)) for seed in (*range(8), 7)]
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert all(f["s2"] is image["s2"] and f["rgb"].min() >= 0 and f["rgb"].max() <= 1 for f in found)
+    assert torch.equal(found[-1]["rgb"], found[-2]["rgb"])
+    assert sum(not torch.equal(f["rgb"], image["rgb"]) for f in found[:-1]) >= 6
+    image["rgb"][0, 0, 0] = torch.nan
+    assert randomly_changed(image, 9, np.random.default_rng(0))["rgb"] is image["rgb"]
+
+
 def test_smoothed_targets_sum_to_one_and_plain_ones_give_the_cross_entropy():
     y, logits = torch.tensor([2, 0]), torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
     assert soft_targets(y, 4, 0.1)[0].tolist() == pytest.approx([0.025, 0.025, 0.925, 0.025])
@@ -105,7 +144,7 @@ def test_smoothed_targets_sum_to_one_and_plain_ones_give_the_cross_entropy():
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("layer_decay", 0.5), ("drop_path", 0.5), ("mixup", 1.0), ("cutmix", 1.0), ("smoothing", 0.2),
+    [("layer_decay", 0.5), ("drop_path", 0.5), ("mixup", 1.0), ("cutmix", 1.0), ("smoothing", 0.2), ("erasing", 1.0),
      ("head_norm", "layer"), ("warmup_epochs", 0)],
 )  # fmt: skip
 def test_every_setting_of_fine_tuning_changes_the_model(key, value):
@@ -124,7 +163,8 @@ def test_every_setting_of_fine_tuning_changes_the_model(key, value):
 def test_published_settings_are_asked_for_by_name(tmp_path):
     found = settings_of("finetune", tmp_path / "r.html", None, {"finetuning": "mae_base"}).finetune
     assert found == PUBLISHED["mae_base"]
-    assert (found.lrs, found.layer_decay, found.smoothing) == ((2e-3,), 0.65, 0.1)
+    assert (found.lrs, found.layer_decay, found.smoothing, found.head_norm) == ((2e-3,), 0.65, 0.1, "layer")
+    assert (found.erasing, found.rand_augment) == (0.25, 9)
     short = settings_of("finetune", tmp_path / "r.html", None, {"finetuning": "mae_base", "epochs": 6}).finetune
     assert (short.epochs, short.warmup_epochs, short.layer_decay) == (6, 3, 0.65)
     with pytest.raises(InputError, match="finetuning 'mae' is not known; use mae_base, mae_large"):

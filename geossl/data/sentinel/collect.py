@@ -18,7 +18,7 @@ from geossl.data.sentinel.inspection import inspect_one
 from geossl.data.sentinel.products import SceneFiles, product_folders, scenes_of
 from geossl.data.sentinel.raster_file import RasterFile
 from geossl.data.vrt import expand
-from geossl.errors import InputError, MissingFileError, Note
+from geossl.errors import InputError, MissingFileError, Note, alike_notes_once
 from geossl.sensors import OPTICAL, SENSORS
 
 OFFSETS = "offsets.csv"  # file,offset: lines beside Sentinel-2 files that do not say theirs
@@ -56,6 +56,7 @@ def named_after(root: Path, sensor: str) -> Iterator[Path]:
     return (path for path in (files_in(root, RASTERS, deep=True) if root.is_dir() else []) if word.search(path.stem))
 
 
+@alike_notes_once()
 def collect(
     root: Path, names: Sequence[str], stated_offset: int | None = None, s2_bands: Sequence[str] = ()
 ) -> Collected:

@@ -26,7 +26,7 @@ from geossl.data.sentinel.bands import (
 from geossl.data.sentinel.products import SceneFiles, product_folders, scenes_of
 from geossl.data.sentinel.raster_file import RasterFile
 from geossl.data.vrt import expand
-from geossl.errors import BandError, GridError, InputError, MissingBandError, redact
+from geossl.errors import BandError, GridError, InputError, MissingBandError, alike_notes_once, redact
 from geossl.sensors import SENSORS
 
 
@@ -47,9 +47,11 @@ def inspect_all(
         MissingFileError, BandError, GridError: As ``inspect``.
     """
     may_lack = SENSORS[sensor].bands
-    return [
-        inspect_one(one, sensor, stated_offset, stated_bands, may_lack=may_lack) for one in named(paths or [], sensor)
-    ]
+    with alike_notes_once():
+        return [
+            inspect_one(one, sensor, stated_offset, stated_bands, may_lack=may_lack)
+            for one in named(paths or [], sensor)
+        ]
 
 
 def named(paths: Sequence[str | Path], sensor: str) -> Iterator[str | Path | SceneFiles]:

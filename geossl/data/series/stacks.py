@@ -17,7 +17,7 @@ from geossl.data.sentinel.bands import inspect
 from geossl.data.sentinel.products import date_of
 from geossl.data.sentinel.raster_file import RasterFile
 from geossl.data.sentinel.rasters import warp
-from geossl.errors import BandError, GridError, InputError, MissingFileError, possible
+from geossl.errors import BandError, GridError, InputError, MissingFileError, alike_notes_once, possible
 from geossl.sensors import OPTICAL
 
 SAMPLE = Path(__file__).parents[1] / "sample_series"
@@ -140,9 +140,10 @@ def open_series(
     if len(dated) < 2:
         raise InputError(f"{folder} holds {len(dated)} dated rasters; a series needs at least 2")
     files = []
-    for day in sorted(dated):
-        found = inspect(dated[day], OPTICAL, s2_offset, tuple(bands), s2_bands)
-        files.append(RasterFile(**(vars(found) | {"date": day})))
+    with alike_notes_once():
+        for day in sorted(dated):
+            found = inspect(dated[day], OPTICAL, s2_offset, tuple(bands), s2_bands)
+            files.append(RasterFile(**(vars(found) | {"date": day})))
     if len({file.crs for file in files}) > 1:
         raise GridError(f"{folder} mixes coordinate systems; a series lies on one grid")
     return ImageSeries(folder.name, tuple(bands), tuple(files), clouds)

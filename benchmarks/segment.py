@@ -26,8 +26,7 @@ from geossl.data.sentinel.aligned import SAMPLE
 from geossl.data.sentinel.rasters import LocalRasters
 from geossl.evaluation.heads import FITS, Samples, fit_forest, predict
 from geossl.evaluation.scores import class_iou, confusion_matrix, of_images
-from geossl.models.files import load_encoder, save_encoder
-from geossl.models.kinds import require_image_encoder
+from geossl.models.files import EncoderFile, load_encoder, save_encoder
 from geossl.sensors import S2_BANDS
 from geossl.training.decoder import DecoderConfig
 
@@ -96,12 +95,12 @@ def baselines(labels, source, seed, is_water):
 def judge(name, data, weights, folder, seed):
     """Scores by sensors of a head or decoder; embeddings of an encoder are kept for the next head."""
     encoder, head, settings = MODELS[name]
-    labels, encoder = read_labels(data[0]), require_image_encoder(load_encoder(weights[encoder]))
+    labels, file = read_labels(data[0]), EncoderFile.open(weights[encoder])
     split = assign_blocks(labels, 8, 10.0, seed)
-    kept = f"maps_{MODELS[name][0]}" if head in FITS else name.replace(", ", "_").replace(" ", "_")
+    kept = f"maps_{encoder}" if head in FITS else name.replace(", ", "_").replace(" ", "_")
     work = folder / f"{kept}_{seed}"
     work.mkdir(exist_ok=True)
-    task = Task(labels, data[1], weights[MODELS[name][0]], encoder, split, work, seed)
+    task = Task(labels, data[1], file, split, work, seed, reach=None, tokens="joint")
     fit = heads.fit_heads(head, task, None) if head in FITS else decoders.train(head, task, settings)
     return {key: found.to_dict() for key, found in fit[1].items()}
 

@@ -36,6 +36,7 @@ class ReleasedWeights:
 
 CROMA = "https://huggingface.co/antofuller/CROMA/resolve/0dd28e3d633bd6715856ae9890e8c49360040598"
 GALILEO = "https://github.com/nasaharvest/galileo/raw/0f0b5b95ac81acef4b74cf4686dc877202f4541b/data/models"
+PRESTO = "https://github.com/nasaharvest/presto/raw/13173d028f035abcbcc3b13829314323a5c15d02/data"
 BUNDLED = Path(__file__).parent / "weights"
 ENCODERS: dict[str, ReleasedWeights] = {
     "croma_tiny": ReleasedWeights(
@@ -51,6 +52,13 @@ ENCODERS: dict[str, ReleasedWeights] = {
         "galileo_nano_encoder.pt",
         "MIT",
         bundled="galileo_nano.safetensors",
+    ),
+    "presto": ReleasedWeights(
+        f"{PRESTO}/default_model.pt",
+        "559c9d76f525bdf2dd3774da8b1e7f1510769b73baacac12e9e4d8d5c67fbe65",
+        "presto_default_model.pt",
+        "MIT",
+        bundled="presto.safetensors",
     ),
     "croma_base": ReleasedWeights(
         f"{CROMA}/CROMA_base.pt",

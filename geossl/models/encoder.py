@@ -111,6 +111,15 @@ class DenseSpec(EncoderSpec):
         """Side of a patch on the ground in metres: the cell size of an embedding map."""
         return self.patch_px * self.gsd_m
 
+    @property
+    def dates(self) -> int:
+        """Dates of an image: 1, or as many as an encoder of series takes, one after the other, each with all bands."""
+        return int(self.arguments.get("dates", 1))
+
+    def channels(self, sensor: str) -> int:
+        """Bands of an image of a sensor, over all its dates."""
+        return self.dates * len(self.sensors[sensor].bands)
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "DenseSpec":
         """Build a spec from ``to_dict`` output, lists turned back into tuples."""

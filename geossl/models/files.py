@@ -39,6 +39,7 @@ ARCHITECTURES = {  # imported when needed: some need an extra
     "exit_resnet": "geossl.models.encoders.exit_resnet:ExitResNet",
     "galileo": "geossl.models.encoders.galileo:GalileoEncoder",
     "network": "geossl.models.foreign.feature_map:NetworkEncoder",
+    "presto": "geossl.models.encoders.presto:PrestoEncoder",
     "program": "geossl.models.foreign.programs:ProgramEncoder",
     "wrapped": "geossl.models.foreign.feature_map:WrappedEncoder",
     "gnn": "geossl.models.encoders.gnn:GNNEncoder",

@@ -29,6 +29,8 @@ def band_orders(
     Raises:
         BandError: If a sensor or a band is missing, or in another unit.
     """
+    if spec.dates > 1:
+        raise BandError(f"{spec.name} takes {spec.dates} months of a pixel, and {name} has images of one date")
     shared = [sensor for sensor in spec.sensors if sensor in sensors]
     if not shared:
         raise BandError(

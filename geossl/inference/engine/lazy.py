@@ -17,7 +17,7 @@ from geossl.errors import GridError
 from geossl.grid import check_metre
 from geossl.inference.engine.encode import EncodeConfig, encode_block, phases_of, rim_px
 from geossl.inference.engine.geometry import check_reach, geometry
-from geossl.inference.engine.source import check_sensors, check_units, images
+from geossl.inference.engine.source import check_dates, check_sensors, check_units, images
 from geossl.inference.engine.workers import precision
 from geossl.models.encoder import DenseEncoder, DenseSpec
 
@@ -42,6 +42,7 @@ def embed(
     geobox = check_grid(cube, spec)
     arrays = check_units(cube, images(cube, spec), spec)
     check_sensors(tuple(arrays), spec)
+    check_dates(1, spec)
     is_lazy = any(isinstance(a, da.Array) for a in arrays.values())
     cell = shape.block_px
     top, left = round(-geobox.transform.f / spec.gsd_m), round(geobox.transform.c / spec.gsd_m)

@@ -55,6 +55,16 @@ def check_sensors(sensors: tuple[str, ...], spec: DenseSpec) -> None:
         raise BandError(f"encoder {spec.name} takes {', '.join(spec.sensors)}, not {', '.join(unknown) or 'nothing'}")
 
 
+def check_dates(count: int, spec: DenseSpec) -> None:
+    """Refuse one date for an encoder of series.
+
+    Raises:
+        BandError: Says what it takes.
+    """
+    if count != spec.dates:
+        raise BandError(f"encoder {spec.name} takes {spec.dates} dates of a place side by side, not {count}")
+
+
 def check_bands(described: dict[str, Any], spec: DenseSpec) -> None:
     """Refuse files that lack a band of the encoder, before any work.
 

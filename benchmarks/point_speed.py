@@ -14,8 +14,8 @@ import torch
 
 from geossl.methods.base import OptimConfig
 from geossl.methods.point_cmae import PointCMAE, chamfer
-from geossl.models.encoders.point_groups import farthest_points
 from geossl.models.encoders.point_transformer import Clouds, PointTransformer, point_spec
+from geossl.models.layers.point_groups import farthest_points
 
 
 def naive_farthest(xyz, count):

@@ -8,8 +8,8 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from geossl.models.encoder import PointEncoder
-from geossl.models.encoders.point_groups import spread
 from geossl.models.heads.point_segmenter import PointSegmenter
+from geossl.models.layers.point_groups import spread
 
 
 @torch.inference_mode()

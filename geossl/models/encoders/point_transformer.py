@@ -12,9 +12,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from geossl.models.encoder import PointEncoder, PointSpec
-from geossl.models.encoders.point_groups import farthest_points, gather_groups, nearest, spread
 from geossl.models.layers.initialization import truncated_normal
 from geossl.models.layers.masking import take
+from geossl.models.layers.point_groups import farthest_points, gather_groups, nearest, spread
 from geossl.models.layers.transformer import Block
 from geossl.models.spec import UNSTATED, Provenance
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy.spatial import KDTree
 
-from geossl.models.encoders.point_groups import farthest_points, gather_groups, nearest, spread
+from geossl.models.layers.point_groups import farthest_points, gather_groups, nearest, spread
 
 
 def clouds(b=3, n=60, seed=0):

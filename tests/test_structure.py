@@ -45,7 +45,7 @@ FLOORS = {  # room -> its floors, top down: what stands on a floor imports from 
         {"files", "teachers", "attention_maps"},
         {"foreign"},
         {"encoders"},
-        {"spec", "kinds"},
+        {"spec", "kinds", "loading"},
         {"layers", "encoder", "download"},
     ),
     "geossl.inference": (

@@ -3,14 +3,12 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from geossl.errors import WeightsError
 from geossl.sensors import SensorSpec
 
 Images = Mapping[str, Float[Tensor, "b _ h w"]]  # sensor name -> pixels in physical units, NaN = invalid
@@ -333,27 +331,3 @@ class GraphEncoder(Encoder, ABC):
         out = nodes.new_zeros((int(graph.max()) + 1, nodes.shape[1]))
         where, how = graph[:, None].expand_as(nodes), REDUCTIONS[self.spec.pool]
         return out.scatter_reduce(0, where, nodes, how, include_self=False)
-
-
-def load_strictly(encoder: Encoder, state: Mapping[str, Tensor], path: Path | str) -> None:
-    """Load a state dict that must match in keys, shapes and kinds of numbers, all of them finite.
-
-    Raises:
-        WeightsError: What does not match, and the first tensor of its kind.
-    """
-    own = encoder.state_dict()
-    missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    wrong = sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape)
-    kinds = sorted(k for k in own.keys() & state.keys() if own[k].is_floating_point() != state[k].is_floating_point())
-    problems = {"lacks": missing, "has unexpected": extra, "has wrongly shaped": wrong, "has wrongly typed": kinds}
-    for problem, keys in problems.items():
-        if keys:
-            raise WeightsError(
-                f"{path} {problem} {len(keys)} tensors, first {keys[0]!r}; it is of another model or layout"
-            )
-    if bad := sorted(key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()):
-        raise WeightsError(
-            f"{path} holds NaN or infinite numbers in {len(bad)} tensors, first {bad[0]!r}; "
-            "its training has diverged or the file is damaged: use an earlier checkpoint, or copy it again"
-        )
-    encoder.load_state_dict(dict(state))

@@ -23,8 +23,9 @@ from torch import Tensor
 from geossl.errors import GeosslError, WeightsError, missing
 from geossl.models.download import cache_folder, known_sha256, sha256_of
 from geossl.models.download import encoder_path as released_path
-from geossl.models.encoder import Encoder, load_strictly
+from geossl.models.encoder import Encoder
 from geossl.models.kinds import require_image_encoder
+from geossl.models.loading import load_strictly
 from geossl.outputs import replacing
 
 LARGEST = 4096  # a size no spec exceeds unless one of its tensors does

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from geossl.errors import WeightsError
-from geossl.models.encoder import load_strictly
 from geossl.models.encoders.croma import SIZES, CROMAEncoder, croma_spec
+from geossl.models.loading import load_strictly
 from geossl.models.spec import Provenance
 
 OURS_TO_RELEASED = (  # applied in order to our state dict's keys

@@ -21,6 +21,7 @@ DARKEST_LAND, DARKEST_WATER = 0.1, 0.015  # and what whole numbers must reach th
 DARKEST = 0.005  # and those of reflectance, or of a stated scale
 MISSING_BESIDE = 0.05  # reflectance of a neighbouring band beside which 0 is a band without data, not a dark one
 CARRIES, CLEAN = 900, 500  # darkest percentile, DN: from the one on +1000 may be there, below the other it is not
+CLOUDY = 2000  # darkest percentile of a scene under clouds or snow, which +1000 alone does not make
 WRAPPED = (64536, 65534)  # what 16-bit numbers of 0 to 998 become when 1000 is taken off them
 MAX_INT16 = 32767
 VISIBLE = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09")  # in order of wavelength

@@ -250,7 +250,9 @@ SENSORS: dict[str, Sensor] = {  # in the order of cubes, and of a map's flags
         meaning="optical",
         about="https://sentiwiki.copernicus.eu/web/sentinel-2",
         wavelengths_nm=(442.7, 492.4, 559.8, 664.6, 704.1, 740.5, 782.8, 832.8, 864.7, 945.1, 1613.7, 2202.4),
-        aliases=dict(zip(S2_NAMES, S2_BANDS, strict=True)) | {"NIR8A": "B8A"},
+        aliases=dict(zip(S2_NAMES, S2_BANDS, strict=True))
+        | {"NIR8A": "B8A"}
+        | {"REDEDGE071": "B05", "REDEDGE075": "B06", "REDEDGE078": "B07"},  # of STAC's eo extension 2
         rgb=("B04", "B03", "B02"),
         white=0.3,
         products=(

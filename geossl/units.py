@@ -3,6 +3,7 @@
 Limits and the scenes they are set by stand in ``geossl.limits``.
 """
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from geossl.errors import BandError
+from geossl.errors import BandError, Note
 from geossl.limits import (
     BRIGHTEST,
     CLEAN,
@@ -20,12 +21,16 @@ from geossl.limits import (
     DN,
     FILL_DB,
     LEAST_DB,
+    MAX_INT16,
+    MOST_DB,
     MOST_REFLECTANCE,
     WRAPPED,
 )
 from geossl.sensors import SENSORS
 
 CHECKED = ("dB", "reflectance")  # units whose numbers can be told from others
+FEW_BANDS = 4  # fewer may hold the same number by chance, or where they are cut off
+MANY, MOSTLY = 0.005, 0.8  # shares of pixels, and of negative numbers, from which one number is no chance
 FIX_S2 = "expected reflectance 0 to 1 or reflectance x 10000"
 
 
@@ -45,6 +50,7 @@ def check_decibel(
     """
     if not seen.size:
         return
+    check_constant(name, seen[:, ((seen > LEAST_DB) & (seen < MOST_DB)).all(axis=0)])
     medians = np.median(seen, axis=1)
     least, most = float(medians.min()), float(medians.max())
     low, high = float(seen.min()), float(seen.max())
@@ -94,26 +100,85 @@ def reflectance_scale(
     seen = seen[:, ~((seen == seen[0]).all(axis=0) & (seen[0] < 0) & (seen[0] > -2001))]  # fill such as -999
     if not seen.size:
         return 1.0 if is_float else DN
-    check_fill(name, seen)
+    check_fill(name, seen, bands)
     sure = seen[:, (seen < (MOST_REFLECTANCE + 0.1) * DN).all(axis=0)]
+    if len(seen) >= FEW_BANDS:
+        check_constant(name, sure[:, (sure != MAX_INT16).any(axis=0)])
     sure = sure if 2 * sure.shape[1] > seen.shape[1] else seen  # without saturated pixels and fill of 65535
+    check_alike(name, sure, bands)
     bright = float(np.percentile(sure, 99, axis=1).max()) if sure.size else 0.0
     scale = 1.0 if is_float and bright <= BRIGHTEST else DN
     check_wrapped(name, seen, scale)
     check_brightness(name, sure, bright, scale)
+    if scale == 1:
+        note_stretched(name, sure)
     if not is_stated or bright < DARKEST * scale:
         check_darkness(name, sure, bright, scale, bands)
     return scale
 
 
-def check_fill(name: str, seen: Float[ndarray, "c n"]) -> None:
-    """Refuse numbers far below 0, which are a fill value that is not declared."""
+def check_constant(name: str, seen: Float[ndarray, "c n"]) -> None:
+    """Refuse one number in all bands of many pixels, which is a fill value; radar in dB may be cut off at one."""
+    if len(seen) < 2:
+        return
+    alike = seen[0, (seen == seen[0]).all(axis=0)]
+    values, counts = np.unique(alike, return_counts=True)
+    if not len(values) or not MANY * seen.shape[1] < counts.max() < seen.shape[1]:
+        return
+    value, share = values[counts.argmax()], 100 * counts.max() / seen.shape[1]
+    text = f"{name}: {share:.1f} % of the pixels hold {value:.6g} in all bands; if that is a fill value, declare it: "
+    text += f"gdal_edit.py -a_nodata {value:.6g}"
+    if len(seen) < FEW_BANDS and value < -1:
+        warnings.warn(text, Note, stacklevel=4)
+        return
+    raise BandError(text)
+
+
+def check_alike(name: str, seen: Float[ndarray, "c n"], bands: Sequence[str]) -> None:
+    """Refuse reflectance 0 to 1 in some bands, or most pixels, beside large numbers in others.
+
+    Whole numbers are not asked: a band of water may well be 0 or 1 everywhere.
+    """
+    high = np.percentile(seen, 99, axis=1)
+    small = (high > 0) & (high <= BRIGHTEST) & (seen != np.floor(seen)).any(axis=1)
+    large = high > 100 * BRIGHTEST
+    if small.any() and large.any():
+        one, other = int(np.argmax(small)), int(np.argmax(large))
+        raise BandError(
+            f"{name}: bands are in different units: {bands[one]} up to {high[one]:.4g}, {bands[other]} up to "
+            f"{high[other]:.4g}; {FIX_S2} in all bands"
+        )
+    middle = float(np.median(seen.max(axis=0)))
+    if large.any() and 0 < middle <= BRIGHTEST and (seen != np.floor(seen)).any():
+        raise BandError(
+            f"{name}: most numbers lie below {middle:.3g}, as reflectance does, but others reach {seen.max():.6g}; "
+            f"if that is a fill value, declare it: gdal_edit.py -a_nodata {seen.max():.6g}"
+        )
+
+
+def note_stretched(name: str, seen: Float[ndarray, "c n"]) -> None:
+    """Say that reflectance ends at exactly 1 in most bands, as pictures do that were stretched band by band."""
+    top = seen.max(axis=1)
+    if len(seen) >= FEW_BANDS and 2 * (top == 1).sum() >= len(seen) and (top <= 1).all():
+        text = f"{name}: {(top == 1).sum()} of {len(seen)} bands end at exactly 1, as when they are stretched for a "
+        warnings.warn(text + "picture; reflectance is needed as it was measured", Note, stacklevel=4)
+
+
+def check_fill(name: str, seen: Float[ndarray, "c n"], bands: Sequence[str]) -> None:
+    """Refuse numbers far below 0, and one negative number again and again, which are a fill value not declared."""
     low = float(seen.min())
     if low <= -2001:
         raise BandError(
             f"{name}: Sentinel-2 numbers down to {low:.6g}; if that is a fill value, declare it: "
             f"gdal_edit.py -a_nodata {low:.6g}"
         )
+    for band, values in zip(bands, seen, strict=True):
+        below, counts = np.unique(values[values < 0], return_counts=True)
+        if len(below) and counts.max() > max(MOSTLY * counts.sum(), MANY * len(values)):
+            raise BandError(
+                f"{name}: {band} holds {below[counts.argmax()]:.6g} in {100 * counts.max() / len(values):.1f} % of the "
+                f"pixels; if that is a fill value, declare it: gdal_edit.py -a_nodata {below[counts.argmax()]:.6g}"
+            )
 
 
 def check_brightness(name: str, seen: Float[ndarray, "c n"], bright: float, scale: float) -> None:

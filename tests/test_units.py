@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from geossl.errors import BandError
+from geossl.errors import BandError, Note
 from geossl.limits import unusable_decibel, unusable_reflectance
 from geossl.sensors import S2_BANDS
 from geossl.units import check_decibel, darkest, reflectance_scale
@@ -18,6 +18,13 @@ def land():
     return values
 
 
+def filled(values, fill, bands=slice(None)):
+    """A quarter of the pixels replaced."""
+    out = np.rint(values) if values.max() > 100 else values.copy()
+    out[bands, :250] = fill
+    return out
+
+
 @pytest.mark.parametrize(
     ("values", "kind", "message"),
     [
@@ -29,6 +36,19 @@ def land():
         ((np.rint(land() * 10000) - 1000) % 65536, "uint16", "wrapped around when 1000"),
         (np.rint(land() * 10000) - 1000, "int16", "1000 is taken off twice"),
         (np.where(np.arange(1000) < 9, -9999, land() * 10000), "int16", "declare it: gdal_edit.py -a_nodata -9999"),
+        (filled(land() * 10000, 1), "uint16", "25.0 % of the pixels hold 1 in all bands; .*-a_nodata 1"),
+        (filled(land() * 10000, -1, slice(1)), "int16", "B01 holds -1 in 25.0 % of the pixels"),
+        (filled(land(), 9999), "float32", "25.0 % of the pixels hold 9999 in all bands"),
+        (
+            filled(land(), 9999 + np.arange(12.0)[:, None]),
+            "float32",
+            "most numbers lie below .* but others reach 10010",
+        ),
+        (
+            land() * np.array([1] * 6 + [10000] * 6)[:, None],
+            "float32",
+            "bands are in different units: B01 up to .*, B07 up to",
+        ),
     ],
 )
 def test_numbers_that_cannot_be_reflectance_are_refused(values, kind, message):
@@ -105,3 +125,13 @@ def test_the_darkest_percentile_is_of_numbers_that_are_there():
     assert darkest(values, 1e4) == 1100
     assert darkest(values / 1e4, 1.0) == pytest.approx(1100)
     assert darkest(np.zeros((2, 0)), 1e4) is None
+
+
+def test_numbers_that_end_at_one_in_most_bands_are_said():
+    stretched = np.clip(land() * 4, 0, 1)
+    with pytest.warns(Note, match="bands end at exactly 1, as when they are stretched for a picture"):
+        assert reflectance_scale("a.tif", stretched, "float32", S2_BANDS) == 1
+    radar = np.random.default_rng(0).normal([[-12.0], [-19.0]], 2, (2, 1000))
+    radar[:, :200] = -50
+    with pytest.warns(Note, match="20.0 % of the pixels hold -50 in all bands"):
+        check_decibel("a.tif", radar)

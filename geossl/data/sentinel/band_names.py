@@ -15,7 +15,10 @@ from geossl.sensors import SENSORS
 OTHER = re.compile(  # words beside a band's name that make it something else than the band's own values
     r"RATIO|INDEX|STD|STDDEV|STDEV|VAR|VARIANCE|COH|COHERENCE|MASK|QA|QUALITY|COUNT|ANGLE|INC|PHASE|NOISE|NESZ|GLCM"
     r"|ENTROPY|TEXTURE|CONTRAST|DIFF|DIFFERENCE|DELTA|ANOMALY|CV|SLOPE|TREND|NDVI|NDWI|NDBI|EVI|SAVI|RVI|CR|SUM|PROB"
+    r"|RANGE|IQR|SKEW|SKEWNESS|KURT|KURTOSIS|ZSCORE|NORM|NORMALI[SZ]ED|STANDARDI[SZ]ED|LOG|LN|SD|SE|RMSE|ERR|ERROR|UNC"
+    r"|UNCERTAINTY|SIN|COS|DOY|DATE|GRADIENT|INTERCEPT|RESIDUAL|LIA|INCIDENCE|SHADOW|LAYOVER|CLOUD|CLOUDMASK|VALID"
 )
+HARMONIC = re.compile(r"AMP|AMPLITUDE")  # of a season's wave in optical bands; of radar it is a kind of backscatter
 OPERATOR = re.compile(r"[/*+]|(?<=\d)\s*-\s*(?=B)|(?<=V[VH])\s*-\s*(?=V)")
 TAG = "BANDS"
 DEEPEST = 4  # VRTs within VRTs
@@ -36,7 +39,19 @@ def normal_name(text: str) -> str:
     found = {band for word in words if (band := band_of(word))}
     if len(found) != 1 or OPERATOR.search(head) or any(OTHER.fullmatch(word) for word in words):
         return name
+    if found.isdisjoint(("VV", "VH", "HH", "HV")) and any(HARMONIC.fullmatch(word) for word in words):
+        return name
     return found.pop()
+
+
+def are_places(names: Sequence[str | None]) -> bool:
+    """Whether bands are called ``b1``, ``b2``, ... by their place in the file, as Earth Engine calls unnamed ones.
+
+    The ninth of them is Sentinel-2's B8A, not its B09. Capitals up to B8 are the same in either way.
+    """
+    texts = [(name or "").strip() for name in names]
+    by_place = [f"b{i}" for i in range(1, len(texts) + 1)]
+    return texts == by_place or (len(texts) > 8 and [text.lower() for text in texts] == by_place)
 
 
 def band_of(word: str) -> str:
@@ -88,7 +103,8 @@ def names_of(source: DatasetReader, path: Path, sensor: str, stated: Sequence[st
         BandError: If a list of names has another length than the file has bands, or says something else than the file.
     """
     entry = SENSORS[sensor]
-    names = [entry.band(normal_name(text or "")) for text in source.descriptions]
+    numbered = are_places(source.descriptions)
+    names = ["" if numbered else entry.band(normal_name(text or "")) for text in source.descriptions]
     is_named = any(name in entry.bands for name in names)
     told = [entry.band(normal_name(text)) for text in stated]
     if is_named and told and told != names:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
+from affine import Affine
 from jaxtyping import Float
 from numpy import ndarray
 from odc.geo.geobox import GeoBox
@@ -17,7 +18,8 @@ from rasterio.windows import Window
 
 from geossl.data.addresses import GDAL_CACHE_BYTES
 from geossl.data.sentinel.band_names import band_numbers, normal_name
-from geossl.data.sentinel.offset import PRODUCT, Claim, float_offset, s2_offset
+from geossl.data.sentinel.beneath import tags_beneath
+from geossl.data.sentinel.offset import PRODUCT, Claim, float_offset, of_files, s2_offset
 from geossl.data.sentinel.products import date_of, stated_date
 from geossl.data.sentinel.raster_file import RasterFile
 from geossl.data.vrt import sidecars
@@ -107,6 +109,8 @@ def in_unit(
     file = file if file.parts else with_scale(file, source)  # parts are a product's, whose scale is known
     if file.gain and entry.key != OPTICAL:
         file = replace(file, fill=next((p.fill for p in entry.products if p.dtype in source.dtypes), file.fill))
+    if entry.is_radar and not file.gain and source.dtypes[0].startswith("float"):
+        file = replace(file, fill=0.0)  # exactly 0 dB in one band alone is no backscatter
     numbers = file.read(source, window, look)
     seen = numbers[:, np.isfinite(numbers[0])]
     if entry.is_radar:
@@ -147,6 +151,11 @@ def check_place(source: DatasetReader, path: Path) -> None:
         )
     if source.transform.determinant == 0:
         raise GridError(f"{path} has pixels of no size; expected a transform with a pixel size in map units")
+    if source.transform == Affine.identity():
+        raise GridError(
+            f"{path} has a CRS, but no transform, so its place is unknown; set its corners: gdal_edit.py -a_ullr, or "
+            "put its world file (.tfw) beside it"
+        )
 
 
 def with_scale(file: RasterFile, *sources: DatasetReader) -> RasterFile:
@@ -163,6 +172,11 @@ def with_scale(file: RasterFile, *sources: DatasetReader) -> RasterFile:
         if one in (None, 1.0) and zero in (None, 0.0):
             return file
         gain, bias = (one or 1.0,) * len(gain), (zero or 0.0,) * len(bias)
+    if not all(np.isfinite([*gain, *bias])) or min(gain) <= 0:
+        raise BandError(
+            f"{file.path} states the scale {min(gain):g} and offset {bias[0]:g}, which make no number; correct it: "
+            "gdal_edit.py -scale 0.0001 -offset 0"
+        )
     return replace(file, gain=gain, bias=bias)
 
 
@@ -201,12 +215,14 @@ def as_sentinel2(
     elif any(file.bias):
         more = [Claim(0, f"the file's own offset {file.bias[0]:g}, which is applied,")]
     kind = "float32" if file.gain else kinds[0]
+    kind = next((k for k in kinds if k.startswith("float")), kind)
     scale = reflectance_scale(named(file), seen, kind, names, is_stated=is_stated)
     dark = darkest(seen, scale)
+    beneath = of_files(path, tags_beneath(source, path, [file.parts[n - 1] for n in file.bands] if file.parts else ()))
     if scale == 1:
-        offset, reason = float_offset(path, source.tags(), stated, dark, more)
+        offset, reason = float_offset(path, source.tags(), stated, dark, more, beneath)
         return replace(file, offset=offset / DN if offset else 0, scale=scale, reason=reason)
-    offset, reason = s2_offset(path, source.tags(), stated, dark, more)
+    offset, reason = s2_offset(path, source.tags(), stated, dark, more, beneath)
     return replace(file, offset=offset, scale=scale, reason=reason)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from geossl.errors import BandError, Note
-from geossl.limits import CARRIES, CLEAN, DN
+from geossl.limits import CARRIES, CLEAN, CLOUDY, DN
 
 OFFSETS = (0, -1000)
 NEW_BASELINE = 4.0
@@ -76,7 +76,10 @@ def decide(name: str, claims: Sequence[Claim], stated: int | None, dark: float |
                 f"{name}: {first.reason} and {other.reason} disagree about the +1000 of Sentinel-2; the first is used"
             )
             warnings.warn(text, Note, stacklevel=4)
-            break
+            return first.offset, first.reason
+    if not first.offset and dark is not None and CARRIES + 100 <= dark < CLOUDY:
+        text = f"{name}: {first.reason} says 0, but no number is dark ({dark:.0f}), as if they carried +1000"
+        warnings.warn(text, Note, stacklevel=4)
     return first.offset, first.reason
 
 
@@ -109,6 +112,7 @@ def s2_offset(
     stated: int | None,
     dark: float | None = None,
     more: Sequence[Claim] = (),
+    beneath: Sequence[Claim] = (),
 ) -> tuple[int, str]:
     """The number to add to a file's Sentinel-2 values, and how it is known.
 
@@ -121,12 +125,13 @@ def s2_offset(
         stated: What the user said; wins over everything that the numbers do not support.
         dark: As ``geossl.units.darkest`` gives it.
         more: What else says it, before all of that.
+        beneath: What the files say that it is made of, after its own tags.
 
     Raises:
         BandError: If nothing says, or something says a number that is not a known offset, or the numbers disprove it.
     """
     try:
-        claims = [*more, *of_tags(path, tags), *of_product(path)]
+        claims = [*more, *of_tags(path, tags), *beneath, *of_product(path)]
     except BandError:
         if stated is None:
             raise
@@ -135,7 +140,12 @@ def s2_offset(
 
 
 def float_offset(
-    path: Path, tags: Mapping[str, str], stated: int | None, dark: float | None, more: Sequence[Claim] = ()
+    path: Path,
+    tags: Mapping[str, str],
+    stated: int | None,
+    dark: float | None,
+    more: Sequence[Claim] = (),
+    beneath: Sequence[Claim] = (),
 ) -> tuple[int, str]:
     """The same for numbers that are reflectance already; who made them has mostly, not always, taken off +0.1.
 
@@ -147,8 +157,8 @@ def float_offset(
     """
     done = (0, "already reflectance")
     if stated is not None or (more and not more[0].offset):
-        return s2_offset(path, tags, stated, dark, more) if stated is not None else done
-    tagged = [*more, *of_tags(path, tags)]
+        return s2_offset(path, tags, stated, dark, more, beneath) if stated is not None else done
+    tagged = [*more, *of_tags(path, tags), *beneath]
     if dark is None or dark < CLEAN:
         if tagged and tagged[0].offset:
             text = (
@@ -206,6 +216,24 @@ def of_product(path: Path) -> list[Claim]:
     elif not own and OLD_PRODUCT.search(place.name):
         claims.append(Claim(0, f"the old form of the name {place.name}"))
     return claims
+
+
+def of_files(path: Path, tags: Mapping[Path, Mapping[str, str]]) -> list[Claim]:
+    """What the files say that a raster is made of, by their tags.
+
+    Raises:
+        BandError: If they disagree, as one number is added to all.
+    """
+    found: dict[int, Claim] = {}
+    for file, own in tags.items():
+        for claim in [*of_tags(file, own), *of_product(file)][:1]:
+            found[claim.offset] = Claim(claim.offset, f"{claim.reason} of {file.name}")
+    if len(found) > 1:
+        raise BandError(
+            f"{path} is made of files with and without the +1000 of processing baseline 04.00: {found[-1000].reason} "
+            f"says -1000, {found[0].reason} says 0; give the files themselves, scene by scene"
+        )
+    return list(found.values())
 
 
 def is_same(one: re.Match[str], product: re.Match[str]) -> bool:

@@ -87,6 +87,7 @@ def test_folders_of_series_are_found_and_labels_are_none(tmp_path, folder):
     assert [series.name for series in find_series(folder, BANDS)] == ["site"]
 
 
+@pytest.mark.filterwarnings("ignore:.*no number is dark")  # under a veil of clouds
 def test_the_bundled_series_have_ten_bands_and_real_clouds():
     bands = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
     belgium, boadella = find_series("sample", bands, Clouds("B02", 0.2))

@@ -4,7 +4,7 @@
 ways; on the third, clouds of five real cloudy chips of SEN12MS-CR are pasted patch by patch until a given share of its
 patches is cloudy, as they lie in the sky: masks are moved and turned, pixels are those of the cloudy chip (top
 of the atmosphere, unlike the tiles). Scores are balanced accuracy of all patches, and of those under cloud, means
-of two draws.
+of two draws; a patch without an answer is wrong. Brackets: the middle 95 % over draws of blocks of 4 x 4 patches.
 
 ``real``: the five chips with a cloudy and a clear image have no labels. A head learned on the three tiles classifies
 the clear image; the share of patches of the cloudy image that get the same class, by how much of the patch's
@@ -13,7 +13,7 @@ surroundings (7 x 7 patches) is cloudy. It says how far an answer is kept, not t
 Ways: clouds fed as they are (``fed``), patches under cloud left out (``out``), with radar and without. A pixel is
 cloudy where blue is more than 0.06 brighter than in the clear image, spread by 40 m; a patch with such a pixel is.
 
-Run: python benchmarks/cloud_accuracy.py --data DATA [--encoders croma_tiny galileo_nano]
+Run: python benchmarks/cloud_accuracy.py --data DATA [--encoders croma_tiny galileo_nano] [--shares 0 0.3 0.7]
 """
 
 import argparse
@@ -26,6 +26,8 @@ from tasks import land_cover
 from tasks.cells import OnCells
 from tasks.pixels import DB100, PATCH, RADAR, REFLECTANCE, Pixels, read
 from tasks.rows import spans
+from tasks.scoring import block_numbers, drawn, mean_of, of_classes
+from tasks.table import cell
 
 from geossl.evaluation.heads import Samples, fit_linear, predict
 from geossl.models.encoder import LocalModel
@@ -37,7 +39,7 @@ BRIGHTER = 0.06
 SHARES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
 DRAWS = 2
 PENALTY = 0.1
-NEAR = 7  # patches
+NEAR, BLOCK = 7, 4  # patches
 BINS = (0.0, 0.1, 0.5, 0.9, 1.01)
 
 
@@ -104,11 +106,6 @@ def pasted(image, share, sky, rng):
     return Pixels(image.bands, out), under
 
 
-def balanced(y, found):
-    """Mean over classes of the share that is right."""
-    return float(np.mean([(found[y == k] == k).mean() for k in np.unique(y)])) if len(y) else np.nan
-
-
 def ways(encoder, images, cloudy):
     """Tokens by way."""
     optical = {"s2": images["s2"]}
@@ -151,22 +148,24 @@ def classified(head, tokens):
     return found
 
 
-def of_pasted(encoder, data, sky):
+def of_pasted(encoder, data, sky, shares):
     """Rows of the first table: share, way, all patches, those under cloud."""
     images, labels = land_cover.load(data)
     clear = [ways(encoder, image, np.zeros(label.shape, bool)) for image, label in zip(images, labels, strict=True)]
     heads = [learned(clear, labels, test) for test in range(len(images))]
-    for share in SHARES:
+    for share in shares:
         scores = {}
         for test, (image, truth) in enumerate(zip(images, labels, strict=True)):
             for draw in range(DRAWS if share else 1):
                 cloudy, under = pasted(image["s2"], share, sky, np.random.default_rng((test, draw, int(100 * share))))
                 for way, tokens in ways(encoder, {**image, "s2": cloudy}, under).items():
                     found = classified(heads[test][way], tokens)
-                    own = np.isin(truth, heads[test][way][1]) & (truth > 0)
-                    pair = balanced(truth[own], found[own]), balanced(truth[own & under], found[own & under])
-                    scores.setdefault(way, []).append(pair)
-        yield share, {way: np.mean(pairs, axis=0) for way, pairs in scores.items()}
+                    own, blocks = (truth > 0) & np.isin(truth, heads[test][way][1]), block_numbers(*truth.shape, BLOCK)
+                    for part, where in (("all", own), ("under", own & under)):
+                        if where.any():
+                            parts = truth[where], found[where], land_cover.CLASSES, blocks[where]
+                            scores.setdefault((way, part), []).append(of_classes(*parts)["balanced"])
+        yield share, {key: mean_of(values) for key, values in scores.items()}
 
 
 def of_real(encoder, data, sky):
@@ -182,17 +181,20 @@ def of_real(encoder, data, sky):
         known = ways(encoder, {"s1": radar, "s2": before}, np.zeros_like(under))
         for way, tokens in ways(encoder, {"s1": radar, "s2": after}, under).items():
             same = classified(heads[way], tokens) == classified(heads[way], known[way])
-            kept.setdefault(way, []).append(np.stack([around.ravel(), same.ravel()]))
+            blocks = 1000 * len(kept.get(way, [])) + block_numbers(*under.shape, BLOCK)
+            kept.setdefault(way, []).append(np.stack([around.ravel(), same.ravel(), blocks.ravel()]))
     for way, parts in kept.items():
-        around, same = np.concatenate(parts, axis=1)
+        around, same, blocks = np.concatenate(parts, axis=1)
         bins = np.digitize(around, BINS) - 1
-        yield way, [same[bins == i].mean() if (bins == i).any() else np.nan for i in range(len(BINS) - 1)]
+        shares = [(same[bins == i], blocks[bins == i]) for i in range(len(BINS) - 1)]
+        yield way, [drawn(b, lambda w, s=s: w @ s / w.sum(axis=1)) for s, b in shares]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with sentinel and sen12mscr")
     parser.add_argument("--encoders", nargs="+", default=["croma_tiny", "galileo_nano"])
+    parser.add_argument("--shares", nargs="+", type=float, default=SHARES)
     args = parser.parse_args()
     torch.set_num_threads(1)
     sky = [chip(args.data / "sen12mscr" / name) for name in CHIPS]
@@ -204,14 +206,17 @@ def main():
         names = ("s2, fed", "s2, out", "s1+s2, fed", "s1+s2, out", "s1")
         print(f"{name}, pasted: balanced accuracy of all patches (of those under cloud)\n")
         print(f"| share of cloud | {' | '.join(names)} |\n{'|---' * (1 + len(names))}|")
-        for share, found in of_pasted(encoder, args.data, sky_of_clouds):
-            cells = [f"{found[way][0]:.3f}" + (f" ({found[way][1]:.3f})" if share else "") for way in names]
+        for share, found in of_pasted(encoder, args.data, sky_of_clouds, args.shares):
+            cells = [
+                f"{cell((found[way, 'all'], []))}" + (f" ({found[way, 'under'].value:.3f})" if share else "")
+                for way in names
+            ]
             print(f"| {share:.0%} | {' | '.join(cells)} |", flush=True)
         print(f"\n{name}, real: share of patches that keep the class of the clear image, by cloud around them\n")
         limits = ["none to 10 %", "10 to 50 %", "50 to 90 %", "90 % and more"]
         print(f"| way | {' | '.join(limits)} |\n{'|---' * (1 + len(limits))}|")
         for way, shares in of_real(encoder, args.data, sky):
-            print(f"| {way} | {' | '.join(f'{x:.3f}' for x in shares)} |", flush=True)
+            print(f"| {way} | {' | '.join(cell((value, [])) for value in shares)} |", flush=True)
         print()
 
 

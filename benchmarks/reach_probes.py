@@ -1,24 +1,22 @@
 """Probe scores by how far attention reaches, beside peak memory of a map: what the table of ``map_reach.py`` lacks.
 
 The same weights are run with local attention of several reaches and with whole images (``none``). Tasks, heads and
-intervals are those of ``encoder_tasks.py``; several encoders are seeds of one row. Memory is that of a process that
-maps one block (105 km2).
+intervals are those of ``encoder_tasks.py``; several encoders are seeds of one row. Finished scores are kept beside
+--out. Memory is that of a process that maps 7 x 7 km, one block of local attention.
 
-Run: python benchmarks/reach_probes.py --data DATA --encoders a.safetensors b.safetensors [--reaches 3 5 7 none]
+Run: python benchmarks/reach_probes.py --data DATA [--encoders croma_tiny] [--reaches 3 5 7 none]
 """
 
 import argparse
-import json
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import map as whole  # the file beside this one
 import map_cost
-import numpy as np
 import torch
 from tasks.rows import EncoderRow
-from tasks.table import score
+from tasks.table import cell, over_seeds, score
 
 from geossl.evaluation.features import digest
 from geossl.models.files import load_encoder
@@ -38,14 +36,12 @@ def reach_of(text):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--encoders", nargs="+", required=True)
+    parser.add_argument("--encoders", nargs="+", default=["croma_tiny"])
     parser.add_argument("--reaches", nargs="+", type=reach_of, default=[3, 5, 7, None])
     parser.add_argument("--only", nargs="*", choices=list(SHOWN), default=list(SHOWN))
-    parser.add_argument("--out", type=Path, default=Path("runs/reach_probes.json"))
+    parser.add_argument("--out", type=Path, default=Path("runs/reach_probes"), help="folder of finished scores")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    found = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         whole.big_scene(folder, 1500)
@@ -57,17 +53,11 @@ def main():
                 encoder = load_encoder(path)
                 encoder.spec = replace(encoder.spec, reach=reach)
                 key = f"{digest(encoder)}_{reach}"
-                runs.append(score(EncoderRow(encoder), args.data, args.only, args.out.parent / "reach_scores", key))
-            memory = map_cost.of(folder, args.encoders[0], "10 km", reach=reach or 0)["mb"]
-            cells = []
-            for task in args.only:
-                for what in SHOWN[task]:
-                    values = np.array([run[task][what].value for run in runs])
-                    found[f"{reach} {task} {what}"] = values.tolist()
-                    spread = f" +- {values.std(ddof=1):.3f}" if len(values) > 1 else ""
-                    cells.append(f"{values.mean():.3f}{spread}")
+                runs.append(score(EncoderRow(encoder), args.data, args.only, args.out, key))
+            memory = map_cost.of(folder, args.encoders[0], "7 km", reach=reach or 0)["mb"]
+            found = over_seeds(runs)
+            cells = [cell(found[task][what]) for task in args.only for what in SHOWN[task]]
             print(f"| {reach or 'none'} | {memory:.0f} | {' | '.join(cells)} |", flush=True)
-    args.out.write_text(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":

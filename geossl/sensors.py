@@ -21,6 +21,7 @@ class SensorSpec:
         level: Processing level, e.g. ``L2A`` or ``GRD sigma0``.
         mean: Per band, in ``unit``, frozen at training time.
         std: Per band, in ``unit``, all positive.
+        optional: Bands that images may lack, since the encoder was trained without them at times: NaN then.
     """
 
     bands: tuple[str, ...]
@@ -28,6 +29,7 @@ class SensorSpec:
     level: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    optional: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check that statistics and bands match."""
@@ -39,6 +41,8 @@ class SensorSpec:
             raise ValueError(f"std must be positive for every band, got {list(self.std)}")
         if not all(math.isfinite(m) for m in self.mean):
             raise ValueError(f"mean must be a number for every band, got {list(self.mean)}")
+        if not set(self.optional) < set(self.bands):
+            raise ValueError(f"optional {', '.join(self.optional)} must be some of {', '.join(self.bands)}, not all")
 
 
 @dataclass(frozen=True)

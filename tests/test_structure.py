@@ -47,6 +47,7 @@ FLOORS = {  # room -> its floors, top down: what stands on a floor imports from 
         {"encoders"},
         {"spec", "kinds", "loading"},
         {"layers", "encoder", "download"},
+        {"usual"},
     ),
     "geossl.inference": (
         {

@@ -66,13 +66,14 @@ class Catalog:
 class Rasters:
     """Raster files, folders of them, VRTs or addresses, by sensor; any CRS, resolution and extent.
 
-    An address is that of a GeoTIFF or JPEG 2000 with all bands: ``https://``, ``s3://``, ``gs://``, or a file in an
+    An address is that of a GeoTIFF or JPEG 2000 with all its bands: ``https://``, ``s3://``, ``gs://``, or a file in an
     archive, ``/vsizip//folder/scenes.zip/s2.tif``.
 
     Args:
         s2_offset: Number added to Sentinel-2 values (-1000 from processing baseline 04.00 on), for files that do not
             say.
-        files: By sensor, a key of ``geossl.sensors.SENSORS``: ``s1`` (VV and VH in dB), ``s2`` (12 bands), ``landsat``
+        files: By sensor, a key of ``geossl.sensors.SENSORS``: ``s1`` (VV and VH in dB), ``s2`` (those of the encoder,
+            which may do without some: ``croma_tiny`` without B01, B09 and VH), ``landsat``
             (Landsat 8 or 9, Collection 2 Level 2: files with named bands, or product folders). And ``s1_bands``,
             ``s2_bands``, ``landsat_bands``: the bands of stacks that do not name them, in their order, such as
             ``"B02,B03,..."``.

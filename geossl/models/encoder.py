@@ -1,21 +1,20 @@
 """What an encoder is: a specification that travels with the weights, and the interface of image encoders."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from geossl.models.usual import usual_optional, usual_reach
 from geossl.sensors import SensorSpec
 
 Images = Mapping[str, Float[Tensor, "b _ h w"]]  # sensor name -> pixels in physical units, NaN = invalid
 Clip = Float[Tensor, "b t c h w"]  # pixels of several dates
 Kept = Mapping[str, Bool[Tensor, "b gh gw"]]  # sensor name -> True where the patch is fed to the encoder
-
-REACH = 7  # patches: 225 keys, as many as a training image of CROMA has tokens
 
 
 @runtime_checkable
@@ -118,21 +117,34 @@ class DenseSpec(EncoderSpec):
         """Bands of an image of a sensor, over all its dates."""
         return self.dates * len(self.sensors[sensor].bands)
 
+    def needed(self, sensor: str) -> list[int]:
+        """Channels of an image of a sensor without which a pixel is not usable: all but those of optional bands."""
+        bands, optional = self.sensors[sensor].bands, self.sensors[sensor].optional
+        return [i for i in range(self.channels(sensor)) if bands[i % len(bands)] not in optional]
+
+    def lacking(self, bands: Mapping[str, Sequence[str]]) -> "DenseSpec":
+        """The same with other optional bands, by sensor."""
+        sensors = {name: replace(s, optional=tuple(bands.get(name, ()))) for name, s in self.sensors.items()}
+        return replace(self, sensors=sensors)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; optional bands where they are not the usual ones, so that older files keep their hash."""
+        values, usual = asdict(self), usual_optional(self.architecture, self.source)
+        for name, sensor in values["sensors"].items():
+            if sensor["optional"] == usual.get(name, ()):
+                del sensor["optional"]
+        return values
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "DenseSpec":
         """Build a spec from ``to_dict`` output, lists turned back into tuples."""
-        sensors: dict[str, SensorSpec] = {
-            name: SensorSpec(**dict[str, Any]((k, tuple(v) if isinstance(v, list) else v) for k, v in sensor.items()))
-            for name, sensor in values["sensors"].items()
-        }
+        usual = usual_optional(values["architecture"], values["source"])
+        sensors: dict[str, SensorSpec] = {}
+        for name, sensor in values["sensors"].items():
+            stated = dict[str, Any]((k, tuple(v) if isinstance(v, list) else v) for k, v in sensor.items())
+            sensors[name] = SensorSpec(**{"optional": usual.get(name, ()), **stated})
         reach = usual_reach(values["architecture"], values["arguments"])  # files of geossl 0.1 do not say
         return cls(**{"reach": reach, **values, "sensors": sensors})
-
-
-def usual_reach(architecture: str, arguments: Mapping[str, Any]) -> int | None:
-    """What an encoder maps with by default: local attention if positions are relative, windows if they are absolute."""
-    is_relative = architecture == "croma" and arguments.get("position", "alibi") == "alibi"
-    return REACH if is_relative else None
 
 
 class DenseModel(Encoder, ABC):

@@ -22,7 +22,7 @@ from geossl.errors import InputError
 from geossl.evaluation.features import device_of
 from geossl.evaluation.scores import agreement, confusion_matrix, of_confusion
 from geossl.methods.base import warmup_cosine
-from geossl.models.encoder import DenseEncoder, Items
+from geossl.models.encoder import DenseEncoder, DenseSpec, Items
 from geossl.models.heads.segmenter import Segmenter, with_decoder
 from geossl.training.checkpoints import Checkpoints, StopOnSignal, saved_step
 from geossl.training.early_stopping import FinetuneConfig
@@ -101,7 +101,7 @@ class DecoderTraining(L.LightningModule):
         labels, images = batch.pop("labels"), batch
         if len(images) > 1 and rng.random() < self.config.drop_sensor:
             del images[str(rng.choice(list(images)))]
-        kept = fed_patches(images, self.model.spec.patch_px)
+        kept = fed_patches(images, self.model.encoder.spec)
         self.model.encoder.train(self.config.train_encoder)
         with torch.set_grad_enabled(self.config.train_encoder):
             tokens = self.model.encoder.tokens(images, kept)
@@ -265,10 +265,11 @@ def turned(batch: Mapping[str, Tensor], quarters: int, flip: bool) -> dict[str, 
     return {name: torch.rot90(x.flip(-1) if flip else x, quarters, dims=(-2, -1)) for name, x in batch.items()}
 
 
-def fed_patches(images: Mapping[str, Float[Tensor, "b _ h w"]], patch_px: int) -> dict[str, Bool[Tensor, "b gh gw"]]:
-    """Patches of which at least half the pixels are valid."""
-    finite = {name: torch.isfinite(x).all(dim=1, keepdim=True).float() for name, x in images.items()}
-    return {name: F.avg_pool2d(x, patch_px)[:, 0] >= VALID_SHARE for name, x in finite.items()}
+def fed_patches(images: Mapping[str, Float[Tensor, "b _ h w"]], spec: DenseSpec) -> dict[str, Bool[Tensor, "b gh gw"]]:
+    """Patches of which at least half the pixels are valid in all bands that the encoder needs."""
+    seen = {name: x[:, spec.needed(name)] for name, x in images.items()}
+    finite = {name: torch.isfinite(x).all(dim=1, keepdim=True).float() for name, x in seen.items()}
+    return {name: F.avg_pool2d(x, spec.patch_px)[:, 0] >= VALID_SHARE for name, x in finite.items()}
 
 
 def validated(model: Segmenter, chips: Items) -> float:
@@ -290,7 +291,7 @@ def predictions(
         chip = {name: x[None].to(device) for name, x in chips[i].items()}
         labels = chip.pop("labels")
         images = {name: x for name, x in chip.items() if sensors is None or name in sensors}
-        guess = model.probabilities(images, fed_patches(images, model.spec.patch_px))[:, 0]
+        guess = model.probabilities(images, fed_patches(images, model.encoder.spec))[:, 0]
         known = torch.isfinite(labels) & torch.isfinite(guess)
         pair = (v[known].double().cpu().numpy() for v in (labels, guess))
         found.append((*pair, np.full(int(known.sum()), i)))
@@ -310,7 +311,7 @@ def confusions(model: Segmenter, chips: Items, sensors: Sequence[str] | None = N
         chip = {name: x[None].to(device) for name, x in chips[i].items()}
         labels = chip.pop("labels")
         images = {name: x for name, x in chip.items() if sensors is None or name in sensors}
-        chances = model.probabilities(images, fed_patches(images, model.spec.patch_px))
+        chances = model.probabilities(images, fed_patches(images, model.encoder.spec))
         known = (labels > 0) & torch.isfinite(chances).all(dim=1)
         called = chances.nan_to_num(0).argmax(dim=1)
         found.append(confusion_matrix((labels[known] - 1).cpu().numpy(), called[known].cpu().numpy(), classes))

@@ -42,7 +42,7 @@ def test_a_catalogue_is_checked_when_it_is_named(values, message):
         ({"s1": []}, "no rasters given"),
         ({"s1": "a.tif", "s2_offset": 0}, "s2_offset 0 does nothing without Sentinel-2 files"),
         ({"s2": "a.tif", "s1_bands": "VV,VH"}, "s1_bands does nothing without s1 files"),
-        ({"s2": "a.tif", "s2_bands": "B02,B03"}, "s2_bands B02,B03 lacks B01, B04"),
+        ({"s2": "a.tif", "s2_bands": "one,two"}, "s2_bands one,two names no band of s2; name every band of the file"),
         ({"s1": "a.tif", "s1_bands": (Path("VV"),)}, "s1_bands .* is not a list of bands such as VV,VH"),
         ({"s2": "a.tif", "s2_offset": -999}, "s2_offset -999 is not possible; use 0 or -1000"),
     ],

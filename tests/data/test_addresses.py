@@ -12,6 +12,7 @@ import geossl
 from geossl.data import addresses
 from geossl.data.sentinel.rasters import LocalRasters
 from geossl.errors import BandError, InputError, MissingFileError, RunError
+from geossl.sensors import S2_BANDS
 from tests.data.conftest import optical, radar, write_raster
 from tests.servers.stac import serving
 
@@ -39,6 +40,17 @@ def test_files_on_a_server_give_the_pixels_of_those_on_disk(server, tmp_path):
     found = described["s2"][0]
     assert found["path"] == f"{server.url}/files/S2_20240611.tif"
     assert [found[key] for key in ("bytes", "day", "offset")] == [own["bytes"], "2024-06-11", 0]
+
+
+def test_a_file_on_a_server_may_lack_bands_as_one_on_disk(server, tmp_path):
+    ten = [band for band in S2_BANDS if band not in ("B01", "B09")]
+    short = optical()[[S2_BANDS.index(band) for band in ten]]
+    path = write_raster(tmp_path / "ten.tif", short, names=ten, BOA_ADD_OFFSET="0")
+    (there,), (here,) = (LocalRasters({"s2": [p]}).files["s2"] for p in (f"{server.url}/files/ten.tif", path))
+    assert there.bands == here.bands == (0, 1, 2, 3, 4, 5, 6, 7, 8, 0, 9, 10)
+    cube = LocalRasters({"s2": [there.path]}).load(GRID)["s2"]
+    np.testing.assert_array_equal(cube, LocalRasters({"s2": [path]}).load(GRID)["s2"])
+    assert list(cube["s2_band"].values) == ten
 
 
 def test_a_read_that_fails_is_tried_again_and_never_taken_for_nodata(server, tmp_path):

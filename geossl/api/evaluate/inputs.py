@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from warnings import warn
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
@@ -13,12 +14,13 @@ from geossl.errors import BandError, GridError, InputError, Note
 from geossl.models.encoder import DenseSpec, Items, SeriesEncoder
 
 LEVELS = {"L1C", "L2A"}
+LACKS = -1  # in place of the number of a band
 
 
 def band_orders(
     name: str, sensors: Mapping[str, Bands], spec: DenseSpec, wanted: Sequence[str] | None
 ) -> dict[str, list[int]]:
-    """Band numbers by sensor, in the encoder's order.
+    """Band numbers by sensor, in the encoder's order; ``LACKS`` for optional bands that the data set has not.
 
     Args:
         name: Name of the data set, for messages.
@@ -41,7 +43,7 @@ def band_orders(
         if sensor not in shared:
             raise BandError(f"--sensors {sensor}: {name} and {spec.name} share {', '.join(shared)}, not {sensor!r}")
         have, need = sensors[sensor], spec.sensors[sensor]
-        if missing := [band for band in need.bands if band not in have.names]:
+        if missing := [band for band in need.bands if band not in (*have.names, *need.optional)]:
             others = [s for s in shared if set(spec.sensors[s].bands) <= set(sensors[s].names)]
             hint = f"; use --sensors {','.join(others)}" if others else ""
             raise BandError(f"{name} has no {sensor} band {', '.join(missing)}, which {spec.name} needs{hint}")
@@ -54,8 +56,16 @@ def band_orders(
                 Note,
                 stacklevel=3,
             )
-        orders[sensor] = [have.names.index(band) for band in need.bands]
+        orders[sensor] = [have.names.index(band) if band in have.names else LACKS for band in need.bands]
     return orders
+
+
+def in_order(pixels: Float[Tensor, "*t c h w"], order: Sequence[int]) -> Float[Tensor, "*t k h w"]:
+    """Bands in an order from ``band_orders``; NaN for those that are not there."""
+    found = pixels[..., order, :, :]
+    if LACKS in order:
+        found[..., [number == LACKS for number in order], :, :] = torch.nan
+    return found
 
 
 class EncoderImages(Sequence[dict[str, Tensor]]):
@@ -91,7 +101,7 @@ class EncoderImages(Sequence[dict[str, Tensor]]):
             GridError: If its size does not fit the encoder, or differs from that of other images.
         """
         item = self.items[i]
-        out = {name: self.sized(item[name][order]) for name, order in self.orders.items()}
+        out = {name: self.sized(in_order(item[name], order)) for name, order in self.orders.items()}
         if "labels" in item:
             out["labels"] = item["labels"]
         return out

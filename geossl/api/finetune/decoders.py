@@ -104,7 +104,7 @@ def labelled_tokens(model: Segmenter, chips: LabelChips, seed: int) -> tuple[Flo
         images = {name: v[None] for name, v in chips[i].items()}
         labels = is_known(images.pop("labels").numpy()[0])
         images = {name: v.to(next(model.parameters()).device) for name, v in images.items()}
-        tokens = model.encoder.tokens(images, fed_patches(images, patch))[0].float().cpu().numpy()
+        tokens = model.encoder.tokens(images, fed_patches(images, model.encoder.spec))[0].float().cpu().numpy()
         here = labels.reshape(len(labels) // patch, patch, -1, patch).any(axis=(1, 3)) & np.isfinite(tokens).all(
             axis=-1
         )

@@ -31,7 +31,8 @@ from geossl.evaluation.report import markdown, score_rows, write_report
 from geossl.evaluation.scores import Scores
 from geossl.inference.engine import run
 from geossl.inference.engine.geometry import check_reach
-from geossl.inference.engine.source import Source
+from geossl.inference.engine.plan import source_metadata
+from geossl.inference.engine.source import Source, lacked
 from geossl.models.encoder import DenseEncoder
 from geossl.models.files import EncoderFile, save_encoder
 from geossl.models.heads.decoders import DECODERS
@@ -171,6 +172,8 @@ def finetune(
             fitted = fit_map(head, task, Path(asked.map))
         else:
             fitted = fit_heads(head, task, progress) if config is None else train(head, task, config)
+        described = source_metadata(Path(asked.map)) if found is None else found.describe()
+        fitted.model.spec = fitted.model.spec.lacking(lacked(described, fitted.model.spec))  # as it was fitted
         write(out, head, task, fitted)
     return out
 

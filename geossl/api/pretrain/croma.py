@@ -1,6 +1,6 @@
 """CROMA from a recipe."""
 
-from geossl.api.pretrain.images import measured_sensors, scene_chips
+from geossl.api.pretrain.images import measured_sensors, scene_chips, scene_sensors
 from geossl.api.pretrain.initial import pretrained, started
 from geossl.api.pretrain.teachers import frozen, make_missing, tell
 from geossl.data.sentinel.batches import SentinelChips
@@ -8,7 +8,7 @@ from geossl.methods.croma import CROMA
 from geossl.methods.parts.croma_imitation import Imitation
 from geossl.models.encoders.croma import CROMAEncoder, croma_spec
 from geossl.recipe.croma import CromaRecipe
-from geossl.sensors import PAIR, SENSORS
+from geossl.sensors import PAIR
 from geossl.training.optim import optim_config
 
 
@@ -22,7 +22,7 @@ def data(recipe: CromaRecipe) -> SentinelChips:
 def method(recipe: CromaRecipe, data: SentinelChips) -> CROMA:
     """The method of a recipe; its encoder with fresh weights or those of ``encoder.init``."""
     settings = recipe.encoder
-    sensors = {name: SENSORS[name].spec for name in PAIR}
+    sensors = scene_sensors(data)
     if settings.statistics == "data" and settings.init is None:  # weights bring theirs
         sensors = measured_sensors(sensors, data)
     teacher = None

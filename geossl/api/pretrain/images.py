@@ -51,7 +51,12 @@ def inputs(data: ImageData) -> dict[str, SensorSpec]:
         return {"bands": numbered_bands(data.images.bands)}
     if isinstance(data, RGBImages):
         return {"rgb": RGB}
-    return {name: SENSORS[name].spec for name in data.sensors}
+    return scene_sensors(data)
+
+
+def scene_sensors(data: SentinelChips) -> dict[str, SensorSpec]:
+    """Sensors of chips of scenes; bands that some file lacks are optional."""
+    return {name: replace(SENSORS[name].spec, optional=data.lacking(name)) for name in data.sensors}
 
 
 def scaled_inputs(encoder: ImageEncoder, data: ImageData) -> dict[str, SensorSpec]:
@@ -148,9 +153,11 @@ def survey(recipe: Recipe) -> str:
 def measured_sensors(
     sensors: dict[str, SensorSpec], data: SentinelChips | RGBImages | BandChips
 ) -> dict[str, SensorSpec]:
-    """The same sensors with the statistics of the user's own data, in one streaming pass."""
-    measured = streaming_statistics(data.survey())
-    return {
-        name: SensorSpec(s.bands, s.unit, s.level, tuple(measured[name][0]), tuple(measured[name][1]))
-        for name, s in sensors.items()
-    }
+    """The same sensors with the statistics of the user's own data, in one pass; a band never seen keeps its."""
+    measured, found = streaming_statistics(data.survey()), {}
+    for name, s in sensors.items():
+        own = zip(*measured[name], s.bands, zip(s.mean, s.std, strict=True), strict=True)
+        pairs = [known if band in s.optional and not mean else (mean, std) for mean, std, band, known in own]
+        mean, std = zip(*pairs, strict=True)
+        found[name] = replace(s, mean=mean, std=std)
+    return found

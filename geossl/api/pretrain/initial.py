@@ -51,8 +51,9 @@ def started(keys: FromWeights, fresh: Kind) -> Kind:
             f"{wanted.architecture}: use weights of that, or another recipe"
         )
     check_alike(keys.init, found.spec, wanted)
+    lacking = {name: sensor.optional for name, sensor in wanted.sensors.items()}
     found.spec = replace(
-        found.spec,
+        found.spec.lacking(lacking),  # of the weights' own: that it still can do without them is not known
         name=wanted.name,
         source=f"{wanted.source}; from {keys.init} ({found.spec.source})",
         licence=f"{found.spec.licence}; {wanted.licence}",

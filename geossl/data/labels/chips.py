@@ -79,7 +79,7 @@ class LabelChips(Dataset[dict[str, Tensor]]):
         ground: Labels of any grid.
         boxes: Grids of the chips.
         part: ``train``, ``val`` or ``test``.
-        bands: Band names by sensor, in the encoder's order.
+        bands: Band names by sensor, in the encoder's order; NaN where the source has none of that name.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class LabelChips(Dataset[dict[str, Tensor]]):
         if i in self.kept:
             return self.kept[i]
         cube = self.source.load(self.boxes[i])
-        item = {name: cube[name].sel({f"{name}_band": list(bands)}).values for name, bands in self.bands.items()}
+        item = {name: cube[name].reindex({f"{name}_band": list(bands)}).values for name, bands in self.bands.items()}
         labels = self.ground.labels_of(self.boxes[i], self.part)
         item["labels"] = labels if self.ground.labels.is_continuous else labels.astype(np.int64)
         chip = {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in item.items()}

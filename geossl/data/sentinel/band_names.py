@@ -129,10 +129,10 @@ def stated_names(given: Any, sensor: str, option: str = "", wanted: Sequence[str
         given: The list or text.
         sensor: Key of ``SENSORS``.
         option: What the user set, for messages; by default the flag.
-        wanted: Bands that must be among them; by default all of the sensor's.
+        wanted: Bands that must be among them; whoever reads the file knows which it needs.
 
     Raises:
-        InputError: If they are not names of bands, or lack one.
+        InputError: If none is the name of a band, or one that must be there is not.
     """
     if given is None:
         return ()
@@ -143,9 +143,11 @@ def stated_names(given: Any, sensor: str, option: str = "", wanted: Sequence[str
         raise InputError(f"{option} {given!r:.60} is not a list of bands such as {','.join(entry.bands[:3])}")
     names = tuple(name.strip() for name in found if name.strip())
     known = [entry.band(normal_name(name)) for name in names]
-    if missing := [band for band in wanted or entry.bands if band not in known]:
+    missing = [band for band in wanted if band not in known]
+    if missing or not set(known) & set(entry.bands):
+        problem = f"lacks {', '.join(missing)}" if missing else f"names no band of {sensor}"
         raise InputError(
-            f"{option} {','.join(names)[:80]} lacks {', '.join(missing)}; name every band of the file, in its "
+            f"{option} {','.join(names)[:80]} {problem}; name every band of the file, in its "
             f"order, by the names {', '.join(entry.bands)}"
         )
     return names

@@ -12,6 +12,7 @@ from torch import Tensor
 from geossl.data.batches import ChipDataset, ChipSource, DrawnData
 from geossl.data.labels.ground_truth import LabelledChips, label_values, majority
 from geossl.data.sentinel.aligned import AlignedScenes, SceneFolder, aligned_scenes
+from geossl.data.sentinel.collect import lacking
 from geossl.data.sentinel.rasters import SAMPLE
 from geossl.data.sentinel.samplers import GridChips, RandomChips, Rois, SceneChips, read, split_scenes
 from geossl.data.sentinel.ssl4eo import SSL4EO
@@ -110,6 +111,11 @@ class SentinelChips(DrawnData):
             side = self.chip_px // PATCH_PX
             return LabelledChips({}, torch.zeros((0, side, side), dtype=torch.uint8))
         return LabelledChips({sensor: torch.stack(found) for sensor, found in images.items()}, torch.stack(labels))
+
+    def lacking(self, sensor: str) -> tuple[str, ...]:
+        """Bands of a sensor that some file lacks, which an encoder learns to do without."""
+        rows = [row for scene in self.scenes for row in scene.index.itertuples()]
+        return lacking([file for row in rows for file in getattr(row, sensor)])[1]
 
     def describe(self) -> dict[str, Any]:
         """What was trained on, for an encoder's provenance."""

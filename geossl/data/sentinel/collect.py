@@ -25,7 +25,7 @@ OFFSETS = "offsets.csv"  # file,offset: lines beside Sentinel-2 files that do no
 SHOWN = 3  # files named per reason
 NOWHERE = "EPSG:32660"  # the zone of the Pacific; chips without a CRS lie in it
 FIRST, STEP = (200_000.0, 900_000.0), 20_000.0  # corner of the first such place, and metres to the next
-MISSABLE = ("VH",)  # many older radar scenes have VV only
+MISSABLE = ("VH", "B01", "B09")  # many older radar scenes have VV only, many stacks no bands of 60 m
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,12 @@ def collect(
     return Collected(found, left)
 
 
-def lacking(files: Sequence[RasterFile]) -> int:
-    """How many files lack a band."""
-    return sum(0 in file.bands for file in files)
+def lacking(files: Sequence[RasterFile]) -> tuple[int, tuple[str, ...]]:
+    """How many files lack a band, and the bands that some file lacks."""
+    short = [file for file in files if 0 in file.bands]
+    bands = [SENSORS[file.sensor].bands for file in short][:1]
+    lacks = {i for file in short for i, number in enumerate(file.bands) if not number}
+    return len(short), tuple(band for own in bands for i, band in enumerate(own) if i in lacks)
 
 
 def made_up(path: Path, number: int) -> GeoBox | None:
@@ -147,8 +150,9 @@ def note(found: Collected, skipped: bool) -> None:
         if degrees := sum(file.crs.geographic for file in files):
             gsd = f"{SENSORS[name].gsd_m:g} m"
             say(f"{degrees} of {len(files)} {name} files are in degrees and are resampled to UTM, {gsd}")
-        if single := lacking(files):
-            say(f"{single} of {len(files)} {name} files have no {MISSABLE[0]}, which is left empty there")
+        count, bands = lacking(files)
+        if count:
+            say(f"{count} of {len(files)} {name} files have no {', '.join(bands)}, which is left empty there")
         if nowhere := sum(file.geobox.crs == NOWHERE for file in files):
             say(f"{nowhere} of {len(files)} {name} files have no CRS; those of one folder are taken to be of one place")
         levels = found.levels(name)
@@ -206,8 +210,9 @@ def report(found: Collected) -> str:
             lines.append(f"{'':<9} {count} x {reason}")
         if degrees := sum(file.crs.geographic for file in files):
             lines.append(f"{'':<9} {degrees} in degrees, resampled to UTM")
-        if single := lacking(files):
-            lines.append(f"{'':<9} {single} without {MISSABLE[0]}, which is left empty")
+        count, bands = lacking(files)
+        if count:
+            lines.append(f"{'':<9} {count} without {', '.join(bands)}, which is left empty")
         if nowhere := sum(file.geobox.crs == NOWHERE for file in files):
             lines.append(f"{'':<9} {nowhere} without a CRS: those of one folder are taken to be of one place")
     lines.append(f"left out  {len(found.left_out)} files")

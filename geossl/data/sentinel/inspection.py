@@ -76,7 +76,7 @@ def inspect_one(
     """Look at a file or at the files of a scene, which may lack some bands, but not all.
 
     Args:
-        one: A file, the files of a scene, or an address (text), whose file has to hold all bands.
+        one: A file, the files of a scene, or an address (text).
         sensor: Key of ``SENSORS``.
         stated_offset: As in ``inspect``.
         stated_bands: As in ``inspect``.
@@ -86,12 +86,12 @@ def inspect_one(
     Raises:
         MissingFileError, BandError, GridError: As ``inspect``.
     """
-    if isinstance(one, str):
-        return inspect_address(one, sensor, stated_offset, stated_bands)
 
     def look(wanted: tuple[str, ...] | None = None) -> RasterFile:
         if isinstance(one, SceneFiles):
             return inspect_scene(one, sensor, stated_offset, wanted)
+        if isinstance(one, str):
+            return inspect_address(one, sensor, stated_offset, wanted, stated_bands)
         return inspect(one, sensor, stated_offset, wanted, stated_bands, place)
 
     bands = SENSORS[sensor].bands
@@ -107,26 +107,33 @@ def inspect_one(
 
 
 def inspect_address(
-    address: str, sensor: str, stated_offset: int | None = None, stated_bands: Sequence[str] = ()
+    address: str,
+    sensor: str,
+    stated_offset: int | None = None,
+    wanted: tuple[str, ...] | None = None,
+    stated_bands: Sequence[str] = (),
 ) -> RasterFile:
-    """The same of a file elsewhere; what lies beside it there is not read.
+    """``inspect`` of a file elsewhere; what lies beside it there is not read.
 
     Raises:
         MissingFileError, BandError, GridError: As ``inspect``.
         RunError: If it cannot be read.
     """
     addresses.check_address(address, f"--{sensor}")
-    path, wanted = Path(addresses.plain(address)), SENSORS[sensor].bands
+    path, read = Path(addresses.plain(address)), wanted or SENSORS[sensor].bands
 
     def look(source: DatasetReader) -> RasterFile:
         check_place(source, path)
-        file = look_at(source, path, sensor, band_numbers(source, path, sensor, wanted, stated_bands))
-        return replace(in_unit(file, source, path, stated_offset, wanted), path=address)
+        file = look_at(source, path, sensor, band_numbers(source, path, sensor, read, stated_bands))
+        return replace(in_unit(file, source, path, stated_offset, read), path=address)
 
     try:
         return addresses.read(address, look, tries=addresses.FIRST_TRIES)
     except InputError as error:  # a path has lost a slash
-        raise type(error)(str(error).replace(str(path), redact(addresses.plain(address)))) from None
+        text = str(error).replace(str(path), redact(addresses.plain(address)))
+        raise (
+            MissingBandError(text, error.bands) if isinstance(error, MissingBandError) else type(error)(text)
+        ) from None
 
 
 def inspect_scene(

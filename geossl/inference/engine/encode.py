@@ -135,7 +135,7 @@ def encode_windows(
     keep, edge = shape.cell_px // patch, margin // patch
     h, w = next(iter(images.values())).shape[-2:]
     rows, columns = ((side - 2 * margin) // (keep * patch) for side in (h, w))
-    shares = {name: usable_share(x, patch) for name, x in images.items()}
+    shares = usable_shares(images, encoder.spec)
     out = nothing(encoder.spec.dim, rows * keep, columns * keep)
     middle = np.s_[edge : edge + keep, edge : edge + keep]
     whole: dict[tuple[str, ...], list[Job]] = {}
@@ -193,7 +193,7 @@ def encode_one(
     assert shape.reach is not None
     patch, edge = encoder.spec.patch_px, shape.halo_px // encoder.spec.patch_px
     middle = np.s_[edge : edge + len(wanted), edge : edge + wanted.shape[1]]
-    shares = {name: usable_share(x, patch) for name, x in images.items()}
+    shares = usable_shares(images, encoder.spec)
     fed = {name: s >= config.valid_share for name, s in shares.items()}
     fed = {name: f for name, f in fed.items() if f.any()}
     out = nothing(encoder.spec.dim, *wanted.shape)
@@ -282,11 +282,17 @@ def run(
         return encoder.tokens(pixels, kept).float().cpu().numpy()
 
 
-def usable_share(x: Float[np.ndarray, "c h w"], patch: int) -> Float[np.ndarray, "gh gw"]:
-    """Share of pixels of every patch where all bands are finite."""
-    good = np.isfinite(x).all(axis=0)
-    h, w = good.shape
-    return good.reshape(h // patch, patch, w // patch, patch).mean(axis=(1, 3), dtype=np.float32)
+def usable_shares(
+    images: Mapping[str, Float[np.ndarray, "_ h w"]], spec: DenseSpec
+) -> dict[str, Float[np.ndarray, "gh gw"]]:
+    """Share of pixels of every patch where all bands are finite that the encoder needs, by sensor."""
+    found, patch = {}, spec.patch_px
+    for name, x in images.items():
+        needed = spec.needed(name)
+        good = np.isfinite(x).all(axis=0) if len(needed) == len(x) else np.isfinite(x)[needed].all(axis=0)
+        h, w = good.shape
+        found[name] = good.reshape(h // patch, patch, w // patch, patch).mean(axis=(1, 3), dtype=np.float32)
+    return found
 
 
 def patch_dates(cube: xr.Dataset, sensors: np.ndarray, rim: int, side: int) -> np.ndarray | None:

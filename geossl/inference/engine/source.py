@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
@@ -65,8 +66,8 @@ def check_dates(count: int, spec: DenseSpec) -> None:
         raise BandError(f"encoder {spec.name} takes {spec.dates} dates of a place side by side, not {count}")
 
 
-def check_bands(described: dict[str, Any], spec: DenseSpec) -> None:
-    """Refuse files that lack a band of the encoder, before any work.
+def check_bands(described: Mapping[str, Any], spec: DenseSpec) -> None:
+    """Refuse files that lack a band of the encoder, before any work, and say which lack bands that it can do without.
 
     Args:
         described: What a source says of itself; of a file, ``bands`` holds 0 for those that it lacks.
@@ -75,41 +76,82 @@ def check_bands(described: dict[str, Any], spec: DenseSpec) -> None:
     Raises:
         BandError: Names the file and what it has.
     """
-    for name in [name for name in spec.sensors if isinstance(described.get(name), list)]:
-        for file in [file for file in described[name] if isinstance(file, dict) and 0 in file.get("bands", ())]:
-            has = [band for band, number in zip(SENSORS[name].bands, file["bands"], strict=True) if number]
-            if missing := [band for band in spec.sensors[name].bands if band not in has]:
-                raise BandError(
-                    f"{file.get('path', name)} lacks {', '.join(missing)} for encoder {spec.name}; it has "
-                    f"{', '.join(has)}: give a file with all of them, or an encoder that does without"
+    for name, sensor in spec.sensors.items():
+        lacks: list[set[str]] = []
+        for file, has in bands_of_files(described, name):
+            missing = [band for band in sensor.bands if band not in has]
+            if refused := [band for band in missing if band not in sensor.optional]:
+                kind, other = (
+                    ("model", "fit one on such files")
+                    if spec.architecture == "segmenter"
+                    else ("encoder", "an encoder that does without")
                 )
+                raise BandError(
+                    f"{file.get('path', name)} lacks {', '.join(refused)} for {kind} {spec.name}; it has "
+                    f"{', '.join(has)}: give a file with all of them, or {other}"
+                )
+            lacks += [set(missing)] if missing else []
+        if lacks:
+            every, bands = len(described[name]), [band for band in sensor.bands if band in set.union(*lacks)]
+            apart = "; its vectors are not comparable with those of files that have it" if "VH" in bands else ""
+            warnings.warn(
+                f"{len(lacks)} of {every} {name} files lack {', '.join(bands)}, which {spec.name} learned to do "
+                f"without{apart}",
+                Note,
+                stacklevel=3,
+            )
+
+
+def bands_of_files(described: Mapping[str, Any], sensor: str) -> Iterator[tuple[Mapping[str, Any], list[str]]]:
+    """Files of a source that lack bands of a sensor, and those that they have."""
+    files = described.get(sensor)
+    for file in files if isinstance(files, list) else ():
+        if isinstance(file, dict) and 0 in file.get("bands", ()):
+            yield file, [band for band, number in zip(SENSORS[sensor].bands, file["bands"], strict=True) if number]
+
+
+def lacked(described: Mapping[str, Any], spec: DenseSpec) -> dict[str, tuple[str, ...]]:
+    """Bands of an encoder that some file of a source lacks, by sensor."""
+    found = {}
+    for name, sensor in spec.sensors.items():
+        lacks = [set(sensor.bands) - set(has) for _, has in bands_of_files(described, name)]
+        found[name] = tuple(band for band in sensor.bands if lacks and band in set.union(*lacks))
+    return found
 
 
 def images(cube: xr.Dataset, spec: DenseSpec) -> dict[str, Any]:
     """Arrays (NumPy or Dask) by sensor in the encoder's band order, which is found by name, never by position.
 
+    Optional bands that are missing are NaN.
+
     Raises:
-        BandError: If a band is missing.
+        BandError: If another band is missing.
     """
     found = {}
     for name in [n for n in spec.sensors if n in cube]:
         array, bands = cube[name], list(spec.sensors[name].bands)
         axis = f"{name}_band"
         have = [str(b) for b in array[axis].values] if axis in array.coords else []
-        missing = [b for b in bands if b not in have]
-        if missing:
+        if missing := [b for b in bands if b not in (*have, *spec.sensors[name].optional)]:
             raise BandError(
                 f"{name} lacks {', '.join(missing)} for encoder {spec.name}; coordinate {axis} has {', '.join(have)}"
             )
-        data = array.sel({axis: bands}).transpose(axis, ...).data
+        data = array.sel({axis: [b for b in bands if b in have]}).transpose(axis, ...).data
         data = data.astype(np.float32)
-        if name not in SENSORS or not SENSORS[name].zero_is_fill:
-            found[name] = data
-        elif isinstance(data, da.Array):
-            found[name] = data.rechunk({0: -1}).map_blocks(without_zeros, dtype=np.float32)
-        else:
-            found[name] = without_zeros(data)
+        if name in SENSORS and SENSORS[name].zero_is_fill:
+            is_lazy = isinstance(data, da.Array)
+            data = data.rechunk({0: -1}).map_blocks(without_zeros, dtype=np.float32) if is_lazy else without_zeros(data)
+        found[name] = in_place(data, [b in have for b in bands])
     return found
+
+
+def in_place(data: Any, has: Sequence[bool]) -> Any:
+    """Bands (NumPy or Dask) in their places among all; NaN in the places of those that are not there."""
+    if all(has):
+        return data
+    kind = da if isinstance(data, da.Array) else np
+    empty, own = kind.full_like(data[:1], np.nan), iter(range(len(data)))
+    return kind.concatenate([data[(i := next(own)) : i + 1] if there else empty for there in has])
 
 
 def check_units(cube: xr.Dataset, arrays: dict[str, Any], spec: DenseSpec) -> dict[str, Any]:
@@ -122,13 +164,15 @@ def check_units(cube: xr.Dataset, arrays: dict[str, Any], spec: DenseSpec) -> di
     """
     found = dict(arrays)
     for name in [name for name, sensor in SENSORS.items() if name in arrays and sensor.unit in CHECKED]:
-        bands, data = spec.sensors[name].bands, arrays[name]
+        data, places = arrays[name], spec.needed(name)
+        needed = places[: len(places) // spec.dates]  # of the first date
+        bands = [spec.sensors[name].bands[i] for i in needed]
         if isinstance(data, da.Array):
             check_cube(name, np.zeros((len(bands), 0, 0), np.float32), bands, cube[name].dtype)
             found[name] = data.rechunk({0: -1}).map_blocks(partial(check_block, name), dtype=np.float32)
         else:
             step = max(1, math.ceil(max(data.shape[1:]) / LOOK_PX))
-            check_cube(name, data[:, ::step, ::step], bands, cube[name].dtype)
+            check_cube(name, data[needed, ::step, ::step], bands, cube[name].dtype)
     return found
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from geossl.errors import BandError, GridError
-from geossl.models.encoder import DenseEncoder, DenseSpec, Images, Kept, usual_reach
+from geossl.models.encoder import DenseEncoder, DenseSpec, Images, Kept
 from geossl.models.encoders.croma_streams import JointEncoder, Local, SensorEncoder
 from geossl.models.layers.alibi import alibi_slopes, grid_coordinates
 from geossl.models.layers.attention import Positions
@@ -23,6 +23,7 @@ from geossl.models.layers.normalize import ClippedRange
 from geossl.models.layers.patches import patchify, sincos_positions
 from geossl.models.layers.transformer import FeedForward, mean_tokens
 from geossl.models.spec import UNSTATED, ImageGeometry, Provenance, dense_spec
+from geossl.models.usual import usual_reach
 from geossl.sensors import PAIR, SENSORS, SensorSpec
 
 PATCH_PX = 8

@@ -42,7 +42,8 @@ def choose_bands(sensor: str, bands: tuple[str, ...] | None, known: SensorSpec |
         raise BandError(f"{sensor} has no band {', '.join(missing) or '(none given)'}; known: {', '.join(known.bands)}")
     where = [known.bands.index(band) for band in bands]
     mean, std = (tuple(values[i] for i in where) for values in (known.mean, known.std))
-    return SensorSpec(tuple(bands), known.unit, known.level, mean, std)
+    optional = tuple(band for band in known.optional if band in bands)
+    return SensorSpec(tuple(bands), known.unit, known.level, mean, std, optional if len(optional) < len(bands) else ())
 
 
 def pick(batch: Mapping[str, Tensor], sensors: Mapping[str, SensorSpec]) -> dict[str, Tensor]:

@@ -44,7 +44,7 @@ class FeatureMapEncoder(DenseEncoder):
         """Bands as the network takes them."""
         white = self.spec.arguments["white"]
         if white is not None:
-            images = {name: x.clamp(0, float(white)) for name, x in images.items()}
+            images = {name: x.clamp(0.0, float(white)) for name, x in images.items()}  # ONNX wants two of one type
         x = stack(images, self.spec, self.scales)
         if self.order == list(range(x.shape[1])):
             return x

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from geossl.errors import WeightsError
-from geossl.models.encoder import DenseEncoder, Images
+from geossl.models.encoder import DenseEncoder, DenseSpec, Images
 from geossl.models.encoders.conv_vit import ConvViT
 from geossl.models.encoders.croma import CROMAEncoder
 from geossl.models.encoders.galileo import GROUPS, Fed, GalileoEncoder
@@ -53,12 +53,12 @@ def bias_of(grid: tuple[int, int], slopes: Tensor, device: torch.device) -> Floa
     return alibi_bias(where, where, slopes)[None]
 
 
-def fed_patches(images: Images, patch: int) -> dict[str, Bool[Tensor, "b gh gw"]]:
-    """Patches with a pixel that has data in all bands."""
+def fed_patches(images: Images, spec: DenseSpec) -> dict[str, Bool[Tensor, "b gh gw"]]:
+    """Patches with a pixel that has data in all bands that are needed."""
     found = {}
     for name, x in images.items():
-        good = (~x.isnan()).all(dim=1, keepdim=True).to(torch.float32)
-        found[name] = F.max_pool2d(good, patch)[:, 0] > 0
+        good = (~x[:, spec.needed(name)].isnan()).all(dim=1, keepdim=True).to(torch.float32)
+        found[name] = F.max_pool2d(good, spec.patch_px)[:, 0] > 0
     return found
 
 
@@ -203,7 +203,7 @@ class Exportable(nn.Module):
         """Tokens (b gh gw d) and pooled vectors (b d) for the pixels of every sensor, in the spec's order."""
         encoder = self.encoder
         pixels = dict(zip(self.names, images, strict=True))
-        fed = fed_patches(pixels, encoder.spec.patch_px)
+        fed = fed_patches(pixels, encoder.spec)
         if isinstance(encoder, CROMAEncoder) and encoder.is_alibi:
             return masked_croma(encoder, pixels, fed)
         if isinstance(encoder, GalileoEncoder):

@@ -95,10 +95,11 @@ def sensor_input(spec: DenseSpec, name: str, side_px: int | None) -> dict[str, A
     """One input: bands, unit, size. Scaling happens inside."""
     sensor = spec.sensors[name]
     side = -1 if side_px is None else side_px
+    lacks = f"; {', '.join(sensor.optional)} may be all NaN" if sensor.optional else ""
     return {
         "name": name,
         "description": f"{SENSORS[name].title}, {sensor.level}, {sensor.unit}, NaN = no data, {spec.gsd_m:g} m pixels; "
-        f"height and width are multiples of {spec.patch_px} px; a sensor without data is all NaN",
+        f"height and width are multiples of {spec.patch_px} px; a sensor without data is all NaN{lacks}",
         "bands": list(sensor.bands),
         "input": tensor(batch=-1, bands=len(sensor.bands), height=side, width=side),
         "value_scaling": None,

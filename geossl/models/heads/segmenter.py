@@ -37,6 +37,8 @@ def segmenter_spec(
 ) -> DenseSpec:
     """Spec of a segmenter; what it gives per patch is layers of each of the patch's cells, see ``answers``.
 
+    It needs the bands that it was fitted with, also those that its encoder can do without.
+
     Args:
         encoder: Spec of the encoder.
         top: Heads or a decoder.
@@ -59,7 +61,7 @@ def segmenter_spec(
     arguments |= {"references": {key: found.arguments for key, found in references.items()}} if references else {}
     name = f"{encoder.name}_{next(iter(tops.values())).kind}"
     cells = encoder.patch_px if isinstance(top, Decoder) else 1
-    taken = {key: sensor for key, sensor in encoder.sensors.items() if key in sensors}
+    taken = {key: replace(sensor, optional=()) for key, sensor in encoder.sensors.items() if key in sensors}
     dim = len(layers_of(arguments)) * cells**2
     return replace(encoder, name=name, architecture="segmenter", arguments=arguments, dim=dim, sensors=taken)
 

@@ -5,13 +5,15 @@ import torch.nn.functional as F
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
+from geossl.api.pretrain.images import measured_sensors, scene_sensors
 from geossl.data.batches import ChipDataset, StepBatches, resized, turned, usable
 from geossl.data.labels.ground_truth import label_values, majority
 from geossl.data.labels.tags import class_names
 from geossl.data.sentinel import aligned as sentinel
 from geossl.data.sentinel.aligned import SAMPLE
 from geossl.data.sentinel.batches import SentinelChips
-from geossl.sensors import S2_BANDS
+from geossl.errors import Note
+from geossl.sensors import S2_BANDS, SENSORS
 from tests.data.conftest import optical, radar, write_raster
 
 TAGGED = {"names": S2_BANDS, "BOA_ADD_OFFSET": "0"}
@@ -161,3 +163,23 @@ def test_a_band_that_a_sensor_lacks_does_not_make_a_chip_unusable():
     x[0, 0, 0], x[1] = torch.nan, torch.nan
     assert usable({"s1": x, "s2": torch.ones(3, 4, 4)}).sum() == 15
     assert not usable({"s1": torch.full((2, 4, 4), torch.nan)}).any()
+
+
+def test_bands_that_some_file_lacks_are_optional_for_the_encoder_and_keep_published_statistics(tmp_path):
+    ten = [band for band in S2_BANDS if band not in ("B01", "B09")]
+    short = optical((64, 64))[[S2_BANDS.index(band) for band in ten]]
+    write_raster(tmp_path / "s1/a.tif", radar((64, 64))[:1], names=["VV"])
+    write_raster(tmp_path / "s2/a.tif", short, names=ten, BOA_ADD_OFFSET="0")
+    with pytest.warns(Note) as said:
+        data = SentinelChips(tmp_path, 32, 4, 2)
+    texts = [str(note.message) for note in said]
+    assert "1 of 1 s1 files have no VH, which is left empty there" in texts
+    assert "1 of 1 s2 files have no B01, B09, which is left empty there" in texts
+    known = scene_sensors(data)
+    assert {name: sensor.optional for name, sensor in known.items()} == {"s1": ("VH",), "s2": ("B01", "B09")}
+    measured = measured_sensors(known, data)
+    assert measured["s2"].mean[0] == SENSORS["s2"].spec.mean[0]
+    assert measured["s2"].mean[1] == pytest.approx(short[0].mean() / 10000, rel=0.05)
+    for batch in data.train_dataloader():
+        assert batch["valid"].float().mean() > 0.9
+        assert batch["s2"][:, [0, 9]].isnan().all()

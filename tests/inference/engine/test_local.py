@@ -13,7 +13,7 @@ import zarr
 from geossl.errors import GridError
 from geossl.grid import Aoi, Lattice
 from geossl.inference.engine import geometry, lazy
-from geossl.inference.engine.encode import EncodeConfig, encode_block, usable_share
+from geossl.inference.engine.encode import EncodeConfig, encode_block, usable_shares
 from geossl.inference.engine.geometry import Geometry
 from geossl.inference.engine.run import dry_run, embed_map
 from geossl.inference.engine.source import images
@@ -97,7 +97,7 @@ def test_a_block_with_a_wide_halo_is_one_large_square(local_file):
     encoder, cube = read_encoder(local_file), Memory().load(lattice_box(96))
     pixels = images(cube, encoder.spec)
     blocks = encode_block(pixels, encoder, EncodeConfig(), shape=Geometry(3, 48, 1, 96))
-    kept = {n: torch.from_numpy(usable_share(x, 8)[None] >= 0.5) for n, x in pixels.items()}
+    kept = {n: torch.from_numpy(x[None] >= 0.5) for n, x in usable_shares(pixels, encoder.spec).items()}
     whole = encoder.local_tokens({n: torch.from_numpy(x[None]) for n, x in pixels.items()}, kept, 3)[0, 12:-12, 12:-12]
     np.testing.assert_allclose(blocks.embeddings, whole.permute(2, 0, 1).numpy(), atol=2e-5)
 

@@ -84,7 +84,7 @@ class Metrics(L.Callback):
             terms = ", ".join(f"{name} {float(value):.3g}" for name, value in outputs.items())
             where = f" in {'this' if is_broken else 'another'} process" if trainer.world_size > 1 else ""
             text = f"the loss is not finite at step {step}{where} ({terms}); lower train.lr or set train.clip_norm"
-            raise RunError(text)
+            raise RunError(text) if trainer.is_global_zero else SystemExit(1)  # one process speaks
         if not trainer.is_global_zero:
             return
         values = {name: float(value) for name, value in (outputs | cast(SSLMethod, module).logged_scalars).items()}

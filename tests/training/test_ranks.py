@@ -31,9 +31,11 @@ def test_a_loss_that_is_not_finite_in_another_process_ends_this_one_at_the_same_
     metrics = Metrics(tmp_path, 10)
     outputs = {"loss": torch.tensor(1.5)}
     with pytest.raises(RunError, match=r"the loss is not finite at step 10 in another process \(loss 1.5\); lower"):
-        metrics.on_train_batch_end(trainer_of(1, others_claim=True), module(), outputs, None, 0)
+        metrics.on_train_batch_end(trainer_of(0, others_claim=True), module(), outputs, None, 0)
     with pytest.raises(RunError, match="not finite at step 10 in this process"):
         metrics.on_train_batch_end(trainer_of(0), module(), {"loss": torch.tensor(torch.nan)}, None, 0)
+    with pytest.raises(SystemExit):  # it is said by the first
+        metrics.on_train_batch_end(trainer_of(1), module(), {"loss": torch.tensor(torch.nan)}, None, 0)
 
 
 def test_the_first_process_alone_writes_metrics(tmp_path):

@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 DEMO ?= demo
 STEPS ?= 200
 
-.PHONY: demo docs test suite fuzz lint style types install clean
+.PHONY: demo docs test test-integrations suite fuzz lint style types install clean
 
 install: $(VENV)/installed
 
@@ -46,6 +46,12 @@ test: style  # types beside the suite: mypy uses one core and the suite waits fo
 
 clean:
 	rm -rf $(VENV) $(DEMO) runs build
+
+# In a virtual environment of its own: terratorch and rslearn bring much that geossl does without.
+test-integrations:
+	$(PYTHON) -m venv $(VENV)-integrations
+	$(VENV)-integrations/bin/pip install --quiet --disable-pip-version-check -e '.[dev]' terratorch rslearn wandb
+	OMP_NUM_THREADS=1 $(VENV)-integrations/bin/python -m pytest -q tests/integrations
 
 fuzz: install
 	OMP_NUM_THREADS=1 GEOSSL_FUZZ=$(or $(ROUNDS),500) $(BIN)/python -m pytest -q -n auto --dist worksteal tests/fuzz

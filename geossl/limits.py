@@ -19,6 +19,7 @@ LEAST_REFLECTANCE, MOST_REFLECTANCE = -0.2, 5.0  # of a pixel; beyond these it i
 BRIGHTEST = 2.5  # 99th percentile of the brightest band; clouds stay below 1.7
 DARKEST_LAND, DARKEST_WATER = 0.1, 0.015  # and what whole numbers must reach that nothing says the scale of
 DARKEST = 0.005  # and those of reflectance, or of a stated scale
+NEGATIVE = -0.05  # 10th percentile of a band; none of 239 real files is below 0 there
 MISSING_BESIDE = 0.05  # reflectance of a neighbouring band beside which 0 is a band without data, not a dark one
 CARRIES, CLEAN = 900, 500  # darkest percentile, DN: from the one on +1000 may be there, below the other it is not
 CLOUDY = 2000  # darkest percentile of a scene under clouds or snow, which +1000 alone does not make

@@ -24,6 +24,7 @@ from geossl.limits import (
     MAX_INT16,
     MOST_DB,
     MOST_REFLECTANCE,
+    NEGATIVE,
     WRAPPED,
 )
 from geossl.sensors import SENSORS
@@ -109,6 +110,7 @@ def reflectance_scale(
     bright = float(np.percentile(sure, 99, axis=1).max()) if sure.size else 0.0
     scale = 1.0 if is_float and bright <= BRIGHTEST else DN
     check_wrapped(name, seen, scale)
+    check_negative(name, seen, scale, bands)
     check_brightness(name, sure, bright, scale)
     if scale == 1:
         note_stretched(name, sure)
@@ -192,6 +194,17 @@ def check_brightness(name: str, seen: Float[ndarray, "c n"], bright: float, scal
         raise BandError(
             f"{name}: Sentinel-2 numbers up to {seen.max():.0f} ({percentile}); {FIX_S2}: if 65535 is reflectance 1, "
             "say so with gdal_edit.py -scale 0.0000152590219"
+        )
+
+
+def check_negative(name: str, seen: Float[ndarray, "c n"], scale: float, bands: Sequence[str]) -> None:
+    """Refuse standardised numbers: of reflectance, hardly any pixel lies clearly below 0."""
+    tenth = np.percentile(seen, 10, axis=1)
+    if tenth.min() < NEGATIVE * scale:
+        band = [*bands, *map(str, range(len(bands), len(tenth)))][int(tenth.argmin())]
+        raise BandError(
+            f"{name}: a tenth of {band} lies below {tenth.min():.3g}, which reflectance does not; if numbers were "
+            "standardised, give them as they were before; if that is a fill value, declare it: gdal_edit.py -a_nodata"
         )
 
 

@@ -22,7 +22,7 @@ FLOORS = {  # room -> its floors, top down: what stands on a floor imports from 
         {"__init__", "__main__"},
         {"cli"},
         {"api"},
-        {"training", "viewer"},
+        {"training", "viewer", "integrations"},
         {"methods", "inference", "evaluation", "data"},
         {"models", "recipe", "grid"},
         {"units", "faults"},
@@ -89,6 +89,7 @@ FOLDERS = {  # folders of fewer than 5 or more than 15 files
     "geossl/api/graphs": "two commands",
     "geossl/api/points": "two commands",
     "geossl/data/images": "one kind of data, whole",
+    "geossl/integrations": "a file per library",
     "geossl/recipe": "a page per method",
     "geossl/viewer": "one page, its server and its layers",
 }

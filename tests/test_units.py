@@ -35,6 +35,7 @@ def filled(values, fill, bands=slice(None)):
         (np.clip(land() * 65535, 0, 65535), "uint16", "if 65535 is reflectance 1"),
         ((np.rint(land() * 10000) - 1000) % 65536, "uint16", "wrapped around when 1000"),
         (np.rint(land() * 10000) - 1000, "int16", "1000 is taken off twice"),
+        ((land() - 0.2) / 0.3, "float32", "a tenth of B01 lies below -0.6.* if numbers were standardised, give them"),
         (np.where(np.arange(1000) < 9, -9999, land() * 10000), "int16", "declare it: gdal_edit.py -a_nodata -9999"),
         (filled(land() * 10000, 1), "uint16", "25.0 % of the pixels hold 1 in all bands; .*-a_nodata 1"),
         (filled(land() * 10000, -1, slice(1)), "int16", "B01 holds -1 in 25.0 % of the pixels"),

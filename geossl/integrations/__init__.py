@@ -1,0 +1,1 @@
+"""Encoders inside other libraries' tasks: a backbone, and how terratorch and rslearn find it."""

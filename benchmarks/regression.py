@@ -21,8 +21,8 @@ from tasks.pixels import mean_of as patch_mean
 from tasks.rows import views
 from tasks.scoring import block_numbers
 
-from geossl.api.finetune.holdout import LEVEL, dissimilarity, fit_reference, ground_folds, held_out, interval
-from geossl.data.splits import blocked_split
+from geossl.api.finetune.holdout import LEVEL, dissimilarity, fit_reference, held_out, interval
+from geossl.data.splits import blocked_split, ground_folds
 from geossl.evaluation.heads import FITS, Samples, called, fit_head, predict
 from geossl.evaluation.scores import of_amounts
 from geossl.models.files import load_encoder

@@ -27,7 +27,7 @@ FLOORS = {  # room -> its floors, top down: what stands on a floor imports from 
         {"models", "recipe", "grid"},
         {"units", "faults"},
         {"sensors", "vector_files", "limits"},
-        {"outputs", "rules"},
+        {"outputs", "rules", "shown"},
         {"errors", "progress"},
     ),
     "geossl.data": (
@@ -91,7 +91,6 @@ FOLDERS = {  # folders of fewer than 5 or more than 15 files
     "geossl/data/images": "one kind of data, whole",
     "geossl/integrations": "a file per library",
     "geossl/recipe": "a page per method",
-    "geossl/viewer": "one page, its server and its layers",
 }
 OBJECTIVE = "a key of the recipe's objective is an argument of the method, by name"
 PARAMETERS = {  # functions of more than 8 parameters: how many, and why; the table may only get shorter

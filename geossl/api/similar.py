@@ -10,6 +10,7 @@ from geossl.inference import similarity as inference
 from geossl.inference.zonal import To, mean_vector, read_example
 from geossl.outputs import output_path
 from geossl.viewer import server
+from geossl.viewer.base_map import base_map as known_base
 
 
 def similar(map: str | Path, to: To, *, out: str | Path | None = None, top: int = 10) -> xr.DataArray:
@@ -64,6 +65,8 @@ def view(
     *,
     layers: list[str | Path] | None = None,
     beside: str | Path | None = None,
+    label: str | Path | None = None,
+    base_map: str | None = None,
     port: int = 8000,
     browser: bool = True,
     report: Callable[[str], None] = print,
@@ -74,6 +77,9 @@ def view(
         map: As in ``geossl.similar``.
         layers: Rasters to show on top: classes, similarity, change, values or RGB (``.tif``).
         beside: Another map, such as of another date: a slider swipes it over the first, in the same colours.
+        label: Label mode: ``.gpkg`` of polygons with a column ``class``, made if it is not there and saved on every
+            change; ``finetune(labels=..., map=...)`` learns from it.
+        base_map: Also show tiles of others, online: ``osm``, or an address with ``{z}``, ``{x}``, ``{y}``.
         port: Port of 127.0.0.1; 0 takes a free one.
         browser: Open the page.
         report: Gets the address once the page is ready.
@@ -82,4 +88,6 @@ def view(
         InputError: If map, layers or port cannot be used.
     """
     other = None if beside is None else possible(beside, "--beside")
-    server.view(possible(map, "map"), [possible(p, "--layer") for p in layers or []], port, browser, report, other)
+    labels = None if label is None else output_path(label, "--label")
+    shown, tiles = [possible(p, "--layer") for p in layers or []], None if base_map is None else known_base(base_map)
+    server.view(possible(map, "map"), shown, port, browser, report, other, labels, tiles)

@@ -1,6 +1,5 @@
 """The command line: parse, call ``geossl.api``, print. Torch is imported by the verbs that need it, never by --help."""
 
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,9 @@ from geossl import __version__
 from geossl.cli.asked import Asked
 from geossl.cli.doctor import doctor
 from geossl.cli.door import Door
-from geossl.cli.finished import change, sample, verify
+from geossl.cli.finished import change, sample, verify, view
 from geossl.cli.graphs import graphs
+from geossl.cli.helping import completion
 from geossl.cli.names import list_names
 from geossl.cli.options import (
     asks_catalogue,
@@ -164,6 +164,7 @@ def embed(dry_run: bool, **options: Any) -> None:
 @click.option("--level", type=float, help="Share of amounts within their interval.  [default: 0.9]")
 @click.option("--radius-m", type=float, help="A point stands for so many metres around it.  [default: its pixel]")
 @click.option("--map", help="Learn from this embedding map (.zarr) instead of pixels.")
+@click.option("--pair", nargs=2, metavar="A B", help="Learn change from two maps, before and after; see geossl change.")
 @asks_catalogue
 @asks_files
 @asks_encoder
@@ -192,7 +193,10 @@ def finetune(**options: Any) -> None:
 
     Scores are of blocks of ground that were neither learned from nor used to choose settings.
     """
-    options = given(with_source(options, idle="map"), "tokens", "task", "unit", "level", "radius_m", "map", "dims")
+    for path in options["pair"] or ():
+        early({"map": path})
+    options = with_source(options, idle="map" if options["pair"] is None else "pair")
+    options = given(options, "tokens", "task", "unit", "level", "radius_m", "map", "pair", "dims")
     from geossl.api.finetune import run as finetuning  # lazy: see embed
 
     options = given(options, "train_encoder", "max_steps", "lr", "batch_size", "chip_px")  # heads have none of these
@@ -275,24 +279,6 @@ def similar(map_path: str, to: str, top: int, out: str) -> None:
 
 
 @main.command()
-@click.argument("map_path", metavar="MAP")
-@click.option("--layer", "layers", multiple=True, help="Raster to show on top (.tif): classes, change, values, RGB.")
-@click.option("--beside", help="Another map, of another date, say: a slider swipes it over MAP.")
-@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
-@click.option("--no-browser", is_flag=True, help="Only print the address.")
-def view(map_path: str, layers: tuple[str, ...], beside: str | None, port: int, no_browser: bool) -> None:
-    """Show MAP in a web page on this machine; a click finds similar places. Ctrl-C stops."""
-    for path in (map_path, beside):
-        early({"map": path})
-    from geossl.api import similar as similarity  # lazy: see embed
-
-    for number in (signal.SIGINT, signal.SIGTERM):  # both end it tidily, in the background, too
-        signal.signal(number, signal.default_int_handler)
-    shown: dict[str, Any] = {"layers": list(layers), "beside": beside, "port": port}
-    similarity.view(map_path, browser=not no_browser, report=click.echo, **shown)
-
-
-@main.command()
 @click.argument("map")
 @click.argument("out")
 @click.option("--aoi", help="Polygons: keep only what lies in them; with --level aoi, pool over each of them.")
@@ -344,7 +330,9 @@ def evaluate(**options: Any) -> None:
 
 
 main.add_command(list_names)
+main.add_command(completion)
 main.add_command(doctor)
 main.add_command(change)
 main.add_command(sample)
 main.add_command(verify)
+main.add_command(view)

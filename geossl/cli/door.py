@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 
 import click
 
+from geossl.cli.helping import Grouped
 from geossl.cli.progress import print_log
 from geossl.errors import GeosslError, InputError, Note, missing, nearest, redact, shell_words
 from geossl.faults import unexpected
@@ -15,6 +16,8 @@ MOVED = {"embed-series": "series embed", "graph": "graphs cluster"}  # former sp
 
 class InOrder(click.Group):
     """Commands in the order a project uses them; help where none is named."""
+
+    command_class = Grouped
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Keep the order of definition."""

@@ -1,11 +1,12 @@
-"""Verbs that ask finished maps: vectors at points, what changed, and whether a map is what its plan gives."""
+"""Verbs that ask finished maps: vectors at points, what changed, is a map what its plan gives, a page of it."""
 
+import signal
 from pathlib import Path
 from typing import Any
 
 import click
 
-from geossl.cli.options import asks_files, early, with_files
+from geossl.cli.options import asks_files, early, typed, with_files
 from geossl.cli.progress import line
 from geossl.errors import InputError, RunError
 
@@ -42,10 +43,11 @@ def sample(map: str, points: str, radius_m: float, out: str, overwrite: bool) ->
 @click.option(
     "--strata", default=1, show_default=True, type=click.IntRange(1, 100), help="Kinds of ground with their own level."
 )
+@click.option("--model", help="Of geossl finetune --pair: its classes or amounts, in place of the distance.")
 @click.option("--out", default="change.tif", show_default=True, help="COG; places, table, picture go beside it.")
 @click.option("--seed", default=0, show_default=True, help="Of the strata and the sample.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT and what is beside it.")
-def change(before: str, after: str, others: tuple[str, ...], out: str, **options: Any) -> None:
+def change(before: str, after: str, others: tuple[str, ...], model: str | None, out: str, **options: Any) -> None:
     """Find what changed between two maps, BEFORE and AFTER, of one encoder and place.
 
     STABLE are maps of days near one of the two, between which nothing changed: they show how far unchanged ground
@@ -54,13 +56,28 @@ def change(before: str, after: str, others: tuple[str, ...], out: str, **options
 
     \b
     geossl change 2020-06.zarr 2021-07-16.zarr 2021-07-21.zarr --out change.tif
+    geossl finetune --pair A.zarr B.zarr --labels changes.gpkg --column class
+    geossl change A.zarr B.zarr --model model.safetensors
     """
     for path in (before, after, *others):
         early({"map": path})
+    if model is not None:
+        tell_change((before, after), others, early({"model": model})["model"], out, options["overwrite"])
+        return
     from geossl.api import change as changes  # lazy: see embed
 
     found = changes.change(before, after, *others, out=out, progress=line("change"), **options)
     click.echo(changes.summary(found, Path(out)))
+
+
+def tell_change(maps: tuple[str, str], others: tuple[str, ...], model: str, out: str, overwrite: bool) -> None:
+    """Classes or amounts of a model of change."""
+    idle = [f"--{name.replace('_', '-')}" for name in typed("false_alarms", "strata", "seed")]
+    if idle or others:
+        raise InputError(f"{idle[0] if idle else others[0]} does nothing beside --model; leave it out")
+    from geossl.api.segment import files, run  # lazy: see embed
+
+    click.echo(files.summary(run.segment(map=maps, model=model, out=out, overwrite=overwrite)))
 
 
 @click.command()
@@ -90,3 +107,30 @@ def verify(map: str, **options: Any) -> None:
     if len(bad):
         raise RunError(f"{len(bad)} of {len(found)} layers of {count} shards are not what the plan gives")
     click.echo(f"verified   {map}  {count} shards, {len(found)} layers: equal")
+
+
+@click.command()
+@click.argument("map_path", metavar="MAP")
+@click.option("--layer", "layers", multiple=True, help="Raster to show on top (.tif): classes, change, values, RGB.")
+@click.option("--beside", help="Another map, of another date, say: a slider swipes it over MAP.")
+@click.option("--label", help="Label mode: a .gpkg that holds your labels, or will, for finetune --map MAP.")
+@click.option("--base-map", help="Also show tiles of others, online: osm, or https://.../{z}/{x}/{y}.png.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
+@click.option("--no-browser", is_flag=True, help="Only print the address.")
+def view(map_path: str, layers: tuple[str, ...], port: int, no_browser: bool, **shown: Any) -> None:
+    """Show MAP in a web page on this machine; a click finds similar places. Ctrl-C stops.
+
+    With --label a click or a drag labels: keys 1 to 9 choose a class, a head learns at once, and the map shows what it
+    says and where it is unsure. Labels are saved on every change.
+
+    \b
+    geossl view embedding.zarr --label labels.gpkg
+    geossl finetune --map embedding.zarr --labels labels.gpkg --column class
+    """
+    for path in (map_path, shown["beside"]):
+        early({"map": path})
+    from geossl.api import similar as similarity  # lazy: see embed
+
+    for number in (signal.SIGINT, signal.SIGTERM):  # both end it tidily, in the background, too
+        signal.signal(number, signal.default_int_handler)
+    similarity.view(map_path, layers=list(layers), port=port, browser=not no_browser, report=click.echo, **shown)

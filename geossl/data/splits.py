@@ -12,6 +12,7 @@ SPLIT_NAMES = ("train", "val", "test")
 SHARES: Mapping[str, float] = {"train": 0.6, "val": 0.15, "test": 0.25}
 BLOCKS = 40  # wanted: enough to balance classes, few enough to keep neighbours together
 ASSIGNMENTS = 300
+FOLDS = 5
 
 
 def best_assignment(counts: Int[ndarray, "n k"], seed: int) -> Int[ndarray, " n"]:
@@ -64,6 +65,22 @@ def ground_blocks(places: Float[ndarray, "n 2"], epsg: Int[ndarray, " n"], least
     side = max(least_m, math.sqrt(sum(float(w * h) for w, h in extents) / BLOCKS))
     cells = np.column_stack([epsg, np.floor(places / side).astype(np.int64)])
     return np.unique(cells, axis=0, return_inverse=True)[1].ravel()
+
+
+def ground_folds(block: Int[ndarray, "n ..."], count: int = FOLDS) -> Int[ndarray, " n"]:
+    """Fold of every sample, as many samples in each as whole blocks allow: the largest block goes to the emptiest fold.
+
+    Args:
+        block: Block of ground of every sample.
+        count: Folds; fewer where there are fewer blocks.
+    """
+    _, number, size = np.unique(block.reshape(len(block), -1), axis=0, return_inverse=True, return_counts=True)
+    count = min(count, len(size))
+    fold, filled = np.zeros(len(size), np.int64), np.zeros(max(count, 1))
+    for i in np.argsort(-size, kind="stable"):
+        fold[i] = filled.argmin()
+        filled[fold[i]] += size[i]
+    return fold[number.ravel()]
 
 
 def blocked_split(block: Int[ndarray, " n"], y: Int[ndarray, " n"], seed: int) -> Int[ndarray, " n"]:

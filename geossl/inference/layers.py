@@ -1,6 +1,7 @@
 """Layers of a model's map, block by block: what it stored, or what its heads make of an embedding map."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -8,10 +9,13 @@ import xarray as xr
 from jaxtyping import Float
 from odc.geo.geobox import GeoBox
 
+from geossl.errors import InputError
+from geossl.inference.outputs.checksums import checked
 from geossl.inference.outputs.class_maps import MOST, NODATA
 from geossl.inference.outputs.cog import Block, blocks
+from geossl.inference.outputs.description import arrays, store_attributes
 from geossl.models.heads.answers import Answer
-from geossl.sensors import JOINT_FLAG, SENSORS
+from geossl.sensors import JOINT_FLAG, PAIR, SENSORS
 
 
 def stored_layers(numbers: xr.DataArray, count: int) -> tuple[GeoBox, Iterator[Block]]:
@@ -62,6 +66,14 @@ def layers_of(
 def answered(answer: Answer, x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "l n"]:
     """Layers of vectors; a row's do not depend on the others."""
     return answer(torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))).numpy()
+
+
+def sensor_layer(path: Path) -> xr.DataArray:
+    """What every patch of a map was made from."""
+    found = arrays(checked(path), str(path), chunks=None)
+    if "sensors" not in found:
+        raise InputError(f"--map {path} is not an embedding map written by geossl embed (no layer 'sensors')")
+    return found["sensors"].assign_attrs(names=store_attributes(path).get("geossl:sensors", PAIR))
 
 
 def flags_of(name: str) -> tuple[int, ...]:

@@ -1,8 +1,9 @@
-"""A small web server for one user on this machine: fixed files, tiles and searches; GET only."""
+"""A small web server for one user on this machine: fixed files, tiles and searches; in label mode, labels, too."""
 
 import json
 import math
 import re
+import secrets
 import sys
 import tempfile
 import webbrowser
@@ -14,8 +15,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from geossl.errors import InputError
+from geossl.errors import InputError, RunError
 from geossl.faults import unexpected
+from geossl.inference.similarity import open_embeddings
+from geossl.viewer import posts
+from geossl.viewer.base_map import BaseMap
+from geossl.viewer.labelling import Labelling
 from geossl.viewer.session import Session
 
 HOST = "127.0.0.1"
@@ -24,13 +29,14 @@ STATIC = {  # route -> file and type; nothing else on disk can be asked for
     "/": ("index.html", "text/html; charset=utf-8"),
     "/view.css": ("view.css", "text/css; charset=utf-8"),
     "/view.js": ("view.js", "text/javascript; charset=utf-8"),
+    "/label.js": ("label.js", "text/javascript; charset=utf-8"),
     "/leaflet.css": ("leaflet/leaflet.css", "text/css; charset=utf-8"),
     "/leaflet.js": ("leaflet/leaflet.js", "text/javascript; charset=utf-8"),
 }
 TILE = re.compile(r"/tiles/([a-z0-9-]{1,60})/(\d{1,2})/(\d{1,7})/(\d{1,7})\.png")
 MAX_ZOOM = 22
+TOKEN = "X-Geossl-Token"
 HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
@@ -38,8 +44,27 @@ HEADERS = {
 }
 
 
+def policy(base: BaseMap | None) -> str:
+    """What the page may load: its own files, and images of a base map that was asked for."""
+    images = "'self' data:" if base is None else f"'self' data: {base.origin}"
+    return f"default-src 'self'; img-src {images}; frame-ancestors 'none'; base-uri 'none'"
+
+
 class NotFoundError(Exception):
     """No such route."""
+
+
+class RefusedError(Exception):
+    """A request that is not read.
+
+    Args:
+        status: Of the response.
+        reason: In words.
+    """
+
+    def __init__(self, status: HTTPStatus, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -51,15 +76,26 @@ class Handler(BaseHTTPRequestHandler):
     timeout = 60
 
     def do_GET(self) -> None:
-        """Route a request; mistakes of the caller are 4xx with a reason in JSON."""
+        """Answer a question; nothing changes."""
+        self.reply(self.find)
+
+    def do_POST(self) -> None:
+        """Do what the page of label mode asks for."""
+        self.close_connection = True  # a body that is refused is not read
+        self.reply(self.change)
+
+    def reply(self, work: Callable[[], tuple[bytes, str]]) -> None:
+        """Send what some work gives; mistakes of the caller are 4xx with a reason in JSON."""
         try:
             if not self.is_local():
                 self.error(HTTPStatus.FORBIDDEN, "this page is for this machine only; open the address geossl printed")
                 return
-            self.answer(*self.find())
+            self.answer(*work())
         except NotFoundError:
             self.error(HTTPStatus.NOT_FOUND, "no such page")
-        except InputError as error:
+        except RefusedError as error:
+            self.error(error.status, str(error))
+        except (InputError, RunError) as error:
             self.error(HTTPStatus.BAD_REQUEST, str(error))
         except ConnectionError:
             self.close_connection = True  # the browser moved on
@@ -83,20 +119,43 @@ class Handler(BaseHTTPRequestHandler):
             name, kind = STATIC[url.path]
             return files("geossl.viewer").joinpath("static", *name.split("/")).read_bytes(), kind
         if url.path == "/map.json":
-            return as_json(session.describe())
+            base = None if self.server.base is None else self.server.base._asdict()
+            token = self.server.token if session.labelling else None
+            return as_json({**session.describe(), "token": token, "base": base})
         if url.path == "/similar.json":
             return as_json(session.similar(*search(url.query)))
         if tile := TILE.fullmatch(url.path):
-            layer = session.layers.get(tile[1])
+            layer = session.layer(tile[1])
             zoom, x, y = (int(n) for n in tile.groups()[1:])
             if layer is not None and zoom <= MAX_ZOOM and x < 2**zoom and y < 2**zoom:
                 return layer.tile(zoom, x, y), "image/png"
         raise NotFoundError
 
+    def change(self) -> tuple[bytes, str]:
+        """Body and content type of the response to a request that may change labels.
+
+        Other web sites cannot send one: they do not know the token, and JSON and a header of its own need a consent
+        that this server never gives.
+        """
+        labelling = self.server.session.labelling
+        if labelling is None or urlsplit(self.path).path != "/label":
+            raise NotFoundError
+        if not secrets.compare_digest(self.headers.get(TOKEN, "").encode(), self.server.token.encode()):
+            raise RefusedError(HTTPStatus.FORBIDDEN, "the page is of another geossl view; load it again")
+        if self.headers.get("Content-Type") != "application/json" or "Transfer-Encoding" in self.headers:
+            raise RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "expected JSON, whole")
+        length = self.headers.get("Content-Length", "")
+        if not (length.isascii() and length.isdecimal()) or not 0 < int(length[:9]) <= posts.MOST_BYTES:
+            raise RefusedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"expected 1 to {posts.MOST_BYTES} bytes")
+        return as_json(posts.answer(labelling, self.rfile.read(int(length))))
+
     def answer(self, body: bytes, kind: str, status: HTTPStatus = HTTPStatus.OK) -> None:
         """Send a response."""
         self.send_response(status)
-        for name, value in {**HEADERS, "Content-Type": kind, "Content-Length": str(len(body))}.items():
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        own = {"Content-Security-Policy": policy(self.server.base), "Content-Type": kind}
+        for name, value in {**HEADERS, **own, "Content-Length": str(len(body))}.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
@@ -115,14 +174,16 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, base: BaseMap | None = None) -> None:
         try:
             super().__init__((HOST, port), Handler)
         except OSError as error:
             raise InputError(
                 f"--port {port} cannot be used ({error.strerror}); choose another, or 0 for a free one"
             ) from None
+        self.base = base
         self.session: Session
+        self.token = secrets.token_urlsafe()  # known to the page alone
 
     @property
     def url(self) -> str:
@@ -164,12 +225,15 @@ def view(
     browser: bool,
     report: Callable[[str], None],
     beside: Path | None = None,
+    label: Path | None = None,
+    base: BaseMap | None = None,
 ) -> None:
     """Serve the page until Ctrl-C; see ``geossl.view``."""
-    with Server(port) as server, tempfile.TemporaryDirectory(prefix="geossl-view-") as folder:
+    with Server(port, base) as server, tempfile.TemporaryDirectory(prefix="geossl-view-") as folder:
         try:
             report(f"view  reading {map_path}")
-            server.session = Session(map_path, layers, Path(folder), beside)
+            marked = None if label is None else Labelling(map_path, open_embeddings(map_path), label, Path(folder))
+            server.session = Session(map_path, layers, Path(folder), beside, marked)
             report(f"view  {server.url}  (Ctrl-C stops)")
             if browser:
                 webbrowser.open(server.url)

@@ -1,27 +1,34 @@
 """What one ``geossl view`` holds: the map, its layers, and the searches made so far."""
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import odc.geo.xr  # noqa: F401  (adds the .odc accessor)
 import rasterio
 import shapely
 import xarray as xr
+from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 
 from geossl.inference.best_places import features
-from geossl.inference.outputs.cog import blocks, write_blocks
+from geossl.inference.engine.true_colour import blocks_of
+from geossl.inference.outputs.cog import Block, blocks, write_blocks
 from geossl.inference.outputs.description import checked_area, store_attributes
 from geossl.inference.outputs.quicklook import FalseColour
 from geossl.inference.similarity import open_embeddings, scan
 from geossl.inference.zonal import Example
 from geossl.viewer.layers import Layer, open_layer
 
+if TYPE_CHECKING:
+    from geossl.viewer.labelling import Labelling
+
 KEPT = 16  # searches whose rasters stay on disk
 BESIDE = "beside"  # the layer that is swiped over the others
+STRETCH = (0.01, 0.99)  # shares of the pixels of a band that become black and white
 FIT_SIDE = 150  # the false colours are fitted on a grid of about this many patches a side
 
 
@@ -33,30 +40,41 @@ class Session:
         layer_paths: Further rasters.
         folder: Holds temporary rasters; the caller removes it.
         beside: Another map, swiped over the first; in the same colours if its vectors are as long.
+        labelling: Of label mode.
 
     Raises:
         InputError: If the map or a layer cannot be used.
     """
 
-    def __init__(self, map_path: Path, layer_paths: list[Path], folder: Path, beside: Path | None = None) -> None:
+    def __init__(
+        self,
+        map_path: Path,
+        layer_paths: list[Path],
+        folder: Path,
+        beside: Path | None = None,
+        labelling: "Labelling | None" = None,
+    ) -> None:
         self.name, self.folder = map_path.name, folder
         self.embeddings = open_embeddings(map_path)
         self.geobox = self.embeddings.odc.geobox
         self.area = area_of(map_path)
         extra = [open_layer(path) for path in layer_paths]
         other = None if beside is None else open_embeddings(beside)
-        seen = thinned(self.embeddings)
+        sample = thinned(self.embeddings)
         if other is not None and len(other) == len(self.embeddings):
-            seen = np.concatenate([seen, thinned(other)], axis=1)
-        colours = FalseColour(seen, seed=0)
+            sample = np.concatenate([sample, thinned(other)], axis=1)
+        colours = FalseColour(sample, seed=0)
         picture = paint(self.embeddings, colours, folder / "quicklook.tif")
-        shown = [open_layer(picture, "false colour"), *extra]
+        seen = paint_scene(map_path, self.geobox, folder / "true_colour.tif")
+        scene = [] if seen is None else [open_layer(seen, "true colour")]
+        shown = [*scene, open_layer(picture, "false colour"), *extra]
         self.layers: dict[str, Layer] = {str(i): layer for i, layer in enumerate(shown)}
         if other is not None and beside is not None:
             own = colours if len(other) == len(self.embeddings) else FalseColour(thinned(other), seed=0)
             self.layers[BESIDE] = open_layer(paint(other, own, folder / "beside.tif"), f"right: {beside.name}")
         self.searches: OrderedDict[str, dict[str, Any]] = OrderedDict()
         self.lock = Lock()
+        self.labelling = labelling
 
     def describe(self) -> dict[str, Any]:
         """The map and its layers, lowest first, as JSON values."""
@@ -74,7 +92,12 @@ class Session:
             "bounds": shown[0]["bounds"],
             "area": self.area,
             "layers": shown,
+            "label": None if self.labelling is None else self.labelling.describe(),
         }
+
+    def layer(self, name: str) -> Layer | None:
+        """A layer by name, those of label mode among them."""
+        return self.layers.get(name) or (None if self.labelling is None else self.labelling.layers.get(name))
 
     def similar(self, lon: float, lat: float, top: int) -> dict[str, Any]:
         """Compare the whole map with the patch at a point; a repeated question is answered from memory.
@@ -139,4 +162,29 @@ def paint(embeddings: xr.DataArray, colours: FalseColour, out: Path) -> Path:
     """Write the false-colour image of a map as an RGBA raster, chunk by chunk."""
     parts = ((where, np.moveaxis(colours.paint(values), -1, 0)) for where, values in blocks(embeddings))
     write_blocks(out, embeddings.odc.geobox, parts, count=4, dtype="uint8", nodata=None)
+    return out
+
+
+def paint_scene(path: Path, geobox: GeoBox, out: Path) -> Path | None:
+    """Write the true colour that a map keeps of its scenes as an RGBA raster, stretched; None where it keeps none."""
+    if path.suffix != ".zarr" or (found := blocks_of(path, geobox)) is None:
+        return None
+    grid, parts = found
+    histogram = np.zeros((3, 256), np.int64)
+    for _, values in parts:
+        histogram += [np.bincount(band[values.any(axis=0)], minlength=256) for band in values]
+    if not histogram.any():
+        return None
+    share = np.cumsum(histogram, axis=1) / histogram.sum(axis=1, keepdims=True)
+    low, high = ((share >= edge).argmax(axis=1)[:, None, None] for edge in STRETCH)
+    again = blocks_of(path, geobox)
+    assert again is not None
+
+    def painted() -> Iterator[Block]:
+        for where, values in again[1]:
+            colours = np.rint(255 * (values.astype(float) - low).clip(0) / np.maximum(high - low, 1)).clip(0, 255)
+            opaque = values.any(axis=0)
+            yield where, np.concatenate([colours * opaque, 255 * opaque[None]]).astype(np.uint8)
+
+    write_blocks(out, grid, painted(), count=4, dtype="uint8", nodata=None)
     return out

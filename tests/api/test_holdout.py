@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import mean_absolute_error, r2_score
 
-from geossl.api.finetune.holdout import Interval, dissimilarity, fit_reference, ground_folds, held_out, interval
+from geossl.api.finetune.holdout import Interval, dissimilarity, fit_reference, held_out, interval
+from geossl.data.splits import ground_folds
 from geossl.evaluation.heads import Samples
 from geossl.evaluation.scores import agreement, of_amounts
 

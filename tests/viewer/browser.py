@@ -108,6 +108,13 @@ class Page:
         for kind in ("mousePressed", "mouseReleased"):
             self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
+    def drag(self, start, end):
+        self.send("Input.dispatchMouseEvent", type="mouseMoved", x=start[0], y=start[1])
+        held = {"button": "left", "clickCount": 1}
+        self.send("Input.dispatchMouseEvent", type="mousePressed", x=start[0], y=start[1], **held)
+        self.send("Input.dispatchMouseEvent", type="mouseMoved", x=end[0], y=end[1], button="left", buttons=1)
+        self.send("Input.dispatchMouseEvent", type="mouseReleased", x=end[0], y=end[1], **held)
+
     def press(self, key, code):
         text = {"text": "\r"} if key == "Enter" else {}
         for kind in ("keyDown", "keyUp"):

@@ -24,6 +24,7 @@ import geossl
 from geossl.cli import main
 from geossl.errors import InputError, MissingFileError
 from geossl.inference.outputs.cog import write_blocks
+from geossl.viewer.base_map import base_map
 from geossl.viewer.layers import MERCATOR_M, open_layer
 from geossl.viewer.server import STATIC, Server
 from geossl.viewer.session import Session
@@ -215,9 +216,10 @@ def test_unknown_routes_are_not_found(served, path):
     assert json.loads(body) == {"error": "no such page"}
 
 
-@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "HEAD", "OPTIONS"])
-def test_only_get_is_answered(served, method):
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "HEAD", "OPTIONS"])
+def test_only_get_and_post_are_answered(served, method):
     assert request(served, "/", method)[0].status == 501
+    assert request(served, "/", "POST")[0].status == 404
 
 
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1", "127.0.0.1:1", "localhost.evil.example:80", ""])
@@ -251,6 +253,33 @@ def test_a_fault_is_one_line_on_the_terminal(served, monkeypatch, capfd, tmp_pat
 def test_the_server_listens_on_this_machine_only(served):
     assert served.server_address[0] == "127.0.0.1"
     assert request(served, "/map.json", Host=f"localhost:{served.server_address[1]}")[0].status == 200
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "OSM",
+        "",
+        "https://a.org/{z}/{x}.png",
+        "http://a.org/{z}/{x}/{y}.png",
+        "https://a.org/{z}/{x}/{y}/{s}",
+        "file:///x",
+    ],
+)
+def test_base_maps_of_other_kinds_are_refused(name):
+    with pytest.raises(InputError, match="is not known; use osm, or an address"):
+        base_map(name)
+    with pytest.raises(InputError, match="is not known"):
+        base_map("https://a.org/{z}/{x}/{y}.png'; script-src *")
+
+
+def test_a_base_map_is_allowed_by_name_and_credited(served, monkeypatch):
+    assert "openstreetmap" not in request(served, "/")[0].headers["Content-Security-Policy"]
+    assert json.loads(request(served, "/map.json")[1])["base"] is None
+    monkeypatch.setattr(served, "base", base_map("osm"))
+    policy = request(served, "/")[0].headers["Content-Security-Policy"]
+    assert "img-src 'self' data: https://tile.openstreetmap.org; frame-ancestors" in policy
+    assert "OpenStreetMap</a> contributors" in json.loads(request(served, "/map.json")[1])["base"]["credit"]
 
 
 def test_layers_say_what_they_are(tmp_path):
@@ -425,7 +454,7 @@ def test_in_a_browser_the_keyboard_is_enough(served):
     with browser.Page() as page:
         page.open(served.url)
         page.wait("document.querySelectorAll('#layers > li').length == 3")
-        controls = "[...document.querySelectorAll('input:not([hidden]), button, [role=img]')]"
+        controls = "[...document.querySelectorAll('input, button, [role=img]')].filter((e) => e.offsetParent)"
         named = "(e.labels?.length || e.getAttribute('aria-label') || e.textContent)"
         assert page.js(f"{controls}.length") == 7
         assert page.js(f"{controls}.every((e) => {named})")

@@ -10,11 +10,11 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from geossl.api.finetune.fitting import Found
-from geossl.api.finetune.holdout import fit_reference, ground_folds, interval
+from geossl.api.finetune.holdout import fit_reference, interval
 from geossl.api.finetune.task import Task, Trust
 from geossl.data.labels.chips import Ground, LabelChips
 from geossl.data.labels.tasks import is_known
-from geossl.data.splits import SPLIT_NAMES
+from geossl.data.splits import SPLIT_NAMES, ground_folds
 from geossl.errors import InputError
 from geossl.evaluation.report import Pairs
 from geossl.evaluation.scores import Scores, of_amounts, of_images

@@ -20,7 +20,6 @@ from scipy.spatial.distance import cdist
 from geossl.evaluation.heads import FITS, Samples, predict
 from geossl.models.heads.reference import Reference
 
-FOLDS = 5
 LEVEL = 0.9
 MOST = 2000  # training vectors kept, the first ones; samples come in an order that looks random
 KNOTS, LEAST = 6, 50  # parts of the range of predictions whose errors are looked at by themselves; samples of each
@@ -48,22 +47,6 @@ class Interval:
         """Lower and upper end for predicted amounts."""
         half = np.interp(found, self.at, self.half)
         return found - half, found + half
-
-
-def ground_folds(block: Int[ndarray, "n ..."], count: int = FOLDS) -> Int[ndarray, " n"]:
-    """Fold of every sample, as many samples in each as whole blocks allow: the largest block goes to the emptiest fold.
-
-    Args:
-        block: Block of ground of every sample.
-        count: Folds; fewer where there are fewer blocks.
-    """
-    _, number, size = np.unique(block.reshape(len(block), -1), axis=0, return_inverse=True, return_counts=True)
-    count = min(count, len(size))
-    fold, filled = np.zeros(len(size), np.int64), np.zeros(max(count, 1))
-    for i in np.argsort(-size, kind="stable"):
-        fold[i] = filled.argmin()
-        filled[fold[i]] += size[i]
-    return fold[number.ravel()]
 
 
 def held_out(

@@ -5,9 +5,10 @@ from jaxtyping import Float
 from numpy import ndarray
 from pyproj import Transformer
 
-from geossl.api.finetune.holdout import dissimilarity, fit_reference, ground_folds, held_out, interval
+from geossl.api.finetune.holdout import dissimilarity, fit_reference, held_out, interval
 from geossl.api.finetune.task import Task, Trust
 from geossl.data.labels.patches import PatchSamples
+from geossl.data.splits import ground_folds
 from geossl.evaluation.heads import Samples, called
 from geossl.evaluation.scores import agreement
 

@@ -9,13 +9,13 @@ import numpy as np
 from jaxtyping import Float, UInt64
 from threadpoolctl import threadpool_limits
 
-from geossl.api.segment.models import Classifier, sensor_layer
+from geossl.api.segment.models import Classifier
 from geossl.data.labels.colours import palette
 from geossl.data.resampling import apply
 from geossl.data.splits import epsg_code, hash_priority
 from geossl.errors import InputError, Note
 from geossl.evaluation.heads import fit_kmeans
-from geossl.inference.layers import flags_of
+from geossl.inference.layers import flags_of, sensor_layer
 from geossl.inference.outputs import class_maps as rasters
 from geossl.inference.outputs.cog import blocks
 from geossl.inference.outputs.raster import open_map

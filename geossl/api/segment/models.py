@@ -6,19 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import xarray as xr
-
 from geossl.errors import InputError, Note
 from geossl.inference.engine.source import OnlySensors, Source
 from geossl.inference.outputs import class_maps as rasters
-from geossl.inference.outputs.checksums import checked
-from geossl.inference.outputs.description import arrays, store_attributes
 from geossl.inference.totals import Errors
 from geossl.models.files import EncoderFile
 from geossl.models.heads.answers import CLASS_LAYERS, TRUST_LAYER, Amount, Answer
 from geossl.models.heads.segmenter import Segmenter
 from geossl.models.heads.segmenter import layers_of as layers_of_spec
-from geossl.sensors import PAIR
 
 
 @dataclass(frozen=True)
@@ -97,11 +92,3 @@ def known_sensors(source: Source, model: Segmenter) -> Source:
     left = ", ".join(name for name in source.sensors if name not in names)
     warnings.warn(f"--model was fitted on {', '.join(names)} alone; {left} is not used", Note, stacklevel=3)
     return OnlySensors(source, names)
-
-
-def sensor_layer(path: Path) -> xr.DataArray:
-    """What every patch of a map was made from."""
-    found = arrays(checked(path), str(path), chunks=None)
-    if "sensors" not in found:
-        raise InputError(f"--map {path} is not an embedding map written by geossl embed (no layer 'sensors')")
-    return found["sensors"].assign_attrs(names=store_attributes(path).get("geossl:sensors", PAIR))

@@ -12,12 +12,11 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import xarray as xr
 
 from geossl import grid
 from geossl.errors import GridError, InputError, Note, RunError
-from geossl.inference.engine import estimate, store, workers
+from geossl.inference.engine import estimate, store, true_colour, workers
 from geossl.inference.engine.coverage import covered, outside
 from geossl.inference.engine.encode import EncodeConfig, Encoded, encode_block, patch_dates, phases_of, rim_px
 from geossl.inference.engine.geometry import check_reach, geometry
@@ -326,18 +325,20 @@ def finish(work: Work, task: Task, cube: xr.Dataset) -> None:
     with ENCODING:
         found = encode_block(images(cube, model.spec), model, config, plan.asked(task), plan.phases, plan.shape)
     dates = patch_dates(cube, found.sensors, work.rim, model.spec.patch_px // plan.phases)
+    seen = true_colour.bytes_of(cube, plan, work.rim)
     seconds = {"read_seconds": cube.attrs["read_seconds"], "encode_seconds": time.monotonic() - started}
     seconds = {name: round(value / len(task), 3) for name, value in seconds.items()}
     for shard in task:
         y, x = (slice(s.start * plan.cell_side, s.stop * plan.cell_side) for s in plan.inside(shard))
         part = Encoded(*(layer[..., y, x] for layer in found))
-        write(work, shard, part, None if dates is None else dates[y, x], seconds)
+        beside = None if dates is None else dates[y, x], true_colour.part(seen, plan, y, x)
+        write(work, shard, part, beside, seconds)
 
 
-def write(work: Work, shard: Shard, found: Encoded, dates: np.ndarray | None, seconds: dict[str, float]) -> None:
-    """Write a shard, then leave a receipt."""
+def write(work: Work, shard: Shard, found: Encoded, beside: Any, seconds: dict[str, float]) -> None:
+    """Write a shard with the layers beside it (dates, true colour), then leave a receipt."""
     started = time.monotonic()
-    store.write_shard(work.data, work.plan, shard, *found, dates)
+    store.write_shard(work.data, work.plan, shard, *found, *beside)
     receipt = {
         "patches": int((found.sensors > 0).sum()),
         "fed": {name: int((found.sensors & SENSORS[name].flag > 0).sum()) for name in work.plan.metadata["sensors"]},

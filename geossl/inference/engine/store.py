@@ -12,6 +12,7 @@ from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
 from zarr.codecs import BloscCodec, ZstdCodec
 
+from geossl.inference.engine import true_colour
 from geossl.inference.engine.conventions import describe, place
 from geossl.inference.engine.plan import Plan
 from geossl.inference.outputs.quantize import NODATA, quantize
@@ -34,6 +35,7 @@ def create(path: Path, plan: Plan, spec: DenseSpec) -> None:
         layers["date"] = ("uint16", {"long_name": "day of the Sentinel-2 scene, 0 = none", **DAYS})
     for name, (dtype, metadata) in layers.items():
         add_array(group, name, plan.geobox, cell, shard, dtype, 0, ZstdCodec(level=3), metadata)
+    true_colour.create(group, plan, spec, place)
     group.attrs.update(describe(plan, spec))
 
 
@@ -112,6 +114,7 @@ def write_shard(
     valid: np.ndarray,
     sensors: np.ndarray,
     date: np.ndarray | None = None,
+    picture: np.ndarray | None = None,
 ) -> None:
     """Write one shard: every array once, whole, embeddings last. A shard is one file that appears in one rename."""
     (row, column, rows, columns), (first_row, first_column, *_) = plan.block(shard), plan.extent
@@ -123,6 +126,7 @@ def write_shard(
     group["sensors"][where] = sensors
     if date is not None:
         group["date"][where] = date
+    true_colour.write(path, plan, where, picture)
     write_embeddings(group, where, embeddings)
 
 

@@ -42,11 +42,11 @@ function legend(layer) {
 }
 
 // Adds a layer on top of those there are, with its switch, opacity and legend.
-function add(layer, opacity) {
+function add(layer, opacity, isShown = true) {
   const pane = layer.side === "right" ? swiped() : "tilePane";
   const tiles = L.tileLayer(`tiles/${layer.id}/{z}/{x}/{y}.png`, { bounds: layer.bounds, opacity, maxZoom: 19, pane });
-  tiles.addTo(map);
-  const box = make("input", { type: "checkbox", checked: true, id: `show-${layer.id}` });
+  if (isShown) tiles.addTo(map);
+  const box = make("input", { type: "checkbox", checked: isShown, id: `show-${layer.id}` });
   box.addEventListener("change", () => (box.checked ? tiles.addTo(map) : tiles.remove()));
   const slider = make("input", { type: "range", min: 0, max: 1, step: 0.05, value: opacity });
   slider.setAttribute("aria-label", `Opacity of ${layer.name}`);
@@ -55,6 +55,15 @@ function add(layer, opacity) {
   const item = make("li", {}, row, legend(layer));
   byId("layers").prepend(item);
   return { tiles, item, slider, box };
+}
+
+// Shows tiles of others below all else, with their source.
+function underlay({ url, credit }) {
+  const tiles = L.tileLayer(url, { attribution: credit, maxZoom: 19, referrerPolicy: "strict-origin", zIndex: 0 });
+  tiles.addTo(map);
+  const box = make("input", { type: "checkbox", checked: true, id: "show-base" });
+  box.addEventListener("change", () => (box.checked ? tiles.addTo(map) : tiles.remove()));
+  byId("layers").append(make("li", {}, make("div", { className: "row" }, box, make("label", { htmlFor: box.id }, "base map, online"))));
 }
 
 // Makes the pane of the map that is swiped over the others; the slider cuts off its left part.
@@ -149,12 +158,17 @@ function tell({ lat, lng }) {
 
 map.on("mousemove", (event) => tell(event.latlng));
 map.on("moveend", () => tell(map.getCenter()));
-map.on("click", (event) => search(event.latlng.lat, event.latlng.lng));
+map.on("click", (event) => {
+  if (!labels) search(event.latlng.lat, event.latlng.lng);
+});
 // The cross marks the centre for those who search with the keyboard.
 document.addEventListener("keydown", () => document.body.classList.add("keys"));
 document.addEventListener("pointerdown", () => document.body.classList.remove("keys"));
 map.getContainer().addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && event.target === map.getContainer()) search(map.getCenter().lat, map.getCenter().lng);
+  if (event.key !== "Enter" || event.target !== map.getContainer()) return;
+  const { lat, lng } = map.getCenter();
+  if (labels) mark([lng, lat], [lng, lat]);
+  else search(lat, lng);
 });
 byId("search").addEventListener("submit", (event) => {
   event.preventDefault();
@@ -173,6 +187,9 @@ ask("map.json").then((values) => {
     `${columns} x ${rows} patches of ${values.patch_m} m, ${values.dimensions} dimensions, ${values.crs}`;
   map.fitBounds(values.bounds);
   map.setMaxBounds(L.latLngBounds(values.bounds).pad(2));
-  values.layers.forEach((layer) => add(layer, 1));
+  const hasScene = values.layers[0].name === "true colour"; // which one labels on
+  values.layers.forEach((layer) => add(layer, 1, !(values.label && hasScene && layer.name === "false colour")));
   if (values.area) outline(values.area);
+  if (values.base) underlay(values.base);
+  if (values.label) startLabelling(values.label, values.token);
 }).catch((error) => say(error.message, true));

@@ -1,0 +1,124 @@
+"""True colour of the scenes a map was made from, kept inside it at about 20 m, so that one can see what was embedded.
+
+A group ``true_colour`` with one array ``rgb``: bytes that grow with the square root of reflectance, 0 = no pixel. It is
+a picture: no embedding depends on it, and no checksum is kept of it.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+import zarr
+from jaxtyping import Float, UInt8
+from odc.geo.geobox import GeoBox
+from zarr.codecs import ZstdCodec
+
+from geossl.inference.engine.plan import Plan
+from geossl.inference.outputs.cog import Block
+from geossl.models.encoder import DenseSpec
+
+TRUE_COLOUR = "true_colour"
+BANDS = ("B04", "B03", "B02")
+STEP = 2  # pixels of a scene along the side of one of the picture
+WHITE = 0.6  # reflectance of the largest byte
+
+
+def factor(plan: Plan) -> int:
+    """Pixels of the picture along the side of a cell of the map."""
+    cell_px = plan.lattice.patch_px // plan.phases
+    return cell_px // STEP if cell_px % STEP == 0 else cell_px
+
+
+def create(root: Any, plan: Plan, spec: DenseSpec, place: Callable[[GeoBox], dict[str, Any]]) -> None:
+    """Make room for the picture where optical pixels are read; ``place`` says in a store's words where it lies."""
+    if "s2" not in plan.metadata["sensors"] or not {*BANDS} <= {*spec.sensors["s2"].bands}:
+        return
+    times = factor(plan)
+    geobox: GeoBox = plan.geobox.zoom_out(1 / times)
+    chunk, shard = times * plan.cell_side, times * plan.cell_side * plan.shard_cells
+    group = root.create_group(TRUE_COLOUR)
+    group.attrs.update({**place(geobox), "bands": list(BANDS)})
+    group.create_array(
+        "rgb",
+        shape=(3, *geobox.shape),
+        chunks=(3, chunk, chunk),
+        shards=(3, shard, shard),
+        dtype="uint8",
+        fill_value=0,
+        compressors=ZstdCodec(level=3),
+        dimension_names=("band", "y", "x"),
+        attributes={**place(geobox), "long_name": f"square root of reflectance, 255 = {WHITE}, 0 = no pixel"},
+    )
+
+
+def bytes_of(cube: xr.Dataset, plan: Plan, rim: int) -> UInt8[np.ndarray, "3 h w"] | None:
+    """The picture of what was read for some blocks, without the rim; None without optical pixels."""
+    names = [] if "s2" not in cube else [str(band) for band in cube["s2"]["s2_band"].values]
+    if not {*BANDS} <= {*names}:
+        return None
+    pixels = cube["s2"].isel(s2_band=[names.index(band) for band in BANDS]).transpose("s2_band", "y", "x").values
+    inner = pixels[:, rim : pixels.shape[1] - rim, rim : pixels.shape[2] - rim]
+    step = plan.lattice.patch_px // plan.phases // factor(plan)
+    return companded(inner, step)
+
+
+def companded(pixels: Float[np.ndarray, "3 h w"], step: int) -> UInt8[np.ndarray, "3 h2 w2"]:
+    """Means of ``step`` x ``step`` usable pixels as bytes; pixels of zero in all bands are fill."""
+    known = np.isfinite(pixels).all(axis=0) & (pixels != 0).any(axis=0)
+    h, w = (n // step for n in known.shape)
+    cells = np.where(known, pixels, 0).reshape(3, h, step, w, step).sum(axis=(2, 4), dtype=np.float64)
+    count = known.reshape(h, step, w, step).sum(axis=(1, 3))
+    mean = np.divide(cells, count, out=np.zeros(cells.shape), where=count > 0)
+    found = np.rint(255 * np.sqrt(np.clip(mean / WHITE, 0, 1))).clip(1, 255)
+    return np.where(count > 0, found, 0).astype(np.uint8)
+
+
+def part(
+    picture: UInt8[np.ndarray, "3 h w"] | None, plan: Plan, rows: slice, columns: slice
+) -> UInt8[np.ndarray, "3 h w"] | None:
+    """The picture of some cells of the map."""
+    times = factor(plan)
+    where = (slice(times * span.start, times * span.stop) for span in (rows, columns))
+    return None if picture is None else picture[(slice(None), *where)]
+
+
+def write(path: Path, plan: Plan, where: tuple[slice, slice], picture: UInt8[np.ndarray, "3 h w"] | None) -> None:
+    """Store a part of the picture; a map begun without one goes on without.
+
+    Args:
+        path: The store.
+        plan: Of the map.
+        where: Rows and columns of cells of the map.
+        picture: What lies there.
+    """
+    root: Any = zarr.open_group(str(path), mode="r+")
+    if picture is None or TRUE_COLOUR not in root:
+        return
+    times = factor(plan)
+    root[f"{TRUE_COLOUR}/rgb"][(slice(None), *(slice(times * s.start, times * s.stop) for s in where))] = picture
+
+
+def blocks_of(path: Path, geobox: GeoBox) -> tuple[GeoBox, Iterator[Block]] | None:
+    """Grid and blocks of the picture of a map; None where it has none, as maps of geossl 0.1.
+
+    Args:
+        path: ``.zarr`` of the map.
+        geobox: Grid of the map.
+    """
+    if not (path / TRUE_COLOUR / "rgb" / "zarr.json").is_file():
+        return None
+    array: Any = zarr.open_group(str(path), mode="r")[f"{TRUE_COLOUR}/rgb"]
+    times = array.shape[1] // geobox.shape[0]
+    if array.shape != (3, *(times * n for n in geobox.shape)) or array.dtype != np.uint8:
+        return None
+    step = array.chunks[1]
+
+    def parts() -> Iterator[Block]:
+        for top in range(0, array.shape[1], step):
+            for left in range(0, array.shape[2], step):
+                values = array[:, top : top + step, left : left + step]
+                yield (slice(top, top + values.shape[1]), slice(left, left + values.shape[2])), values
+
+    return geobox.zoom_out(1 / times), parts()

@@ -27,9 +27,11 @@ from geossl.inference.outputs.styles import write_value_style
 from geossl.outputs import check_output, replacing
 from geossl.progress import Progress, silent
 from geossl.rules import check_values
+from geossl.shown import rows as html_rows
 
 SAMPLE = 50_000  # patches that what is usual is learned from
 LEAST = 50  # of them
+TOP = 10  # places that are shown
 SEASON_DAYS = 45  # dates farther apart within the year show other leaves, crops and shadows
 
 
@@ -46,6 +48,11 @@ class Change:
     layers: xr.Dataset
     places: gpd.GeoDataFrame
     about: dict[str, Any]
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the numbers, and the strongest places."""
+        table = [["change", ""], *([name.replace("_", " "), str(value)] for name, value in self.about.items())]
+        return html_rows(table) + self.places.drop(columns="geometry").head(TOP).to_html(index=False)
 
 
 def change(
@@ -119,6 +126,23 @@ def change(
             write_beside(target, maps, layers, places, about, calibration)
     notes(maps, about)
     return Change(layers.to_dataset("layer"), places, about)
+
+
+def open_pair(maps: tuple[str | Path, str | Path], seed: int = 0) -> inference.Pair:
+    """Two maps of one encoder, lattice and place, brought to one mean and spread as ``geossl.change`` does.
+
+    Args:
+        maps: Before and after: ``.zarr`` written by ``geossl embed``.
+        seed: Of the sample that mean and spread are measured on.
+
+    Raises:
+        MissingFileError: If one does not exist.
+        GridError: If they do not share a lattice or do not overlap.
+        InputError: If they were made by different encoders, or hold too little in common.
+    """
+    found = aligned([opened(path, number) for number, path in enumerate(maps, start=1)])
+    first, second = inference.invariant(sample(found, seed))
+    return inference.paired(found, (first, second))
 
 
 def check_outputs(out: str | Path, overwrite: bool, maps: Sequence[str | Path | xr.DataArray]) -> Path:
@@ -279,7 +303,7 @@ def scaled_by(embeddings: xr.DataArray, scaling: inference.Scaling) -> xr.DataAr
     return (embeddings - scaling.mean[:, None, None]) / scaling.spread[:, None, None]
 
 
-def summary(found: Change, out: Path, top: int = 10) -> str:
+def summary(found: Change, out: Path, top: int = TOP) -> str:
     """Where the outputs are, and what was found, as text."""
     about = found.about
     polygons, table, picture, _ = beside(out)

@@ -24,6 +24,7 @@ from geossl.models.heads.projection import projected
 from geossl.models.kinds import require_image_encoder
 from geossl.outputs import output_path, workspace
 from geossl.progress import Progress
+from geossl.shown import Written
 
 
 def embed(cube: xr.Dataset, encoder: str | Path | DenseEncoder = "croma_tiny", **settings: Any) -> xr.DataArray:
@@ -108,7 +109,7 @@ def embed_map(
         if picture and not picture_path(path).exists():
             words = raster.words_of(path, quicklook.TITLE, quicklook.MEANING)
             quicklook.quicklook(raster.open_map(path), picture_path(path), words=words)
-    return written[0] if written == [out] else written[0].parent
+    return Written(written[0] if written == [out] else written[0].parent)
 
 
 def embed_there(aoi: str | Path | gpd.GeoDataFrame, out: str, **settings: Any) -> str:

@@ -25,11 +25,16 @@ import dask.array as da
 import numpy as np
 import odc.geo.xr  # noqa: F401  (adds the .odc accessor)
 import xarray as xr
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Float32, Int
 from numpy import ndarray
 from scipy.special import ndtr, ndtri
 
+from geossl.inference.dated_maps import Dated
+from geossl.inference.dated_maps import comparable as in_both
+from geossl.sensors import PAIR
+
 LAYERS = ("z", "p_value", "distance")
+PAIRED = 3  # times as many numbers per patch as one map has
 ROUNDS = 2  # of finding the patches that changed least
 KEPT = 0.8  # of the patches are those
 LEAST = 1e-7  # distance two equal float32 vectors may show
@@ -234,3 +239,61 @@ def layers(first: xr.DataArray, second: xr.DataArray, comparable: da.Array, cali
     coords = {name: c for name, c in first.coords.items() if "embedding" not in c.dims}
     out = xr.DataArray(found, {**coords, "layer": [*LAYERS]}, ("layer", "y", "x"), "change")
     return out.odc.assign_crs(first.odc.crs)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What is known per patch of two maps on one grid.
+
+    Args:
+        embeddings: ``(embedding, y, x)``, lazy: the vectors of the first, the second, and their absolute difference,
+            each date brought to mean 0 and spread 1; NaN where patches cannot be compared.
+        sensors: What the vectors of a patch were made from; 0 where they cannot be compared.
+        names: Of the maps.
+        encoder_sha256: Of the encoder of both.
+        days: Of their scenes.
+    """
+
+    embeddings: xr.DataArray
+    sensors: xr.DataArray
+    names: tuple[str, str]
+    encoder_sha256: str
+    days: tuple[str, ...]
+
+
+def differences(
+    first: Float[ndarray, "d ..."],
+    second: Float[ndarray, "d ..."],
+    usable: Bool[ndarray, "1 ..."],
+    scalings: tuple[Scaling, Scaling],
+) -> Float32[ndarray, "d3 ..."]:
+    """Both vectors, scaled, and their absolute difference; NaN where not usable. Chunks never change a value."""
+    rest = (1,) * (first.ndim - 1)
+    a, b = (
+        (x.astype(np.float64) - s.mean.reshape(-1, *rest)) / s.spread.reshape(-1, *rest)
+        for x, s in zip((first, second), scalings, strict=True)
+    )
+    return np.where(usable, np.concatenate([a, b, np.abs(a - b)]), np.nan).astype(np.float32)
+
+
+def paired(maps: Sequence[Dated], scalings: tuple[Scaling, Scaling]) -> Pair:
+    """Two maps as one.
+
+    Args:
+        maps: From ``geossl.inference.dated_maps.aligned``.
+        scalings: Mean and spread of both dates.
+    """
+    first, second = maps
+    assert first.sensors is not None
+    a: da.Array = first.embeddings.data
+    usable = in_both(maps).rechunk(((1,), *a.chunks[1:]))
+    chunks = ((PAIRED * a.shape[0],), *a.chunks[1:])
+    meta: Any = np.empty((0, 0, 0), np.float32)
+    kind: dict[str, Any] = {"dtype": np.float32, "chunks": chunks, "meta": meta}
+    found = da.map_blocks(differences, a, second.embeddings.data.rechunk(a.chunks), usable, scalings=scalings, **kind)
+    coords = {name: c for name, c in first.embeddings.coords.items() if "embedding" not in c.dims}
+    joined = xr.DataArray(found, coords, ("embedding", "y", "x"), "embeddings").odc.assign_crs(first.embeddings.odc.crs)
+    made = first.sensors.where(usable[0].compute(), 0).astype(np.uint8)
+    sensors = made.assign_attrs(names=first.about.get("geossl:sensors", PAIR))
+    days = tuple(sorted({*first.days, *second.days}))
+    return Pair(joined, sensors, (first.name, second.name), str(first.about["geossl:encoder_sha256"]), days)

@@ -1,17 +1,19 @@
-"""Learn from a map that is there already, instead of embedding the labelled ground."""
+"""Learn from a map that is there already, or from two of them, instead of embedding the labelled ground."""
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import xarray as xr
 
 from geossl.api.finetune.fitting import LEAST, Fitted, Found, fitted, together
 from geossl.api.finetune.task import Task
-from geossl.api.segment.models import sensor_layer
 from geossl.api.tokens import beside
 from geossl.data.labels.patches import PatchSamples, join, patch_samples
 from geossl.errors import InputError, MissingFileError, Note, possible
-from geossl.inference.layers import flags_of
+from geossl.inference.change import Pair
+from geossl.inference.layers import flags_of, sensor_layer
 from geossl.inference.outputs.cog import blocks
 from geossl.inference.outputs.description import store_attributes
 from geossl.inference.outputs.raster import open_map
@@ -56,13 +58,28 @@ def maker_of(map: str | Path, encoder: str | Path | DenseEncoder, is_default: bo
 
 def fit_map(kind: str, task: Task, map: Path) -> Found:
     """A head for each set of sensors the map's patches were made from, where enough of them are labelled."""
-    samples = labelled(task, map)
+    embeddings = open_map(map)
+    samples = labelled(task, embeddings, sensor_layer(map))
+    return of_samples(kind, task, samples, f"--map {map}", embeddings)
+
+
+def fit_pair(kind: str, task: Task, pair: Pair) -> Found:
+    """The same of two maps; a patch's vector is that of both and their difference."""
+    samples = labelled(task, pair.embeddings, pair.sensors)
+    found = of_samples(kind, task, samples, f"--pair {' '.join(pair.names)}", pair.embeddings)
+    spec = found.model.spec
+    found.model.spec = replace(spec, name=f"{spec.name}_pair", arguments={**spec.arguments, "pair": True})
+    return found
+
+
+def of_samples(kind: str, task: Task, samples: dict[str, PatchSamples], name: str, embeddings: xr.DataArray) -> Found:
+    """Heads of labelled patches, by sensors."""
     total = sum(len(found.x) for found in samples.values())
     if not total:
-        box = open_map(map).odc.geobox.geographic_extent.boundingbox
+        box = embeddings.odc.geobox.geographic_extent.boundingbox
         hint = "; are lon and lat the right way round?" if task.labels.is_sparse else ""
         raise InputError(
-            f"no label lies on valid patches of --map {map}, which spans longitudes {box.left:.4f} to {box.right:.4f} "
+            f"no label lies on valid patches of {name}, which spans longitudes {box.left:.4f} to {box.right:.4f} "
             f"and latitudes {box.bottom:.4f} to {box.top:.4f}{hint}"
         )
     found: dict[str, Fitted] = {}
@@ -74,13 +91,12 @@ def fit_map(kind: str, task: Task, map: Path) -> Found:
                 raise
             warnings.warn(f"no head for patches made from {key}: {error}", Note, stacklevel=3)
     scores = {key: one.scores for key, one in found.items()}
-    metadata = {"cell_m": task.encoder.spec.patch_m, "map": str(map), "labelled_patches": total}
+    metadata = {"cell_m": task.encoder.spec.patch_m, "map": name.partition(" ")[2], "labelled_patches": total}
     return together(found, task, task.encoder, task.file.sha256, scores, metadata)
 
 
-def labelled(task: Task, map: Path) -> dict[str, PatchSamples]:
+def labelled(task: Task, embeddings: xr.DataArray, layer: xr.DataArray) -> dict[str, PatchSamples]:
     """Labelled patches of a map, by the sensors they were made from."""
-    layer, embeddings = sensor_layer(map), open_map(map)
     names, found = {*layer.names, "+".join(sorted(layer.names))}, dict[str, PatchSamples]()
     box, patch = embeddings.odc.geobox, task.encoder.spec.patch_px
     for where, values in blocks(embeddings):

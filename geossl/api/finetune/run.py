@@ -10,8 +10,10 @@ from typing import Any
 
 import pandas as pd
 
+from geossl.api.change import open_pair
+from geossl.api.finetune.dates import say_dates, scene_days
 from geossl.api.finetune.decoders import train
-from geossl.api.finetune.finished import fit_map, maker_of
+from geossl.api.finetune.finished import fit_map, fit_pair, maker_of
 from geossl.api.finetune.fitting import Found
 from geossl.api.finetune.heads import first_map, fit_heads
 from geossl.api.finetune.holdout import LEVEL
@@ -33,6 +35,7 @@ from geossl.inference.engine import run
 from geossl.inference.engine.geometry import check_reach
 from geossl.inference.engine.plan import source_metadata
 from geossl.inference.engine.source import Source, lacked
+from geossl.inference.outputs.description import store_attributes
 from geossl.models.encoder import DenseEncoder
 from geossl.models.files import EncoderFile, save_encoder
 from geossl.models.heads.decoders import DECODERS
@@ -40,6 +43,7 @@ from geossl.models.kinds import require_image_encoder
 from geossl.outputs import check_output, is_unfinished, output_path, work_path, workspace
 from geossl.progress import Progress
 from geossl.rules import check_values
+from geossl.shown import Written
 from geossl.training.decoder import DecoderConfig
 from geossl.training.run_folder import versions
 
@@ -57,6 +61,7 @@ class Asked:
         level: Share of amounts that lie within their interval.
         radius_m: Of what a point stands for.
         map: A finished map in place of pixels.
+        pair: Two of them, whose difference the labels are of.
         reach: Of attention.
         tokens: Which are used; None = the best, or those of the map.
         dims: Numbers per patch.
@@ -67,6 +72,7 @@ class Asked:
     level: float = LEVEL
     radius_m: float = 0.0
     map: str | Path | None = None
+    pair: tuple[str | Path, str | Path] | None = None
     reach: int | str | None = "own"
     tokens: str | None = None
     dims: int | None = None
@@ -78,16 +84,27 @@ class Asked:
         Raises:
             InputError: If a value is not possible.
         """
+        pair = settings.get("pair")
+        if pair is not None and (isinstance(pair, str | Path) or len(pair) != 2):
+            raise InputError(f"--pair {pair!r} must name two maps, before and after")
+        settings |= {} if pair is None else {"pair": tuple(pair)}
         found = cls(**{field.name: settings.pop(field.name) for field in fields(cls) if field.name in settings})
         check_task(found.task)
         checked = {name: getattr(found, name) for name in ("unit", "level", "radius_m", "reach", "dims")}
         check_values(**checked)
         check_tokens(found.tokens or BEST, BEST)
-        if found.map is not None:
+        if found.map is not None and found.pair is not None:
+            raise InputError("--map and --pair do not go together; name one map, or two to learn change from")
+        if found.finished:
             refuse_idle(
                 None, {name: 0 for name in ("reach", "tokens", "dims") if getattr(found, name) != getattr(cls, name)}
             )
         return found
+
+    @property
+    def finished(self) -> tuple[str | Path, ...]:
+        """The maps to learn from; none where pixels are."""
+        return () if self.map is None and self.pair is None else (self.map,) if self.pair is None else (*self.pair,)
 
 
 def finetune(
@@ -129,7 +146,8 @@ def finetune(
         progress: Called after every part (shards); see ``geossl.progress``.
         settings: ``task`` (``classify`` or ``regress``, where values do not say it), ``unit`` (such as ``t/ha``),
             ``level`` (share of amounts within their interval, 0.9), ``radius_m`` (a point stands for the pixels within;
-            0 = the one it falls in), ``map`` (learn from a finished ``.zarr`` map instead of pixels). ``reach`` (the
+            0 = the one it falls in), ``map`` (learn from a finished ``.zarr`` map instead of pixels), ``pair`` (two of
+            them, before and after: learn change, from both vectors of a patch and their difference). ``reach`` (the
             patches a patch attends to around it in maps) and ``dims`` (numbers per patch), as in ``embed_map``; the
             model keeps both. ``tokens`` too, or ``best``, the default: heads choose on validation blocks, and say so;
             decoders take joint ones. Of decoders, the fields of ``DecoderConfig``: ``train_encoder``, ``max_steps``,
@@ -144,22 +162,24 @@ def finetune(
     out, asked = output_path(out), Asked.of(settings)
     check_values(seed=seed)
     pixels = given(source, settings, "finetune")
-    if asked.map is None:
+    if not asked.finished:
         needed(pixels, "finetune")
     config = check(out, head, {name: value for name, value in settings.items() if name not in FORMER})
     truth = read_labels(labels, column, asked.task, float(asked.radius_m))
     refuse_misfits(truth, asked, head)
     head = "linear" if head == RIDGE else head
-    if asked.map is not None:
+    if asked.finished:
         refuse_idle(pixels, {})
-        file = maker_of(asked.map, encoder, is_default=str(encoder) == DEFAULT_ENCODER)
+        file = maker_of(asked.finished[0], encoder, is_default=str(encoder) == DEFAULT_ENCODER)
         found, reach = None, require_image_encoder(file.encoder).spec.reach
+        say_dates(truth, [day for path in asked.finished for day in scene_days(store_attributes(path))])
     else:
         area, first = truth.area(), first_map(work_path(out))
         found = opened(needed(pixels, "finetune"), area, first)
         encoder, found = with_tokens(encoder, found, JOINT if asked.tokens in (None, BEST) else asked.tokens)
         file = EncoderFile.portable(encoder).cut(asked.dims)
         refuse_untrainable(file, config)
+        say_dates(truth, scene_days(found.describe()))
         reach = reach_of(file, asked)
         with right_way_round(truth):
             run.plans(area, found, file.path, first, run.MapConfig(reach=reach))  # says what does not fit
@@ -168,14 +188,16 @@ def finetune(
     split = assign_blocks(truth, spec.patch_px, spec.gsd_m, seed)
     with workspace(out) as work:
         task = Task(truth, found, file, split, work, seed, reach, asked.tokens or BEST, asked.level, asked.unit)
-        if asked.map is not None:
+        if asked.pair is not None:
+            fitted = fit_pair(head, task, open_pair(asked.pair, seed))
+        elif asked.map is not None:
             fitted = fit_map(head, task, Path(asked.map))
         else:
             fitted = fit_heads(head, task, progress) if config is None else train(head, task, config)
-        described = source_metadata(Path(asked.map)) if found is None else found.describe()
+        described = source_metadata(Path(asked.finished[0])) if found is None else found.describe()
         fitted.model.spec = fitted.model.spec.lacking(lacked(described, fitted.model.spec))  # as it was fitted
         write(out, head, task, fitted)
-    return out
+    return Written(out)
 
 
 def write(out: Path, head: str, task: Task, found: Found) -> None:
@@ -213,8 +235,8 @@ def refuse_misfits(labels: Labels, asked: Asked, head: str) -> None:
         )
     if asked.radius_m and not labels.is_sparse:
         raise InputError("--radius-m is for points; leave it out")
-    if asked.map is not None and head in DECODERS:
-        raise InputError(f"--head {head} learns from pixels, which --map does not hold; use {', '.join(FITS)}")
+    if asked.finished and head in DECODERS:
+        raise InputError(f"--head {head} learns from pixels, which a map does not hold; use {', '.join(FITS)}")
 
 
 @contextmanager

@@ -8,14 +8,17 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 import rasterio
+import xarray as xr
 
 from geossl import grid
-from geossl.api.segment.models import Classifier, sensor_layer
+from geossl.api.segment.models import Classifier
 from geossl.errors import InputError
-from geossl.inference.layers import as_bytes, layers_of, stored_layers
+from geossl.inference.change import Pair
+from geossl.inference.layers import as_bytes, layers_of, sensor_layer, stored_layers
 from geossl.inference.outputs import class_maps as rasters
 from geossl.inference.outputs.class_maps import NODATA, trust_path
 from geossl.inference.outputs.description import store_attributes
+from geossl.inference.outputs.furniture import span
 from geossl.inference.outputs.raster import open_map, words_of
 from geossl.inference.totals import named_areas, of_polygon, write_totals
 from geossl.inference.value_maps import write_values
@@ -36,6 +39,41 @@ class Wanted:
     areas: gpd.GeoDataFrame | None
 
 
+@dataclass(frozen=True)
+class Ground:
+    """What is classified.
+
+    Args:
+        name: For messages.
+        embeddings: ``(embedding, y, x)``.
+        sensors: What every patch was made from; None where classes are stored already.
+        encoder_sha256: Of the encoder.
+        dates: Of the scenes, in words.
+    """
+
+    name: str
+    embeddings: xr.DataArray
+    sensors: xr.DataArray | None
+    encoder_sha256: str
+    dates: str
+
+
+def ground_of(path: Path, is_stored: bool) -> Ground:
+    """A map."""
+    sensors, sha256 = (
+        None if is_stored else sensor_layer(path),
+        str(store_attributes(path).get("geossl:encoder_sha256")),
+    )
+    return Ground(f"--map {path}", open_map(path), sensors, sha256, words_of(path, "").dates)
+
+
+def write_pair(pair: Pair, found: Classifier, out: Path, wanted: Wanted) -> Path:
+    """The raster of what changed between two maps."""
+    sha256, dates = pair.encoder_sha256, span(pair.days)
+    write_one(Ground(" and ".join(pair.names), pair.embeddings, pair.sensors, sha256, dates), found, out, wanted)
+    return out
+
+
 def write(maps: Sequence[Path], found: Classifier, out: Path, wanted: Wanted) -> Path:
     """The rasters of all maps, and what goes beside them; the raster comes last, so that it stands for all."""
     targets = [out] if len(maps) == 1 else [out.with_suffix("") / f"{path.stem}.tif" for path in maps]
@@ -44,23 +82,24 @@ def write(maps: Sequence[Path], found: Classifier, out: Path, wanted: Wanted) ->
         outlines = None if wanted.polygons is None else Path(wanted.polygons)
         if outlines is not None and len(maps) > 1:
             outlines = outlines.with_name(f"{outlines.stem}_{path.stem}{outlines.suffix}")
-        write_one(path, found, target, replace(wanted, polygons=outlines))
+        write_one(ground_of(path, found.heads is None), found, target, replace(wanted, polygons=outlines))
     return out if len(maps) == 1 else targets[0].parent
 
 
-def write_one(path: Path, found: Classifier, target: Path, wanted: Wanted) -> None:
+def write_one(ground: Ground, found: Classifier, target: Path, wanted: Wanted) -> None:
     """The raster of one map, and what goes beside it."""
-    embeddings = open_map(path)
+    embeddings = ground.embeddings
     if found.heads is None:
         geobox, parts = stored_layers(embeddings, len(found.layers))
     else:
-        encoder = str(store_attributes(path).get("geossl:encoder_sha256"))
+        encoder = ground.encoder_sha256
         if found.metadata.get("encoder_sha256", encoder) != encoder:
-            raise InputError(f"--map {path} was made by another encoder than --model was fitted on; embed it again")
-        geobox, parts = layers_of(embeddings, sensor_layer(path), found.heads)
+            raise InputError(f"{ground.name} was made by another encoder than --model was fitted on; embed it again")
+        assert ground.sensors is not None
+        geobox, parts = layers_of(embeddings, ground.sensors, found.heads)
     area, metadata = (
         None if wanted.region is None else wanted.region.to_crs(str(embeddings.odc.crs)),
-        {**found.metadata, "dates": words_of(path, "").dates},
+        {**found.metadata, "dates": ground.dates},
     )
     if found.amount is None:
         outlines = None if wanted.polygons is None else Path(wanted.polygons)

@@ -6,8 +6,9 @@ from typing import Any
 import geopandas as gpd
 
 from geossl import grid
+from geossl.api.change import open_pair
 from geossl.api.segment.clusters import clusters, save_clusters
-from geossl.api.segment.files import Wanted, write
+from geossl.api.segment.files import Wanted, write, write_pair
 from geossl.api.segment.models import known_sensors, of_model, read_model
 from geossl.api.settings import MAP, checked_settings, refuse_idle
 from geossl.api.source import Catalog, Rasters, given, needed, opened
@@ -20,6 +21,7 @@ from geossl.models.files import EncoderFile
 from geossl.models.heads.segmenter import Segmenter
 from geossl.outputs import check_output, is_unfinished, output_path, work_path, workspace
 from geossl.progress import Progress
+from geossl.shown import Written
 from geossl.vector_files import read_features
 
 DEFAULT_ENCODER = "croma_tiny"
@@ -31,7 +33,7 @@ def segment(
     *,
     model: str | Path | None = None,
     classes: int | None = None,
-    map: str | Path | None = None,
+    map: str | Path | tuple[str | Path, str | Path] | None = None,
     encoder: str | Path | DenseEncoder = DEFAULT_ENCODER,
     out: str | Path = "classes.tif",
     progress: Progress | None = None,
@@ -47,7 +49,8 @@ def segment(
         source: Where pixels come from: ``geossl.Catalog(date=...)`` or ``geossl.Rasters(s1=..., s2=...)``.
         model: File written by ``finetune``, or by ``segment`` with ``classes`` (``..._model.safetensors``).
         classes: Number of clusters.
-        map: Embedding map (.zarr) to classify, in place of pixels.
+        map: Embedding map (.zarr) to classify, in place of pixels; before and after for a model that was fitted with
+            ``finetune(pair=...)``.
         encoder: For ``classes``: name, file or encoder, as in ``embed_map``.
         out: ``.tif``: COG of class numbers with colour table, names and nodata 255. Beside it ``..._confidence.tif``
             in percent, ``..._area.csv`` in hectares, and a figure of both (``.png``). Of amounts a COG of value, lower
@@ -84,9 +87,14 @@ def segment(
         raise InputError("--polygons outlines classes; this model gives amounts: leave it out, or name --totals")
     if map is not None:
         refuse_idle(pixels, settings)
-        maps = [possible(map, "--map")]
+        maps = [possible(path, "--map") for path in maps_of(map)]
+        check_pair(maps, fitted)
+        if len(maps) == 2 and fitted is not None:
+            pair = open_pair((maps[0], maps[1]))
+            return Written(write_pair(pair, of_model(fitted, is_map=True), out, Wanted(polygons, region, areas)))
         found = clusters(maps, classes, seed) if fitted is None else of_model(fitted, is_map=True)
-        return write(maps, found, out, Wanted(polygons, region, areas))
+        return Written(write(maps, found, out, Wanted(polygons, region, areas)))
+    check_pair([], fitted)
     assert region is not None
     store = work_path(out) / "map.zarr"
     opened_source = opened(needed(pixels, "segment"), region, store, settings.get("overwrite", False))
@@ -102,7 +110,25 @@ def segment(
         found = clusters(maps, classes, seed) if fitted is None else of_model(fitted, is_map=False)
         if fitted is None:
             save_clusters(found, weights, out)  # before the classes, which stand for all
-        return write(maps, found, out, Wanted(polygons, region, areas))
+        return Written(write(maps, found, out, Wanted(polygons, region, areas)))
+
+
+def maps_of(map: Any) -> tuple[str | Path, ...]:
+    """One map, or two."""
+    return tuple(map) if isinstance(map, tuple | list) else () if map is None else (map,)
+
+
+def check_pair(maps: list[Path], model: Segmenter | None) -> None:
+    """Refuse one map for a model of change, and two for any other.
+
+    Raises:
+        InputError: Which.
+    """
+    needs_two = model is not None and bool(model.spec.arguments.get("pair"))
+    if needs_two and len(maps) != 2:
+        raise InputError("--model tells change between two maps; use geossl change BEFORE AFTER --model")
+    if len(maps) > 1 and not needs_two:
+        raise InputError("--model answers for one map; fit one of change with geossl finetune --pair BEFORE AFTER")
 
 
 def areas_of(totals: str | Path | gpd.GeoDataFrame | None, region: grid.Aoi | None, model: Segmenter | None) -> Any:
@@ -131,10 +157,11 @@ def check(
         raise InputError(f"--classes {classes} is not possible; ask for 2 to 100")
     if aoi is None and map is None:
         raise InputError("--aoi is missing; name the region, or classify a finished map with --map")
-    if map is not None and possible(map, "--map").suffix != ".zarr":
-        raise InputError(f"--map {map} must be a .zarr embedding map, which knows what each patch was made from")
-    if map is not None and not Path(map).exists():
-        raise MissingFileError(f"--map {map} does not exist")
+    for path in maps_of(map):
+        if possible(path, "--map").suffix != ".zarr":
+            raise InputError(f"--map {path} must be a .zarr embedding map, which knows what each patch was made from")
+        if not Path(path).exists():
+            raise MissingFileError(f"--map {path} does not exist")
     check_outputs(out, None if polygons is None else output_path(polygons, "--polygons"), overwrite, map is not None)
 
 

@@ -1,7 +1,12 @@
 """Processes of their own for tests, forked from one that has imported torch and GDAL already: that costs seconds."""
 
 import multiprocessing
+from contextlib import contextmanager
+from multiprocessing import forkserver
 from pathlib import Path
+
+import dask
+import pytest
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
@@ -11,6 +16,8 @@ FORKS.set_forkserver_preload(
         "geossl.api.export",
         "geossl.api.pretrain.run",
         "geossl.inference.engine.run",
+        "geossl.cli.door",
+        "distributed",
         "rio_cogeo.cogeo",
         "pytest",
     ]
@@ -22,6 +29,20 @@ def start(function, *arguments):
     process = FORKS.Process(target=function, args=arguments)
     process.start()
     return process
+
+
+@contextmanager
+def forked_workers():
+    """Worker processes of Dask are forked likewise, instead of started anew as a user's are."""
+    forkserver.ensure_running()  # with the modules named above; Dask would name its own
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("geossl.inference.engine.workers.end_with", nothing)  # the server is their parent, and ends
+        with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+            yield
+
+
+def nothing(*arguments):
+    """Called in a worker."""
 
 
 def kill_when(process, happened):

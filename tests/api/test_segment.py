@@ -21,7 +21,7 @@ from geossl.models.files import load_encoder
 from tests.api.conftest import FIELD, LEFT, NAMES, SIDE, TOP
 from tests.api.test_finetune import DECODER, finetune
 from tests.data.conftest import write_raster
-from tests.processes import kill_when, start
+from tests.processes import forked_workers, kill_when, start
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,8 @@ def test_cells_outside_the_region_are_nodata(classes, scene):
 
 @pytest.mark.parametrize("settings", [{"shard_cells": 4}, {"shard_cells": 4, "scheduler": "processes:1"}])
 def test_shards_and_workers_do_not_change_a_bit(scene, model, classes, tmp_path, settings):
-    other = segment(scene, tmp_path / "c.tif", model=model, **settings)
+    with forked_workers():
+        other = segment(scene, tmp_path / "c.tif", model=model, **settings)
     for name in ("c.tif", "c_confidence.tif", "c_applicability.tif", "c_area.csv"):
         assert (other.with_name(name)).read_bytes() == classes.with_name(name).read_bytes(), name
 

@@ -99,7 +99,11 @@ def attempt(name, cases, judge):
         judge: Calls geossl; returns the outcome, what is wrong with it, and what was said.
     """
     folder, share, first = (*sys.argv[1:], "1", "0")[:3] if len(sys.argv) < 4 else sys.argv[1:4]
-    good = Path(folder).resolve()
+    attempt_share(name, cases, judge, Path(folder).resolve(), int(share), int(first))
+
+
+def attempt_share(name, cases, judge, good, share, first=0):
+    """The same for every ``share``-th case from number ``first`` on."""
     root = good.parent / name
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir()
@@ -109,7 +113,7 @@ def attempt(name, cases, judge):
     sys.set_int_max_str_digits(0)
     warnings.simplefilter("ignore")
     for number, (verb, option, value, call) in enumerate(cases(good, root / "bad")):
-        if number < int(first) or (number - int(first)) % int(share):
+        if number < first or (number - first) % share:
             continue
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()

@@ -114,5 +114,7 @@ def judge(verb, words, watched):
     return "refused", wrong, done.stderr[-400:]
 
 
+NAME = "tries"
+
 if __name__ == "__main__":
-    attempt("tries", cases, judge)
+    attempt(NAME, cases, judge)

@@ -147,5 +147,7 @@ def judge(function, arguments, watched):
         return "refused", type(error).__name__, f"{error} {getattr(error, '__notes__', '')}"[:400]
 
 
+NAME = "calls"
+
 if __name__ == "__main__":
-    attempt("calls", cases, judge)
+    attempt(NAME, cases, judge)

@@ -58,5 +58,7 @@ def judge(verb, words, watched):
     return outcome, "" if wrong == "exit 1" and is_said else wrong, said
 
 
+NAME = "recipes"
+
 if __name__ == "__main__":
-    attempt("recipes", cases, judge)
+    attempt(NAME, cases, judge)

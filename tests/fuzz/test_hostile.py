@@ -6,18 +6,18 @@ checked, as at a user's.
 
 import json
 import os
-import subprocess
 import sys
 import warnings
 from collections import Counter
-from pathlib import Path
+from importlib import import_module
 
 import pytest
 
+from tests.fuzz.attempts import attempt_share
 from tests.fuzz.good import make
+from tests.processes import start
 
 ALL = int(os.environ.get("GEOSSL_FUZZ", "25")) >= 500
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -29,18 +29,24 @@ def good(tmp_path_factory):
         return make(folder)
 
 
+def tried(script, good, share, out):
+    """One suite, in a process of its own; what it prints goes to a file."""
+    with out.open("w", buffering=1) as sys.stdout:
+        suite = import_module(f"tests.fuzz.{script}")
+        attempt_share(suite.NAME, suite.cases, suite.judge, good, share)
+
+
 @pytest.mark.parametrize(
     ("script", "least", "part"),  # of so many cases one in so many is tried with the suite
     [("hostile", 3900, 80), ("hostile_calls", 4300, 80), ("hostile_recipes", 6000, 400)],
 )
-def test_hostile_values_are_refused_in_one_line_and_leave_nothing(good, script, least, part):
+def test_hostile_values_are_refused_in_one_line_and_leave_nothing(good, script, least, part, tmp_path):
     part = 1 if ALL else part
-    words = [sys.executable, "-W", "ignore", "-m", f"tests.fuzz.{script}", str(good), str(part)]
-    settings = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=ROOT, env=settings)
-    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    process = start(tried, script, good, part, tmp_path / "found")
+    process.join()
+    found = [json.loads(line) for line in (tmp_path / "found").read_text().splitlines() if line.startswith("{")]
     wrong = [case for case in found if case["wrong"]]
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert process.exitcode == 0, found[-1:]
     assert not wrong, wrong[:5]
     assert len(found) >= least // part
     assert Counter(case["outcome"] for case in found)["refused"] > 0.85 * len(found)

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch_geometric.data import Batch, Data
@@ -24,6 +23,7 @@ from geossl.models.files import save_encoder
 from geossl.models.spec import ImageGeometry
 from geossl.sensors import S2
 from tests.methods import test_selfcon
+from tests.processes import start
 
 ROWS = 6  # of the whole batch; no other axis is a multiple of it
 CASES = {  # name: recipe, and values beside those of the contract tests
@@ -126,6 +126,11 @@ def built(name, folder):
     return method, batch, [{key: x.chunk(2)[rank] for key, x in batch.items()} for rank in (0, 1)]
 
 
+def kept(name, folder):
+    """The same method and batches, as the fixture left them."""
+    return torch.load(folder / f"{name}.pt", weights_only=False)
+
+
 class Step(nn.Module):
     """The sum of the losses as a forward pass, which is what data parallel training wraps."""
 
@@ -146,7 +151,7 @@ def of_rank(rank, folder):
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     torch.set_num_threads(1)
     for name in CASES:
-        method, _, halves = built(name, folder)
+        method, _, halves = kept(name, folder)
         method.rng = lambda: torch.Generator().manual_seed(rank)
         type(method).global_rank = property(lambda _: rank)  # which a trainer says
         step = DistributedDataParallel(Step(method), find_unused_parameters=method.has_idle_parameters)
@@ -158,19 +163,23 @@ def of_rank(rank, folder):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Small teachers, and what both processes found."""
+    """Small teachers, every method with its batches, and what both processes found."""
     found = tmp_path_factory.mktemp("ranks")
     torch.manual_seed(0)
     vit = vit_spec("nano", {"s2": S2}, ImageGeometry(window_px=48), patch_px=8, dim=32)
     save_encoder(found / "croma.safetensors", CROMAEncoder(croma_spec("tiny", dim=32, depth=2, heads=8)), {})
     save_encoder(found / "vit.safetensors", ViT(vit), {})
-    mp.spawn(of_rank, (found,), nprocs=2)
+    for name in CASES:
+        torch.save(built(name, found), found / f"{name}.pt")
+    for process in [start(of_rank, rank, found) for rank in (0, 1)]:
+        process.join()
+        assert process.exitcode == 0
     return found
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_two_processes_give_the_loss_and_the_gradient_of_one(name, folder, monkeypatch):
-    method, batch, _ = built(name, folder)
+    method, batch, _ = kept(name, folder)
     both = Ours()
     if not name.startswith("scgc"):
         both_draws(monkeypatch)
@@ -180,6 +189,8 @@ def test_two_processes_give_the_loss_and_the_gradient_of_one(name, folder, monke
     (one, first), (two, second) = (torch.load(folder / f"{name}_{rank}.pt", weights_only=False) for rank in (0, 1))
     assert (one + two) / 2 == pytest.approx(float(loss.detach()), rel=1e-4)
     own = gradients(method)
+    idle = [key for key, p in method.named_parameters() if p.requires_grad and own[key] is None]
+    assert not idle or method.has_idle_parameters, idle[:3]  # announced, as data parallel training waits for all
     largest = max(float(np.abs(g).max()) for g in own.values() if g is not None)
     assert largest > 0
     for key, gradient in own.items():
@@ -188,11 +199,3 @@ def test_two_processes_give_the_loss_and_the_gradient_of_one(name, folder, monke
         )
         if gradient is not None and np.abs(gradient).max() > 0:
             np.testing.assert_allclose(first[key], gradient, rtol=2e-3, atol=2e-5 * largest, err_msg=key)
-
-
-def test_parameters_without_a_gradient_are_announced(folder):
-    for name in CASES:
-        method, batch, _ = built(name, folder)
-        Step(method)(batch).backward()
-        idle = [key for key, p in method.named_parameters() if p.requires_grad and p.grad is None]
-        assert not idle or method.has_idle_parameters, (name, idle[:3])

@@ -3,7 +3,6 @@
 import json
 import os
 import socket
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 import shapely
 import xarray as xr
+from distributed import LocalCluster
 
 from geossl.errors import GridError, InputError, RunError
 from geossl.grid import Aoi, read_aoi
@@ -24,7 +24,7 @@ from geossl.inference.outputs.raster import open_map
 from geossl.models.files import read_encoder
 from tests.inference.conftest import ORIGIN, SHAPE, Dated, Memory
 from tests.inference.engine.test_map import make, scene, tree
-from tests.processes import peak_memory
+from tests.processes import forked_workers, peak_memory
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def test_a_polygon_costs_what_it_touches(region, croma_file, tmp_path):
     assert sparse["windows"] < 0.6 * whole["windows"]
 
 
-@pytest.mark.parametrize("scheduler", ["sync", "processes:1"])
+@pytest.mark.parametrize("scheduler", ["sync", "processes:1"])  # a worker started anew, as a user's is
 def test_what_fails_is_told_the_rest_is_kept_and_the_next_run_ends_it(region, croma_file, tmp_path, scheduler):
     mark = tmp_path / "mark"
     mark.touch()
@@ -179,23 +179,8 @@ class Everywhere(Memory):
 @pytest.fixture(scope="module")
 def cluster():
     """Address of a running cluster of one worker."""
-    code = """
-import sys
-from distributed import LocalCluster
-if __name__ == "__main__":
-    with LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=None) as cluster:
-        print(cluster.scheduler_address, flush=True)
-        sys.stdin.read()
-"""
-    cluster = subprocess.Popen(
-        [sys.executable, "-c", code],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).parents[3],
-    )
-    yield cluster.stdout.readline().strip()
-    cluster.communicate("")
+    with forked_workers(), LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=None) as cluster:
+        yield cluster.scheduler_address
 
 
 @pytest.mark.parametrize("way", ["address", "file"])

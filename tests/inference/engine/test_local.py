@@ -26,6 +26,7 @@ from geossl.models.heads.decoders import DECODERS
 from geossl.models.heads.segmenter import with_decoder
 from tests.inference.conftest import ORIGIN, SHAPE, Memory
 from tests.inference.engine.test_engine import Holes
+from tests.processes import forked_workers
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +89,8 @@ def test_the_lazy_form_gives_the_same_bits(small_blocks, local_file, tmp_path):
 
 def test_a_worker_gives_the_same_bits_as_this_process(local_file, tmp_path):
     here = made(tmp_path / "here.zarr", area(), local_file)
-    there = made(tmp_path / "there.zarr", area(), local_file, scheduler="processes:1", shard_cells=2)
+    with forked_workers():
+        there = made(tmp_path / "there.zarr", area(), local_file, scheduler="processes:1", shard_cells=2)
     assert_same(here, there, 900)
 
 

@@ -23,7 +23,7 @@ from geossl.inference.outputs.raster import open_map
 from geossl.models.files import read_encoder
 from geossl.models.layers.patches import unpatchify
 from tests.inference.conftest import ORIGIN, SHAPE, Memory
-from tests.processes import kill_when, start
+from tests.processes import forked_workers, kill_when, start
 
 
 def tree(path):
@@ -110,7 +110,8 @@ def test_the_cube_gives_the_bits_of_the_store_for_any_chunks(croma_file, whole_m
 
 def test_worker_processes_give_the_same_store(region, croma_file, tmp_path):
     embed_map(region, Memory(), croma_file, tmp_path / "sync.zarr", shard_cells=2)
-    embed_map(region, Memory(), croma_file, tmp_path / "dask.zarr", shard_cells=2, scheduler="processes:2")
+    with forked_workers():
+        embed_map(region, Memory(), croma_file, tmp_path / "dask.zarr", shard_cells=2, scheduler="processes:2")
     assert tree(tmp_path / "sync.zarr") == tree(tmp_path / "dask.zarr")
 
 

@@ -3,6 +3,8 @@
 Some hundred cases run with the suite; ``make fuzz`` runs thousands (``GEOSSL_FUZZ`` is the number per kind of file).
 """
 
+import functools
+import inspect
 import json
 import os
 import shutil
@@ -89,8 +91,30 @@ def good(tmp_path_factory):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def every(number):
-    return pytest.mark.parametrize("number", range(number))
+def every(rounds):
+    """Call a test with every number below ``rounds``, each in a folder of its own; all that fail are named."""
+
+    def decorate(test):
+        parameters = inspect.signature(test).parameters
+
+        @functools.wraps(test)
+        def all_rounds(**fixtures):
+            wrong = []
+            for number in range(rounds):
+                if "tmp_path" in fixtures:
+                    (folder := fixtures["tmp_path"] / str(number)).mkdir()
+                try:
+                    test(**{**fixtures, **({"tmp_path": folder} if "tmp_path" in fixtures else {}), "number": number})
+                except Exception as error:
+                    error.add_note(f"number {number} of {test.__name__}")
+                    wrong.append(error)
+            if wrong:
+                raise ExceptionGroup(f"{len(wrong)} of {rounds} rounds", wrong)
+
+        all_rounds.__signature__ = inspect.Signature([p for name, p in parameters.items() if name != "number"])
+        return all_rounds
+
+    return decorate
 
 
 @every(ROUNDS)

@@ -19,24 +19,30 @@ def sections(kind):
                 yield from sections(part)
 
 
-KEYS = [
-    pytest.param(info, id=f"{kind.__name__}.{key}")
+KEYS = {
+    f"{kind.__name__}.{key}": info.description
     for page in recipe.RECIPES.values()
     for kind in dict.fromkeys(sections(page))
     for key, info in kind.model_fields.items()
     if not any(isinstance(p, type) and issubclass(p, Section) for p in (info.annotation, *get_args(info.annotation)))
-]
+}
 
 
-@pytest.mark.parametrize("info", KEYS)
-def test_every_key_is_described_in_a_sentence(info):
-    text = info.description
-    assert text is not None
-    assert text.endswith(".")
-    assert len(text.split()) >= 3
-    assert re.match(r"[A-Z]|sample |adamw |s2 ", text), text  # or a value of the key
-    assert not re.match(r"(Of|For|With|As|By|In|And|Or|It|Its|Their|They|The same) ", text), text
-    assert not re.search(r"\b(is|are) no\b|\bAs there\b|\bgo on with\b|\bpicture", text), text
+def is_a_sentence(text):
+    """Whether a description is one: it begins as such, or with a value of the key, and holds none of the bad words."""
+    return (
+        text is not None
+        and text.endswith(".")
+        and len(text.split()) >= 3
+        and re.match(r"[A-Z]|sample |adamw |s2 ", text)
+        and not re.match(r"(Of|For|With|As|By|In|And|Or|It|Its|Their|They|The same) ", text)
+        and not re.search(r"\b(is|are) no\b|\bAs there\b|\bgo on with\b|\bpicture", text)
+    )
+
+
+def test_every_key_is_described_in_a_sentence():
+    assert len(KEYS) > 250
+    assert {key: text for key, text in KEYS.items() if not is_a_sentence(text)} == {}
 
 
 @pytest.mark.parametrize("page", recipe.RECIPES.values(), ids=lambda page: page.__name__)

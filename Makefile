@@ -5,6 +5,8 @@ BIN = $(VENV)/bin
 DEMO ?= demo
 STEPS ?= 200
 
+export PYTHONDONTWRITEBYTECODE =  # compiled files are kept, whatever the shell says: every process of a test reads them
+
 .PHONY: demo docs test test-integrations suite fuzz lint style types install clean
 
 install: $(VENV)/installed

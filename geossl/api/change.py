@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from geossl.data.resampling import apply
 from geossl.data.splits import epsg_code, hash_priority
-from geossl.errors import InputError, Note, redact
+from geossl.errors import InputError, Note, possible, redact
 from geossl.evaluation.heads import fit_kmeans
 from geossl.inference import change as inference
 from geossl.inference.changed_places import ChangedPlaces
@@ -149,7 +149,7 @@ def check_outputs(out: str | Path, overwrite: bool, maps: Sequence[str | Path | 
     """The raster's path, if it and what goes beside it can be written."""
     target = check_output(out, (".tif",), overwrite=overwrite)
     folders = target.resolve().parents
-    if inside := [m for m in maps if isinstance(m, str | Path) and Path(m).resolve() in folders]:
+    if inside := [m for m in maps if isinstance(m, str | Path) and possible(m, "map").resolve() in folders]:
         raise InputError(f"--out {out} lies inside the map {inside[0]}; choose another folder")
     for path in beside(target):
         check_output(path, (path.suffix,), overwrite=overwrite)

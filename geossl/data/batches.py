@@ -21,11 +21,13 @@ class TrainingData(L.LightningDataModule, ABC):
         batch_size: Items per step and rank.
         items: What they are called where speed is shown: images, clouds, graphs.
         steps: Batches in all; a resumed run gets those from ``start_step`` on.
+        workers: Loader processes; how many never changes a batch.
     """
 
-    def __init__(self, batch_size: int, items: str, steps: int) -> None:
+    def __init__(self, batch_size: int, items: str, steps: int, workers: int = 0) -> None:
         super().__init__()
         self.batch_size, self.items, self.steps, self.start_step = batch_size, items, steps, 0
+        self.workers = workers
 
     @property
     def ranks(self) -> tuple[int, int]:
@@ -38,18 +40,7 @@ class TrainingData(L.LightningDataModule, ABC):
 
 
 class DrawnData(TrainingData):
-    """Data of which every item is made from its draw number alone.
-
-    Args:
-        batch_size: Items per step and rank.
-        items: What they are called where speed is shown.
-        steps: Batches in all.
-        workers: Loader processes.
-    """
-
-    def __init__(self, batch_size: int, items: str, steps: int, workers: int) -> None:
-        super().__init__(batch_size, items, steps)
-        self.workers = workers
+    """Data of which every item is made from its draw number alone."""
 
     @property
     @abstractmethod

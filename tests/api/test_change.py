@@ -168,6 +168,7 @@ def refusals(folder, maps):
         (maps[1], {"seed": -1}, InputError, "seed=-1 is not possible"),
         (maps[1], {"out": folder / "x.png"}, InputError, "must end in .tif"),
         (maps[1], {"out": maps[0] / "x.tif"}, InputError, "lies inside the map"),
+        ("a\0.zarr", {"out": folder / "y.tif"}, InputError, "is not a file name"),
         (maps[1], {"out": folder / "none" / "x.tif"}, InputError, "does not exist; create it"),
     ]
 

@@ -111,8 +111,9 @@ def train(recipe: recipes.Recipe) -> Path:
 
 
 def export(folder: RunFolder, recipe: recipes.Recipe, module: SSLMethod, data: TrainingData) -> None:
-    """Write what is kept of a method."""
+    """Write what is kept of a method; the few batches it takes are read here, as processes take longer to start."""
     module.finish()
+    data.workers = 0
     shown = module.reconstructions(first_batch(data)) if isinstance(module, Reconstructs) else {}
     for name, encoder in module.exports.items():
         made = provenance(recipe, data)

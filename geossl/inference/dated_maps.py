@@ -14,7 +14,9 @@ from geossl.errors import GridError, InputError, possible
 from geossl.inference.outputs.checksums import checked
 from geossl.inference.outputs.description import arrays, store_attributes
 from geossl.inference.outputs.raster import CHUNK, open_map
+from geossl.sensors import SENSORS
 
+RADARS = [name for name, sensor in SENSORS.items() if sensor.is_radar]
 SAME = ("geossl:reach", "geossl:window_px", "geossl:margin_px")  # how an encoder was run over a map
 
 
@@ -110,6 +112,13 @@ def check_alike(first: Dated, other: Dated) -> None:
         )
     if any(first.about.get(key) != other.about.get(key) for key in SAME) and first.about and other.about:
         raise InputError(f"{both} were made with different windows or reach; embed both with the same --reach")
+    lacks = [m.about.get("geossl:lacks", {}) for m in (first, other)]
+    apart = {band for name in RADARS for band in {*lacks[0].get(name, ())} ^ {*lacks[1].get(name, ())}}
+    if apart:  # of optical bands that are optional it changes next to nothing
+        raise InputError(
+            f"{both} were made from radar with and without {', '.join(sorted(apart))}, and such vectors are not "
+            "comparable; embed both from files of the same bands"
+        )
     same = first.about.get("geossl:plan_sha256")
     if same and same == other.about.get("geossl:plan_sha256"):
         raise InputError(f"{both} are the same map: same pixels, same encoder; name maps of two dates")

@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 
 from geossl.api.evaluate.inputs import band_orders, in_order
 from geossl.data.datasets.base import Bands
-from geossl.errors import BandError, Note
+from geossl.errors import BandError, InputError, Note
+from geossl.inference.dated_maps import Dated, check_alike
 from geossl.inference.engine.encode import usable_shares
 from geossl.inference.engine.lazy import embed
 from geossl.inference.engine.source import check_bands, images, lacked
@@ -85,7 +87,7 @@ def test_files_without_optional_bands_are_said_in_one_line_and_others_refused(en
     with pytest.warns(Note) as said:
         check_bands(files, encoder.spec)
     assert [str(note.message) for note in said] == [
-        "1 of 1 s1 files lack VH, which croma_tiny learned to do without; its vectors are not comparable with those of "
+        "1 of 1 s1 files lack VH, which croma_tiny learned to do without; vectors are not comparable with those of "
         "files that have it",
         "1 of 2 s2 files lack B01, B09, which croma_tiny learned to do without",
     ]
@@ -94,6 +96,13 @@ def test_files_without_optional_bands_are_said_in_one_line_and_others_refused(en
     short["bands"][-1] = 0
     with pytest.raises(BandError, match=r"short.tif lacks B12 for encoder croma_tiny; it has B02"):
         check_bands(files, encoder.spec)
+
+
+def test_maps_of_radar_with_and_without_a_band_are_not_compared():
+    vectors = xr.DataArray(np.zeros((2, 1, 1)), dims=("embedding", "y", "x"))
+    one, other = Dated("a", vectors, None, {"geossl:lacks": {"s1": ["VH"]}}), Dated("b", vectors, None, {"x": 0})
+    with pytest.raises(InputError, match="a and b were made from radar with and without VH"):
+        check_alike(one, other)
 
 
 def test_a_model_needs_the_bands_it_was_fitted_with(encoder):

@@ -15,6 +15,7 @@ from zarr_cm import proj, spatial
 from geossl import __version__
 from geossl.grid import cut_at_antimeridian
 from geossl.inference.engine.plan import Plan
+from geossl.inference.engine.source import lacked
 from geossl.models.encoder import DenseSpec
 from geossl.sensors import SENSORS
 
@@ -72,7 +73,13 @@ def describe(plan: Plan, spec: DenseSpec) -> dict[str, Any]:
         "geossl:margin_px": plan.metadata.get("margin_px", spec.margin_px),
         **({"geossl:reach": plan.metadata["reach"]} if "reach" in plan.metadata else {}),
         "geossl:plan_sha256": plan.sha256,
+        **({"geossl:lacks": missing} if (missing := lacks(plan, spec)) else {}),
     }
+
+
+def lacks(plan: Plan, spec: DenseSpec) -> dict[str, list[str]]:
+    """Bands that some file of a map lacks, by sensor; only sensors with such files."""
+    return {name: list(bands) for name, bands in lacked(plan.metadata["source"], spec).items() if bands}
 
 
 def in_degrees(plan: Plan) -> shapely.Geometry:

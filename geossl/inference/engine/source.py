@@ -93,7 +93,7 @@ def check_bands(described: Mapping[str, Any], spec: DenseSpec) -> None:
             lacks += [set(missing)] if missing else []
         if lacks:
             every, bands = len(described[name]), [band for band in sensor.bands if band in set.union(*lacks)]
-            apart = "; its vectors are not comparable with those of files that have it" if "VH" in bands else ""
+            apart = "; vectors are not comparable with those of files that have it" if SENSORS[name].is_radar else ""
             warnings.warn(
                 f"{len(lacks)} of {every} {name} files lack {', '.join(bands)}, which {spec.name} learned to do "
                 f"without{apart}",

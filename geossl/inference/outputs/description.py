@@ -21,6 +21,7 @@ HINTS: dict[str, Any] = {  # types of the attributes that anything of geossl rea
     "geossl:encoder": str,
     "geossl:encoder_sha256": str,
     "geossl:inputs": list[dict[str, str]],
+    "geossl:lacks": dict,
     "geossl:sensors": list[str],
 }
 LAYERS = ("valid", "sensors", "date", "scales")  # arrays on the grid of the embeddings

@@ -79,6 +79,7 @@ def seams(values, transform, cell_m, of_classes=False):
         at = np.zeros(steps.shape[1], bool)
         at[(lines - 0.5).astype(int)[lines < steps.shape[1]]] = True
         bands = np.array_split(np.arange(len(steps)), max(1, len(steps) // BAND))
+        bands = [band for band in bands if np.isfinite(steps[band][:, at]).any()]
         sums = np.array([[np.nanmean(steps[band][:, kind]) for band in bands] for kind in (at, ~at)])
         draws = sums[:, np.random.default_rng(0).integers(len(bands), size=(400, len(bands)))].mean(axis=2)
         with np.errstate(divide="ignore", invalid="ignore"):

@@ -22,7 +22,7 @@ from geossl.evaluation.features import digest
 from geossl.models.files import load_encoder
 
 SHOWN = {
-    "eurosat": ("linear", "knn"),
+    "eurosat": ("linear", "kNN"),
     "land_cover": ("s1 blocks balanced", "s2 blocks balanced"),
     "floods": ("AP", "IoU"),
 }

@@ -84,7 +84,7 @@ def band_numbers(
         if source.count == len(every) and (SENSORS[sensor].is_radar or len(every) == 1):
             return tuple(every.index(band) + 1 for band in wanted)
         raise BandError(
-            f"{path} has {source.count} bands without names; {sensor} needs {len(every)}: {', '.join(every)}; their "
+            f"{path} has {source.count} bands without names; {sensor} has {', '.join(every)}; their "
             f"order is not guessed, so name the file's bands, in its order: --{sensor}-bands {every[0]},{every[1]},... "
             f"(recipe: data.{sensor}_bands) or in the file: gdal_edit.py -mo {TAG}={every[0]},..."
         )

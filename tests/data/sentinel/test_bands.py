@@ -22,7 +22,7 @@ def test_a_described_file_is_never_read_by_position(tmp_path):
     with pytest.raises(BandError, match="lacks B01, .* it has COLOUR 0"):
         inspect(write_raster(tmp_path / "a.tif", optical(), names=colours, BOA_ADD_OFFSET="0"), "s2")
     generic = write_raster(tmp_path / "b.tif", optical(), names=[f"Band {i}" for i in range(1, 13)], BOA_ADD_OFFSET="0")
-    with pytest.raises(BandError, match="has 12 bands without names; s2 needs 12: .* order is not guessed"):
+    with pytest.raises(BandError, match="has 12 bands without names; s2 has .* order is not guessed"):
         inspect(generic, "s2")
     with rasterio.open(generic, "r+") as file:
         file.update_tags(BANDS=",".join((*S2_BANDS[:8], *S2_BANDS[9:], "B8A")))
@@ -104,7 +104,7 @@ def test_level_1c_files_lose_b10_and_are_recorded_as_such(tmp_path):
     named = inspect(write_raster(tmp_path / "a.tif", data, names=names, BOA_ADD_OFFSET="0"), "s2")
     assert named.bands == (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 13)
     assert named.level == "L1C"
-    with pytest.raises(BandError, match="has 13 bands without names; s2 needs 12: B01, B02"):
+    with pytest.raises(BandError, match="has 13 bands without names; s2 has B01, B02"):
         inspect(write_raster(tmp_path / "b.tif", data, BOA_ADD_OFFSET="0"), "s2")
     assert inspect(next((SAMPLE / "s2").glob("637U*")), "s2").level == "L2A"
     assert inspect(next((SAMPLE / "s1").glob("BEN_4_*")), "s1").level == "sigma0"
@@ -198,8 +198,8 @@ def test_float_reflectance_is_taken_as_it_is(tmp_path):
     [
         (radar() * 0 + 0.02, "s1", {}, BandError, "not backscatter in dB .* convert linear power with 10\\*log10"),
         (radar()[::-1], "s1", {}, BandError, "VV, median -19.* darker than band 2"),
-        (radar()[:1], "s1", {}, BandError, "has 1 bands without names; s1 needs 2: VV, VH"),
-        (optical()[:10], "s2", {}, BandError, "has 10 bands without names; s2 needs 12"),
+        (radar()[:1], "s1", {}, BandError, "has 1 bands without names; s1 has VV, VH"),
+        (optical()[:10], "s2", {}, BandError, "has 10 bands without names; s2 has B01"),
         (optical()[:11], "s2", {"names": S2_BANDS[:11]}, BandError, "lacks B12 for s2"),
         (radar(), "s1", {"epsg": None}, GridError, "has no CRS"),
     ],

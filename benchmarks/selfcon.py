@@ -99,7 +99,7 @@ def trained(arm, source, labels, unseen, steps, seed):
     if arm == "untrained":
         return method.encoder.eval(), 0.0
     if arm == "cross-entropy":
-        method = CrossEntropy(method.encoder, method.optim, len(data.pictures.generators) + 1, seed)
+        method = CrossEntropy(method.encoder, method.optim, len(data.images.generators) + 1, seed)
     optimizer = method.optim.build(method)
     method.train()
     start = time.process_time()

@@ -58,6 +58,9 @@ class Door(InOrder):
         """Run a command; what it raises becomes a line and an exit code."""
         try:
             return super().main(*args, **{**settings, "standalone_mode": False, "prog_name": "geossl"})
+        except click.MissingParameter as error:
+            verb = error.ctx.command_path if error.ctx else "geossl"
+            fail(f"{error.format_message().rstrip('.')}; see `{verb} --help`", error.exit_code)
         except click.ClickException as error:
             fail(error.format_message(), error.exit_code)
         except InputError as error:

@@ -3,6 +3,7 @@
 import difflib
 import os
 import re
+import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -107,8 +108,12 @@ class Note(UserWarning):
 def alike_notes_once() -> Iterator[None]:
     """Of notes that say the same of many files, only the first, and how many more files there are.
 
-    Notes are alike if they differ in numbers and in what stands before the first colon, the file.
+    Notes are alike if they differ in numbers and in what stands before the first colon, the file. In threads of a
+    scheduler all are given as they come: what Python does to catch warnings holds for all threads.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     try:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always", Note)

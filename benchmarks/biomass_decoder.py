@@ -38,7 +38,7 @@ def written(path, values, names, place, **tags):
 def chips(folder, out):
     """Radar, optical and truth of every chip, with a place."""
     found = {"s1": [], "s2": []}
-    (out / "truth").mkdir()
+    (out / "truth").mkdir(parents=True)
     for place, (chip, month) in enumerate(MONTHS.items()):
         with rasterio.open(folder / chip / f"S2_{month}.tif") as file:
             bands = [i + 1 for i, name in enumerate(file.descriptions) if name.startswith("B")]
@@ -58,12 +58,13 @@ def main():
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--max-steps", type=int, default=400)
     parser.add_argument("--heads", nargs="+", default=["linear", "linear-upsample", "unet"])
+    parser.add_argument("--work", type=Path, help="An empty folder that keeps scenes and models.")
     parser.add_argument("--out", type=Path, default=Path("biomass_decoder.md"))
     options = parser.parse_args()
     warnings.simplefilter("ignore", geossl.errors.Note)
     lines = ["| head | made from | cell | R2 | RMSE, t/ha | bias | within 90 % |", "|---|---|---|---|---|---|---|"]
     with tempfile.TemporaryDirectory() as scratch:
-        work = Path(scratch)
+        work = options.work or Path(scratch)
         source = geossl.Rasters(s2_offset=0, **chips(options.data / "biomassters", work))
         for head in options.heads:
             more = {} if head == "linear" else {"max_steps": options.max_steps}

@@ -77,7 +77,7 @@ def companded(pixels: Float[np.ndarray, "3 h w"], step: int) -> UInt8[np.ndarray
 
 def part(
     picture: UInt8[np.ndarray, "3 h w"] | None, plan: Plan, rows: slice, columns: slice
-) -> UInt8[np.ndarray, "3 h w"] | None:
+) -> UInt8[np.ndarray, "3 h2 w2"] | None:
     """The picture of some cells of the map."""
     times = factor(plan)
     where = (slice(times * span.start, times * span.stop) for span in (rows, columns))

@@ -40,10 +40,10 @@ class Labelling:
         self.marks = Marks(file, embeddings.odc.geobox)
         self.vectors = Vectors(map_path, embeddings)
         self.geobox, self.folder = embeddings.odc.geobox, folder
-        self.shown: Bool[ndarray, "h w"] = np.zeros(self.geobox.shape, bool)  # proposed since the last label
+        self.shown: Bool[ndarray, "h w"] = np.zeros(self.geobox.shape, bool)  # proposed before
         self.guessed: tuple[int, Guess | None] = (-1, None)  # for which version of the labels
         self.layers: dict[str, Layer] = {}
-        self.marking, self.fitting = Lock(), Lock()  # a label is saved while a head is fitted
+        self.marking, self.fitting, self.foretelling = Lock(), Lock(), Lock()  # a label is saved while a head is fitted
 
     def describe(self) -> dict[str, Any]:
         """Classes, labels and file as JSON values."""
@@ -158,7 +158,8 @@ class Labelling:
 
     def curve(self) -> dict[str, Any]:
         """What more labels would bring; see ``geossl.viewer.curve``."""
-        with self.marking:
-            numbers, codes, names = self.marks.numbers(), self.marks.codes(), self.marks.state.classes
-        labelled, _ = self.vectors.labelled(numbers, codes)
-        return label_curve(labelled, names)
+        with self.foretelling:  # one at a time: it takes seconds
+            with self.marking:
+                numbers, codes, names = self.marks.numbers(), self.marks.codes(), self.marks.state.classes
+            labelled, _ = self.vectors.labelled(numbers, codes)
+            return label_curve(labelled, names)

@@ -183,7 +183,7 @@ def paint_scene(path: Path, geobox: GeoBox, out: Path) -> Path | None:
     def painted() -> Iterator[Block]:
         for where, values in again[1]:
             colours = np.rint(255 * (values.astype(float) - low).clip(0) / np.maximum(high - low, 1)).clip(0, 255)
-            opaque = values.any(axis=0)
+            opaque = np.asarray(values.any(axis=0))
             yield where, np.concatenate([colours * opaque, 255 * opaque[None]]).astype(np.uint8)
 
     write_blocks(out, grid, painted(), count=4, dtype="uint8", nodata=None)

@@ -104,7 +104,9 @@ class Asked:
     @property
     def finished(self) -> tuple[str | Path, ...]:
         """The maps to learn from; none where pixels are."""
-        return () if self.map is None and self.pair is None else (self.map,) if self.pair is None else (*self.pair,)
+        if self.pair is not None:
+            return self.pair
+        return () if self.map is None else (self.map,)
 
 
 def finetune(

@@ -28,10 +28,16 @@ MAX_INT16 = 32767
 VISIBLE = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09")  # in order of wavelength
 
 
-def unusable_decibel(values: Float[ndarray, "c ..."]) -> Bool[ndarray, "..."]:
-    """Pixels whose numbers, in dB, are not backscatter in some band; NaN is one."""
+def unusable_decibel(values: Float[ndarray, "c ..."], bands: Sequence[str] = ()) -> Bool[ndarray, "..."]:
+    """Pixels whose numbers, in dB, are not backscatter in some band; NaN is one.
+
+    A VH of exactly 0 above a VV below it is fill; a VV of 0 may be a bright target that was cut off there.
+    """
     with np.errstate(invalid="ignore"):
-        return np.logical_not(((values > LEAST_DB) & (values < MOST_DB)).all(axis=0))
+        bad: Bool[ndarray, ...] = np.logical_not(((values > LEAST_DB) & (values < MOST_DB)).all(axis=0))
+        if "VV" in bands and "VH" in bands:
+            bad |= (values[list(bands).index("VH")] == 0) & (values[list(bands).index("VV")] < 0)
+    return bad
 
 
 def unusable_reflectance(

@@ -314,9 +314,14 @@ RADAR, OPTICAL = PAIR
 
 
 def by_sensor(names: Sequence[str]) -> dict[str, list[str]]:
-    """Bands of images that hold several sensors, in their order: those of radar by name, all others are optical."""
-    radar = SENSORS[RADAR].bands
-    return {RADAR: [name for name in names if name in radar], OPTICAL: [name for name in names if name not in radar]}
+    """Bands of images that hold several sensors, in their order: those of radar by name, all others are optical.
+
+    Of images that have bands of radar, what is neither, such as their ratio, is left out.
+    """
+    radar, optical = SENSORS[RADAR].bands, (*SENSORS[OPTICAL].bands, "B10")
+    has_radar = any(name in radar for name in names)
+    others = [name for name in names if name not in radar and (name in optical or not has_radar)]
+    return {RADAR: [name for name in names if name in radar], OPTICAL: others}
 
 
 def with_partners(names: Iterable[str]) -> tuple[str, ...]:

@@ -37,7 +37,7 @@ FLOORS = {  # room -> its floors, top down: what stands on a floor imports from 
         {"images", "points", "labels"},
         {"batches", "resampling", "splits", "statistics", "arrays", "mapped", "point_tables"},
         {"vrt", "addresses"},
-        {"listing", "hosts"},
+        {"listing", "hosts", "scale_tags"},
     ),
     "geossl.models": (
         {"heads"},

@@ -1,5 +1,6 @@
 """Labelled image series (an .npz) and labelled videos (a folder per class), for evaluating encoders of clips."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,9 +13,9 @@ from torch.utils.data import Dataset
 
 from geossl.data.arrays import class_numbers, number, official_part
 from geossl.data.datasets.base import RGB_IMAGES, Bands, ClassificationDataset, two_classes
-from geossl.data.datasets.units import PixelUnit, decide_unit, spread_rows
+from geossl.data.datasets.units import PixelUnit, spread_rows, stated_unit
 from geossl.data.listing import files_in, folders_in
-from geossl.data.sentinel.band_names import normal_name
+from geossl.data.sentinel.band_names import names_in_order
 from geossl.data.series.video import VIDEOS, VideoFile, find_videos, read_frames
 from geossl.errors import InputError
 from geossl.sensors import OPTICAL
@@ -88,14 +89,14 @@ def video_set(root: Path) -> ClassificationDataset:
     return ClassificationDataset(root.name, VideoItems(videos), labels, classes, RGB_IMAGES)
 
 
-def series_set(path: Path, arrays: Mapping[str, ndarray]) -> ClassificationDataset:
+def series_set(path: Path, arrays: Mapping[str, ndarray], stated: int | None = None) -> ClassificationDataset:
     """Arrays ``x`` (n t c h w), ``days`` (n t), ``y`` (n), ``bands``, ``class_names``; optional ``part``, ``offset``.
 
     Raises:
         InputError: If they do not fit each other.
     """
     x, y, days = arrays["x"], class_numbers(path, arrays), arrays.get("days", np.zeros(0))
-    names = tuple(normal_name(str(band)) for band in np.atleast_1d(arrays["bands"]))
+    names = tuple(names_in_order(str(path), [str(band) for band in np.atleast_1d(arrays["bands"])]))
     classes = tuple(str(name) for name in np.atleast_1d(arrays["class_names"]))
     fits = len(x) == len(y) and x.shape[2] == len(names) and days.shape == x.shape[:2]
     if not fits or x.dtype.kind not in "iuf" or days.dtype.kind not in "iuf" or not np.isfinite(days).all():
@@ -106,8 +107,23 @@ def series_set(path: Path, arrays: Mapping[str, ndarray]) -> ClassificationDatas
     if y.ndim != 1 or not len(y) or y.min() < 0 or y.max() >= len(classes):
         raise InputError(f"{path}: y does not fit the {len(classes)} class_names; expected 0 to {len(classes) - 1}")
     looks = (np.moveaxis(x[i], 1, 0) for i in spread_rows(len(x)))
-    unit = decide_unit(str(path), OPTICAL, names, looks, x.dtype.name, number(path, arrays, "offset"))
+    unit = stated_unit(str(path), OPTICAL, names, looks, x.dtype.name, offset_in(path, arrays, stated))
     items = SeriesItems(x, days.astype(np.float32), unit)
     level = str(arrays["level"]) if "level" in arrays else "not stated"
     part = official_part(path, arrays, len(y))
     return ClassificationDataset(path.stem, items, y, classes, {OPTICAL: Bands(names, "reflectance", level)}, part=part)
+
+
+def offset_in(path: Path, arrays: Mapping[str, ndarray], stated: int | None) -> float | None:
+    """The offset that a file states, else what the user does.
+
+    Raises:
+        InputError: If it is not a number, or both are stated and differ.
+    """
+    if "offset" not in arrays:
+        return None if stated is None else float(stated)
+    own = number(path, arrays, "offset")
+    own = -1000.0 if math.isclose(own, -0.1, rel_tol=1e-3) else own
+    if stated is not None and stated != own:
+        raise InputError(f"--s2-offset {stated} is stated, but {path} says {own:g}; leave it out")
+    return own

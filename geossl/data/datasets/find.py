@@ -43,9 +43,13 @@ def read_set(source: str | Path, s2_offset: int | None = None) -> Classification
         return video_set(path)
     if is_folder:
         files = [file for folder in folders_in(path) for file in files_in(folder, TIFF)]
-        return raster_set(path, files, s2_offset) if files and not is_rgb(files[0]) else image_set(path)
+        if files and not is_rgb(files[0]):
+            return raster_set(path, files, s2_offset)
+        if s2_offset is not None:
+            raise InputError(f"--s2-offset {s2_offset} does nothing for images of red, green and blue; leave it out")
+        return image_set(path)
     if path.suffix == ".npz":
-        return npz_set(path)
+        return npz_set(path, s2_offset)
     raise MissingFileError(f"data set {str(source)!r} is neither a folder, an .npz file, nor a data set known by name")
 
 

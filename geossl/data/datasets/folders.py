@@ -1,5 +1,6 @@
 """Labelled images in a folder per class: RGB images, or GeoTIFFs of any bands."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,19 +17,20 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset
 
 from geossl.data.datasets.base import RGB_IMAGES, Bands, ClassificationDataset, Places, centre, level_of, two_classes
-from geossl.data.datasets.units import decide_unit, spread_rows
+from geossl.data.datasets.units import check_offsets, decide_unit, spread_rows, thinned
 from geossl.data.images.folders import ImageFolder
 from geossl.data.images.geotiffs import BandImages, read_window
 from geossl.data.mapped import Mapped
-from geossl.data.sentinel.band_names import normal_name
+from geossl.data.sentinel.band_names import names_in_order
 from geossl.data.sentinel.bands import with_scale
 from geossl.data.sentinel.offset import s2_offset
 from geossl.data.sentinel.raster_file import RasterFile
 from geossl.data.splits import SPLIT_NAMES
-from geossl.errors import BandError, InputError, RunError
+from geossl.errors import BandError, InputError, Note, RunError
 from geossl.limits import DN
 from geossl.models.encoder import Items
-from geossl.sensors import SENSORS, by_sensor
+from geossl.sensors import OPTICAL, SENSORS, by_sensor
+from geossl.units import darkest
 
 
 def image_set(root: Path) -> ClassificationDataset:
@@ -77,6 +79,8 @@ def physical(files: Mapping[str, RasterFile]) -> dict[str, Tensor]:
 def raster_set(root: Path, paths: Sequence[Path], stated: int | None) -> ClassificationDataset:
     """GeoTIFFs by class, all of the same bands: Sentinel bands by name, or any bands by number."""
     if not any(descriptions(paths[0])):
+        if stated is not None:
+            raise InputError(f"--s2-offset {stated} does nothing for {root}, whose bands have no names; leave it out")
         return unnamed_set(root, paths)
     first = band_names(paths[0])
     sensors = by_sensor(first)
@@ -86,18 +90,10 @@ def raster_set(root: Path, paths: Sequence[Path], stated: int | None) -> Classif
             raise BandError(
                 f"{path} has bands {', '.join(names)}; {paths[0]} has {', '.join(first)}; expected the same"
             )
-        with rasterio.open(path) as source:
-            box, tags = GeoBox.from_rio(source), source.tags()
-        own = {}
-        for name, bands in sensors.items():
-            if bands:
-                offset, reason = (0, "dB") if SENSORS[name].is_radar else s2_offset(path, tags, stated)
-                numbers = tuple(first.index(b) + 1 for b in bands)
-                own[name] = RasterFile(
-                    str(path), name, numbers, offset, 10000.0, reason, level_of(first), "", box, False
-                )
+        own = as_files(path, first, sensors, stated)
         files.append(own)
-        boxes.append(box)
+        boxes.append(next(iter(own.values())).geobox)
+    note_stated(files, stated)
     for name, bands in sensors.items():
         if bands:
             files = in_one_unit(root, name, tuple(bands), files)
@@ -109,25 +105,79 @@ def raster_set(root: Path, paths: Sequence[Path], stated: int | None) -> Classif
     return ClassificationDataset(root.name, Mapped(files, physical), labels, classes, known, places=places_of(boxes))
 
 
+def as_files(
+    path: Path, names: Sequence[str], sensors: Mapping[str, Sequence[str]], stated: int | None
+) -> dict[str, RasterFile]:
+    """A file by sensor, its scale not looked at yet."""
+    with rasterio.open(path) as source:
+        box, tags, has_bias = GeoBox.from_rio(source), source.tags(), any(source.offsets)
+    own = {}
+    for name, bands in sensors.items():
+        if bands:
+            is_radar = SENSORS[name].is_radar
+            offset, reason = (0, "dB") if is_radar or has_bias else own_offset(path, tags, stated)
+            numbers = tuple(names.index(b) + 1 for b in bands)
+            own[name] = RasterFile(str(path), name, numbers, offset, DN, reason, level_of(names), "", box, False)
+    return own
+
+
+def note_stated(files: Sequence[Mapping[str, RasterFile]], stated: int | None) -> None:
+    """Say that files keep their own offset, where another is stated for those without."""
+    every = [file for own in files for file in own.values() if file.sensor == OPTICAL]
+    if stated is not None and (other := [file for file in every if file.offset != stated and file.reason != "stated"]):
+        text = f"--s2-offset {stated} is for files that do not say theirs; {len(other)} say {other[0].offset:g}"
+        warnings.warn(f"{text}, which is taken", Note, stacklevel=4)
+
+
+def own_offset(path: Path, tags: Mapping[str, str], stated: int | None) -> tuple[int, str]:
+    """The offset a file says, else what the user states for those that do not."""
+    try:
+        return s2_offset(path, tags, None)
+    except BandError:
+        if stated is None:
+            raise
+        return stated, "stated"
+
+
 def in_one_unit(
     root: Path, sensor: str, bands: tuple[str, ...], files: list[dict[str, RasterFile]]
 ) -> list[dict[str, RasterFile]]:
-    """Files read by the one scale that the numbers of a sample show; those that cannot be the sensor's become NaN."""
-    looks, kind = [], "float32"
-    for i in spread_rows(len(files)):
-        with rasterio.open(files[i][sensor].path) as source:
-            file = with_scale(files[i][sensor], source)
-            looks.append(file.read(source, Window(0, 0, source.width, source.height), source.shape))
-            kind = "float32" if file.gain else source.dtypes[file.bands[0] - 1]
-    unit = decide_unit(str(root), sensor, bands, looks, kind)
-    found = []
+    """Files read by the one scale that the numbers of a sample show; those that cannot be the sensor's become NaN.
+
+    Raises:
+        BandError: If files hold numbers of different kinds, or say an offset that their numbers disprove.
+    """
+    read, kinds = [], []
     for own in files:
         with rasterio.open(own[sensor].path) as source:
             file = with_scale(own[sensor], source)
-        if unit.scale == 1:  # the offset counts in numbers x 10000; a bias of the file has taken it off already
-            file = replace(file, scale=1.0, offset=0.0 if any(file.bias) or not file.gain else file.offset / DN)
-        found.append({**own, sensor: replace(file, names=bands)})
-    return found
+            read.append(file)
+            kinds.append("float32" if file.gain else source.dtypes[file.bands[0] - 1])
+    floats = [kind.startswith("float") for kind in kinds]
+    if any(floats) and not all(floats) and not SENSORS[sensor].is_radar:
+        one, other = floats.index(True), floats.index(False)
+        states = " with a scale" if read[one].gain else ""
+        raise BandError(
+            f"{read[one].path} holds {kinds[one]}{states}, {read[other].path} {kinds[other]}; expected one unit in all"
+        )
+    looks = {}
+    for i in spread_rows(len(files)):
+        with rasterio.open(read[i].path) as source:
+            looks[i] = read[i].read(source, Window(0, 0, source.width, source.height), source.shape)
+    unit = decide_unit(str(root), sensor, bands, thinned(looks.values()), kinds[-1])
+    if SENSORS[sensor].is_radar:
+        return [{**own, sensor: replace(file, names=bands)} for own, file in zip(files, read, strict=True)]
+    read = [in_unit(file, unit.scale) for file in read]
+    claims = [(file.path, file.offset * DN / unit.scale) for file in read]
+    check_offsets([(*claims[i], darkest(look[:, np.isfinite(look[0])], unit.scale)) for i, look in looks.items()])
+    return [{**own, sensor: replace(file, names=bands)} for own, file in zip(files, read, strict=True)]
+
+
+def in_unit(file: RasterFile, scale: float) -> RasterFile:
+    """A file with its offset in the numbers' own unit; a bias of the file has taken it off already."""
+    if scale != 1:
+        return file
+    return replace(file, scale=1.0, offset=0.0 if any(file.bias) else file.offset / DN)
 
 
 def unnamed_set(root: Path, paths: Sequence[Path]) -> ClassificationDataset:
@@ -173,7 +223,4 @@ def descriptions(path: Path) -> list[str]:
 
 def band_names(path: Path) -> list[str]:
     """ESA names of a file's bands, from its band descriptions."""
-    names = [normal_name(text) for text in descriptions(path)]
-    if not all(names):
-        raise BandError(f"{path} has bands without names; name them in the band descriptions (VV, VH, B01 ... B12)")
-    return names
+    return names_in_order(str(path), descriptions(path))

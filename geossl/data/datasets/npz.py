@@ -10,12 +10,12 @@ from numpy import ndarray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from geossl.data.arrays import class_numbers, number, official_part, read_npz
+from geossl.data.arrays import class_numbers, official_part, read_npz
 from geossl.data.datasets.base import Bands, ClassificationDataset, Places, level_of, of_degrees
-from geossl.data.datasets.clips import series_set
+from geossl.data.datasets.clips import offset_in, series_set
 from geossl.data.datasets.graphs import graph_set
-from geossl.data.datasets.units import PixelUnit, decide_unit, spread_rows
-from geossl.data.sentinel.band_names import normal_name
+from geossl.data.datasets.units import PixelUnit, spread_rows, stated_unit
+from geossl.data.sentinel.band_names import names_in_order
 from geossl.errors import InputError
 from geossl.sensors import SENSORS, by_sensor
 
@@ -43,13 +43,17 @@ class ArrayItems(Dataset[dict[str, Tensor]]):
         return {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in pixels.items()}
 
 
-def npz_set(path: Path) -> ClassificationDataset:
+def npz_set(path: Path, stated: int | None = None) -> ClassificationDataset:
     """Arrays ``x`` (n c h w), ``y`` (n) or (n k), ``bands``, ``class_names``; see the data card of eurosat.
 
     Without ``class_names``, fractions in ``y`` (n) are amounts.
 
     Optional: ``part`` (n; 0 = train, 1 = val, 2 = test), ``epsg`` and ``transform`` (n 6) or ``lon`` and ``lat`` (n),
-    ``level`` (such as L2A), ``offset`` (of integers, 0 or -1000). Integers of Sentinel-2 are reflectance x 10000.
+    ``level`` (such as L2A), ``offset`` (0 or -1000). Integers of Sentinel-2 are reflectance x 10000.
+
+    Args:
+        path: The file.
+        stated: Offset of Sentinel-2 numbers, for a file that does not state it.
 
     Raises:
         InputError: If the file cannot be read, or its arrays do not fit each other.
@@ -62,9 +66,9 @@ def npz_set(path: Path) -> ClassificationDataset:
     if missing := [name for name in needed if name not in arrays]:
         raise InputError(f"{path} lacks {', '.join(missing)}; expected x (n c h w), y (n), bands, class_names")
     if arrays["x"].ndim == 5:
-        return series_set(path, arrays)
+        return series_set(path, arrays, stated)
     x, y = arrays["x"], amounts(path, arrays) if is_amount else class_numbers(path, arrays)
-    names = [normal_name(str(band)) for band in np.atleast_1d(arrays["bands"])]
+    names = names_in_order(str(path), [str(band) for band in np.atleast_1d(arrays["bands"])])
     classes = () if is_amount else tuple(str(name) for name in np.atleast_1d(arrays["class_names"]))
     if x.ndim != 4 or x.dtype.kind not in "iuf" or len(x) != len(y) or x.shape[1] != len(names):
         raise InputError(
@@ -79,9 +83,9 @@ def npz_set(path: Path) -> ClassificationDataset:
         s: Bands(tuple(names[i] for i in o), SENSORS[s].unit, "not stated" if SENSORS[s].is_radar else level)
         for s, o in orders.items()
     }
-    offset, rows = number(path, arrays, "offset"), spread_rows(len(x))
+    offset, rows = offset_in(path, arrays, stated), spread_rows(len(x))
     units = {
-        s: decide_unit(str(path), s, sensors[s].names, (x[i][o] for i in rows), x.dtype.name, offset)
+        s: stated_unit(str(path), s, sensors[s].names, (x[i][o] for i in rows), x.dtype.name, offset)
         for s, o in orders.items()
     }
     items = ArrayItems(x, orders, units)

@@ -1,5 +1,6 @@
 """Labels from rasters: class numbers, or amounts, in files of any grid."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +11,7 @@ import geopandas as gpd
 import numpy as np
 import rasterio
 import shapely
+from affine import Affine
 from jaxtyping import Float32, Int, UInt, UInt8
 from numpy import ndarray
 from odc.geo.crs import CRS
@@ -22,10 +24,14 @@ from geossl.data.labels.colours import class_colours
 from geossl.data.labels.tags import class_names
 from geossl.data.labels.tasks import CLASSIFY, REGRESS, check_classes, quintiles
 from geossl.data.resampling import outline, reaches, sides, source_coordinates
-from geossl.errors import InputError
+from geossl.data.scale_tags import tagged_scale
+from geossl.errors import InputError, Note
 from geossl.grid import Aoi, from_frame
 
 MOST_PIXELS = 2**32  # of a label raster, all of which are read to know the classes
+FILLS = {-9999.0, -99999.0, -32768.0, -32767.0, -2147483648.0}  # of amounts, whatever a file declares
+GREATEST = 1e30  # beyond it lies no amount, but the least number of a type
+LIKE_FILL = (255, 32767, 65535)
 LOOKED_AT = 512  # pixels a side from which the spread of amounts is known
 
 
@@ -147,20 +153,58 @@ class Rasters:
 def of_files(paths: tuple[Path, ...], task: str | None) -> Rasters:
     """Label rasters; of amounts if the first file holds fractions, a scale, or the user says so."""
     with opened(paths[0], REGRESS) as file:
-        is_amount = not np.issubdtype(file.dtypes[0], np.integer) or (file.scales[0], file.offsets[0]) != (1.0, 0.0)
+        is_amount = not np.issubdtype(file.dtypes[0], np.integer) or scale_of(file) != (1.0, 0.0)
     found = task or (REGRESS if is_amount else CLASSIFY)
     for path in paths:
-        opened(path, found).close()
-    return Rasters(paths, found)
+        with opened(path, found) as file:
+            if found == REGRESS and (values := fills_in(file)):
+                text = f"--labels {path} holds {min(values):g}, which is taken for nodata; declare it: gdal_edit.py "
+                warnings.warn(f"{text}-a_nodata {min(values):g}", Note, stacklevel=3)
+    rasters = Rasters(paths, found)
+    if found == CLASSIFY:
+        check_fill(rasters)
+    return rasters
+
+
+def fills_in(file: rasterio.DatasetReader) -> set[float]:
+    """Usual fill values among the values of a file that count."""
+    return FILLS & set(np.unique(file.read(1, out_shape=thinned_shape(file), masked=True).compressed()).tolist())
+
+
+def scale_of(file: rasterio.DatasetReader) -> tuple[float, float]:
+    """Scale and offset of a file's values: GDAL's, else those of its tags."""
+    own = (float(file.scales[0]), float(file.offsets[0]))
+    return tagged_scale(file.tags()) if own == (1.0, 0.0) else own
+
+
+def check_fill(rasters: Rasters) -> None:
+    """Refuse negative classes, which are fill that is not declared, and say where 255 counts as a class.
+
+    Raises:
+        InputError: Which value, and how to declare it.
+    """
+    values, named = rasters.values, class_names(rasters.paths)
+    if values[0] < 0:
+        raise InputError(
+            f"{rasters.name} holds {values[0]}, which is no class; if it is nodata, declare it: gdal_edit.py -a_nodata "
+            f"{values[0]}"
+        )
+    if values[-1] in LIKE_FILL and len(values) > 2 and values[-1] not in named:
+        text = f"{rasters.name}: {values[-1]} counts as a class; if it is nodata, declare it: gdal_edit.py -a_nodata"
+        warnings.warn(f"{text} {values[-1]}", Note, stacklevel=3)
 
 
 def thinned(path: Path) -> Float32[ndarray, " n"]:
     """Some of the amounts of a file."""
     with opened(path, REGRESS) as file:
-        step = max(1, max(file.shape) // LOOKED_AT)
-        shape = (max(1, file.height // step), max(1, file.width // step))
-        values = read_amounts(file, Window(0, 0, file.width, file.height), shape)
+        values = read_amounts(file, Window(0, 0, file.width, file.height), thinned_shape(file))
     return values[np.isfinite(values)]
+
+
+def thinned_shape(file: rasterio.DatasetReader) -> tuple[int, int]:
+    """Rows and columns of a look at a file."""
+    step = max(1, max(file.shape) // LOOKED_AT)
+    return max(1, file.height // step), max(1, file.width // step)
 
 
 def opened(path: Path, task: str) -> rasterio.DatasetReader:
@@ -176,8 +220,11 @@ def opened(path: Path, task: str) -> rasterio.DatasetReader:
     problem = None
     if file.crs is None:
         problem = "has no CRS; set it: gdal_edit.py -a_srs EPSG:..."
-    elif task == CLASSIFY and (file.scales[0], file.offsets[0]) != (1.0, 0.0):
-        problem = f"has the scale {file.scales[0]:g} and offset {file.offsets[0]:g}, so it holds amounts, not classes"
+    elif file.transform == Affine.identity():
+        problem = "has a CRS, but no transform, so its place is unknown; set its corners: gdal_edit.py -a_ullr"
+    elif task == CLASSIFY and scale_of(file) != (1.0, 0.0):
+        gain, bias = scale_of(file)
+        problem = f"has the scale {gain:g} and offset {bias:g}, so it holds amounts, not classes"
     elif file.width * file.height > MOST_PIXELS:
         problem = f"is {file.width} x {file.height} px, too many to look through; cut out the region: gdal_translate"
     elif file.count != 1 and not (file.count == 2 and file.colorinterp[1] == ColorInterp.alpha):
@@ -225,8 +272,10 @@ def read_amounts(
     """Amounts of a window as the file's scale and offset make them; NaN where nothing is known."""
     values = file.read(1, window=window, out_shape=shape).astype(np.float64)
     covered = file.read_masks(1, window=window, out_shape=shape) > 0
-    found = values * file.scales[0] + file.offsets[0]
-    return np.where(covered & np.isfinite(found), found, np.nan).astype(np.float32)
+    gain, bias = scale_of(file)
+    found = values * gain + bias
+    known = covered & np.isfinite(found) & (np.abs(values) < GREATEST) & ~np.isin(values, list(FILLS))
+    return np.where(known, found, np.nan).astype(np.float32)
 
 
 def empty_value(file: rasterio.DatasetReader) -> int:

@@ -33,6 +33,8 @@ def normal_name(text: str) -> str:
     name = text.strip().upper()
     if re.fullmatch(r"(BAND|LAYER)?[ _-]?\d+", name):
         return ""
+    if re.fullmatch(r"SR_B\d+", name):  # Landsat's, of other wavelengths than Sentinel-2's of the same number
+        return name
     name = re.sub(r"\s+", " ", name)
     head = re.split(r"[,;(]", name)[0]
     words = [word for word in re.split(r"[^A-Z0-9]+", head) if word]
@@ -61,6 +63,25 @@ def band_of(word: str) -> str:
         return ""
     number, narrow, polarisation = match.groups()
     return polarisation or (f"B{int(number)}A" if narrow else f"B{int(number):02d}")
+
+
+def names_in_order(name: str, texts: Sequence[str]) -> list[str]:
+    """Bands of a data set's array or files, each once, as texts name them.
+
+    Args:
+        name: Of the data set, for messages.
+        texts: In the order of the numbers.
+
+    Raises:
+        BandError: If one is named twice, has no name, or all are called by their place.
+    """
+    names = ["" if are_places(texts) else normal_name(text) for text in texts]
+    names = [next((e.band(n) for e in SENSORS.values() if e.band(n) in e.bands), n) for n in names]
+    if not all(names):
+        raise BandError(f"{name} has bands without names; name them VV, VH, B01 ... B12, since no order is guessed")
+    if twice := sorted({band for band in names if names.count(band) > 1}):
+        raise BandError(f"{name} has {', '.join(twice)} more than once; expected one of each")
+    return names
 
 
 def band_numbers(

@@ -17,6 +17,7 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from geossl.data.addresses import GDAL_CACHE_BYTES
+from geossl.data.scale_tags import tagged_scale
 from geossl.data.sentinel.band_names import band_numbers, normal_name
 from geossl.data.sentinel.beneath import tags_beneath
 from geossl.data.sentinel.offset import PRODUCT, Claim, float_offset, of_files, s2_offset
@@ -34,7 +35,6 @@ GDAL = {  # files are read with what they were looked at with: sidecars are aske
     "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE",
     "GDAL_CACHEMAX": GDAL_CACHE_BYTES,
 }
-SCALE_TAGS = (("SCALE", "SCALE_FACTOR"), ("OFFSET", "ADD_OFFSET"))  # of whole files, by software without GDAL's own
 
 
 def inspect(
@@ -109,8 +109,6 @@ def in_unit(
     file = file if file.parts else with_scale(file, source)  # parts are a product's, whose scale is known
     if file.gain and entry.key != OPTICAL:
         file = replace(file, fill=next((p.fill for p in entry.products if p.dtype in source.dtypes), file.fill))
-    if entry.is_radar and not file.gain and source.dtypes[0].startswith("float"):
-        file = replace(file, fill=0.0)  # exactly 0 dB in one band alone is no backscatter
     numbers = file.read(source, window, look)
     seen = numbers[:, np.isfinite(numbers[0])]
     if entry.is_radar:
@@ -167,26 +165,16 @@ def with_scale(file: RasterFile, *sources: DatasetReader) -> RasterFile:
     gain = tuple(float(source.scales[n - 1]) for n in first) or tuple(float(s.scales[0]) for s in sources)
     bias = tuple(float(source.offsets[n - 1]) for n in first) or tuple(float(s.offsets[0]) for s in sources)
     if set(gain) == {1.0} and set(bias) == {0.0}:
-        tags = {key.upper(): value for key, value in source.tags().items()}
-        one, zero = (next((number(tags[key]) for key in keys if key in tags), None) for keys in SCALE_TAGS)
-        if one in (None, 1.0) and zero in (None, 0.0):
+        one, zero = tagged_scale(source.tags())
+        if (one, zero) == (1.0, 0.0):
             return file
-        gain, bias = (one or 1.0,) * len(gain), (zero or 0.0,) * len(bias)
+        gain, bias = (one,) * len(gain), (zero,) * len(bias)
     if not all(np.isfinite([*gain, *bias])) or min(gain) <= 0:
         raise BandError(
             f"{file.path} states the scale {min(gain):g} and offset {bias[0]:g}, which make no number; correct it: "
             "gdal_edit.py -scale 0.0001 -offset 0"
         )
     return replace(file, gain=gain, bias=bias)
-
-
-def number(text: str) -> float | None:
-    """A number in a tag; None if it is not one."""
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if np.isfinite(value) else None
 
 
 def named(file: RasterFile) -> str:

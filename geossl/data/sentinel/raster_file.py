@@ -147,7 +147,7 @@ class RasterFile:
     def implausible(self, numbers: Float[ndarray, "c h w"]) -> Bool[ndarray, "h w"]:
         """Pixels whose numbers cannot be the sensor's, as far as a rule is known for it."""
         if self.names and self.sensor == "s1":
-            return unusable_decibel(numbers)
+            return unusable_decibel(numbers, self.names)
         if self.names and self.sensor == "s2":
             return unusable_reflectance(numbers, self.scale, self.offset * DN / self.scale, self.names)
         return np.zeros(numbers.shape[1:], dtype=bool)

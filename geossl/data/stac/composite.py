@@ -1,7 +1,7 @@
 """Chosen scenes of a catalogue as one aligned source, read onto any grid."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from functools import partial
@@ -14,18 +14,24 @@ from jaxtyping import Bool, Float, UInt16
 from numpy import ndarray
 from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
-from pyproj import Transformer
+from pyproj import CRS, Transformer
+from rasterio.io import DatasetReader
 
 from geossl.data.stac import clouds, remote
 from geossl.data.stac.scenes import Scene
 from geossl.data.stac.search import Catalog
-from geossl.errors import redact
+from geossl.errors import Note, RunError, redact
+from geossl.limits import BRIGHTEST, CARRIES, CLOUDY
 from geossl.sensors import OPTICAL, RADAR, SENSORS
+from geossl.units import darkest
 
 COMPOSITES = ("clearest", "medoid", "median")
 STRIP_ROWS = 256  # of a median held at once
 NEAR = 0.1  # degrees around a block beyond which an outline is cut off before it is projected
 EPOCH = date(2000, 1, 1)
+PLACE_SLACK = 120.0  # metres by which bounds of bands of one scene may differ: two of the coarsest pixels
+LEAST_SEEN = 1000  # pixels of a block below which its numbers say little
+WIDE, REACH = 60.0, 5.0  # degrees; an outline wider than a tile or a pass, and beyond a CRS's own area
 
 
 @dataclass(frozen=True)
@@ -124,7 +130,18 @@ def outline(scene: Scene, crs: str | int) -> shapely.Geometry:
 def projected(area: shapely.Geometry, crs: str | int) -> shapely.Geometry:
     """An area given in longitude and latitude in a CRS; long edges are followed."""
     transformer = Transformer.from_crs(4326, crs, always_xy=True)
-    return shapely.transform(shapely.segmentize(area, 0.01), transformer.transform, interleaved=False)
+
+    def transformed(part: shapely.Geometry) -> shapely.Geometry:
+        return shapely.transform(shapely.segmentize(part, 0.01), transformer.transform, interleaved=False)
+
+    parts = shapely.get_parts(area)
+    if all(east - west < WIDE for west, _, east, _ in shapely.bounds(parts)):
+        return transformed(area)
+    use = CRS.from_user_input(crs).area_of_use  # what is wider cannot be projected as a whole
+    if use is None:
+        return transformed(area)
+    reach = shapely.box(use.west - REACH, use.south - REACH, use.east + REACH, use.north + REACH)
+    return transformed(area & reach)
 
 
 def first_valid(
@@ -190,15 +207,26 @@ def read_scene(scene: Scene, geobox: GeoBox, sign: str) -> Float[ndarray, "c h w
     """All bands of a scene on a grid; NaN in all of them where a pixel is not usable or not to be taken from it."""
     sensor = SENSORS[scene.sensor]
 
+    places: dict[str, tuple[Any, ...]] = {}
+
     def read(name: str) -> ndarray:
+        def look(source: DatasetReader) -> None:
+            places[name] = (source.crs, *source.bounds)
+
         convert = remote.to_db if sensor.is_radar else remote.to_reflectance(scene.offset)
-        return remote.read_band(scene.href(name), sign, geobox, convert)
+        try:
+            return remote.read_band(scene.href(name), sign, geobox, convert, look)
+        except RunError as error:
+            raise RunError(f"scene {scene.id}, {name}: {error}") from None
 
     jobs: list[Any] = [partial(read, name) for name in sensor.bands]
     if not sensor.is_radar:
         jobs.append(partial(clouds.invalid, scene, geobox, sign))
     found = remote.in_parallel(jobs)
+    check_places(scene, places)
     data = np.stack(found[: len(sensor.bands)])
+    if not sensor.is_radar:
+        check_numbers(scene, data)
     invalid = ~np.isfinite(data).all(axis=0)
     if not sensor.is_radar:
         invalid |= (data == 0).all(axis=0) | found[-1]
@@ -206,6 +234,41 @@ def read_scene(scene: Scene, geobox: GeoBox, sign: str) -> Float[ndarray, "c h w
         invalid |= ~lies_in(shapely.from_wkb(scene.within), geobox)
     data[:, invalid] = np.nan
     return data
+
+
+def check_places(scene: Scene, places: Mapping[str, tuple[Any, ...]]) -> None:
+    """Refuse bands that lie at different places, whose pixels would be of different ground.
+
+    Raises:
+        RunError: Which, and where.
+    """
+    (first, (crs, *bounds)), *others = sorted(places.items())
+    for name, (other, *corners) in others:
+        if other != crs or np.abs(np.subtract(corners, bounds)).max() > PLACE_SLACK:
+            raise RunError(
+                f"scene {scene.id}: {name} lies elsewhere than {first} ({other} {[round(c) for c in corners]}, {crs} "
+                f"{[round(c) for c in bounds]}); its files do not belong together"
+            )
+
+
+def check_numbers(scene: Scene, data: Float[ndarray, "c h w"]) -> None:
+    """Hold a block's reflectance against what the catalogue says of its numbers.
+
+    Raises:
+        RunError: If they are of another scale.
+    """
+    seen = data[:, np.isfinite(data).all(axis=0) & (data > 0).any(axis=0)]
+    if seen.shape[1] < LEAST_SEEN:
+        return
+    bright = float(np.percentile(seen, 99, axis=1).max())
+    if bright > BRIGHTEST:
+        raise RunError(
+            f"scene {scene.id}: reflectance up to {bright:.3g} is beyond clouds; its numbers are not x 10000"
+        )
+    dark = darkest(seen, 1.0)
+    if not scene.offset and dark is not None and CARRIES + 100 <= dark < CLOUDY:
+        text = f"scene {scene.id}: {scene.reason} says that numbers do not carry +1000, but a block is nowhere dark"
+        warnings.warn(text, Note, stacklevel=2)
 
 
 def lies_in(area: shapely.Geometry, geobox: GeoBox) -> Bool[ndarray, "h w"]:

@@ -39,7 +39,7 @@ def check_item(item: dict[str, Any], wanted: tuple[str, ...], catalog: str) -> N
     for name, asset in item["assets"].items():
         if name in wanted or name.upper() in wanted:
             try:
-                check_href(asset["href"] if isinstance(asset, dict) else None, catalog)
+                check_href(asset.get("href") if isinstance(asset, dict) else None, catalog)
             except InputError as error:
                 raise BandError(f"item {item['id']}: {name} {error}") from None
 

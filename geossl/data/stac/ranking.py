@@ -98,8 +98,11 @@ def check_request(
 
 
 def cloud_cover(item: Item) -> float:
-    """Percent of clouds as an item says; 0 where it says nothing."""
-    return float(item["properties"].get("eo:cloud_cover", 0))
+    """Percent of clouds as an item says; 0 where it says nothing, or nothing that is a number."""
+    try:
+        return float(item["properties"].get("eo:cloud_cover", 0))
+    except (TypeError, ValueError):
+        return 0.0  # the item is refused by name, with others that cannot be read
 
 
 def search_metadata(aoi: Aoi, request: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
+from affine import Affine
 from jaxtyping import Float
 from numpy import ndarray
 from odc.geo.crs import CRS
@@ -15,9 +16,11 @@ from rasterio.windows import Window
 from geossl.data import addresses
 from geossl.data.resampling import onto, source_coordinates
 from geossl.errors import RunError, needs, redact
-from geossl.limits import DN, LEAST_REFLECTANCE, MOST_REFLECTANCE
+from geossl.limits import CLEAN, DN, LEAST_REFLECTANCE, MOST_REFLECTANCE
 
 T = TypeVar("T")
+DARK_SHARE, LEAST_DARK = 0.01, 50  # of the numbers of a window: from these on dark ones prove that +1000 is not there
+MOST_POWER = 10.0  # median of a block; towns stay below 3
 READERS = 8  # files of one block read at a time
 
 
@@ -61,6 +64,10 @@ def to_db(power: Float[ndarray, "c h w"]) -> Float[ndarray, "c h w"]:
             f"radar numbers about {np.median(known):.3g} are not linear power; expected sentinel-1-rtc as it is "
             "published: give files in dB with --s1"
         )
+    if known.size and float(np.median(known)) > MOST_POWER:
+        raise RunError(
+            f"radar numbers about {np.median(known):.3g} are not linear power, which stays below 1 on most land"
+        )
     valid = np.where(power > 0, power, np.nan)
     return np.clip(10 * np.log10(valid), -50, 10)
 
@@ -69,6 +76,15 @@ def to_reflectance(offset: int) -> Callable[[ndarray], ndarray]:
     """Numbers to reflectance. A raw 0 is nodata; where the offset was removed it may be a dark pixel."""
 
     def convert(numbers: ndarray) -> ndarray:
+        if (np.floor(numbers) < numbers).any():
+            raise RunError(f"numbers such as {numbers[np.floor(numbers) < numbers][0]:.4g} are not reflectance x 10000")
+        dark = (numbers > 0) & (numbers < CLEAN)
+        share = dark.sum() / max(1, (numbers > 0).sum())
+        if offset and share > DARK_SHARE and dark.sum() > LEAST_DARK:
+            raise RunError(
+                f"numbers are said to carry +1000, but {100 * share:.0f} % lie below {CLEAN}; "
+                "leave the scene out with --date, or fetch its files and state --s2-offset 0"
+            )
         reflectance = np.maximum(numbers + np.float32(offset), 0) / np.float32(10000)
         beyond = (numbers < DN * LEAST_REFLECTANCE) | (numbers > DN * MOST_REFLECTANCE - offset)  # fill, wrapped around
         return np.where(beyond | ((numbers == 0) & (offset != 0)), np.float32(np.nan), reflectance)
@@ -76,14 +92,31 @@ def to_reflectance(offset: int) -> Callable[[ndarray], ndarray]:
     return convert
 
 
-def read_band(href: str, sign: str, geobox: GeoBox, convert: Callable[[ndarray], ndarray]) -> Float[ndarray, "h w"]:
+def read_band(
+    href: str,
+    sign: str,
+    geobox: GeoBox,
+    convert: Callable[[ndarray], ndarray],
+    look: Callable[[DatasetReader], None] | None = None,
+) -> Float[ndarray, "h w"]:
     """A band on a grid, copied where it lies on it, else bilinear; NaN where there is none.
 
+    Args:
+        href: Its address.
+        sign: Name of a way to sign addresses.
+        geobox: The grid.
+        convert: From file numbers to physical ones.
+        look: Called with the open file.
+
     Raises:
-        RunError: If it cannot be read.
+        RunError: If it cannot be read, or lies nowhere.
     """
 
     def read(source: DatasetReader) -> Float[ndarray, "h w"]:
+        if source.crs is None or source.transform == Affine.identity():
+            raise RunError(f"{redact(href)} has no CRS or no transform, so its place is unknown")
+        if look is not None:
+            look(source)
         if source.dtypes[0] == "uint8":
             raise RunError(f"{redact(href)} holds 8-bit numbers, which are a picture; expected a band's own numbers")
         return onto(geobox, Band(source, convert), source)[0]
@@ -99,6 +132,8 @@ def read_nearest(href: str, sign: str, geobox: GeoBox) -> ndarray:
     """
 
     def read(source: DatasetReader) -> ndarray:
+        if source.dtypes[0] not in ("uint8", "int8") or source.crs is None:
+            raise RunError(f"{redact(href)} holds {source.dtypes[0]} numbers, not scene classes, or has no CRS")
         x, y = (np.rint(v).astype(int) for v in source_coordinates(GeoBox.from_rio(source), geobox))
         inside = (x >= 0) & (x < source.width) & (y >= 0) & (y < source.height)
         out = np.zeros(geobox.shape, dtype=np.uint8)

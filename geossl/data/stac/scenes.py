@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import shapely
 
+from geossl.data.sentinel.band_names import band_of
 from geossl.data.sentinel.offset import PRODUCT, Claim, baseline_number, checked, item_offset, of_baseline
 from geossl.data.stac.hrefs import Item
 from geossl.errors import BandError, GeosslError, redact
@@ -163,7 +164,23 @@ def s2_hrefs(item: Item) -> tuple[tuple[str, str], ...]:
     found = {band: assets.get(band, assets.get(EARTH_SEARCH[band])) for band in (*S2_BANDS, "SCL")}
     if missing := [band for band, asset in found.items() if asset is None]:
         raise BandError(f"item {item['id']} lacks {', '.join(missing)}; it has {', '.join(sorted(assets))}")
-    return tuple((band, asset["href"]) for band, asset in found.items())
+    return tuple((band, own_href(item, band, asset)) for band, asset in found.items())
+
+
+def own_href(item: Item, band: str, asset: Mapping[str, Any]) -> str:
+    """Address of an asset, if neither its metadata nor its file's name says that it is another band.
+
+    Raises:
+        BandError: What it says instead.
+    """
+    href = str(asset["href"])
+    bands = [part for key in ("eo:bands", "bands") for part in asset.get(key) or [] if isinstance(part, dict)]
+    stem = re.split(r"[?#]", href)[0].rpartition("/")[2].rpartition(".")[0]
+    for text, where in (*((str(part.get("name", "")), "its metadata") for part in bands), (stem, "its file's name")):
+        said = {found for word in re.split(r"[^A-Z0-9]+", text.upper()) if (found := band_of(word))} - {band}
+        if said and len(bands) < 2 and band not in re.split(r"[^A-Z0-9]+", text.upper()):
+            raise BandError(f"item {item['id']}: asset {band} is {', '.join(sorted(said))} by {where} ({text[:60]!r})")
+    return href
 
 
 def s1_hrefs(item: Item) -> tuple[tuple[str, str], ...]:
@@ -171,7 +188,7 @@ def s1_hrefs(item: Item) -> tuple[tuple[str, str], ...]:
     assets = {name.upper(): asset for name, asset in item["assets"].items()}
     if missing := [band for band in S1_BANDS if band not in assets]:
         raise BandError(f"item {item['id']} lacks {', '.join(missing)}; dual polarisation VV and VH is needed")
-    return tuple((band, assets[band]["href"]) for band in S1_BANDS)
+    return tuple((band, own_href(item, band, assets[band])) for band in S1_BANDS)
 
 
 def s1_decisions(item: Item) -> dict[str, Any]:
@@ -203,6 +220,7 @@ def s2_offset(item: Item, hrefs: dict[str, str], probe: Probe) -> tuple[int, str
     """
     properties, name = item["properties"], f"item {item['id']}"
     applied = properties.get("earthsearch:boa_offset_applied")
+    applied = {"true": True, "1": True, "false": False, "0": False}.get(str(applied).strip().lower())
     if applied is True:
         return 0, "earthsearch:boa_offset_applied"
     text = baseline_of(item)

@@ -29,7 +29,14 @@ def write_series(path, n=60, **changes):
     high = np.where(y[:, None] == 1, days > 150, days < 150)
     x = rng.integers(900, 1100, size=(n, 4, 3, 8, 8)).astype(np.uint16)
     x[:, :, 2] += (2500 * high)[..., None, None].astype(np.uint16)
-    values = {"x": x, "y": y, "days": days, "bands": ["B02", "B4", "B08"], "class_names": ["early", "late"]}
+    values = {
+        "x": x,
+        "y": y,
+        "days": days,
+        "bands": ["B02", "B4", "B08"],
+        "class_names": ["early", "late"],
+        "offset": 0,
+    }
     np.savez(path, **(values | changes))
     return path
 

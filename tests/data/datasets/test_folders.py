@@ -5,13 +5,13 @@ import torch
 from PIL import Image
 
 from geossl.data.datasets.find import read_set
-from geossl.errors import BandError, InputError
+from geossl.errors import BandError, InputError, Note
 
 BANDS = ["VV", "VH", "B02", "B03", "B04"]
 
 
 def arrays(**changes):
-    x = np.arange(4 * 5 * 8 * 8, dtype=np.float32).reshape(4, 5, 8, 8) / 10000 + 0.1
+    x = np.arange(4 * 5 * 8 * 8, dtype=np.float32).reshape(4, 5, 8, 8) / 10000 + 0.02
     x[:, :2] -= np.array([12, 19], np.float32)[:, None, None]  # dB; the others are reflectance
     base = {"x": x, "y": np.array([0, 1, 0, 1]), "bands": np.array(BANDS), "class_names": np.array(["a", "b"])}
     return {**base, **changes}
@@ -40,7 +40,7 @@ def test_bands_of_both_sensors_are_told_apart(read):
 
 def test_integers_become_reflectance_with_the_stated_offset(read):
     x = np.full((4, 3, 8, 8), 3000, np.uint16)
-    x[:, 0] = 400
+    x[:, 0] = 960
     pixels = read(x=x, bands=np.array(BANDS[2:]), offset=np.array(-1000)).items[0]["s2"]
     assert pixels[1].unique().tolist() == pytest.approx([0.2])
     assert pixels[0].unique().tolist() == [0.0]  # darker than the offset is cut, not negative
@@ -127,7 +127,10 @@ def test_geotiffs_take_the_offset_each_file_says(tmp_path):
     tif(tmp_path / "set/b/2.tif", ["B02", "B03"])
     with pytest.raises(BandError, match="state it with s2_offset"):
         read_set(tmp_path / "set")
-    assert read_set(tmp_path / "set", s2_offset=0).items[2]["s2"].unique().tolist() == pytest.approx([0.2])
+    with pytest.warns(Note, match="s2_offset 0 is for files that do not say theirs; 1 say -1000, which is taken"):
+        data = read_set(tmp_path / "set", s2_offset=0)
+    assert data.items[0]["s2"].unique().tolist() == pytest.approx([0.1])
+    assert data.items[2]["s2"].unique().tolist() == pytest.approx([0.2])
 
 
 def test_geotiffs_without_names_or_with_other_bands_are_refused(tmp_path):

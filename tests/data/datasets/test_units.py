@@ -4,8 +4,9 @@ import rasterio
 from affine import Affine
 
 from geossl.data.datasets.find import read_set
-from geossl.data.datasets.units import decide_unit
-from geossl.errors import BandError
+from geossl.data.datasets.units import stated_unit
+from geossl.errors import BandError, InputError, Note
+from tests.data.conftest import write_raster
 
 BANDS = ("B02", "B03", "B04", "B08")
 
@@ -57,8 +58,9 @@ def test_numbers_that_are_not_reflectance_are_refused(tmp_path, change, message)
 def test_radar_that_is_not_in_decibel_is_refused():
     power = np.random.default_rng(0).uniform(0.01, 0.3, (2, 8, 8))
     with pytest.raises(BandError, match="not backscatter in dB"):
-        decide_unit("set", "s1", ("VV", "VH"), [power], "float32")
-    unit = decide_unit("set", "s1", ("VV", "VH"), [10 * np.log10(np.stack([power[0], power[0] / 5]))], "float32")
+        stated_unit("set", "s1", ("VV", "VH"), [power], "float32", None)
+    decibels = 10 * np.log10(np.stack([power[0], power[0] / 5]))
+    unit = stated_unit("set", "s1", ("VV", "VH"), [decibels], "float32", None)
     assert np.isnan(unit.physical(np.array([[-12.0, -12.0], [-19.0, -9999.0]], np.float32))[:, 1]).all()
 
 
@@ -83,3 +85,36 @@ def test_a_folder_of_geotiffs_is_read_by_what_its_files_say(tmp_path, kind):
                 file.scales = [1e-4] * 4
     data = read_set(tmp_path / "set")
     np.testing.assert_allclose(data.items[0]["s2"].numpy(), x[0] / 10000, rtol=1e-5)
+
+
+def test_an_offset_that_nobody_states_must_show_in_the_numbers(tmp_path):
+    x = pixels()
+    for raised in ((x + 1000).astype(np.uint16), (x / 10000 + 0.1).astype(np.float32)):
+        with pytest.raises(BandError, match="no number is dark .*as if all carried the .1000"):
+            read_set(npz(tmp_path / "a.npz", raised))
+        item = read_set(npz(tmp_path / "a.npz", raised), s2_offset=-1000).items[1]["s2"]
+        np.testing.assert_allclose(item.numpy(), x[1] / 10000, atol=1e-6)
+    with pytest.raises(InputError, match="s2_offset -1000 is stated, but .*a.npz says 0"):
+        read_set(npz(tmp_path / "a.npz", x, offset=0), s2_offset=-1000)
+    with pytest.raises(BandError, match="offset -1000 is claimed, but the darkest percentile of an image is 4"):
+        read_set(npz(tmp_path / "a.npz", x, offset=-1000))
+    half = np.where(np.arange(len(x))[:, None, None, None] % 2, x + 1000, x)
+    with pytest.warns(Note, match="3 of 6 images looked at are nowhere dark"):
+        read_set(npz(tmp_path / "a.npz", half, offset=0))
+
+
+@pytest.mark.parametrize("bands", [["b1", "b2", "b3", "b4"], ["B02", "B03", "B04", "B04"]])
+def test_bands_called_by_their_place_or_twice_are_refused(tmp_path, bands):
+    np.savez(
+        tmp_path / "a.npz", x=pixels(), y=np.arange(6) % 2, bands=np.array(bands), class_names=np.array(["a", "b"])
+    )
+    with pytest.raises(BandError, match="bands without names|B04 more than once"):
+        read_set(tmp_path / "a.npz")
+
+
+def test_files_of_two_kinds_of_numbers_are_refused(tmp_path):
+    for i, image in enumerate(pixels()):
+        values = (image / 10000).astype(np.float32) if i == 3 else image.astype(np.uint16)
+        write_raster(tmp_path / "set" / "ab"[i % 2] / f"{i}.tif", values, names=BANDS, BOA_ADD_OFFSET="0")
+    with pytest.raises(BandError, match="3.tif holds float32, .*0.tif uint16; expected one unit in all"):
+        read_set(tmp_path / "set")

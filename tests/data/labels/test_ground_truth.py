@@ -7,7 +7,7 @@ from shapely.geometry import Point, box
 
 from geossl.data.labels.colours import class_colours, palette
 from geossl.data.labels.ground_truth import class_counts, majority, read_labels
-from geossl.errors import InputError
+from geossl.errors import InputError, Note
 from tests.data.conftest import write_raster
 
 LEFT, TOP = 500_000, 4_600_000
@@ -101,11 +101,28 @@ def test_polygons_that_cannot_be_labels_are_refused(labels, column, message):
         (np.ones((1, 4, 4), np.uint8), {}, "has 1 class; expected"),
         (np.arange(400, dtype=np.int16).reshape(1, 20, 20), {}, "has 399 classes; expected"),
         (np.ones((1, 4, 4), np.uint8), {"epsg": None}, "has no CRS"),
+        (np.array([[[-1, 1, 2, 2]]], np.int16), {}, "holds -1, which is no class; if it is nodata, declare it"),
+        (np.array([[[0, 1, 2, 2]]], np.int16), {"SCALE": "0.5"}, "has the scale 0.5 and offset 0, so it holds amounts"),
     ],
 )
 def test_rasters_that_cannot_be_labels_are_refused(tmp_path, data, settings, message):
     with pytest.raises(InputError, match=message):
-        read_labels(write_raster(tmp_path / "l.tif", data, **settings))
+        read_labels(
+            write_raster(tmp_path / "l.tif", data, **settings), task="classify" if "SCALE" in settings else None
+        )
+
+
+def test_values_like_nodata_are_said(tmp_path):
+    classes = np.array([[[1, 2, 255, 255]]], np.uint8)
+    with pytest.warns(Note, match="255 counts as a class; if it is nodata, declare it"):
+        assert read_labels(write_raster(tmp_path / "l.tif", classes)).values == (1, 2, 255)
+    assert read_labels(write_raster(tmp_path / "l.tif", classes, nodata=255)).values == (1, 2)
+    amounts = np.array([[[0.5, 1.5, -9999, 3.4e38, 4, 5]] * 4], np.float32)
+    with pytest.warns(Note, match="holds -9999, which is taken for nodata"):
+        found = read_labels(write_raster(tmp_path / "a.tif", amounts)).grid(GRID)[0]
+    np.testing.assert_array_equal(found, [0.5, 1.5, np.nan, np.nan, 4, 5])
+    tagged = write_raster(tmp_path / "t.tif", np.array([[[5, 10, 20, 30, 40, 50]] * 4], np.int16), SCALE_FACTOR="0.1")
+    np.testing.assert_allclose(read_labels(tagged).grid(GRID)[0], [0.5, 1, 2, 3, 4, 5])
 
 
 def test_pixels_of_a_patch_are_counted_by_class():

@@ -67,9 +67,9 @@ def test_what_a_file_says_must_make_sense(tmp_path, settings, error, message):
         inspect(path, "s2")
 
 
-def test_no_backscatter_is_exactly_zero_in_one_band(tmp_path):
+def test_a_vh_of_exactly_zero_is_fill_and_a_vv_may_be_cut_off_there(tmp_path):
     data = radar()
-    data[1, :5] = 0
+    data[1, :5], data[0, 5:10] = 0, 0
     source = LocalRasters({"s1": [write_raster(tmp_path / "a.tif", data)]})
     found = source.load(source.files["s1"][0].geobox)["s1"].values
     assert np.isnan(found[:, :5]).all()

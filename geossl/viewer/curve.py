@@ -62,7 +62,8 @@ def label_curve(labelled: Labelled, names: tuple[str, ...], seed: int = 0) -> di
     is_noise = low * 100 < 0.05
     said = (
         f"The next {MORE} labels would bring about {found:+.1f} points of accuracy "
-        f"({LEVEL:.0%} interval {100 * low:+.1f} to {100 * high:+.1f}); on held-out blocks it is {now:.0f} % now."
+        f"({100 * LEVEL:.0f} % interval {100 * low:+.1f} to {100 * high:+.1f}); on held-out blocks it is "
+        f"{now:.0f} % now."
     )
     if is_noise:
         said += " That may be nothing."

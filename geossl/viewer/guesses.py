@@ -111,7 +111,9 @@ class Vectors:
         out[self.valid] = values
         return out
 
-    def next_place(self, guess: Guess | None, taken: Bool[ndarray, "h w"]) -> tuple[int, int]:
+    def next_place(
+        self, guess: Guess | None, taken: Bool[ndarray, "h w"], outside: Bool[ndarray, "h w"]
+    ) -> tuple[int, int]:
         """Row and column of the patch whose label would tell most.
 
         The one amid the most uncertain 3 x 3 patches (a mixed patch by itself is uncertain and teaches little); before
@@ -120,11 +122,12 @@ class Vectors:
         Args:
             guess: Of the head there is.
             taken: Patches that are labelled, or were proposed before.
+            outside: Patches that are not proposed.
 
         Raises:
             InputError: If nothing is left.
         """
-        far = self.valid & ~binary_dilation(taken, np.ones((2 * AWAY + 1, 2 * AWAY + 1)))
+        far = self.valid & ~outside & ~binary_dilation(taken, np.ones((2 * AWAY + 1, 2 * AWAY + 1)))
         if not far.any():
             raise InputError(f"no patch is left {AWAY} patches away from labels and places shown before")
         if guess is None:

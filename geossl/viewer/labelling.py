@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 import odc.geo.xr  # noqa: F401  (adds the .odc accessor)
 import rasterio
+import shapely
 import xarray as xr
 from jaxtyping import Bool
 from matplotlib.colors import to_rgba
 from numpy import ndarray
+from odc.geo.geobox import GeoBox
 from pyproj import Transformer
+from rasterio.features import rasterize
 from rasterio.warp import transform_bounds
 
 from geossl.inference.outputs.cog import write_blocks
@@ -31,15 +34,24 @@ class Labelling:
         embeddings: The map, open.
         file: ``.gpkg`` of labels.
         folder: Holds temporary rasters; the caller removes it.
+        area: Region of the map, GeoJSON in longitude and latitude; next places lie in it.
 
     Raises:
         InputError: If map or file cannot be used.
     """
 
-    def __init__(self, map_path: Path, embeddings: xr.DataArray, file: Path, folder: Path) -> None:
+    def __init__(
+        self,
+        map_path: Path,
+        embeddings: xr.DataArray,
+        file: Path,
+        folder: Path,
+        area: dict[str, Any] | None = None,
+    ) -> None:
         self.marks = Marks(file, embeddings.odc.geobox)
         self.vectors = Vectors(map_path, embeddings)
         self.geobox, self.folder = embeddings.odc.geobox, folder
+        self.outside = outside(area, self.geobox)
         self.shown: Bool[ndarray, "h w"] = np.zeros(self.geobox.shape, bool)  # proposed before
         self.guessed: tuple[int, Guess | None] = (-1, None)  # for which version of the labels
         self.layers: dict[str, Layer] = {}
@@ -147,7 +159,7 @@ class Labelling:
             _, guess = self.guess()
             with self.marking:
                 numbers = self.marks.numbers()
-            row, column = self.vectors.next_place(guess, (numbers > 0) | self.shown)
+            row, column = self.vectors.next_place(guess, (numbers > 0) | self.shown, self.outside)
             self.shown[row, column] = True
         ring = self.geobox[row : row + 1, column : column + 1].extent.to_crs(4326).exterior.coords
         x, y = self.geobox.transform @ (column + 0.5, row + 0.5)
@@ -163,3 +175,13 @@ class Labelling:
                 numbers, codes, names = self.marks.numbers(), self.marks.codes(), self.marks.state.classes
             labelled, _ = self.vectors.labelled(numbers, codes)
             return label_curve(labelled, names)
+
+
+def outside(area: dict[str, Any] | None, geobox: GeoBox) -> Bool[ndarray, "h w"]:
+    """Patches whose centre lies outside the region of a map; none where nobody knows it, or no centre lies in it."""
+    out = np.zeros(geobox.shape, np.uint8)
+    if area is not None:
+        to_map = Transformer.from_crs(4326, str(geobox.crs), always_xy=True).transform
+        region = shapely.transform(shapely.geometry.shape(area), to_map, interleaved=False)
+        rasterize([(region, 1)], out=out, transform=geobox.transform)
+    return (out == 0) if out.any() else out.astype(bool)

@@ -21,7 +21,7 @@ from geossl.inference.similarity import open_embeddings
 from geossl.viewer import posts
 from geossl.viewer.base_map import BaseMap
 from geossl.viewer.labelling import Labelling
-from geossl.viewer.session import Session
+from geossl.viewer.session import Session, area_of
 
 HOST = "127.0.0.1"
 MAX_TOP = 100
@@ -218,6 +218,12 @@ def as_json(values: dict[str, Any]) -> tuple[bytes, str]:
     return json.dumps(values, allow_nan=False).encode(), "application/json"
 
 
+def of_map(path: Path, label: Path, folder: Path) -> Labelling:
+    """Label mode of a map."""
+    embeddings = open_embeddings(path)  # before its region: it says whether this is a map at all
+    return Labelling(path, embeddings, label, folder, area_of(path))
+
+
 def view(
     map_path: Path,
     layers: list[Path],
@@ -232,7 +238,7 @@ def view(
     with Server(port, base) as server, tempfile.TemporaryDirectory(prefix="geossl-view-") as folder:
         try:
             report(f"view  reading {map_path}")
-            marked = None if label is None else Labelling(map_path, open_embeddings(map_path), label, Path(folder))
+            marked = None if label is None else of_map(map_path, label, Path(folder))
             server.session = Session(map_path, layers, Path(folder), beside, marked)
             report(f"view  {server.url}  (Ctrl-C stops)")
             if browser:

@@ -7,6 +7,7 @@ import geopandas as gpd
 import numpy as np
 import pytest
 import rasterio
+import shapely
 import xarray as xr
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
@@ -176,6 +177,15 @@ def test_the_next_place_is_uncertain_and_away_from_labels_and_earlier_places(lab
         assert labelling.vectors.valid[row, column]
     around = [np.nanmean(guess.uncertainty[max(r - 1, 0) : r + 2, max(c - 1, 0) : c + 2]) for c, r in seen]
     assert np.mean(around) > np.nanquantile(guess.uncertainty, 0.75)
+
+
+def test_the_next_place_lies_in_the_region(map_path, tmp_path):
+    area = shapely.geometry.mapping(shapely.Polygon([lonlat(*c) for c in ((50, 5), (65, 5), (65, 20), (50, 20))]))
+    labelling = Labelling(map_path, open_embeddings(map_path), tmp_path / "labels.gpkg", tmp_path, area)
+    for _ in range(4):
+        column, row = at(labelling.next())
+        assert 50 <= column < 65
+        assert 5 <= row < 20
 
 
 def test_the_first_places_are_proposed_without_a_head(labelling):

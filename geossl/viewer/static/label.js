@@ -240,6 +240,7 @@ function switchTool() {
 function startLabelling(found, given) {
   token = given;
   byId("labelling").hidden = false;
+  document.body.classList.add("labels");
   byId("searching").open = false;
   byId("hint").textContent = "Type a point to find what looks like that patch.";
   document.title = document.title.replace("view", "label");

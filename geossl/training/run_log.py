@@ -1,6 +1,7 @@
 """Losses and logged scalars of a run: ``metrics.csv`` and TensorBoard."""
 
 import csv
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -70,6 +71,7 @@ class Metrics(L.Callback):
         if not trainer.is_global_zero:
             return
         self.table = StepTable(self.folder / "metrics.csv", trainer.global_step)
+        quiet_writers()
         self.board = SummaryWriter(str(self.folder), purge_step=trainer.global_step + 1)
 
     def on_train_batch_end(
@@ -96,4 +98,20 @@ class Metrics(L.Callback):
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Close TensorBoard's file."""
         if trainer.is_global_zero:
+            self.board.flush()  # raises what its thread met, which closing does not
             self.board.close()
+
+
+def quiet_writers() -> None:
+    """Keep a full disk from printing a traceback of TensorBoard's thread: the next thing written raises its error."""
+    known = threading.excepthook
+    if getattr(known, "passes_over_writers", False):
+        return
+
+    def hook(failure: threading.ExceptHookArgs) -> None:
+        own = type(failure.thread).__module__.startswith("tensorboard.")
+        if not (own and isinstance(failure.exc_value, OSError)):
+            known(failure)
+
+    hook.passes_over_writers = True  # type: ignore[attr-defined]  # so that it is put in place once
+    threading.excepthook = hook

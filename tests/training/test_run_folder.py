@@ -1,9 +1,12 @@
+import errno
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
+from torch.utils.tensorboard import SummaryWriter
 
-from geossl.training import run_folder
+from geossl.training import run_folder, run_log
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,3 +48,25 @@ def test_a_machine_without_git_trains_all_the_same(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert run_folder.own_revision(tmp_path) == "unknown"
     assert run_folder.versions()["git"] == "unknown"
+
+
+def test_a_disk_that_is_full_for_tensorboard_prints_no_traceback(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def write(board):
+        for step in range(100):
+            board.add_scalar("loss", 1.0, step)
+            board.flush()
+
+    printed = []
+    monkeypatch.setattr(threading, "excepthook", lambda failure: printed.append(type(failure.thread).__name__))
+    run_log.quiet_writers()
+    board = SummaryWriter(str(tmp_path))
+    monkeypatch.setattr(type(board.file_writer.event_writer._async_writer._writer), "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        write(board)
+    other = threading.Thread(target=full)
+    other.start()
+    other.join()
+    assert printed == ["Thread"]  # other threads speak as they did

@@ -87,7 +87,8 @@ def pasted(image, share, sky, rng):
     """An optical image under the clouds of one of several chips, and its cloudy patches: as many as ``share`` says."""
     h, w = image.values.shape[-2:]
     out, under = image.values.copy(), np.zeros((h // PATCH, w // PATCH), bool)
-    while under.mean() < share:
+    wanted = round(share * under.size)
+    while under.sum() < wanted:
         _, _, cloudy, mask = sky[rng.integers(len(sky))]
         turn, flip = int(rng.integers(4)), bool(rng.integers(2))
         pixels, cells = np.rot90(cloudy.of(S2_BANDS)[0].numpy(), turn, (1, 2)), np.rot90(by_patch(mask), turn)
@@ -96,7 +97,7 @@ def pasted(image, share, sky, rng):
         top, left = (int(rng.integers(n + 1)) for n in room)
         new = cells[top : top + under.shape[0], left : left + under.shape[1]] & ~under
         found = np.flatnonzero(new)
-        most = round(share * under.size) - int(under.sum())
+        most = wanted - int(under.sum())
         for number in found[:most]:
             r, c = divmod(int(number), under.shape[1])
             own, theirs = (np.s_[:, PATCH * a : PATCH * (a + 1), PATCH * b : PATCH * (b + 1)] for a, b in

@@ -31,7 +31,7 @@ FLOORS = {  # room -> its floors, top down: what stands on a floor imports from 
         {"errors", "progress"},
     ),
     "geossl.data": (
-        {"datasets"},
+        {"datasets", "periods"},
         {"stac", "series", "synthetic", "vectors"},
         {"sentinel", "graphs"},
         {"images", "points", "labels"},

@@ -100,7 +100,7 @@ def embed_map(
     settings = checked_settings(settings, ("dims", "tokens", *MAP), "embed_map")
     dims, tokens = settings.pop("dims", None), settings.pop("tokens", JOINT)
     region, out = grid.read_aoi(aoi), output_path(out)
-    found = opened(pixels, region, out, settings.get("overwrite", False))
+    found = opened(pixels, region, out, settings.get("overwrite", False), encoder)
     encoder, found = with_tokens(encoder, found, tokens)
     is_here = settings.get("scheduler", "sync") == "sync"  # other processes need a file that holds the encoder
     weights = (EncoderFile.open(encoder) if is_here else EncoderFile.portable(encoder)).cut(dims)
@@ -154,7 +154,7 @@ def plan_map(
     dims, tokens = settings.pop("dims", None), settings.pop("tokens", JOINT)
     region = grid.read_aoi(aoi)
     out = output_path(str(out).rsplit("/", 1)[-1] if is_remote(out) else out)
-    found = opened(pixels, region, out, settings.get("overwrite", False))
+    found = opened(pixels, region, out, settings.get("overwrite", False), encoder)
     encoder, found = with_tokens(encoder, found, tokens)
     weights = EncoderFile.open(encoder).cut(dims)
     return pd.DataFrame(run.dry_run(region, found, weights.path, out, **settings))

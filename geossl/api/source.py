@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -10,12 +11,15 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from geossl import grid
 from geossl.data.addresses import check_address, is_address
+from geossl.data.periods import monthly_files, monthly_scenes
 from geossl.data.sentinel.band_names import stated_names
 from geossl.data.sentinel.rasters import SAMPLE, LocalRasters
 from geossl.data.stac.ranking import check_request, find_scenes, resumed, search_metadata
+from geossl.data.stac.search import parse_dates
 from geossl.errors import InputError, UnknownSettingError, possible
 from geossl.faults import check_hints
 from geossl.inference.engine.plan import source_metadata
+from geossl.models.download import is_downloaded
 from geossl.sensors import OPTICAL, PAIR, SENSORS
 
 if TYPE_CHECKING:
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
 
 Paths = str | Path | Sequence[str | Path]
 FLAGS = ", ".join(f"--{name}" for name in SENSORS)
+BOTH_GIVEN = f"--date asks for scenes of a catalogue, {FLAGS} for files; give one or the other"
 ANSWER = "source=geossl.Rasters(s1=..., s2=...) for files, or source=geossl.Catalog(date=...) for scenes of a catalogue"
 
 
@@ -37,6 +42,8 @@ class Catalog:
         sensors: Sensors to look for.
         max_cloud: Scenes with more clouds, in percent by their metadata, are not used.
         mask: How cloudy pixels are found: ``scl`` (the product's scene classes) or ``omnicloudmask``.
+        every: ``month``: an image per month of the period, composed as ``composite`` says, for encoders of series,
+            which ask for it by themselves. None = one image.
 
     Raises:
         InputError: Which value cannot be used, and what was expected.
@@ -48,6 +55,7 @@ class Catalog:
     sensors: str | Sequence[str] = PAIR
     max_cloud: float | int = 80
     mask: str = "scl"
+    every: str | None = None
 
     def __post_init__(self) -> None:
         """Check every value; nothing is searched yet."""
@@ -56,10 +64,11 @@ class Catalog:
         object.__setattr__(self, "sensors", tuple(names))
         object.__setattr__(self, "catalog", str(self.catalog))
         check_request(self.date, str(self.catalog), self.composite, self.sensors, self.max_cloud, self.mask)
+        check_every(self.every)
 
     def request(self) -> dict[str, Any]:
         """What to search for, by name, as a plan of a map records it."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "every"}
 
 
 @dataclass(frozen=True, init=False)
@@ -72,6 +81,9 @@ class Rasters:
     Args:
         s2_offset: Number added to Sentinel-2 values (-1000 from processing baseline 04.00 on), for files that do not
             say.
+        date: With ``every``, the period whose files are taken, such as ``2021``; by default the year of all files.
+        every: ``month``: an image per month, the median of its dates pixel by pixel, for encoders of series; these ask
+            for it by themselves. None = one image of all files.
         files: By sensor, a key of ``geossl.sensors.SENSORS``: ``s1`` (VV and VH in dB), ``s2`` (those of the encoder,
             which may do without some: ``croma_tiny`` without B01, B09 and VH), ``landsat``
             (Landsat 8 or 9, Collection 2 Level 2: files with named bands, or product folders). And ``s1_bands``,
@@ -85,16 +97,30 @@ class Rasters:
     files: Mapping[str, Paths | None]
     s2_offset: int | None
     bands: Mapping[str, tuple[str, ...]]
+    date: str | None
+    every: str | None
 
-    def __init__(self, *, s2_offset: int | None = None, **files: Paths | None) -> None:
+    def __init__(
+        self,
+        *,
+        s2_offset: int | None = None,
+        date: str | None = None,
+        every: str | None = None,
+        **files: Paths | None,
+    ) -> None:
         check_hints("geossl.Rasters", {"s2_offset": s2_offset}, {"s2_offset": int | None})
+        check_every(every)
+        if date is not None:
+            parse_dates(date)
+        object.__setattr__(self, "date", date)
+        object.__setattr__(self, "every", every)
         stated = {name: files.pop(f"{name}_bands", None) for name in SENSORS}
         bands = {name: stated_names(names, name) for name, names in stated.items() if names is not None}
         object.__setattr__(self, "files", files)
         object.__setattr__(self, "s2_offset", s2_offset)
         object.__setattr__(self, "bands", bands)
         if unknown := sorted(set(files) - set(SENSORS)):
-            raise UnknownSettingError("geossl.Rasters", unknown[0], KEYWORDS[Rasters])
+            raise UnknownSettingError("geossl.Rasters", unknown[0], (*KEYWORDS[Rasters], *DATED))
         if not self.paths():
             raise InputError(f"no rasters given; name at least one sensor, such as {ANSWER}")
         if self.s2_offset is not None and OPTICAL not in self.paths():
@@ -115,14 +141,35 @@ class Rasters:
         Raises:
             InputError: What is wrong with which file.
         """
+        if self.date is not None and self.every is None:
+            raise InputError(BOTH_GIVEN)
         return LocalRasters(self.paths(), self.s2_offset, self.bands)
 
+    def source(self) -> Source:
+        """One image of all files, or one per month.
 
+        Raises:
+            InputError: What is wrong with which file, or that a file does not say its day.
+        """
+        return self.open() if self.every is None else monthly_files(self.open(), self.date)
+
+
+DATED = ("date", "every")  # further keyword arguments of Rasters, for images of several months
 KEYWORDS: dict[type, tuple[str, ...]] = {
     Catalog: tuple(field.name for field in fields(Catalog)),
     Rasters: (*SENSORS, "s2_offset", *(f"{name}_bands" for name in SENSORS)),
 }
 FORMER = tuple(name for names in KEYWORDS.values() for name in names)  # keyword arguments of before
+
+
+def check_every(every: str | None) -> None:
+    """Refuse other lengths of a period.
+
+    Raises:
+        InputError: Says what is known.
+    """
+    if every not in (None, "month"):
+        raise InputError(f"every={every!r} is not known; use 'month', or None for one image")
 
 
 def as_paths(paths: Any, name: str) -> list[str | Path]:
@@ -191,7 +238,13 @@ def needed(source: Catalog | Rasters | Source | None, verb: str) -> Catalog | Ra
     return source
 
 
-def opened(source: Catalog | Rasters | Source, region: grid.Aoi, out: Path | None, overwrite: bool = False) -> Source:
+def opened(
+    source: Catalog | Rasters | Source,
+    region: grid.Aoi,
+    out: Path | None,
+    overwrite: bool = False,
+    encoder: Any = None,
+) -> Source:
     """What the map engine reads from: files looked at, scenes found; a resumed map takes its scenes from its plan.
 
     Args:
@@ -199,19 +252,45 @@ def opened(source: Catalog | Rasters | Source, region: grid.Aoi, out: Path | Non
         region: Region to search scenes for.
         out: Output whose plan may name scenes; None = search.
         overwrite: Search again.
+        encoder: Name, file or encoder; one of series gets an image per month.
 
     Raises:
         InputError: If files do not fit, or no scene is found.
     """
+    if isinstance(source, Catalog | Rasters) and source.every is None and takes_series(encoder):
+        source = by_month(source)
     if isinstance(source, Rasters):
-        return source.open()
+        return source.source()
     if not isinstance(source, Catalog):
         return source
-    request = source.request()
     known = {} if overwrite or out is None else source_metadata(out)
+    if source.every is not None:
+        request = source.request()
+        return monthly_scenes(region, request.pop("date"), request, known)
+    request = source.request()
     if known.get("search") == search_metadata(region, request):
         return resumed(region, known, request)
     return find_scenes(region, request.pop("date"), **request)
+
+
+def by_month(source: Any, date: str | None = None) -> Any:
+    """The same source with an image per month, of its own period or of another."""
+    found = copy.copy(source)
+    object.__setattr__(found, "every", "month")
+    object.__setattr__(found, "date", found.date if date is None else date)
+    return found
+
+
+def takes_series(encoder: Any) -> bool:
+    """Whether an encoder takes several dates; one that would have to be downloaded first does not."""
+    if encoder is None or (isinstance(encoder, str) and is_downloaded(encoder)):
+        return False
+    from geossl.models.files import EncoderFile  # lazy: imports torch
+
+    try:
+        return getattr(EncoderFile.open(encoder).encoder.spec, "dates", 1) > 1
+    except InputError:  # said in its turn
+        return False
 
 
 def from_options(options: Mapping[str, Any], given_by_user: Sequence[str]) -> Catalog | Rasters | None:
@@ -227,18 +306,18 @@ def from_options(options: Mapping[str, Any], given_by_user: Sequence[str]) -> Ca
     rasters = KEYWORDS[Rasters]
     files = {name: options[name] for name in rasters if options.get(name) is not None}
     is_local, date = bool(set(files) & set(SENSORS)), options.get("date")
-    if is_local and date is not None:
-        raise InputError(f"--date asks for scenes of a catalogue, {FLAGS} for files; give one or the other")
+    if is_local and date is not None and not takes_series(options.get("model") or options.get("encoder")):
+        raise InputError(BOTH_GIVEN)
     words = {name: f"--{name.replace('_', '-')}" for name in FORMER}
     if not is_local and date is None:
         for name in given_by_user:
             raise InputError(f"{words[name]} alone names no pixels; add --date for a catalogue, or {FLAGS} for files")
         return None
     for name in given_by_user:
-        if is_local and name not in rasters:
+        if is_local and name not in (*rasters, *DATED):
             raise InputError(f"{words[name]} is for scenes of a catalogue (--date) and does nothing for files; drop it")
         if not is_local and name in rasters:
             raise InputError(f"{words[name]} is for files (--s2) and does nothing for scenes of a catalogue; drop it")
     if is_local:
-        return Rasters(**files)
-    return Catalog(**{field.name: options[field.name] for field in fields(Catalog)})
+        return Rasters(**files, date=date)
+    return Catalog(**{field.name: options[field.name] for field in fields(Catalog) if field.name in options})

@@ -1,6 +1,6 @@
 """Which tokens of an encoder are used: joint ones, those of one sensor, or those of all sensors side by side."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
 from pathlib import Path
@@ -15,6 +15,7 @@ from geossl.errors import InputError, WeightsError
 from geossl.evaluation.scores import agreement
 from geossl.inference.engine.source import OnlySensors, Source
 from geossl.models.encoder import DenseEncoder
+from geossl.models.encoders.presto import MAX_DATES, PrestoEncoder
 from geossl.models.files import EncoderFile
 from geossl.models.kinds import require_image_encoder
 from geossl.models.side_by_side import side_by_side
@@ -53,6 +54,7 @@ def with_tokens(
         InputError: If the pixels or the encoder do not have the sensors.
     """
     check_tokens(tokens)
+    encoder = of_months(encoder, getattr(source, "periods", ()))
     have = ", ".join(source.sensors)
     if tokens == JOINT:
         return encoder, source
@@ -63,6 +65,28 @@ def with_tokens(
     if tokens not in source.sensors:
         raise InputError(f"--tokens {tokens}: there are pixels of {have} only")
     return encoder, source if source.sensors == (tokens,) else OnlySensors(source, (tokens,))
+
+
+def of_months(encoder: str | Path | DenseEncoder, periods: Sequence[str]) -> str | Path | DenseEncoder:
+    """An encoder of series set to the months there are; any other as it is.
+
+    Args:
+        encoder: Name, file or encoder.
+        periods: Names of the months, such as ``2021-03``; none of one image.
+
+    Raises:
+        InputError: If there are more or fewer than it can take.
+    """
+    if not periods:
+        return encoder
+    found = EncoderFile.open(encoder).encoder
+    if not isinstance(found, PrestoEncoder):
+        return encoder
+    if not 2 <= len(periods) <= MAX_DATES:
+        raise InputError(f"--date gives {len(periods)} months; {found.spec.name} takes 2 to {MAX_DATES}, best 12")
+    month = int(periods[0][5:7])
+    now = found.spec.arguments["month"], found.spec.dates
+    return encoder if now == (month, len(periods)) else found.of_months(month, len(periods))
 
 
 def check_tokens(tokens: str, *more: str) -> None:

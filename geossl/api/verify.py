@@ -1,17 +1,20 @@
 """Whether a map is what it claims to be."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from geossl.api.source import Rasters
+from geossl.api.source import Rasters, by_month
+from geossl.api.tokens import of_months
+from geossl.data.periods import recorded_scenes
 from geossl.errors import BandError, InputError, MissingFileError
 from geossl.inference.engine.plan import Plan
 from geossl.inference.engine.source import Source
 from geossl.inference.engine.verify import recorded
 from geossl.inference.engine.verify import verify as compute
-from geossl.models.download import encoder_path
+from geossl.models.files import EncoderFile
 from geossl.progress import Progress
 from geossl.sensors import SENSORS
 
@@ -53,13 +56,16 @@ def verify(
     if not path.exists():
         raise MissingFileError(f"map {str(path)!r} does not exist")
     plan = recorded(path)
-    opened = source.open() if isinstance(source, Rasters) else source or named(plan, path)
+    if isinstance(source, Rasters) and "periods" in plan.metadata["source"]:
+        source = by_month(source, period_of(plan.metadata["source"]))
+    opened = source.source() if isinstance(source, Rasters) else source or named(plan, path)
 
     def report(done: int, wanted: int) -> None:
         if progress:
             progress(done, wanted, "shards")
 
-    found = compute(path, plan, opened, encoder_path(encoder), shards, seed, report)
+    weights = EncoderFile.open(of_months(encoder, getattr(opened, "periods", ()))).path
+    found = compute(path, plan, opened, weights, shards, seed, report)
     rows = [(*c.shard, c.array, c.result, f"{c.stored:08x}", f"{c.made:08x}") for c in found]
     return pd.DataFrame(rows, columns=["row", "column", "array", "result", "stored", "made"])
 
@@ -71,14 +77,23 @@ def named(plan: Plan, path: Path) -> Source:
         InputError: If a file is gone, or must be described again; or if scenes need a catalogue's signature.
     """
     recorded_source: dict[str, Any] = plan.metadata["source"]
-    if set(recorded_source) <= set(SENSORS):
-        files: dict[str, Any] = {sensor: [f["path"] for f in inputs] for sensor, inputs in recorded_source.items()}
+    is_monthly = "periods" in recorded_source
+    if set(recorded_source) <= {*SENSORS, "every", "periods", "parts"}:
+        files: dict[str, Any] = {
+            sensor: [f["path"] for f in inputs] for sensor, inputs in recorded_source.items() if sensor in SENSORS
+        }
+        files |= {"every": "month", "date": period_of(recorded_source)} if is_monthly else {}
         try:
-            return Rasters(**files).open()
+            return Rasters(**files).source()
         except BandError as error:
             raise InputError(f"{error}; name the files of {path} as they were named then (--s1, --s2 ...)") from None
     from geossl.data.stac.composite import CatalogScenes  # lazy: catalogues are an extra
 
     if recorded_source.get("asks_again"):
         raise InputError(f"the scenes of {path} need signed addresses, which plans do not hold; fetch them and compare")
-    return CatalogScenes.from_json(recorded_source)
+    return recorded_scenes(recorded_source) if is_monthly else CatalogScenes.from_json(recorded_source)
+
+
+def period_of(described: Mapping[str, Any]) -> str:
+    """First to last month of a source of several."""
+    return "/".join((described["periods"][0], described["periods"][-1]))

@@ -97,7 +97,9 @@ def asks_catalogue(verb: Callable[..., None]) -> Callable[..., None]:
     """Options of verbs that take scenes from a catalogue."""
     return with_options(
         verb,
-        click.option("--date", help="Use scenes of this period: 2024-06/2024-08, a year, month or day."),
+        click.option(
+            "--date", help="Use scenes of this period: 2024-06/2024-08, a year, month or day; with presto also files."
+        ),
         click.option("--catalog", default="planetary-computer", show_default=True, help="Or earth-search, URL, file."),
         click.option("--composite", default="clearest", show_default=True, help="Or medoid, median."),
         click.option(
@@ -161,7 +163,8 @@ asks_encoder = click.option(
     "--encoder",
     default="croma_tiny",
     show_default=True,
-    help="croma_tiny or galileo_nano (bundled), croma_base or croma_large (downloaded), a weight file or .pt2, "
+    help="croma_tiny or galileo_nano (bundled), presto (bundled; an image per month, 10 m), "
+    "croma_base or croma_large (downloaded), a weight file or .pt2, "
     "timm:NAME, torchgeo:NAME, hf:owner/repo/file@commit.",
 )
 

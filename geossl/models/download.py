@@ -75,6 +75,11 @@ ENCODERS: dict[str, ReleasedWeights] = {
 }
 
 
+def is_downloaded(name: str) -> bool:
+    """Whether a name stands for weights that are not in the wheel and may have to be fetched or built first."""
+    return (name in ENCODERS and not ENCODERS[name].bundled) or name.startswith(FETCHED)
+
+
 def cache_folder() -> Path:
     """``$GEOSSL_CACHE``, or ``~/.cache/geossl``."""
     return Path(os.environ.get("GEOSSL_CACHE", Path.home() / ".cache" / "geossl"))

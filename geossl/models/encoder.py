@@ -155,6 +155,7 @@ class DenseModel(Encoder, ABC):
 
     spec_type: ClassVar[type[EncoderSpec]] = DenseSpec
     spec: DenseSpec
+    knows_own_sensors_only: ClassVar[bool] = False  # whether what is fed around a patch changes nothing of its vector
 
     @abstractmethod
     def tokens(self, images: Images, kept: Kept | None = None) -> Float[Tensor, "b gh gw d"]:

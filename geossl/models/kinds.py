@@ -42,3 +42,17 @@ def require_image_encoder(encoder: Encoder) -> DenseEncoder:
     if isinstance(found, DenseEncoder):
         return found
     raise WeightsError(f"{found.spec.name!r} gives classes, not embeddings; use it with segment --model")
+
+
+def require_one_date(encoder: Encoder) -> DenseEncoder:
+    """The encoder, if it embeds images of one date.
+
+    Raises:
+        WeightsError: If it takes several, or embeds something else.
+    """
+    found = require_image_encoder(encoder)
+    if found.spec.dates == 1:
+        return found
+    raise WeightsError(
+        f"{found.spec.name} takes {found.spec.dates} months of a place, and these are images of one date"
+    )

@@ -13,6 +13,7 @@ from torch import Tensor
 from geossl.errors import WeightsError
 from geossl.models.encoder import DenseEncoder, DenseSpec, Encoder, Images, Kept, LocalModel
 from geossl.models.files import fresh
+from geossl.models.spec import months_of
 
 Run = Callable[[Images, Kept | None], Tensor]
 
@@ -28,6 +29,7 @@ def side_by_side(encoder: DenseEncoder) -> "SideBySide":
         taken = ", ".join(spec.sensors)
         raise WeightsError(f"--tokens both needs an encoder of several sensors; {spec.name} takes {taken}")
     arguments = {"encoder": spec.to_dict(), "heads": spec.arguments.get("heads", 0)}
+    arguments |= months_of(spec)
     dim = spec.dim * len(spec.sensors)
     name = f"{spec.name}_side_by_side"
     return SideBySide(replace(spec, name=name, architecture="side_by_side", arguments=arguments, dim=dim), encoder)

@@ -51,6 +51,11 @@ class ImageGeometry:
         return (self.chip_px or self.window_px) // patch_px
 
 
+def months_of(spec: DenseSpec) -> dict[str, Any]:
+    """Arguments by which an encoder of series says its months, for the spec of a model around it; else nothing."""
+    return {name: spec.arguments[name] for name in ("dates", "month") if spec.dates > 1}
+
+
 def dense_spec(
     architecture: str,
     arguments: Mapping[str, Any],

@@ -208,7 +208,11 @@ def test_released_weights_are_pinned():
         assert len(weights.sha256) == 64
         if weights is own:
             continue
-        revisions = ("/resolve/0dd28e3d633bd6715856ae9890e8c49360040598/", "/0f0b5b95ac81acef4b74cf4686dc877202f4541b/")
+        revisions = (
+            "/resolve/0dd28e3d633bd6715856ae9890e8c49360040598/",
+            "/0f0b5b95ac81acef4b74cf4686dc877202f4541b/",
+            "/13173d028f035abcbcc3b13829314323a5c15d02/",
+        )
         assert any(revision in weights.url for revision in revisions)
 
 

@@ -9,7 +9,7 @@ import xarray as xr
 
 from geossl.api.finetune.fitting import LEAST, Fitted, Found, fitted, together
 from geossl.api.finetune.task import Task
-from geossl.api.tokens import beside
+from geossl.api.tokens import beside, of_months
 from geossl.data.labels.patches import PatchSamples, join, patch_samples
 from geossl.errors import InputError, MissingFileError, Note, possible
 from geossl.inference.change import Pair
@@ -42,7 +42,7 @@ def maker_of(map: str | Path, encoder: str | Path | DenseEncoder, is_default: bo
     attributes = store_attributes(path)
     made_by, sha256 = str(attributes.get("geossl:encoder")), attributes.get("geossl:encoder_sha256")
     dims = open_map(path).sizes["embedding"]
-    file = EncoderFile.portable(encoder)
+    file = EncoderFile.portable(of_months(encoder, attributes.get("geossl:periods", ())))
     spec = require_image_encoder(file.encoder).spec
     if file.sha256 == sha256:
         return file

@@ -177,11 +177,12 @@ def finetune(
         say_dates(truth, [day for path in asked.finished for day in scene_days(store_attributes(path))])
     else:
         area, first = truth.area(), first_map(work_path(out))
-        found = opened(needed(pixels, "finetune"), area, first)
+        found = opened(needed(pixels, "finetune"), area, first, encoder=encoder)
         encoder, found = with_tokens(encoder, found, JOINT if asked.tokens in (None, BEST) else asked.tokens)
         file = EncoderFile.portable(encoder).cut(asked.dims)
         refuse_untrainable(file, config)
         say_dates(truth, scene_days(found.describe()))
+        refuse_series(file, head)
         reach = reach_of(file, asked)
         with right_way_round(truth):
             run.plans(area, found, file.path, first, run.MapConfig(reach=reach))  # says what does not fit
@@ -281,6 +282,18 @@ def refuse_untrainable(file: EncoderFile, config: DecoderConfig | None) -> None:
     """
     if config is not None and config.train_encoder and not any(True for _ in file.encoder.parameters()):
         raise InputError(f"{file.encoder.spec.name} is a program, whose weights are fixed; leave --train-encoder out")
+
+
+def refuse_series(file: EncoderFile, head: str) -> None:
+    """Refuse decoders for an encoder of series, whose vectors are of pixels already.
+
+    Raises:
+        InputError: Says what to do.
+    """
+    if head in DECODERS and getattr(file.encoder.spec, "dates", 1) > 1:
+        raise InputError(
+            f"--head {head} draws pixels within patches; {file.encoder.spec.name} has a vector per pixel: use linear"
+        )
 
 
 def count(split: BlockSplit, part: str) -> int:

@@ -19,7 +19,7 @@ from geossl.models.download import ENCODERS
 from geossl.models.encoders.stacked import choose_bands
 from geossl.models.files import load_encoder
 from geossl.models.foreign.timm_models import read_tensors, timm_model
-from geossl.models.kinds import require_image_encoder
+from geossl.models.kinds import require_one_date
 from geossl.models.teachers import LAST, EncoderTeacher, TimmTeacher
 from geossl.models.teachers import Teacher as Frozen
 from geossl.recipe import load
@@ -78,7 +78,7 @@ def frozen(teacher: Teacher, sensors: Mapping[str, SensorSpec], layers: Sequence
         InputError: If it is not known, cannot be loaded, or the data lacks the sensors it sees.
     """
     if teacher.kind == "geossl":
-        return EncoderTeacher(require_image_encoder(load_encoder(teacher.name)), teacher.sensors, layers)
+        return EncoderTeacher(require_one_date(load_encoder(teacher.name)), teacher.sensors, layers)
     if teacher.kind == "timm":
         return timm_teacher(teacher, sensors, layers)
     return torchgeo_teacher(teacher, layers)

@@ -97,7 +97,8 @@ def segment(
     check_pair([], fitted)
     assert region is not None
     store = work_path(out) / "map.zarr"
-    opened_source = opened(needed(pixels, "segment"), region, store, settings.get("overwrite", False))
+    overwrite, maker = settings.get("overwrite", False), encoder if model is None else model
+    opened_source = opened(needed(pixels, "segment"), region, store, overwrite, maker)
     tokens = settings.pop("tokens", None)
     if tokens is not None and fitted is not None:
         raise InputError(f"--tokens {tokens} is decided by --model, which was fitted on its own; leave it out")

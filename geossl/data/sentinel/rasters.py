@@ -1,5 +1,6 @@
 """Local raster files as one aligned source: files, VRTs and folders; any CRS, resolution and extent."""
 
+import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -98,6 +99,28 @@ class LocalRasters:
             ]
             for sensor, files in self.files.items()
         }
+
+    @property
+    def days(self) -> tuple[str, ...]:
+        """Days of the files, ``20210315``, in time.
+
+        Raises:
+            InputError: Names a file that does not say its day.
+        """
+        files = [file for files in self.files.values() for file in files]
+        if unknown := [file.path for file in files if not file.date]:
+            raise InputError(
+                f"{redact(unknown[0])} does not say its day; months need files with a date in their name, such as "
+                "20210315.tif, or in their tags"
+            )
+        return tuple(sorted({file.date for file in files}))
+
+    def of_day(self, day: str) -> "LocalRasters":
+        """The files of one day, nothing looked at again."""
+        found = copy.copy(self)
+        files = {sensor: tuple(f for f in files if f.date == day) for sensor, files in self.files.items()}
+        object.__setattr__(found, "files", {sensor: kept for sensor, kept in files.items() if kept})
+        return found
 
     def footprints(self, crs: str | int) -> dict[str, shapely.Geometry]:
         """Area each sensor has a file of, in ``crs``; nodata inside a file is not looked at."""

@@ -36,7 +36,7 @@ def find_scenes(
     *,
     composite: str = "clearest",
     sensors: Sequence[str] = PAIR,
-    max_cloud: float = 80,
+    max_cloud: float | int = 80,
     mask: str = "scl",
 ) -> CatalogScenes:
     """Search, decide and rank; everything that a map's values depend on is settled here.

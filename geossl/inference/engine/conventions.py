@@ -67,6 +67,7 @@ def describe(plan: Plan, spec: DenseSpec) -> dict[str, Any]:
         "geossl:sensors": plan.metadata["sensors"],
         "geossl:area": json.loads(shapely.to_geojson(shapely.set_precision(in_degrees(plan), 1e-7))),
         "geossl:inputs": inputs(plan),
+        **({"geossl:periods": plan.metadata["source"]["periods"]} if "periods" in plan.metadata["source"] else {}),
         "geossl:dtype": plan.dtype,
         "geossl:lattice": {"origin": [0, 0], "patch_m": spec.patch_m, "cell_patches": plan.lattice.cell_patches},
         "geossl:window_px": plan.metadata.get("window_px", spec.window_px),

@@ -4,7 +4,7 @@ The squares are windows, seen whole, or large blocks whose tokens attend only to
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -99,6 +99,8 @@ def encode_block(
         shape: Windows or blocks; by default as the encoder's spec says.
     """
     shape = own_geometry(encoder.spec) if shape is None else shape
+    if encoder.spec.dates > 1:  # a month is enough
+        config = replace(config, valid_share=min(config.valid_share, 0.5 / encoder.spec.dates))
     encode = encode_windows if shape.reach is None else encode_blocks
     if phases == 1:
         return encode(images, encoder, config, shape, cells)
@@ -145,7 +147,9 @@ def encode_windows(
         share = {name: s[seen] for name, s in shares.items() if (s[seen] >= config.valid_share).any()}
         kept = {name: s >= config.valid_share for name, s in share.items()}
         cell = np.s_[r * keep : (r + 1) * keep, c * keep : (c + 1) * keep]
-        out.valid[cell], out.sensors[cell] = made_from({n: s[middle] for n, s in share.items()}, config.valid_share)
+        here = {n: s[middle] for n, s in share.items()}
+        near = others_fed(here, config.valid_share) if encoder.knows_own_sensors_only else None
+        out.valid[cell], out.sensors[cell] = made_from(here, config.valid_share, near)
         if out.sensors[cell].any():
             is_whole = all(k.all() for k in kept.values())
             (whole.setdefault(tuple(kept), []) if is_whole else partly).append((r, c, kept))
@@ -253,6 +257,14 @@ def made_from(
     return np.round(100 * np.where(flags > 0, least, 0)).astype(np.uint8), flags.astype(np.uint8)
 
 
+def others_fed(
+    shares: Mapping[str, Float[np.ndarray, "gh gw"]], valid_share: float
+) -> Bool[np.ndarray, "gh gw"] | None:
+    """Where another sensor than the first is fed in the very patch; None if there is only one."""
+    fed = [shares[name] >= valid_share for name in SENSORS if name in shares][1:]
+    return np.logical_or.reduce(fed) if fed else None
+
+
 def batches(jobs: list[Job], size: int) -> list[list[Job]]:
     """Lists of exactly ``size`` jobs; the last one is filled up by repeating its last job."""
     cut = [jobs[start : start + size] for start in range(0, len(jobs), size)]
@@ -285,13 +297,13 @@ def run(
 def usable_shares(
     images: Mapping[str, Float[np.ndarray, "_ h w"]], spec: DenseSpec
 ) -> dict[str, Float[np.ndarray, "gh gw"]]:
-    """Share of pixels of every patch where all bands are finite that the encoder needs, by sensor."""
-    found, patch = {}, spec.patch_px
+    """Share of pixels of every patch, over all dates, where all bands are finite that the encoder needs, by sensor."""
+    found, patch, dates = {}, spec.patch_px, spec.dates
     for name, x in images.items():
-        needed = spec.needed(name)
-        good = np.isfinite(x).all(axis=0) if len(needed) == len(x) else np.isfinite(x)[needed].all(axis=0)
-        h, w = good.shape
-        found[name] = good.reshape(h // patch, patch, w // patch, patch).mean(axis=(1, 3), dtype=np.float32)
+        needed, (h, w) = spec.needed(name), x.shape[1:]
+        good = np.isfinite(x if len(needed) == len(x) else x[needed])
+        good = good.reshape(dates, -1, h // patch, patch, w // patch, patch).all(axis=1)
+        found[name] = good.mean(axis=(0, 2, 4), dtype=np.float32)
     return found
 
 

@@ -27,6 +27,8 @@ STORED_COPIES = 3  # embeddings, their stored form, the codec's buffer
 LAYER_COPIES = 14  # of a window's tokens alive at once: qkv, attention, feed-forward
 PIXEL_COPIES = 7  # of a block's pixels alive at once: read, filled, scaled, clipped, in patches
 STREAM_COPIES = 12  # of a block's tokens: three streams, keys and values of two, what comes out
+SERIES_PX = 16  # side of the square of series that is timed
+SERIES = 7 * 256  # tokens per date of the series of pixels that run at once: seven band groups each
 STORED = {"int8": 1, "float16": 2, "float32": 4}
 
 
@@ -38,9 +40,13 @@ def worker_bytes(plan: Plan, encoder: DenseModel, batch_size: int) -> float:
     pixels = (read + 2 * rim_px(spec, shape, plan.phases)) ** 2 * bands(plan, spec)
     embeddings = (read // shape.cell_px * plan.cell_side) ** 2 * spec.dim
     heads = int(spec.arguments.get("heads", 0))
-    if shape.reach is None:
+    if spec.dates > 1:
+        activations: float = SERIES * spec.dates * spec.dim * LAYER_COPIES + batch_size * shape.window_px**2 * (
+            bands(plan, spec) + spec.dim
+        )
+    elif shape.reach is None:
         tokens = (shape.window_px // spec.patch_px) ** 2
-        activations: float = batch_size * tokens * spec.dim * LAYER_COPIES + heads * tokens**2 * 2
+        activations = batch_size * tokens * spec.dim * LAYER_COPIES + heads * tokens**2 * 2
     else:
         keys, rows = (TILE + 2 * shape.reach) ** 2, GROUP * TILE**2
         group = rows * (LAYER_COPIES * spec.dim + heads * keys) + GROUP * keys * 2 * spec.dim
@@ -52,8 +58,8 @@ def worker_bytes(plan: Plan, encoder: DenseModel, batch_size: int) -> float:
 
 
 def bands(plan: Plan, spec: DenseSpec) -> int:
-    """Bands that are read."""
-    return sum(len(spec.sensors[name].bands) for name in plan.metadata["sensors"])
+    """Bands that are read, over all dates."""
+    return sum(spec.channels(name) for name in plan.metadata["sensors"])
 
 
 def check_memory(plan: Plan, encoder: DenseModel, batch_size: int, workers: int) -> None:
@@ -83,7 +89,9 @@ def encode_seconds(plan: Plan, encoder: DenseModel, config: EncodeConfig) -> flo
     """Time the model takes for a map here, measured on blank pixels: a batch of windows, or a small block."""
     spec, shape = encoder.spec, plan.shape
     count, side = (config.batch_size, shape.window_px) if shape.reach is None else (1, TRIED * TILE * spec.patch_px)
-    images = {name: torch.zeros(count, len(spec.sensors[name].bands), side, side) for name in plan.metadata["sensors"]}
+    if spec.dates > 1:  # a pixel takes as long as a patch elsewhere
+        count, side = 1, min(side, SERIES_PX)
+    images = {name: torch.zeros(count, spec.channels(name), side, side) for name in plan.metadata["sensors"]}
     images = {name: x.to(config.device) for name, x in images.items()}
     with torch.autocast(config.device.split(":")[0], torch.bfloat16, enabled=config.precision == "bf16"):
         for _ in range(2):
@@ -95,7 +103,8 @@ def encode_seconds(plan: Plan, encoder: DenseModel, config: EncodeConfig) -> flo
                 encoder.local_tokens(images, None, shape.reach).cpu()
             taken = time.perf_counter() - start
     if shape.reach is None:
-        return plan.phases**2 * sum(int(plan.cells(shard).sum()) for shard in plan.shards) * taken / count
+        windows = plan.phases**2 * sum(int(plan.cells(shard).sum()) for shard in plan.shards)
+        return windows * taken / count * (shape.window_px / side) ** 2
     return plan.phases**2 * seen_px(plan, shape) * taken / side**2
 
 
@@ -129,11 +138,12 @@ def estimate(plan: Plan, encoder: DenseModel, config: EncodeConfig, workers: int
     shape = plan.shape
     halo = ((side + 2 * rim_px(spec, shape, plan.phases)) / side) ** 2
     stored = spec.dim * STORED[plan.dtype] + 6
+    computed, seconds = windows * (plan.lattice.cell_m / 1000) ** 2, encode_seconds(plan, encoder, config)
     return {
         "out": str(out),
         "crs": f"EPSG:{plan.lattice.epsg}",
         "area_km2": round(plan.area.area / 1e6, 1),
-        "computed_km2": round(windows * (plan.lattice.cell_m / 1000) ** 2, 1),
+        "computed_km2": round(computed, 1),
         "cell_m": plan.geobox.resolution.x,
         "sensors": plan.metadata["sensors"],
         "inputs": {name: count_of(plan.metadata["source"][name]) for name in plan.metadata["sensors"]},
@@ -145,6 +155,7 @@ def estimate(plan: Plan, encoder: DenseModel, config: EncodeConfig, workers: int
         "memory_per_worker_gb": round(worker_bytes(plan, encoder, config.batch_size) / 1e9, 2),
         "workers": workers,
         "precision": config.precision,
-        "encode_seconds": round(encode_seconds(plan, encoder, config)),
+        "encode_seconds": round(seconds),
+        "seconds_per_km2": float(f"{seconds / computed:.3g}") if computed else 0.0,
         "cores": os.cpu_count(),
     }

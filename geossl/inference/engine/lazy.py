@@ -13,11 +13,11 @@ from dask.delayed import delayed
 from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
 
-from geossl.errors import GridError
+from geossl.errors import BandError, GridError
 from geossl.grid import check_metre
 from geossl.inference.engine.encode import EncodeConfig, encode_block, phases_of, rim_px
 from geossl.inference.engine.geometry import check_reach, geometry
-from geossl.inference.engine.source import check_dates, check_sensors, check_units, images
+from geossl.inference.engine.source import check_sensors, check_units, images
 from geossl.inference.engine.workers import precision
 from geossl.models.encoder import DenseEncoder, DenseSpec
 
@@ -42,7 +42,8 @@ def embed(
     geobox = check_grid(cube, spec)
     arrays = check_units(cube, images(cube, spec), spec)
     check_sensors(tuple(arrays), spec)
-    check_dates(1, spec)
+    if spec.dates > 1 and "time" not in cube.dims:
+        raise BandError(f"encoder {spec.name} takes {spec.dates} months: a cube with a dimension time")
     is_lazy = any(isinstance(a, da.Array) for a in arrays.values())
     cell = shape.block_px
     top, left = round(-geobox.transform.f / spec.gsd_m), round(geobox.transform.c / spec.gsd_m)

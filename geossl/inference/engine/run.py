@@ -22,7 +22,7 @@ from geossl.inference.engine.encode import EncodeConfig, Encoded, encode_block, 
 from geossl.inference.engine.geometry import check_reach, geometry
 from geossl.inference.engine.overviews import add_overviews
 from geossl.inference.engine.plan import BuildFolder, Plan, Shard, Task, begun, fitting_shard
-from geossl.inference.engine.source import Source, check_bands, check_dates, check_sensors, images, note_levels
+from geossl.inference.engine.source import Source, check_bands, check_periods, check_sensors, images, note_levels
 from geossl.inference.outputs import checksums, raster
 from geossl.models.encoder import DenseEncoder, DenseModel
 from geossl.models.files import EncoderFile
@@ -142,7 +142,7 @@ def plans(aoi: grid.Aoi, source: Source, encoder: Path, out: Path, config: MapCo
     spec, own = model.spec, before.get("reach") if before else model.spec.reach
     reach = own if config.reach == "own" else config.reach
     check_sensors(source.sensors, spec)
-    check_dates(1, spec)
+    check_periods(source, spec)
     check_reach(model, reach)
     shape = geometry(spec, reach)
     metadata = {

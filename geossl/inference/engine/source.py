@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from calendar import month_name
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -56,14 +57,22 @@ def check_sensors(sensors: tuple[str, ...], spec: DenseSpec) -> None:
         raise BandError(f"encoder {spec.name} takes {', '.join(spec.sensors)}, not {', '.join(unknown) or 'nothing'}")
 
 
-def check_dates(count: int, spec: DenseSpec) -> None:
-    """Refuse one date for an encoder of series.
+def check_periods(source: Source, spec: DenseSpec) -> None:
+    """Refuse pixels of other months than an encoder of series is set to, and one image for such an encoder.
 
     Raises:
         BandError: Says what it takes.
     """
-    if count != spec.dates:
-        raise BandError(f"encoder {spec.name} takes {spec.dates} dates of a place side by side, not {count}")
+    names = getattr(source, "periods", ())
+    count, first = len(names) or 1, int(spec.arguments.get("month", 0)) if spec.dates > 1 else 0
+    if count != spec.dates or (names and spec.dates > 1 and int(names[0][5:7]) != first):
+        given = said(count, int(names[0][5:7]) if names else 0)
+        raise BandError(f"{spec.name} takes {said(spec.dates, first)}, not {given}")
+
+
+def said(count: int, first: int) -> str:
+    """Dates of an image in words."""
+    return "images of one date" if count == 1 else f"{count} months from {month_name[first]} on"
 
 
 def check_bands(described: Mapping[str, Any], spec: DenseSpec) -> None:
@@ -122,7 +131,8 @@ def lacked(described: Mapping[str, Any], spec: DenseSpec) -> dict[str, tuple[str
 def images(cube: xr.Dataset, spec: DenseSpec) -> dict[str, Any]:
     """Arrays (NumPy or Dask) by sensor in the encoder's band order, which is found by name, never by position.
 
-    Optional bands that are missing are NaN.
+    Optional bands that are missing are NaN. Dates of a cube with ``time`` stand one after the other, each with all its
+    bands.
 
     Raises:
         BandError: If another band is missing.
@@ -136,12 +146,16 @@ def images(cube: xr.Dataset, spec: DenseSpec) -> dict[str, Any]:
             raise BandError(
                 f"{name} lacks {', '.join(missing)} for encoder {spec.name}; coordinate {axis} has {', '.join(have)}"
             )
-        data = array.sel({axis: [b for b in bands if b in have]}).transpose(axis, ...).data
+        dates = ["time"] if "time" in array.dims else []
+        if dates and array.sizes["time"] != spec.dates:
+            raise BandError(f"{name} has {array.sizes['time']} dates; encoder {spec.name} takes {spec.dates}")
+        data = array.sel({axis: [b for b in bands if b in have]}).transpose(axis, *dates, ...).data
         data = data.astype(np.float32)
         if name in SENSORS and SENSORS[name].zero_is_fill:
             is_lazy = isinstance(data, da.Array)
             data = data.rechunk({0: -1}).map_blocks(without_zeros, dtype=np.float32) if is_lazy else without_zeros(data)
-        found[name] = in_place(data, [b in have for b in bands])
+        data = in_place(data, [b in have for b in bands])
+        found[name] = data.swapaxes(0, 1).reshape(-1, *data.shape[-2:]) if dates else data
     return found
 
 
@@ -192,7 +206,7 @@ def note_levels(described: dict[str, Any], spec: DenseSpec) -> None:
             warnings.warn(f"{text}, and what this shift costs was not measured", Note, stacklevel=3)
 
 
-def without_zeros(values: Float[ndarray, "c h w"]) -> Float[ndarray, "c h w"]:
+def without_zeros(values: Float[ndarray, "c *t h w"]) -> Float[ndarray, "c *t h w"]:
     """NaN where all bands are 0, which is how missing pixels are often filled."""
     empty = (values == 0).all(axis=0)
     return np.where(empty, np.float32(np.nan), values) if empty.any() else values
@@ -219,6 +233,11 @@ class OnlySensors:
     def dated(self) -> bool:
         """As the source."""
         return self.source.dated
+
+    @property
+    def periods(self) -> tuple[str, ...]:
+        """As the source; none of one image."""
+        return tuple(getattr(self.source, "periods", ()))
 
     def describe(self) -> dict[str, Any]:
         """As the source."""

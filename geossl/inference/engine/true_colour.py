@@ -54,11 +54,13 @@ def create(root: Any, plan: Plan, spec: DenseSpec, place: Callable[[GeoBox], dic
 
 
 def bytes_of(cube: xr.Dataset, plan: Plan, rim: int) -> UInt8[np.ndarray, "3 h w"] | None:
-    """The picture of what was read for some blocks, without the rim; None without optical pixels."""
+    """The picture of what was read for some blocks (of months their median), without the rim; None without optical."""
     names = [] if "s2" not in cube else [str(band) for band in cube["s2"]["s2_band"].values]
     if not {*BANDS} <= {*names}:
         return None
-    pixels = cube["s2"].isel(s2_band=[names.index(band) for band in BANDS]).transpose("s2_band", "y", "x").values
+    colours = cube["s2"].isel(s2_band=[names.index(band) for band in BANDS])
+    colours = colours.median("time", skipna=True) if "time" in colours.dims else colours
+    pixels = colours.transpose("s2_band", "y", "x").values
     inner = pixels[:, rim : pixels.shape[1] - rim, rim : pixels.shape[2] - rim]
     step = plan.lattice.patch_px // plan.phases // factor(plan)
     return companded(inner, step)

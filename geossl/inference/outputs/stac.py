@@ -256,7 +256,7 @@ def model(spec: DenseSpec, href: str, attributes: dict[str, Any], items: list[di
         {
             "name": f"{name} in {sensor.unit}, {sensor.level}; scaled values are clipped to 0..1",
             "bands": list(sensor.bands),
-            "input": tensor(batch=-1, bands=len(sensor.bands), height=side, width=side),
+            "input": tensor(batch=-1, bands=spec.channels(name), height=side, width=side),
             "resize_type": None,
             "value_scaling": [
                 {"type": "min-max", "minimum": mean - 2 * std, "maximum": mean + 2 * std}

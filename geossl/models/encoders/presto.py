@@ -7,7 +7,9 @@ Differs from the released code: its location token is always there; here it is o
 vectors with it also say where a pixel lies. benchmarks/README.md says what leaving it out costs.
 """
 
+import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -19,7 +21,7 @@ from geossl.models.encoders.galileo import GROUPS as IMAGE_GROUPS
 from geossl.models.encoders.galileo import S1, S2, S2_BANDS, Fed, months
 from geossl.models.layers.transformer import Block
 from geossl.models.spec import ImageGeometry, Provenance, dense_spec
-from geossl.sensors import OPTICAL, RADAR, SensorSpec
+from geossl.sensors import OPTICAL, RADAR
 
 MAX_DATES = 24
 MONTHS = 12
@@ -27,6 +29,7 @@ WEATHER, TERRAIN, LAND_COVER = "ERA5", "SRTM", "dynamic_world"
 MORE_GROUPS = {WEATHER: 2, TERRAIN: 2}  # bands of what is not an image
 GROUPS = {name: len(bands) for name, (_, bands) in IMAGE_GROUPS.items() if name != "NDVI"} | MORE_GROUPS | {"NDVI": 1}
 CHANNELS = (*GROUPS, LAND_COVER)  # in the order of the released channel embedding
+OPTIONAL = {OPTICAL: ("B05", "B06", "B07", "B8A", "B11", "B12")}  # band groups that files may lack
 CLASSES = 9  # of Dynamic World
 SHIFT_DB, WIDTH_DB = 25.0, 25.0  # radar: (dB + 25) / 25; reflectance stays as it is
 ZERO_K, WIDTH_K, WIDTH_RAIN_M = 272.15, 35.0, 0.03
@@ -49,7 +52,7 @@ def presto_spec(month: int = 1, dates: int = MONTHS) -> DenseSpec:
     return dense_spec(
         "presto",
         {"dim": 128, "depth": 2, "heads": 8, "dates": dates, "month": month},
-        {name: SensorSpec(s.bands, s.unit, level, s.mean, s.std) for name, (s, level) in levels.items()},
+        {name: replace(s, level=level, optional=OPTIONAL.get(name, ())) for name, (s, level) in levels.items()},
         ImageGeometry(window_px=WINDOW_PX),
         Provenance(source=source, licence="MIT").stated("presto"),
         dim=128,
@@ -83,6 +86,7 @@ class PrestoEncoder(DenseEncoder):
         spec: From ``presto_spec``.
     """
 
+    knows_own_sensors_only = True
     month_table: Tensor
     date_table: Tensor
 
@@ -99,6 +103,12 @@ class PrestoEncoder(DenseEncoder):
         self.register_buffer("month_table", months(dim // 4), persistent=False)
         self.register_buffer("date_table", waves(MAX_DATES, dim // 2), persistent=False)
 
+    def of_months(self, month: int, dates: int) -> "PrestoEncoder":
+        """The same network for images of other months; weights are shared."""
+        found = copy.copy(self)
+        found.spec = presto_spec(month, dates)
+        return found
+
     def tokens(self, images: Images, kept: Kept | None = None) -> Float[Tensor, "b h w d"]:
         """One vector per pixel; ``images`` hold the spec's dates one after the other, each with all bands.
 
@@ -106,8 +116,9 @@ class PrestoEncoder(DenseEncoder):
         """
         dates = self.spec.dates
         series = {name: x.unflatten(1, (dates, -1)).movedim((1, 2), (3, 4)) for name, x in images.items()}
-        for name in [name for name in series if kept is not None and name in kept]:
-            series[name] = series[name].masked_fill(~kept[name][..., None, None], torch.nan)
+        for name, fed in (kept or {}).items():
+            if name in series:
+                series[name] = series[name].masked_fill(~fed[..., None, None], torch.nan)
         count = len(next(iter(series.values())))
         return torch.stack([self.window({name: x[i] for name, x in series.items()}) for i in range(count)])
 
@@ -115,7 +126,11 @@ class PrestoEncoder(DenseEncoder):
         """One vector per pixel of a window, a few pixels at a time; how many there are around it changes nothing."""
         first = next(iter(series.values()))
         flat = {name: x.flatten(0, 1) for name, x in series.items()}
-        known = torch.stack([x.isfinite().all(dim=2).any(dim=1) for x in flat.values()]).any(dim=0)
+        usable = []
+        for name, x in flat.items():
+            needed = [i for i in self.spec.needed(name) if i < x.shape[2]]  # of a date
+            usable.append(x[:, :, needed].isfinite().all(dim=2).any(dim=1))
+        known = torch.stack(usable).any(dim=0)
         out = first.new_full((len(known), self.spec.dim), torch.nan)
         rows = known.nonzero()[:, 0]
         for part in rows.split(CHUNK):

@@ -19,6 +19,7 @@ from geossl.models.heads.reference import Reference
 from geossl.models.layers.local_attention import within_reach
 from geossl.models.layers.normalize import ClippedRange
 from geossl.models.side_by_side import SideBySide
+from geossl.models.spec import months_of
 from geossl.sensors import SENSORS
 
 SQUARE = 32  # side in patches of what a decoder gives at once on a large grid
@@ -57,6 +58,7 @@ def segmenter_spec(
         "colours": list(colours),
         "encoder_sha256": sha256,
     }
+    arguments |= months_of(encoder)
     arguments |= {} if amount is None else {"amount": asdict(amount)}
     arguments |= {"references": {key: found.arguments for key, found in references.items()}} if references else {}
     name = f"{encoder.name}_{next(iter(tops.values())).kind}"
@@ -154,7 +156,8 @@ class Segmenter(DenseModel):
         self, images: Images, kept: Kept | None, reach: int | None, tokens: Tensor, valid: Tensor
     ) -> Iterator[tuple[str, Bool[Tensor, "b gh gw"], Float[Tensor, "n d"]]]:
         """Heads that have something to say, the patches they say it of, and their tokens."""
-        near = 0 if isinstance(self.encoder, SideBySide) else reach  # side by side, a patch knows its own sensors only
+        is_alone = isinstance(self.encoder, SideBySide) or self.encoder.knows_own_sensors_only
+        near = 0 if is_alone else reach
         for name, here in made_from(images, kept, valid, near).items():
             if name in self.tops and here.any():
                 yield name, here, tokens[here]

@@ -96,7 +96,14 @@ def test_what_is_not_fed_or_missing_influences_nothing(presto):
     image = {name: v[0].flatten()[None, :, None, None] for name, v in b.items()}
     fed = {"s1": torch.ones(1, 1, 1, dtype=torch.bool), "s2": torch.zeros(1, 1, 1, dtype=torch.bool)}
     torch.testing.assert_close(presto.tokens(image, fed), presto.tokens({"s1": image["s1"]}), atol=1e-5, rtol=1e-5)
-    a["s2"][:, :, 7] = torch.nan  # B8A: one band group of seven
+    lacking = {**image, "s2": image["s2"].clone()}
+    lacking["s2"][:, 7::10] = torch.nan  # B8A, in every month: one band group of seven, which files may lack
+    assert 7 not in presto.spec.needed("s2")
+    known = b["s2"][:1].index_fill(2, torch.tensor([7]), torch.nan)
+    torch.testing.assert_close(
+        presto.tokens(lacking)[0, 0], presto.series({"s1": b["s1"][:1], "s2": known}), atol=1e-5, rtol=1e-5
+    )
+    a["s2"][:, :, 7] = torch.nan
     without = presto.series(a)
     assert without.isfinite().all()
     assert (without - presto.series(with_gaps(b))).abs().max() > 0.01

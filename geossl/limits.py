@@ -69,6 +69,25 @@ def unusable_reflectance(
     return bad
 
 
+def fill_in(values: Float[ndarray, "c ..."], bands: Sequence[str], unit: str) -> Bool[ndarray, "..."]:
+    """Pixels of a cube in physical units that hold fill which nothing declares; what is missing already is none.
+
+    Args:
+        values: dB, or reflectance without offset; bands first.
+        bands: Their names.
+        unit: ``dB`` or ``reflectance``.
+    """
+    known = np.isfinite(values)
+    with np.errstate(invalid="ignore"):
+        if unit == "dB":
+            found: Bool[ndarray, ...] = (known & ((values <= LEAST_DB) | (values >= MOST_DB))).any(axis=0)
+            if "VV" in bands and "VH" in bands:
+                found |= (values[list(bands).index("VH")] == 0) & (values[list(bands).index("VV")] < 0)
+            return found
+        found = (known & ((values < LEAST_REFLECTANCE) | (values > MOST_REFLECTANCE))).any(axis=0)
+        return found | ((values[0] < 0) & (values == values[0]).all(axis=0) & (len(values) > 1))
+
+
 def missing_bands(values: Float[ndarray, "c ..."], bright: float, bands: Sequence[str]) -> Bool[ndarray, "..."]:
     """Pixels with a 0 in a visible or infrared band whose neighbour in wavelength is bright."""
     order = [bands.index(name) for name in VISIBLE if name in bands]

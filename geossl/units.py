@@ -14,7 +14,9 @@ from numpy import ndarray
 from geossl.errors import BandError, Note
 from geossl.limits import (
     BRIGHTEST,
+    CARRIES,
     CLEAN,
+    CLOUDY,
     DARKEST,
     DARKEST_LAND,
     DARKEST_WATER,
@@ -27,7 +29,7 @@ from geossl.limits import (
     NEGATIVE,
     WRAPPED,
 )
-from geossl.sensors import SENSORS
+from geossl.sensors import OPTICAL, SENSORS
 
 CHECKED = ("dB", "reflectance")  # units whose numbers can be told from others
 FEW_BANDS = 4  # fewer may hold the same number by chance, or where they are cut off
@@ -79,7 +81,13 @@ def check_decibel(
 
 
 def reflectance_scale(
-    name: str, seen: Float[ndarray, "c n"], kind: str, bands: Sequence[str], *, is_stated: bool = False
+    name: str,
+    seen: Float[ndarray, "c n"],
+    kind: str,
+    bands: Sequence[str],
+    *,
+    is_stated: bool = False,
+    is_cube: bool = False,
 ) -> float:
     """Numbers per unit reflectance, 1 or 10000, decided by the numbers.
 
@@ -89,6 +97,7 @@ def reflectance_scale(
         kind: NumPy's name of the numbers' type, e.g. ``uint16``.
         bands: Their names.
         is_stated: The file states the scale, so that a scene may be darker than others are.
+        is_cube: Numbers are not a file's, so that none of them can be declared as nodata.
 
     Raises:
         BandError: If they cannot be reflectance; says what they look like and what to do.
@@ -103,7 +112,7 @@ def reflectance_scale(
         return 1.0 if is_float else DN
     check_fill(name, seen, bands)
     sure = seen[:, (seen < (MOST_REFLECTANCE + 0.1) * DN).all(axis=0)]
-    if len(seen) >= FEW_BANDS:
+    if len(seen) >= FEW_BANDS and not is_cube:
         check_constant(name, sure[:, (sure != MAX_INT16).any(axis=0)])
     sure = sure if 2 * sure.shape[1] > seen.shape[1] else seen  # without saturated pixels and fill of 65535
     check_alike(name, sure, bands)
@@ -273,10 +282,15 @@ def check_cube(name: str, values: Float[ndarray, "c h w"], bands: Sequence[str],
     seen = flat[:, np.isfinite(flat).all(axis=0) & (flat != 0).any(axis=0)]
     if sensor.is_radar:
         check_decibel(f"the cube's {name}", seen, bands, is_named=True)
-    elif seen.size and reflectance_scale(f"the cube's {name}", seen, np.dtype(kind).name, bands) != 1:
+        return
+    if seen.size and reflectance_scale(f"the cube's {name}", seen, np.dtype(kind).name, bands, is_cube=True) != 1:
         raise BandError(
             f"the cube's {name} holds numbers up to {seen.max():.0f}; expected reflectance 0 to 1: {sensor.formula}"
         )
+    dark = darkest(seen, 1.0)
+    if name == OPTICAL and dark is not None and CARRIES + 140 <= dark < CLOUDY:
+        text = f"the cube's {name} is nowhere dark ({dark / DN:.3f}), as if it carried the +0.1 of baseline 04.00"
+        warnings.warn(text, Note, stacklevel=4)
 
 
 def check_block(name: str, values: Float[ndarray, "c h w"]) -> Float[ndarray, "c h w"]:

@@ -7,13 +7,14 @@ from typing import Any, Literal
 import dask.array as da
 import numpy as np
 import odc.geo.xr  # noqa: F401  (adds the .odc accessor)
+import torch
 import xarray as xr
 from affine import Affine
 from dask.delayed import delayed
 from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
 
-from geossl.errors import BandError, GridError
+from geossl.errors import BandError, GridError, InputError
 from geossl.grid import check_metre
 from geossl.inference.engine.encode import EncodeConfig, encode_block, phases_of, rim_px
 from geossl.inference.engine.geometry import check_reach, geometry
@@ -34,6 +35,7 @@ def embed(
     """Embed every patch that lies wholly inside a cube; see ``geossl.embed``."""
     settings = {**settings, "precision": precision(settings.get("precision", "fp32"))}
     spec, config = encoder.spec, EncodeConfig(**settings)
+    check_device(config.device)
     reach = spec.reach if reach == "own" else reach
     check_reach(encoder, reach)
     shape = geometry(spec, reach)
@@ -87,6 +89,7 @@ def check_grid(cube: xr.Dataset, spec: DenseSpec) -> GeoBox:
         raise GridError(f"the cube is in {geobox.crs}, which is in degrees; resample it to UTM (cube.odc.reproject)")
     centre = geobox.extent.to_crs(4326).geom.centroid
     check_metre(geobox.crs.to_wkt(), centre, "the cube")
+    check_regular(cube, geobox)
     t, patch_m = geobox.transform, spec.patch_px * spec.gsd_m
     if not np.allclose([t.a, t.e, t.b, t.d], [spec.gsd_m, -spec.gsd_m, 0, 0], atol=1e-6):
         raise GridError(
@@ -100,6 +103,31 @@ def check_grid(cube: xr.Dataset, spec: DenseSpec) -> GeoBox:
     if min(geobox.shape) < spec.patch_px:
         raise GridError(f"the cube is {geobox.height} x {geobox.width} px, less than one {spec.patch_px} px patch")
     return geobox
+
+
+def check_regular(cube: xr.Dataset, geobox: GeoBox) -> None:
+    """Refuse coordinates with a gap, as when rows or columns were dropped: what follows it would lie elsewhere.
+
+    Raises:
+        GridError: Names the axis.
+    """
+    for name, step in zip(geobox.dimensions, (geobox.resolution.y, geobox.resolution.x), strict=True):
+        steps = np.diff(np.asarray(cube[name].values, float)) if name in cube.coords else np.zeros(0)
+        if steps.size and np.abs(steps - step).max() > 0.01 * abs(step):
+            raise GridError(f"the cube's {name} is not regular: steps from {steps.min():g} to {steps.max():g} m")
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that is not there.
+
+    Raises:
+        InputError: Says what torch says of it.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:  # torch raises all of these
+        reason = " ".join(str(error).split())[:80]
+        raise InputError(f"device={device!r} cannot be used ({reason}); use 'cpu' or 'cuda'") from None
 
 
 def span(start: int, length: int, cell: int) -> int:

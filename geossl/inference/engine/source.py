@@ -17,6 +17,7 @@ from numpy import ndarray
 from odc.geo.geobox import GeoBox
 
 from geossl.errors import BandError, Note
+from geossl.limits import fill_in
 from geossl.models.encoder import DenseSpec
 from geossl.sensors import SENSORS
 from geossl.units import CHECKED, check_block, check_cube
@@ -183,11 +184,34 @@ def check_units(cube: xr.Dataset, arrays: dict[str, Any], spec: DenseSpec) -> di
         bands = [spec.sensors[name].bands[i] for i in needed]
         if isinstance(data, da.Array):
             check_cube(name, np.zeros((len(bands), 0, 0), np.float32), bands, cube[name].dtype)
-            found[name] = data.rechunk({0: -1}).map_blocks(partial(check_block, name), dtype=np.float32)
+            checked = data.rechunk({0: -1}).map_blocks(partial(check_block, name), dtype=np.float32)
+            found[name] = checked.map_blocks(partial(without_fill, name, bands, places), dtype=np.float32)
         else:
             step = max(1, math.ceil(max(data.shape[1:]) / LOOK_PX))
             check_cube(name, data[needed, ::step, ::step], bands, cube[name].dtype)
+            found[name] = without_fill(name, bands, places, data)
     return found
+
+
+def without_fill(
+    name: str, bands: Sequence[str], places: Sequence[int], values: Float[ndarray, "c h w"]
+) -> Float[ndarray, "c h w"]:
+    """NaN where a date of a cube holds fill that nothing declares.
+
+    Args:
+        name: The sensor.
+        bands: Names of the bands of a date.
+        places: Their places in the cube, date by date.
+        values: Pixels, not changed.
+    """
+    out, count = values, len(bands)
+    dates = [list(places[first : first + count]) for first in range(0, len(places), count)]
+    for own in [*dates, *([place] for place in range(len(values)) if place not in places)]:  # optional bands alone
+        if (fill := fill_in(values[own], bands[: len(own)], SENSORS[name].unit)).any():
+            out = out.copy() if out is values else out
+            for place in own:
+                out[place][fill] = np.nan
+    return out
 
 
 def note_levels(described: dict[str, Any], spec: DenseSpec) -> None:

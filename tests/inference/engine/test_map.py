@@ -280,6 +280,7 @@ def test_the_picture_shows_alike_as_alike_and_nodata_as_nothing(tmp_path):
         ),
         (lambda c: c.isel(s2_band=slice(0, 11)), "s2 lacks B12"),
         (lambda c: c.isel(x=slice(0, 4)), "less than one 8 px patch"),
+        (lambda c: c.isel(x=[i for i in range(320) if i != 150]), "x is not regular: steps from 10 to 20 m"),
     ],
 )
 def test_a_cube_that_does_not_fit_says_what_would(croma_file, change, message):
@@ -314,6 +315,26 @@ def test_zeros_are_not_data(croma_file):
     for name in ("s1", "s2"):
         holes[name].values[:, :40] = np.nan
     np.testing.assert_array_equal(embed(holes.fillna(0), encoder), embed(holes, encoder))
+
+
+@pytest.mark.parametrize("chunk", [None, 320])
+@pytest.mark.parametrize(("sensor", "fill"), [("s1", -100), ("s1", -60), ("s2", -1), ("s2", -0.9999)])
+def test_fill_that_a_cube_does_not_declare_is_not_data(croma_file, sensor, fill, chunk):
+    cube, encoder = scene(), read_encoder(croma_file)
+    filled, holes = cube.copy(deep=True), cube.copy(deep=True)
+    filled[sensor].values[:, :40], holes[sensor].values[:, :40] = fill, np.nan
+    given = filled if chunk is None else filled.chunk(x=chunk, y=chunk)
+    np.testing.assert_array_equal(embed(given, encoder).values, embed(holes, encoder).values)
+
+
+def test_a_cube_that_may_carry_the_offset_is_said(croma_file):
+    with pytest.warns(Note, match="the cube's s2 is nowhere dark .* as if it carried the .0.1 of baseline 04.00"):
+        embed(scene().assign(s2=scene().s2 * 0.1 + 0.11), read_encoder(croma_file))
+
+
+def test_a_device_that_is_not_there_is_refused(croma_file):
+    with pytest.raises(InputError, match=r"device='cpu9' cannot be used .* use 'cpu' or 'cuda'"):
+        embed(scene(), read_encoder(croma_file), device="cpu9")
 
 
 def test_files_of_another_level_than_the_encoders_are_said(croma_file):

@@ -257,10 +257,12 @@ def picture(data, out):
     numbers = np.searchsorted(list(names), np.where(np.isin(label, list(names)), label, 0)).astype(float)
     numbers[~np.isin(label, list(names))] = np.nan
     axes[1, 6].imshow(numbers, cmap="tab10", vmin=0, vmax=9, interpolation="nearest")
-    axes[1, 6].set_title("labels: " + ", ".join(names.values()), fontsize=6)
+    axes[1, 6].set_title("labels", fontsize=8)
+    colours_of = dict(zip(("blue", "orange", "green", "red", "purple"), names.values(), strict=True))
+    legend = ", ".join(f"{name} {colour}" for colour, name in colours_of.items())
     figure.supxlabel(
-        "640 x 640 m in Belgium; median of clear dates, grey where a month has none. WorldCereal (MIT); contains "
-        "modified Copernicus Sentinel data 2017 to 2018.",
+        "640 x 640 m in Belgium. Median of the dates of a month that a threshold calls clear (what it misses, as in "
+        f"March, stays). Labels: {legend}.\nWorldCereal, MIT; contains modified Copernicus Sentinel data 2017-2018.",
         fontsize=7,
     )
     figure.savefig(out, dpi=130)

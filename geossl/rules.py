@@ -45,6 +45,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {  # what a value must be,
     "radius_m": (lambda value: is_number(value) and 0 <= value <= 10_000, "metres, 0 to 10000"),
     "unit": (lambda value: isinstance(value, str) and len(value) <= 40, "text such as 't/ha'"),
     "reach": (lambda value: value in (None, "own") or is_count(value), "a number of patches such as 7, or None"),
+    "on_error": (lambda value: value in ("stop", "skip"), "'stop' or 'skip'"),
     "precision": (lambda value: value in ("auto", "fp32", "bf16"), "'auto', 'fp32' or 'bf16'"),
     "false_alarms": (
         lambda value: is_number(value) and 0 < value <= 0.5,

@@ -28,7 +28,7 @@ FLOORS = {  # room -> its floors, top down: what stands on a floor imports from 
         {"units", "faults"},
         {"sensors", "vector_files", "limits"},
         {"outputs", "rules", "shown"},
-        {"errors", "progress"},
+        {"errors", "progress", "retries"},
     ),
     "geossl.data": (
         {"datasets", "periods"},

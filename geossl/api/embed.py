@@ -16,6 +16,7 @@ from geossl.data.stac import download as tiles
 from geossl.errors import GridError, InputError
 from geossl.inference.engine import lazy, run
 from geossl.inference.engine.source import Source
+from geossl.inference.engine.workers import list_path
 from geossl.inference.outputs import quicklook, raster
 from geossl.inference.outputs.remote import check_target, is_remote, send
 from geossl.models.encoder import DenseEncoder
@@ -82,7 +83,8 @@ def embed_map(
             ``bf16``, or ``auto``: bf16 where the processor has AMX), ``valid_share`` (of a patch's pixels, from which
             it is fed), ``reach`` (patches a patch attends to around it; None = whole windows, the published function;
             ``own``, the default = as a begun map or the encoder says), ``dims`` (numbers per patch, by the projection
-            in the encoder's file; all by default), ``overwrite``,
+            in the encoder's file; all by default), ``overwrite``, ``on_error`` (``stop``; or ``skip``: what cannot be
+            read is nodata, listed in ``map.missing.geojson`` beside the map, and made when the same is called again),
             ``tokens`` (``joint``, the default: those of all sensors together; ``s1``, ``s2``: of one sensor; ``both``:
             of radar and optical side by side, vectors twice as long).
 
@@ -97,16 +99,18 @@ def embed_map(
         settings |= {"source": source, "encoder": encoder, "picture": picture, "progress": progress}
         return embed_there(aoi, str(out), **settings)
     pixels = needed(given(source, settings, "embed_map"), "embed_map")
-    settings = checked_settings(settings, ("dims", "tokens", *MAP), "embed_map")
+    settings = checked_settings(settings, ("dims", "tokens", "on_error", *MAP), "embed_map")
     dims, tokens = settings.pop("dims", None), settings.pop("tokens", JOINT)
     region, out = grid.read_aoi(aoi), output_path(out)
     found = opened(pixels, region, out, settings.get("overwrite", False), encoder)
     encoder, found = with_tokens(encoder, found, tokens)
     is_here = settings.get("scheduler", "sync") == "sync"  # other processes need a file that holds the encoder
     weights = (EncoderFile.open(encoder) if is_here else EncoderFile.portable(encoder)).cut(dims)
+    zones = out.with_suffix("").glob(f"*{out.suffix}")
+    had_gaps = [path for path in (out, *zones) if list_path(path).exists()]
     written = run.embed_map(region, found, weights.path, out, progress, **settings)
     for path in written:
-        if picture and not picture_path(path).exists():
+        if picture and (path in had_gaps or not picture_path(path).exists()):
             words = raster.words_of(path, quicklook.TITLE, quicklook.MEANING)
             quicklook.quicklook(raster.open_map(path), picture_path(path), words=words)
     return Written(written[0] if written == [out] else written[0].parent)
@@ -115,6 +119,8 @@ def embed_map(
 def embed_there(aoi: str | Path | gpd.GeoDataFrame, out: str, **settings: Any) -> str:
     """Embed a region into an object store: made here, in a folder that stays when this is broken off, then sent."""
     overwrite = settings.get("overwrite", False)
+    if settings.get("on_error", "stop") != "stop":
+        raise InputError(f"--on-error skip needs a map on this machine, which a second run completes, not {out}")
     name = out.rstrip("/").rsplit("/", 1)[-1]
     check_target(out, overwrite)
     with workspace(Path(f"{name}.sending")) as work:
@@ -150,7 +156,7 @@ def plan_map(
         InputError: If region, pixels, encoder or output do not fit.
     """
     pixels = needed(given(source, settings, "plan_map"), "plan_map")
-    settings = checked_settings(settings, ("dims", "tokens", *MAP), "plan_map")
+    settings = checked_settings(settings, ("dims", "tokens", "on_error", *MAP), "plan_map")
     dims, tokens = settings.pop("dims", None), settings.pop("tokens", JOINT)
     region = grid.read_aoi(aoi)
     out = output_path(str(out).rsplit("/", 1)[-1] if is_remote(out) else out)

@@ -9,7 +9,7 @@ from geossl.errors import InputError, UnknownSettingError
 from geossl.inference.engine.run import MapConfig
 from geossl.rules import RULES, check_values
 
-MAP = tuple(field.name for field in fields(MapConfig))
+MAP = tuple(field.name for field in fields(MapConfig) if field.name != "on_error")  # of verbs that make a map of maps
 
 
 def checked_settings(settings: Mapping[str, Any], known: Iterable[str], verb: str) -> dict[str, Any]:

@@ -37,7 +37,9 @@ class Catalog:
 
     Args:
         date: Period of the scenes: ``2024-06/2024-08``, a year, month or day.
-        catalog: ``planetary-computer``, ``earth-search``, URL of a STAC API, a ``catalog.json`` or ``.parquet`` file.
+        catalog: ``planetary-computer``, ``earth-search``, ``cdse``, URL of a STAC API, a ``catalog.json`` or a
+            ``.parquet`` file. Several by commas: what the first does not have or cannot give is taken from the same
+            acquisition in the next, if that is of the same processing baseline.
         composite: ``clearest`` (the day with most clear area, its holes filled from the next), ``medoid``, ``median``.
         sensors: Sensors to look for.
         max_cloud: Scenes with more clouds, in percent by their metadata, are not used.

@@ -94,6 +94,10 @@ class Asked:
         now = self.made()
         return now is not None and before == json.loads(json.dumps({"key": self.key(), "files": now}))
 
+    def has_gaps(self) -> bool:
+        """Whether a list of what is missing lies beside the map: the next call has to make it."""
+        return self.out.with_suffix(".missing.geojson").exists()
+
     def remember(self) -> None:
         """Note that this was answered; where nothing can be written, the next call takes the long way."""
         key, files = self.key(), self.made()

@@ -33,6 +33,8 @@ from geossl.cli.progress import line
 from geossl.cli.series import series
 from geossl.errors import InputError
 
+ON_ERROR = "skip: what cannot be read is nodata, listed in .missing.geojson, and made by the next run."
+
 
 @click.group(cls=Door, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
@@ -128,6 +130,7 @@ def fetch(**options: Any) -> None:
 @asks_shards
 @click.option("--batch-size", default=10, show_default=True, type=click.IntRange(1), help="Windows per forward pass.")
 @click.option("--precision", default="fp32", show_default=True, type=click.Choice(["auto", "fp32", "bf16"]))
+@click.option("--on-error", default="stop", show_default=True, type=click.Choice(["stop", "skip"]), help=ON_ERROR)
 @click.option("--dry-run", is_flag=True, help="Print what it would take, and stop.")
 @click.option("--overwrite", is_flag=True, help="Replace an output that was made from another plan.")
 def embed(dry_run: bool, **options: Any) -> None:
@@ -148,7 +151,8 @@ def embed(dry_run: bool, **options: Any) -> None:
             click.echo("\n".join(f"{key:<22}{value}" for key, value in row.items()))
         return
     out = maps.embed_map(progress=line("embed"), **options)
-    asked.remember()
+    if not asked.has_gaps():
+        asked.remember()
     click.echo(f"embedding  {out}\npicture    {maps.picture_of(out)}")
 
 

@@ -12,7 +12,7 @@ GROUPS = {  # heading -> options, by the name of their value; the rest comes fir
     "Pixels of files": (*SENSORS, "s2_offset", *(f"{name}_bands" for name in SENSORS)),
     "Encoder": ("encoder", "reach", "dims", "tokens"),
     "Decoders, --head linear-upsample or unet": DECODERS,
-    "Grid, memory and speed": ("crs", "gsd_m", "scheduler", "shard_cells", "batch_size", "precision"),
+    "Grid, memory and speed": ("crs", "gsd_m", "scheduler", "shard_cells", "batch_size", "precision", "on_error"),
 }
 SHELLS = ("bash", "zsh", "fish")
 

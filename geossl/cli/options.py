@@ -100,7 +100,12 @@ def asks_catalogue(verb: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--date", help="Use scenes of this period: 2024-06/2024-08, a year, month or day; with presto also files."
         ),
-        click.option("--catalog", default="planetary-computer", show_default=True, help="Or earth-search, URL, file."),
+        click.option(
+            "--catalog",
+            default="planetary-computer",
+            show_default=True,
+            help="Or earth-search, cdse, URL, file; a,b: b for a.",
+        ),
         click.option("--composite", default="clearest", show_default=True, help="Or medoid, median."),
         click.option(
             "--sensors",

@@ -7,7 +7,6 @@ whatever other file it names.
 
 import os
 import re
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,25 +17,23 @@ from urllib.parse import urlsplit
 import rasterio
 from rasterio.io import DatasetReader
 
-from geossl.data.hosts import ALLOW, allowed_hosts, hosts_in
+from geossl import retries
+from geossl.data.hosts import ALLOW, allowed_hosts, host_of, hosts_in
 from geossl.errors import InputError, MissingFileError, RunError, needs, redact
 
 T = TypeVar("T")
-TRIES = 8
-FIRST_TRIES = 3  # before anything has been read: a wrong address should be answered soon
-FIRST_WAIT = 0.5  # seconds; doubled each time
-LONGEST_WAIT = 8.0
 GDAL_CACHE_BYTES = 64 * 2**20  # of blocks read; rasterio takes bytes, GDAL itself takes megabytes below 100000
 GDAL = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
     "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
     "GDAL_HTTP_MULTIPLEX": "YES",
-    "GDAL_HTTP_MAX_RETRY": "0",  # we retry, as GDAL would remember a failure
+    "GDAL_HTTP_MAX_RETRY": "0",  # geossl.retries does, as GDAL would remember a failure
     "GDAL_HTTP_TIMEOUT": "30",
     "GDAL_HTTP_CONNECTTIMEOUT": "10",
     "GDAL_INGESTED_BYTES_AT_OPEN": "32768",
     "GDAL_CACHEMAX": GDAL_CACHE_BYTES,
 }
+EODATA = "https://eodata.dataspace.copernicus.eu"  # the store of the Copernicus Data Space
 STORES = {"s3": "vsis3", "gs": "vsigs"}
 ADDRESS = re.compile(r"(https?|s3|gs)://|/vsi(zip|tar)/", re.IGNORECASE)
 ARCHIVE = re.compile(r"/vsi(?:zip|tar)/(\{(?P<braced>[^}]+)\}|(?P<plain>.+?\.(?:zip|tar|tgz|tar\.gz))(?=/|$))", re.I)
@@ -99,22 +96,28 @@ def gdal_name(href: str, attempt: int) -> str:
 
 
 @contextmanager
-def settings() -> Iterator[None]:
-    """GDAL as files elsewhere need it; an object store of one's own is that of ``AWS_ENDPOINT_URL``, as for boto3."""
+def settings(href: str = "") -> Iterator[None]:
+    """GDAL as files elsewhere need it.
+
+    An object store of one's own is that of ``AWS_ENDPOINT_URL``, as for boto3; own certificates are those of
+    ``SSL_CERT_FILE``, as for Python.
+    """
     own = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
-    store = {}
+    if not own and href.startswith("s3://eodata/"):
+        own = EODATA
+    store = {"GDAL_CURL_CA_BUNDLE": os.environ["SSL_CERT_FILE"]} if os.environ.get("SSL_CERT_FILE") else {}
     if own:
         parts = urlsplit(own)
-        store = {"AWS_S3_ENDPOINT": parts.netloc, "AWS_HTTPS": "YES" if parts.scheme == "https" else "NO"}
+        store |= {"AWS_S3_ENDPOINT": parts.netloc, "AWS_HTTPS": "YES" if parts.scheme == "https" else "NO"}
         store["AWS_VIRTUAL_HOSTING"] = "FALSE"
     with rasterio.Env(**GDAL, **store):
         yield
 
 
 def read(
-    href: str, use: Callable[[DatasetReader], T], sign: Callable[[int], str] | None = None, tries: int = TRIES
+    href: str, use: Callable[[DatasetReader], T], sign: Callable[[int], str] | None = None, tries: int = retries.TRIES
 ) -> T:
-    """Open a file, use it, close it; failures that may pass are tried again.
+    """Open a file, use it, close it; failures that may pass are tried again, see ``geossl.retries``.
 
     Every try has a name of its own: GDAL remembers by name what it could not read.
 
@@ -127,20 +130,28 @@ def read(
     Raises:
         RunError: If there is no such file, or after the last try; a failed read is never taken for missing data.
     """
-    wait, error = FIRST_WAIT, None
-    for attempt in range(tries):
-        if attempt:
-            time.sleep(wait)
-            wait = min(2 * wait, LONGEST_WAIT)
-        try:
-            name = gdal_name(href if sign is None else sign(attempt), attempt)
-            with settings(), rasterio.open(name, driver=driver_of(href)) as source:
-                return use(source)
-        except (rasterio.errors.RasterioError, OSError) as failure:  # signing asks a server, too
-            error = failure
-            if "404" in str(failure) or href.startswith("/vsi"):
-                break
-    raise RunError(redact(f"{href} cannot be read ({' '.join(str(error).split())[:200]})"))
+    address = href
+
+    def ask(attempt: int) -> T:
+        nonlocal address
+        address = href if sign is None else sign(attempt)
+        with settings(href), rasterio.open(gdal_name(address, attempt), driver=driver_of(href)) as source:
+            return use(source)
+
+    failures = (rasterio.errors.RasterioError, OSError)  # signing asks a server, too
+    try:
+        return retries.tried(
+            ask,
+            host_of(href),
+            lambda error: retries.answer_of(address, error),
+            failures,
+            1 if href.startswith("/vsi") else tries,
+        )
+    except retries.GaveUp as error:
+        raise RunError(redact(f"{href} cannot be read ({error})")) from None
+    except failures as error:
+        words = " ".join([*getattr(error, "__notes__", []), *str(error).split()])
+        raise RunError(redact(f"{href} cannot be read ({words[:200]})")) from None
 
 
 def state(address: str) -> tuple[int, str]:

@@ -2,8 +2,9 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -81,6 +82,14 @@ class Periods:
             for sensor, area in source.footprints(crs).items():
                 found.setdefault(sensor, []).append(area)
         return {sensor: shapely.union_all(areas) for sensor, areas in found.items()}
+
+    def in_run(self, folder: Path) -> "Periods":
+        """The same for the workers of a run, which share one budget for the scenes of all periods."""
+        parts = (
+            tuple(source.in_run(folder) if isinstance(source, CatalogScenes) else source for source in sources)
+            for sources in self.parts
+        )
+        return replace(self, parts=tuple(parts))
 
     def load(self, geobox: GeoBox) -> xr.Dataset:
         """Per sensor an array such as ``s2 (time, s2_band, y, x)``; NaN where a period has no usable pixel."""

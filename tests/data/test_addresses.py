@@ -9,7 +9,7 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 
 import geossl
-from geossl.data import addresses
+from geossl import retries
 from geossl.data.sentinel.rasters import LocalRasters
 from geossl.errors import BandError, InputError, MissingFileError, RunError
 from geossl.sensors import S2_BANDS
@@ -21,7 +21,7 @@ GRID = GeoBox((40, 56), Affine(10, 0, 500_100, 0, -10, 4_599_900), "EPSG:32631")
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    monkeypatch.setattr(addresses, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(retries.CLOCK, "sleep", lambda seconds: None)
     write_raster(tmp_path / "S2_20240611.tif", optical(), BOA_ADD_OFFSET="0")
     write_raster(tmp_path / "s1.tif", radar(), left=500_005.0)
     with serving(tmp_path, []) as found:

@@ -9,7 +9,7 @@ import xarray as xr
 from shapely.geometry import mapping
 
 import geossl as package
-from geossl.data import addresses
+from geossl import retries
 from geossl.data.sentinel.aligned import SAMPLE
 from tests.data.stac.test_search import region, spot
 from tests.end_to_end.test_cli import encoder, geossl, refused  # noqa: F401  (a fixture)
@@ -21,7 +21,7 @@ from tests.servers.stac import serving
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """A region, and a catalogue with a cloudy and a clear optical scene and radar."""
-    monkeypatch.setattr(addresses, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(retries.CLOCK, "sleep", lambda seconds: None)
     files = tmp_path / "files"
     cloudy = scenes.raw(files, "cloudy", "2024-06-11T14:40:00Z", scl=spot(110, 110, 30))
     with serving(files, [cloudy, scenes.radar(files)]) as server:
@@ -69,6 +69,30 @@ def test_failing_requests_do_not_change_a_byte(place, encoder):  # noqa: F811
     assert tree(place[0] / "calm.zarr") == tree(place[0] / "stormy.zarr")
 
 
+def test_doctor_says_in_ten_lines_what_a_catalogue_has(place):
+    folder, server = place
+    server.items.append({**server.items[0], "id": "bare", "assets": {}})
+    done = geossl("doctor", "--catalog", server.url, "--aoi", "aoi.geojson", "--date", "2024-06", cwd=folder)
+    assert done.exit_code == 0, done.stderr
+    bands = "B01, B02, B03, B04, B05, B06, B07, B08, B8A, B09, B11, B12, SCL"
+    assert done.stdout.splitlines() == [
+        f"catalog   {server.url}, --aoi aoi.geojson, 2024-06-01 to 2024-06-30",
+        "s1        1 scenes of sentinel-1-rtc, 1 can be read, 1 days",
+        "levels    gamma0, linear power to dB (1)",
+        "orbits    ascending 10 (1)",
+        "platforms not stated (1)",
+        "holes     100 % of the region covered; longest gap 19 days from 2024-06-12",
+        "s2        2 scenes of sentinel-2-l2a, 1 can be read, 1 days",
+        "clouds    3 to 3 %, median 3 %; 1 days below 20 %; tiles not stated (1)",
+        "levels    L2A, baselines 05.10 (2); offsets -1000 by processing baseline 05.10 (1)",
+        "platforms not stated (2)",
+        f"holes     100 % of the region covered; longest gap 19 days from 2024-06-12; item bare lacks {bands}; it has ",
+    ]
+    refused(geossl("doctor", "--aoi", "aoi.geojson", "--date", "2024-06", cwd=folder), "doctor needs --catalog")
+    asked = ["--aoi", "aoi.geojson", "--date", "2024-06"]
+    refused(geossl("doctor", "--catalog", "earthsearch", *asked, cwd=folder), "did you mean 'earth-search'")
+
+
 def test_a_catalogue_without_radar_is_mapped_by_the_optical_branch_and_says_so(place, encoder):  # noqa: F811
     place[1].items.pop()
     done = embed(place, encoder, "m.zarr", "--dtype", "float32")
@@ -90,6 +114,12 @@ def test_fetched_scenes_are_read_by_embed_and_by_pretrain(place, encoder):  # no
         assert other.exit_code == 2
         assert f"was made with {said} " in other.stderr
     tiles = sorted(folder.glob("scenes/s?/*.tif"))
+    whole = tiles[0].read_bytes()
+    tiles[0].write_bytes(whole[: len(whole) // 2])
+    again = geossl("fetch", *request, cwd=folder)
+    assert f"{tiles[0].name}.damaged, and fetched again" in again.stderr
+    assert tiles[0].read_bytes() == whole
+    assert tiles[0].with_name(f"{tiles[0].name}.damaged").stat().st_size == len(whole) // 2
     assert [p.name.split("_")[0] for p in tiles].count("s1") == [p.name.split("_")[0] for p in tiles].count("s2") > 0
     files = ["--s1", "scenes/s1", "--s2", "scenes/s2", "--encoder", encoder, "--shard-cells", 2]
     assert geossl("embed", "--aoi", "aoi.geojson", *files, "--out", "f.zarr", cwd=folder).exit_code == 0

@@ -23,20 +23,28 @@ class Server(ThreadingHTTPServer):
     """
 
     daemon_threads = True
+    scheme = "http"
 
     def __init__(self, folder, items=()):
         super().__init__(("127.0.0.1", 0), Handler)
         self.folder, self.items = folder, list(items)
         self.sent, self.requests = Counter(), Counter()
         self.faults, self.rng, self.lock = {}, random.Random(0), threading.Lock()
+        self.retry_after = ""  # said with 429 and 503
+        self.outage = 0  # so many requests for files and searches more are answered with 503
+        self.is_down = False  # the catalogue; its files are there
+        self.token = ""  # that a request for a file has to name, ``?sig=``
 
     @property
     def url(self):
-        return f"http://127.0.0.1:{self.server_port}"
+        return f"{self.scheme}://127.0.0.1:{self.server_port}"
 
     def fault(self):
         """Kind of fault of this request, drawn by share; empty = none."""
         with self.lock:
+            if self.outage:
+                self.outage -= 1
+                return "503"
             number = self.rng.random()
         for kind, share in self.faults.items():
             if number < share:
@@ -54,7 +62,11 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         path = urlparse(self.path)
         if path.path.startswith("/files/"):
+            if self.server.token and parse_qs(path.query).get("sig") != [self.server.token]:
+                return self.answer(403, b"", {})
             return self.file(path.path.removeprefix("/files/"))
+        if self.server.is_down or (self.server.outage and self.server.fault()):
+            return self.answer(503, b"", self.wait())
         if path.path == "/":
             return self.json(self.landing())
         if path.path == "/search":
@@ -75,7 +87,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.server.is_down:
+            return self.answer(503, b"", self.wait())
         return self.json(self.search(body))
+
+    def wait(self):
+        return {"Retry-After": self.server.retry_after} if self.server.retry_after else {}
 
     def landing(self):
         url = self.server.url
@@ -130,8 +147,8 @@ class Handler(BaseHTTPRequestHandler):
             body = file.read(last - first + 1)
         self.server.requests[name] += 1
         fault = self.server.fault()
-        if fault in ("503", "403"):
-            return self.answer(int(fault), b"", {})
+        if fault in ("503", "403", "429"):
+            return self.answer(int(fault), b"", self.wait())
         self.server.sent[name] += len(body)
         headers = {"Content-Range": f"bytes {first}-{last}/{size}", "Accept-Ranges": "bytes"}
         if fault == "truncated":

@@ -10,6 +10,7 @@ import rasterio
 from odc.geo.geobox import GeoBox
 from rasterio.io import DatasetReader
 
+from geossl import retries
 from geossl.data import addresses
 from geossl.data.addresses import is_address
 from geossl.data.sentinel.band_names import band_numbers
@@ -128,7 +129,7 @@ def inspect_address(
         return replace(in_unit(file, source, path, stated_offset, read), path=address)
 
     try:
-        return addresses.read(address, look, tries=addresses.FIRST_TRIES)
+        return addresses.read(address, look, tries=retries.FIRST_TRIES)
     except InputError as error:  # a path has lost a slash
         text = str(error).replace(str(path), redact(addresses.plain(address)))
         raise (

@@ -2,9 +2,10 @@
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,9 @@ from odc.geo.xr import xr_coords
 from pyproj import CRS, Transformer
 from rasterio.io import DatasetReader
 
+from geossl import retries
 from geossl.data.stac import clouds, remote
+from geossl.data.stac.elsewhere import from_any
 from geossl.data.stac.scenes import Scene
 from geossl.data.stac.search import Catalog
 from geossl.errors import Note, RunError, redact
@@ -44,6 +47,7 @@ class CatalogScenes:
         radar: Scenes, best pass first; all of one orbit direction.
         composite: ``clearest``, ``medoid`` or ``median``.
         search: What was asked for; a resumed map compares it.
+        run: Folder of the run it is read in, whose workers share one budget of tries again; None = for itself.
     """
 
     catalog: Catalog
@@ -51,6 +55,7 @@ class CatalogScenes:
     radar: tuple[Scene, ...]
     composite: str
     search: dict[str, Any] = field(default_factory=dict, hash=False)
+    run: Path | None = None
 
     @property
     def by_sensor(self) -> dict[str, tuple[Scene, ...]]:
@@ -94,6 +99,11 @@ class CatalogScenes:
         """Area each sensor has a scene of, in ``crs``."""
         return {name: shapely.union_all([outline(s, crs) for s in scenes]) for name, scenes in self.by_sensor.items()}
 
+    def in_run(self, folder: Path) -> "CatalogScenes":
+        """The same for the workers of a run, which begins now."""
+        retries.begin(folder)
+        return replace(self, run=folder)
+
     def load(self, geobox: GeoBox) -> xr.Dataset:
         """Read all sensors onto a grid; every value is a function of its place alone, not of the block asked for.
 
@@ -106,11 +116,12 @@ class CatalogScenes:
         """
         coords, (y, x) = xr_coords(geobox), geobox.dimensions
         arrays = {}
-        if self.radar:
-            arrays[RADAR], _ = first_valid(self.radar, geobox, self.catalog.sign)
-        if self.optical:
-            combine = first_valid if self.composite == "clearest" else partial(over_dates, kind=self.composite)
-            arrays[OPTICAL], days = combine(self.optical, geobox, self.catalog.sign)
+        with retries.shared(self.run):
+            if self.radar:
+                arrays[RADAR], _ = first_valid(self.radar, geobox, self.catalog.sign)
+            if self.optical:
+                combine = first_valid if self.composite == "clearest" else partial(over_dates, kind=self.composite)
+                arrays[OPTICAL], days = combine(self.optical, geobox, self.catalog.sign)
         found = {
             name: xr.DataArray(
                 data, dims=(f"{name}_band", y, x), coords={f"{name}_band": list(SENSORS[name].bands), **coords}
@@ -204,6 +215,11 @@ def strip(
 
 
 def read_scene(scene: Scene, geobox: GeoBox, sign: str) -> Float[ndarray, "c h w"]:
+    """As ``read_one``; from another catalogue that has the same acquisition, where its own host fails."""
+    return from_any(scene, sign, lambda found, how: read_one(found, geobox, how))
+
+
+def read_one(scene: Scene, geobox: GeoBox, sign: str) -> Float[ndarray, "c h w"]:
     """All bands of a scene on a grid; NaN in all of them where a pixel is not usable or not to be taken from it."""
     sensor = SENSORS[scene.sensor]
 

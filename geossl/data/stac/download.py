@@ -1,5 +1,6 @@
 """Keep what a catalogue gives as plain GeoTIFFs that pretraining and mapping read like any other files."""
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import xarray as xr
 from odc.geo.geobox import GeoBox
 
 from geossl.data.stac.composite import EPOCH, CatalogScenes, outline
-from geossl.errors import InputError, redact
+from geossl.errors import InputError, Note, redact
 from geossl.grid import Aoi, Lattice, by_zone, check_crs
 from geossl.outputs import make_folder, replacing
 from geossl.progress import Progress
@@ -87,19 +88,29 @@ def check_request(paths: Mapping[str, Path], source: CatalogScenes) -> None:
     """
     now = request_tags(source)
     for path in paths.values():
-        if not path.exists():
+        before = tags_of(path) if path.exists() else None
+        if before is None:
             continue
-        try:
-            with rasterio.open(path) as file:
-                before = file.tags()
-        except rasterio.errors.RasterioError:
-            raise InputError(f"{path} cannot be read as a raster; delete it, and the same command makes it") from None
         if differing := [key for key in now if before.get(key, now[key]) != now[key]]:
             key = differing[0]
             raise InputError(
                 f"{path} was made with {key.lower()} {before[key]!r:.80}, not {now[key]!r:.80}; choose another --out, "
                 "or delete it"
             )
+
+
+def tags_of(path: Path) -> dict[str, str] | None:
+    """Tags of a tile; None if it is cut off or damaged: it is put aside, and fetched again."""
+    try:
+        with rasterio.open(path) as file:
+            *_, (_, last) = file.block_windows(file.count)  # of what is cut off, the end is gone
+            file.read(file.count, window=last)
+            return file.tags()
+    except rasterio.errors.RasterioError:
+        aside = path.with_name(f"{path.name}.damaged")
+        path.replace(aside)
+        warnings.warn(f"{path} is cut off or damaged; it is now {aside.name}, and fetched again", Note, stacklevel=4)
+        return None
 
 
 def day(source: CatalogScenes, sensor: str, geobox: GeoBox) -> str:

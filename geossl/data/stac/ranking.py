@@ -1,9 +1,11 @@
 """Which scenes of a catalogue a map is made from: searched, decided and ranked once."""
 
 import hashlib
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import date
 from functools import partial
 from typing import Any
 
@@ -16,16 +18,18 @@ from rasterio.io import DatasetReader
 from geossl.data.stac import remote
 from geossl.data.stac.clouds import BAD, MASKS, check_mask
 from geossl.data.stac.composite import COMPOSITES, CatalogScenes
+from geossl.data.stac.elsewhere import Acquisition, from_any, merged
 from geossl.data.stac.hrefs import Item, check_item
-from geossl.data.stac.scenes import EARTH_SEARCH, Scene, days_between, hrefs_of, scene_of
-from geossl.data.stac.search import Catalog, catalog_of, parse_dates, search
-from geossl.errors import BandError, InputError, Note, needs, redact
+from geossl.data.stac.scenes import CDSE, EARTH_SEARCH, Scene, days_between, hrefs_of, scene_of
+from geossl.data.stac.search import Catalog, catalogs_of, parse_dates, search
+from geossl.errors import BandError, InputError, Note, RunError, needs, redact
 from geossl.grid import Aoi
 from geossl.sensors import OPTICAL, PAIR, RADAR, SENSORS
 
 LOOK_PX = 512  # side of the thinned look scenes are ranked on
 WHOLE = 0.999  # share of a region that counts as all of it
-WANTED = (*EARTH_SEARCH, *EARTH_SEARCH.values(), *SENSORS[RADAR].bands)  # names of the assets that are read
+BANDS = (*EARTH_SEARCH, *EARTH_SEARCH.values(), *CDSE.values())
+WANTED = (*BANDS, *SENSORS[RADAR].bands)  # names of the assets that are read
 PAIR_DAYS = 12  # a larger gap between radar and optical date gets a note
 
 
@@ -44,7 +48,7 @@ def find_scenes(
     Args:
         aoi: Region.
         dates: Period, e.g. ``2024-06/2024-08``.
-        catalog: Preset, URL or file; see ``geossl.data.stac.search``.
+        catalog: Preset, URL or file, or several by commas; see ``geossl.data.stac.search``.
         composite: How optical days are put together.
         sensors: Those wanted; one that has no scene is left out with a note.
         max_cloud: Scenes with more clouds, in percent by their metadata, are not looked at.
@@ -54,16 +58,17 @@ def find_scenes(
         InputError: If nothing is found or the catalogue cannot be used; says why.
     """
     check_request(dates, catalog, composite, sensors, max_cloud, mask)
-    where, period = catalog_of(catalog), parse_dates(dates)
+    places, period = catalogs_of(catalog), parse_dates(dates)
     check_mask(mask)
-    check_key(where, sensors)
-    found: dict[str, list[Scene]] = {}
-    for sensor in sensors:
-        items = [item for item in search(aoi, period, where, sensor) if cloud_cover(item) <= max_cloud]
-        found[sensor] = decided(items, sensor, where)
+    offers = offered(aoi, period, places, sensors, max_cloud)
+    where = offers[0][0]
+    found = {
+        sensor: merged([(place.url, place.sign, scenes[sensor]) for place, scenes in offers]) for sensor in sensors
+    }
     if not any(found.values()):
+        asked = ", ".join(redact(place.url) for place, _ in offers)
         raise InputError(
-            f"--catalog {redact(where.url)} has no valid scene over {aoi.name} in {dates}; widen --date or --max-cloud"
+            f"--catalog {asked} has no valid scene over {aoi.name} in {dates}; widen --date or --max-cloud"
         )
     for sensor in [sensor for sensor, scenes in found.items() if not scenes]:
         warnings.warn(f"no valid {sensor} scene over {aoi.name} in {dates} in {redact(where.url)}", Note, stacklevel=2)
@@ -75,6 +80,33 @@ def find_scenes(
     if (apart := source.describe().get("delta_days", 0)) > PAIR_DAYS:
         warnings.warn(f"radar is {apart} days from the optical date, more than {PAIR_DAYS}", Note, stacklevel=2)
     return source
+
+
+def offered(
+    aoi: Aoi, period: tuple[date, date], places: Sequence[Catalog], sensors: Sequence[str], max_cloud: float | int
+) -> list[tuple[Catalog, dict[str, list[tuple[Acquisition, Scene]]]]]:
+    """What every catalogue that answers has, by sensor; one of several that does not is left out with a note.
+
+    Raises:
+        InputError: That of the first, if none answers.
+    """
+    found, errors = [], []
+    for place in places:
+        try:
+            check_key(place, sensors)
+            scenes = {}
+            for sensor in sensors:
+                items = [item for item in search(aoi, period, place, sensor) if cloud_cover(item) <= max_cloud]
+                scenes[sensor] = decided(items, sensor, place, is_alone=len(places) == 1)
+        except InputError as error:
+            errors.append(error)
+            continue
+        found.append((place, scenes))
+    if not found:
+        raise errors[0]
+    for why in errors:
+        warnings.warn(f"{why}; the other catalogues are used", Note, stacklevel=3)
+    return found
 
 
 def check_request(
@@ -93,7 +125,7 @@ def check_request(
         raise InputError(f"--sensors {','.join(sensors)!r} must name each sensor once; use {', '.join(PAIR)}")
     if not 0 <= max_cloud <= 100:
         raise InputError(f"--max-cloud {max_cloud:g} is not a percentage; use 0 to 100")
-    catalog_of(catalog)
+    catalogs_of(catalog)
     parse_dates(dates)
 
 
@@ -125,16 +157,18 @@ def resumed(aoi: Aoi, metadata: dict[str, Any], request: dict[str, Any]) -> Cata
     Raises:
         InputError: If a scene of the plan is not in the catalogue any more.
     """
-    source = CatalogScenes.from_json(metadata)
-    where = catalog_of(request["catalog"])
+    source, places = CatalogScenes.from_json(metadata), catalogs_of(request["catalog"])
+    where = next((place for place in places if redact(place.url) == source.catalog.url), places[0])
     source = replace(source, catalog=where)
     if not metadata.get("asks_again"):
         return source
     known = {}
-    for sensor in source.sensors:
-        for item in search(aoi, parse_dates(request["date"]), where, sensor):
-            check_item(item, WANTED, where.url)
-            known[sensor, item["id"]] = hrefs_of(item, sensor)
+    used = {scene.catalog or redact(where.url) for scene in (*source.optical, *source.radar)}
+    for place in [place for place in places if redact(place.url) in used]:
+        for sensor in source.sensors:
+            for item in search(aoi, parse_dates(request["date"]), place, sensor):
+                check_item(item, WANTED, place.url)
+                known[sensor, item["id"]] = hrefs_of(item, sensor)
 
     def renew(scene: Scene) -> Scene:
         """A scene with addresses that can be read now."""
@@ -145,14 +179,25 @@ def resumed(aoi: Aoi, metadata: dict[str, Any], request: dict[str, Any]) -> Cata
     return replace(source, optical=tuple(map(renew, source.optical)), radar=tuple(map(renew, source.radar)))
 
 
-def decided(items: Sequence[Item], sensor: str, catalog: Catalog) -> list[Scene]:
-    """Items that can be read; the others are left out, with the reason of the first."""
+def decided(
+    items: Sequence[Item], sensor: str, catalog: Catalog, is_alone: bool = True
+) -> list[tuple[Acquisition, Scene]]:
+    """Items that can be read; the others are left out, with the reason of the first.
+
+    Raises:
+        RunError: If the numbers of one have to be looked at, its host fails, and there is no other catalogue.
+    """
     valid, refused = [], []
     for item in items:
         try:
             check_item(item, WANTED, catalog.url)
-            valid.append(scene_of(item, sensor, partial(dark_percentile, sign=catalog.sign)))
+            scene = scene_of(item, sensor, partial(dark_percentile, sign=catalog.sign))
+            valid.append((Acquisition.of(item, sensor), scene))
         except BandError as error:
+            refused.append(str(error))
+        except RunError as error:
+            if is_alone:
+                raise
             refused.append(str(error))
     if refused:
         warnings.warn(f"{len(refused)} {sensor} scene(s) left out: {refused[0]}", Note, stacklevel=3)
@@ -160,7 +205,12 @@ def decided(items: Sequence[Item], sensor: str, catalog: Catalog) -> list[Scene]
 
 
 def check_key(catalog: Catalog, sensors: Sequence[str]) -> None:
-    """Radar of the Planetary Computer is for account holders; say so before work starts."""
+    """Radar of the Planetary Computer and files of the Copernicus Data Space need a key; say so before work starts."""
+    if catalog.sign == "cdse" and not (os.environ.get("AWS_ACCESS_KEY_ID") or os.environ.get("AWS_PROFILE")):
+        raise InputError(
+            "files of cdse need S3 keys of the Copernicus Data Space in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; "
+            "make them at https://eodata-s3keysmanager.dataspace.copernicus.eu, or use --catalog earth-search"
+        )
     if catalog.sign != "planetary-computer":
         return
     try:
@@ -190,7 +240,9 @@ def ranked_days(scenes: list[Scene], aoi: Aoi, sign: str) -> list[Scene]:
     Where no day's swath covers the region, days are ranked tile by MGRS tile, as the best day of one swath says nothing
     of the next: first the best of every tile, then the second best, and so on. Earlier days and lower ids win ties.
     """
-    areas = remote.in_parallel([partial(clear_area, scene, aoi, sign) for scene in scenes])
+    areas = remote.in_parallel(
+        [partial(from_any, scene, sign, lambda found, how: clear_area(found, aoi, how)) for scene in scenes]
+    )
     clear = dict(zip(scenes, areas, strict=True))
     days = by_day(scenes, clear)
     tiles = sorted({scene.tile for scene in scenes})

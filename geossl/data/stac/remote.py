@@ -1,8 +1,11 @@
 """Read bands of remote files: signed, retried, never mistaken for nodata, the same bits whatever block is asked for."""
 
+import contextvars
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from typing import TypeVar
+from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 from affine import Affine
@@ -13,6 +16,7 @@ from odc.geo.geobox import GeoBox
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
+from geossl import retries
 from geossl.data import addresses
 from geossl.data.resampling import onto, source_coordinates
 from geossl.errors import RunError, needs, redact
@@ -22,6 +26,7 @@ T = TypeVar("T")
 DARK_SHARE, LEAST_DARK = 0.01, 50  # of the numbers of a window: from these on dark ones prove that +1000 is not there
 MOST_POWER = 10.0  # median of a block; towns stay below 3
 READERS = 8  # files of one block read at a time
+RENEW_S = 300.0  # before a signature ends; no single read takes longer
 
 
 class Band:
@@ -165,10 +170,29 @@ def signed(href: str, sign: str, attempt: int) -> str:
         raise needs("stac") from None
     if attempt:
         planetary_computer.sas.TOKEN_CACHE.clear()  # the token may have expired
-    return planetary_computer.sas.sign_url(href)
+    address = planetary_computer.sas.sign_url(href)
+    if ends_in(address) < RENEW_S:
+        planetary_computer.sas.TOKEN_CACHE.clear()
+        address = planetary_computer.sas.sign_url(href)
+    return address
+
+
+def ends_in(address: str) -> float:
+    """Seconds until the signature of an address ends, as Azure (``se``) and S3 (``X-Amz-Expires``) write it."""
+    words = {key.lower(): values[0] for key, values in parse_qs(urlsplit(address).query).items()}
+    try:
+        if "se" in words:
+            end = datetime.fromisoformat(words["se"].replace("Z", "+00:00"))
+        else:
+            begin = datetime.strptime(words["x-amz-date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+            end = begin + timedelta(seconds=int(words["x-amz-expires"]))
+        return end.timestamp() - retries.CLOCK.now()
+    except (KeyError, ValueError, TypeError):
+        return float("inf")
 
 
 def in_parallel(jobs: Sequence[Callable[[], T]]) -> list[T]:
     """Results in order; reads wait for the network, not for the processor."""
     with ThreadPoolExecutor(READERS) as pool:
-        return list(pool.map(lambda job: job(), jobs))
+        runs = [contextvars.copy_context() for _ in jobs]  # the budget of tries again is that of who asks
+        return list(pool.map(lambda job, run: run.run(job), jobs, runs))

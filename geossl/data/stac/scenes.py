@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date, datetime, timedelta
 from typing import Any
 
@@ -21,6 +21,10 @@ EARTH_SEARCH = {
     "B01": "coastal", "B02": "blue", "B03": "green", "B04": "red", "B05": "rededge1", "B06": "rededge2",
     "B07": "rededge3", "B08": "nir", "B8A": "nir08", "B09": "nir09", "B11": "swir16", "B12": "swir22", "SCL": "scl",
 }  # fmt: skip
+CDSE = {  # at the finest step each band is made at
+    band: f"{band}_{60 if band in ('B01', 'B09') else 10 if band in ('B02', 'B03', 'B04', 'B08') else 20}m"
+    for band in EARTH_SEARCH
+}
 MGRS = re.compile(r"(?:^|_)T?(\d{1,2}[C-HJ-NP-X][A-HJ-NP-Z]{2})(?:_|$)")
 
 
@@ -44,6 +48,9 @@ class Scene:
         orbit: Relative orbit, Sentinel-1.
         apart: Days from the optical day of its place, Sentinel-1.
         within: WKB of the only area it is used in, longitude and latitude; empty = wherever it has pixels.
+        catalog: Its catalogue, where it is not the source's first one.
+        sign: How addresses of that catalogue are signed.
+        elsewhere: The same acquisition in further catalogues, for when it cannot be read.
     """
 
     id: str
@@ -61,6 +68,9 @@ class Scene:
     orbit: int = -1
     apart: int = 0
     within: bytes = b""
+    catalog: str = ""
+    sign: str = ""
+    elsewhere: tuple["Scene", ...] = ()
 
     @property
     def area(self) -> shapely.Geometry:
@@ -74,13 +84,17 @@ class Scene:
     def to_json(self) -> dict[str, Any]:
         """JSON values without secrets; ``from_json`` is the inverse, but for those."""
         areas = {"footprint": self.footprint.hex(), "within": self.within.hex()}
-        return asdict(self) | {"hrefs": {band: redact(href) for band, href in self.hrefs}, **areas}
+        more = {"elsewhere": [scene.to_json() for scene in self.elsewhere], "catalog": self.catalog, "sign": self.sign}
+        plain = {name: value for name, value in asdict(replace(self, elsewhere=())).items() if name not in more}
+        found = {**plain, "hrefs": {band: redact(href) for band, href in self.hrefs}, **areas}
+        return found | {name: value for name, value in more.items() if value}  # left out as in plans of before
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Scene":
         """A scene as it was recorded in a plan."""
         areas = {key: bytes.fromhex(values.get(key, "")) for key in ("footprint", "within")}
-        return cls(**{**values, "hrefs": tuple(values["hrefs"].items()), **areas})
+        others = tuple(map(cls.from_json, values.get("elsewhere", ())))
+        return cls(**{**values, "hrefs": tuple(values["hrefs"].items()), "elsewhere": others, **areas})
 
 
 Probe = Callable[[str], float]  # address of a band -> first percentile of its usable numbers
@@ -161,7 +175,7 @@ def hrefs_of(item: Item, sensor: str) -> tuple[tuple[str, str], ...]:
 def s2_hrefs(item: Item) -> tuple[tuple[str, str], ...]:
     """Addresses of the twelve bands and the scene classification, by name, never by position."""
     assets = item["assets"]
-    found = {band: assets.get(band, assets.get(EARTH_SEARCH[band])) for band in (*S2_BANDS, "SCL")}
+    found = {band: asset_of(item, band) for band in (*S2_BANDS, "SCL")}
     if missing := [band for band, asset in found.items() if asset is None]:
         raise BandError(f"item {item['id']} lacks {', '.join(missing)}; it has {', '.join(sorted(assets))}")
     return tuple((band, own_href(item, band, asset)) for band, asset in found.items())
@@ -181,6 +195,12 @@ def own_href(item: Item, band: str, asset: Mapping[str, Any]) -> str:
         if said and len(bands) < 2 and band not in re.split(r"[^A-Z0-9]+", text.upper()):
             raise BandError(f"item {item['id']}: asset {band} is {', '.join(sorted(said))} by {where} ({text[:60]!r})")
     return href
+
+
+def asset_of(item: Item, band: str) -> Any:
+    """The asset of a Sentinel-2 band by any name that catalogues give it; None if there is none."""
+    names = (band, EARTH_SEARCH[band], CDSE[band])
+    return next((item["assets"][name] for name in names if name in item["assets"]), None)
 
 
 def s1_hrefs(item: Item) -> tuple[tuple[str, str], ...]:
@@ -245,7 +265,7 @@ def asset_claims(item: Item, name: str) -> list[Claim]:
     """
     found = set()
     for band in S2_BANDS:
-        asset = item["assets"].get(band, item["assets"].get(EARTH_SEARCH[band], {}))
+        asset = asset_of(item, band) or {}
         parts = [*asset.get("raster:bands", []), *asset.get("bands", []), asset]
         offsets, scales = (
             [part[key] for part in parts for key in (word, f"raster:{word}") if part.get(key) is not None]

@@ -1,8 +1,9 @@
 """Search for scenes in a STAC API, a static catalogue or a stac-geoparquet file: a frozen list of items."""
 
 import json
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 import shapely
 
+from geossl import retries
+from geossl.data.hosts import host_of
 from geossl.data.stac.hrefs import Item, check_href
 from geossl.errors import InputError, MissingFileError, UnknownNameError, missing, possible, redact
 from geossl.grid import Aoi
@@ -41,7 +44,24 @@ PRESETS = {
     "earth-search": Catalog(  # its Sentinel-1 is uncalibrated GRD, which is refused
         "https://earth-search.aws.element84.com/v1", {OPTICAL: ("sentinel-2-c1-l2a", "sentinel-2-l2a")}
     ),
+    "cdse": Catalog(  # its Sentinel-1 is GRD
+        "https://stac.dataspace.copernicus.eu/v1", {OPTICAL: ("sentinel-2-l2a",)}, sign="cdse"
+    ),
 }
+
+
+def catalogs_of(names: str) -> list[Catalog]:
+    """One catalogue, or several by ``first,second``: what the first does not have or cannot give is looked for there.
+
+    Raises:
+        UnknownNameError: If one is not known.
+        MissingFileError: If one looks like a file and is not there.
+        InputError: If one is named twice.
+    """
+    parts = [names] if os.path.isfile(names) else names.split(",")
+    if len(set(parts)) < len(parts):
+        raise InputError(f"--catalog {redact(names)} names a catalogue twice")
+    return [catalog_of(part.strip()) for part in parts]
 
 
 def catalog_of(name: str) -> Catalog:
@@ -100,12 +120,13 @@ def search(aoi: Aoi, dates: tuple[date, date], catalog: Catalog, sensor: str) ->
     """
     wanted = catalog.collections.get(sensor, ())
     try:
+        found: Iterable[Item]
         if catalog.url.endswith(".parquet"):
             found = from_parquet(catalog.url)
         elif catalog.url.endswith(".json"):
             found = from_static(catalog.url)
         else:
-            found = from_api(aoi, dates, catalog.url, wanted)
+            found = asked(aoi, dates, catalog.url, wanted)
         items = [without_nulls(item) for item in found if is_wanted(item, aoi, dates, wanted)]
     except ImportError as error:
         raise missing(error) from None
@@ -119,15 +140,53 @@ def search(aoi: Aoi, dates: tuple[date, date], catalog: Catalog, sensor: str) ->
     return sorted(chosen.values(), key=lambda item: (item["properties"].get("datetime", ""), item["id"]))
 
 
-def from_api(aoi: Aoi, dates: tuple[date, date], url: str, collections: tuple[str, ...]) -> Iterator[Item]:
+def asked(aoi: Aoi, dates: tuple[date, date], url: str, collections: tuple[str, ...]) -> list[Item]:
+    """All items of a STAC API; asked again as ``geossl.retries`` says, from its first page on."""
+    from pystac_client.exceptions import APIError  # lazy: extra
+    from requests import RequestException
+    from requests.adapters import HTTPAdapter
+
+    last: list[retries.Answer] = []
+
+    class Door(HTTPAdapter):
+        """Notes what a host answers; own certificates are those of ``SSL_CERT_FILE``, as for all that is read."""
+
+        def send(self, request: Any, *more: Any, **settings: Any) -> Any:
+            """Ask a host."""
+            last.clear()
+            settings["verify"] = os.environ.get("SSL_CERT_FILE") or settings.get("verify", True)
+            response = super().send(request, *more, **settings)
+            last.append(retries.Answer(response.status_code, retries.seconds_of(response.headers.get("Retry-After"))))
+            return response
+
+    def ask(attempt: int) -> list[Item]:
+        return [*from_api(aoi, dates, url, collections, Door())]
+
+    def answer(error: Exception) -> retries.Answer:
+        return last[-1] if last else retries.Answer()
+
+    failures = (APIError, RequestException)
+    try:
+        return retries.tried(ask, host_of(url), answer, failures, retries.SEARCH_TRIES)
+    except failures as error:  # what pystac-client says may be empty
+        raise ConnectionError(f"{answer(error).words} {error}".strip()) from None
+
+
+def from_api(
+    aoi: Aoi, dates: tuple[date, date], url: str, collections: tuple[str, ...], adapter: Any
+) -> Iterator[Item]:
     """Query a STAC API, one hemisphere at a time: no box around the Earth for regions across the antimeridian."""
     from pystac_client import Client  # lazy: extra
+    from pystac_client.stac_api_io import StacApiIO
 
     def checked(request: Any) -> None:
         """The pages of an answer are of the same host; nothing else is asked."""
         check_href(request.url, url)
 
-    client = Client.open(url, request_modifier=checked)
+    door = StacApiIO(max_retries=None, request_modifier=checked)
+    door.session.mount("http://", adapter)
+    door.session.mount("https://", adapter)
+    client = Client.open(url, stac_io=door)
     period = f"{dates[0]}T00:00:00Z/{dates[1]}T23:59:59Z"
     for collection in collections:
         for side in (shapely.box(-180, -90, 0, 90), shapely.box(0, -90, 180, 90)):

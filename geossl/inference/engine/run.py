@@ -4,11 +4,9 @@ import copy
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Set
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +20,15 @@ from geossl.inference.engine.encode import EncodeConfig, Encoded, encode_block, 
 from geossl.inference.engine.geometry import check_reach, geometry
 from geossl.inference.engine.overviews import add_overviews
 from geossl.inference.engine.plan import BuildFolder, Plan, Shard, Task, begun, fitting_shard
-from geossl.inference.engine.source import Source, check_bands, check_periods, check_sensors, images, note_levels
+from geossl.inference.engine.source import (
+    Source,
+    check_bands,
+    check_periods,
+    check_sensors,
+    images,
+    in_run,
+    note_levels,
+)
 from geossl.inference.outputs import checksums, raster
 from geossl.models.encoder import DenseEncoder, DenseModel
 from geossl.models.files import EncoderFile
@@ -50,6 +56,7 @@ class MapConfig:
     valid_share: float = 0.5
     overwrite: bool = False
     reach: int | Literal["own"] | None = "own"
+    on_error: str = "stop"
 
     def encoding(self, plan: Plan) -> EncodeConfig:
         """The part that encoding needs."""
@@ -198,10 +205,11 @@ def make(
     if is_finished and not lost:  # before the lock, which a read-only disk would not take
         return
     with build.lock():
+        work = replace(work, source=in_run(source, build.path / "hosts"))
         if lost:
             build.reopen({shard for name, shards in lost.items() if "/" not in name for shard in shards})
         try:
-            compute(work, config.scheduler, report)
+            failed = compute(work, config.scheduler, report)
         except InputError:  # nothing is done yet: leave nothing behind
             if not build.done():
                 remove(out)
@@ -211,18 +219,20 @@ def make(
             raise KeyboardInterrupt(
                 f"{len(build.done())} of {len(plan.shards)} shards are done; run again to resume"
             ) from None
-        complete(work, name, out)
+        places = {shard: (plan.lattice.pixels(*plan.block(shard), 0), why) for shard, why in failed.items()}
+        workers.settle(out, places, len(plan.shards), config.on_error)
+        complete(work, name, out, set(failed))
 
 
-def complete(work: Work, name: str, out: Path) -> None:
-    """Close a map whose shards are all there.
+def complete(work: Work, name: str, out: Path, failed: Set[Shard]) -> None:
+    """Close a map whose shards are all there but those that failed; it stays unfinished if some did.
 
     Raises:
         InputError: If it holds nothing; nothing is left behind.
     """
     made = work.build.totals(work.plan.metadata["sensors"])
-    sums = finished_sums(work)
-    if not made["patches"]:
+    sums = finished_sums(work, failed)
+    if not made["patches"] and not failed:
         remove(out)
         remove(work.build.path)
         raise InputError(f"{name} holds no valid pixel in the rasters (all nodata); choose another place or scene")
@@ -238,19 +248,24 @@ def complete(work: Work, name: str, out: Path) -> None:
     store.finish(work.data)
     if not is_store:
         raster.write_cog(work.data, out)
-        remove(work.data)
-    work.build.write(work.build.finished, {"shards": len(work.plan.shards)})
+    if not failed:
+        if not is_store:
+            remove(work.data)
+        work.build.write(work.build.finished, {"shards": len(work.plan.shards)})
 
 
-def finished_sums(work: Work) -> dict[Shard, checksums.Sums]:
+def finished_sums(work: Work, failed: Set[Shard]) -> dict[Shard, checksums.Sums]:
     """Checksums of all shard files, as their markers have them.
 
     Raises:
         RunError: If a file of a finished shard has gone since; the shard counts as missing from now on.
     """
     sums: dict[Shard, checksums.Sums] = {
-        shard: work.build.files(shard) or checksums.sums_of(work.data, shard) for shard in work.plan.shards
+        shard: work.build.files(shard) or checksums.sums_of(work.data, shard)
+        for shard in work.plan.shards
+        if shard not in failed
     }
+    sums |= {shard: dict.fromkeys(checksums.sharded(work.data), (0, 0)) for shard in failed}
     lost = [s for s in sums if any(n != checksums.size_of(work.data, name, s) for name, (n, _) in sums[s].items())]
     if lost:
         work.build.reopen(lost)
@@ -258,51 +273,27 @@ def finished_sums(work: Work) -> dict[Shard, checksums.Sums]:
     return sums
 
 
-def compute(work: Work, scheduler: str, report: Callable[[int, float], None]) -> None:
-    """Run the missing shards; failures are reported at the end, finished ones are kept.
+def compute(work: Work, scheduler: str, report: Callable[[int, float], None]) -> dict[Shard, str]:
+    """Run the missing shards and keep those that are made.
 
-    Raises:
-        RunError: Lists the shards that failed.
+    Returns:
+        Shards that failed, and why.
     """
     finished = work.build.done()
-    missing = work.plan.tasks(shard for shard in work.plan.shards if shard not in finished)
+    wanted = work.plan.tasks(shard for shard in work.plan.shards if shard not in finished)
     done, km2 = len(finished), 0.0
     failed: dict[Shard, str] = {}
-    results = here(work, missing) if scheduler == "sync" else workers.results(scheduler, run_task, work, missing)
-    for task, error in results:
+    is_here = scheduler == "sync"
+    made = workers.here(work, wanted, read, finish) if is_here else workers.results(scheduler, run_task, work, wanted)
+    for task, error in made:
         if isinstance(error, InputError):
             raise error
-        made = [shard for shard in task if not error or work.build.has(shard)]
-        failed |= {shard: str(error) for shard in task if shard not in made}
-        done, km2 = done + len(made), km2 + sum(map(work.plan.km2, made))
-        if made:
+        new = [shard for shard in task if not error or work.build.has(shard)]
+        failed |= {shard: str(error) for shard in task if shard not in new}
+        done, km2 = done + len(new), km2 + sum(map(work.plan.km2, new))
+        if new:
             report(done, km2)
-    if failed:
-        (row, column), message = next(iter(failed.items()))
-        raise RunError(
-            f"{len(failed)} of {len(work.plan.shards)} shards failed (first: shard {row}, {column}: {message}); "
-            "the others are kept, run again to try these once more"
-        )
-
-
-def here(work: Work, tasks: list[Task]) -> Iterator[tuple[Task, BaseException | None]]:
-    """Tasks one after the other in this process, with the error of those that failed; one is read ahead."""
-    reader = ThreadPoolExecutor(1)
-    try:
-        reading = [reader.submit(read, work, task) for task in tasks[:1]]
-        for task, following in zip_longest(tasks, tasks[1:]):
-            cube = reading.pop()
-            error = cube.exception()
-            if following:
-                reading.append(reader.submit(read, work, following))
-            if error is None:
-                try:
-                    finish(work, task, cube.result())
-                except Exception as failure:
-                    error = failure
-            yield task, error
-    finally:
-        reader.shutdown(wait=False, cancel_futures=True)
+    return failed
 
 
 def run_task(work: Work, task: Task) -> Task:

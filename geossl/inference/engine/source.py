@@ -6,6 +6,7 @@ from calendar import month_name
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import dask.array as da
@@ -49,6 +50,14 @@ class Source(Protocol):
 
         A composite of several dates adds ``date (y, x)`` uint16: days since 2000-01-01, 0 = none.
         """
+
+
+def in_run(source: Source, folder: Path) -> Source:
+    """A source as the workers of a run read it: those that ask hosts share what these answered, in a folder of it."""
+    if isinstance(source, OnlySensors):
+        return OnlySensors(in_run(source.source, folder), source.names)
+    begin = getattr(source, "in_run", None)
+    return begin(folder) if callable(begin) else source
 
 
 def check_sensors(sensors: tuple[str, ...], spec: DenseSpec) -> None:

@@ -1,21 +1,28 @@
-"""Where shards are computed: worker processes of this machine, or any Dask cluster."""
+"""Where shards are computed: worker processes of this machine, or any Dask cluster; and what becomes of lost ones."""
 
 import ctypes
+import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
+import shapely
 import torch
+from odc.geo.geobox import GeoBox
 
-from geossl.errors import InputError
+from geossl.errors import InputError, Note, RunError, redact
+from geossl.outputs import write_text
 
 KNOWN = "sync, processes, processes:N, tcp://host:port or file:scheduler.json"
 ANSWER_S = 10.0  # seconds a cluster may take to answer
+Places = Mapping[tuple[int, int], tuple[GeoBox, str]]  # by shard: its pixels, and why it is missing
 AHEAD = 2  # shards per worker: one is encoded while the next is read
 
 
@@ -140,3 +147,63 @@ def end_with(parent: int) -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
         if os.getppid() != parent:
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+def here(
+    work: Any, tasks: list[Any], read: Callable[[Any, Any], Any], finish: Callable[[Any, Any, Any], None]
+) -> Iterator[tuple[Any, BaseException | None]]:
+    """Tasks one after the other in this process, with the error of those that failed; one is read ahead."""
+    reader = ThreadPoolExecutor(1)
+    try:
+        reading = [reader.submit(read, work, task) for task in tasks[:1]]
+        for task, following in zip_longest(tasks, tasks[1:]):
+            cube = reading.pop()
+            error = cube.exception()
+            if following:
+                reading.append(reader.submit(read, work, following))
+            if error is None:
+                try:
+                    finish(work, task, cube.result())
+                except Exception as failure:
+                    error = failure
+            yield task, error
+    finally:
+        reader.shutdown(wait=False, cancel_futures=True)
+
+
+def list_path(out: Path) -> Path:
+    """Where the list of what is missing lies: beside the map, ``map.missing.geojson``."""
+    return out.with_suffix(".missing.geojson")
+
+
+def settle(out: Path, places: Places, shards: int, on_error: str) -> None:
+    """Raise what failed, or list it; a list of before goes where nothing is missing any more.
+
+    Args:
+        out: The map.
+        places: What failed.
+        shards: Shards of the whole map.
+        on_error: ``stop``: what failed is an error. ``skip``: it is nodata, listed beside the map with its outline and
+            reason, and made by the next run.
+
+    Raises:
+        RunError: If something failed and it is not to be skipped, or all of it failed.
+    """
+    path = list_path(out)
+    if not places:
+        path.unlink(missing_ok=True)
+        return
+    (row, column), (_, why) = next(iter(places.items()))
+    first = f"{len(places)} of {shards} shards failed (first: shard {row}, {column}: {why})"
+    if on_error == "stop" or len(places) == shards:
+        raise RunError(f"{first}; the others are kept, run again to try these once more")
+    features = [
+        {
+            "type": "Feature",
+            "properties": {"shard": list(shard), "reason": redact(why)[:300]},
+            "geometry": json.loads(shapely.to_geojson(box.geographic_extent.geom)),
+        }
+        for shard, (box, why) in sorted(places.items())
+    ]
+    write_text(path, json.dumps({"type": "FeatureCollection", "features": features}))
+    warnings.warn(f"{first}; they are nodata and listed in {path}: the same command makes them", Note, stacklevel=2)

@@ -12,7 +12,7 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 
-from geossl.data import addresses
+from geossl import retries
 from geossl.data.stac import remote
 from geossl.data.stac.composite import CatalogScenes
 from geossl.data.stac.ranking import find_scenes
@@ -48,7 +48,7 @@ def truth(box, sensor="s2"):
 @pytest.fixture
 def catalog(tmp_path, monkeypatch):
     """Makes a catalogue of some scenes and serves it."""
-    monkeypatch.setattr(addresses, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(retries.CLOCK, "sleep", lambda seconds: None)
     running = []
 
     def make(*writers):

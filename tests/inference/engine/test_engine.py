@@ -14,7 +14,7 @@ import shapely
 import xarray as xr
 from distributed import LocalCluster
 
-from geossl.errors import GridError, InputError, RunError
+from geossl.errors import GridError, InputError, Note, RunError
 from geossl.grid import Aoi, read_aoi
 from geossl.inference.engine import estimate, workers
 from geossl.inference.engine.lazy import embed
@@ -153,6 +153,27 @@ def test_what_fails_is_told_the_rest_is_kept_and_the_next_run_ends_it(region, cr
     embed_map(region, Broken(mark=str(mark)), croma_file, out, shard_cells=3)
     embed_map(region, Broken(mark=str(mark)), croma_file, tmp_path / "c.zarr", shard_cells=3)
     assert tree(out) == tree(tmp_path / "c.zarr")
+
+
+def test_what_fails_may_be_left_empty_and_the_next_run_makes_just_that(region, croma_file, tmp_path):
+    mark, out = tmp_path / "mark", tmp_path / "b.zarr"
+    mark.touch()
+    settings = {"shard_cells": 3, "on_error": "skip"}
+    with pytest.warns(Note, match=r"\d+ of 12 shards failed .*they are nodata and listed in .*: the same command"):
+        embed_map(region, Broken(mark=str(mark)), croma_file, out, **settings)
+    places = json.loads((tmp_path / "b.missing.geojson").read_text())["features"]
+    kept = {path.name for path in (tmp_path / "b.zarr.build/receipts").iterdir()}
+    assert len(places) + len(kept) == 12
+    assert "the disk is gone" in places[0]["properties"]["reason"]
+    holes = open_map(out).load()
+    mark.unlink()
+    embed_map(region, Broken(mark=str(mark)), croma_file, out, **settings)
+    whole = open_map(embed_map(region, Broken(mark=str(mark)), croma_file, tmp_path / "c.zarr", shard_cells=3)[0])
+    assert tree(out) == tree(tmp_path / "c.zarr")
+    assert not (tmp_path / "b.missing.geojson").exists()
+    empty = np.isnan(holes.values[0]) & np.isfinite(whole.values[0])
+    assert 0.1 < empty.mean() < 0.9
+    np.testing.assert_array_equal(holes.values[:, ~empty], whole.values[:, ~empty])
 
 
 def test_a_region_over_two_zones_becomes_a_folder_with_one_map_per_zone(croma_file, tmp_path):

@@ -27,7 +27,7 @@ from geossl.models.files import save_encoder
 from geossl.models.spec import ImageGeometry
 from geossl.models.teachers import EncoderTeacher
 from geossl.sensors import RGB, S2, numbered_bands
-from tests.methods.test_mr_mae import Norms, batch, bundled_chips
+from tests.methods.test_mr_mae import Norms, batch, bundled_chips, losses_around_training
 from tests.models.encoders.test_vit import vit
 
 CONTRACT = [
@@ -376,16 +376,7 @@ def test_losses_fall_on_held_out_chips_of_the_bundled_scenes():
             p *= 2
     optim = OptimConfig("adamw", 2e-3, (0.9, 0.95), 0.05, "constant", 5, 150)
     module = HybridDistill(vit(sensor, side=48, depth=3).train(), optim, *teachers)
-    train, held = bundled_chips(48, 150)
-    with torch.no_grad():
-        before = module.losses(held)
-    optimizer = module.optim.build(module)
-    for chips in train:
-        optimizer.zero_grad()
-        sum(module.losses(chips).values()).backward()
-        optimizer.step()
-    with torch.no_grad():
-        after = module.losses(held)
+    before, after = losses_around_training(module, *bundled_chips(48, 150))
     assert float(after["feature"]) < 0.6 * float(before["feature"])
     assert float(after["relation"]) < 0.9 * float(before["relation"])
 

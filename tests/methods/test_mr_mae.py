@@ -345,7 +345,16 @@ def test_losses_fall_on_held_out_chips_of_the_bundled_scenes(make):
     torch.manual_seed(0)
     teacher = EncoderTeacher(vit({"s2": S2}, seed=3))
     module = MRMAE(make({"s2": S2}).train(), OptimConfig(*OPTIM_200), [teacher], **DECODER)
-    train, held = bundled_chips(32, 200)
+    before, after = losses_around_training(module, *bundled_chips(32, 200))
+    assert float(after["mimic"]) < 0.6 * float(before["mimic"])
+    assert float(after["reconstruct"]) < 0.95 * float(before["reconstruct"])
+
+
+OPTIM_200 = ("adamw", 2e-3, (0.9, 0.95), 0.05, "constant", 5, 200)
+
+
+def losses_around_training(module, train, held):
+    """Losses on held-out chips before and after a step on every batch."""
     with torch.no_grad():
         before = module.losses(held)
     optimizer = module.optim.build(module)
@@ -354,12 +363,7 @@ def test_losses_fall_on_held_out_chips_of_the_bundled_scenes(make):
         sum(module.losses(chips).values()).backward()
         optimizer.step()
     with torch.no_grad():
-        after = module.losses(held)
-    assert float(after["mimic"]) < 0.6 * float(before["mimic"])
-    assert float(after["reconstruct"]) < 0.95 * float(before["reconstruct"])
-
-
-OPTIM_200 = ("adamw", 2e-3, (0.9, 0.95), 0.05, "constant", 5, 200)
+        return before, module.losses(held)
 
 
 def bundled_chips(side, steps):

@@ -20,3 +20,8 @@ def unused_tcp_port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest tests first, so that no process is left alone with one at the end."""
+    items.sort(key=lambda item: "fuzz" not in item.path.parts)

@@ -3,10 +3,10 @@
 import math
 import warnings
 from pathlib import Path
-from typing import Any
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 
 from geossl.data.point_tables import read_points
 from geossl.errors import InputError, Note, needs
@@ -19,7 +19,12 @@ ENDINGS = (".parquet", ".csv", ".gpkg")
 
 
 def sample(
-    map: str | Path, points: Any, *, radius_m: float = 0.0, out: str | Path | None = None, overwrite: bool = False
+    map: str | Path,
+    points: str | Path | pd.DataFrame,
+    *,
+    radius_m: float = 0.0,
+    out: str | Path | None = None,
+    overwrite: bool = False,
 ) -> gpd.GeoDataFrame:
     """Take the embeddings of a map at points.
 

@@ -201,7 +201,7 @@ def test_a_map_that_does_not_fit_is_refused(map_, other_encoder, encoder, plots,
         InputError, match="no label lies on valid patches of map .* which spans longitudes .* right way round"
     ):
         geossl.finetune(swapped, map=map_, encoder=encoder, out=out)
-    with pytest.raises(InputError, match="head unet learns from pixels, which map does not hold"):
+    with pytest.raises(InputError, match="head unet learns from pixels, which a map does not hold"):
         geossl.finetune(plots, map=map_, head="unet", encoder=encoder, out=out)
     with pytest.raises(InputError, match="dims does nothing beside map"):
         geossl.finetune(plots, map=map_, dims=8, encoder=encoder, out=out)

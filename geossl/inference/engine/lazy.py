@@ -42,10 +42,10 @@ def embed(
     phases = phases_of(spec, gsd_m)
     rim = rim_px(spec, shape, phases)
     geobox = check_grid(cube, spec)
-    arrays = check_units(cube, images(cube, spec), spec)
-    check_sensors(tuple(arrays), spec)
     if spec.dates > 1 and "time" not in cube.dims:
         raise BandError(f"encoder {spec.name} takes {spec.dates} months: a cube with a dimension time")
+    arrays = check_units(cube, images(cube, spec), spec)
+    check_sensors(tuple(arrays), spec)
     is_lazy = any(isinstance(a, da.Array) for a in arrays.values())
     cell = shape.block_px
     top, left = round(-geobox.transform.f / spec.gsd_m), round(geobox.transform.c / spec.gsd_m)

@@ -24,6 +24,7 @@ HINTS: dict[str, Any] = {  # types of the attributes that anything of geossl rea
     "geossl:lacks": dict,
     "geossl:sensors": list[str],
 }
+OPTIONAL = ("geossl:lacks",)  # attributes that a map has only where they say something
 LAYERS = ("valid", "sensors", "date", "scales")  # arrays on the grid of the embeddings
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import shapely
 
 from geossl.errors import InputError, Note
-from geossl.inference.outputs.description import HINTS, store_attributes
+from geossl.inference.outputs.description import HINTS, OPTIONAL, store_attributes
 from geossl.inference.outputs.geoparquet import to_degrees
 from geossl.inference.outputs.raster import open_map
 from geossl.models.encoder import DenseSpec
@@ -91,7 +91,7 @@ def attributes_of(path: Path) -> dict[str, Any]:
         InputError: If it is not a map written by geossl.
     """
     found = store_attributes(path)
-    if missing := [name for name in (*HINTS, *RUNTIME) if name not in found]:
+    if missing := [name for name in (*HINTS, *RUNTIME) if name not in (*found, *OPTIONAL)]:
         raise InputError(
             f"{path} was not written by geossl embed, so what it was made from is not known (no {missing[0]})"
         )

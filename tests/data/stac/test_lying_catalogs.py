@@ -9,7 +9,7 @@ import pytest
 import rasterio
 from affine import Affine
 
-from geossl.data import addresses
+from geossl import retries
 from geossl.errors import GeosslError, Note
 from geossl.sensors import S2_BANDS
 from tests.data.stac.test_search import find, grid, truth
@@ -31,7 +31,7 @@ def published(tmp_path_factory):
 @pytest.fixture
 def load(published, monkeypatch):
     """Serves an item as it was changed, and reads it."""
-    monkeypatch.setattr(addresses, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(retries.CLOCK, "sleep", lambda seconds: None)
 
     def of(name, change, sensor="s2", folder=None):
         item = copy.deepcopy(published[1][name])

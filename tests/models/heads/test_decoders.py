@@ -136,7 +136,8 @@ def test_a_segmenter_takes_only_the_sensors_it_was_fitted_with(encoder):
 def test_patches_are_fed_from_half_of_their_pixels_on():
     s1 = torch.zeros(1, 2, 8, 24)
     s1[0, 0, :, 8:12], s1[0, 1, :, 16:21] = torch.nan, torch.nan
-    assert fed_patches({"s1": s1}, 8)["s1"].tolist() == [[[True, True, False]]]
+    spec = croma_spec("tiny", dim=32, depth=4, heads=4)
+    assert fed_patches({"s1": s1}, spec)["s1"].tolist() == [[[True, True, False]]]
 
 
 def test_labels_turn_with_their_pixels():

@@ -25,6 +25,7 @@ from geossl.cli.options import (
     asks_tokens,
     early,
     given,
+    two_maps,
     with_files,
     with_source,
 )
@@ -168,7 +169,13 @@ def embed(dry_run: bool, **options: Any) -> None:
 @click.option("--level", type=float, help="Share of amounts within their interval.  [default: 0.9]")
 @click.option("--radius-m", type=float, help="A point stands for so many metres around it.  [default: its pixel]")
 @click.option("--map", help="Learn from this embedding map (.zarr) instead of pixels.")
-@click.option("--pair", nargs=2, metavar="A B", help="Learn change from two maps, before and after; see geossl change.")
+@click.option(
+    "--pair",
+    nargs=2,
+    metavar="A B",
+    callback=two_maps,
+    help="Learn change from two maps, before and after; see geossl change.",
+)
 @asks_catalogue
 @asks_files
 @asks_encoder

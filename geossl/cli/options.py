@@ -234,6 +234,15 @@ def asks_protocols(verb: Callable[..., None]) -> Callable[..., None]:
     )
 
 
+def two_maps(
+    _context: click.Context, _parameter: click.Parameter, given: tuple[str, str] | None
+) -> tuple[str, str] | None:
+    """Both maps of ``--pair``; of one alone, click takes the option after it for the other."""
+    if given is not None and (option := next((value for value in given if value.startswith("--")), None)):
+        raise InputError(f"--pair takes two maps, before and after, but {option} follows the first")
+    return given
+
+
 def numbers(_context: click.Context, option: click.Parameter, text: str) -> list[float]:
     """Numbers separated by commas."""
     try:

@@ -155,7 +155,9 @@ def monthly_files(files: LocalRasters, period: str | None) -> Periods:
     }
     if not any(by_month.values()):
         raise InputError(f"no file is of {period}; they are of {days[0]} to {days[-1]}")
-    return Periods("month", tuple(by_month), tuple(tuple(map(files.of_day, own)) for own in by_month.values()))
+    parts = {name: tuple(map(files.of_day, own)) for name, own in by_month.items()}
+    note_missing(parts, files.sensors)
+    return Periods("month", tuple(parts), tuple(parts.values()))
 
 
 def recorded_months(known: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

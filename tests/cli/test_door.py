@@ -1,8 +1,9 @@
-"""What is said where a command is interrupted."""
+"""What is said where a command is interrupted, or misses something."""
 
 import click
 import pytest
 
+from geossl.cli import main
 from geossl.cli.door import Door
 
 
@@ -25,4 +26,20 @@ def test_an_interrupted_command_says_what_is_kept(raised, said, capsys):
 
     with pytest.raises(SystemExit, match="130"):
         door.main(["work"])
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["pretrain"], "Missing argument 'RECIPE'; see `geossl pretrain --help`"),
+        (
+            ["finetune", "--pair", "a.zarr", "--labels", "b.gpkg"],
+            "--pair takes two maps, before and after, but --labels follows the first",
+        ),
+    ],
+)
+def test_what_is_missing_is_named(words, said, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(words)
     assert said in capsys.readouterr().err

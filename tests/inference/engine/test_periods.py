@@ -10,8 +10,10 @@ from rasterio.transform import from_origin
 
 import geossl
 from geossl.data.periods import months
-from geossl.errors import BandError, InputError
+from geossl.errors import BandError, InputError, Note
 from geossl.models.files import load_encoder
+
+pytestmark = pytest.mark.filterwarnings("ignore:no s. scene in:geossl.errors.Note")
 
 S2_BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
 LEFT, TOP, PX = 599_900, 5_000_010, 24  # 240 m, in four windows of the lattice
@@ -140,6 +142,11 @@ def test_what_the_dry_run_says(scenes):
 def test_periods_that_cannot_be_are_refused(scenes, change, said):
     with pytest.raises(InputError, match=said):
         geossl.plan_map(scenes / "aoi.geojson", source(scenes, **change), encoder="presto", out="new.zarr")
+
+
+def test_months_without_a_file_are_said(scenes):
+    with pytest.warns(Note, match="no s2 scene in 2021-02, 2021-03, .* 2021-12; these months are missing"):
+        geossl.plan_map(scenes / "aoi.geojson", source(scenes), encoder="presto", out="new.zarr")
 
 
 def test_encoders_of_one_date_and_files_without_a_day_are_refused(scenes, tmp_path):

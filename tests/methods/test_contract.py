@@ -2,42 +2,30 @@
 
 import subprocess
 import sys
-from importlib import import_module
 
 import pytest
 import torch
 
 from geossl import recipe
 from geossl.api.pretrain.run import prepare
-from geossl.models.encoders.croma import CROMAEncoder, croma_spec
-from geossl.models.encoders.vit import ViT, vit_spec
 from geossl.models.files import load_encoder, save_encoder
-from geossl.models.spec import ImageGeometry
-from geossl.sensors import S2
+from tests.methods.small import values_of, write_teachers
 
 METHODS = sorted(recipe.RECIPES)
-
-
-def small(method):
-    """``CONTRACT`` of a method's own test file: recipe values that make a step take a fraction of a second."""
-    return import_module(f"tests.methods.test_{method}").CONTRACT
 
 
 @pytest.fixture(scope="module")
 def teachers(tmp_path_factory):
     """A folder with small encoders that students imitate; ``TEACHERS`` in the values above."""
     folder = tmp_path_factory.mktemp("teachers")
-    torch.manual_seed(0)
-    vit = vit_spec("nano", {"s2": S2}, ImageGeometry(window_px=48), patch_px=8, dim=32)
-    save_encoder(folder / "croma.safetensors", CROMAEncoder(croma_spec("tiny", dim=32, depth=2, heads=8)), {})
-    save_encoder(folder / "vit.safetensors", ViT(vit), {})
+    write_teachers(folder)
     return folder
 
 
 @pytest.fixture(scope="module", params=METHODS)
 def made(request, teachers):
     """A method and a batch, both fresh from the recipe."""
-    loaded = recipe.load(request.param, [v.replace("TEACHERS", str(teachers)) for v in small(request.param)])
+    loaded = recipe.load(request.param, [v.replace("TEACHERS", str(teachers)) for v in values_of(request.param)])
 
     def make():
         data, build = prepare(loaded)

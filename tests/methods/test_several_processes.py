@@ -5,7 +5,6 @@ draws of both, side by side. Batch norms are in evaluation mode, since every pro
 """
 
 import copy
-from importlib import import_module
 
 import numpy as np
 import pytest
@@ -17,12 +16,8 @@ from torch_geometric.data import Batch, Data
 
 from geossl import recipe
 from geossl.api.pretrain.run import prepare
-from geossl.models.encoders.croma import CROMAEncoder, croma_spec
-from geossl.models.encoders.vit import ViT, vit_spec
-from geossl.models.files import save_encoder
-from geossl.models.spec import ImageGeometry
-from geossl.sensors import S2
 from tests.methods import test_selfcon
+from tests.methods.small import values_of, write_teachers
 from tests.processes import start
 
 ROWS = 6  # of the whole batch; no other axis is a multiple of it
@@ -98,7 +93,7 @@ def built(name, folder):
     if method_name == "selfcon":  # three images each, of which one and two are generated
         method, batch = test_selfcon.method().eval(), test_selfcon.batch()
         return method, batch, [{key: x.chunk(2)[rank] for key, x in batch.items()} for rank in (0, 1)]
-    contract = import_module(f"tests.methods.test_{method_name}").CONTRACT
+    contract = values_of(method_name)
     size = [] if method_name in GRAPHS else [f"data.batch_size={ROWS}"]
     values = [v.replace("TEACHERS", str(folder)) for v in [*contract, *size, *values]]
     data, build = prepare(recipe.load(method_name, values))
@@ -165,10 +160,7 @@ def of_rank(rank, folder):
 def folder(tmp_path_factory):
     """Small teachers, every method with its batches, and what both processes found."""
     found = tmp_path_factory.mktemp("ranks")
-    torch.manual_seed(0)
-    vit = vit_spec("nano", {"s2": S2}, ImageGeometry(window_px=48), patch_px=8, dim=32)
-    save_encoder(found / "croma.safetensors", CROMAEncoder(croma_spec("tiny", dim=32, depth=2, heads=8)), {})
-    save_encoder(found / "vit.safetensors", ViT(vit), {})
+    write_teachers(found)
     for name in CASES:
         torch.save(built(name, found), found / f"{name}.pt")
     for process in [start(of_rank, rank, found) for rank in (0, 1)]:

@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import time
 
+import pytest
 from tornado.websocket import websocket_connect
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
@@ -17,6 +18,10 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 def find():
     """Path of a Chromium-like browser, or None."""
     return next((path for name in NAMES if (path := shutil.which(name))), None)
+
+
+needed = pytest.mark.skipif(find() is None, reason="no Chromium or Chrome found on the PATH")
+PHONE = {"width": 390, "height": 844, "mobile": True}
 
 
 async def connect(address):

@@ -409,15 +409,13 @@ def test_limits_are_said(served, monkeypatch):
     assert len(marks.state.frame) == 1
 
 
-needs_browser = pytest.mark.skipif(browser.find() is None, reason="no Chromium or Chrome found on the PATH")
 POINT = "(p => [p.x, p.y])(map.latLngToContainerPoint([{1}, {0}]))"  # the map begins at the window's corner
 
 
-@needs_browser
+@browser.needed
 @pytest.mark.parametrize("mobile", [False, True])
 def test_in_a_browser_keys_clicks_and_drags_label(served, mobile):
-    size = {"width": 390, "height": 844, "mobile": True} if mobile else {}
-    with browser.Page(**size) as page:
+    with browser.Page(**browser.PHONE if mobile else {}) as page:
         page.open(served.url)
         page.wait("document.querySelector('#how').textContent.startsWith('Name a first class')")
         for i, name in enumerate(NAMES):

@@ -406,14 +406,12 @@ def test_two_maps_are_painted_in_the_same_colours(two_maps):
 
 
 READY = "!document.querySelectorAll('.leaflet-tile:not(.leaflet-tile-loaded)').length"
-needs_browser = pytest.mark.skipif(browser.find() is None, reason="no Chromium or Chrome found on the PATH")
 
 
-@needs_browser
+@browser.needed
 @pytest.mark.parametrize("mobile", [False, True])
 def test_in_a_browser_a_click_shows_similarity_and_places(served, mobile):
-    size = {"width": 390, "height": 844, "mobile": True} if mobile else {}
-    with browser.Page(**size) as page:
+    with browser.Page(**browser.PHONE if mobile else {}) as page:
         page.open(served.url)
         page.wait("document.querySelectorAll('#layers > li').length == 3")
         page.wait(f"document.querySelectorAll('.leaflet-tile').length > 0 && {READY}")
@@ -449,7 +447,7 @@ def test_in_a_browser_a_click_shows_similarity_and_places(served, mobile):
         assert {url.split("/")[2] for url in page.requests if url.startswith("http")} == {served.url.split("/")[2]}
 
 
-@needs_browser
+@browser.needed
 def test_in_a_browser_the_keyboard_is_enough(served):
     with browser.Page() as page:
         page.open(served.url)
@@ -474,7 +472,7 @@ def test_in_a_browser_the_keyboard_is_enough(served):
         assert [e for e in page.errors if "400" not in e] == []  # the browser itself logs the refused search
 
 
-@needs_browser
+@browser.needed
 def test_in_a_browser_a_slider_swipes_one_map_over_the_other(two_maps):
     with browser.Page() as page:
         page.open(two_maps.url)

@@ -7,7 +7,7 @@ STEPS ?= 200
 
 export PYTHONDONTWRITEBYTECODE =  # compiled files are kept, whatever the shell says: every process of a test reads them
 
-.PHONY: demo docs test test-integrations suite fuzz lint style types install clean
+.PHONY: bench-smoke demo docs test test-integrations suite fuzz lint style types install clean
 
 install: $(VENV)/installed
 
@@ -57,3 +57,6 @@ test-integrations:
 
 fuzz: install
 	OMP_NUM_THREADS=1 GEOSSL_FUZZ=$(or $(ROUNDS),500) $(BIN)/python -m pytest -q -n auto --dist worksteal tests/fuzz
+
+bench-smoke: install
+	$(BIN)/python benchmarks/smoke.py

@@ -13,6 +13,10 @@ split if the set has one, else blocked or random as in ``geossl evaluate``. Rows
   here they are measured once more on the training graphs as they are, without any further update;
 * the trained encoder beside what the nodes hold.
 
+And what the training task is worth: the error GraphMAE is trained on, of the hidden half of the nodes of test images,
+beside what needs no training: the mean of a node's visible neighbours (of the second ring where it has none), and a
+least-squares mixture of the means of neighbours, second ring and image, fitted on training images.
+
 Accuracy in percent, mean +- standard deviation over seeds; brackets: 95 % over draws of test images (and of seeds),
 the same draws for every row, so that the differences below the table have intervals, too. The last column says what
 of an image's mean band values a ridge regression finds in the vector (R2 on test images): what an encoder has dropped,
@@ -43,6 +47,7 @@ from geossl.data.datasets.find import read_set
 from geossl.data.graphs.files import read_graph
 from geossl.evaluation.svm import C_FOLDS
 from geossl.inference.graphs import node_embeddings
+from geossl.methods.graphmae import random_mask, scaled_cosine_error
 
 SETTINGS = [  # ours, not tuned
     "encoder.kind=gin",
@@ -130,6 +135,61 @@ def encoders_of(arm, file, seed, args):
         yield f"GraphMAE{arm}, statistics of whole graphs", settled(geossl.load_encoder(path), graphs)
 
 
+def methods_of(arm, file, seed, args):
+    """Name and method, with its decoder, before and after training."""
+    recipe = recipe_of(arm, file, seed, args)
+    for name, is_trained in ((f"GraphMAE before training{arm}", False), (f"GraphMAE{arm}", True)):
+        torch.manual_seed(seed)
+        module = pretraining.prepare(recipe)[1]()
+        if is_trained:
+            path = Path(recipe.out, "checkpoints/last.ckpt")
+            module.load_state_dict(torch.load(path, weights_only=True)["state_dict"])
+        yield name, module.eval()
+
+
+def means_around(x, edge_index, owner, hidden):
+    """Means of the visible nodes: neighbours, second ring and image; (nodes, 3, features)."""
+    source, target = edge_index
+    shown = (~hidden).to(x)[:, None]
+    near = torch.zeros_like(x).index_add(0, target, (x * shown)[source])
+    count = torch.zeros_like(shown).index_add(0, target, shown[source])
+    far = torch.zeros_like(x).index_add(0, target, near[source])
+    more = torch.zeros_like(shown).index_add(0, target, count[source])
+    images = int(owner.max()) + 1
+    whole = x.new_zeros(images, x.shape[1]).index_add(0, owner, x * shown)
+    size = x.new_zeros(images, 1).index_add(0, owner, shown)
+    far = far / more.clamp(min=1)
+    near = torch.where(count > 0, near / count.clamp(min=1), far)
+    return torch.stack([near, far, (whole / size.clamp(min=1))[owner]], dim=1)
+
+
+@torch.inference_mode()
+def hidden_errors(graphs, train, file, seed, args):
+    """Error of the hidden nodes of test images, by row."""
+    parts = [part_of(graphs, chosen) for chosen in (train, ~train)]
+    methods = dict(pair for arm in ARMS for pair in methods_of(arm, file, seed, args))
+    own = next(iter(methods.values()))
+    scaled = [own.encoder.normalize(part.x) for part in parts]
+    rng = torch.Generator().manual_seed(seed)
+    masks = [random_mask(len(x), own.mask_ratio, 0, rng) for x in scaled]
+    rows = [mask.hidden for mask in masks]
+    hidden = [torch.zeros(len(x), dtype=torch.bool).index_fill(0, r, True) for x, r in zip(scaled, rows, strict=True)]
+    around = [
+        means_around(x, part.edge_index, part.batch, h)[r]
+        for part, x, h, r in zip(parts, scaled, hidden, rows, strict=True)
+    ]
+    wanted = [x[r] for x, r in zip(scaled, rows, strict=True)]
+    mixture = torch.linalg.lstsq(around[0].flatten(1), torch.nn.functional.normalize(wanted[0], dim=1)).solution
+    found = {
+        "mean of the visible neighbours, no training": scaled_cosine_error(around[1][:, 0], wanted[1], own.gamma),
+        "least-squares mixture of three means": scaled_cosine_error(
+            around[1].flatten(1) @ mixture, wanted[1], own.gamma
+        ),
+    }
+    found |= {name: method.loss_of(parts[1], masks[1]) for name, method in methods.items()}
+    return {name: float(error) for name, error in found.items()}
+
+
 def text_of(found):
     """Mean, spread and interval; ``found`` (seeds, test images)."""
     low, high = np.percentile(drawn(found), [2.5, 97.5])
@@ -189,7 +249,12 @@ def main():
     graphs, y = read_graph(out / "graphs.npz"), images.labels
     owner = graphs.batch.numpy()
     print(f"{len(y)} graphs of {graphs.num_nodes / len(y):.0f} nodes  {time.monotonic() - started:.0f} s", flush=True)
-    rows, levels = {}, {}
+    scaled = StandardScaler().fit_transform(graphs.x.numpy())
+    share = np.linalg.svd(scaled, compute_uv=False) ** 2 / scaled.size
+    print(
+        f"{scaled.shape[1]} features; share of variance in the first two directions {share[:2].sum():.2f}", flush=True
+    )
+    rows, levels, errors = {}, {}, {}
     plain = pooled(owner, graphs.x.numpy())
     for seed in range(args.seeds):
         train = images.parts("auto", seed) != 2
@@ -205,7 +270,12 @@ def main():
                 rows.setdefault((name, how), []).append(right(x, y, train))
                 levels.setdefault((name, how), []).append(level_kept(x, plain[0][:, : plain[0].shape[1] // 2], train))
             print(seed, name, [f"{100 * rows[name, how][-1].mean():.1f}" for how in READOUTS], flush=True)
+        for name, error in hidden_errors(graphs, train, file, seed, args).items():
+            errors.setdefault(name, []).append(error)
     show(rows, levels, f"{images.how('auto')} split, {(~train).sum()} test images")
+    print("\n| hidden nodes of test images | error that is trained |\n|---|---|")
+    for name, values in errors.items():
+        print(f"| {name} | {np.mean(values):.3f} +- {np.std(values):.3f} |")
 
 
 if __name__ == "__main__":

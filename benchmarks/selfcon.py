@@ -9,7 +9,7 @@ accuracy, clean, after JPEG of quality 75, after halving the size and back, and 
 Floors: the untrained encoder with the same calibration, and a random forest on the radially averaged power spectrum.
 
 Run: python benchmarks/selfcon.py [--cifake-train ZIP --cifake-test ZIP] [--satellite FOLDER] [--pairs FOLDER]
-         [--seeds 0 1 2] [--steps 200] [--out FILE.json]
+         [--seeds 0 1 2] [--arms SelfCon SupCon] [--steps 200] [--out FILE.json]
 
 What FILE.json holds already is not run again.
 """
@@ -223,7 +223,8 @@ def run(title, source, labels, unseen, asked, known):
     parts = real_and_synthetic(source)
     tracks = ["origin", "generator"] if "generator" in labels else ["origin"]
     for seed in asked.seeds:
-        missing = [arm for arm in (FLOOR, *ARMS) if f"{title} / {arm} / {seed}" not in known]
+        wanted = [arm for arm in (FLOOR, *ARMS) if arm in asked.arms]
+        missing = [arm for arm in wanted if f"{title} / {arm} / {seed}" not in known]
         question = questions(parts, unseen, tracks, seed) if missing else {}
         for arm in missing:
             if arm == FLOOR:
@@ -285,6 +286,7 @@ def main():
     parser.add_argument("--satellite", type=Path)
     parser.add_argument("--pairs", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--arms", nargs="+", choices=[FLOOR, *ARMS], default=[FLOOR, *ARMS], help="train only these")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()

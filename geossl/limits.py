@@ -17,6 +17,7 @@ LEAST_DB, MOST_DB = -60.0, 50.0  # radar beyond these is a fill value, not backs
 FILL_DB = (-100.0, 60.0)  # beyond these a fill value is sure enough to ask that it is declared
 LEAST_REFLECTANCE, MOST_REFLECTANCE = -0.2, 5.0  # of a pixel; beyond these it is a fill value or wrapped around
 BRIGHTEST = 2.5  # 99th percentile of the brightest band; clouds stay below 1.7
+GREENEST, GREEN_SHARE = 0.9, 0.02  # B08 of pixels whose red is not half as bright, and how many; real squares 0.006
 DARKEST_LAND, DARKEST_WATER = 0.1, 0.015  # and what whole numbers must reach that nothing says the scale of
 DARKEST = 0.005  # and those of reflectance, or of a stated scale
 NEGATIVE = -0.05  # 10th percentile of a band; none of 239 real files is below 0 there

@@ -22,6 +22,8 @@ from geossl.limits import (
     DARKEST_WATER,
     DN,
     FILL_DB,
+    GREEN_SHARE,
+    GREENEST,
     LEAST_DB,
     MAX_INT16,
     MOST_DB,
@@ -121,6 +123,7 @@ def reflectance_scale(
     check_wrapped(name, seen, scale)
     check_negative(name, seen, scale, bands)
     check_brightness(name, sure, bright, scale)
+    check_vegetation(name, sure, scale, bands)
     if scale == 1:
         note_stretched(name, sure)
     if not is_stated or bright < DARKEST * scale:
@@ -206,6 +209,20 @@ def check_brightness(name: str, seen: Float[ndarray, "c n"], bright: float, scal
         )
 
 
+def check_vegetation(name: str, seen: Float[ndarray, "c n"], scale: float, bands: Sequence[str]) -> None:
+    """Refuse numbers some times too bright: what is as bright as clouds in the near infrared is not half as red."""
+    if not {"B04", "B08"} <= set(bands) or not seen.size:
+        return
+    red, near = (seen[list(bands).index(band)] for band in ("B04", "B08"))
+    share = float(((near > GREENEST * scale) & (red < near / 2)).mean())
+    if share > GREEN_SHARE:
+        raise BandError(
+            f"{name}: {100 * share:.0f} % of the pixels are brighter than {GREENEST} in B08 and not half as bright in "
+            f"B04, as no ground or cloud is; {FIX_S2}: if 65535 is reflectance 1, say so with gdal_edit.py -scale "
+            "0.0000152590219"
+        )
+
+
 def check_negative(name: str, seen: Float[ndarray, "c n"], scale: float, bands: Sequence[str]) -> None:
     """Refuse standardised numbers: of reflectance, hardly any pixel lies clearly below 0."""
     tenth = np.percentile(seen, 10, axis=1)
@@ -219,17 +236,22 @@ def check_negative(name: str, seen: Float[ndarray, "c n"], scale: float, bands: 
 
 def check_darkness(name: str, seen: Float[ndarray, "c n"], bright: float, scale: float, bands: Sequence[str]) -> None:
     """Refuse x 1000, whose brightest band is too dark; reflectance in float is taken at its word."""
-    named = dict(zip(bands, np.median(seen, axis=1), strict=True)) if seen.size else {}
-    infrared = max((named[b] for b in ("B08", "B8A", "B11", "B12") if b in named), default=None)
-    is_land = infrared is not None and "B03" in named and infrared > named["B03"]
-    least = DARKEST if scale == 1 else DARKEST_LAND if is_land else DARKEST_WATER
+    ground = is_land(seen, bands)
+    least = DARKEST if scale == 1 else DARKEST_LAND if ground else DARKEST_WATER
     if 0 < bright < scale * least:
-        what = "land" if is_land and scale > 1 else "any scene"
+        what = "land" if ground and scale > 1 else "any scene"
         raise BandError(
             f"{name}: 99 % of the brightest band's numbers lie below {bright:.4g}, too dark for {what} in reflectance"
             + ("" if scale == 1 else " x 10000; if they are x 1000, say so with gdal_edit.py -scale 0.001, and if")
             + ("; correct their scale" if scale == 1 else " they are x 10000 and as dark as that, with -scale 0.0001")
         )
+
+
+def is_land(seen: Float[ndarray, "c n"], bands: Sequence[str]) -> bool:
+    """Whether most pixels are brighter in the infrared than in green."""
+    named = dict(zip(bands, np.median(seen, axis=1), strict=True)) if seen.size else {}
+    infrared = max((named[b] for b in ("B08", "B8A", "B11", "B12") if b in named), default=None)
+    return infrared is not None and "B03" in named and bool(infrared > named["B03"])
 
 
 def check_wrapped(name: str, seen: Float[ndarray, "c n"], scale: float) -> None:

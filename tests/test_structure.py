@@ -25,7 +25,7 @@ FLOORS = {  # room -> its floors, top down: what stands on a floor imports from 
         {"training", "viewer", "integrations"},
         {"methods", "inference", "evaluation", "data"},
         {"models", "recipe", "grid"},
-        {"units", "faults"},
+        {"units", "speckle", "faults"},
         {"sensors", "vector_files", "limits"},
         {"outputs", "rules", "shown"},
         {"errors", "progress", "retries"},

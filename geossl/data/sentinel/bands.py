@@ -27,6 +27,7 @@ from geossl.data.vrt import sidecars
 from geossl.errors import BandError, GridError, MissingFileError, Note
 from geossl.limits import DN
 from geossl.sensors import OPTICAL, SENSORS, Product, QualityBand
+from geossl.speckle import note_speckle
 from geossl.units import check_decibel, darkest, reflectance_scale
 
 LOOK_PX = 256  # side of the thinned look that unit checks are made on
@@ -113,6 +114,7 @@ def in_unit(
     seen = numbers[:, np.isfinite(numbers[0])]
     if entry.is_radar:
         check_decibel(named(file), seen, names)
+        note_speckle(named(file), numbers if look == source.shape else in_the_middle(file, source), names)
         return replace(file, names=names)
     if entry.unit != "reflectance":
         return replace(file, reason=f"{entry.unit} as stored")
@@ -123,6 +125,13 @@ def in_unit(
     if file.gain:
         raise BandError(f"{named(file)}: values up to {seen.max():.4g} are not reflectance 0 to 1; correct its scale")
     return as_product(file, product_in(file, source, path), seen)
+
+
+def in_the_middle(file: RasterFile, source: DatasetReader) -> Float[ndarray, "c h w"]:
+    """Numbers of the middle of a file, every pixel."""
+    height, width = (min(size, LOOK_PX) for size in source.shape)
+    window = Window((source.width - width) // 2, (source.height - height) // 2, width, height)
+    return file.read(source, window, (height, width))
 
 
 def check_place(source: DatasetReader, path: Path) -> None:

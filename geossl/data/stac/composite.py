@@ -23,10 +23,11 @@ from geossl.data.stac import clouds, remote
 from geossl.data.stac.elsewhere import from_any
 from geossl.data.stac.scenes import Scene
 from geossl.data.stac.search import Catalog
-from geossl.errors import Note, RunError, redact
-from geossl.limits import BRIGHTEST, CARRIES, CLOUDY
+from geossl.errors import BandError, Note, RunError, redact
+from geossl.limits import BRIGHTEST, CARRIES, CLOUDY, DARKEST_LAND, DARKEST_WATER
 from geossl.sensors import OPTICAL, RADAR, SENSORS
-from geossl.units import darkest
+from geossl.speckle import note_speckle
+from geossl.units import check_vegetation, darkest, is_land
 
 COMPOSITES = ("clearest", "medoid", "median")
 STRIP_ROWS = 256  # of a median held at once
@@ -241,7 +242,9 @@ def read_one(scene: Scene, geobox: GeoBox, sign: str) -> Float[ndarray, "c h w"]
     found = remote.in_parallel(jobs)
     check_places(scene, places)
     data = np.stack(found[: len(sensor.bands)])
-    if not sensor.is_radar:
+    if sensor.is_radar:
+        note_speckle(f"scene {scene.id}", data, sensor.bands)
+    else:
         check_numbers(scene, data)
     invalid = ~np.isfinite(data).all(axis=0)
     if not sensor.is_radar:
@@ -273,6 +276,7 @@ def check_numbers(scene: Scene, data: Float[ndarray, "c h w"]) -> None:
     Raises:
         RunError: If they are of another scale.
     """
+    bands = SENSORS[scene.sensor].bands
     seen = data[:, np.isfinite(data).all(axis=0) & (data > 0).any(axis=0)]
     if seen.shape[1] < LEAST_SEEN:
         return
@@ -281,6 +285,14 @@ def check_numbers(scene: Scene, data: Float[ndarray, "c h w"]) -> None:
         raise RunError(
             f"scene {scene.id}: reflectance up to {bright:.3g} is beyond clouds; its numbers are not x 10000"
         )
+    try:
+        check_vegetation(f"scene {scene.id}", seen, 1.0, bands)
+    except BandError as error:
+        text = str(error).partition(";")[0]
+        raise RunError(f"{text}; its numbers are not x 10000: leave the scene out with --date") from None
+    if bright < (DARKEST_LAND if is_land(seen, bands) else DARKEST_WATER):
+        text = f"scene {scene.id}: a block is darker than land or water is, as if its numbers were x 1000"
+        warnings.warn(text, Note, stacklevel=2)
     dark = darkest(seen, 1.0)
     if not scene.offset and dark is not None and CARRIES + 100 <= dark < CLOUDY:
         text = f"scene {scene.id}: {scene.reason} says that numbers do not carry +1000, but a block is nowhere dark"

@@ -21,6 +21,7 @@ from geossl.errors import BandError, Note
 from geossl.limits import fill_in
 from geossl.models.encoder import DenseSpec
 from geossl.sensors import SENSORS
+from geossl.speckle import note_speckle
 from geossl.units import CHECKED, check_block, check_cube
 
 LOOK_PX = 512  # side of the thinned look at a cube
@@ -198,6 +199,8 @@ def check_units(cube: xr.Dataset, arrays: dict[str, Any], spec: DenseSpec) -> di
         else:
             step = max(1, math.ceil(max(data.shape[1:]) / LOOK_PX))
             check_cube(name, data[needed, ::step, ::step], bands, cube[name].dtype)
+            if SENSORS[name].is_radar:
+                note_speckle(f"the cube's {name}", data[needed], bands)
             found[name] = without_fill(name, bands, places, data)
     return found
 

@@ -141,3 +141,22 @@ def test_radar_of_another_scale_is_one_line(load, published, tmp_path):
         written(tmp_path / f"radar/{band}.tif", lambda x: np.where(x > 0, x * 1000, x))
     with pytest.raises(GeosslError, match="scene radar, VV: radar numbers about .* are not linear power"):
         load("radar", lambda item: None, "s1", tmp_path)
+
+
+def test_radar_amplitudes_are_said(load, published, tmp_path):
+    shutil.copytree(published[0] / "radar", tmp_path / "radar")
+    for band in ("vv", "vh"):
+        written(tmp_path / f"radar/{band}.tif", lambda x: np.where(x > 0, np.sqrt(np.abs(x)), x))
+    with pytest.warns(Note, match=r"scene radar: .* look like 10\*log10 of amplitudes"):
+        load("radar", lambda item: None, "s1", tmp_path)
+
+
+def test_numbers_of_another_scale_are_said_or_refused(load, published, tmp_path):
+    for folder, factor in (("dark", 0.1), ("bright", 4.0)):  # 6.6 is refused as too bright
+        shutil.copytree(published[0] / "harmonised", tmp_path / folder / "harmonised")
+        for path in (tmp_path / folder / "harmonised").glob("B*.tif"):
+            written(path, lambda x, factor=factor: (x * factor).astype(np.uint16))
+    with pytest.warns(Note, match="scene harmonised: a block is darker than land or water is, .* x 1000"):
+        load("harmonised", lambda item: None, folder=tmp_path / "dark")
+    with pytest.raises(GeosslError, match="brighter than 0.9 in B08 and not half as bright in B04, .*scene out with"):
+        load("harmonised", lambda item: None, folder=tmp_path / "bright")

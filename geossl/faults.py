@@ -16,7 +16,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-from geossl.errors import GeosslError, WrongTypeError, missing, redact
+from geossl.errors import GeosslError, RunError, WrongTypeError, missing, redact
 from geossl.outputs import REFUSED
 
 HERE = str(Path(__file__).parent)
@@ -52,6 +52,8 @@ def guarded(function: Callable[..., Any], name: str) -> Callable[..., Any]:
         except (GeosslError, Warning):
             raise
         except Exception as error:
+            if said := unreadable(error):
+                raise RunError(said) from error
             if not is_users(error) and type(error).__module__.split(".")[0] != "jaxtyping":  # which checks our tests
                 where = write_log(error, f"{name}(...)")
                 error.add_note(
@@ -153,6 +155,8 @@ def unexpected(error: Exception, typed: list[str]) -> str:
     """
     if isinstance(error, OSError) and error.errno in REFUSED | {errno.ENAMETOOLONG, errno.EMFILE}:
         return f"{error.filename or 'the output'} cannot be written or opened ({error.strerror})"
+    if said := unreadable(error):
+        return said
     if is_memory(error):
         return "there is not enough memory for this; use a smaller batch, --shard-cells or input"
     command = redact(" ".join(typed))
@@ -162,6 +166,17 @@ def unexpected(error: Exception, typed: list[str]) -> str:
     return (
         f"`geossl {command[:200]}` ended in a fault of geossl itself ({said}); {place}; please report it with that file"
     )
+
+
+def unreadable(error: Exception) -> str:
+    """What to say of a raster that ends or changes where it is read, long after it was opened; else empty."""
+    if type(error).__name__ != "RasterioIOError":
+        return ""
+    first: BaseException = error
+    while (cause := first.__cause__ or first.__context__) is not None:
+        first = cause
+    reason = " ".join(str(first).split())[:200]
+    return f"a raster cannot be read ({reason}); it is damaged or cut short: copy it or make it again"
 
 
 def is_memory(error: Exception) -> bool:

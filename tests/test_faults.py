@@ -6,9 +6,10 @@ from typing import Literal
 
 import numpy as np
 import pytest
+import rasterio
 
-from geossl.errors import InputError, WrongTypeError
-from geossl.faults import fits, guarded
+from geossl.errors import InputError, RunError, WrongTypeError
+from geossl.faults import fits, guarded, unexpected
 
 
 @pytest.mark.parametrize(
@@ -67,6 +68,23 @@ def test_a_fault_says_whose_it_is_and_where_its_log_lies(tmp_path, monkeypatch):
     assert "geossl.double ended in a fault of geossl itself" in fault.value.__notes__[0]
     assert str(log) in fault.value.__notes__[0]
     assert "geossl.double(...)" in log.read_text()
+
+
+def test_a_raster_that_ends_too_early_is_not_a_fault(tmp_path):
+    path = tmp_path / "a.tif"
+    with rasterio.open(path, "w", driver="GTiff", width=64, height=64, count=1, dtype="float64") as file:
+        file.write(np.ones((1, 64, 64)))
+    path.write_bytes(path.read_bytes()[:9000])
+
+    def door():
+        with rasterio.open(path) as file:
+            file.read()
+
+    with pytest.raises(RunError, match="a raster cannot be read .*it is damaged or cut short"):
+        guarded(door, "geossl.door")()
+    with pytest.raises(rasterio.errors.RasterioIOError) as error:
+        door()
+    assert unexpected(error.value, ["similar"]).startswith("a raster cannot be read (")
 
 
 def test_an_error_of_the_users_own_function_is_not_ours(tmp_path, monkeypatch):

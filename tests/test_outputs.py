@@ -91,6 +91,7 @@ def test_a_missing_folder_is_named(tmp_path):
         ("folder.tif", {}, "folder.tif is a folder; choose another name"),
         ("there.tif/a.tif", {"makes_folder": True}, "cannot be written: .*there.tif is not a folder"),
         ("none/a.tif", {"option": "--raster"}, "raster .*a.tif: folder '.*none' does not exist; create it"),
+        ("m.zarr/c/a.tif", {"makes_folder": True}, "lies in the map .*m.zarr; choose a place outside it"),
         ("a\0.tif", {}, "is not a file name"),
         ("x" * 250 + ".tif", {}, "xxx... is a name of more than 240 bytes"),
     ],
@@ -98,6 +99,8 @@ def test_a_missing_folder_is_named(tmp_path):
 def test_an_output_that_cannot_be_is_refused(tmp_path, name, settings, message):
     (tmp_path / "there.tif").write_text("")
     (tmp_path / "folder.tif").mkdir()
+    (tmp_path / "m.zarr").mkdir()
+    (tmp_path / "m.zarr/zarr.json").touch()
     with pytest.raises(InputError, match=message):
         check_output(f"{tmp_path}/{name}", (".tif", ".zarr"), **settings)
     with pytest.raises(InputError, match="'' is not a file name"):

@@ -83,7 +83,8 @@ def with_files(options: dict[str, Any]) -> dict[str, Any]:
         return others
     from geossl.api.source import Rasters  # lazy: reads rasters and catalogues
 
-    return {**others, "source": Rasters(s2_offset=others.pop("s2_offset"), **stated)}
+    source = Rasters(s2_offset=others.pop("s2_offset"), **stated)
+    return {**others, "source": source}
 
 
 def with_options(verb: Callable[..., None], *options: Callable[..., Any]) -> Callable[..., None]:

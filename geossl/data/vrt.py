@@ -52,7 +52,7 @@ def is_statistics(file: Path) -> bool:
 
 
 def check_vrt(path: Path, depth: int = 0) -> None:
-    """Refuse a VRT that would read over a network; other files pass, whatever their name says.
+    """Refuse a VRT that would read over a network, or itself; other files pass, whatever their name says.
 
     Args:
         path: A raster file; GDAL knows a VRT by its first bytes, not by its name.
@@ -71,7 +71,7 @@ def check_vrt(path: Path, depth: int = 0) -> None:
         raise InputError(f"{path} cannot be read ({error.strerror})") from None
     if len(text) > LARGEST_BYTES or b"<!ENTITY" in text or depth > DEEPEST:
         raise InputError(f"{path} is a VRT too large or too nested to be checked; build a plain one with gdalbuildvrt")
-    for plain, optional in SOURCE.findall(text):
+    for plain, optional in dict.fromkeys(SOURCE.findall(text)):  # a file may be named once per band
         source = (plain or optional).decode("utf-8", "replace").strip().replace("&amp;", "&")
         if strange := [host for host in hosts_in(source) if host not in allowed_hosts()]:
             raise InputError(
@@ -79,5 +79,7 @@ def check_vrt(path: Path, depth: int = 0) -> None:
                 f"you trust it: {ALLOW}={redact(strange[0])[:100]}"
             )
         inner = path.parent / source
-        if inner.is_file() and inner != path:
+        if inner.is_file() and inner.samefile(path):  # GDAL would open it again and again
+            raise InputError(f"{path} is a VRT that names itself as a source; build it anew with gdalbuildvrt")
+        if inner.is_file():
             check_vrt(inner, depth + 1)

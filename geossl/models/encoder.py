@@ -1,5 +1,6 @@
 """What an encoder is: a specification that travels with the weights, and the interface of image encoders."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -95,6 +96,8 @@ class DenseSpec(EncoderSpec):
         """Check that the window geometry is whole patches and leaves something to keep."""
         if self.reach is not None and self.reach < 1:
             raise ValueError(f"reach={self.reach} must be 1 or more patches, or None")
+        if self.patch_px < 1 or not 0 < self.gsd_m < math.inf:
+            raise ValueError(f"patch_px={self.patch_px} and gsd_m={self.gsd_m} must be positive")
         if self.window_px % self.patch_px or self.margin_px % self.patch_px:
             raise ValueError(
                 f"window_px={self.window_px} and margin_px={self.margin_px} must be "

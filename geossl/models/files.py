@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -253,7 +253,7 @@ def read_safetensors(path: Path) -> Encoder:
         with safe_open(path, "pt") as file:
             note = json.loads((file.metadata() or {}).get("geossl", "null"))
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (safe_open is not a mapping)
-    except (SafetensorError, OSError, json.JSONDecodeError):
+    except (SafetensorError, OSError, ValueError, RecursionError):
         raise WeightsError(f"{path} is damaged or no safetensors file; copy it again") from None
     if note is None:
         return published(state, path=path)
@@ -282,12 +282,16 @@ def built(note: Any, state: Mapping[str, Tensor], path: Path) -> Encoder:
     kind = architecture(name)
     try:
         spec = kind.spec_type.from_dict(spec)
+        for field, hint in get_type_hints(type(spec)).items():
+            value = getattr(spec, field)
+            if hint in (int, str) and (not isinstance(value, hint) or isinstance(value, bool)):
+                raise TypeError(f"{field} is {value!r}, not {'text' if hint is str else 'a whole number'}")
         with suppress(NotImplementedError), torch.device("meta"):  # sizes first: takes no memory
             tensors = [*kind(spec).state_dict().values()]
             if sum(t.numel() for t in tensors) > 2 * sum(t.numel() for t in state.values()) + LARGEST:
                 raise WeightsError(f"{path} claims a model far larger than the tensors it holds; it is damaged")
         return kind(spec)
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, AssertionError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, AssertionError, ArithmeticError) as error:
         if isinstance(error, GeosslError):
             raise
         reason = " ".join(str(error).split())[:120]

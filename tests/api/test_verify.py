@@ -70,6 +70,13 @@ def test_another_encoder_or_a_changed_file_is_not_a_verification(copied, other_e
         geossl.verify(copied, encoder=encoder, source=source)
 
 
+def test_files_may_be_named_in_the_shell(made, encoder, scene):
+    files = ["--s1", str(scene / "s1.tif"), "--s2", str(scene / "s2.tif")]
+    ran = CliRunner().invoke(main, ["verify", str(made), "--encoder", str(encoder), "--shards", "1", *files])
+    assert ran.exit_code == 0, ran.output
+    assert "1 shards, " in ran.output
+
+
 def test_what_cannot_be_verified_is_said(copied, encoder, tmp_path):
     with pytest.raises(MissingFileError, match="does not exist"):
         geossl.verify(tmp_path / "none.zarr", encoder=encoder)

@@ -47,6 +47,12 @@ def test_a_vrt_of_the_network_is_refused(tmp_path, name, source):
     assert "SECRET" not in str(refused.value)
 
 
+def test_a_vrt_of_itself_is_refused(tmp_path):
+    path = tmp_path / "a.vrt"
+    with pytest.raises(InputError, match="names itself as a source"):
+        check_vrt(vrt(path, path, path))
+
+
 def test_a_vrt_inside_a_vrt_is_looked_at(tmp_path):
     inner = vrt(tmp_path / "inner.tif", *["http://host.org/a.tif"] * 2)
     with pytest.raises(InputError, match=r"inner\.tif is a VRT that reads from the network"):

@@ -269,6 +269,11 @@ def test_whole_numbers_in_place_of_weights_are_refused(encoder, tmp_path):
         (lambda n: n["spec"]["sensors"]["s2"].update(std=[float("nan")] * 12), "std must be positive"),
         (lambda n: n["spec"]["sensors"]["s2"].update(mean=[float("inf")] * 12), "mean must be a number"),
         (lambda n: n["spec"]["sensors"]["s2"].update(bands=["B02"] * 12), "every band once"),
+        (lambda n: n["spec"]["sensors"]["s2"].update(bands=[*range(12)]), "every band by its name"),
+        (lambda n: n["spec"].update(patch_px=0), "patch_px=0 and gsd_m=10.0 must be positive"),
+        (lambda n: n["spec"].update(gsd_m=-10.0), "gsd_m=-10.0 must be positive"),
+        (lambda n: n["spec"].update(name=7), "name is 7, not text"),
+        (lambda n: n["spec"].update(dim=float(n["spec"]["dim"])), "dim is .*, not a whole number"),
         (lambda n: n["spec"]["arguments"].update(depth=10**9), "claims depth far beyond"),
         (lambda n: n["spec"]["arguments"].update(dim=4096, depth=24), "claims a model far larger"),
         (lambda n: n["spec"]["arguments"].update(dim="wide"), "describes no encoder that can be built"),
@@ -284,6 +289,12 @@ def test_a_damaged_header_is_one_line(encoder, tmp_path, change, words):
     path = rewritten(tmp_path / "e.safetensors", encoder, change_note=change)
     with pytest.raises(WeightsError, match=words):
         read_encoder(path)
+
+
+def test_a_header_nested_deeper_than_json_is_read_is_one_line(tmp_path):
+    save_file({"x": torch.zeros(1)}, tmp_path / "e.safetensors", {"geossl": "[" * 5000 + "]" * 5000})
+    with pytest.raises(WeightsError, match="is damaged or no safetensors file"):
+        read_encoder(tmp_path / "e.safetensors")
 
 
 def test_a_weight_file_is_hashed_and_loaded_once_until_it_changes(encoder, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from affine import Affine
 from jaxtyping import Float
 from numpy import ndarray
 from odc.geo.geobox import GeoBox
+from pyproj import Transformer
+from pyproj.exceptions import ProjError
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
@@ -104,6 +107,8 @@ def in_unit(
 ) -> RasterFile:
     """The file with what turns its numbers into the sensor's unit, which a thinned look at them confirms."""
     entry = SENSORS[file.sensor]
+    if any("complex" in kind for kind in source.dtypes):
+        raise BandError(f"{named(file)} holds complex numbers, as single-look radar does; expected {entry.unit}")
     look = (min(source.height, LOOK_PX), min(source.width, LOOK_PX))
     window = Window(0, 0, source.width, source.height)
     names = wanted or entry.bands
@@ -156,13 +161,24 @@ def check_place(source: DatasetReader, path: Path) -> None:
             f"{path} has a local CRS, which has no place on Earth; assign the one it is in: gdal_edit.py -a_srs "
             "EPSG:32631"
         )
-    if source.transform.determinant == 0:
+    if not on_earth(source.crs.to_wkt()):
+        raise GridError(f"{path} has the CRS of another body than Earth; assign the one it is in: gdal_edit.py -a_srs")
+    if not abs(source.transform.determinant) > 0:  # nor a number
         raise GridError(f"{path} has pixels of no size; expected a transform with a pixel size in map units")
     if source.transform == Affine.identity():
         raise GridError(
             f"{path} has a CRS, but no transform, so its place is unknown; set its corners: gdal_edit.py -a_ullr, or "
             "put its world file (.tfw) beside it"
         )
+
+
+@cache
+def on_earth(wkt: str) -> bool:
+    """Whether places in a CRS have a longitude and latitude on Earth."""
+    try:
+        return bool(Transformer.from_crs(wkt, 4326))
+    except ProjError:
+        return False
 
 
 def with_scale(file: RasterFile, *sources: DatasetReader) -> RasterFile:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.shutil import copy
 
@@ -45,12 +46,23 @@ def test_a_file_per_band_is_asked_one_by_one(tmp_path):
         inspect_all([tmp_path], "s2")
 
 
+MOON = CRS.from_dict(proj="longlat", a=1737400, b=1737400)
+
+
+def test_complex_numbers_are_not_cut_to_their_real_part(tmp_path):
+    path = write_raster(tmp_path / "a.tif", radar().astype(np.complex64), names=("VV", "VH"))
+    with pytest.raises(BandError, match=r"a.tif holds complex numbers, as single-look radar does; expected dB"):
+        inspect(path, "s1")
+
+
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
         ({"scales": [0] * 12}, BandError, "states the scale 0 and offset 0, which make no number"),
         ({"scales": [-1e-4] * 12}, BandError, "states the scale -0.0001"),
         ({"scales": [1e-4] + [1] * 11}, BandError, "bands are in different units: B01 up to"),
+        ({"transform": Affine(np.nan, 0, 0, 0, -10, 0)}, GridError, "has pixels of no size"),
+        ({"crs": MOON}, GridError, "has the CRS of another body than Earth"),
         ({"transform": Affine.identity()}, GridError, "has a CRS, but no transform"),
         ({"descriptions": [f"b{i}" for i in range(1, 13)]}, BandError, "has 12 bands without names"),
         ({"descriptions": [f"{band}_iqr" for band in S2_BANDS]}, BandError, "lacks B01"),

@@ -35,8 +35,10 @@ class SensorSpec:
         """Check that statistics and bands match."""
         if not len(self.bands) == len(self.mean) == len(self.std):
             raise ValueError(f"{len(self.bands)} bands, {len(self.mean)} means, {len(self.std)} stds; need one each")
-        if len(set(self.bands)) < len(self.bands) or not all(isinstance(band, str) for band in self.bands):
-            raise ValueError(f"every band by its name and once, got {', '.join(map(str, self.bands))}")
+        if not all(isinstance(band, str) for band in self.bands):
+            raise ValueError(f"every band by its name, got {list(self.bands)}")
+        if len(set(self.bands)) < len(self.bands):
+            raise ValueError(f"every band once, got {', '.join(self.bands)}")
         if not all(math.isfinite(s) and s > 0 for s in self.std):
             raise ValueError(f"std must be positive for every band, got {list(self.std)}")
         if not all(math.isfinite(m) for m in self.mean):

@@ -282,10 +282,7 @@ def built(note: Any, state: Mapping[str, Tensor], path: Path) -> Encoder:
     kind = architecture(name)
     try:
         spec = kind.spec_type.from_dict(spec)
-        for field, hint in get_type_hints(type(spec)).items():
-            value = getattr(spec, field)
-            if hint in (int, str) and (not isinstance(value, hint) or isinstance(value, bool)):
-                raise TypeError(f"{field} is {value!r}, not {'text' if hint is str else 'a whole number'}")
+        check_fields(spec)
         with suppress(NotImplementedError), torch.device("meta"):  # sizes first: takes no memory
             tensors = [*kind(spec).state_dict().values()]
             if sum(t.numel() for t in tensors) > 2 * sum(t.numel() for t in state.values()) + LARGEST:
@@ -296,6 +293,18 @@ def built(note: Any, state: Mapping[str, Tensor], path: Path) -> Encoder:
             raise
         reason = " ".join(str(error).split())[:120]
         raise WeightsError(f"{path} describes no encoder that can be built ({reason}); copy it again") from None
+
+
+def check_fields(spec: Any) -> None:
+    """Refuse what JSON holds in place of the text and whole numbers of a spec.
+
+    Raises:
+        TypeError: Which, and what it is.
+    """
+    for field, hint in get_type_hints(type(spec)).items():
+        value = getattr(spec, field)
+        if hint in (int, str) and (not isinstance(value, hint) or isinstance(value, bool)):
+            raise TypeError(f"{field} is {value!r}, not {'text' if hint is str else 'a whole number'}")
 
 
 def numbers_in(values: Any, key: str = "spec") -> Iterator[tuple[str, float]]:

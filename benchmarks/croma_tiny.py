@@ -270,7 +270,8 @@ def main():
     found = chips.statistics()
     s2 = SensorSpec(BANDS, "reflectance", "L1C or L2A", *zip(*found[:12], strict=True), ("B01", "B09"))
     s1 = SensorSpec(("VV", "VH"), "dB", "GRD sigma0 or gamma0", *zip(*found[12:], strict=True), ("VH",))
-    stated = Provenance("croma_tiny", "geossl, benchmarks/croma_tiny.py; teachers Galileo nano and So2Sat LCZ", "MIT")
+    source = "geossl, benchmarks/croma_tiny.py; teachers Galileo nano and So2Sat LCZ"
+    stated = Provenance(name="croma_tiny", source=source, licence="MIT")
     spec = croma_spec("tiny", sensors={"s1": s1, "s2": s2}, provenance=stated)
     optim = OptimConfig("adamw", arguments.lr, (0.9, 0.98), 0.05, "cosine", 300, arguments.steps)
     method = CROMA(

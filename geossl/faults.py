@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from geossl.errors import GeosslError, RunError, WrongTypeError, missing, redact
-from geossl.outputs import REFUSED
+from geossl.outputs import REFUSED, check_not_input
 
 HERE = str(Path(__file__).parent)
 WORDS = {
@@ -45,6 +45,7 @@ def guarded(function: Callable[..., Any], name: str) -> Callable[..., Any]:
     def door(*args: Any, **kwargs: Any) -> Any:
         bound = signature.bind(*args, **kwargs)  # TypeError as of any function
         check_types(function, name, bound.arguments)
+        check_not_input({**bound.arguments, **bound.kwargs})
         try:
             return function(*args, **kwargs)
         except ImportError as error:

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -163,6 +163,37 @@ def output_path(out: str | Path, option: str = "--out") -> Path:
     if store := next((place for place in path.absolute().parents if (place / "zarr.json").is_file()), None):
         raise InputError(f"{option} {path} lies in the map {store}; choose a place outside it")
     return path
+
+
+def check_not_input(given: Mapping[str, Any]) -> None:
+    """Refuse a call whose output is one of its inputs, which would be lost before it is read.
+
+    Args:
+        given: Arguments by name; ``out`` is the output, and what stands for files beside it are inputs.
+
+    Raises:
+        InputError: Which.
+    """
+    out = given.get("out")
+    if not isinstance(out, str | Path) or not os.path.exists(out):
+        return
+    for name, value in given.items():
+        paths = getattr(value, "paths", None)
+        for path in [] if name == "out" else paths_in(paths() if callable(paths) else value):
+            is_same = False
+            with suppress(OSError, ValueError):  # of texts that are no path
+                is_same = os.path.samefile(out, path)
+            if is_same:
+                raise InputError(f"--out {out} is an input of this call, too; choose another name")
+
+
+def paths_in(value: Any) -> Iterator[str | Path]:
+    """Paths that an argument may stand for: itself, or the items of a list or dictionary."""
+    if isinstance(value, str | Path):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from paths_in(item)
 
 
 def make_folder(path: Path, option: str = "--out") -> None:

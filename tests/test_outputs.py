@@ -5,9 +5,13 @@ import os
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+import geossl
+from geossl.cli import main
 from geossl.errors import InputError, RunError
 from geossl.outputs import (
+    check_not_input,
     check_output,
     is_unfinished,
     on_disk,
@@ -105,6 +109,21 @@ def test_an_output_that_cannot_be_is_refused(tmp_path, name, settings, message):
         check_output(f"{tmp_path}/{name}", (".tif", ".zarr"), **settings)
     with pytest.raises(InputError, match="'' is not a file name"):
         check_output("", (".tif",))
+
+
+def test_an_output_that_is_an_input_is_refused_before_it_is_lost(tmp_path):
+    for name in ("a.tif", "b.tif"):
+        (tmp_path / name).write_text("")
+    a, link = tmp_path / "a.tif", tmp_path / "link.tif"
+    link.symlink_to(a)
+    for given in ({"s2": str(a)}, {"s2": (tmp_path / "b.tif", a)}, {"source": geossl.Rasters(s2=a)}, {"map": link}):
+        with pytest.raises(InputError, match="out .*a.tif is an input of this call, too"):
+            check_not_input({**given, "out": a})
+        check_not_input({**given, "out": tmp_path / "c.tif"})
+    typed = ["embed", "--aoi", str(a), "--s2", str(a), "--overwrite", "--out", str(a)]
+    assert "is an input of this call, too" in CliRunner().invoke(main, typed).stderr
+    with pytest.raises(InputError, match="is an input of this call, too"):
+        geossl.export(a, a)
 
 
 def test_an_output_that_can_be_is_given_back(tmp_path):

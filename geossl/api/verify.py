@@ -16,6 +16,7 @@ from geossl.inference.engine.verify import recorded
 from geossl.inference.engine.verify import verify as compute
 from geossl.models.files import EncoderFile
 from geossl.progress import Progress
+from geossl.rules import check_values
 from geossl.sensors import SENSORS
 
 
@@ -52,6 +53,7 @@ def verify(
     """
     if not isinstance(shards, int) or isinstance(shards, bool) or shards < 1:
         raise InputError(f"shards={shards!r} is not a number of shards; use 1 or more")
+    check_values(seed=seed)
     path = Path(map)
     if not path.exists():
         raise MissingFileError(f"map {str(path)!r} does not exist")

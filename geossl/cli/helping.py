@@ -1,8 +1,11 @@
 """Help that can be overlooked: options of long verbs in groups, and completion in the shell."""
 
+from typing import Any
+
 import click
 from click.shell_completion import get_completion_class
 
+from geossl.outputs import check_not_input
 from geossl.sensors import SENSORS
 
 LONG = 12  # options of a verb, from which they are grouped
@@ -18,7 +21,12 @@ SHELLS = ("bash", "zsh", "fish")
 
 
 class Grouped(click.Command):
-    """A verb whose options are listed in groups where there are many."""
+    """A verb whose options are listed in groups where there are many, and whose output is none of its inputs."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run it."""
+        check_not_input(ctx.params)
+        return super().invoke(ctx)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write them."""

@@ -100,7 +100,7 @@ def read(path: Path) -> tuple[dict[str, Any], yaml.Node | None]:
         text = path.read_text(encoding="utf-8")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         values = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, OSError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or error.__class__.__name__
@@ -133,7 +133,7 @@ def parsed(override: str) -> tuple[tuple[str, ...], Any]:
         raise RecipeError(f"override {override!r} is not of the form section.key=value")
     try:
         return tuple(key.strip().split(".")), yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError):
         raise RecipeError(f"override {override!r}: the value is not readable as YAML") from None
 
 

@@ -82,6 +82,8 @@ def test_what_cannot_be_verified_is_said(copied, encoder, tmp_path):
         geossl.verify(tmp_path / "none.zarr", encoder=encoder)
     with pytest.raises(InputError, match="shards=0 is not a number of shards"):
         geossl.verify(copied, encoder=encoder, shards=0)
+    with pytest.raises(InputError, match="seed=-1 is not possible"):
+        geossl.verify(copied, encoder=encoder, seed=-1)
     plan = copied.with_name("m.zarr.build") / "plan.json"
     plan.write_text(plan.read_text().replace('"phases": 1', '"phases": "x"'))
     with pytest.raises(InputError, match="damaged or of another geossl"):

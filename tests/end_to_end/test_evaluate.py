@@ -97,7 +97,7 @@ def changed_test_part(path, tmp_path, encoder):
     part = read_set(path).parts("auto", 0)
     arrays = dict(np.load(path))
     x, y = arrays["x"].copy(), arrays["y"].copy()
-    x[part == 2] = np.random.default_rng(1).integers(1, 16000, x[part == 2].shape)
+    x[part == 2] = np.random.default_rng(1).integers(1, 9000, x[part == 2].shape)
     np.savez(tmp_path / "wild.npz", **{**arrays, "x": x, "y": y, "part": part})
     np.savez(tmp_path / "tame.npz", **{**arrays, "part": part})
     return tmp_path / "tame.npz", tmp_path / "wild.npz"

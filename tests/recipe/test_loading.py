@@ -79,6 +79,7 @@ def test_a_missing_key_is_named(page):
         ("train", "not of the form section.key=value"),
         ("train.lr.x=1", "'lr' is a value, not a section"),
         ("data.chip_px={", "not readable as YAML"),
+        ("data.chip_px=" + "[" * 3000, "not readable as YAML"),
         ("data.crop_px=[96, 24]", "must be the least side, then the greatest"),
         ("data.chip_px=40000", "less than or equal to 4096"),
         ("data.workers=100000", "less than or equal to 1024"),

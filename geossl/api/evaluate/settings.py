@@ -103,9 +103,12 @@ def settings_of(protocol: str | Sequence[str], out: Path, progress: Progress | N
     """
     if unknown := sorted(set(options) - set(Options.__annotations__)):
         raise UnknownSettingError("evaluate", unknown[0], Options.__annotations__)
-    neighbours, image_px = options.get("neighbours"), options.get("image_px")
+    neighbours, image_px, protocols = options.get("neighbours"), options.get("image_px"), requested(protocol)
+    idle = [name for name in ("epochs", "finetuning") if options.get(name) is not None]
+    if idle and not {"finetune", "segmentation"} & set(protocols):
+        raise InputError(f"--{idle[0]} does nothing without --protocol finetune or segmentation; leave it out")
     return Settings(
-        protocols=requested(protocol),
+        protocols=protocols,
         sensors=sensor_sets(options.get("sensors")),
         seeds=at_least(options.get("seeds", 1), 1, "--seeds", 10_000),
         split=options.get("split", "auto"),

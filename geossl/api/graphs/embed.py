@@ -35,6 +35,7 @@ from geossl.rules import check_values
 
 log = logging.getLogger("geossl")
 GSD_M = 10  # of a raster of clusters
+MOST_CELLS = 10**11  # of it, as a country at 2 m
 
 
 def embed_graph(
@@ -182,6 +183,8 @@ def class_raster(out: str | Path, nodes: gpd.GeoDataFrame, gsd_m: float = GSD_M)
     if not (nodes.geometry.area > 0).any():
         raise InputError("a class raster needs areas; these places are points or lines")
     left, bottom, right, top = nodes.total_bounds
+    if (right - left) / gsd_m * (top - bottom) / gsd_m > MOST_CELLS:
+        raise InputError(f"gsd_m={gsd_m} makes a raster of more than {MOST_CELLS:.0e} cells; use larger ones")
     box = geom.BoundingBox(left, bottom, right, top, crs=str(nodes.crs))
     geobox = GeoBox.from_bbox(box, resolution=gsd_m)
     count = int(nodes["cluster"].max()) + 1

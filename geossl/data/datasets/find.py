@@ -117,6 +117,8 @@ def find(
     if name == "sample":
         own = scenes._replace(files={s: [SAMPLE / s] for s in PAIR}, s2_offset=None, column=None, bands=None)
         return labelled_scenes(SAMPLE / "labels", own, name)
+    if scenes.task is not None:
+        raise InputError(f"--task is for labels over scenes and does nothing for {name!r}; leave it out")
     if name in DATASETS:
         return named_set(name, Path(root or Path("data") / name), download)
     if not os.path.exists(name) and not Path(name).suffix and len(Path(name).parts) == 1:

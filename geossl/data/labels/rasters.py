@@ -222,6 +222,8 @@ def opened(path: Path, task: str) -> rasterio.DatasetReader:
         problem = "has no CRS; set it: gdal_edit.py -a_srs EPSG:..."
     elif file.transform == Affine.identity():
         problem = "has a CRS, but no transform, so its place is unknown; set its corners: gdal_edit.py -a_ullr"
+    elif "complex" in file.dtypes[0]:
+        problem = "holds complex numbers; expected classes or amounts"
     elif task == CLASSIFY and scale_of(file) != (1.0, 0.0):
         gain, bias = scale_of(file)
         problem = f"has the scale {gain:g} and offset {bias:g}, so it holds amounts, not classes"

@@ -29,6 +29,8 @@ SUFFIXES = {".las", ".laz"}
 FEATURES = ("intensity", "return_ratio", "first", "last")
 NOISE = (7, 18)  # ASPRS classes: low and high noise
 BELOW_M, ABOVE_M = 5.0, 20.0  # beyond the 0.1 and 99.9 percent quantiles of height lie birds and echoes
+LAS_12, LAS_14, RECORD = 227, 375, 54  # bytes: of headers, and the least of a record
+FARTHEST = 1e9  # of a coordinate, in any unit
 CHUNK = 2_000_000  # points read at a time
 MOST_M = 200_000.0  # extent of a file; one that reaches farther has stray points, whose lattice would have no end
 BIN_M = 4.0  # side of the squares points are sorted by
@@ -91,6 +93,23 @@ def find_files(source: str | Path | Sequence[str | Path]) -> list[Path]:
     return found
 
 
+def check_records(path: Path) -> None:
+    """Refuse a header that claims more records than the file has room for, which would be read one by one.
+
+    Raises:
+        InputError: If it does.
+    """
+    with path.open("rb") as file:
+        head = file.read(LAS_14)
+    if len(head) < LAS_12 or head[:4] != b"LASF":
+        return  # laspy says what it is
+    claimed = RECORD * int.from_bytes(head[100:104], "little")
+    if len(head) == LAS_14 and head[25] >= 4:
+        claimed += RECORD * int.from_bytes(head[243:247], "little")
+    if claimed > path.stat().st_size:
+        raise InputError(f"{path} has a damaged header, which claims more records than the file has room for")
+
+
 def read_chunks(path: Path) -> Iterator[Any]:
     """Points of a file, part by part.
 
@@ -101,9 +120,12 @@ def read_chunks(path: Path) -> Iterator[Any]:
     if path.suffix.lower() == ".laz" and not module.LazBackend.detect_available():
         raise InputError(f"{path} is compressed, which needs the package 'lazrs': pip install 'geossl[points]'")
     done, promised = 0, 0
+    check_records(path)
     try:
         with module.open(path) as file:
             promised = int(file.header.point_count)
+            if not (np.asarray(file.header.scales) != 0).all():
+                raise ValueError("its header states a scale of 0, which puts all points at one place")
             for part in file.chunk_iterator(CHUNK):
                 done += len(part)
                 yield part
@@ -127,8 +149,8 @@ def survey(path: Path) -> LasFile:
     low, high = np.full(3, np.inf), np.full(3, -np.inf)
     for part in read_chunks(path):
         xyz = [np.asarray(axis, dtype=np.float64) for axis in (part.x, part.y, part.z)]
-        if not all(np.isfinite(axis).all() for axis in xyz):
-            raise InputError(f"{path} has coordinates that are not finite; its header is damaged, copy it again")
+        if not all((np.abs(axis) < FARTHEST).all() for axis in xyz):  # nor NaN
+            raise InputError(f"{path} has coordinates that are no place on Earth; its header is damaged, copy it again")
         low, high = np.minimum(low, [x.min() for x in xyz]), np.maximum(high, [x.max() for x in xyz])
         heights.append(xyz[2].astype(np.float32))
         brightness += np.bincount(np.asarray(part.intensity), minlength=65536)

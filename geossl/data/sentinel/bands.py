@@ -117,6 +117,8 @@ def in_unit(
         file = replace(file, fill=next((p.fill for p in entry.products if p.dtype in source.dtypes), file.fill))
     numbers = file.read(source, window, look)
     seen = numbers[:, np.isfinite(numbers[0])]
+    if not seen.size:
+        warnings.warn(f"{named(file)}: no pixel that was looked at is valid; is its nodata right?", Note, stacklevel=2)
     if entry.is_radar:
         check_decibel(named(file), seen, names)
         note_speckle(named(file), numbers if look == source.shape else in_the_middle(file, source), names)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import shapely
 from jaxtyping import Float, Int
 from numpy import ndarray
 from odc.geo.geobox import GeoBox
@@ -146,6 +147,9 @@ def open_series(
             files.append(RasterFile(**(vars(found) | {"date": day})))
     if len({file.crs for file in files}) > 1:
         raise GridError(f"{folder} mixes coordinate systems; a series lies on one grid")
+    first = files[0].geobox.extent.geom
+    if away := [file for file in files if not shapely.intersects(file.geobox.extent.geom, first)]:
+        raise GridError(f"{away[0].path} lies elsewhere than {files[0].path}; a series is of one place")
     return ImageSeries(folder.name, tuple(bands), tuple(files), clouds)
 
 

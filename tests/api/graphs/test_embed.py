@@ -142,6 +142,8 @@ def test_the_map_paints_every_pixel_of_a_parcel_with_its_cluster(runs, tmp_path)
 def test_outside_of_parcels_there_is_no_class(tmp_path):
     places = [shapely.box(0, 0, 100, 100), shapely.box(200, 0, 300, 100)]
     nodes = gpd.GeoDataFrame({"cluster": [1, 0], "confidence": [0.9, 0.5]}, geometry=places, crs=32633)
+    with pytest.raises(InputError, match="gsd_m=1e-06 makes a raster of more than 1e.11 cells"):
+        geossl.graphs.class_raster(tmp_path / "d.tif", nodes, gsd_m=1e-6)
     with rasterio.open(geossl.graphs.class_raster(tmp_path / "c.tif", nodes, gsd_m=100.0)) as file:
         assert file.read(1).tolist() == [[1, 255, 0]]
         assert file.nodata == 255
@@ -327,7 +329,7 @@ def test_images_are_told_apart_by_their_graphs(tmp_path):
     rng = np.random.default_rng(0)
     stripes = np.kron(np.tile([[0, 1]], (1, 4)), np.ones((32, 4)))  # one class has stripes of the other's mean
     x = np.stack([[stripes if i % 2 else stripes * 0 + 0.5, rng.random((32, 32))] for i in range(24)])
-    x = (x + rng.normal(0, 0.05, x.shape)).astype(np.float32)
+    x = (0.5 * x + rng.normal(0, 0.025, x.shape)).astype(np.float32)  # reflectance
     np.savez(tmp_path / "set.npz", x=x, y=np.arange(24) % 2, bands=["B04", "B08"], class_names=["flat", "striped"])
     graphs = geossl.graphs.from_images(tmp_path / "set.npz", segment_px=32)
     assert graphs.classes == ("flat", "striped")

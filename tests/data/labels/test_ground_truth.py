@@ -98,6 +98,7 @@ def test_polygons_that_cannot_be_labels_are_refused(labels, column, message):
     [
         (np.ones((1, 4, 4), np.float32), {}, "holds no number, or one only"),
         (np.ones((3, 4, 4), np.uint8), {}, "has 3 bands; expected one"),
+        (np.ones((1, 4, 4), np.complex64), {}, "holds complex numbers; expected classes or amounts"),
         (np.ones((1, 4, 4), np.uint8), {}, "has 1 class; expected"),
         (np.arange(400, dtype=np.int16).reshape(1, 20, 20), {}, "has 399 classes; expected"),
         (np.ones((1, 4, 4), np.uint8), {"epsg": None}, "has no CRS"),

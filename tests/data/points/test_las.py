@@ -132,6 +132,24 @@ def test_the_crs_is_in_metres_known_and_one(tmp_path):
         common_epsg([none], 999999)
 
 
+@pytest.mark.parametrize(
+    ("at", "content", "message"),
+    [
+        (131, bytes(8), "states a scale of 0, which puts all points at one place"),
+        (155, np.float64(1e300).tobytes(), "has coordinates that are no place on Earth"),
+        (100, np.uint32(10**9).tobytes(), "claims more records than the file has room for"),
+        (243, np.uint32(10**9).tobytes(), "claims more records than the file has room for"),
+    ],
+)
+def test_a_header_that_cannot_be_right_is_one_line(tmp_path, at, content, message):
+    path = write_scan(tmp_path / "s.las", *scene(n=50))
+    data = bytearray(path.read_bytes())
+    data[at : at + len(content)] = content
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=message):
+        survey(path)
+
+
 def test_of_a_compound_crs_the_horizontal_part_counts(tmp_path):
     path = write_scan(tmp_path / "c.las", *scene(n=50), epsg=None)
     points = laspy.read(path)

@@ -12,7 +12,7 @@ from rasterio.shutil import copy
 from geossl.data.sentinel.bands import inspect
 from geossl.data.sentinel.inspection import inspect_all
 from geossl.data.sentinel.rasters import LocalRasters
-from geossl.errors import BandError, GridError
+from geossl.errors import BandError, GridError, Note
 from geossl.sensors import S2_BANDS
 from tests.data.conftest import optical, radar, write_raster
 
@@ -47,6 +47,12 @@ def test_a_file_per_band_is_asked_one_by_one(tmp_path):
 
 
 MOON = CRS.from_dict(proj="longlat", a=1737400, b=1737400)
+
+
+def test_a_file_without_a_valid_pixel_is_said(tmp_path):
+    path = write_raster(tmp_path / "a.tif", 0 * optical(), names=S2_BANDS, BOA_ADD_OFFSET="0")
+    with pytest.warns(Note, match=r"a.tif: no pixel that was looked at is valid"):
+        inspect(path, "s2")
 
 
 def test_complex_numbers_are_not_cut_to_their_real_part(tmp_path):

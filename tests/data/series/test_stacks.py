@@ -119,6 +119,9 @@ def test_what_is_no_series_is_refused_by_name(tmp_path, folder):
     write(folder / "20210101.tif", date_pixels(0), crs=32632)
     with pytest.raises(GridError, match="mixes coordinate systems"):
         open_series(folder, BANDS)
+    write(folder / "20210101.tif", date_pixels(0), corner=(900000, 5000000))
+    with pytest.raises(GridError, match="20210101.tif lies elsewhere than .*; a series is of one place"):
+        open_series(folder, BANDS)
 
 
 def empty(tmp_path):

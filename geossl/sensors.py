@@ -76,7 +76,8 @@ class Product:
     Args:
         title: Name of the product, which is also its processing level.
         gain: Unit per number.
-        offset: Value of the number 0; None = every file says so itself (Sentinel-2's processing baselines).
+        offset: Value of the number 0; None = every file says so itself; for Sentinel-2
+            ``geossl.data.sentinel.offset`` decides by processing baseline.
         dtype: Type of the stored numbers, by which products of one sensor are told apart where names do not.
         fill: Number that stands for no data in any band; None = only 0 in all bands does.
         quality: Bands of bit flags.

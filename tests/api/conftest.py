@@ -11,7 +11,7 @@ from tests.data.conftest import write_raster
 
 SIDE = 320  # pixels of the scene, 10 m each
 FIELD = 32  # pixels of a field
-LEFT, TOP = 499_840, 4_600_000  # fields are the smallest blocks a split knows
+LEFT, TOP = 499_840, 4_595_520  # in two blocks of the lattice; fields are the smallest blocks a split knows
 NAMES = ("forest", "water", "wheat")
 
 

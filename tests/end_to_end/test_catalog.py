@@ -181,7 +181,7 @@ def land_cover(path, first=150, side=256):
 @pytest.mark.parametrize("head", ["linear", "unet"])
 def test_labels_and_a_period_are_enough_for_a_class_map(place, encoder, head):  # noqa: F811
     folder, server = place
-    land_cover(folder / "labels.tif")
+    land_cover(folder / "labels.tif", side=128 if head == "unet" else 256)
     period = ["--date", "2024-06", "--catalog", server.url]
     few = ["--max-steps", 4, "--batch-size", 4, "--chip-px", 64] if head == "unet" else []
     learn = ["--labels", "labels.tif", "--encoder", encoder, "--head", head, *few]

@@ -218,7 +218,7 @@ READERS = {  # what reads a map, each with its own part of the description
 }
 
 
-@every(2 * ROUNDS)
+@every(ROUNDS)
 @pytest.mark.parametrize("reader", READERS)
 def test_descriptions_of_maps(store, tmp_path, reader, number):
     rng = rng_of(f"map {reader}", number)

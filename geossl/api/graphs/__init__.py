@@ -1,0 +1,1 @@
+"""Graphs: ``build`` makes them from what a user has, ``embed`` embeds and clusters their nodes."""

@@ -1,0 +1,1 @@
+"""Laser scans: ``embed`` and ``classify``; ``scans`` is what they share."""

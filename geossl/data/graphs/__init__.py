@@ -1,0 +1,1 @@
+"""Graphs: ``files`` reads them, ``geometry`` and ``superpixels`` make them, ``batches`` cuts them."""

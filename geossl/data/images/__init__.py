@@ -1,0 +1,1 @@
+"""Images without a place: RGB ``folders``, ``geotiffs`` of any bands, and their ``batches``."""

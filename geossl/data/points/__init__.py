@@ -1,0 +1,1 @@
+"""Point clouds: ``las`` reads scans, ``objects`` whole shapes, ``blocks`` cuts scans, ``batches`` draws."""

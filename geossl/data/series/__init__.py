@@ -1,0 +1,1 @@
+"""Image series and video: ``stacks`` of GeoTIFFs, ``video`` files, SSL4EO seasons, and their ``batches``."""

@@ -70,7 +70,8 @@ def companded(pixels: Float[np.ndarray, "3 h w"], step: int) -> UInt8[np.ndarray
     """Means of ``step`` x ``step`` usable pixels as bytes; pixels of zero in all bands are fill."""
     known = np.isfinite(pixels).all(axis=0) & (pixels != 0).any(axis=0)
     h, w = (n // step for n in known.shape)
-    cells = np.where(known, pixels, 0).reshape(3, h, step, w, step).sum(axis=(2, 4), dtype=np.float64)
+    lines = np.where(known, pixels, 0).reshape(3, h, step, w * step).sum(axis=2, dtype=np.float64)
+    cells = sum(lines[..., i::step] for i in range(step))  # exact, so that the order of the sum does not matter
     count = known.reshape(h, step, w, step).sum(axis=(1, 3))
     mean = np.divide(cells, count, out=np.zeros(cells.shape), where=count > 0)
     found = np.rint(255 * np.sqrt(np.clip(mean / WHITE, 0, 1))).clip(1, 255)

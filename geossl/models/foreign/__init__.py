@@ -1,0 +1,1 @@
+"""Encoders of others in (``wrap``, ``networks``, ``programs``) and ours out (``exporting``)."""

@@ -1,4 +1,4 @@
-"""Which patches an encoder sees."""
+"""Which patches an encoder sees; drawn by the methods: ``geossl.methods.croma``, ``mr_mae`` (``split_patches``)."""
 
 import torch
 import torch.nn.functional as F

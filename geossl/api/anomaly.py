@@ -16,7 +16,7 @@ from geossl.errors import InputError, possible
 from geossl.inference.engine import run
 from geossl.inference.engine.source import Source
 from geossl.inference.outputs.cog import Block, blocks, write_blocks
-from geossl.inference.outputs.raster import clipped, open_map
+from geossl.inference.outputs.raster import clipped, open_date, open_map
 from geossl.inference.outputs.styles import write_value_style
 from geossl.models.encoder import Encoder
 from geossl.models.encoders.score_autoencoder import PatchAutoencoder, VectorAutoencoder
@@ -72,7 +72,7 @@ def anomaly(
         if not isinstance(found, VectorAutoencoder):
             raise InputError(f"--encoder {encoder} is not an auto-encoder of embeddings; train one on {map} itself")
         refuse_idle(pixels, settings)
-        embeddings = inside(open_map(map), region)
+        embeddings = inside(open_date(map, None), region)
         return write(out, embeddings, of_embeddings(embeddings, found, possible(map, "--map")))
     if not isinstance(found, PatchAutoencoder):
         raise InputError(f"--encoder {encoder} is not an auto-encoder of pixels from geossl pretrain regularized_ae")

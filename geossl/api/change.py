@@ -19,7 +19,7 @@ from geossl.errors import InputError, Note, possible, redact
 from geossl.evaluation.heads import fit_kmeans
 from geossl.inference import change as inference
 from geossl.inference.changed_places import ChangedPlaces
-from geossl.inference.dated_maps import Dated, aligned, comparable, nearer, opened, too_few
+from geossl.inference.dated_maps import Dated, all_opened, comparable, nearer, too_few
 from geossl.inference.outputs.change_picture import STEPS_ABOVE, change_picture, ramp
 from geossl.inference.outputs.cog import Block, blocks, write_blocks
 from geossl.inference.outputs.furniture import Caption, notice_of, span
@@ -57,10 +57,11 @@ class Change:
 
 def change(
     before: str | Path | xr.DataArray,
-    after: str | Path | xr.DataArray,
+    after: str | Path | xr.DataArray | None = None,
     *others: str | Path | xr.DataArray,
     false_alarms: float = 0.01,
     strata: int = 1,
+    time: str | None = None,
     out: str | Path | None = None,
     seed: int = 0,
     overwrite: bool = False,
@@ -76,11 +77,14 @@ def change(
 
     Args:
         before: ``.zarr`` written by ``geossl embed``, or ``(embedding, y, x)`` as ``geossl.open`` gives it.
-        after: Another date of the same place; the part that both cover is compared.
+        after: Another date of the same place; the part that both cover is compared. None where ``before`` has several
+            dates, of which ``time`` names two or more.
         others: Maps of days near one of the two, between which nothing changed; each is paired with the nearer one.
         false_alarms: Share of unchanged patches that may be taken for changed, above 0, at most 0.5.
         strata: Kinds of ground (k-means of ``before``) that get a level of their own. More than one makes fields count
             for less and hides change of a whole kind, such as a shore.
+        time: Of maps with several dates (``embed --every``): those to compare, one for every map or several of one map,
+            by commas: ``2023-03,2023-09``. The first two are before and after.
         out: Also write it: ``.tif``, a COG with bands ``z``, ``p_value`` and ``distance``. Beside it ``.gpkg``
             (places), ``.csv`` (the same as a table), ``.png`` (before, after, change) and ``.qml`` (style for QGIS).
         seed: Of the strata and the sample.
@@ -97,8 +101,9 @@ def change(
         InputError: If they were made by different encoders or from different sensors, or hold too little in common.
     """
     check_values(false_alarms=false_alarms, strata=strata, seed=seed, overwrite=overwrite)
-    target = None if out is None else check_outputs(out, overwrite, (before, after, *others))
-    maps = aligned([opened(value, number) for number, value in enumerate((before, after, *others), start=1)])
+    given = [value for value in (before, after, *others) if value is not None]
+    target = None if out is None else check_outputs(out, overwrite, given)
+    maps = all_opened(given, time)
     stable = [(nearer(maps, k), k) for k in range(2, len(maps))]
     rows = sample(maps, seed)
     calibration = inference.calibrate(rows, stable, kinds(rows[0], strata, seed))
@@ -128,19 +133,20 @@ def change(
     return Change(layers.to_dataset("layer"), places, about)
 
 
-def open_pair(maps: tuple[str | Path, str | Path], seed: int = 0) -> inference.Pair:
+def open_pair(maps: tuple[str | Path, str | Path], seed: int = 0, time: str | None = None) -> inference.Pair:
     """Two maps of one encoder, lattice and place, brought to one mean and spread as ``geossl.change`` does.
 
     Args:
         maps: Before and after: ``.zarr`` written by ``geossl embed``.
         seed: Of the sample that mean and spread are measured on.
+        time: Dates of both by a comma, of maps with several.
 
     Raises:
         MissingFileError: If one does not exist.
         GridError: If they do not share a lattice or do not overlap.
         InputError: If they were made by different encoders, or hold too little in common.
     """
-    found = aligned([opened(path, number) for number, path in enumerate(maps, start=1)])
+    found = all_opened(maps, time)
     first, second = inference.invariant(sample(found, seed))
     return inference.paired(found, (first, second))
 

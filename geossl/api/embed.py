@@ -102,7 +102,7 @@ def embed_map(
     settings = checked_settings(settings, ("dims", "tokens", "on_error", *MAP), "embed_map")
     dims, tokens = settings.pop("dims", None), settings.pop("tokens", JOINT)
     region, out = grid.read_aoi(aoi), output_path(out)
-    found = opened(pixels, region, out, settings.get("overwrite", False), encoder)
+    found = opened(pixels, region, out, settings.get("overwrite", False), encoder, takes_times=True)
     encoder, found = with_tokens(encoder, found, tokens)
     is_here = settings.get("scheduler", "sync") == "sync"  # other processes need a file that holds the encoder
     weights = (EncoderFile.open(encoder) if is_here else EncoderFile.portable(encoder)).cut(dims)
@@ -111,9 +111,18 @@ def embed_map(
     written = run.embed_map(region, found, weights.path, out, progress, **settings)
     for path in written:
         if picture and (path in had_gaps or not picture_path(path).exists()):
-            words = raster.words_of(path, quicklook.TITLE, quicklook.MEANING)
-            quicklook.quicklook(raster.open_map(path), picture_path(path), words=words)
+            paint(path)
     return Written(written[0] if written == [out] else written[0].parent)
+
+
+def paint(path: Path) -> None:
+    """Write the quicklook of a map beside it; of one with several dates, of each."""
+    words, embeddings = raster.words_of(path, quicklook.TITLE, quicklook.MEANING), raster.open_map(path)
+    if embeddings.ndim == 3:
+        quicklook.quicklook(embeddings, picture_path(path), words=words)
+        return
+    names = raster.about(path)["geossl:periods"]
+    quicklook.quicklook_of_dates(embeddings, picture_path(path), names, words=words)
 
 
 def embed_there(aoi: str | Path | gpd.GeoDataFrame, out: str, **settings: Any) -> str:
@@ -160,7 +169,7 @@ def plan_map(
     dims, tokens = settings.pop("dims", None), settings.pop("tokens", JOINT)
     region = grid.read_aoi(aoi)
     out = output_path(str(out).rsplit("/", 1)[-1] if is_remote(out) else out)
-    found = opened(pixels, region, out, settings.get("overwrite", False), encoder)
+    found = opened(pixels, region, out, settings.get("overwrite", False), encoder, takes_times=True)
     encoder, found = with_tokens(encoder, found, tokens)
     weights = EncoderFile.open(encoder).cut(dims)
     return pd.DataFrame(run.dry_run(region, found, weights.path, out, **settings))
@@ -218,7 +227,8 @@ def cube(geobox_like: Any, source: Catalog | Rasters | Source | None = None, **f
     geobox = geobox_like.odc.geobox if hasattr(geobox_like, "odc") else geobox_like
     if not isinstance(geobox, GeoBox) or geobox.crs is None:
         raise GridError(f"cube: {type(geobox_like).__name__} has no grid with a CRS; give a GeoBox, or such a raster")
-    return opened(pixels, grid.Aoi(geobox.geographic_extent.geom, "the grid"), None).load(geobox)
+    place = grid.Aoi(geobox.geographic_extent.geom, "the grid")
+    return opened(pixels, place, None, takes_times=True).load(geobox)
 
 
 def picture_path(out: Path) -> Path:

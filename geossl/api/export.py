@@ -9,10 +9,11 @@ import xarray as xr
 
 from geossl import grid
 from geossl.errors import InputError, MissingFileError, possible
+from geossl.inference.engine.store import copy_date
 from geossl.inference.outputs import geoparquet as table
 from geossl.inference.outputs import raster, stac
 from geossl.inference.outputs.checksums import checked
-from geossl.inference.outputs.description import arrays, store_attributes
+from geossl.inference.outputs.description import arrays, one_date, store_attributes
 from geossl.models.encoder import DenseEncoder
 from geossl.models.files import EncoderFile
 from geossl.models.foreign.exporting import ENDINGS, Exported, export_encoder
@@ -21,8 +22,9 @@ from geossl.outputs import check_output, output_path
 from geossl.vector_files import read_features
 
 FORMS = {
-    ".tif": ("aoi", "dtype"),
-    ".parquet": ("aoi", "level"),
+    ".tif": ("aoi", "dtype", "time"),
+    ".parquet": ("aoi", "level", "time"),
+    ".zarr": ("time",),
     "": ("encoder", "licence"),
 }  # ending, and what it can be given
 
@@ -34,6 +36,7 @@ def export(
     aoi: str | Path | gpd.GeoDataFrame | None = None,
     dtype: str | None = None,
     level: str | None = None,
+    time: str | None = None,
     encoder: str | Path | None = None,
     licence: str | None = None,
     overwrite: bool = False,
@@ -48,13 +51,15 @@ def export(
         map: ``.zarr`` or ``.tif`` written by ``geossl embed``; for STAC also the folder of a map of several UTM zones.
             For a program an encoder: name, file or object.
         out: ``.tif``: Cloud-Optimised GeoTIFF. ``.parquet``: a row per patch, lattice cell or feature. No
-            suffix: a folder with a STAC catalogue, collection and item per map. Of an encoder: ``.pt2``
-            (torch.export, which ``encoder=`` takes again) or ``.onnx``.
+            suffix: a folder with a STAC catalogue, collection and item per map. ``.zarr``: one of several dates as a
+            map of its own, for all that takes maps of one image. Of an encoder: ``.pt2`` (torch.export, which
+            ``encoder=`` takes again) or ``.onnx``.
         aoi: Polygons: only patches whose centre lies in them are written; with ``level="aoi"``, the features to pool
             over, whose columns are kept.
         dtype: Type of a ``.tif``: ``float32`` (default), ``float16``, or ``int8`` with a GDAL scale per band; ``uint8``
             with scale and offset, for GDAL before 3.7 and QGIS before 3.30.
         level: What a row of a ``.parquet`` is: ``patch`` (default), ``tile`` or ``aoi``.
+        time: Of a map of several dates, the one to export, such as ``2023-06``.
         encoder: The encoder the map was made with; for STAC, which then describes it, too.
         licence: Licence of the map, an SPDX identifier such as ``CC-BY-4.0``; for STAC.
         overwrite: Replace ``out``.
@@ -66,7 +71,7 @@ def export(
         InputError: If something does not fit; nothing was written.
     """
     out = output_path(out, "OUT")
-    given = {"aoi": aoi, "dtype": dtype, "level": level, "encoder": encoder, "licence": licence}
+    given = {"aoi": aoi, "dtype": dtype, "level": level, "time": time, "encoder": encoder, "licence": licence}
     if out.suffix in ENDINGS or isinstance(map, DenseEncoder):
         return program(map, out, [name for name, value in given.items() if value is not None], overwrite).path
     map = possible(map, "map")
@@ -75,14 +80,16 @@ def export(
         maps = stac.zones(map)
         stac.write_stac(maps, out, None if encoder is None else EncoderFile.open(encoder), licence)
         return out
+    if out.suffix == ".zarr":
+        return copy_date(map, out, time)
     with dask.config.set({"array.chunk-size": raster.CHUNK}):
-        embeddings = raster.open_map(map)
+        embeddings = raster.open_date(map, time)
     region = None if aoi is None else grid.read_aoi(aoi)
     area = None if region is None else region.to_crs(str(embeddings.odc.crs))
     if out.suffix == ".tif":
-        raster.write_cog(map, out, area, "float32" if dtype is None else dtype)
+        raster.write_cog(map, out, area, "float32" if dtype is None else dtype, time)
     elif out.suffix == ".parquet":
-        valid, cell, metadata = layers(map)
+        valid, cell, metadata = layers(map, time)
         if level == "tile" and valid is None:
             raise InputError("--level tile needs the .zarr map, which knows its lattice cells")
         if level != "aoi":
@@ -128,12 +135,12 @@ def check(map: Path, out: Path, given: list[str], overwrite: bool) -> None:
         raise InputError(f"{out} is the map itself; choose another name")
 
 
-def layers(map: Path) -> tuple[xr.DataArray | None, int, dict[str, Any]]:
+def layers(map: Path, time: str | None) -> tuple[xr.DataArray | None, int, dict[str, Any]]:
     """Usable share per patch, patches along the side of a lattice cell, and attributes; a ``.tif`` knows none."""
     if map.suffix != ".zarr":
         return None, 1, {}
-    found = arrays(checked(map), str(map), chunks=None)  # read where it is indexed
+    found = one_date(arrays(checked(map), str(map), chunks=None), str(map), time)  # read where it is indexed
     if "valid" not in found:
         raise InputError(f"{map} is not an embedding map written by geossl embed (no layer 'valid')")
-    cell = found["valid"].encoding["chunks"][0]
+    cell = found["valid"].encoding["chunks"][-1]
     return found["valid"], cell, store_attributes(map)

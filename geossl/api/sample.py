@@ -11,7 +11,8 @@ import pandas as pd
 from geossl.data.point_tables import read_points
 from geossl.errors import InputError, Note, needs
 from geossl.inference import at_points
-from geossl.inference.outputs.raster import columns
+from geossl.inference.outputs.description import store_attributes
+from geossl.inference.outputs.raster import ALL, columns, usual_time
 from geossl.inference.similarity import open_embeddings
 from geossl.outputs import check_output, replacing
 
@@ -23,6 +24,7 @@ def sample(
     points: str | Path | pd.DataFrame,
     *,
     radius_m: float = 0.0,
+    time: str | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
 ) -> gpd.GeoDataFrame:
@@ -34,13 +36,15 @@ def sample(
             DataFrame or a GeoDataFrame. All columns and the index are kept.
         radius_m: Average the patches whose centre lies within so many metres, for plots larger than a point; 0 takes
             the patch that the point falls in.
+        time: Of a map of several dates: one, such as ``2023-06``; by default all, a row per point and date.
         out: Also write it: ``.parquet`` (GeoParquet), ``.csv`` or ``.gpkg``.
         overwrite: Replace ``out``.
 
     Returns:
         The points in longitude and latitude, with ``e000`` ... (the vector, float32; NaN off the map and on nodata),
         ``row`` and ``column`` of the patch (-1 off the map), and of a ``.zarr`` map ``valid`` (per cent of usable
-        pixels), ``sensors`` (flags of what the vector was made from) and, where the map has it, ``date``.
+        pixels), ``sensors`` (flags of what the vector was made from) and, where the map has it, ``date``; of several
+        dates ``time``, the name of the row's.
 
     Raises:
         MissingFileError: If map or table do not exist.
@@ -51,11 +55,20 @@ def sample(
         raise InputError(f"radius_m={radius_m!r} is not a distance in metres; use 0 or more")
     target = None if out is None else check_output(out, ENDINGS, overwrite=overwrite)
     table = read_points(points)
-    embeddings = open_embeddings(map)
-    taken = {"row", "column", *at_points.LAYERS, *columns(embeddings.sizes["embedding"])}
+    is_store, path = Path(map).suffix == ".zarr" and Path(map).exists(), Path(map)
+    names = store_attributes(path)["geossl:periods"] if is_store and usual_time(path, None) == ALL else []
+    times = names if time is None else [time]
+    every = {name: open_embeddings(map, name) for name in times} or {None: open_embeddings(map)}
+    taken = {"row", "column", *at_points.LAYERS, *columns(next(iter(every.values())).sizes["embedding"])}
+    taken |= {"time"} if names else set()
     if clash := sorted(taken & {str(column) for column in table.columns}):
         raise InputError(f"the points have a column {clash[0]!r}, which a result is called; rename it")
-    found = at_points.sample(embeddings, Path(map), table, float(radius_m))
+    parts = [
+        at_points.sample(embeddings, path, table, float(radius_m), name).assign(**({"time": name} if name else {}))
+        for name, embeddings in every.items()
+    ]
+    rows = np.arange(len(parts) * len(table)).reshape(len(parts), -1).T.ravel()  # the dates of a point together
+    found = parts[0] if len(parts) == 1 else gpd.GeoDataFrame(pd.concat(parts).iloc[rows], crs=parts[0].crs)
     notes(found)
     if target is not None:
         write(found, target)
@@ -66,7 +79,8 @@ def notes(found: gpd.GeoDataFrame) -> None:
     """Say what a user would not see in the table: points off the map, on nodata, or in one patch."""
     inside = found["row"] >= 0
     empty = int((inside & found["e000"].isna()).sum())
-    shared = int(found.loc[inside].duplicated(["row", "column"], keep=False).sum())
+    place = ["row", "column", *(["time"] if "time" in found else [])]
+    shared = int(found.loc[inside].duplicated(place, keep=False).sum())
     said = [
         f"{int((~inside).sum())} of {len(found)} points lie off the map" if not inside.all() else "",
         f"{empty} points lie on nodata" if empty else "",

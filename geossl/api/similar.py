@@ -1,6 +1,6 @@
 """Look around in a map: similarity to an example, best places, and a local web page."""
 
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import xarray as xr
@@ -11,9 +11,12 @@ from geossl.inference.zonal import To, mean_vector, read_example
 from geossl.outputs import output_path
 from geossl.viewer import server
 from geossl.viewer.base_map import base_map as known_base
+from geossl.viewer.session import Session
 
 
-def similar(map: str | Path, to: To, *, out: str | Path | None = None, top: int = 10) -> xr.DataArray:
+def similar(
+    map: str | Path, to: To, *, out: str | Path | None = None, top: int = 10, time: str | None = None
+) -> xr.DataArray:
     """Cosine similarity of every patch of a map to an example.
 
     Args:
@@ -24,6 +27,7 @@ def similar(map: str | Path, to: To, *, out: str | Path | None = None, top: int 
             does not grow with the map.
         top: Places wanted beside ``out``: the best patches, each at least five patches from the others and from the
             example.
+        time: Of a map of several dates: one, such as ``2023-06``, or ``all``: vectors of all dates side by side.
 
     Returns:
         ``(y, x)`` float32 in -1 to 1, lazy, on the map's patch grid with its CRS; NaN = nodata. Chunks never change
@@ -35,13 +39,15 @@ def similar(map: str | Path, to: To, *, out: str | Path | None = None, top: int 
         InputError: If the map is not an embedding map, the example lies on nodata, or ``out`` cannot be written.
     """
     if out is not None:
-        inference.similar_map(map, to, top=top, out=output_path(out))
-    embeddings = inference.open_embeddings(map)
+        inference.similar_map(map, to, top=top, out=output_path(out), time=time)
+    embeddings = inference.open_embeddings(map, time)
     example = read_example(to, str(embeddings.odc.crs))
     return inference.similarity(embeddings, mean_vector(embeddings, example))
 
 
-def similar_map(map: str | Path, to: To, *, top: int = 10, out: str | Path = "similarity.tif") -> Path:
+def similar_map(
+    map: str | Path, to: To, *, top: int = 10, out: str | Path = "similarity.tif", time: str | None = None
+) -> Path:
     """Write the similarity raster of a map and its best places; memory does not grow with the map.
 
     Args:
@@ -50,6 +56,7 @@ def similar_map(map: str | Path, to: To, *, top: int = 10, out: str | Path = "si
         top: Places wanted: the best patches, each at least five patches from the others and from the example.
         out: Cloud-Optimised GeoTIFF, float32, NaN = nodata. Beside it, ``.geojson``: the places as points in
             longitude and latitude with ``rank`` and ``score``. Both replace files of that name.
+        time: As in ``geossl.similar``.
 
     Returns:
         The raster written.
@@ -57,7 +64,7 @@ def similar_map(map: str | Path, to: To, *, top: int = 10, out: str | Path = "si
     Raises:
         InputError: As in ``geossl.similar``, or if ``top`` or ``out`` are not possible; nothing was written.
     """
-    return inference.similar_map(map, to, top=top, out=output_path(out))
+    return inference.similar_map(map, to, top=top, out=output_path(out), time=time)
 
 
 def view(
@@ -67,9 +74,9 @@ def view(
     beside: str | Path | None = None,
     label: str | Path | None = None,
     base_map: str | None = None,
+    time: str | None = None,
     port: int = 8000,
     browser: bool = True,
-    report: Callable[[str], None] = print,
 ) -> None:
     """Serve a page on this machine that shows a map, and on click what is similar; returns on Ctrl-C.
 
@@ -80,14 +87,23 @@ def view(
         label: Label mode: ``.gpkg`` of polygons with a column ``class``, made if it is not there and saved on every
             change; ``finetune(labels=..., map=...)`` learns from it.
         base_map: Also show tiles of others, online: ``osm``, or an address with ``{z}``, ``{x}``, ``{y}``.
+        time: Of a map with several dates the one to show, ``2023-06``; or two, ``2023-06,2023-12``: the second is
+            swiped over the first, or is that of ``beside``.
         port: Port of 127.0.0.1; 0 takes a free one.
         browser: Open the page.
-        report: Gets the address once the page is ready.
 
     Raises:
         InputError: If map, layers or port cannot be used.
     """
-    other = None if beside is None else possible(beside, "--beside")
+    path, other = possible(map, "map"), None if beside is None else possible(beside, "--beside")
     labels = None if label is None else output_path(label, "--label")
     shown, tiles = [possible(p, "--layer") for p in layers or []], None if base_map is None else known_base(base_map)
-    server.view(possible(map, "map"), shown, port, browser, report, other, labels, tiles)
+    times = (None, None) if time is None else (time.split(",")[0].strip(), time.partition(",")[2].strip() or None)
+    if time is not None and time.count(",") == 1 and other is None:
+        other = path
+
+    def session(folder: Path) -> Session:
+        marked = None if labels is None else server.of_map(path, labels, folder, times[0])
+        return Session(path, shown, folder, other, marked, times)
+
+    server.view(str(map), session, port, browser, partial(print, flush=True), tiles)

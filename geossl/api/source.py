@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from geossl import grid
 from geossl.data.addresses import check_address, is_address
-from geossl.data.periods import monthly_files, monthly_scenes
+from geossl.data.periods import files_every, scenes_every
 from geossl.data.sentinel.band_names import stated_names
 from geossl.data.sentinel.rasters import SAMPLE, LocalRasters
 from geossl.data.stac.ranking import check_request, find_scenes, resumed, search_metadata
-from geossl.data.stac.search import parse_dates
+from geossl.dates import EVERY, parse_dates
 from geossl.errors import InputError, UnknownSettingError, possible
 from geossl.faults import check_hints
 from geossl.inference.engine.plan import source_metadata
@@ -44,8 +44,9 @@ class Catalog:
         sensors: Sensors to look for.
         max_cloud: Scenes with more clouds, in percent by their metadata, are not used.
         mask: How cloudy pixels are found: ``scl`` (the product's scene classes) or ``omnicloudmask``.
-        every: ``month``: an image per month of the period, composed as ``composite`` says, for encoders of series,
-            which ask for it by themselves. None = one image.
+        every: ``month``, ``season``, ``year`` or ``scene``: an image per month, season (from December, March, June,
+            September), year, or day with an optical scene, composed as ``composite`` says; ``embed_map`` makes one map
+            with a time axis of them. Encoders of series ask for ``month`` by themselves. None = one image.
 
     Raises:
         InputError: Which value cannot be used, and what was expected.
@@ -84,8 +85,10 @@ class Rasters:
         s2_offset: Number added to Sentinel-2 values (-1000 from processing baseline 04.00 on), for files that do not
             say.
         date: With ``every``, the period whose files are taken, such as ``2021``; by default the year of all files.
-        every: ``month``: an image per month, the median of its dates pixel by pixel, for encoders of series; these ask
-            for it by themselves. None = one image of all files.
+        every: ``month``, ``season``, ``year``: an image per period, the median of its dates pixel by pixel; or
+            ``scene``: an image per day with an optical file, and of radar the nearest day, at most 12 days away.
+            ``embed_map`` makes one map with a time axis of them; encoders of series ask for ``month`` by themselves.
+            None = one image of all files.
         files: By sensor, a key of ``geossl.sensors.SENSORS``: ``s1`` (VV and VH in dB), ``s2`` (those of the encoder,
             which may do without some: ``croma_tiny`` without B01, B09 and VH), ``landsat``
             (Landsat 8 or 9, Collection 2 Level 2: files with named bands, or product folders). And ``s1_bands``,
@@ -148,12 +151,12 @@ class Rasters:
         return LocalRasters(self.paths(), self.s2_offset, self.bands)
 
     def source(self) -> Source:
-        """One image of all files, or one per month.
+        """One image of all files, or one per period.
 
         Raises:
             InputError: What is wrong with which file, or that a file does not say its day.
         """
-        return self.open() if self.every is None else monthly_files(self.open(), self.date)
+        return self.open() if self.every is None else files_every(self.every, self.open(), self.date)
 
 
 DATED = ("date", "every")  # further keyword arguments of Rasters, for images of several months
@@ -170,8 +173,8 @@ def check_every(every: str | None) -> None:
     Raises:
         InputError: Says what is known.
     """
-    if every not in (None, "month"):
-        raise InputError(f"every={every!r} is not known; use 'month', or None for one image")
+    if every not in (None, *EVERY):
+        raise InputError(f"--every {every!r} is not known; use {', '.join(EVERY)}, or leave it out for one image")
 
 
 def as_paths(paths: Any, name: str) -> list[str | Path]:
@@ -246,6 +249,7 @@ def opened(
     out: Path | None,
     overwrite: bool = False,
     encoder: Any = None,
+    takes_times: bool = False,
 ) -> Source:
     """What the map engine reads from: files looked at, scenes found; a resumed map takes its scenes from its plan.
 
@@ -255,12 +259,13 @@ def opened(
         out: Output whose plan may name scenes; None = search.
         overwrite: Search again.
         encoder: Name, file or encoder; one of series gets an image per month.
+        takes_times: Whether an image per period is of use by itself, as to ``embed_map``.
 
     Raises:
         InputError: If files do not fit, or no scene is found.
     """
-    if isinstance(source, Catalog | Rasters) and source.every is None and takes_series(encoder):
-        source = by_month(source)
+    if isinstance(source, Catalog | Rasters):
+        source = with_every(source, takes_series(encoder), takes_times)
     if isinstance(source, Rasters):
         return source.source()
     if not isinstance(source, Catalog):
@@ -268,17 +273,34 @@ def opened(
     known = {} if overwrite or out is None else source_metadata(out)
     if source.every is not None:
         request = source.request()
-        return monthly_scenes(region, request.pop("date"), request, known)
+        return scenes_every(source.every, region, request.pop("date"), request, known)
     request = source.request()
     if known.get("search") == search_metadata(region, request):
         return resumed(region, known, request)
     return find_scenes(region, request.pop("date"), **request)
 
 
-def by_month(source: Any, date: str | None = None) -> Any:
-    """The same source with an image per month, of its own period or of another."""
+def with_every(source: Catalog | Rasters, is_of_series: bool, takes_times: bool) -> Catalog | Rasters:
+    """A source with the periods that an encoder takes.
+
+    Raises:
+        InputError: If it does not take those that were asked for, or what is made takes none.
+    """
+    if source.every is None:
+        return by_period(source) if is_of_series else source
+    if is_of_series and source.every != "month":
+        raise InputError(f"--every {source.every} is for encoders of one image; this one takes months: leave it out")
+    if not is_of_series and not takes_times:
+        raise InputError(
+            f"--every {source.every} makes a map of several dates: make it with geossl embed, then name it with --map"
+        )
+    return source
+
+
+def by_period(source: Any, every: str = "month", date: str | None = None) -> Any:
+    """The same source with an image per month or other length, of its own period or of another."""
     found = copy.copy(source)
-    object.__setattr__(found, "every", "month")
+    object.__setattr__(found, "every", every)
     object.__setattr__(found, "date", found.date if date is None else date)
     return found
 
@@ -308,7 +330,8 @@ def from_options(options: Mapping[str, Any], given_by_user: Sequence[str]) -> Ca
     rasters = KEYWORDS[Rasters]
     files = {name: options[name] for name in rasters if options.get(name) is not None}
     is_local, date = bool(set(files) & set(SENSORS)), options.get("date")
-    if is_local and date is not None and not takes_series(options.get("model") or options.get("encoder")):
+    every = options.get("every")
+    if is_local and date is not None and not (every or takes_series(options.get("model") or options.get("encoder"))):
         raise InputError(BOTH_GIVEN)
     words = {name: f"--{name.replace('_', '-')}" for name in FORMER}
     if not is_local and date is None:
@@ -321,5 +344,5 @@ def from_options(options: Mapping[str, Any], given_by_user: Sequence[str]) -> Ca
         if not is_local and name in rasters:
             raise InputError(f"{words[name]} is for files (--s2) and does nothing for scenes of a catalogue; drop it")
     if is_local:
-        return Rasters(**files, date=date)
+        return Rasters(**files, date=date, every=every)
     return Catalog(**{field.name: options[field.name] for field in fields(Catalog) if field.name in options})

@@ -6,11 +6,12 @@ from typing import Any
 
 import pandas as pd
 
-from geossl.api.source import Rasters, by_month
+from geossl.api.source import Rasters, by_period
 from geossl.api.tokens import of_months
 from geossl.data.periods import recorded_scenes
+from geossl.dates import chosen, whole
 from geossl.errors import BandError, InputError, MissingFileError
-from geossl.inference.engine.plan import Plan
+from geossl.inference.engine.plan import Plan, Shard
 from geossl.inference.engine.source import Source
 from geossl.inference.engine.verify import recorded
 from geossl.inference.engine.verify import verify as compute
@@ -27,6 +28,7 @@ def verify(
     source: Rasters | Source | None = None,
     shards: int = 5,
     seed: int = 0,
+    time: str | None = None,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
     """Compute random shards of a map again from its recorded plan, and compare them byte by byte.
@@ -41,11 +43,12 @@ def verify(
             their bands or offset by themselves.
         shards: How many; shards whose file is lost are among them.
         seed: Draws the shards.
+        time: Of a map of several dates: that date alone, such as ``2023-06``.
         progress: Called as ``progress(done, wanted, "shards")``.
 
     Returns:
-        A row per shard and layer: ``row``, ``column``, ``array``, ``result`` (``equal``, ``lost``, ``damaged`` or
-        ``different``), ``stored`` and ``made``, the CRC-32 of both files.
+        A row per shard and layer: ``time`` (of a map of several dates), ``row``, ``column``, ``array``, ``result``
+        (``equal``, ``lost``, ``damaged`` or ``different``), ``stored`` and ``made``, the CRC-32 of both files.
 
     Raises:
         InputError: If the map has no plan, or encoder or files are not those it was made with.
@@ -59,7 +62,7 @@ def verify(
         raise MissingFileError(f"map {str(path)!r} does not exist")
     plan = recorded(path)
     if isinstance(source, Rasters) and "periods" in plan.metadata["source"]:
-        source = by_month(source, period_of(plan.metadata["source"]))
+        source = by_period(source, plan.metadata["source"]["every"], period_of(plan.metadata["source"]))
     opened = source.source() if isinstance(source, Rasters) else source or named(plan, path)
 
     def report(done: int, wanted: int) -> None:
@@ -67,9 +70,29 @@ def verify(
             progress(done, wanted, "shards")
 
     weights = EncoderFile.open(of_months(encoder, getattr(opened, "periods", ()))).path
-    found = compute(path, plan, opened, weights, shards, seed, report)
-    rows = [(*c.shard, c.array, c.result, f"{c.stored:08x}", f"{c.made:08x}") for c in found]
-    return pd.DataFrame(rows, columns=["row", "column", "array", "result", "stored", "made"])
+    found = compute(path, plan, opened, weights, (shards, seed), among(plan, time, path), report)
+    rows = [(*said(plan, c.shard), c.array, c.result, f"{c.stored:08x}", f"{c.made:08x}") for c in found]
+    where = ["time", "row", "column"] if plan.times else ["row", "column"]
+    return pd.DataFrame(rows, columns=[*where, "array", "result", "stored", "made"])
+
+
+def among(plan: Plan, time: str | None, path: Path) -> list[Shard]:
+    """Shards to draw from: all, or those of one date.
+
+    Raises:
+        InputError: If the map has no such date.
+    """
+    if time is None:
+        return plan.shards
+    if not plan.times:
+        raise InputError(f"--time {time}: map {path} is of one image; leave it out")
+    number = chosen(time, plan.times, plan.metadata["source"]["every"], f"map {path}")
+    return [shard for shard in plan.shards if shard[0] == number]
+
+
+def said(plan: Plan, shard: Shard) -> tuple[str | int, ...]:
+    """A shard as a table has it: the name of its date, where there are several, row and column."""
+    return (*(plan.times[time] for time in shard[:-2]), *shard[-2:])
 
 
 def named(plan: Plan, path: Path) -> Source:
@@ -84,7 +107,7 @@ def named(plan: Plan, path: Path) -> Source:
         files: dict[str, Any] = {
             sensor: [f["path"] for f in inputs] for sensor, inputs in recorded_source.items() if sensor in SENSORS
         }
-        files |= {"every": "month", "date": period_of(recorded_source)} if is_monthly else {}
+        files |= {"every": recorded_source["every"], "date": period_of(recorded_source)} if is_monthly else {}
         try:
             return Rasters(**files).source()
         except BandError as error:
@@ -97,5 +120,6 @@ def named(plan: Plan, path: Path) -> Source:
 
 
 def period_of(described: Mapping[str, Any]) -> str:
-    """First to last month of a source of several."""
-    return "/".join((described["periods"][0], described["periods"][-1]))
+    """First to last period of a source of several."""
+    names, every = described["periods"], described["every"]
+    return f"{names[0]}/{whole(names[-1], every)[1]}"

@@ -9,7 +9,7 @@ from geossl import __version__
 from geossl.cli.asked import Asked
 from geossl.cli.doctor import doctor
 from geossl.cli.door import Door
-from geossl.cli.finished import change, sample, verify, view
+from geossl.cli.finished import change, sample, similar, verify, view
 from geossl.cli.graphs import graphs
 from geossl.cli.helping import completion
 from geossl.cli.names import list_names
@@ -17,11 +17,13 @@ from geossl.cli.options import (
     asks_catalogue,
     asks_dims,
     asks_encoder,
+    asks_every,
     asks_files,
     asks_protocols,
     asks_reach,
     asks_region,
     asks_shards,
+    asks_time,
     asks_tokens,
     early,
     given,
@@ -120,6 +122,7 @@ def fetch(**options: Any) -> None:
 @main.command()
 @asks_region
 @asks_catalogue
+@asks_every
 @asks_files
 @asks_encoder
 @click.option("--out", default="embedding.zarr", show_default=True, help=".zarr or .tif (COG), or s3://, gs://.")
@@ -176,6 +179,7 @@ def embed(dry_run: bool, **options: Any) -> None:
     callback=two_maps,
     help="Learn change from two maps, before and after; see geossl change.",
 )
+@asks_time
 @asks_catalogue
 @asks_files
 @asks_encoder
@@ -207,7 +211,7 @@ def finetune(**options: Any) -> None:
     for path in options["pair"] or ():
         early({"map": path})
     options = with_source(options, idle="map" if options["pair"] is None else "pair")
-    options = given(options, "tokens", "task", "unit", "level", "radius_m", "map", "pair", "dims")
+    options = given(options, "tokens", "task", "unit", "level", "radius_m", "map", "pair", "time", "dims")
     from geossl.api.finetune import run as finetuning  # lazy: see embed
 
     options = given(options, "train_encoder", "max_steps", "lr", "batch_size", "chip_px")  # heads have none of these
@@ -221,6 +225,7 @@ def finetune(**options: Any) -> None:
 @click.option("--model", help="File written by geossl finetune.")
 @click.option("--classes", type=int, help="Without a model: number of classes that k-means finds.")
 @click.option("--map", help="Classify this embedding map (.zarr) instead of pixels.")
+@asks_time
 @click.option("--encoder", default="croma_tiny", show_default=True, help="Encoder for --classes.")
 @asks_catalogue
 @asks_files
@@ -241,7 +246,7 @@ def segment(**options: Any) -> None:
     geossl segment --aoi region.geojson --s1 S1.tif --s2 S2.tif --model model.safetensors
     geossl segment --map embedding.zarr --classes 8
     """
-    options = given(with_source(options, idle="map"), "tokens", "totals")
+    options = given(with_source(options, idle="map"), "tokens", "totals", "time")
     from geossl.api.segment import files, run  # lazy: see embed
 
     click.echo(files.summary(run.segment(progress=line("segment"), **options)))
@@ -273,33 +278,17 @@ main.add_command(graphs)
 
 
 @main.command()
-@click.argument("map_path", metavar="MAP")
-@click.option("--to", required=True, help="A point lon,lat, or a vector file of points and polygons.")
-@click.option("--top", default=10, show_default=True, type=click.IntRange(1), help="Places to list.")
-@click.option("--out", default="similarity.tif", show_default=True, help="COG; places go beside it as .geojson.")
-def similar(map_path: str, to: str, top: int, out: str) -> None:
-    """Find where MAP looks like a place: a similarity raster and the best places.
-
-    Files named like the outputs are replaced.
-    """
-    early({"map": map_path})
-    from geossl.api import similar as similarity  # lazy: see embed
-
-    written = similarity.similar_map(map_path, to, top=top, out=out)
-    click.echo(f"similarity  {written}\nplaces      {written.with_suffix('.geojson')}")
-
-
-@main.command()
 @click.argument("map")
 @click.argument("out")
 @click.option("--aoi", help="Polygons: keep only what lies in them; with --level aoi, pool over each of them.")
 @click.option("--dtype", help="Type of a .tif: float32, float16, int8, uint8 (QGIS before 3.30).  [default: float32]")
 @click.option("--level", help="One row of a .parquet per patch, tile or aoi.  [default: patch]")
 @click.option("--encoder", help="The encoder of the map, which STAC then describes, too.")
+@asks_time
 @click.option("--licence", help="Licence of the map, for STAC: an SPDX identifier such as CC-BY-4.0.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT.")
 def export(map: str, out: str, **options: Any) -> None:
-    """Write MAP as OUT: .tif (COG), .parquet (GeoParquet), or a folder of STAC documents.
+    """Write MAP as OUT: .tif (COG), .parquet (GeoParquet), a folder of STAC documents, or one date as .zarr.
 
     MAP may also be an encoder, and OUT a program for other software: .pt2 (torch.export) or .onnx.
 
@@ -312,7 +301,7 @@ def export(map: str, out: str, **options: Any) -> None:
     from geossl.api import export as exports  # lazy: see embed
 
     if is_program:
-        typed = [name for name in ("aoi", "dtype", "level", "encoder", "licence") if options[name] is not None]
+        typed = [name for name in ("aoi", "dtype", "level", "time", "encoder", "licence") if options[name] is not None]
         click.echo(exports.program(map, Path(out), typed, options["overwrite"]).summary())
     else:
         click.echo(f"exported   {exports.export(map, out, **options)}")
@@ -345,5 +334,6 @@ main.add_command(completion)
 main.add_command(doctor)
 main.add_command(change)
 main.add_command(sample)
+main.add_command(similar)
 main.add_command(verify)
 main.add_command(view)

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from geossl.cli.options import asks_files, early, typed, with_files
+from geossl.cli.options import asks_files, asks_time, early, typed, with_files
 from geossl.cli.progress import line
 from geossl.errors import InputError, RunError
 
@@ -15,9 +15,10 @@ from geossl.errors import InputError, RunError
 @click.argument("map")
 @click.argument("points")
 @click.option("--radius-m", default=0.0, show_default=True, help="Average the patches so near; 0 = the point's own.")
+@asks_time
 @click.option("--out", default="samples.parquet", show_default=True, help="Table: .parquet, .csv or .gpkg.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT.")
-def sample(map: str, points: str, radius_m: float, out: str, overwrite: bool) -> None:
+def sample(map: str, points: str, out: str, **options: Any) -> None:
     """Take the vectors of MAP at POINTS: a .csv or .parquet with lon and lat, or a vector file of points.
 
     A row per point, its own columns first; then valid, sensors, date, row, column, and the vector as e000, e001, ...
@@ -25,13 +26,32 @@ def sample(map: str, points: str, radius_m: float, out: str, overwrite: bool) ->
     early({"map": map})
     from geossl.api.sample import sample as sampled  # lazy: see embed
 
-    found = sampled(map, points, radius_m=radius_m, out=out, overwrite=overwrite)
-    click.echo(f"table      {out}  {len(found)} points, {int((found['row'] >= 0).sum())} on the map")
+    found = sampled(map, points, out=out, **options)
+    rows = "rows" if "time" in found else "points"
+    click.echo(f"table      {out}  {len(found)} {rows}, {int((found['row'] >= 0).sum())} on the map")
+
+
+@click.command()
+@click.argument("map_path", metavar="MAP")
+@click.option("--to", required=True, help="A point lon,lat, or a vector file of points and polygons.")
+@click.option("--top", default=10, show_default=True, type=click.IntRange(1), help="Places to list.")
+@click.option("--out", default="similarity.tif", show_default=True, help="COG; places go beside it as .geojson.")
+@asks_time
+def similar(map_path: str, to: str, top: int, out: str, time: str | None) -> None:
+    """Find where MAP looks like a place: a similarity raster and the best places.
+
+    Files named like the outputs are replaced.
+    """
+    early({"map": map_path})
+    from geossl.api import similar as similarity  # lazy: see embed
+
+    written = similarity.similar_map(map_path, to, top=top, out=out, time=time)
+    click.echo(f"similarity  {written}\nplaces      {written.with_suffix('.geojson')}")
 
 
 @click.command()
 @click.argument("before")
-@click.argument("after")
+@click.argument("after", required=False)
 @click.argument("others", nargs=-1, metavar="[STABLE]...")
 @click.option(
     "--false-alarms",
@@ -44,10 +64,13 @@ def sample(map: str, points: str, radius_m: float, out: str, overwrite: bool) ->
     "--strata", default=1, show_default=True, type=click.IntRange(1, 100), help="Kinds of ground with their own level."
 )
 @click.option("--model", help="Of geossl finetune --pair: its classes or amounts, in place of the distance.")
+@click.option("--time", metavar="DATES", help="Of maps with a time axis: 2023-03,2023-09; one map will do.")
 @click.option("--out", default="change.tif", show_default=True, help="COG; places, table, picture go beside it.")
 @click.option("--seed", default=0, show_default=True, help="Of the strata and the sample.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT and what is beside it.")
-def change(before: str, after: str, others: tuple[str, ...], model: str | None, out: str, **options: Any) -> None:
+def change(
+    before: str, after: str | None, others: tuple[str, ...], model: str | None, out: str, **options: Any
+) -> None:
     """Find what changed between two maps, BEFORE and AFTER, of one encoder and place.
 
     STABLE are maps of days near one of the two, between which nothing changed: they show how far unchanged ground
@@ -56,13 +79,16 @@ def change(before: str, after: str, others: tuple[str, ...], model: str | None, 
 
     \b
     geossl change 2020-06.zarr 2021-07-16.zarr 2021-07-21.zarr --out change.tif
+    geossl change months.zarr --time 2023-03,2023-09
     geossl finetune --pair A.zarr B.zarr --labels changes.gpkg --column class
     geossl change A.zarr B.zarr --model model.safetensors
     """
     for path in (before, after, *others):
         early({"map": path})
-    if model is not None:
-        tell_change((before, after), others, early({"model": model})["model"], out, options["overwrite"])
+    if (model := options.pop("model")) is not None:
+        maps = (before, before if after is None else after)
+        kept = {"out": out, "time": options["time"], "overwrite": options["overwrite"]}
+        tell_change(maps, others, early({"model": model})["model"], kept)
         return
     from geossl.api import change as changes  # lazy: see embed
 
@@ -70,14 +96,14 @@ def change(before: str, after: str, others: tuple[str, ...], model: str | None, 
     click.echo(changes.summary(found, Path(out)))
 
 
-def tell_change(maps: tuple[str, str], others: tuple[str, ...], model: str, out: str, overwrite: bool) -> None:
+def tell_change(maps: tuple[str, str], others: tuple[str, ...], model: str, kept: dict[str, Any]) -> None:
     """Classes or amounts of a model of change."""
     idle = [f"--{name.replace('_', '-')}" for name in typed("false_alarms", "strata", "seed")]
     if idle or others:
         raise InputError(f"{idle[0] if idle else others[0]} does nothing beside --model; leave it out")
     from geossl.api.segment import files, run  # lazy: see embed
 
-    click.echo(files.summary(run.segment(map=maps, model=model, out=out, overwrite=overwrite)))
+    click.echo(files.summary(run.segment(map=maps, model=model, **kept)))
 
 
 @click.command()
@@ -85,6 +111,7 @@ def tell_change(maps: tuple[str, str], others: tuple[str, ...], model: str, out:
 @click.option("--encoder", default="croma_tiny", show_default=True, help="The encoder that MAP was made with.")
 @asks_files
 @click.option("--shards", default=5, show_default=True, type=click.IntRange(1), help="Shards to compute again.")
+@asks_time
 @click.option("--seed", default=0, show_default=True, help="Seed of the draw of shards.")
 def verify(map: str, **options: Any) -> None:
     """Compute some shards of MAP again from its recorded plan, and compare them byte by byte.
@@ -98,12 +125,13 @@ def verify(map: str, **options: Any) -> None:
     from geossl.api.verify import verify as verified  # lazy: see embed
 
     found = verified(progress=line("verify"), **options)
-    bad = found[found["result"] != "equal"]
+    bad, where = found[found["result"] != "equal"], [n for n in ("time", "row", "column") if n in found]
     for _, row in bad.iterrows():
         click.echo(
-            f"shard {row['row']}, {row['column']}  {row['array']}: {row['result']}  {row['stored']} {row['made']}"
+            f"shard {', '.join(str(row[name]) for name in where)}  {row['array']}: {row['result']}  "
+            f"{row['stored']} {row['made']}"
         )
-    count = len(found.drop_duplicates(["row", "column"]))
+    count = len(found.drop_duplicates(where))
     if len(bad):
         raise RunError(f"{len(bad)} of {len(found)} layers of {count} shards are not what the plan gives")
     click.echo(f"verified   {map}  {count} shards, {len(found)} layers: equal")
@@ -113,6 +141,7 @@ def verify(map: str, **options: Any) -> None:
 @click.argument("map_path", metavar="MAP")
 @click.option("--layer", "layers", multiple=True, help="Raster to show on top (.tif): classes, change, values, RGB.")
 @click.option("--beside", help="Another map, of another date, say: a slider swipes it over MAP.")
+@click.option("--time", metavar="DATE[,DATE]", help="Of a map with a time axis; the second is swiped over the first.")
 @click.option("--label", help="Label mode: a .gpkg that holds your labels, or will, for finetune --map MAP.")
 @click.option("--base-map", help="Also show tiles of others, online: osm, or https://.../{z}/{x}/{y}.png.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
@@ -133,4 +162,4 @@ def view(map_path: str, layers: tuple[str, ...], port: int, no_browser: bool, **
 
     for number in (signal.SIGINT, signal.SIGTERM):  # both end it tidily, in the background, too
         signal.signal(number, signal.default_int_handler)
-    similarity.view(map_path, layers=list(layers), port=port, browser=not no_browser, report=click.echo, **shown)
+    similarity.view(map_path, layers=list(layers), port=port, browser=not no_browser, **shown)

@@ -11,6 +11,8 @@ from geossl.errors import InputError, MissingFileError, possible
 from geossl.models.download import ENCODERS, FETCHED, encoder_path
 from geossl.sensors import PAIR, SENSORS
 
+ALL_TIMES = ("segment", "finetune", "similar")  # verbs that take all dates side by side
+
 
 def given(options: dict[str, Any], *names: str) -> dict[str, Any]:
     """Options without those of ``names`` that were not given; what they are for says the default."""
@@ -185,6 +187,22 @@ def asks_dims(verb: Callable[..., None]) -> Callable[..., None]:
     """How many numbers a patch gets."""
     text = "Numbers per patch, by the projection in the encoder's file.  [default: all]"
     return with_options(verb, click.option("--dims", type=click.IntRange(1), metavar="N", help=text))
+
+
+asks_every = click.option(
+    "--every",
+    metavar="month|season|year|scene",
+    help="One map with a time axis: an image per period of --date, or per day with an optical scene.",
+)
+
+
+def asks_time(verb: Callable[..., None]) -> Callable[..., None]:
+    """Which date of a map with a time axis."""
+    text = "Of a map with a time axis: the date, such as 2023-06"
+    text += {"sample": ".  [default: all]"}.get(
+        verb.__name__, ", or all side by side." if verb.__name__ in ALL_TIMES else "."
+    )
+    return with_options(verb, click.option("--time", metavar="DATE", help=text))
 
 
 def asks_tokens(verb: Callable[..., None]) -> Callable[..., None]:

@@ -1,9 +1,8 @@
-"""Several sources of one place, one per month, as one source: what an encoder of series is given."""
+"""Several sources of one place, one per period, as one: for encoders of series, and for maps of several dates."""
 
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +16,11 @@ from odc.geo.xr import xr_coords
 
 from geossl.data.sentinel.rasters import LocalRasters
 from geossl.data.stac.composite import CatalogScenes
-from geossl.data.stac.ranking import find_scenes, resumed, search_metadata
-from geossl.data.stac.search import parse_dates
+from geossl.data.stac.ranking import PAIR_DAYS, by_days, find_scenes, resumed, search_metadata
+from geossl.dates import parse_dates, periods_of
 from geossl.errors import InputError, Note
 from geossl.grid import Aoi
 from geossl.sensors import PAIR, SENSORS
-
-
-def months(start: date, end: date) -> dict[str, tuple[date, date]]:
-    """First and last day of every month that a period touches, by name (``2021-03``)."""
-    found, first = {}, start.replace(day=1)
-    while first <= end:
-        following = (first + timedelta(days=31)).replace(day=1)
-        found[first.isoformat()[:7]] = (max(first, start), min(following - timedelta(days=1), end))
-        first = following
-    return found
-
 
 Images = LocalRasters | CatalogScenes  # sources of one image
 
@@ -42,7 +30,7 @@ class Periods:
     """Composites of a place, one per period, missing where there is nothing.
 
     Args:
-        every: Length of a period: ``month``.
+        every: One of ``EVERY``; of ``scene`` a period is a day that has one.
         periods: Their names, in time, such as ``2021-03``.
         parts: Sources of each; several are dates, of which a pixel gets the median, band by band.
     """
@@ -61,6 +49,21 @@ class Periods:
     def dated(self) -> bool:
         """False: a pixel is of several days."""
         return False
+
+    @property
+    def each_dated(self) -> bool:
+        """Whether every pixel of every period by itself is of one day that its source knows."""
+        return all(len(sources) == 1 and sources[0].dated for sources in self.parts if sources)
+
+    def image(self, number: int, geobox: GeoBox) -> xr.Dataset:
+        """Pixels of one period by itself, as its source gives them; of several sources their median; empty of none."""
+        sources = self.parts[number]
+        if len(sources) == 1:
+            return sources[0].load(geobox)
+        if not sources:
+            return xr.Dataset()
+        alone = replace(self, periods=(self.periods[number],), parts=(sources,))
+        return alone.load(geobox).isel(time=0, drop=True)
 
     def describe(self) -> dict[str, Any]:
         """What the sources say, scenes and files with their period."""
@@ -134,10 +137,11 @@ def median(stack: Float[ndarray, "n c h w"]) -> Float[ndarray, "c h w"]:
         return np.nanmedian(stack, axis=0).astype(np.float32)
 
 
-def monthly_files(files: LocalRasters, period: str | None) -> Periods:
-    """Files by month and day.
+def files_every(every: str, files: LocalRasters, period: str | None) -> Periods:
+    """Files by month, season or year and day, or by scene.
 
     Args:
+        every: One of ``EVERY``.
         files: Those there are.
         period: Whose are taken; None = the year of all of them.
 
@@ -146,22 +150,25 @@ def monthly_files(files: LocalRasters, period: str | None) -> Periods:
     """
     days = files.days
     years = sorted({day[:4] for day in days})
-    if period is None and len(years) > 1:
+    if period is None and len(years) > 1 and every == "month":
         raise InputError(f"the files are of {years[0]} to {years[-1]}; name the months to use with --date {years[-1]}")
-    start, end = parse_dates(period or years[0])
-    by_month = {
-        name: [day for day in days if f"{first:%Y%m%d}" <= day <= f"{last:%Y%m%d}"]
-        for name, (first, last) in months(start, end).items()
-    }
-    if not any(by_month.values()):
+    start, end = parse_dates(period or f"{years[0]}/{years[-1]}")
+    if every == "scene":
+        within = [day for day in files.optical_days if start <= day <= end]
+        parts = {day.isoformat(): (files.around(day, PAIR_DAYS),) for day in within}
+    else:
+        parts = {
+            name: tuple(files.of_day(day) for day in days if f"{first:%Y%m%d}" <= day <= f"{last:%Y%m%d}")
+            for name, (first, last) in periods_of(start, end, every).items()
+        }
+    if not any(parts.values()):
         raise InputError(f"no file is of {period}; they are of {days[0]} to {days[-1]}")
-    parts = {name: tuple(map(files.of_day, own)) for name, own in by_month.items()}
-    note_missing(parts, files.sensors)
-    return Periods("month", tuple(parts), tuple(parts.values()))
+    note_missing(every, parts, files.sensors)
+    return Periods(every, tuple(parts), tuple(parts.values()))
 
 
-def recorded_months(known: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """What the scenes of every month said of themselves, from what ``Periods.describe`` made of it."""
+def recorded_periods(known: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What the scenes of every period said of themselves, from what ``Periods.describe`` made of it."""
     found = {}
     for part in known.get("parts", ()):
         own = {key: [one for one in known.get(key, ()) if one["period"] == part["period"]] for key in PAIR}
@@ -172,29 +179,40 @@ def recorded_months(known: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def recorded_scenes(known: Mapping[str, Any]) -> Periods:
     """The source of a plan, nothing searched."""
-    parts = {name: (CatalogScenes.from_json(part),) for name, part in recorded_months(known).items()}
+    parts = {name: (CatalogScenes.from_json(part),) for name, part in recorded_periods(known).items()}
     return Periods(known["every"], tuple(known["periods"]), tuple(parts.get(name, ()) for name in known["periods"]))
 
 
-def monthly_scenes(region: Aoi, dates: str, request: Mapping[str, Any], known: Mapping[str, Any]) -> Periods:
-    """Scenes by month; those of a plan that asked for the same are taken from there.
+def scenes_every(every: str, region: Aoi, dates: str, request: Mapping[str, Any], known: Mapping[str, Any]) -> Periods:
+    """Scenes by period; those of a plan that asked for the same are taken from there.
 
     Args:
+        every: One of ``EVERY``.
         region: Where to search.
         dates: Period.
         request: Further arguments of ``find_scenes``.
         known: Source of the plan of a map that was begun; empty if there is none.
 
     Raises:
-        InputError: If no month has a scene.
+        InputError: If no period has a scene.
     """
-    recorded = recorded_months(known)
-    found: dict[str, tuple[Images, ...]] = {}
+    recorded, found = recorded_periods(known), dict[str, tuple[Images, ...]]()
+
+    def asked_before(name: str, asked: dict[str, Any]) -> bool:
+        return bool(recorded.get(name, {}).get("search") == search_metadata(region, asked))
+
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        for name, (first, last) in months(*parse_dates(dates)).items():
+        if every == "scene":
+            asked = {"date": dates, **request}
+            if recorded and asked_before(next(iter(recorded)), asked):
+                found = {name: (resumed(region, part, asked),) for name, part in recorded.items()}
+            else:
+                of_days = by_days(find_scenes(region, dates, **request), region)
+                found = {day: (scenes,) for day, scenes in of_days.items()}
+        for name, (first, last) in ({} if every == "scene" else periods_of(*parse_dates(dates), every)).items():
             asked = {"date": f"{first}/{last}", **request}
-            if recorded.get(name, {}).get("search") == search_metadata(region, asked):
+            if asked_before(name, asked):
                 found[name] = (resumed(region, recorded[name], asked),)
                 continue
             try:
@@ -207,13 +225,14 @@ def monthly_scenes(region: Aoi, dates: str, request: Mapping[str, Any], known: M
         warnings.warn(text, Note, stacklevel=3)
     if not any(found.values()):
         raise InputError(f"--catalog {request['catalog']} has no valid scene over {region.name} in {dates}")
-    note_missing(found, request["sensors"])
-    return Periods("month", tuple(found), tuple(found.values()))
+    note_missing(every, found, request["sensors"])
+    return Periods(every, tuple(found), tuple(found.values()))
 
 
-def note_missing(found: Mapping[str, tuple[Images, ...]], sensors: Sequence[str]) -> None:
-    """Say which months lack a sensor."""
+def note_missing(every: str, found: Mapping[str, tuple[Images, ...]], sensors: Sequence[str]) -> None:
+    """Say which periods lack a sensor."""
     for sensor in sensors:
         empty = [name for name, parts in found.items() if not any(sensor in part.sensors for part in parts)]
         if empty:
-            warnings.warn(f"no {sensor} scene in {', '.join(empty)}; these months are missing", Note, stacklevel=4)
+            text = f"no {sensor} scene in {', '.join(empty)}; these {every if every != 'scene' else 'day'}s are missing"
+            warnings.warn(text, Note, stacklevel=4)

@@ -13,7 +13,7 @@ from odc.geo.geobox import GeoBox
 
 from geossl.errors import GridError
 from geossl.inference.outputs.checksums import checked
-from geossl.inference.outputs.description import arrays
+from geossl.inference.outputs.description import arrays, one_date
 from geossl.inference.outputs.raster import columns
 
 LAYERS = ("valid", "sensors", "date")
@@ -87,16 +87,18 @@ def mean_of(
         return (total / count[:, None]).astype(np.float32)
 
 
-def layers_at(path: Path, row: Int[ndarray, " n"], column: Int[ndarray, " n"]) -> dict[str, ndarray]:
-    """Values of the map's other layers at patches inside it, by name; only of those it has."""
+def layers_at(path: Path, row: Int[ndarray, " n"], column: Int[ndarray, " n"], time: str | None) -> dict[str, ndarray]:
+    """Values of the map's other layers at patches inside it, by name; only of those it has; of one of its dates."""
     if path.suffix == ".tif":
         return {}
-    data = arrays(checked(path), str(path), chunks=None)
+    data = one_date(arrays(checked(path), str(path), chunks=None), str(path), time)
     index = xr.DataArray(row, dims="point"), xr.DataArray(column, dims="point")
     return {name: data[name].isel(y=index[0], x=index[1]).values for name in LAYERS if name in data}
 
 
-def sample(embeddings: xr.DataArray, path: Path, points: gpd.GeoDataFrame, radius_m: float) -> gpd.GeoDataFrame:
+def sample(
+    embeddings: xr.DataArray, path: Path, points: gpd.GeoDataFrame, radius_m: float, time: str | None = None
+) -> gpd.GeoDataFrame:
     """The points with what the map says there; see ``geossl.sample``."""
     geobox: GeoBox = embeddings.odc.geobox
     on_map = points.geometry.to_crs(str(embeddings.odc.crs))
@@ -108,7 +110,7 @@ def sample(embeddings: xr.DataArray, path: Path, points: gpd.GeoDataFrame, radiu
             f"none of the {len(points)} points lies on the map, which spans {tuple(geobox.extent.boundingbox)}"
         )
     found = points.copy()
-    layers = layers_at(path, row[inside], column[inside])
+    layers = layers_at(path, row[inside], column[inside], time)
     for name, values in layers.items():
         blank: Any = np.full(len(points), np.datetime64("NaT") if values.dtype.kind == "M" else 0, values.dtype)
         blank[inside] = values

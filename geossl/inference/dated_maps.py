@@ -12,8 +12,8 @@ import xarray as xr
 
 from geossl.errors import GridError, InputError, possible
 from geossl.inference.outputs.checksums import checked
-from geossl.inference.outputs.description import arrays, store_attributes
-from geossl.inference.outputs.raster import CHUNK, open_map
+from geossl.inference.outputs.description import arrays, one_date, store_attributes
+from geossl.inference.outputs.raster import CHUNK, inputs_at, open_date
 from geossl.sensors import SENSORS
 
 RADARS = [name for name, sensor in SENSORS.items() if sensor.is_radar]
@@ -47,8 +47,8 @@ class Dated:
         return date.fromisoformat(self.days[len(self.days) // 2]) if self.days else None
 
 
-def opened(value: str | Path | xr.DataArray, number: int) -> Dated:
-    """One of the maps, with what is known of it.
+def opened(value: str | Path | xr.DataArray, number: int, time: str | None = None) -> Dated:
+    """One of the maps, with what is known of it; ``time`` is its date where it has several.
 
     Raises:
         MissingFileError: If it does not exist.
@@ -64,11 +64,35 @@ def opened(value: str | Path | xr.DataArray, number: int) -> Dated:
     if path.suffix == ".tif":
         raise InputError(f"{path} does not say what its patches were made from; give the .zarr it was exported from")
     with dask.config.set({"array.chunk-size": CHUNK}):
-        embeddings = open_map(path)
-    data, about = arrays(checked(path), str(path), chunks=None), store_attributes(path)
+        embeddings = open_date(path, time)
+    data, about = one_date(arrays(checked(path), str(path), chunks=None), str(path), time), store_attributes(path)
     if "sensors" not in data or "geossl:encoder_sha256" not in about:
         raise InputError(f"{path} was not written by geossl embed: it does not say what its patches were made from")
-    return Dated(str(path), embeddings, data["sensors"], about)
+    if time is None:
+        return Dated(str(path), embeddings, data["sensors"], about)
+    about |= {"geossl:inputs": inputs_at(about, time), "geossl:plan_sha256": f"{about['geossl:plan_sha256']} {time}"}
+    return Dated(f"{path} {time}", embeddings, data["sensors"], about)
+
+
+def all_opened(maps: Sequence[str | Path | xr.DataArray], time: str | None) -> list[Dated]:
+    """Maps of several dates, brought onto one grid.
+
+    Args:
+        maps: One per date; or one that has several, of which ``time`` names two or more.
+        time: Dates by commas, one for every map; None for maps of one image.
+
+    Raises:
+        InputError: If maps and dates do not match, or cannot be compared.
+    """
+    times = [None] * len(maps) if time is None else [part.strip() for part in time.split(",")]
+    given = [*maps] * len(times) if len(maps) == 1 else [*maps]
+    if len(given) < 2:
+        raise InputError(
+            f"{maps[0]} is one map: name another, or of a map with a time axis two dates, --time 2023-03,2023-09"
+        )
+    if len(given) != len(times):
+        raise InputError(f"--time {time} names {len(times)} dates for {len(given)} maps; name one for each")
+    return aligned([opened(*one) for one in zip(given, range(1, len(given) + 1), times, strict=True)])
 
 
 def aligned(maps: Sequence[Dated]) -> list[Dated]:

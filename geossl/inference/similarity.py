@@ -12,10 +12,11 @@ import xarray as xr
 from jaxtyping import Float
 from rasterio.errors import RasterioError
 
-from geossl.errors import InputError
+from geossl.errors import InputError, possible
 from geossl.inference.best_places import BestPlaces, places_path, write_places
+from geossl.inference.layers import vectors
 from geossl.inference.outputs.cog import Block, blocks, write_blocks
-from geossl.inference.outputs.raster import open_map
+from geossl.inference.outputs.raster import ALL, open_date
 from geossl.inference.outputs.styles import shown_ranges, write_value_style
 from geossl.inference.zonal import Example, To, mean_vector, read_example
 from geossl.outputs import check_output
@@ -55,8 +56,8 @@ def similarity(embeddings: xr.DataArray, vector: Float[np.ndarray, " d"]) -> xr.
     return found.odc.assign_crs(embeddings.odc.crs)
 
 
-def open_embeddings(path: str | Path) -> xr.DataArray:
-    """Open a map and make sure that it is one.
+def open_embeddings(path: str | Path, time: str | None = None) -> xr.DataArray:
+    """Open a map, or one of its dates, or ``ALL`` of them side by side, and make sure that it is one.
 
     Raises:
         MissingFileError: If there is nothing at ``path``.
@@ -64,7 +65,7 @@ def open_embeddings(path: str | Path) -> xr.DataArray:
     """
     try:
         with dask.config.set({"array.chunk-size": CHUNK}):
-            embeddings = open_map(path)
+            embeddings = vectors(possible(path, "map"), time) if time == ALL else open_date(path, time)
     except RasterioError as error:
         raise InputError(f"{path} is not an embedding map ({' '.join(str(error).split())[:120]})") from None
     if embeddings.odc.crs is None or embeddings.sizes["embedding"] < 2:
@@ -89,12 +90,12 @@ def scan(embeddings: xr.DataArray, example: Example, top: int, out: Path) -> gpd
     return places.table()
 
 
-def similar_map(path: str | Path, to: To, *, top: int, out: Path) -> Path:
+def similar_map(path: str | Path, to: To, *, top: int, out: Path, time: str | None = None) -> Path:
     """Write the similarity raster and, beside it, the best places as GeoJSON; see ``geossl.similar``."""
     if top < 1:
         raise InputError(f"--top {top} is not possible; ask for at least one place")
     check_out(out, path, to)
-    embeddings = open_embeddings(path)
+    embeddings = open_embeddings(path, time)
     example = read_example(to, str(embeddings.odc.crs))
     places = scan(embeddings, example, top, out)
     ((low, high),) = shown_ranges(out, 1)

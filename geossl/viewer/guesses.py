@@ -46,12 +46,13 @@ class Vectors:
     Args:
         path: ``.zarr`` written by ``geossl embed``.
         embeddings: The map, open.
+        time: Its date, of a map of several.
 
     Raises:
         InputError: If it is of another kind, or too large.
     """
 
-    def __init__(self, path: Path, embeddings: xr.DataArray) -> None:
+    def __init__(self, path: Path, embeddings: xr.DataArray, time: str | None = None) -> None:
         if path.suffix != ".zarr":
             raise InputError(f"--label needs a .zarr map, which knows what each patch was made from; {path} is none")
         if (size := 4 * embeddings.size) > MOST_BYTES:
@@ -59,7 +60,7 @@ class Vectors:
                 f"--label holds all vectors in memory, {size / 2**30:.1f} GiB of {path}, and takes "
                 f"{MOST_BYTES / 2**30:g}; embed a smaller region, or with --dims 32"
             )
-        layer, values = sensor_layer(path), embeddings.values
+        layer, values = sensor_layer(path, time), embeddings.values
         self.geobox = embeddings.odc.geobox
         self.valid: Bool[ndarray, "h w"] = np.isfinite(values).all(axis=0)
         self.x: Float[ndarray, "n d"] = np.ascontiguousarray(values[:, self.valid].T, dtype=np.float32)

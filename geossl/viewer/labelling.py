@@ -35,6 +35,7 @@ class Labelling:
         file: ``.gpkg`` of labels.
         folder: Holds temporary rasters; the caller removes it.
         area: Region of the map, GeoJSON in longitude and latitude; next places lie in it.
+        time: Date of a map of several.
 
     Raises:
         InputError: If map or file cannot be used.
@@ -47,9 +48,10 @@ class Labelling:
         file: Path,
         folder: Path,
         area: dict[str, Any] | None = None,
+        time: str | None = None,
     ) -> None:
         self.marks = Marks(file, embeddings.odc.geobox)
-        self.vectors = Vectors(map_path, embeddings)
+        self.vectors = Vectors(map_path, embeddings, time)
         self.geobox, self.folder = embeddings.odc.geobox, folder
         self.outside = outside(area, self.geobox)
         self.shown: Bool[ndarray, "h w"] = np.zeros(self.geobox.shape, bool)  # proposed before

@@ -218,28 +218,34 @@ def as_json(values: dict[str, Any]) -> tuple[bytes, str]:
     return json.dumps(values, allow_nan=False).encode(), "application/json"
 
 
-def of_map(path: Path, label: Path, folder: Path) -> Labelling:
+def of_map(path: Path, label: Path, folder: Path, time: str | None) -> Labelling:
     """Label mode of a map."""
-    embeddings = open_embeddings(path)  # before its region: it says whether this is a map at all
-    return Labelling(path, embeddings, label, folder, area_of(path))
+    embeddings = open_embeddings(path, time)  # before its region: it says whether this is a map at all
+    return Labelling(path, embeddings, label, folder, area_of(path), time)
 
 
 def view(
-    map_path: Path,
-    layers: list[Path],
+    name: str,
+    opened: Callable[[Path], Session],
     port: int,
     browser: bool,
     report: Callable[[str], None],
-    beside: Path | None = None,
-    label: Path | None = None,
     base: BaseMap | None = None,
 ) -> None:
-    """Serve the page until Ctrl-C; see ``geossl.view``."""
+    """Serve the page until Ctrl-C; see ``geossl.view``.
+
+    Args:
+        name: Of what is read.
+        opened: Opens it, given a folder for temporary rasters.
+        port: Of this machine.
+        browser: Open the page.
+        report: Gets what there is to say.
+        base: Tiles of others.
+    """
     with Server(port, base) as server, tempfile.TemporaryDirectory(prefix="geossl-view-") as folder:
         try:
-            report(f"view  reading {map_path}")
-            marked = None if label is None else of_map(map_path, label, Path(folder))
-            server.session = Session(map_path, layers, Path(folder), beside, marked)
+            report(f"view  reading {name}")
+            server.session = opened(Path(folder))
             report(f"view  {server.url}  (Ctrl-C stops)")
             if browser:
                 webbrowser.open(server.url)

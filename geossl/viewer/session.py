@@ -17,7 +17,7 @@ from pyproj import Transformer
 from geossl.inference.best_places import features
 from geossl.inference.engine.true_colour import blocks_of
 from geossl.inference.outputs.cog import Block, blocks, write_blocks
-from geossl.inference.outputs.description import checked_area, store_attributes
+from geossl.inference.outputs.description import checked_area, number_of, store_attributes
 from geossl.inference.outputs.quicklook import FalseColour
 from geossl.inference.similarity import open_embeddings, scan
 from geossl.inference.zonal import Example
@@ -41,6 +41,7 @@ class Session:
         folder: Holds temporary rasters; the caller removes it.
         beside: Another map, swiped over the first; in the same colours if its vectors are as long.
         labelling: Of label mode.
+        times: Dates of a map of several, and of ``beside``.
 
     Raises:
         InputError: If the map or a layer cannot be used.
@@ -53,25 +54,27 @@ class Session:
         folder: Path,
         beside: Path | None = None,
         labelling: "Labelling | None" = None,
+        times: tuple[str | None, str | None] = (None, None),
     ) -> None:
-        self.name, self.folder = map_path.name, folder
-        self.embeddings = open_embeddings(map_path)
+        self.name, self.folder = f"{map_path.name} {times[0] or ''}".rstrip(), folder
+        self.embeddings = open_embeddings(map_path, times[0])
         self.geobox = self.embeddings.odc.geobox
         self.area = area_of(map_path)
         extra = [open_layer(path) for path in layer_paths]
-        other = None if beside is None else open_embeddings(beside)
+        other = None if beside is None else open_embeddings(beside, times[1])
         sample = thinned(self.embeddings)
         if other is not None and len(other) == len(self.embeddings):
             sample = np.concatenate([sample, thinned(other)], axis=1)
         colours = FalseColour(sample, seed=0)
         picture = paint(self.embeddings, colours, folder / "quicklook.tif")
-        seen = paint_scene(map_path, self.geobox, folder / "true_colour.tif")
+        seen = paint_scene(map_path, self.geobox, folder / "true_colour.tif", times[0])
         scene = [] if seen is None else [open_layer(seen, "true colour")]
         shown = [*scene, open_layer(picture, "false colour"), *extra]
         self.layers: dict[str, Layer] = {str(i): layer for i, layer in enumerate(shown)}
         if other is not None and beside is not None:
+            name = f"right: {beside.name} {times[1] or ''}".rstrip()
             own = colours if len(other) == len(self.embeddings) else FalseColour(thinned(other), seed=0)
-            self.layers[BESIDE] = open_layer(paint(other, own, folder / "beside.tif"), f"right: {beside.name}")
+            self.layers[BESIDE] = open_layer(paint(other, own, folder / "beside.tif"), name)
         self.searches: OrderedDict[str, dict[str, Any]] = OrderedDict()
         self.lock = Lock()
         self.labelling = labelling
@@ -165,9 +168,10 @@ def paint(embeddings: xr.DataArray, colours: FalseColour, out: Path) -> Path:
     return out
 
 
-def paint_scene(path: Path, geobox: GeoBox, out: Path) -> Path | None:
+def paint_scene(path: Path, geobox: GeoBox, out: Path, time: str | None = None) -> Path | None:
     """Write the true colour that a map keeps of its scenes as an RGBA raster, stretched; None where it keeps none."""
-    if path.suffix != ".zarr" or (found := blocks_of(path, geobox)) is None:
+    number = None if time is None else number_of(store_attributes(path), time, str(path))
+    if path.suffix != ".zarr" or (found := blocks_of(path, geobox, number)) is None:
         return None
     grid, parts = found
     histogram = np.zeros((3, 256), np.int64)
@@ -177,7 +181,7 @@ def paint_scene(path: Path, geobox: GeoBox, out: Path) -> Path | None:
         return None
     share = np.cumsum(histogram, axis=1) / histogram.sum(axis=1, keepdims=True)
     low, high = ((share >= edge).argmax(axis=1)[:, None, None] for edge in STRETCH)
-    again = blocks_of(path, geobox)
+    again = blocks_of(path, geobox, number)
     assert again is not None
 
     def painted() -> Iterator[Block]:

@@ -9,14 +9,15 @@ import xarray as xr
 
 from geossl.api.finetune.fitting import LEAST, Fitted, Found, fitted, together
 from geossl.api.finetune.task import Task
+from geossl.api.segment.models import TIMES
 from geossl.api.tokens import beside, of_months
 from geossl.data.labels.patches import PatchSamples, join, patch_samples
 from geossl.errors import InputError, MissingFileError, Note, possible
 from geossl.inference.change import Pair
-from geossl.inference.layers import flags_of, sensor_layer
+from geossl.inference.layers import flags_of, sensor_layer, vectors
 from geossl.inference.outputs.cog import blocks
 from geossl.inference.outputs.description import store_attributes
-from geossl.inference.outputs.raster import open_map
+from geossl.inference.outputs.raster import ALL, open_map, usual_time
 from geossl.models.encoder import DenseEncoder
 from geossl.models.files import EncoderFile
 from geossl.models.kinds import require_image_encoder
@@ -56,11 +57,19 @@ def maker_of(map: str | Path, encoder: str | Path | DenseEncoder, is_default: bo
     raise InputError(f"--map {map} was made by {made_by}, not by the {spec.name} given; {hint}")
 
 
-def fit_map(kind: str, task: Task, map: Path) -> Found:
-    """A head for each set of sensors the map's patches were made from, where enough of them are labelled."""
-    embeddings = open_map(map)
-    samples = labelled(task, embeddings, sensor_layer(map))
-    return of_samples(kind, task, samples, f"--map {map}", embeddings)
+def fit_map(kind: str, task: Task, map: Path, time: str | None = None) -> Found:
+    """A head for each set of sensors the map's patches were made from, where enough of them are labelled.
+
+    Of a map of several dates it learns from ``time``, or, where that is None, from all of them side by side.
+    """
+    time = usual_time(map, time)
+    embeddings = vectors(map, time)
+    samples = labelled(task, embeddings, sensor_layer(map, time))
+    found = of_samples(kind, task, samples, f"--map {map}", embeddings)
+    if time == ALL:
+        spec, times = found.model.spec, store_attributes(map)["geossl:periods"]
+        found.model.spec = replace(spec, name=f"{spec.name}_dates", arguments={**spec.arguments, TIMES: times})
+    return found
 
 
 def fit_pair(kind: str, task: Task, pair: Pair) -> Found:

@@ -62,6 +62,7 @@ class Asked:
         radius_m: Of what a point stands for.
         map: A finished map in place of pixels.
         pair: Two of them, whose difference the labels are of.
+        time: Date of a map of several, or of both of a pair, by a comma.
         reach: Of attention.
         tokens: Which are used; None = the best, or those of the map.
         dims: Numbers per patch.
@@ -73,6 +74,7 @@ class Asked:
     radius_m: float = 0.0
     map: str | Path | None = None
     pair: tuple[str | Path, str | Path] | None = None
+    time: str | None = None
     reach: int | str | None = "own"
     tokens: str | None = None
     dims: int | None = None
@@ -99,6 +101,8 @@ class Asked:
             refuse_idle(
                 None, {name: 0 for name in ("reach", "tokens", "dims") if getattr(found, name) != getattr(cls, name)}
             )
+        elif found.time is not None:
+            raise InputError(f"--time {found.time} is of a map with a time axis; name one with --map")
         return found
 
     @property
@@ -149,7 +153,8 @@ def finetune(
         settings: ``task`` (``classify`` or ``regress``, where values do not say it), ``unit`` (such as ``t/ha``),
             ``level`` (share of amounts within their interval, 0.9), ``radius_m`` (a point stands for the pixels within;
             0 = the one it falls in), ``map`` (learn from a finished ``.zarr`` map instead of pixels), ``pair`` (two of
-            them, before and after: learn change, from both vectors of a patch and their difference). ``reach`` (the
+            them, before and after: learn change, from both vectors of a patch and their difference), ``time`` (of a map
+            with several dates the one to learn from; all of them side by side by default). ``reach`` (the
             patches a patch attends to around it in maps) and ``dims`` (numbers per patch), as in ``embed_map``; the
             model keeps both. ``tokens`` too, or ``best``, the default: heads choose on validation blocks, and say so;
             decoders take joint ones. Of decoders, the fields of ``DecoderConfig``: ``train_encoder``, ``max_steps``,
@@ -192,9 +197,9 @@ def finetune(
     with workspace(out) as work:
         task = Task(truth, found, file, split, work, seed, reach, asked.tokens or BEST, asked.level, asked.unit)
         if asked.pair is not None:
-            fitted = fit_pair(head, task, open_pair(asked.pair, seed))
+            fitted = fit_pair(head, task, open_pair(asked.pair, seed, asked.time))
         elif asked.map is not None:
-            fitted = fit_map(head, task, Path(asked.map))
+            fitted = fit_map(head, task, Path(asked.map), asked.time)
         else:
             fitted = fit_heads(head, task, progress) if config is None else train(head, task, config)
         described = source_metadata(Path(asked.finished[0])) if found is None else found.describe()

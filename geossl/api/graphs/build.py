@@ -22,7 +22,7 @@ from geossl.data.listing import TIFF, files_in
 from geossl.data.sentinel.aligned import aligned_scenes
 from geossl.data.sentinel.rasters import SAMPLE
 from geossl.errors import InputError
-from geossl.inference.outputs.raster import open_map
+from geossl.inference.outputs.raster import open_date
 from geossl.recipe.graphs import Graphs
 from geossl.rules import check_values
 from geossl.sensors import OPTICAL, SENSORS
@@ -60,7 +60,7 @@ def graph_from_geodataframe(
     """
     check_values(smooth=smooth)
     if isinstance(features, (str, Path)) and Path(features).suffix in RASTERS:
-        features = open_map(features)
+        features = open_date(features, None)
     if isinstance(features, Path):
         raise InputError(f"features={str(features)!r} is not a raster; expected .zarr, .tif or names of columns")
     if isinstance(frame, str | Path):
@@ -103,7 +103,7 @@ def graph_from_raster(
             raise InputError(f"the cube holds {', '.join(map(str, raster.data_vars))}; expected {' or '.join(SENSORS)}")
         cut, raster = layers[-1], xr.concat(layers, "band")
     elif not isinstance(raster, xr.DataArray):
-        raster = open_map(raster)
+        raster = open_date(raster, None)
     settings: dict[str, Any] = {"segment_px": segment_px, "compactness": compactness, "smooth": smooth}
     return superpixel_graph(raster, cut=cut, spread=raster.shape[0] <= 16, labels=known, **settings)
 

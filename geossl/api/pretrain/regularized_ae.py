@@ -11,7 +11,7 @@ from geossl.data.sentinel.batches import SentinelChips
 from geossl.data.vectors import Vectors, file_vectors, scene_vectors
 from geossl.errors import InputError
 from geossl.inference.outputs.cog import blocks
-from geossl.inference.outputs.raster import open_map
+from geossl.inference.outputs.raster import open_date
 from geossl.methods.regularized_ae import RegularizedAE
 from geossl.models.encoder import DenseSpec, EncoderSpec
 from geossl.models.encoders.score_autoencoder import (
@@ -52,7 +52,7 @@ def data(recipe: RegularizedAERecipe) -> Vectors:
 def map_vectors(path: Path, holdout: float, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Embeddings of a map, ``count`` of them drawn at random; the easternmost are the holdout."""
     priority, column, rows = np.zeros(0), np.zeros(0, np.int64), np.zeros((0, 1), np.float32)
-    for number, ((_, columns), values) in enumerate(blocks(open_map(path))):
+    for number, ((_, columns), values) in enumerate(blocks(open_date(path, None))):
         valid = np.isfinite(values).all(axis=0)
         own = np.random.default_rng((seed, number)).random(valid.sum())
         priority = np.concatenate([priority, own])

@@ -15,10 +15,9 @@ from geossl.data.resampling import apply
 from geossl.data.splits import epsg_code, hash_priority
 from geossl.errors import InputError, Note
 from geossl.evaluation.heads import fit_kmeans
-from geossl.inference.layers import flags_of, sensor_layer
+from geossl.inference.layers import flags_of, sensor_layer, vectors
 from geossl.inference.outputs import class_maps as rasters
 from geossl.inference.outputs.cog import blocks
-from geossl.inference.outputs.raster import open_map
 from geossl.models.files import EncoderFile, save_encoder
 from geossl.models.heads.answers import Answer
 from geossl.models.heads.segmenter import build
@@ -28,16 +27,22 @@ KMEANS_SAMPLE = 50_000  # patches; smaller maps are clustered whole
 Drawn = tuple[UInt64[np.ndarray, " _"], Float[np.ndarray, "_ d"]]  # priorities and embeddings
 
 
-def clusters(maps: Sequence[Path], count: int | None, seed: int) -> Classifier:
+def clusters(maps: Sequence[Path], count: int | None, seed: int, time: str | None = None) -> Classifier:
     """K-means of a sample of all maps' patches, of those made from the commonest set of sensors.
 
     Maps are read once, block by block. The sample, and so the clusters, do not depend on how they are cut in shards.
+
+    Args:
+        maps: Their paths.
+        count: Of clusters.
+        seed: Of k-means.
+        time: Which date of maps of several; see ``geossl.inference.layers.vectors``.
     """
     assert count is not None
     drawn: dict[str, Drawn] = {}
     total: dict[str, int] = {}
     for path in maps:
-        layer, embeddings = sensor_layer(path), open_map(path)
+        layer, embeddings = sensor_layer(path, time), vectors(path, time)
         box = embeddings.odc.geobox
         for where, values in blocks(embeddings):
             made = np.where(np.isfinite(values).all(axis=0), np.asarray(layer[where]), 0)

@@ -14,12 +14,12 @@ from geossl import grid
 from geossl.api.segment.models import Classifier
 from geossl.errors import InputError
 from geossl.inference.change import Pair
-from geossl.inference.layers import as_bytes, layers_of, sensor_layer, stored_layers
+from geossl.inference.layers import as_bytes, layers_of, sensor_layer, stored_layers, vectors
 from geossl.inference.outputs import class_maps as rasters
 from geossl.inference.outputs.class_maps import NODATA, trust_path
 from geossl.inference.outputs.description import store_attributes
 from geossl.inference.outputs.furniture import span
-from geossl.inference.outputs.raster import open_map, words_of
+from geossl.inference.outputs.raster import words_of
 from geossl.inference.totals import named_areas, of_polygon, write_totals
 from geossl.inference.value_maps import write_values
 
@@ -32,11 +32,13 @@ class Wanted:
         polygons: File of outlines of classes.
         region: Cells outside become nodata.
         areas: Polygons to sum amounts over; None = the whole map.
+        time: Date of a map of several, or ``ALL``.
     """
 
     polygons: str | Path | None
     region: grid.Aoi | None
     areas: gpd.GeoDataFrame | None
+    time: str | None = None
 
 
 @dataclass(frozen=True)
@@ -58,13 +60,13 @@ class Ground:
     dates: str
 
 
-def ground_of(path: Path, is_stored: bool) -> Ground:
-    """A map."""
+def ground_of(path: Path, is_stored: bool, time: str | None) -> Ground:
+    """A map, or one of its dates, or all."""
     sensors, sha256 = (
-        None if is_stored else sensor_layer(path),
+        None if is_stored else sensor_layer(path, time),
         str(store_attributes(path).get("geossl:encoder_sha256")),
     )
-    return Ground(f"--map {path}", open_map(path), sensors, sha256, words_of(path, "").dates)
+    return Ground(f"--map {path}", vectors(path, time), sensors, sha256, words_of(path, "", time=time).dates)
 
 
 def write_pair(pair: Pair, found: Classifier, out: Path, wanted: Wanted) -> Path:
@@ -82,7 +84,7 @@ def write(maps: Sequence[Path], found: Classifier, out: Path, wanted: Wanted) ->
         outlines = None if wanted.polygons is None else Path(wanted.polygons)
         if outlines is not None and len(maps) > 1:
             outlines = outlines.with_name(f"{outlines.stem}_{path.stem}{outlines.suffix}")
-        write_one(ground_of(path, found.heads is None), found, target, replace(wanted, polygons=outlines))
+        write_one(ground_of(path, found.heads is None, wanted.time), found, target, replace(wanted, polygons=outlines))
     return out if len(maps) == 1 else targets[0].parent
 
 

@@ -6,14 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from geossl.dates import listed
 from geossl.errors import InputError, Note
 from geossl.inference.engine.source import OnlySensors, Source
 from geossl.inference.outputs import class_maps as rasters
+from geossl.inference.outputs.description import store_attributes
+from geossl.inference.outputs.raster import ALL, usual_time
 from geossl.inference.totals import Errors
 from geossl.models.files import EncoderFile
 from geossl.models.heads.answers import CLASS_LAYERS, TRUST_LAYER, Amount, Answer
 from geossl.models.heads.segmenter import Segmenter
 from geossl.models.heads.segmenter import layers_of as layers_of_spec
+
+TIMES = "times"  # argument of a model that learned from dates side by side: their names
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,28 @@ def of_model(model: Segmenter, is_map: bool) -> Classifier:
     if "any" in model.tops:
         raise InputError(f"{model.spec.name} answers per pixel; it needs --s1 and --s2, or --date, instead of --map")
     return Classifier({name: model.answer(name) for name in model.tops}, legend, metadata, *known)
+
+
+def wanted_time(map: Path | None, model: Segmenter | None, time: str | None) -> str | None:
+    """Which date of a map a model or k-means is asked about: the one named, or all of them side by side.
+
+    Args:
+        map: The map; None = pixels.
+        model: What answers; None = k-means.
+        time: The date asked for.
+
+    Raises:
+        InputError: If a model learned from other dates than there are.
+    """
+    learned = () if model is None else tuple(model.spec.arguments.get(TIMES, ()))
+    if not learned:
+        return time if model is not None or map is None else usual_time(map, time)
+    names = () if map is None else tuple(store_attributes(map).get("geossl:periods", ()))
+    if [name[5:7] for name in names] != [name[5:7] for name in learned] or time not in (None, ALL):
+        has = f"{map} has {listed(names) or 'one image'}" if time is None else f"--time {time} is one"
+        known = f"--model learned from {len(learned)} dates side by side, {listed(learned)}"
+        raise InputError(f"{known}; {has}: give a --map of such dates")
+    return ALL
 
 
 def errors_of(model: Segmenter) -> Errors | None:

@@ -9,7 +9,7 @@ from geossl import grid
 from geossl.api.change import open_pair
 from geossl.api.segment.clusters import clusters, save_clusters
 from geossl.api.segment.files import Wanted, write, write_pair
-from geossl.api.segment.models import known_sensors, of_model, read_model
+from geossl.api.segment.models import known_sensors, of_model, read_model, wanted_time
 from geossl.api.settings import MAP, checked_settings, refuse_idle
 from geossl.api.source import Catalog, Rasters, given, needed, opened
 from geossl.api.tokens import JOINT, with_tokens
@@ -59,7 +59,9 @@ def segment(
             ``..._applicability.tif``: 1 where the ground is unlike all labels, so that the model must not be trusted.
         progress: Called after every part (shards); see ``geossl.progress``.
         settings: ``polygons`` (also write outlines, ``.gpkg`` or ``.parquet``), ``totals`` (of amounts: polygons to sum
-            over, each with its ``id`` or ``name``; by default the region), ``seed`` (of k-means), ``dims`` and
+            over, each with its ``id`` or ``name``; by default the region), ``time`` (of a ``map`` with several dates:
+            one, such as ``2023-06``; or ``all`` side by side, the default for ``classes`` and for a ``model`` that
+            learned so), ``seed`` (of k-means), ``dims`` and
             ``tokens`` (with ``classes``, as in ``embed_map``), ``overwrite`` (replace ``out``, and what it was made
             from if that was begun with other settings), and those of ``embed_map``: ``scheduler``, ``batch_size``,
             ``shard_cells``, ``crs``, ``gsd_m`` ...
@@ -71,12 +73,12 @@ def segment(
         InputError: If arguments do not fit together, or nothing can be classified.
     """
     pixels = given(source, settings, "segment")
-    settings = checked_settings(settings, ("polygons", "totals", "seed", "dims", "tokens", *MAP), "segment")
+    settings = checked_settings(settings, ("polygons", "totals", "seed", "dims", "tokens", "time", *MAP), "segment")
     dims = settings.pop("dims", None)
     if dims is not None and (model or map):
         raise InputError("--dims is for --classes and pixels; a model and a map have theirs already: leave it out")
     polygons, seed, out = settings.pop("polygons", None), settings.pop("seed", 0), output_path(out)
-    wanted = settings.pop("totals", None)
+    wanted, time = settings.pop("totals", None), settings.pop("time", None)
     check(aoi, model, map, classes, out, polygons, settings.get("overwrite", False))
     if str(encoder) != DEFAULT_ENCODER and (model is not None or map is not None):
         raise InputError(f"--encoder does nothing beside --{'model' if model is not None else 'map'}; leave it out")
@@ -90,11 +92,15 @@ def segment(
         maps = [possible(path, "--map") for path in maps_of(map)]
         check_pair(maps, fitted)
         if len(maps) == 2 and fitted is not None:
-            pair = open_pair((maps[0], maps[1]))
+            pair = open_pair((maps[0], maps[1]), time=time)
             return Written(write_pair(pair, of_model(fitted, is_map=True), out, Wanted(polygons, region, areas)))
-        found = clusters(maps, classes, seed) if fitted is None else of_model(fitted, is_map=True)
-        return Written(write(maps, found, out, Wanted(polygons, region, areas)))
+        time = wanted_time(maps[0], fitted, time)
+        found = clusters(maps, classes, seed, time) if fitted is None else of_model(fitted, is_map=True)
+        return Written(write(maps, found, out, Wanted(polygons, region, areas, time)))
     check_pair([], fitted)
+    if time is not None:
+        raise InputError(f"--time {time} is of a map with a time axis; name one with --map")
+    wanted_time(None, fitted, None)
     assert region is not None
     store = work_path(out) / "map.zarr"
     overwrite, maker = settings.get("overwrite", False), encoder if model is None else model

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,34 @@ class LocalRasters:
         found = copy.copy(self)
         files = {sensor: tuple(f for f in files if f.date == day) for sensor, files in self.files.items()}
         object.__setattr__(found, "files", {sensor: kept for sensor, kept in files.items() if kept})
+        return found
+
+    @property
+    def optical_days(self) -> tuple[date, ...]:
+        """Days of the optical files, in time; of radar where there are no others.
+
+        Raises:
+            InputError: Names a file that does not say its day.
+        """
+        found = {file.date for sensor in self.led_by for file in self.files[sensor]}
+        return tuple(date.fromisoformat(day) for day in self.days if day in found)
+
+    @property
+    def led_by(self) -> tuple[str, ...]:
+        """Sensors whose days are those of scenes: the optical ones, or all if there is none."""
+        return tuple(name for name in self.files if not SENSORS[name].is_radar) or tuple(self.files)
+
+    def around(self, day: date, most_days: int) -> "LocalRasters":
+        """The scenes of a day, and of the other sensors those of the nearest day, at most some days away."""
+
+        def apart(file: RasterFile) -> int:
+            return abs((date.fromisoformat(file.date) - day).days)
+
+        found, kept = copy.copy(self), {}
+        for sensor, files in self.files.items():
+            nearest = 0 if sensor in self.led_by else min(most_days, *map(apart, files))
+            kept[sensor] = tuple(file for file in files if apart(file) == nearest)
+        object.__setattr__(found, "files", {sensor: files for sensor, files in kept.items() if files})
         return found
 
     def footprints(self, crs: str | int) -> dict[str, shapely.Geometry]:

@@ -21,7 +21,8 @@ from geossl.data.stac.composite import COMPOSITES, CatalogScenes
 from geossl.data.stac.elsewhere import Acquisition, from_any, merged
 from geossl.data.stac.hrefs import Item, check_item
 from geossl.data.stac.scenes import CDSE, EARTH_SEARCH, Scene, days_between, hrefs_of, scene_of
-from geossl.data.stac.search import Catalog, catalogs_of, parse_dates, search
+from geossl.data.stac.search import Catalog, catalogs_of, search
+from geossl.dates import parse_dates
 from geossl.errors import BandError, InputError, Note, RunError, needs, redact
 from geossl.grid import Aoi
 from geossl.sensors import OPTICAL, PAIR, RADAR, SENSORS
@@ -318,6 +319,23 @@ def in_order(
     order = sorted(reaching, key=lambda s: (-share[s.orbit], s.orbit, apart(s, day), s.day, s.id))
     only = b"" if within is None else shapely.to_wkb(within)
     return [replace(scene, within=only, apart=apart(scene, day)) for scene in order]
+
+
+def by_days(source: CatalogScenes, aoi: Aoi) -> dict[str, CatalogScenes]:
+    """An image per day that has an optical scene, with the nearest radar; per pass, where there is no optical scene.
+
+    Passes more than ``PAIR_DAYS`` from the day are left out; as in ``find_scenes``, all are of one direction.
+    """
+    if not source.optical:
+        days = sorted({scene.day for scene in source.radar})
+        return {day: replace(source, radar=tuple(s for s in source.radar if s.day == day)) for day in days}
+    passes = {scene.id: replace(scene, within=b"", apart=0) for scene in source.radar}
+    found = {}
+    for day in sorted({scene.day for scene in source.optical}):
+        optical = [scene for scene in source.optical if scene.day == day]
+        near = [scene for scene in passes.values() if apart(scene, day) <= PAIR_DAYS]
+        found[day] = replace(source, optical=tuple(optical), radar=tuple(ranked_passes(near, aoi, optical)))
+    return found
 
 
 def apart(scene: Scene, day: str) -> int:

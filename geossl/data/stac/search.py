@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -80,34 +80,6 @@ def catalog_of(name: str) -> Catalog:
     if name.endswith((".json", ".parquet")):
         raise MissingFileError(f"--catalog file {name!r} does not exist")
     raise UnknownNameError("catalog", name, PRESETS)
-
-
-def parse_dates(text: str) -> tuple[date, date]:
-    """First and last day of ``2024-06-15``, ``2024-06`` or ``2024``, or from one to another: ``2024-06/2024-08``.
-
-    Raises:
-        InputError: If it is none of these.
-    """
-    first, _, last = text.partition("/")
-    try:
-        start, end = span(first)[0], span(last or first)[1]
-    except ValueError:
-        raise InputError(f"--date {text!r} is not a period; write 2024-06-15, 2024-06 or 2024-06/2024-08") from None
-    if end < start:
-        raise InputError(f"--date {text!r} ends before it begins")
-    return start, end
-
-
-def span(text: str) -> tuple[date, date]:
-    """First and last day of a day, month or year."""
-    if not re.fullmatch(r"\d{4}(-\d{2}){0,2}", text):
-        raise ValueError(text)
-    start = date.fromisoformat(text + "-01" * (2 - text.count("-")))
-    if text.count("-") == 2:
-        return start, start
-    months = 1 if text.count("-") == 1 else 12
-    year, month = divmod(start.year * 12 + start.month - 1 + months, 12)
-    return start, date(year, month + 1, 1) - timedelta(days=1)
 
 
 def search(aoi: Aoi, dates: tuple[date, date], catalog: Catalog, sensor: str) -> list[Item]:

@@ -106,7 +106,9 @@ def inputs(plan: Plan) -> list[dict[str, str]]:
             if "footprint" in scene and not shapely.from_wkb(bytes.fromhex(scene["footprint"])).intersects(area):
                 continue
             entry = {"id": scene.get("id", Path(scene.get("path", name)).stem), "day": scene.get("day", "")}
-            if entry["id"] in {known["id"] for known in found}:  # chosen for several parts of the region
+            entry |= {"period": scene["period"]} if plan.times else {}
+            known = {(other["id"], other.get("period")) for other in found}
+            if (entry["id"], entry.get("period")) in known:  # chosen for several parts of the region
                 continue
             if catalog.startswith("http") and not catalog.endswith((".json", ".parquet")):  # an API has known addresses
                 entry["href"] = f"{catalog.rstrip('/')}/collections/{scene['collection']}/items/{scene['id']}"

@@ -91,7 +91,8 @@ def encode_block(
     depend on how many there are.
 
     Args:
-        images: By sensor, physical units, NaN = not usable; whole windows or blocks plus ``rim_px`` on every side.
+        images: By sensor, physical units, NaN = not usable; whole windows or blocks plus ``rim_px`` on every side. None
+            at all, where ``cells`` says how many, gives no embedding.
         encoder: In evaluation mode.
         config: Batch size, precision, validity.
         cells: Cells to embed; the others stay empty, and cost nothing where the wanted ones cannot see them.
@@ -99,6 +100,8 @@ def encode_block(
         shape: Windows or blocks; by default as the encoder's spec says.
     """
     shape = own_geometry(encoder.spec) if shape is None else shape
+    if not images and cells is not None:
+        return nothing(encoder.spec.dim, *(n * phases * shape.cell_px // encoder.spec.patch_px for n in cells.shape))
     if encoder.spec.dates > 1:  # a month is enough
         config = replace(config, valid_share=min(config.valid_share, 0.5 / encoder.spec.dates))
     encode = encode_windows if shape.reach is None else encode_blocks

@@ -1,5 +1,6 @@
 """Coarser levels of a map inside its store, so that a large map can be looked at without reading all of it."""
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,12 @@ def add_overviews(path: Path, plan: Plan, dim: int) -> None:
         shape = (-(-geobox.height // 2), -(-geobox.width // 2))
         geobox = GeoBox(shape, geobox.transform @ Affine.scale(2), geobox.crs)
         group = root.create_group(name, overwrite=True)
-        store.add_embeddings(group, geobox, dim, plan.dtype, BLOCK // 4, BLOCK)
-        for top in range(0, shape[0], BLOCK):
-            for left in range(0, shape[1], BLOCK):
-                fine = decoded(finer, np.s_[2 * top : 2 * (top + BLOCK), 2 * left : 2 * (left + BLOCK)])
-                store.write_embeddings(group, np.s_[top : top + BLOCK, left : left + BLOCK], halved(fine))
+        store.add_embeddings(group, geobox, dim, plan.dtype, BLOCK // 4, BLOCK, len(plan.times))
+        if plan.times:
+            store.add_times(group, plan)
+        for time, top, left in product(range(len(plan.times)) or [None], *(range(0, side, BLOCK) for side in shape)):
+            fine = decoded(finer, np.s_[2 * top : 2 * (top + BLOCK), 2 * left : 2 * (left + BLOCK)], time)
+            store.write_embeddings(group, np.s_[top : top + BLOCK, left : left + BLOCK], halved(fine), time)
         derived = {"derived_from": layout[-1]["asset"], "transform": {"scale": [2.0, 2.0], "translation": [0.0, 0.0]}}
         layout.append({"asset": name, **derived})
         finer = group
@@ -45,10 +47,11 @@ def add_overviews(path: Path, plan: Plan, dim: int) -> None:
         root.attrs.update(multiscales.insert(kept, metadata))
 
 
-def decoded(group: Any, where: tuple[slice, slice]) -> Float[np.ndarray, "d h w"]:
-    """Vectors of a block of a store; NaN = nodata."""
-    numbers = group["embeddings"][(slice(None), *where)].astype(np.float32)
-    return numbers * group["scales"][where] if "scales" in group else numbers
+def decoded(group: Any, where: tuple[slice, slice], time: int | None = None) -> Float[np.ndarray, "d h w"]:
+    """Vectors of a block of a store, of one of several dates where ``time`` is its number; NaN = nodata."""
+    lead = () if time is None else (time,)
+    numbers = group["embeddings"][(*lead, slice(None), *where)].astype(np.float32)
+    return numbers * group["scales"][(*lead, *where)] if "scales" in group else numbers
 
 
 def halved(fine: Float[np.ndarray, "d h w"]) -> Float[np.ndarray, "d h2 w2"]:

@@ -23,7 +23,7 @@ from geossl.grid import Lattice
 from geossl.inference.engine.geometry import Geometry
 from geossl.outputs import read_note, remove, work_path, write_text
 
-Shard = tuple[int, int]  # row and column of a shard, counted from the map's north-west corner
+Shard = tuple[int, ...]  # row and column of a shard, from the map's north-west corner; of several dates, its date first
 Task = tuple[Shard, ...]  # shards that are read and encoded together
 MOST_EMPTY = 0.05  # share of a map's rows and columns that may lie before the region, for larger shards
 
@@ -40,6 +40,7 @@ class Plan:
         dtype: Type of the stored numbers.
         metadata: Source, encoder, settings: JSON values.
         block_cells: Side in cells of the squares that are encoded at once, which lie on the lattice.
+        times: Names of the dates of a map with a time axis, such as ``2023-06``; none of one image.
     """
 
     lattice: Lattice
@@ -49,6 +50,7 @@ class Plan:
     dtype: str
     metadata: dict[str, Any]
     block_cells: int = 1
+    times: tuple[str, ...] = ()
 
     @cached_property
     def extent(self) -> tuple[int, int, int, int]:
@@ -66,14 +68,19 @@ class Plan:
 
     @cached_property
     def shards(self) -> list[Shard]:
-        """Shards that hold a cell to compute, row by row."""
+        """Shards that hold a cell to compute, date by date and row by row."""
         touched = self.lattice.touched(self.area, *self.extent, step=self.shard_cells)
-        return [(int(r), int(c)) for r, c in np.argwhere(touched)]
+        places = [(int(r), int(c)) for r, c in np.argwhere(touched)]
+        return [(t, *place) for t in range(len(self.times)) for place in places] if self.times else [*places]
+
+    def time(self, shard: Shard) -> int | None:
+        """Number of a shard's date; None in a map of one image."""
+        return shard[0] if self.times else None
 
     def block(self, shard: Shard) -> tuple[int, int, int, int]:
         """First cell row and column of a shard, and how many of each it has."""
         (top, left, rows, columns), s = self.extent, self.shard_cells
-        row, column = shard[0] * s, shard[1] * s
+        row, column = shard[-2] * s, shard[-1] * s
         return top + row, left + column, min(s, rows - row), min(s, columns - column)
 
     def blocks(self, shard: Shard) -> tuple[int, int, int, int]:
@@ -83,10 +90,10 @@ class Plan:
         return first, start, -(-(top + rows) // n) * n - first, -(-(left + columns) // n) * n - start
 
     def tasks(self, shards: Iterable[Shard]) -> list[Task]:
-        """Shards by the blocks they lie in, so that a block is read and encoded once."""
+        """Shards of a date by the blocks they lie in, so that a block is read and encoded once."""
         found: dict[tuple[int, ...], list[Shard]] = {}
         for shard in shards:
-            found.setdefault(self.blocks(shard), []).append(shard)
+            found.setdefault((*shard[:-2], *self.blocks(shard)), []).append(shard)
         return [tuple(together) for together in found.values()]
 
     def inside(self, shard: Shard) -> tuple[slice, slice]:
@@ -129,6 +136,7 @@ class Plan:
         """Flat values to compare and to keep."""
         layout = {"shard_cells": self.shard_cells, "phases": self.phases, "dtype": self.dtype}
         layout |= {} if self.block_cells == 1 else {"block_cells": self.block_cells}
+        layout |= {"times": list(self.times)} if self.times else {}
         area = {"area": shapely.to_wkb(self.area, hex=True)}
         return json.loads(json.dumps({**asdict(self.lattice), **area, **layout, **self.metadata}))
 
@@ -223,18 +231,21 @@ class BuildFolder:
         """Finished shards, from file names alone, so that a large map resumes quickly."""
         with os.scandir(self.receipts) as entries:
             names = [entry.name for entry in entries]
-        found = (re.fullmatch(r"(\d{1,9})_(\d{1,9})\.json", name) for name in names)
-        return {(int(match[1]), int(match[2])) for match in found if match}
+        found = (re.fullmatch(r"((?:\d{1,9}_){1,2}\d{1,9})\.json", name) for name in names)
+        return {tuple(map(int, match[1].split("_"))) for match in found if match}
+
+    def marker(self, shard: Shard) -> Path:
+        """Where it is noted that a shard is finished."""
+        return self.receipts / f"{'_'.join(map(str, shard))}.json"
 
     def has(self, shard: Shard) -> bool:
         """Whether a shard is finished."""
-        return (self.receipts / f"{shard[0]}_{shard[1]}.json").exists()
+        return self.marker(shard).exists()
 
     def totals(self, sensors: list[str]) -> dict[str, int]:
         """Patches of the finished shards: those with an embedding, and those each sensor was fed in."""
         found = dict.fromkeys(("patches", *sensors), 0)
-        for row, column in self.done():
-            receipt = self.receipt((row, column))
+        for receipt in map(self.receipt, self.done()):
             found["patches"] += receipt["patches"]
             for sensor in sensors:
                 found[sensor] += receipt["fed"].get(sensor, 0)
@@ -250,7 +261,7 @@ class BuildFolder:
         Raises:
             InputError: If it is damaged.
         """
-        path = self.receipts / f"{shard[0]}_{shard[1]}.json"
+        path = self.marker(shard)
         found = read_note(path)
         kinds = {"patches": int, "fed": dict[str, int], "files": dict[str, list[int]]}
         fit = all(fits(found[key], hint) for key, hint in kinds.items() if key in found)
@@ -265,8 +276,8 @@ class BuildFolder:
     def reopen(self, shards: Iterable[Shard]) -> None:
         """Count finished shards as missing again."""
         self.finished.unlink(missing_ok=True)
-        for row, column in shards:
-            (self.receipts / f"{row}_{column}.json").unlink(missing_ok=True)
+        for shard in shards:
+            self.marker(shard).unlink(missing_ok=True)
 
     def write(self, path: Path, values: dict[str, Any]) -> None:
         """Write JSON so that it is there whole or not at all."""

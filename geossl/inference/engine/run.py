@@ -25,9 +25,13 @@ from geossl.inference.engine.source import (
     check_bands,
     check_periods,
     check_sensors,
+    check_times,
+    image_at,
     images,
     in_run,
+    is_dated,
     note_levels,
+    times_of,
 )
 from geossl.inference.outputs import checksums, raster
 from geossl.models.encoder import DenseEncoder, DenseModel
@@ -150,13 +154,15 @@ def plans(aoi: grid.Aoi, source: Source, encoder: Path, out: Path, config: MapCo
     reach = own if config.reach == "own" else config.reach
     check_sensors(source.sensors, spec)
     check_periods(source, spec)
+    times = times_of(source, spec)
+    check_times(times, out)
     check_reach(model, reach)
     shape = geometry(spec, reach)
     metadata = {
         "encoder_sha256": sha256,
         **shape.describe(),
         "sensors": list(source.sensors),
-        "dated": source.dated,
+        "dated": is_dated(source, times),
         "source": source.describe(),
         "precision": workers.precision(config.precision, before.get("precision")),
         "valid_share": config.valid_share,
@@ -177,7 +183,8 @@ def plans(aoi: grid.Aoi, source: Source, encoder: Path, out: Path, config: MapCo
             continue
         phases = phases_of(spec, config.gsd_m)
         usual = SHARD_WINDOWS if reach is None else fitting_shard(lattice, area, shape.block_cells)
-        found[path] = Plan(lattice, area, config.shard_cells or usual, phases, dtype, metadata, shape.block_cells)
+        shard_cells, blocks = config.shard_cells or usual, shape.block_cells
+        found[path] = Plan(lattice, area, shard_cells, phases, dtype, metadata, blocks, times)
     if not found:
         raise GridError(outside(aoi, source, next(iter(zones))))
     return found
@@ -305,7 +312,8 @@ def run_task(work: Work, task: Task) -> Task:
 def read(work: Work, task: Task) -> xr.Dataset:
     """Pixels of a task's blocks and what its windows see around them."""
     started = time.monotonic()
-    cube = work.source.load(work.plan.lattice.pixels(*work.plan.blocks(task[0]), work.rim))
+    box = work.plan.lattice.pixels(*work.plan.blocks(task[0]), work.rim)
+    cube = image_at(work.source, box, work.plan.time(task[0]))
     return cube.assign_attrs(read_seconds=round(time.monotonic() - started, 3))
 
 
@@ -338,4 +346,4 @@ def write(work: Work, shard: Shard, found: Encoded, beside: Any, seconds: dict[s
         **seconds,
         "write_seconds": round(time.monotonic() - started, 3),
     }
-    work.build.write(work.build.receipts / f"{shard[0]}_{shard[1]}.json", receipt)
+    work.build.write(work.build.marker(shard), receipt)

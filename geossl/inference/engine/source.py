@@ -17,7 +17,7 @@ from jaxtyping import Float
 from numpy import ndarray
 from odc.geo.geobox import GeoBox
 
-from geossl.errors import BandError, Note
+from geossl.errors import BandError, InputError, Note
 from geossl.limits import fill_in
 from geossl.models.encoder import DenseSpec
 from geossl.sensors import SENSORS
@@ -75,10 +75,40 @@ def check_periods(source: Source, spec: DenseSpec) -> None:
         BandError: Says what it takes.
     """
     names = getattr(source, "periods", ())
+    if spec.dates == 1:  # a map of several dates
+        return
     count, first = len(names) or 1, int(spec.arguments.get("month", 0)) if spec.dates > 1 else 0
     if count != spec.dates or (names and spec.dates > 1 and int(names[0][5:7]) != first):
         given = said(count, int(names[0][5:7]) if names else 0)
         raise BandError(f"{spec.name} takes {said(spec.dates, first)}, not {given}")
+
+
+def times_of(source: Source, spec: DenseSpec) -> tuple[str, ...]:
+    """Dates of the map an encoder of images makes of a source; none of one image, or for an encoder of series."""
+    return tuple(getattr(source, "periods", ())) if spec.dates == 1 else ()
+
+
+def check_times(times: Sequence[str], out: Path) -> None:
+    """Refuse an output that cannot hold several dates.
+
+    Raises:
+        InputError: Says what can.
+    """
+    if times and out.suffix != ".zarr":
+        raise InputError(f"--every makes a map of several dates, which {out.suffix} cannot hold; use --out map.zarr")
+
+
+def is_dated(source: Source, times: Sequence[str]) -> bool:
+    """Whether every pixel is of one day, of a source whose periods are images of their own (``times``) in each."""
+    return bool(getattr(source, "each_dated", False)) if times else source.dated
+
+
+def image_at(source: Source, geobox: GeoBox, time: int | None) -> xr.Dataset:
+    """Pixels of a place, of one of several dates where ``time`` is its number; empty where that date has none."""
+    if time is None:
+        return source.load(geobox)
+    found: xr.Dataset = source.image(time, geobox)  # type: ignore[attr-defined]  # of those that have periods
+    return found
 
 
 def said(count: int, first: int) -> str:
@@ -275,6 +305,11 @@ class OnlySensors:
         """As the source; none of one image."""
         return tuple(getattr(self.source, "periods", ()))
 
+    @property
+    def each_dated(self) -> bool:
+        """As the source."""
+        return bool(getattr(self.source, "each_dated", False))
+
     def describe(self) -> dict[str, Any]:
         """As the source."""
         return {**self.source.describe(), "only": list(self.names)}
@@ -285,5 +320,12 @@ class OnlySensors:
 
     def load(self, geobox: GeoBox) -> xr.Dataset:
         """Load the kept sensors only."""
-        cube = self.source.load(geobox)
+        return self.kept(self.source.load(geobox))
+
+    def image(self, number: int, geobox: GeoBox) -> xr.Dataset:
+        """The kept sensors of one of several dates."""
+        return self.kept(image_at(self.source, geobox, number))
+
+    def kept(self, cube: xr.Dataset) -> xr.Dataset:
+        """A cube without the other sensors."""
         return cube.drop_vars([name for name in self.source.sensors if name in cube and name not in self.names])

@@ -1,5 +1,7 @@
 """The Zarr v3 store of a map: one object per shard, plain enough for xarray, rioxarray and GDAL."""
 
+import hashlib
+import shutil
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,21 +14,29 @@ from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
 from zarr.codecs import BloscCodec, ZstdCodec
 
+from geossl.errors import InputError
 from geossl.inference.engine import true_colour
 from geossl.inference.engine.conventions import describe, place
-from geossl.inference.engine.plan import Plan
+from geossl.inference.engine.plan import Plan, Shard
+from geossl.inference.outputs import checksums
+from geossl.inference.outputs.checksums import checked
+from geossl.inference.outputs.description import TIME, arrays, number_of, one_date, store_attributes
 from geossl.inference.outputs.quantize import NODATA, quantize
+from geossl.inference.outputs.raster import inputs_at
 from geossl.models.encoder import DenseSpec
+from geossl.outputs import on_disk, remove
 from geossl.sensors import JOINT_FLAG, SENSORS
 
+OF_DATES = ("geossl:every", "geossl:periods")  # attributes of maps of several dates
 DAYS = {"units": "days since 2000-01-01", "calendar": "standard"}
 
 
 def create(path: Path, plan: Plan, spec: DenseSpec) -> None:
-    """Make an empty store: ``embeddings (embedding, y, x)``, layers ``(y, x)``, and coordinates."""
+    """Make an empty store: ``embeddings (embedding, y, x)``, layers ``(y, x)``, and coordinates; of dates ``time``."""
     group = zarr.open_group(str(path), mode="w", zarr_format=3)
     cell, shard = plan.cell_side, plan.shard_cells * plan.cell_side
-    add_embeddings(group, plan.geobox, spec.dim, plan.dtype, cell, shard)
+    times = len(plan.times)
+    add_embeddings(group, plan.geobox, spec.dim, plan.dtype, cell, shard, times)
     layers: dict[str, tuple[str, dict[str, Any]]] = {
         "valid": ("uint8", {"long_name": "usable input pixels", "units": "percent"}),
         "sensors": ("uint8", flags(plan.metadata["sensors"])),
@@ -34,7 +44,9 @@ def create(path: Path, plan: Plan, spec: DenseSpec) -> None:
     if plan.metadata["dated"]:
         layers["date"] = ("uint16", {"long_name": "day of the Sentinel-2 scene, 0 = none", **DAYS})
     for name, (dtype, metadata) in layers.items():
-        add_array(group, name, plan.geobox, cell, shard, dtype, 0, ZstdCodec(level=3), metadata)
+        add_array(group, name, plan.geobox, cell, shard, dtype, 0, ZstdCodec(level=3), metadata, axes(times))
+    if times:
+        add_times(group, plan)
     true_colour.create(group, plan, spec, place)
     group.attrs.update(describe(plan, spec))
 
@@ -50,16 +62,29 @@ def flags(names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def add_embeddings(group: Any, geobox: GeoBox, dim: int, dtype: str, chunk: int, shard: int) -> None:
+def add_times(group: Any, plan: Plan) -> None:
+    """Add the coordinate ``time``: the first day of every period; and the names of the periods."""
+    firsts = [np.datetime64(name, "D") for name in plan.times]
+    array = group.create_array(TIME, shape=(len(firsts),), dtype="int32", dimension_names=(TIME,))
+    array[:] = (np.array(firsts) - np.datetime64("2000-01-01", "D")).astype(np.int32)
+    about = f"first day of a {plan.metadata['source']['every']}"
+    array.attrs.update({"standard_name": "time", "long_name": about, **DAYS})
+    group.attrs.update({"geossl:every": plan.metadata["source"]["every"], "geossl:periods": list(plan.times)})
+
+
+def add_embeddings(group: Any, geobox: GeoBox, dim: int, dtype: str, chunk: int, shard: int, times: int = 0) -> None:
     """Add empty ``embeddings``, for int8 their ``scales``, and the coordinates of a grid."""
     group.attrs.update({**place(geobox), "coordinates": "spatial_ref"})  # so that xarray takes it for one
     floats = BloscCodec(cname="zstd", clevel=3, shuffle="shuffle")
     if dtype == "int8":
         metadata = {"quantization": "x = embeddings * scales; nodata where embeddings = -128 and scales = NaN"}
-        add_array(group, "embeddings", geobox, chunk, shard, dtype, NODATA, ZstdCodec(level=3), metadata, dim)
-        add_array(group, "scales", geobox, chunk, shard, "float32", np.nan, floats, {"long_name": "step of a patch"})
+        add_array(
+            group, "embeddings", geobox, chunk, shard, dtype, NODATA, ZstdCodec(level=3), metadata, axes(times, dim)
+        )
+        about = {"long_name": "step of a patch"}
+        add_array(group, "scales", geobox, chunk, shard, "float32", np.nan, floats, about, axes(times))
     else:
-        add_array(group, "embeddings", geobox, chunk, shard, dtype, np.nan, floats, {}, dim)
+        add_array(group, "embeddings", geobox, chunk, shard, dtype, np.nan, floats, {}, axes(times, dim))
     for name, coord in xr_coords(geobox).items():
         data = np.asarray(coord.values)
         dims = [str(d) for d in coord.dims]
@@ -68,6 +93,11 @@ def add_embeddings(group: Any, geobox: GeoBox, dim: int, dtype: str, chunk: int,
         array.attrs.update(dict(coord.attrs))
     numbers = group.create_array("embedding", shape=(dim,), dtype="int32", dimension_names=("embedding",))
     numbers[:] = np.arange(dim)
+
+
+def axes(times: int, dim: int = 0) -> dict[str, int]:
+    """Axes before ``y`` and ``x``: ``time`` of a map of several dates, ``embedding`` of vectors."""
+    return {name: size for name, size in ((TIME, times), ("embedding", dim)) if size}
 
 
 def add_array(
@@ -80,36 +110,39 @@ def add_array(
     fill: Any,
     codec: Any,
     metadata: dict[str, Any],
-    dim: int | None = None,
+    lead: dict[str, int],
 ) -> None:
-    """Add one sharded array ``(y, x)``, or ``(embedding, y, x)`` with whole vectors in every chunk."""
-    lead = () if dim is None else (dim,)
+    """Add one sharded array ``(y, x)`` with some axes before: whole vectors are in every chunk, and one date."""
+    part = tuple(1 if name == TIME else size for name, size in lead.items())
     group.create_array(
         name,
-        shape=(*lead, *geobox.shape),
-        chunks=(*lead, chunk, chunk),
-        shards=(*lead, shard, shard),
+        shape=(*lead.values(), *geobox.shape),
+        chunks=(*part, chunk, chunk),
+        shards=(*part, shard, shard),
         dtype=dtype,
         fill_value=fill,
         compressors=codec,
-        dimension_names=(*(["embedding"] if lead else []), "y", "x"),
+        dimension_names=(*lead, "y", "x"),
         attributes={"grid_mapping": "spatial_ref", **place(geobox), **metadata},
     )
 
 
-def write_embeddings(group: Any, where: tuple[slice, slice], embeddings: Float[np.ndarray, "d h w"]) -> None:
-    """Store vectors of whole shards in the group's form, the numbers last."""
+def write_embeddings(
+    group: Any, where: tuple[slice, slice], embeddings: Float[np.ndarray, "d h w"], time: int | None = None
+) -> None:
+    """Store vectors of whole shards in the group's form, the numbers last; of one date where ``time`` is its number."""
+    lead = () if time is None else (time,)
     dtype = group["embeddings"].dtype
     if dtype == np.int8:
         embeddings, scales = quantize(embeddings)
-        group["scales"][where] = scales
-    group["embeddings"][(slice(None), *where)] = embeddings.astype(dtype)
+        group["scales"][(*lead, *where)] = scales
+    group["embeddings"][(*lead, slice(None), *where)] = embeddings.astype(dtype)
 
 
 def write_shard(
     path: Path,
     plan: Plan,
-    shard: tuple[int, int],
+    shard: Shard,
     embeddings: np.ndarray,
     valid: np.ndarray,
     sensors: np.ndarray,
@@ -120,14 +153,76 @@ def write_shard(
     (row, column, rows, columns), (first_row, first_column, *_) = plan.block(shard), plan.extent
     cell = plan.cell_side
     top, left = (row - first_row) * cell, (column - first_column) * cell
-    where = np.s_[top : top + rows * cell, left : left + columns * cell]
+    where, time = np.s_[top : top + rows * cell, left : left + columns * cell], plan.time(shard)
+    here = where if time is None else (time, *where)
     group: Any = zarr.open_group(str(path), mode="r+")
-    group["valid"][where] = valid
-    group["sensors"][where] = sensors
+    group["valid"][here] = valid
+    group["sensors"][here] = sensors
     if date is not None:
-        group["date"][where] = date
-    true_colour.write(path, plan, where, picture)
-    write_embeddings(group, where, embeddings)
+        group["date"][here] = date
+    true_colour.write(path, plan, where, picture, time)
+    write_embeddings(group, where, embeddings, time)
+
+
+def copy_date(path: Path, out: Path, time: str | None) -> Path:
+    """Make one date of a map of several a map of its own: the same shard files, nothing is computed.
+
+    Args:
+        path: The map.
+        out: The new one.
+        time: Name of the date, or a day in it.
+
+    Raises:
+        InputError: If the map has one image, or no such date.
+    """
+    about = store_attributes(path)
+    if "geossl:every" not in about:
+        raise InputError(f"map {path} is of one image, and a map of its own already")
+    one_date(arrays(checked(path), str(path), chunks=None), str(path), time)
+    number = number_of(about, str(time), str(path))
+    with on_disk(out):
+        remove(out)
+        copy_group(path, out, "", number)
+        for level in sorted(path.glob("overviews/*/zarr.json")):
+            copy_group(path, out, str(level.parent.relative_to(path)), number)
+        if (path / true_colour.TRUE_COLOUR).exists():
+            copy_group(path, out, true_colour.TRUE_COLOUR, number)
+        root: Any = zarr.open_group(str(out), mode="r+")
+        for name, table in checksums.read_sums(path).items():
+            checksums.keep(
+                root, name, dict(zip(np.ndindex(table.shape[1:3]), table[number].reshape(-1, 2), strict=True))
+            )
+        plan = hashlib.sha256(f"{about['geossl:plan_sha256']} {time}".encode()).hexdigest()
+        root.attrs.update({"geossl:inputs": inputs_at(about, str(time)), "geossl:plan_sha256": plan})
+        finish(out)
+    return out
+
+
+def copy_group(path: Path, out: Path, name: str, number: int) -> None:
+    """Copy the arrays of a group of a map, of those with several dates one."""
+    source: Any = zarr.open_group(str(path / name), mode="r")
+    group: Any = zarr.open_group(str(out), mode="a", zarr_format=3).require_group(name) if name else None
+    group = zarr.open_group(str(out), mode="w", zarr_format=3) if group is None else group
+    group.attrs.update({key: value for key, value in source.attrs.items() if key not in OF_DATES})
+    for key, array in source.arrays():
+        names = array.metadata.dimension_names
+        if key == TIME or names is None or TIME not in names:
+            if key != TIME:
+                shutil.copytree(path / name / key, out / name / key)
+            continue
+        group.create_array(
+            key,
+            shape=array.shape[1:],
+            chunks=array.chunks[1:],
+            shards=array.shards[1:],
+            dtype=array.dtype,
+            fill_value=array.fill_value,
+            compressors=array.compressors,
+            dimension_names=names[1:],
+            attributes=dict(array.attrs),
+        )
+        if (shards := path / name / key / "c" / str(number)).exists():
+            shutil.copytree(shards, out / name / key / "c")
 
 
 def finish(path: Path) -> None:

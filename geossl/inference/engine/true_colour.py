@@ -40,15 +40,16 @@ def create(root: Any, plan: Plan, spec: DenseSpec, place: Callable[[GeoBox], dic
     chunk, shard = times * plan.cell_side, times * plan.cell_side * plan.shard_cells
     group = root.create_group(TRUE_COLOUR)
     group.attrs.update({**place(geobox), "bands": list(BANDS)})
+    one, every = ((1,), (len(plan.times),)) if plan.times else ((), ())
     group.create_array(
         "rgb",
-        shape=(3, *geobox.shape),
-        chunks=(3, chunk, chunk),
-        shards=(3, shard, shard),
+        shape=(*every, 3, *geobox.shape),
+        chunks=(*one, 3, chunk, chunk),
+        shards=(*one, 3, shard, shard),
         dtype="uint8",
         fill_value=0,
         compressors=ZstdCodec(level=3),
-        dimension_names=("band", "y", "x"),
+        dimension_names=(*(["time"] if plan.times else []), "band", "y", "x"),
         attributes={**place(geobox), "long_name": f"square root of reflectance, 255 = {WHITE}, 0 = no pixel"},
     )
 
@@ -87,7 +88,13 @@ def part(
     return None if picture is None else picture[(slice(None), *where)]
 
 
-def write(path: Path, plan: Plan, where: tuple[slice, slice], picture: UInt8[np.ndarray, "3 h w"] | None) -> None:
+def write(
+    path: Path,
+    plan: Plan,
+    where: tuple[slice, slice],
+    picture: UInt8[np.ndarray, "3 h w"] | None,
+    time: int | None = None,
+) -> None:
     """Store a part of the picture; a map begun without one goes on without.
 
     Args:
@@ -95,33 +102,38 @@ def write(path: Path, plan: Plan, where: tuple[slice, slice], picture: UInt8[np.
         plan: Of the map.
         where: Rows and columns of cells of the map.
         picture: What lies there.
+        time: Number of its date, in a map of several.
     """
     root: Any = zarr.open_group(str(path), mode="r+")
     if picture is None or TRUE_COLOUR not in root:
         return
-    times = factor(plan)
-    root[f"{TRUE_COLOUR}/rgb"][(slice(None), *(slice(times * s.start, times * s.stop) for s in where))] = picture
+    times, lead = factor(plan), () if time is None else (time,)
+    here = (slice(times * s.start, times * s.stop) for s in where)
+    root[f"{TRUE_COLOUR}/rgb"][(*lead, slice(None), *here)] = picture
 
 
-def blocks_of(path: Path, geobox: GeoBox) -> tuple[GeoBox, Iterator[Block]] | None:
+def blocks_of(path: Path, geobox: GeoBox, time: int | None = None) -> tuple[GeoBox, Iterator[Block]] | None:
     """Grid and blocks of the picture of a map; None where it has none, as maps of geossl 0.1.
 
     Args:
         path: ``.zarr`` of the map.
         geobox: Grid of the map.
+        time: Number of a date, in a map of several.
     """
     if not (path / TRUE_COLOUR / "rgb" / "zarr.json").is_file():
         return None
     array: Any = zarr.open_group(str(path), mode="r")[f"{TRUE_COLOUR}/rgb"]
-    times = array.shape[1] // geobox.shape[0]
-    if array.shape != (3, *(times * n for n in geobox.shape)) or array.dtype != np.uint8:
+    lead = () if time is None else (time,)
+    height, width = array.shape[-2:]
+    times = height // geobox.shape[0]
+    if array.shape[len(lead) :] != (3, *(times * n for n in geobox.shape)) or array.dtype != np.uint8:
         return None
-    step = array.chunks[1]
+    step = array.chunks[-1]
 
     def parts() -> Iterator[Block]:
-        for top in range(0, array.shape[1], step):
-            for left in range(0, array.shape[2], step):
-                values = array[:, top : top + step, left : left + step]
+        for top in range(0, height, step):
+            for left in range(0, width, step):
+                values = array[(*lead, slice(None), slice(top, top + step), slice(left, left + step))]
                 yield (slice(top, top + values.shape[1]), slice(left, left + values.shape[2])), values
 
     return geobox.zoom_out(1 / times), parts()

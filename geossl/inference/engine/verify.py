@@ -21,7 +21,7 @@ from geossl.inference.outputs import checksums
 from geossl.models.files import EncoderFile
 
 LATTICE = tuple(field.name for field in fields(Lattice))
-LAYOUT = ("area", "shard_cells", "phases", "dtype", "block_cells")
+LAYOUT = ("area", "shard_cells", "phases", "dtype", "block_cells", "times")
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ def recorded(out: Path) -> Plan:
     try:
         lattice = Lattice(**{name: values[name] for name in LATTICE})
         layout: dict[str, Any] = {name: values[name] for name in LAYOUT[1:] if name in values}
+        layout |= {"times": tuple(values["times"])} if "times" in values else {}
         metadata = {name: value for name, value in values.items() if name not in (*LATTICE, *LAYOUT)}
         plan = Plan(lattice, shapely.from_wkb(values["area"]), metadata=metadata, **layout)
         is_same = plan.to_json() == values
@@ -72,7 +73,13 @@ def recorded(out: Path) -> Plan:
 
 
 def verify(
-    out: Path, plan: Plan, source: Source, encoder: Path, count: int, seed: int, report: Callable[[int, int], None]
+    out: Path,
+    plan: Plan,
+    source: Source,
+    encoder: Path,
+    drawn: tuple[int, int],
+    among: Sequence[Shard],
+    report: Callable[[int, int], None],
 ) -> list[Checked]:
     """Compute random shards of a map anew, beside it, and compare their files; shards that lost one come first.
 
@@ -81,8 +88,8 @@ def verify(
         plan: From ``recorded``.
         source: What the plan was made for.
         encoder: Its weight file.
-        count: Shards; all if there are no more.
-        seed: Which ones.
+        drawn: How many shards (all if there are no more), and the seed that says which.
+        among: Shards to draw from.
         report: Gets done and wanted.
 
     Raises:
@@ -95,9 +102,10 @@ def verify(
         if plan.to_json()[name] != value:
             raise InputError(f"{name.split('_')[0]} is not what {out} was made with: {differing(plan, name, value)}")
     lost = {s for name, shards in checksums.lost_shards(out).items() if "/" not in name for s in shards}
-    others = [shard for shard in plan.shards if shard not in lost]
-    drawn = np.random.default_rng(seed).permutation(len(others))[: max(0, count - len(lost))]
-    wanted = [*sorted(lost), *sorted(others[i] for i in drawn)]
+    lost, (count, seed) = lost & set(among), drawn
+    others = [shard for shard in among if shard not in lost]
+    places = np.random.default_rng(seed).permutation(len(others))[: max(0, count - len(lost))]
+    wanted = [*sorted(lost), *sorted(others[i] for i in places)]
     found: list[Checked] = []
     done = 0
     with tempfile.TemporaryDirectory(prefix=f".{out.stem}.verify.", dir=out.absolute().parent) as folder:

@@ -22,7 +22,7 @@ from geossl.outputs import write_text
 
 KNOWN = "sync, processes, processes:N, tcp://host:port or file:scheduler.json"
 ANSWER_S = 10.0  # seconds a cluster may take to answer
-Places = Mapping[tuple[int, int], tuple[GeoBox, str]]  # by shard: its pixels, and why it is missing
+Places = Mapping[tuple[int, ...], tuple[GeoBox, str]]  # by shard: its pixels, and why it is missing
 AHEAD = 2  # shards per worker: one is encoded while the next is read
 
 
@@ -193,8 +193,8 @@ def settle(out: Path, places: Places, shards: int, on_error: str) -> None:
     if not places:
         path.unlink(missing_ok=True)
         return
-    (row, column), (_, why) = next(iter(places.items()))
-    first = f"{len(places)} of {shards} shards failed (first: shard {row}, {column}: {why})"
+    shard, (_, why) = next(iter(places.items()))
+    first = f"{len(places)} of {shards} shards failed (first: shard {', '.join(map(str, shard))}: {why})"
     if on_error == "stop" or len(places) == shards:
         raise RunError(f"{first}; the others are kept, run again to try these once more")
     features = [

@@ -2,7 +2,7 @@
 
 A Zarr reader takes a missing shard for fill values and does not notice a flipped byte. So a finished map holds a group
 ``checksums`` with an array per sharded array, ``(row, column, 2)``: bytes and CRC-32 of each shard file, zeros where a
-shard holds fill values only and has no file.
+shard holds fill values only and has no file. Of a map of several dates it is ``(time, row, column, 2)``.
 """
 
 import os
@@ -18,20 +18,19 @@ from numpy import ndarray
 from zarr.storage import LocalStore
 
 from geossl.errors import InputError
-from geossl.inference.outputs.description import described
+from geossl.inference.outputs.description import TIME, described
 from geossl.outputs import remove
 
 GROUP = "checksums"
-Shard = tuple[int, int]
+Shard = tuple[int, ...]  # row and column, of a map of several dates its date first
 Sums = Mapping[str, tuple[int, int]]  # by array: bytes and CRC-32 of a shard's file
 BLOCK = 1 << 20
 
 
 def shard_file(path: Path, array: str, shard: Shard) -> Path:
-    """File of a shard of an array ``(y, x)`` or ``(embedding, y, x)``."""
-    base = path / array / "c"
-    lead = base / "0" if array.endswith("embeddings") else base
-    return lead / str(shard[0]) / str(shard[1])
+    """File of a shard of an array ``(y, x)`` or ``(embedding, y, x)``, before which there may be ``time``."""
+    lead = [0] if array.endswith("embeddings") else []
+    return path.joinpath(array, "c", *map(str, [*shard[:-2], *lead, *shard[-2:]]))
 
 
 def crc_of(file: Path) -> tuple[int, int]:
@@ -74,15 +73,15 @@ def write_sums(path: Path, shards: Mapping[Shard, Sums]) -> None:
     level = 1
     while f"overviews/{level}" in root:
         for name in sharded(path, f"overviews/{level}"):
-            rows, columns = grid_of(root[name])
-            keep(root, name, {(r, c): crc_of(shard_file(path, name, (r, c))) for r, c in np.ndindex(rows, columns)})
+            keep(root, name, {at: crc_of(shard_file(path, name, at)) for at in np.ndindex(*grid_of(root[name]))})
         level += 1
 
 
-def grid_of(array: Any) -> tuple[int, int]:
-    """Shard rows and columns of an array."""
-    rows, columns = (-(-n // s) for n, s in zip(array.shape[-2:], array.shards[-2:], strict=True))
-    return rows, columns
+def grid_of(array: Any) -> tuple[int, ...]:
+    """Dates, where it has any, and shard rows and columns of an array."""
+    counts = [-(-n // s) for n, s in zip(array.shape, array.shards, strict=True)]
+    has_time = array.metadata.dimension_names[0] == TIME
+    return tuple((counts[:1] if has_time else []) + counts[-2:])
 
 
 def keep(root: Any, name: str, sums: Mapping[Shard, tuple[int, int]]) -> None:
@@ -90,14 +89,13 @@ def keep(root: Any, name: str, sums: Mapping[Shard, tuple[int, int]]) -> None:
     table = np.zeros((*grid_of(root[name]), 2), np.int64)
     for shard, values in sums.items():
         table[shard] = values
-    array = root.create_array(
-        f"{GROUP}/{name}", shape=table.shape, dtype="int64", dimension_names=("shard_row", "shard_column", "sum")
-    )
+    axes = ("shard_row", "shard_column", "sum") if table.ndim == 3 else (TIME, "shard_row", "shard_column", "sum")
+    array = root.create_array(f"{GROUP}/{name}", shape=table.shape, dtype="int64", dimension_names=axes)
     array[...] = table
     array.attrs["long_name"] = "bytes and CRC-32 of each shard file"
 
 
-def read_sums(path: Path) -> dict[str, Int[ndarray, "r c 2"]]:
+def read_sums(path: Path) -> dict[str, Int[ndarray, "*t r c 2"]]:
     """Tables of a finished map by array; empty for a map that has none, as those of geossl 0.1 do."""
     if not (path / GROUP / "zarr.json").exists():
         return {}
@@ -106,17 +104,17 @@ def read_sums(path: Path) -> dict[str, Int[ndarray, "r c 2"]]:
     return {name: np.asarray(member[...]) for name, member in tables.items()}
 
 
-def lost(path: Path, table: Int[ndarray, "r c 2"], name: str) -> list[Shard]:
+def lost(path: Path, table: Int[ndarray, "*t r c 2"], name: str) -> list[Shard]:
     """Shards of an array whose file is missing or of another size; looks at folders and sizes only."""
-    height, width = grid = (len(table), len(table[0]))
-    sizes = np.zeros(grid, np.int64)
-    rows = shard_file(path, name, (0, 0)).parents[1]
-    for row in entries(rows):
-        for column in entries(row):
-            shard = int(row.name), int(column.name)
-            if shard[0] < height and shard[1] < width:
-                sizes[shard] = column.stat().st_size
-    return [(int(r), int(c)) for r, c in np.argwhere((sizes != table[..., 0]) & (table[..., 0] > 0))]
+    *times, height, width = table.shape[:-1]
+    sizes = np.zeros(table.shape[:-1], np.int64)
+    for time in np.ndindex(*times):
+        for row in entries(shard_file(path, name, (*time, 0, 0)).parents[1]):
+            for column in entries(row):
+                r, c = int(row.name), int(column.name)
+                if r < height and c < width:
+                    sizes[(*time, r, c)] = column.stat().st_size
+    return [tuple(at) for at in np.argwhere((sizes != table[..., 0]) & (table[..., 0] > 0)).tolist()]
 
 
 def lost_shards(path: Path) -> dict[str, list[Shard]]:
@@ -137,7 +135,7 @@ def entries(folder: str | Path | os.DirEntry[str]) -> Iterable[os.DirEntry[str]]
 def damage(path: Path, name: str, shard: Shard, what: str) -> InputError:
     """One line on a shard that cannot be trusted."""
     return InputError(
-        f"map {path} is damaged: shard {shard[0]}, {shard[1]} of {name!r} {what}; delete "
+        f"map {path} is damaged: shard {', '.join(map(str, shard))} of {name!r} {what}; delete "
         f"{shard_file(path, name, shard)} if it is there and run the geossl embed that made the map again, which makes "
         "just that shard anew, or copy the map again"
     )
@@ -166,10 +164,11 @@ class CheckedStore(LocalStore):
         name, marker, place = key.partition("/c/")
         if key in self.good or not marker or name not in self.tables:
             return
-        row, column = (int(n) for n in place.split("/")[-2:])
-        size, crc = self.tables[name][row, column]
+        numbers, table = [int(n) for n in place.split("/")], self.tables[name]
+        shard = (*numbers[: table.ndim - 3], *numbers[-2:])
+        size, crc = table[shard]
         if size and crc_of(self.root / key) != (size, crc):
-            raise damage(self.root, name, (row, column), "holds other bytes than were written")
+            raise damage(self.root, name, shard, "holds other bytes than were written")
         self.good.add(key)
 
     async def get(self, key: str, *arguments: Any, **named: Any) -> Any:

@@ -1,7 +1,7 @@
 """What a map's Zarr store says of itself, checked in one place: odd attributes and arrays end here in one line."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import shapely
 import xarray as xr
 import zarr
 
+from geossl.dates import EVERY, chosen, listed, parse_dates
 from geossl.errors import GeosslError, InputError
 from geossl.faults import fits
 
@@ -18,13 +19,17 @@ HINTS: dict[str, Any] = {  # types of the attributes that anything of geossl rea
     "geoemb:gsd": float,
     "geoemb:source_data": list[str],
     "geossl:dtype": str,
+    "geossl:every": str,
+    "geossl:periods": list[str],
     "geossl:encoder": str,
     "geossl:encoder_sha256": str,
     "geossl:inputs": list[dict[str, str]],
     "geossl:lacks": dict,
     "geossl:sensors": list[str],
 }
-OPTIONAL = ("geossl:lacks",)  # attributes that a map has only where they say something
+OPTIONAL = ("geossl:lacks", "geossl:every", "geossl:periods")  # attributes that a map has only where they say something
+TIME = "time"  # first axis of the arrays of a map of several dates
+DIMENSIONS = ("embedding", "y", "x"), (TIME, "embedding", "y", "x")
 LAYERS = ("valid", "sensors", "date", "scales")  # arrays on the grid of the embeddings
 
 
@@ -86,15 +91,61 @@ def arrays(store: Any, name: str, group: str | None = None, **options: Any) -> x
         embeddings = found["embeddings"]
     except (KeyError, FileNotFoundError):
         raise InputError(f"{name} is not an embedding map (no 'embeddings' array in it)") from None
-    if embeddings.dims != ("embedding", "y", "x") or embeddings.dtype.kind not in "fi" or not embeddings.size:
+    lead = embeddings.dims[:-3]
+    if (*lead, *embeddings.dims[-3:]) not in DIMENSIONS or embeddings.dtype.kind not in "fi" or not embeddings.size:
         raise damaged(name, f"embeddings are {embeddings.dtype} {dict(embeddings.sizes)}")
-    odd = [layer for layer in LAYERS if layer in found and found[layer].shape != embeddings.shape[1:]]
+    if lead:
+        check_times(found, name)
+    shape = embeddings.isel(embedding=0).shape
+    odd = [layer for layer in LAYERS if layer in found and found[layer].shape != shape]
     if odd or (embeddings.dtype.kind == "i" and "scales" not in found):
         raise damaged(name, f"{odd[0] if odd else 'scales'} and embeddings do not fit each other")
     box = described(name, lambda: embeddings.odc.geobox)
     if box is None or box.crs is None or not box.axis_aligned:
         raise damaged(name, "it has no grid with a CRS")
     return found
+
+
+def check_times(found: xr.Dataset, name: str) -> None:
+    """Refuse a map of several dates that does not say which.
+
+    Raises:
+        InputError: If its description cannot be believed.
+    """
+    names, every = found.attrs.get("geossl:periods"), found.attrs.get("geossl:every")
+    if not fits(names, list[str]) or every not in EVERY or len(names) != found.sizes[TIME]:
+        raise damaged(name, f"it has {found.sizes[TIME]} dates, of {str(every)[:20]!r} {str(names)[:60]}")
+    for text in names:
+        described(name, lambda text=text: parse_dates(text))
+
+
+def one_date(found: xr.Dataset, name: str, time: str | None) -> xr.Dataset:
+    """One of the dates of a map; a map of one image as it is.
+
+    Args:
+        found: From ``arrays``.
+        name: Of the map, for messages.
+        time: The date asked for: the name of a period, or a day in it.
+
+    Raises:
+        InputError: If that is none of the dates or several, or was not said.
+    """
+    if TIME not in found.dims:
+        if time is not None:
+            raise InputError(f"--time {time}: map {name} is of one image; leave it out")
+        return found
+    names = found.attrs["geossl:periods"]
+    if time is None:
+        raise InputError(
+            f"map {name} is of {len(names)} dates ({listed(names)}); name one with --time {names[0]}, or make a map of "
+            f"it: geossl export {name} one.zarr --time {names[0]}"
+        )
+    return found.isel({TIME: number_of(found.attrs, time, name)}, drop=True)
+
+
+def number_of(about: Mapping[str, Any], time: str, name: str) -> int:
+    """Number of a date of a map by what the map says of itself; see ``geossl.dates.chosen``."""
+    return chosen(time, about["geossl:periods"], about["geossl:every"], f"map {name}")
 
 
 def described(name: str, read: Callable[[], Any], *, is_there: bool = False) -> Any:

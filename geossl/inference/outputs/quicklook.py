@@ -1,5 +1,6 @@
 """Quicklook of a map: its three strongest principal components as red, green and blue."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ LONGEST_PX = 2000
 PICTURE_PX = 800
 FIT_PATCHES = 20_000
 DPI = 100
+PANELS, PANEL_IN = 4, 3.0  # of dates in a row, and the longer side of each in inches
 LEAST_WIDTH = 4.0  # inches, so that the words have room
 TITLE = "Embedding: three principal components as red, green and blue"
 MEANING = "Alike colours are alike ground; colours differ from map to map"
@@ -45,6 +47,43 @@ def quicklook(embeddings: xr.DataArray, path: str | Path, *, seed: int = 0, word
             framed(rgba, step * abs(geobox.resolution.x), words or Caption(TITLE, meaning=MEANING, notice="")).savefig(
                 temporary
             )
+    return Path(path)
+
+
+def quicklook_of_dates(
+    embeddings: xr.DataArray, path: str | Path, names: Sequence[str], *, seed: int = 0, words: Caption
+) -> Path:
+    """Write quicklooks of all dates of a map side by side, in the same colours; one without data says so.
+
+    Args:
+        embeddings: ``(time, embedding, y, x)``; thinned out so that all panels together have 2000 px.
+        path: The ``.png`` to write.
+        names: Of the dates.
+        seed: Seeds the sample of patches the components are fitted on.
+        words: Title and foot.
+    """
+    columns = min(len(names), PANELS)
+    rows = -(-len(names) // columns)
+    step = max(1, -(-max(embeddings.shape[-2:]) * columns // LONGEST_PX))
+    data = embeddings[..., ::step, ::step].transpose("embedding", "time", "y", "x").values
+    known = np.isfinite(data[0]).any(axis=0)
+    if known.any():
+        (top, *_, bottom), (left, *_, right) = (np.flatnonzero(known.any(axis=axis)) for axis in (1, 0))
+        data = data[..., top : bottom + 1, left : right + 1]
+    colours = FalseColour(data, seed)
+    height, width = data.shape[-2:]
+    side = PANEL_IN / max(height, width)
+    size = max(columns * width * side, LEAST_WIDTH), rows * (height * side + 0.25) + 0.9
+    figure = Figure(size, dpi=DPI, layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, name, image_of in zip(panels, names, np.moveaxis(data, 1, 0), strict=False):
+        rgba = colours.paint(image_of)
+        axes.imshow(rgba, interpolation="nearest")
+        axes.set_title(name if rgba[..., 3].any() else f"{name}: no data", fontsize=9)
+    furnish_all(panels, width, step * abs(embeddings.odc.geobox.resolution.x))
+    caption(figure, words)
+    with replacing(path) as temporary:
+        figure.savefig(temporary)
     return Path(path)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,20 +22,23 @@ from zarr.storage import FsspecStore
 from geossl.errors import GridError, InputError, MissingFileError, possible, redact
 from geossl.inference.outputs.checksums import checked
 from geossl.inference.outputs.cog import blocks, write_blocks
-from geossl.inference.outputs.description import HINTS, arrays, known, store_attributes
+from geossl.inference.outputs.description import HINTS, TIME, arrays, known, number_of, one_date, store_attributes
 from geossl.inference.outputs.furniture import Caption, notice_of, span
 from geossl.inference.outputs.quantize import NODATA, quantize_bands
 from geossl.inference.outputs.remote import asked, file_system, is_remote
 from geossl.inference.outputs.styles import write_vector_style
 
 CHUNKS = {"embedding": -1, "y": "auto", "x": "auto"}
+ALL = "all"  # dates
 TIF_CHUNKS = {"band": -1, "y": "auto", "x": "auto"}
 CHUNK = "16MiB"  # of stored embeddings exported at a time; four times that when decoded from int8
 UNSIGNED_ZERO, UNSIGNED_NODATA = 127, 255  # no decoded value is 255, which QGIS would take for nodata, too
 COG_DTYPES = ("float32", "float16", "int8", "uint8")
 
 
-def write_cog(path: Path, out: Path, area: shapely.Geometry | None = None, dtype: str = "float32") -> None:
+def write_cog(
+    path: Path, out: Path, area: shapely.Geometry | None = None, dtype: str = "float32", time: str | None = None
+) -> None:
     """Export a map as a Cloud-Optimised GeoTIFF; streamed, and renamed into place when whole.
 
     Args:
@@ -45,6 +49,7 @@ def write_cog(path: Path, out: Path, area: shapely.Geometry | None = None, dtype
             largest absolute value over 127, and -128 = nodata; ``uint8``, the same plus 127, with a GDAL offset per
             band and 255 = nodata, for GDAL before 3.7 and QGIS before 3.30, which take int8 for bytes without a sign.
             Decoded values compare between files, numbers do not.
+        time: Of a map of several dates, the one to export.
 
     Raises:
         GridError: If the polygon does not touch the map.
@@ -53,7 +58,7 @@ def write_cog(path: Path, out: Path, area: shapely.Geometry | None = None, dtype
     if dtype not in COG_DTYPES:
         raise InputError(f"--dtype {dtype!r} is not known; use {', '.join(COG_DTYPES)}")
     with dask.config.set({"array.chunk-size": CHUNK}):
-        embeddings = clipped(open_map(path), area)
+        embeddings = clipped(open_date(path, time), area)
     parts, scales, nodata = blocks(embeddings), None, np.nan
     if dtype == "int8":
         scales, nodata = band_scales(embeddings), float(NODATA)
@@ -112,16 +117,30 @@ def about(path: Path) -> dict[str, Any]:
     return known(str(path), found)
 
 
-def words_of(path: Path, title: str, meaning: str = "") -> Caption:
-    """Title and foot of a picture of a map: its dates, encoder and sensors, as far as it knows them."""
+def words_of(path: Path, title: str, meaning: str = "", time: str | None = None) -> Caption:
+    """Title and foot of a picture of a map: its dates, encoder and sensors, as far as it knows them.
+
+    Args:
+        path: The map.
+        title: What is shown.
+        meaning: What the colours mean.
+        time: Which of its dates, where it has several.
+    """
     said = about(path)
-    days = span(scene["day"] for scene in said.get("geossl:inputs", ()) if scene.get("day"))
+    scenes = said.get("geossl:inputs", ()) if time in (None, ALL) else inputs_at(said, time)
+    days = span(scene["day"] for scene in scenes if scene.get("day"))
     made = (
         f"Encoder {said['geossl:encoder']} ({', '.join(said.get('geossl:sensors', ()))})"
         if "geossl:encoder" in said
         else ""
     )
     return Caption(title, days, made, meaning, notice_of(said.get("geossl:sensors", ())))
+
+
+def inputs_at(about: Mapping[str, Any], time: str) -> list[dict[str, str]]:
+    """Scenes of one date of a map of several."""
+    name = about["geossl:periods"][number_of(about, time, "map")]
+    return [scene for scene in about.get("geossl:inputs", ()) if scene.get("period") == name]
 
 
 def band_scales(embeddings: xr.DataArray) -> Float[np.ndarray, " d"]:
@@ -147,7 +166,7 @@ def clipped(embeddings: xr.DataArray, area: shapely.Geometry | None) -> xr.DataA
     return part.where(xr.DataArray(inside, dims=("y", "x"), coords={"y": part["y"], "x": part["x"]}))
 
 
-def open_map(path: str | Path, gsd_m: float | None = None, level: int = 0) -> xr.DataArray:
+def open_map(path: str | Path, gsd_m: float | None = None, level: int = 0, time: str | None = None) -> xr.DataArray:
     """Open an embedding map lazily.
 
     Args:
@@ -155,48 +174,66 @@ def open_map(path: str | Path, gsd_m: float | None = None, level: int = 0) -> xr
         gsd_m: Show it on finer cells, e.g. 10, by bilinear interpolation: smoother, not more detailed; nothing is
             stored. It must divide the map's cell.
         level: Of the overviews in a large ``.zarr`` map; each has half the rows and columns of the one before.
+        time: Of a map of several dates (``embed --every``) the one that is wanted, ``2023-06``; all by default.
 
     Returns:
-        ``(embedding, y, x)`` float32 Dask array with CRS and grid (``.odc.geobox``, ``.rio.crs``); NaN = nodata;
-        int8 stores are decoded. ``.rio.to_raster`` names the bands e000, e001, ... by its attribute ``long_name``,
-        which some of the bands alone must be given anew (``.assign_attrs(long_name=...)``), as in all of rioxarray.
+        ``(embedding, y, x)``, of several dates ``(time, embedding, y, x)``: float32 Dask array with CRS and grid
+        (``.odc.geobox``, ``.rio.crs``); NaN = nodata; int8 stores are decoded. ``.rio.to_raster`` names the bands e000,
+        e001, ... by its attribute ``long_name``, which some of the bands alone must be given anew
+        (``.assign_attrs(long_name=...)``), as in all of rioxarray.
 
     Raises:
         MissingFileError: If there is nothing at ``path``.
         InputError: If it is not an embedding map.
         GridError: If ``gsd_m`` does not fit.
     """
+    return opened(path, gsd_m, level, ALL if time is None else time)
+
+
+def open_date(path: str | Path, time: str | None) -> xr.DataArray:
+    """Open a map of one image, or one date of a map of several, lazily: ``(embedding, y, x)``.
+
+    Raises:
+        InputError: As ``open_map``, or if the map has several dates and ``time`` is none of them, or None.
+    """
+    return opened(path, None, 0, time)
+
+
+def opened(path: str | Path, gsd_m: float | None, level: int, time: str | None) -> xr.DataArray:
+    """As ``open_map``; of several dates all with ``ALL``."""
     if is_remote(path):
-        embeddings = stored_there(str(path), f"overviews/{level}" if level else None)
+        embeddings = stored_there(str(path), f"overviews/{level}" if level else None, time)
         return embeddings if gsd_m is None else zoomed(embeddings, gsd_m)
     path = possible(path, "map")
     if level and not (path / f"overviews/{level}").exists():
         raise InputError(f"{path} has no overview {level}; small maps have none, as the map itself is quickly read")
-    embeddings = stored(path, f"overviews/{level}" if level else None)
+    embeddings = stored(path, f"overviews/{level}" if level else None, time)
     return embeddings if gsd_m is None else zoomed(embeddings, gsd_m)
 
 
-def stored(path: Path, group: str | None = None) -> xr.DataArray:
+def stored(path: Path, group: str | None, time: str | None) -> xr.DataArray:
     """A map on its stored grid."""
     if not path.exists():
         raise MissingFileError(f"map {str(path)!r} does not exist")
     if maps := [] if path.suffix else sorted(path.glob("utm*.*[fr]")):
         raise InputError(f"{path} holds one map per UTM zone; open one of {', '.join(str(p) for p in maps)}")
-    return cog(str(path)) if path.suffix == ".tif" else decoded(checked(path), str(path), group)
+    return cog(str(path), time) if path.suffix == ".tif" else decoded(checked(path), str(path), group, time)
 
 
-def stored_there(address: str, group: str | None) -> xr.DataArray:
+def stored_there(address: str, group: str | None, time: str | None) -> xr.DataArray:
     """A map at an address, on its stored grid; its checksums are not compared."""
     if address.endswith(".tif"):
-        return asked(address, lambda: cog(address))
+        return asked(address, lambda: cog(address, time))
     system, path = file_system(address)
     if not asked(address, lambda: system.exists(f"{path}/zarr.json")):
         raise MissingFileError(f"map {redact(address)!r} does not exist")
-    return decoded(FsspecStore.from_url(address, read_only=True), redact(address), group)
+    return decoded(FsspecStore.from_url(address, read_only=True), redact(address), group, time)
 
 
-def cog(path: str) -> xr.DataArray:
-    """A map in a GeoTIFF."""
+def cog(path: str, time: str | None) -> xr.DataArray:
+    """A map in a GeoTIFF, which is of one image."""
+    if time not in (None, ALL):
+        raise InputError(f"--time {time}: map {redact(path)} is of one image; leave it out")
     with warnings.catch_warnings():  # of rioxarray: that scales differ between bands, which it applies all the same
         warnings.simplefilter("ignore")
         array = read_tif(path)
@@ -205,14 +242,26 @@ def cog(path: str) -> xr.DataArray:
     return described(array.astype(np.float32).rename("embeddings"))
 
 
-def decoded(store: Any, name: str, group: str | None) -> xr.DataArray:
+def decoded(store: Any, name: str, group: str | None, time: str | None) -> xr.DataArray:
     """A map in a Zarr store."""
-    embeddings = arrays(store, name, group, chunks=CHUNKS, mask_and_scale=False)["embeddings"]
+
+    def read(chunks: Any) -> xr.Dataset:
+        found = arrays(store, name, group, chunks=chunks, mask_and_scale=False)
+        return found if time == ALL else one_date(found, name, time)
+
+    embeddings = read(CHUNKS)["embeddings"]
     if embeddings.dtype == np.int8:  # a nodata patch has scale NaN
-        scales = arrays(store, name, group, chunks=None, mask_and_scale=False)["scales"]
-        sizes = {name: embeddings.chunksizes[name] for name in ("y", "x")}  # else each block would read far more scales
+        scales = read(None)["scales"]
+        sizes = {
+            axis: embeddings.chunksizes[axis] for axis in scales.dims
+        }  # else each block would read far more scales
         embeddings = embeddings.astype(np.float32) * scales.chunk(sizes)
     return described(embeddings.astype(np.float32).rename("embeddings"))
+
+
+def usual_time(path: Path, time: str | None) -> str | None:
+    """The date asked for; where none is and a map has several, ``ALL``."""
+    return ALL if time is None and "geossl:every" in store_attributes(path) else time
 
 
 def described(embeddings: xr.DataArray) -> xr.DataArray:
@@ -247,6 +296,8 @@ def read_tif(path: str) -> Any:
 
 def zoomed(embeddings: xr.DataArray, gsd_m: float) -> xr.DataArray:
     """Bilinear between cell centres, constant beyond the outermost; nodata cells stay nodata and do not spread."""
+    if TIME in embeddings.dims:
+        return xr.concat([zoomed(one, gsd_m) for one in embeddings], embeddings[TIME])
     geobox = embeddings.odc.geobox
     times = geobox.resolution.x / gsd_m if gsd_m > 0 else 0
     if times < 1 or times != round(times):

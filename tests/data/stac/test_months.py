@@ -8,7 +8,7 @@ import pytest
 
 import geossl
 from geossl.api.source import opened
-from geossl.data.periods import monthly_scenes, recorded_scenes
+from geossl.data.periods import recorded_scenes, scenes_every
 from geossl.data.stac.ranking import find_scenes
 from geossl.errors import InputError, Note
 from tests.data.stac.test_search import catalog, grid, region  # noqa: F401  (a fixture)
@@ -54,7 +54,7 @@ def test_a_resumed_map_takes_its_months_from_its_plan(summer):
         assert [one["period"] for one in described["s2"]] == ["2024-06", "2024-08"]
         summer.items.clear()  # nothing is searched again for months that have scenes
         request = asked(summer).request()
-        again = monthly_scenes(region(), request.pop("date"), request, described)
+        again = scenes_every("month", region(), request.pop("date"), request, described)
     assert again.parts[::2] == found.parts[::2]
     assert again.parts[1] == ()
     assert json.loads(json.dumps(again.describe())) == described

@@ -9,7 +9,7 @@ import torch
 from rasterio.transform import from_origin
 
 import geossl
-from geossl.data.periods import months
+from geossl.dates import periods_of
 from geossl.errors import BandError, InputError, Note
 from geossl.models.files import load_encoder
 
@@ -136,7 +136,7 @@ def test_what_the_dry_run_says(scenes):
         ({"date": "2021-06"}, "date gives 1 months; presto takes 2 to 24"),
         ({"date": "2019/2021"}, "date gives 36 months; presto takes 2 to 24"),
         ({"date": "soon"}, "date 'soon' is not a period"),
-        ({"every": "week"}, "every='week' is not known; use 'month'"),
+        ({"every": "week"}, "every .week. is not known; use month, season, year, scene"),
     ],
 )
 def test_periods_that_cannot_be_are_refused(scenes, change, said):
@@ -178,7 +178,7 @@ def test_a_cube_of_months_gives_the_bits_of_the_map(made, scenes):
 def test_months_of_a_period():
     from datetime import date
 
-    found = months(date(2020, 11, 15), date(2021, 2, 3))
+    found = periods_of(date(2020, 11, 15), date(2021, 2, 3))
     assert list(found) == ["2020-11", "2020-12", "2021-01", "2021-02"]
     assert found["2020-11"] == (date(2020, 11, 15), date(2020, 11, 30))
     assert found["2021-02"] == (date(2021, 2, 1), date(2021, 2, 3))

@@ -7,16 +7,22 @@ Missing months of plain values take the mean of training; to Presto they are no 
 samples together, accuracy and its mean over classes; intervals (95 %) are of blocks drawn with replacement.
 Regularisation is chosen on inner blocks of the training labels; with ten labels a class it is fixed.
 
-Run: python benchmarks/seasons.py --data DATA [--only canada|stacks]
+Run: python benchmarks/seasons.py --data DATA [--only canada|stacks|images]
 """
 
 import argparse
+import tempfile
 import warnings
 from pathlib import Path
 
+import geopandas as gpd
 import matplotlib.pyplot as plt
 import numpy as np
+import rasterio
+import shapely
 import torch
+import xarray as xr
+from rasterio.transform import from_origin
 from sklearn.decomposition import PCA
 from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.impute import SimpleImputer
@@ -27,6 +33,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import geossl
+from geossl.inference import layers
 from geossl.models.encoders.galileo import GalileoEncoder, galileo_spec
 from geossl.models.encoders.presto import More, PrestoEncoder, presto_spec
 
@@ -208,6 +215,46 @@ def galileo_alone(months, flat):
     return np.concatenate(out)
 
 
+def written(folder, months, found, file):
+    """Months of a stack as dated GeoTIFFs, and their outline; a month without a pixel has no file."""
+    x, y, epsg = file["s2_10m_x"], file["s2_10m_y"], int(file["epsg"])
+    place = {"crs": f"EPSG:{epsg}", "transform": from_origin(x.min() - 5, y.max() + 5, 10, 10)}
+    for name, bands in (("s1", ("VV", "VH")), ("s2", S2)):
+        (folder / name).mkdir()
+        for month, pixels in zip(months, found[name], strict=True):
+            data = pixels if y[0] > y[-1] else pixels[:, ::-1]
+            if np.isfinite(data).any():
+                about = {"count": len(bands), "height": len(y), "width": len(x), "dtype": "float32", "nodata": np.nan}
+                with rasterio.open(folder / name / f"{month}-15.tif", "w", driver="GTiff", **about, **place) as out:
+                    out.write(np.where(np.isfinite(data).all(0), data * (1 if name == "s1" else 1e4), np.nan))
+                    out.descriptions = bands
+    outline = gpd.GeoDataFrame(geometry=[shapely.box(x.min(), y.min(), x.max(), y.max())], crs=epsg)
+    return outline, x, y
+
+
+def image_rows(months, found, file, day):
+    """Vectors of an encoder of images per pixel, from a map with a time axis of 20 m: of one month, and of all."""
+    with tempfile.TemporaryDirectory() as name, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        folder = Path(name)
+        outline, x, y = written(folder, months, found, file)
+        source = geossl.Rasters(
+            s1=folder / "s1", s2=folder / "s2", s2_offset=0, every="month", date=f"{months[0]}/{months[-1]}"
+        )
+        out = folder / "months.zarr"
+        geossl.embed_map(outline, source, out=out, gsd_m=20, dtype="float32", picture=False)
+        rows = {}
+        for title, time in (
+            (f"croma_tiny, one month, {day[:7]}", day[:7]),
+            ("croma_tiny, all months side by side", "all"),
+        ):
+            cells = layers.vectors(out, time).sel(
+                x=xr.DataArray(x, dims="column"), y=xr.DataArray(y, dims="row"), method="nearest"
+            )
+            rows[title] = cells.transpose("row", "column", "embedding").values.reshape(len(x) * len(y), -1)
+    return rows
+
+
 def stacks(data):
     """Crops of two Belgian places, by blocks of 16 px."""
     for name, patch in (("worldcereal_BE_2018", 2), ("worldcereal_BE_2019_20m", 1)):
@@ -231,6 +278,21 @@ def stacks(data):
         features |= {"Galileo nano, all months, each pixel alone": galileo_alone(months, flat)}
         features |= {"all months and Presto": np.concatenate([values, presto["Presto"]], 1)}
         table(f"{name}, {months[0]} to {months[-1]}", features, label.ravel()[kept], blocks[kept])
+
+
+def images(data):
+    """Crops of the place with 10 m bands from maps of an encoder of images: one month against all, same blocks."""
+    path = data / "timeseries" / "worldcereal_BE_2018.npz"
+    months, found, _, day, label = stack(path)
+    rows, columns = np.indices(label.shape) // BLOCK_PX
+    classes, counts = np.unique(label, return_counts=True)
+    kept = np.isin(label.ravel(), classes[(counts >= LEAST_PX) & (classes > 0)])
+    flat = {n: np.moveaxis(x, (0, 1), (2, 3)).reshape(label.size, 12, -1)[kept] for n, x in found.items()}
+    values = np.concatenate([flat["s1"], flat["s2"]], -1).reshape(kept.sum(), -1)
+    features = {title: x[kept] for title, x in image_rows(months, found, np.load(path), day).items()}
+    features["all months, values"] = values[:, np.isfinite(values).any(0)]
+    features["Presto"] = vectors(geossl.load_encoder("presto"), flat["s1"], flat["s2"], int(months[0][5:]))
+    table(f"{path.stem}, maps", features, label.ravel()[kept], (rows * 100 + columns).ravel()[kept])
 
 
 def picture(data, out):
@@ -272,7 +334,7 @@ def main():
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--only", choices=["canada", "stacks"])
+    parser.add_argument("--only", choices=["canada", "stacks", "images"])
     parser.add_argument("--picture", type=Path, help="Draw the first stack into this file, and stop.")
     args = parser.parse_args()
     if args.picture:
@@ -280,7 +342,7 @@ def main():
         return
     warnings.simplefilter("ignore", UndefinedMetricWarning)
     warnings.filterwarnings("ignore", message="y_pred contains classes not in y_true")
-    for name, run in (("canada", canada), ("stacks", stacks)):
+    for name, run in (("canada", canada), ("stacks", stacks), ("images", images)):
         if args.only in (None, name):
             run(args.data)
 

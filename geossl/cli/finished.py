@@ -35,18 +35,26 @@ def sample(map: str, points: str, out: str, **options: Any) -> None:
 @click.argument("map_path", metavar="MAP")
 @click.option("--to", required=True, help="A point lon,lat, or a vector file of points and polygons.")
 @click.option("--top", default=10, show_default=True, type=click.IntRange(1), help="Places to list.")
-@click.option("--out", default="similarity.tif", show_default=True, help="COG; places go beside it as .geojson.")
+@click.option(
+    "--out",
+    default="similarity.tif",
+    show_default=True,
+    help="COG, places beside it; or places.geojson.",
+)
 @asks_time
 def similar(map_path: str, to: str, top: int, out: str, time: str | None) -> None:
     """Find where MAP looks like a place: a similarity raster and the best places.
 
-    Files named like the outputs are replaced.
+    Files named like the outputs are replaced. A raster reads the whole map; places alone come from an index beside it,
+    map.index, which the first search makes.
     """
     early({"map": map_path})
     from geossl.api import similar as similarity  # lazy: see embed
 
     written = similarity.similar_map(map_path, to, top=top, out=out, time=time)
-    click.echo(f"similarity  {written}\nplaces      {written.with_suffix('.geojson')}")
+    if written.suffix != ".geojson":
+        click.echo(f"similarity  {written}")
+    click.echo(f"places      {written.with_suffix('.geojson')}")
 
 
 @click.command()

@@ -7,7 +7,7 @@ from typing import Any
 import geopandas as gpd
 import numpy as np
 import shapely
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from odc.geo.geobox import GeoBox
 
 from geossl.inference.zonal import Example
@@ -39,15 +39,25 @@ class BestPlaces:
     def add(self, where: tuple[slice, slice], scores: Float[np.ndarray, "h w"]) -> None:
         """See one block."""
         rows, columns = np.nonzero(np.isfinite(scores))
-        values = scores[rows, columns].astype(np.float64)
-        rows, columns = rows + where[0].start, columns + where[1].start
+        self.add_patches(rows + where[0].start, columns + where[1].start, scores[rows, columns])
+
+    def add_patches(
+        self, rows: Int[np.ndarray, " n"], columns: Int[np.ndarray, " n"], scores: Float[np.ndarray, " n"]
+    ) -> None:
+        """See some patches."""
+        values = scores.astype(np.float64)
         away = ~shapely.contains_xy(self.around, *self.centres(rows, columns))
         found = np.column_stack([values, rows, columns])[away]
-        keep = self.top * DISC
+        keep = self.needed
         if len(found) > keep:
             found = found[found[:, 0] >= np.partition(found[:, 0], -keep)[-keep]]
         found = np.concatenate([self.candidates, found])
         self.candidates = found[np.lexsort((found[:, 2], found[:, 1], -found[:, 0]))][:keep]
+
+    @property
+    def needed(self) -> int:
+        """Candidates that are enough."""
+        return self.top * DISC
 
     def centres(self, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Coordinates of patch centres in the map's CRS."""

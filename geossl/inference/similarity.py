@@ -1,26 +1,42 @@
-"""Where else does it look like this: cosine similarity to an example, and the best places."""
+"""Where else does it look like this: cosine similarity to an example, and the best places.
 
+A raster needs every patch, so the whole map is read. Places alone come from an index beside the map: its vectors as
+int8, one after the other in one file that is mapped into memory, and the length of each. Every patch is compared with
+the example rounded to int8, in whole numbers; the best are compared once more, exactly. Of int8 maps the index holds
+the very numbers of the map, as a cosine does not depend on a patch's scale.
+"""
+
+import json
+import os
+import warnings
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import dask
 import dask.array as da
 import geopandas as gpd
 import numpy as np
 import odc.geo.xr  # noqa: F401  (adds the .odc accessor)
+import torch
 import xarray as xr
-from jaxtyping import Float
+from jaxtyping import Float, Float32, Int
 from rasterio.errors import RasterioError
 
-from geossl.errors import InputError, possible
+from geossl.errors import InputError, Note, possible
 from geossl.inference.best_places import BestPlaces, places_path, write_places
 from geossl.inference.layers import vectors
 from geossl.inference.outputs.cog import Block, blocks, write_blocks
+from geossl.inference.outputs.quantize import quantize
 from geossl.inference.outputs.raster import ALL, open_date
+from geossl.inference.outputs.remote import is_remote
 from geossl.inference.outputs.styles import shown_ranges, write_value_style
 from geossl.inference.zonal import Example, To, mean_vector, read_example
-from geossl.outputs import check_output
+from geossl.outputs import check_output, on_disk, read_note, remove
 
+PART = 1 << 20  # vectors compared at a time
+SPARE = 20  # times as many as are needed are compared exactly
 CHUNK = "32MiB"  # of stored embeddings read at once; four times that when decoded from int8
 
 
@@ -73,12 +89,21 @@ def open_embeddings(path: str | Path, time: str | None = None) -> xr.DataArray:
     return embeddings
 
 
-def scan(embeddings: xr.DataArray, example: Example, top: int, out: Path) -> gpd.GeoDataFrame:
-    """Write the similarity raster of an example and return its best places; one chunk in memory at a time."""
+def example_vector(embeddings: xr.DataArray, example: Example) -> Float[np.ndarray, " d"]:
+    """Mean vector of an example.
+
+    Raises:
+        InputError: If it is alike to nothing.
+    """
     vector = mean_vector(embeddings, example)
     if not vector.any():
         raise InputError(f"{example.name} has embeddings of length zero, which are alike to nothing")
-    found = similarity(embeddings, vector)
+    return vector
+
+
+def scan(embeddings: xr.DataArray, example: Example, top: int, out: Path) -> gpd.GeoDataFrame:
+    """Write the similarity raster of an example and return its best places; one chunk in memory at a time."""
+    found = similarity(embeddings, example_vector(embeddings, example))
     places = BestPlaces(top, embeddings.odc.geobox, example)
 
     def watched() -> Iterator[Block]:
@@ -92,6 +117,8 @@ def scan(embeddings: xr.DataArray, example: Example, top: int, out: Path) -> gpd
 
 def similar_map(path: str | Path, to: To, *, top: int, out: Path, time: str | None = None) -> Path:
     """Write the similarity raster and, beside it, the best places as GeoJSON; see ``geossl.similar``."""
+    if out.suffix == ".geojson":
+        return similar_places(path, to, top=top, out=out, time=time)
     if top < 1:
         raise InputError(f"--top {top} is not possible; ask for at least one place")
     check_out(out, path, to)
@@ -102,6 +129,118 @@ def similar_map(path: str | Path, to: To, *, top: int, out: Path, time: str | No
     write_value_style(out, low, high, "viridis")
     write_places(places, places_path(out))
     return out
+
+
+def similar_places(path: str | Path, to: To, *, top: int, out: Path, time: str | None = None) -> Path:
+    """Write the best places alone, by the index beside the map, which the first search makes."""
+    if top < 1:
+        raise InputError(f"--top {top} is not possible; ask for at least one place")
+    check_output(out, (".geojson",))
+    if is_remote(path):
+        raise InputError(
+            f"--out {out}: places alone need an index beside the map, so a map on this machine; use a .tif"
+        )
+    embeddings = open_embeddings(path, time)
+    example = read_example(to, str(embeddings.odc.crs))
+    vector = example_vector(embeddings, example)
+    places = BestPlaces(top, embeddings.odc.geobox, example)
+    index_of(possible(path, "map"), time, embeddings).search(vector, places)
+    write_places(places.table(), out)
+    return out
+
+
+def index_path(path: Path, time: str | None = None) -> Path:
+    """Where the index of a map goes: beside it, ``map.index``, of a date ``map.2023-06.index``."""
+    return path.with_suffix(".index" if time is None else f".{time}.index")
+
+
+def index_of(path: Path, time: str | None, embeddings: xr.DataArray) -> "Index":
+    """The index beside a map; made where there is none, or the map is another one now."""
+    folder, file = index_path(path, time), path / "zarr.json" if path.is_dir() else path
+    made_of = {"map": file.stat().st_mtime_ns, "bytes": file.stat().st_size, "shape": list(embeddings.shape)}
+    about = folder / "about.json"
+    if not about.exists() or read_note(about) != made_of:
+        text = f"the index {folder} is made, once ({embeddings.size / 1e9:.2g} GB); searches are quick from now on"
+        warnings.warn(text, Note, stacklevel=3)
+        with on_disk(folder):
+            build(folder, embeddings, made_of)
+    return opened_index(str(folder), about.stat().st_mtime_ns)
+
+
+def build(folder: Path, embeddings: xr.DataArray, made_of: dict[str, Any]) -> None:
+    """Write the index of a map, chunk by chunk; it appears whole."""
+    begun = folder.with_name(f".{folder.name}.{os.getpid()}")
+    remove(begun)
+    begun.mkdir()
+    try:
+        cells, lengths = [np.zeros(0, np.int64)], [np.zeros(0, np.float32)]
+        with (begun / "rows").open("wb") as rows:
+            for (y, x), values in blocks(embeddings):
+                numbers, scales = quantize(values)
+                r, c = np.nonzero(scales > 0)
+                found = np.ascontiguousarray(numbers[:, r, c].T)
+                found.tofile(rows)
+                cells.append((r + y.start) * embeddings.shape[2] + c + x.start)
+                lengths.append(np.sqrt(np.square(found.astype(np.float32)).sum(axis=1)))
+        np.save(begun / "cells.npy", np.concatenate(cells))
+        np.save(begun / "lengths.npy", np.concatenate(lengths))
+        (begun / "about.json").write_text(json.dumps(made_of))
+        remove(folder)
+        begun.rename(folder)
+    finally:
+        remove(begun)
+
+
+class Index:
+    """Vectors of a map as int8, mapped into memory.
+
+    Args:
+        folder: Written by ``build``.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.width = int(json.loads((folder / "about.json").read_text())["shape"][2])
+        self.cells, self.lengths = (np.load(folder / f"{name}.npy") for name in ("cells", "lengths"))
+        count = len(self.cells)
+        size = (folder / "rows").stat().st_size
+        self.rows = np.memmap(folder / "rows", np.int8, "c", shape=(count, size // max(1, count)))
+
+    def search(self, vector: Float[np.ndarray, " d"], places: BestPlaces) -> None:
+        """Give the patches most like a vector to ``places``, as many as it needs."""
+        wanted = places.needed
+        while True:
+            best, cosines = self.nearest(vector, wanted)
+            places.add_patches(*np.divmod(self.cells[best], self.width), cosines)
+            if len(places.candidates) >= places.needed or len(best) < wanted:
+                return
+            wanted, places.candidates = 4 * wanted, places.candidates[:0]  # many lie close to the example
+
+    def nearest(
+        self, vector: Float[np.ndarray, " d"], count: int
+    ) -> tuple[Int[np.ndarray, " n"], Float32[np.ndarray, " n"]]:
+        """Numbers and cosines of the rows most like a vector, best first."""
+        scores, drawn = self.scores(vector), SPARE * count
+        near = np.argpartition(scores, -drawn)[-drawn:] if drawn < len(scores) else np.arange(len(scores))
+        near.sort()
+        cosines = cosine(self.rows[near].T[..., None].astype(np.float32), vector)[:, 0]
+        order = np.argsort(-cosines, kind="stable")[:count]
+        return near[order], cosines[order]
+
+    def scores(self, vector: Float[np.ndarray, " d"]) -> Float[np.ndarray, " n"]:
+        """Cosines, but for a factor, with a vector rounded to int8."""
+        rounded = torch.from_numpy(np.rint(127 * vector / np.abs(vector).max()).astype(np.int8))[:, None]
+        found = np.empty(len(self.cells), np.float32)
+        for start in range(0, len(found), PART):
+            part = slice(start, start + PART)
+            whole = torch._int_mm(torch.from_numpy(self.rows[part]), rounded)[:, 0].numpy()
+            np.divide(whole, self.lengths[part], out=found[part])
+        return found
+
+
+@lru_cache(maxsize=4)
+def opened_index(folder: str, _changed: int) -> Index:
+    """An index, which stays open between searches."""
+    return Index(Path(folder))
 
 
 def check_out(out: Path, path: str | Path, to: To) -> None:

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import geopandas as gpd
 import numpy as np
@@ -18,7 +19,7 @@ from geossl.errors import GridError, InputError, MissingFileError
 from geossl.inference.best_places import MIN_DISTANCE, BestPlaces
 from geossl.inference.outputs.cog import blocks
 from geossl.inference.outputs.quantize import quantize
-from geossl.inference.similarity import similar_map, similarity
+from geossl.inference.similarity import Index, build, similar_map, similarity
 from geossl.inference.zonal import mean_vector, read_example
 
 LEFT, TOP, STEP = 400_000, 4_600_000, 80
@@ -264,3 +265,44 @@ def test_embeddings_of_length_zero_are_nodata_or_refused(tmp_path):
     assert np.isnan(geossl.similar(path, lonlat(12.5, 7.5)).values[3, 4])
     with pytest.raises(InputError, match="length zero"):
         geossl.similar(path, lonlat(4.5, 3.5), out=tmp_path / "s.tif")
+
+
+@pytest.mark.filterwarnings("ignore:the index .* is made:geossl.errors.Note")
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_places_of_the_index_are_those_of_the_scan(tmp_path, dtype):
+    path = store(tmp_path / "map.zarr", vectors(), dtype)
+    for number, to in enumerate((lonlat(12.5, 7.5), frame(box(2, 3, 40, 30)))):  # the polygon rules out a third
+        scanned = similar_map(path, to, top=7, out=tmp_path / f"scan{number}.tif")
+        found = similar_map(path, to, top=7, out=tmp_path / f"index{number}.geojson")
+        known, places = (gpd.read_file(file.with_suffix(".geojson")) for file in (scanned, found))
+        np.testing.assert_allclose(places["score"], known["score"], atol=1e-6 if dtype == "int8" else 5e-3)
+        if dtype == "int8":
+            assert places.geometry.equals(known.geometry)
+    assert not (tmp_path / "index0.tif").exists()
+    assert not list(tmp_path.glob(".map*"))
+
+
+def test_the_index_is_made_once_and_anew_for_another_map(tmp_path, recwarn):
+    path = store(tmp_path / "map.zarr", vectors(), "int8")
+    for count in (1, 1, 2):
+        if count == 2:
+            shutil.rmtree(path)
+            store(path, vectors(seed=1), "int8")
+        similar_map(path, lonlat(12.5, 7.5), top=3, out=tmp_path / "places.geojson")
+        assert len([one for one in recwarn if "map.index is made, once" in str(one.message)]) == count
+    scanned = similar_map(path, lonlat(12.5, 7.5), top=3, out=tmp_path / "scan.tif")
+    assert (tmp_path / "places.geojson").read_text() == scanned.with_suffix(".geojson").read_text()
+
+
+def test_the_nearest_rows_are_those_of_a_full_comparison(tmp_path):
+    rng = np.random.default_rng(3)
+    data = rng.normal(size=(32, 60, 70)).astype(np.float32) + 1
+    embeddings = as_array(data).odc.assign_crs("EPSG:32631").chunk({"y": 16, "x": 16})
+    build(tmp_path / "i", embeddings, {"shape": list(data.shape)})
+    index, vector = Index(tmp_path / "i"), rng.normal(size=32) + 1
+    found, cosines = index.nearest(vector, 20)
+    rows = index.rows.astype(np.float64)
+    known = rows @ vector / np.linalg.norm(rows, axis=1) / np.linalg.norm(vector)
+    np.testing.assert_array_equal(found, np.argsort(-known)[:20])
+    np.testing.assert_allclose(cosines, known[found], rtol=1e-6)
+    assert len(rows) > 20 * 20  # not all were compared exactly

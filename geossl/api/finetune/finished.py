@@ -39,7 +39,7 @@ def maker_of(map: str | Path, encoder: str | Path | DenseEncoder, is_default: bo
         raise InputError(f"--map {map} must be a .zarr embedding map, which knows what each patch was made from")
     if not path.exists():
         raise MissingFileError(f"--map {map} does not exist")
-    sensor_layer(path)
+    sensor_layer(path, usual_time(path, None))
     attributes = store_attributes(path)
     made_by, sha256 = str(attributes.get("geossl:encoder")), attributes.get("geossl:encoder_sha256")
     dims = open_map(path).sizes["embedding"]

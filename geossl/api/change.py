@@ -57,8 +57,7 @@ class Change:
 
 def change(
     before: str | Path | xr.DataArray,
-    after: str | Path | xr.DataArray | None = None,
-    *others: str | Path | xr.DataArray,
+    *after: str | Path | xr.DataArray,
     false_alarms: float = 0.01,
     strata: int = 1,
     time: str | None = None,
@@ -78,8 +77,8 @@ def change(
     Args:
         before: ``.zarr`` written by ``geossl embed``, or ``(embedding, y, x)`` as ``geossl.open`` gives it.
         after: Another date of the same place; the part that both cover is compared. None where ``before`` has several
-            dates, of which ``time`` names two or more.
-        others: Maps of days near one of the two, between which nothing changed; each is paired with the nearer one.
+            dates, of which ``time`` names two or more. Further maps, of days near one of the two, between which nothing
+            changed; each is paired with the nearer one.
         false_alarms: Share of unchanged patches that may be taken for changed, above 0, at most 0.5.
         strata: Kinds of ground (k-means of ``before``) that get a level of their own. More than one makes fields count
             for less and hides change of a whole kind, such as a shore.
@@ -101,7 +100,7 @@ def change(
         InputError: If they were made by different encoders or from different sensors, or hold too little in common.
     """
     check_values(false_alarms=false_alarms, strata=strata, seed=seed, overwrite=overwrite)
-    given = [value for value in (before, after, *others) if value is not None]
+    given = [before, *after]
     target = None if out is None else check_outputs(out, overwrite, given)
     maps = all_opened(given, time)
     stable = [(nearer(maps, k), k) for k in range(2, len(maps))]

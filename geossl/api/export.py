@@ -8,6 +8,7 @@ import geopandas as gpd
 import xarray as xr
 
 from geossl import grid
+from geossl.api.settings import checked_settings
 from geossl.errors import InputError, MissingFileError, possible
 from geossl.inference.engine.store import copy_date
 from geossl.inference.outputs import geoparquet as table
@@ -34,12 +35,10 @@ def export(
     out: str | Path,
     *,
     aoi: str | Path | gpd.GeoDataFrame | None = None,
-    dtype: str | None = None,
-    level: str | None = None,
-    time: str | None = None,
     encoder: str | Path | None = None,
     licence: str | None = None,
     overwrite: bool = False,
+    **settings: Any,
 ) -> Path:
     """Write a map as a COG, a GeoParquet table or STAC documents, or an encoder as a program for other software.
 
@@ -56,13 +55,13 @@ def export(
             ``encoder=`` takes again) or ``.onnx``.
         aoi: Polygons: only patches whose centre lies in them are written; with ``level="aoi"``, the features to pool
             over, whose columns are kept.
-        dtype: Type of a ``.tif``: ``float32`` (default), ``float16``, or ``int8`` with a GDAL scale per band; ``uint8``
-            with scale and offset, for GDAL before 3.7 and QGIS before 3.30.
-        level: What a row of a ``.parquet`` is: ``patch`` (default), ``tile`` or ``aoi``.
-        time: Of a map of several dates, the one to export, such as ``2023-06``.
         encoder: The encoder the map was made with; for STAC, which then describes it, too.
         licence: Licence of the map, an SPDX identifier such as ``CC-BY-4.0``; for STAC.
         overwrite: Replace ``out``.
+        settings: ``dtype`` (type of a ``.tif``: ``float32``, the default, ``float16``, or ``int8`` with a GDAL scale
+            per band; ``uint8`` with scale and offset, for GDAL before 3.7 and QGIS before 3.30), ``level`` (what a row
+            of a ``.parquet`` is: ``patch``, the default, ``tile`` or ``aoi``), ``time`` (of a map of several dates the
+            one to export, such as ``2023-06``).
 
     Returns:
         ``out``.
@@ -70,7 +69,8 @@ def export(
     Raises:
         InputError: If something does not fit; nothing was written.
     """
-    out = output_path(out, "OUT")
+    out, form = output_path(out, "OUT"), checked_settings(settings, ("dtype", "level", "time"), "export")
+    dtype, level, time = (form.get(name) for name in ("dtype", "level", "time"))
     given = {"aoi": aoi, "dtype": dtype, "level": level, "time": time, "encoder": encoder, "licence": licence}
     if out.suffix in ENDINGS or isinstance(map, DenseEncoder):
         return program(map, out, [name for name, value in given.items() if value is not None], overwrite).path

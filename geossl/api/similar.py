@@ -11,7 +11,8 @@ from geossl.inference.zonal import To, mean_vector, read_example
 from geossl.outputs import output_path
 from geossl.viewer import server
 from geossl.viewer.base_map import base_map as known_base
-from geossl.viewer.session import Session
+from geossl.viewer.labelling import Labelling
+from geossl.viewer.session import Session, area_of
 
 
 def similar(
@@ -105,7 +106,12 @@ def view(
         other = path
 
     def session(folder: Path) -> Session:
-        marked = None if labels is None else server.of_map(path, labels, folder, times[0])
+        marked = None
+        if labels is not None:
+            embeddings = inference.open_embeddings(
+                path, times[0]
+            )  # says whether this is a map at all
+            marked = Labelling(path, embeddings, labels, folder, area_of(path), times[0])
         return Session(path, shown, folder, other, marked, times)
 
     server.view(str(map), session, port, browser, partial(print, flush=True), tiles)

@@ -91,16 +91,17 @@ def change(
     geossl finetune --pair A.zarr B.zarr --labels changes.gpkg --column class
     geossl change A.zarr B.zarr --model model.safetensors
     """
-    for path in (before, after, *others):
+    maps = [path for path in (before, after, *others) if path is not None]
+    for path in maps:
         early({"map": path})
     if (model := options.pop("model")) is not None:
-        maps = (before, before if after is None else after)
+        both = (before, before if after is None else after)
         kept = {"out": out, "time": options["time"], "overwrite": options["overwrite"]}
-        tell_change(maps, others, early({"model": model})["model"], kept)
+        tell_change(both, others, early({"model": model})["model"], kept)
         return
     from geossl.api import change as changes  # lazy: see embed
 
-    found = changes.change(before, after, *others, out=out, progress=line("change"), **options)
+    found = changes.change(*maps, out=out, progress=line("change"), **options)
     click.echo(changes.summary(found, Path(out)))
 
 

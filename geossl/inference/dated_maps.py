@@ -12,8 +12,8 @@ import xarray as xr
 
 from geossl.errors import GridError, InputError, possible
 from geossl.inference.outputs.checksums import checked
-from geossl.inference.outputs.description import arrays, one_date, store_attributes
-from geossl.inference.outputs.raster import CHUNK, inputs_at, open_date
+from geossl.inference.outputs.description import arrays, inputs_at, one_date, store_attributes
+from geossl.inference.outputs.raster import CHUNK, open_date
 from geossl.sensors import SENSORS
 
 RADARS = [name for name, sensor in SENSORS.items() if sensor.is_radar]

@@ -12,16 +12,16 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 from geossl.errors import InputError, RunError
 from geossl.faults import unexpected
-from geossl.inference.similarity import open_embeddings
 from geossl.viewer import posts
 from geossl.viewer.base_map import BaseMap
-from geossl.viewer.labelling import Labelling
-from geossl.viewer.session import Session, area_of
+
+if TYPE_CHECKING:
+    from geossl.viewer.session import Session
 
 HOST = "127.0.0.1"
 MAX_TOP = 100
@@ -218,15 +218,9 @@ def as_json(values: dict[str, Any]) -> tuple[bytes, str]:
     return json.dumps(values, allow_nan=False).encode(), "application/json"
 
 
-def of_map(path: Path, label: Path, folder: Path, time: str | None) -> Labelling:
-    """Label mode of a map."""
-    embeddings = open_embeddings(path, time)  # before its region: it says whether this is a map at all
-    return Labelling(path, embeddings, label, folder, area_of(path), time)
-
-
 def view(
     name: str,
-    opened: Callable[[Path], Session],
+    opened: "Callable[[Path], Session]",
     port: int,
     browser: bool,
     report: Callable[[str], None],

@@ -20,9 +20,8 @@ from geossl.inference.engine.conventions import describe, place
 from geossl.inference.engine.plan import Plan, Shard
 from geossl.inference.outputs import checksums
 from geossl.inference.outputs.checksums import checked
-from geossl.inference.outputs.description import TIME, arrays, number_of, one_date, store_attributes
+from geossl.inference.outputs.description import TIME, arrays, inputs_at, number_of, one_date, store_attributes
 from geossl.inference.outputs.quantize import NODATA, quantize
-from geossl.inference.outputs.raster import inputs_at
 from geossl.models.encoder import DenseSpec
 from geossl.outputs import on_disk, remove
 from geossl.sensors import JOINT_FLAG, SENSORS

@@ -148,6 +148,12 @@ def number_of(about: Mapping[str, Any], time: str, name: str) -> int:
     return chosen(time, about["geossl:periods"], about["geossl:every"], f"map {name}")
 
 
+def inputs_at(about: Mapping[str, Any], time: str) -> list[dict[str, str]]:
+    """Scenes of one date of a map of several."""
+    name = about["geossl:periods"][number_of(about, time, "map")]
+    return [scene for scene in about.get("geossl:inputs", ()) if scene.get("period") == name]
+
+
 def described(name: str, read: Callable[[], Any], *, is_there: bool = False) -> Any:
     """What a reader of the description gives; whatever it stumbles over is the description's.
 

@@ -2,7 +2,6 @@
 
 import json
 import warnings
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from zarr.storage import FsspecStore
 from geossl.errors import GridError, InputError, MissingFileError, possible, redact
 from geossl.inference.outputs.checksums import checked
 from geossl.inference.outputs.cog import blocks, write_blocks
-from geossl.inference.outputs.description import HINTS, TIME, arrays, known, number_of, one_date, store_attributes
+from geossl.inference.outputs.description import HINTS, TIME, arrays, inputs_at, known, one_date, store_attributes
 from geossl.inference.outputs.furniture import Caption, notice_of, span
 from geossl.inference.outputs.quantize import NODATA, quantize_bands
 from geossl.inference.outputs.remote import asked, file_system, is_remote
@@ -135,12 +134,6 @@ def words_of(path: Path, title: str, meaning: str = "", time: str | None = None)
         else ""
     )
     return Caption(title, days, made, meaning, notice_of(said.get("geossl:sensors", ())))
-
-
-def inputs_at(about: Mapping[str, Any], time: str) -> list[dict[str, str]]:
-    """Scenes of one date of a map of several."""
-    name = about["geossl:periods"][number_of(about, time, "map")]
-    return [scene for scene in about.get("geossl:inputs", ()) if scene.get("period") == name]
 
 
 def band_scales(embeddings: xr.DataArray) -> Float[np.ndarray, " d"]:

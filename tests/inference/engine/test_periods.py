@@ -152,8 +152,11 @@ def test_months_without_a_file_are_said(scenes):
 def test_encoders_of_one_date_and_files_without_a_day_are_refused(scenes, tmp_path):
     with pytest.raises(InputError, match="date asks for scenes of a catalogue"):
         geossl.plan_map(scenes / "aoi.geojson", source(scenes), encoder="galileo_nano", out="new.zarr")
-    with pytest.raises(BandError, match="galileo_nano takes images of one date, not 12 months from January on"):
-        geossl.plan_map(scenes / "aoi.geojson", source(scenes, every="month"), encoder="galileo_nano", out="new.zarr")
+    months = source(scenes, every="month")
+    with pytest.raises(InputError, match="every month makes a map of several dates: make it with geossl embed, then"):
+        geossl.segment(scenes / "aoi.geojson", months, classes=2, encoder="galileo_nano")
+    with pytest.raises(InputError, match="every season is for encoders of one image; this one takes months"):
+        geossl.plan_map(scenes / "aoi.geojson", source(scenes, every="season"), encoder="presto", out="new.zarr")
     write(tmp_path / "s2" / "mosaic.tif", numbers_of(scenes, "s2", "20210110"), S2_BANDS, "uint16")
     undated = geossl.Rasters(s2=tmp_path / "s2", s2_offset=0, date="2021")
     with pytest.raises(InputError, match=r"mosaic.tif does not say its day; months need files with a date"):

@@ -108,9 +108,7 @@ def view(
     def session(folder: Path) -> Session:
         marked = None
         if labels is not None:
-            embeddings = inference.open_embeddings(
-                path, times[0]
-            )  # says whether this is a map at all
+            embeddings = inference.open_embeddings(path, times[0])  # says whether this is a map at all
             marked = Labelling(path, embeddings, labels, folder, area_of(path), times[0])
         return Session(path, shown, folder, other, marked, times)
 

@@ -155,7 +155,9 @@ def files_every(every: str, files: LocalRasters, period: str | None) -> Periods:
     start, end = parse_dates(period or f"{years[0]}/{years[-1]}")
     if every == "scene":
         within = [day for day in files.optical_days if start <= day <= end]
-        parts = {day.isoformat(): (files.around(day, PAIR_DAYS),) for day in within}
+        parts: dict[str, tuple[LocalRasters, ...]] = {
+            day.isoformat(): (files.around(day, PAIR_DAYS),) for day in within
+        }
     else:
         parts = {
             name: tuple(files.of_day(day) for day in days if f"{first:%Y%m%d}" <= day <= f"{last:%Y%m%d}")

@@ -210,7 +210,8 @@ class Index:
         wanted = places.needed
         while True:
             best, cosines = self.nearest(vector, wanted)
-            places.add_patches(*np.divmod(self.cells[best], self.width), cosines)
+            rows, columns = np.divmod(self.cells[best], self.width)
+            places.add_patches(rows, columns, cosines)
             if len(places.candidates) >= places.needed or len(best) < wanted:
                 return
             wanted, places.candidates = 4 * wanted, places.candidates[:0]  # many lie close to the example

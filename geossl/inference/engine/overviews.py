@@ -35,7 +35,9 @@ def add_overviews(path: Path, plan: Plan, dim: int) -> None:
         store.add_embeddings(group, geobox, dim, plan.dtype, BLOCK // 4, BLOCK, len(plan.times))
         if plan.times:
             store.add_times(group, plan)
-        for time, top, left in product(range(len(plan.times)) or [None], *(range(0, side, BLOCK) for side in shape)):
+        times: list[int | None] = [*range(len(plan.times))] or [None]
+        corners = product(*(range(0, side, BLOCK) for side in shape))
+        for time, (top, left) in product(times, corners):
             fine = decoded(finer, np.s_[2 * top : 2 * (top + BLOCK), 2 * left : 2 * (left + BLOCK)], time)
             store.write_embeddings(group, np.s_[top : top + BLOCK, left : left + BLOCK], halved(fine), time)
         derived = {"derived_from": layout[-1]["asset"], "transform": {"scale": [2.0, 2.0], "translation": [0.0, 0.0]}}

@@ -154,8 +154,7 @@ def plans(aoi: grid.Aoi, source: Source, encoder: Path, out: Path, config: MapCo
     reach = own if config.reach == "own" else config.reach
     check_sensors(source.sensors, spec)
     check_periods(source, spec)
-    times = times_of(source, spec)
-    check_times(times, out)
+    check_times(times := times_of(source, spec), out)
     check_reach(model, reach)
     shape = geometry(spec, reach)
     metadata = {
@@ -183,8 +182,8 @@ def plans(aoi: grid.Aoi, source: Source, encoder: Path, out: Path, config: MapCo
             continue
         phases = phases_of(spec, config.gsd_m)
         usual = SHARD_WINDOWS if reach is None else fitting_shard(lattice, area, shape.block_cells)
-        shard_cells, blocks = config.shard_cells or usual, shape.block_cells
-        found[path] = Plan(lattice, area, shard_cells, phases, dtype, metadata, blocks, times)
+        cells, blocks = config.shard_cells or usual, shape.block_cells
+        found[path] = Plan(lattice, area, cells, phases, dtype, metadata, blocks, times)
     if not found:
         raise GridError(outside(aoi, source, next(iter(zones))))
     return found
@@ -304,7 +303,9 @@ def compute(work: Work, scheduler: str, report: Callable[[int, float], None]) ->
 
 
 def run_task(work: Work, task: Task) -> Task:
-    """Read, embed and write the shards of a task: what a worker does."""
+    """Read, embed and write the shards of a task, unless a worker that was lost had done so."""
+    if all(map(work.build.has, task)):
+        return task
     finish(work, task, read(work, task))
     return task
 

@@ -23,6 +23,7 @@ from geossl.outputs import write_text
 KNOWN = "sync, processes, processes:N, tcp://host:port or file:scheduler.json"
 ANSWER_S = 10.0  # seconds a cluster may take to answer
 Places = Mapping[tuple[int, ...], tuple[GeoBox, str]]  # by shard: its pixels, and why it is missing
+TOGETHER, ROUNDS = 16, 64  # most shards in a task of Dask; fewer, so that every worker has as many tasks
 AHEAD = 2  # shards per worker: one is encoded while the next is read
 
 
@@ -77,7 +78,8 @@ def results(
 ) -> Iterator[tuple[Any, Exception | None]]:
     """Yield shards as they finish, with their exception; at most two per worker in flight.
 
-    A worker that dies is replaced, and its shards are computed again.
+    A worker that dies is replaced, and its shards are computed again. Where there are many more shards than workers,
+    some are sent together, as a scheduler takes about a millisecond for each task, however small.
     """
     if not shards:
         return
@@ -86,25 +88,35 @@ def results(
     with client(scheduler) as (cluster, threads):
         count = max(1, len(cluster.scheduler_info(n_workers=-1)["workers"]))
         sent = cluster.scatter(work, broadcast=True, hash=False)
-        queue, shard_of = iter(shards), {}
+        size = max(1, min(TOGETHER, len(shards) // (ROUNDS * count)))
+        queue, group_of = iter(range(0, len(shards), size)), dict[str, list[Any]]()
 
-        def submit(shard: Any) -> Any:
-            future = cluster.submit(on_worker, threads, task, sent, shard, retries=2, pure=False)
-            shard_of[future.key] = shard
+        def submit(start: int) -> Any:
+            group = shards[start : start + size]
+            future = cluster.submit(on_worker, threads, task, sent, group, retries=2, pure=False)
+            group_of[future.key] = group
             return future
 
-        running = as_completed([submit(s) for s in islice(queue, AHEAD * count)])
+        running = as_completed([submit(start) for start in islice(queue, AHEAD * count)])
         for future in running:
-            yield shard_of.pop(future.key), future.exception()
+            group, error = group_of.pop(future.key), future.exception()
+            yield from zip(group, [error] * len(group) if error else future.result(), strict=True)
             if (following := next(queue, None)) is not None:
                 running.add(submit(following))
 
 
-def on_worker(threads: int, task: Callable[[Any, Any], Any], work: Any, shard: Any) -> Any:
-    """Run a task with its share of cores; Dask's own setting would be one."""
+def on_worker(threads: int, task: Callable[[Any, Any], Any], work: Any, group: list[Any]) -> list[Exception | None]:
+    """Run tasks with their share of cores (Dask's own setting would be one), and give the error of each that failed."""
     if threads:
         torch.set_num_threads(threads)
-    return task(work, shard)
+    errors: list[Exception | None] = []
+    for one in group:
+        try:
+            task(work, one)
+            errors.append(None)
+        except Exception as error:
+            errors.append(error)
+    return errors
 
 
 @contextmanager

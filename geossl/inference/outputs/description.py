@@ -112,11 +112,11 @@ def check_times(found: xr.Dataset, name: str) -> None:
     Raises:
         InputError: If its description cannot be believed.
     """
-    names, every = found.attrs.get("geossl:periods"), found.attrs.get("geossl:every")
+    names: Any = found.attrs.get("geossl:periods")
+    every = found.attrs.get("geossl:every")
     if not fits(names, list[str]) or every not in EVERY or len(names) != found.sizes[TIME]:
         raise damaged(name, f"it has {found.sizes[TIME]} dates, of {str(every)[:20]!r} {str(names)[:60]}")
-    for text in names:
-        described(name, lambda text=text: parse_dates(text))
+    described(name, lambda: [parse_dates(text) for text in names])
 
 
 def one_date(found: xr.Dataset, name: str, time: str | None) -> xr.Dataset:

@@ -75,7 +75,7 @@ def quicklook_of_dates(
     side = PANEL_IN / max(height, width)
     size = max(columns * width * side, LEAST_WIDTH), rows * (height * side + 0.25) + 0.9
     figure = Figure(size, dpi=DPI, layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    panels = [*figure.subplots(rows, columns, squeeze=False).ravel()]
     for axes, name, image_of in zip(panels, names, np.moveaxis(data, 1, 0), strict=False):
         rgba = colours.paint(image_of)
         axes.imshow(rgba, interpolation="nearest")

@@ -153,6 +153,7 @@ def files_every(every: str, files: LocalRasters, period: str | None) -> Periods:
     if period is None and len(years) > 1 and every == "month":
         raise InputError(f"the files are of {years[0]} to {years[-1]}; name the months to use with --date {years[-1]}")
     start, end = parse_dates(period or f"{years[0]}/{years[-1]}")
+    parts: dict[str, tuple[LocalRasters, ...]]
     if every == "scene":
         within = [day for day in files.optical_days if start <= day <= end]
         parts: dict[str, tuple[LocalRasters, ...]] = {

@@ -131,7 +131,9 @@ def through_some(work, tasks, number):
     """Tasks by the engine's own loop on threads of this machine."""
     from distributed import LocalCluster
 
-    with LocalCluster(n_workers=number, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:
+    with LocalCluster(
+        n_workers=number, threads_per_worker=1, processes=False, dashboard_address=None, memory_limit=0
+    ) as cluster:
         yield from workers.results(cluster.scheduler_address, stand_in, work, tasks)
 
 

@@ -8,8 +8,7 @@ import geopandas as gpd
 import xarray as xr
 
 from geossl import grid
-from geossl.api.settings import checked_settings
-from geossl.errors import InputError, MissingFileError, possible
+from geossl.errors import InputError, MissingFileError, UnknownSettingError, possible
 from geossl.inference.engine.store import copy_date
 from geossl.inference.outputs import geoparquet as table
 from geossl.inference.outputs import raster, stac
@@ -22,6 +21,7 @@ from geossl.models.kinds import require_image_encoder
 from geossl.outputs import check_output, output_path
 from geossl.vector_files import read_features
 
+SETTINGS = ("dtype", "level", "time")  # of maps
 FORMS = {
     ".tif": ("aoi", "dtype", "time"),
     ".parquet": ("aoi", "level", "time"),
@@ -69,8 +69,10 @@ def export(
     Raises:
         InputError: If something does not fit; nothing was written.
     """
-    out, form = output_path(out, "OUT"), checked_settings(settings, ("dtype", "level", "time"), "export")
-    dtype, level, time = (form.get(name) for name in ("dtype", "level", "time"))
+    out = output_path(out, "OUT")
+    if unknown := [name for name in settings if name not in SETTINGS]:
+        raise UnknownSettingError("export", unknown[0], SETTINGS)
+    dtype, level, time = (settings.get(name) for name in SETTINGS)
     given = {"aoi": aoi, "dtype": dtype, "level": level, "time": time, "encoder": encoder, "licence": licence}
     if out.suffix in ENDINGS or isinstance(map, DenseEncoder):
         return program(map, out, [name for name, value in given.items() if value is not None], overwrite).path

@@ -76,9 +76,7 @@ def similar(map_path: str, to: str, top: int, out: str, time: str | None) -> Non
 @click.option("--out", default="change.tif", show_default=True, help="COG; places, table, picture go beside it.")
 @click.option("--seed", default=0, show_default=True, help="Of the strata and the sample.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT and what is beside it.")
-def change(
-    before: str, after: str | None, others: tuple[str, ...], model: str | None, out: str, **options: Any
-) -> None:
+def change(before: str, after: str | None, others: tuple[str, ...], out: str, **options: Any) -> None:
     """Find what changed between two maps, BEFORE and AFTER, of one encoder and place.
 
     STABLE are maps of days near one of the two, between which nothing changed: they show how far unchanged ground

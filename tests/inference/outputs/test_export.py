@@ -141,7 +141,7 @@ def test_memory_does_not_grow_with_the_map(two_sizes, tmp_path, ending):
         (["m.zarr", "o.tif", "--licence", "MIT"], "--licence means nothing for .tif output"),
         (["m.zarr", "nowhere/o.tif"], "folder 'nowhere' does not exist; create it"),
         (["m.zarr", "m.zarr.build"], "must end in .tif or .parquet"),
-        (["m.zarr", "m.zarr", "--overwrite"], "must end in .tif or .parquet"),
+        (["m.zarr", "m.zarr", "--overwrite"], "is the map itself"),
         (["m.tif", "m.tif", "--overwrite"], "map 'm.tif' does not exist"),
         (["m.zarr", "m.zarr.build/plan.json/o.tif"], "plan.json is not a folder"),
         (["m.zarr", "o.tif", "--dtype", "int4"], "--dtype 'int4' is not known"),

@@ -15,11 +15,11 @@ from geossl.data.periods import files_every, scenes_every
 from geossl.data.sentinel.band_names import stated_names
 from geossl.data.sentinel.rasters import SAMPLE, LocalRasters
 from geossl.data.stac.ranking import check_request, find_scenes, resumed, search_metadata
-from geossl.dates import EVERY, parse_dates
 from geossl.errors import InputError, UnknownSettingError, possible
 from geossl.faults import check_hints
 from geossl.inference.engine.plan import source_metadata
 from geossl.models.download import is_downloaded
+from geossl.rules import EVERY, parse_dates
 from geossl.sensors import OPTICAL, PAIR, SENSORS
 
 if TYPE_CHECKING:

@@ -9,7 +9,6 @@ import pandas as pd
 from geossl.api.source import Rasters, by_period
 from geossl.api.tokens import of_months
 from geossl.data.periods import recorded_scenes
-from geossl.dates import chosen, whole
 from geossl.errors import BandError, InputError, MissingFileError
 from geossl.inference.engine.plan import Plan, Shard
 from geossl.inference.engine.source import Source
@@ -17,7 +16,7 @@ from geossl.inference.engine.verify import recorded
 from geossl.inference.engine.verify import verify as compute
 from geossl.models.files import EncoderFile
 from geossl.progress import Progress
-from geossl.rules import check_values
+from geossl.rules import check_values, chosen, whole
 from geossl.sensors import SENSORS
 
 

@@ -17,9 +17,9 @@ from odc.geo.xr import xr_coords
 from geossl.data.sentinel.rasters import LocalRasters
 from geossl.data.stac.composite import CatalogScenes
 from geossl.data.stac.ranking import PAIR_DAYS, by_days, find_scenes, resumed, search_metadata
-from geossl.dates import parse_dates, periods_of
 from geossl.errors import InputError, Note
 from geossl.grid import Aoi
+from geossl.rules import parse_dates, periods_of
 from geossl.sensors import PAIR, SENSORS
 
 Images = LocalRasters | CatalogScenes  # sources of one image

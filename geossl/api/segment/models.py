@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from geossl.dates import listed
 from geossl.errors import InputError, Note
 from geossl.inference.engine.source import OnlySensors, Source
 from geossl.inference.outputs import class_maps as rasters
@@ -17,6 +16,7 @@ from geossl.models.files import EncoderFile
 from geossl.models.heads.answers import CLASS_LAYERS, TRUST_LAYER, Amount, Answer
 from geossl.models.heads.segmenter import Segmenter
 from geossl.models.heads.segmenter import layers_of as layers_of_spec
+from geossl.rules import listed
 
 TIMES = "times"  # argument of a model that learned from dates side by side: their names
 

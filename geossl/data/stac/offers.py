@@ -15,9 +15,9 @@ from geossl.data.stac.hrefs import Item, check_item
 from geossl.data.stac.ranking import WANTED, cloud_cover, dark_percentile
 from geossl.data.stac.scenes import Scene, baseline_of, scene_of
 from geossl.data.stac.search import Catalog, catalogs_of, search
-from geossl.dates import parse_dates
 from geossl.errors import BandError, InputError, RunError, redact
 from geossl.grid import Aoi
+from geossl.rules import parse_dates
 from geossl.sensors import SENSORS
 
 CLEAR = 20  # percent of clouds, below which a day counts as clear

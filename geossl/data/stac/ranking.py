@@ -22,9 +22,9 @@ from geossl.data.stac.elsewhere import Acquisition, from_any, merged
 from geossl.data.stac.hrefs import Item, check_item
 from geossl.data.stac.scenes import CDSE, EARTH_SEARCH, Scene, days_between, hrefs_of, scene_of
 from geossl.data.stac.search import Catalog, catalogs_of, search
-from geossl.dates import parse_dates
 from geossl.errors import BandError, InputError, Note, RunError, needs, redact
 from geossl.grid import Aoi
+from geossl.rules import parse_dates
 from geossl.sensors import OPTICAL, PAIR, RADAR, SENSORS
 
 LOOK_PX = 512  # side of the thinned look scenes are ranked on

@@ -9,9 +9,9 @@ import shapely
 import xarray as xr
 import zarr
 
-from geossl.dates import EVERY, chosen, listed, parse_dates
 from geossl.errors import GeosslError, InputError
 from geossl.faults import fits
+from geossl.rules import EVERY, chosen, listed, parse_dates
 
 HINTS: dict[str, Any] = {  # types of the attributes that anything of geossl reads
     "proj:code": str,
@@ -144,7 +144,7 @@ def one_date(found: xr.Dataset, name: str, time: str | None) -> xr.Dataset:
 
 
 def number_of(about: Mapping[str, Any], time: str, name: str) -> int:
-    """Number of a date of a map by what the map says of itself; see ``geossl.dates.chosen``."""
+    """Number of a date of a map by what the map says of itself; see ``geossl.rules.chosen``."""
     return chosen(time, about["geossl:periods"], about["geossl:every"], f"map {name}")
 
 

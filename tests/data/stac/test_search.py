@@ -17,9 +17,9 @@ from geossl.data.stac import remote
 from geossl.data.stac.composite import CatalogScenes
 from geossl.data.stac.ranking import find_scenes
 from geossl.data.stac.scenes import s2_offset, solar_day
-from geossl.dates import parse_dates
 from geossl.errors import BandError, InputError, Note, RunError
 from geossl.grid import Aoi
+from geossl.rules import parse_dates
 from geossl.sensors import S2_BANDS
 from tests.servers import scenes
 from tests.servers.stac import serving

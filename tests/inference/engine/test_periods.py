@@ -9,9 +9,9 @@ import torch
 from rasterio.transform import from_origin
 
 import geossl
-from geossl.dates import periods_of
 from geossl.errors import BandError, InputError, Note
 from geossl.models.files import load_encoder
+from geossl.rules import periods_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:no s. scene in:geossl.errors.Note")
 

@@ -38,7 +38,7 @@ def write(folder, vectors, count, noise, rng):
         for start in range(0, count, PART):
             number = min(PART, count - start)
             drawn = vectors[rng.integers(len(vectors), size=number)] if noise else vectors[start : start + number]
-            drawn = drawn + spread * rng.normal(size=drawn.shape)
+            drawn = drawn + spread * rng.standard_normal(drawn.shape, np.float32)
             rows = np.ascontiguousarray(quantize(drawn.T[..., None].astype(np.float32))[0][..., 0].T)
             rows.tofile(file)
             lengths.append(np.sqrt(np.square(rows.astype(np.float32)).sum(axis=1)))

@@ -12,7 +12,7 @@ from geossl.data.point_tables import read_points
 from geossl.errors import InputError, Note, needs
 from geossl.inference import at_points
 from geossl.inference.outputs.description import store_attributes
-from geossl.inference.outputs.raster import ALL, columns, usual_time
+from geossl.inference.outputs.raster import columns, open_map
 from geossl.inference.similarity import open_embeddings
 from geossl.outputs import check_output, replacing
 
@@ -56,7 +56,7 @@ def sample(
     target = None if out is None else check_output(out, ENDINGS, overwrite=overwrite)
     table = read_points(points)
     is_store, path = Path(map).suffix == ".zarr" and Path(map).exists(), Path(map)
-    names = store_attributes(path)["geossl:periods"] if is_store and usual_time(path, None) == ALL else []
+    names = store_attributes(path)["geossl:periods"] if is_store and open_map(path).ndim > 3 else []
     times = names if time is None else [time]
     every = {name: open_embeddings(map, name) for name in times} or {None: open_embeddings(map)}
     taken = {"row", "column", *at_points.LAYERS, *columns(next(iter(every.values())).sizes["embedding"])}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import xarray as xr
 
-from geossl.errors import possible
+from geossl.errors import InputError, possible
 from geossl.inference import similarity as inference
 from geossl.inference.zonal import To, mean_vector, read_example
 from geossl.outputs import output_path
@@ -101,9 +101,11 @@ def view(
     path, other = possible(map, "map"), None if beside is None else possible(beside, "--beside")
     labels = None if label is None else output_path(label, "--label")
     shown, tiles = [possible(p, "--layer") for p in layers or []], None if base_map is None else known_base(base_map)
-    times = (None, None) if time is None else (time.split(",")[0].strip(), time.partition(",")[2].strip() or None)
-    if time is not None and time.count(",") == 1 and other is None:
-        other = path
+    dates = [None] if time is None else [part.strip() for part in time.split(",")]
+    if len(dates) > 2:
+        raise InputError(f"--time {time} names {len(dates)} dates; the page shows one, or two side by side")
+    times = (dates[0], dates[-1] if len(dates) == 2 else None)
+    other = path if len(dates) == 2 and other is None else other
 
     def session(folder: Path) -> Session:
         marked = None

@@ -64,3 +64,23 @@ def test_a_resumed_map_takes_its_months_from_its_plan(summer):
 def test_a_period_without_scenes_is_refused(summer):
     with pytest.raises(InputError, match="has no valid scene over the region in 2023-01/2023-02"):
         opened(asked(summer, "2023-01/2023-02"), region(), None, encoder="presto")
+
+
+def test_scenes_of_a_catalogue_are_images_of_their_own(summer):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Note)
+        asked_for = geossl.Catalog("2024-06/2024-08", summer.url, every="scene")
+        found = opened(asked_for, region(), None, takes_times=True)
+        assert found.periods == ("2024-06-10", "2024-08-11")
+        assert [part.sensors for (part,) in found.parts] == [("s1", "s2"), ("s2",)]  # radar is 60 days from August
+        assert found.each_dated
+        box = grid(shape=(20, 30))
+        alone = find_scenes(region(), "2024-08", summer.url).load(box)
+        np.testing.assert_array_equal(found.image(1, box)["s2"].values, alone["s2"].values)
+        np.testing.assert_array_equal(found.image(1, box)["date"].values, alone["date"].values)
+        described = json.loads(json.dumps(found.describe()))
+        summer.items.clear()
+        request = asked_for.request()
+        again = scenes_every("scene", region(), request.pop("date"), request, described)
+    assert again.parts == found.parts
+    assert json.loads(json.dumps(recorded_scenes(described).describe())) == described

@@ -58,7 +58,7 @@ def similar_map(
         out: ``.tif``: Cloud-Optimised GeoTIFF, float32, NaN = nodata. Beside it, ``.geojson``: the places as points in
             longitude and latitude with ``rank`` and ``score``. Both replace files of that name.
             ``.geojson``: the places alone, from an index beside the map (``map.index``, about the size of the map in
-            int8) that the first search makes: ten million patches are searched in under a second.
+            int8) that the first search makes; later searches are quick.
         time: As in ``geossl.similar``.
 
     Returns:

@@ -156,9 +156,7 @@ def files_every(every: str, files: LocalRasters, period: str | None) -> Periods:
     parts: dict[str, tuple[LocalRasters, ...]]
     if every == "scene":
         within = [day for day in files.optical_days if start <= day <= end]
-        parts: dict[str, tuple[LocalRasters, ...]] = {
-            day.isoformat(): (files.around(day, PAIR_DAYS),) for day in within
-        }
+        parts = {day.isoformat(): (files.around(day, PAIR_DAYS),) for day in within}
     else:
         parts = {
             name: tuple(files.of_day(day) for day in days if f"{first:%Y%m%d}" <= day <= f"{last:%Y%m%d}")

@@ -1,6 +1,5 @@
 """A map at points: one row per point, for tables and scikit-learn."""
 
-import math
 import warnings
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from geossl.inference.outputs.description import store_attributes
 from geossl.inference.outputs.raster import columns, open_map
 from geossl.inference.similarity import open_embeddings
 from geossl.outputs import check_output, replacing
+from geossl.rules import check_values
 
 ENDINGS = (".parquet", ".csv", ".gpkg")
 
@@ -51,8 +51,7 @@ def sample(
         GridError: If no point lies on the map, or coordinates are not degrees.
         InputError: If the map is not an embedding map, a column has the name of a result, or ``out`` cannot be written.
     """
-    if not (isinstance(radius_m, int | float) and math.isfinite(radius_m) and radius_m >= 0):
-        raise InputError(f"radius_m={radius_m!r} is not a distance in metres; use 0 or more")
+    check_values(radius_m=radius_m)
     target = None if out is None else check_output(out, ENDINGS, overwrite=overwrite)
     table = read_points(points)
     is_store, path = Path(map).suffix == ".zarr" and Path(map).exists(), Path(map)

@@ -114,7 +114,7 @@ def test_what_is_not_points_is_refused(map_tif, points, error, words):
         geossl.sample(map_tif, points)
 
 
-@pytest.mark.parametrize("radius", [-1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("radius", [-1.0, float("nan"), float("inf"), 1e9])
 def test_a_radius_is_a_distance(map_tif, radius):
-    with pytest.raises(InputError, match="is not a distance in metres"):
+    with pytest.raises(InputError, match="is not possible; expected metres, 0 to 10000"):
         geossl.sample(map_tif, frame_at((1, 1)), radius_m=radius)

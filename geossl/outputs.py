@@ -161,7 +161,7 @@ def output_path(out: str | Path, option: str = "--out") -> Path:
     if path.name in ("", ".."):
         raise InputError(f"{option} {path} is a folder; name what is to be written in it")
     if store := next((place for place in path.absolute().parents if (place / "zarr.json").is_file()), None):
-        raise InputError(f"{option} {path} lies in the map {store}; choose a place outside it")
+        raise InputError(f"{option} {path} lies inside the map {store}; choose another folder")
     return path
 
 

@@ -95,7 +95,7 @@ def test_a_missing_folder_is_named(tmp_path):
         ("folder.tif", {}, "folder.tif is a folder; choose another name"),
         ("there.tif/a.tif", {"makes_folder": True}, "cannot be written: .*there.tif is not a folder"),
         ("none/a.tif", {"option": "--raster"}, "raster .*a.tif: folder '.*none' does not exist; create it"),
-        ("m.zarr/c/a.tif", {"makes_folder": True}, "lies in the map .*m.zarr; choose a place outside it"),
+        ("m.zarr/c/a.tif", {"makes_folder": True}, "lies inside the map .*m.zarr; choose another folder"),
         ("a\0.tif", {}, "is not a file name"),
         ("x" * 250 + ".tif", {}, "xxx... is a name of more than 240 bytes"),
     ],

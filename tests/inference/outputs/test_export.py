@@ -98,7 +98,7 @@ def test_int8_cogs_of_neighbouring_regions_compare_once_decoded(place, tmp_path)
 def test_a_file_is_never_replaced_by_a_folder_nor_the_map_by_itself(place, croma_file, tmp_path):
     (tmp_path / "stac").write_text("mine")
     tif = geossl.export(place / "m.zarr", tmp_path / "m.tif")
-    for path, out, words in ((place / "m.zarr", tmp_path / "stac", "stac is a file"), (tif, tif, "is the map itself")):
+    for path, out, words in ((place / "m.zarr", tmp_path / "stac", "stac is a file"), (tif, tif, "is an input of this call")):
         with pytest.raises(InputError, match=words):
             geossl.export(path, out, overwrite=True, encoder=croma_file if out.suffix == "" else None)
     assert (tmp_path / "stac").read_text() == "mine"
@@ -141,7 +141,7 @@ def test_memory_does_not_grow_with_the_map(two_sizes, tmp_path, ending):
         (["m.zarr", "o.tif", "--licence", "MIT"], "--licence means nothing for .tif output"),
         (["m.zarr", "nowhere/o.tif"], "folder 'nowhere' does not exist; create it"),
         (["m.zarr", "m.zarr.build"], "must end in .tif or .parquet"),
-        (["m.zarr", "m.zarr", "--overwrite"], "is the map itself"),
+        (["m.zarr", "m.zarr", "--overwrite"], "is an input of this call"),
         (["m.tif", "m.tif", "--overwrite"], "map 'm.tif' does not exist"),
         (["m.zarr", "m.zarr.build/plan.json/o.tif"], "plan.json is not a folder"),
         (["m.zarr", "o.tif", "--dtype", "int4"], "--dtype 'int4' is not known"),

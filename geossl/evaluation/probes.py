@@ -107,6 +107,8 @@ def probe(
     if not classes:
         return probe_amounts(kind, split, tests, seed, neighbours)
     multi = split.train.y.ndim == 2
+    if not multi and kind != "knn" and len(np.unique(split.train.y)) < 2:
+        raise InputError(f"--protocol {kind}: the training part holds one class; give more labels, or another seed")
     fit = fit_multi if multi else fit_single
     classify, setting = fit(kind, split.train, split.val, classes, seed, neighbours)
     score = multi_label if multi else single_label

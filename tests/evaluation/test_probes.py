@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 from torchmetrics.classification import MulticlassJaccardIndex
 
+from geossl.errors import InputError
 from geossl.evaluation.bootstrap import (
     accuracies,
     areas_under_curve,
@@ -132,6 +135,12 @@ def test_a_class_without_examples_gets_no_chance():
     for kind in ("knn", "linear", "mlp"):
         classify, _ = fit_multi(kind, Samples(train.x, y), Samples(train.x, y), 4, 0)
         assert classify(train.x)[:, 3].max() < 0.2, kind
+
+
+def test_a_training_part_of_one_class_is_said(split):
+    train = Samples(split.train.x, 0 * split.train.y)
+    with pytest.raises(InputError, match="protocol linear: the training part holds one class"):
+        probe("linear", replace(split, train=train), 4, 0)
 
 
 def test_two_classes_also_give_the_area_under_the_curve():

@@ -98,7 +98,10 @@ def test_int8_cogs_of_neighbouring_regions_compare_once_decoded(place, tmp_path)
 def test_a_file_is_never_replaced_by_a_folder_nor_the_map_by_itself(place, croma_file, tmp_path):
     (tmp_path / "stac").write_text("mine")
     tif = geossl.export(place / "m.zarr", tmp_path / "m.tif")
-    for path, out, words in ((place / "m.zarr", tmp_path / "stac", "stac is a file"), (tif, tif, "is an input of this call")):
+    for path, out, words in (
+        (place / "m.zarr", tmp_path / "stac", "stac is a file"),
+        (tif, tif, "is an input of this call"),
+    ):
         with pytest.raises(InputError, match=words):
             geossl.export(path, out, overwrite=True, encoder=croma_file if out.suffix == "" else None)
     assert (tmp_path / "stac").read_text() == "mine"

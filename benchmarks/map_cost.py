@@ -67,7 +67,7 @@ def made(folder, encoder, name, reach="own"):
     geossl.embed_map(region, source, out=folder / f"{name}.zarr", picture=False, overwrite=True, **asked)
     return {
         "seconds": time.process_time() - start,
-        "said_seconds": float(said["encode_seconds"]),
+        "said_seconds": float(said["seconds"]),
         "mb": peak_mb(),
         "said_mb": 1000 * float(said["memory_per_worker_gb"]),
         "dry_seconds": dry,

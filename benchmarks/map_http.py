@@ -1,10 +1,12 @@
 """A map by local attention from files on a server: end to end against its parts, failing requests, Dask over tcp.
 
-The scene of ``map.py`` lies on a server of 127.0.0.1, in a process of its own, and is read by ``--s1 http://...``. Its
-shards are read (``reading``), encoded from memory (``model``), and mapped (``end to end``: both at a time), taking
-turns; by the clock, which is what overlapping is about, and in processor seconds of this process.
+The scene of ``map.py`` lies on a server of 127.0.0.1 as cloud-optimised GeoTIFFs, in a process of its own, and is read
+by ``--s1 http://...``. Its shards are read (``reading``), encoded from memory (``model``), and mapped (``end to end``:
+both at a time), taking turns; by the clock, which is what overlapping is about, and in processor seconds of this
+process. With ``--pin`` the server has a core of its own and this process another, so that the processor seconds of
+reading, encoding and writing add up.
 
-Run: python benchmarks/map_http.py [--encoder croma_tiny] [--side 2400] [--km 20]
+Run: python benchmarks/map_http.py [--encoder croma_tiny] [--side 2400] [--km 20] [--pin] [--compress none|deflate]
 """
 
 import argparse
@@ -20,6 +22,7 @@ from pathlib import Path
 import geopandas as gpd
 import map as whole  # the file beside this one
 import numpy as np
+import rasterio.shutil
 import torch
 from map_cost import square
 
@@ -36,6 +39,15 @@ from tests.servers.stac import serving
 FAULTS = {"503": 0.02, "truncated": 0.02, "403": 0.01}
 
 
+def optimised(folder, compress):
+    """Rewrite the scene as files on servers are: tiled, with overviews, compressed or not."""
+    for path in (folder / "s1.tif", folder / "s2.tif"):
+        plain = path.rename(path.with_name(f"plain_{path.name}"))
+        settings = {"driver": "COG", "blocksize": 256, "compress": compress, "overview_resampling": "nearest"}
+        rasterio.shutil.copy(plain, path, **settings)
+        plain.unlink()
+
+
 def serve(folder):
     """Serve a folder until the input ends; a line of JSON sets the faults and gets the number of requests."""
     with serving(folder, []) as server:
@@ -48,9 +60,11 @@ def serve(folder):
 class Served:
     """The server in a process of its own."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, core=None):
         call = [sys.executable, __file__, "--serve", str(folder)]
         self.process = subprocess.Popen(call, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        if core is not None:
+            os.sched_setaffinity(self.process.pid, {core})
         self.url = json.loads(self.process.stdout.readline())
 
     def fail(self, faults):
@@ -81,6 +95,8 @@ def main():
     parser.add_argument("--side", type=int, default=2400)
     parser.add_argument("--km", type=float, default=20)
     parser.add_argument("--turns", type=int, default=2)
+    parser.add_argument("--pin", action="store_true", help="the server on one core, this process on another")
+    parser.add_argument("--compress", default="deflate", choices=["none", "deflate"])
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:
@@ -89,7 +105,11 @@ def main():
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         whole.big_scene(folder, args.side)
-        server = Served(folder)
+        optimised(folder, args.compress)
+        cores = sorted(os.sched_getaffinity(0))
+        server = Served(folder, cores[-1] if args.pin else None)
+        if args.pin:
+            os.sched_setaffinity(0, cores[:1])
         region = gpd.GeoDataFrame(geometry=[square(args.km)], crs=whole.EPSG)
         there = geossl.Rasters(s1=f"{server.url}/files/s1.tif", s2=f"{server.url}/files/s2.tif")
         here = geossl.Rasters(s1=folder / "s1.tif", s2=folder / "s2.tif")

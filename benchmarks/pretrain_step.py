@@ -1,10 +1,11 @@
-"""The demo recipe's training step, today's tree beside an older one: images per processor second, and the losses.
+"""The demo recipe's training step, today's tree beside an older one: images per second, and the losses.
 
 Both trees train in processes of their own and take turns, so that whatever else the machine does meets both alike.
+Seconds are of the processor and, which is what several cores are about, of the clock.
 Reading chips, forward and backward pass, the update and the log are counted; imports and the end of a run are not.
 
     git worktree add ../before 1b808dd
-    python benchmarks/pretrain_step.py --before ../before [--steps 200] [--seeds 0 1 2]
+    python benchmarks/pretrain_step.py --before ../before [--steps 200] [--seeds 0 1 2] [--threads 2]
         [--also "fp32" train.precision=32-true] ...
 """
 
@@ -27,21 +28,21 @@ TURN = 10  # steps until the other tree has its turn
 WARM = 2  # turns that are not counted
 
 
-def work(steps: int, seed: int, out: str, settings: list[str]) -> None:
-    """Train; before every turn report the processor seconds of the last one, and wait to be asked."""
+def work(steps: int, seed: int, threads: int, out: str, settings: list[str]) -> None:
+    """Train; before every turn report the seconds of the last one, and wait to be asked."""
     import torch
 
     import geossl
     from geossl.methods.base import SSLMethod
 
-    torch.set_num_threads(1)
-    spent = [time.process_time()]
+    torch.set_num_threads(threads)
+    spent = [time.process_time(), time.perf_counter()]
 
     def tick(self: SSLMethod, batch: object, index: int) -> None:
         if self.global_step % TURN == 0:
-            print(json.dumps(time.process_time() - spent[0]), flush=True)
+            print(json.dumps([time.process_time() - spent[0], time.perf_counter() - spent[1]]), flush=True)
             sys.stdin.readline()
-            spent[0] = time.process_time()
+            spent[:] = time.process_time(), time.perf_counter()
 
     SSLMethod.on_train_batch_start = tick
     overrides = {"train__max_steps": steps, "train__seed": seed, "train__log_every": 1, "probe__every_steps": 0}
@@ -51,17 +52,20 @@ def work(steps: int, seed: int, out: str, settings: list[str]) -> None:
     geossl.pretrain("croma", out=out, **overrides)
 
 
-def started(tree: Path, steps: int, seed: int, out: Path, settings: list[str]) -> subprocess.Popen[str]:
+def started(tree: Path, steps: int, seed: int, threads: int, out: Path, settings: list[str]) -> subprocess.Popen[str]:
     """A process that trains with the code of a tree."""
-    command = [sys.executable, __file__, "--steps", str(steps), "--seeds", str(seed), "--work", str(out), *settings]
-    environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
+    numbers = ["--steps", str(steps), "--seeds", str(seed), "--threads", str(threads)]
+    command = [sys.executable, __file__, *numbers, "--work", str(out), *settings]
+    environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": str(threads)}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, **pipes)
 
 
-def taking_turns(ways: dict[str, tuple[Path, list[str]]], steps: int, seed: int, folder: Path) -> dict[str, list]:
-    """Processor seconds per turn of every way."""
-    runs = {name: started(tree, steps, seed, folder / name, more) for name, (tree, more) in ways.items()}
+def taking_turns(
+    ways: dict[str, tuple[Path, list[str]]], steps: int, seed: int, threads: int, folder: Path
+) -> dict[str, list[list[float]]]:
+    """Seconds of the processor and of the clock per turn of every way."""
+    runs = {name: started(tree, steps, seed, threads, folder / name, more) for name, (tree, more) in ways.items()}
     seconds = {name: [] for name in runs}
     for turn in range(steps // TURN):
         for name, run in runs.items():
@@ -90,25 +94,27 @@ def main() -> None:
     parser.add_argument("--before", type=Path, help="another tree of this repository")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--also", nargs="+", action="append", default=[], help="a name and settings, key=value")
     parser.add_argument("--work", nargs="+", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.work:
-        return work(args.steps, args.seeds[0], args.work[0], args.work[1:])
+        return work(args.steps, args.seeds[0], args.threads, args.work[0], args.work[1:])
     ways = {"before": (args.before.resolve(), []), "now": (HERE, [])}
     ways |= {name: (HERE, settings) for name, *settings in args.also}
-    print("| seed | way | images per processor second | over before | mean loss of the last 50 steps |")
-    print("|---|---|---|---|---|")
+    print("| seed | way | images per processor second | over before | images per second | over before | mean loss |")
+    print("|---|---|---|---|---|---|---|")
     for seed in args.seeds:
         with tempfile.TemporaryDirectory() as folder:
-            seconds = taking_turns(ways, args.steps, seed, Path(folder))
-            speed = {name: 64 * TURN / statistics.median(values) for name, values in seconds.items()}
+            seconds = taking_turns(ways, args.steps, seed, args.threads, Path(folder))
+            speed = {
+                name: [64 * TURN / statistics.median(kind) for kind in zip(*values, strict=True)]
+                for name, values in seconds.items()
+            }
             for name in ways:
+                cells = [f"{a:.0f} | {a / b:.2f}" for a, b in zip(speed[name], speed["before"], strict=True)]
                 end = statistics.mean(losses(Path(folder) / name)[-50:])
-                print(
-                    f"| {seed} | {name} | {speed[name]:.0f} | {speed[name] / speed['before']:.2f} | {end:.4f} |",
-                    flush=True,
-                )
+                print(f"| {seed} | {name} | {' | '.join(cells)} | {end:.4f} |", flush=True)
     return None
 
 

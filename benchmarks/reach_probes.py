@@ -25,6 +25,7 @@ SHOWN = {
     "eurosat": ("linear", "kNN"),
     "land_cover": ("s1 blocks balanced", "s2 blocks balanced"),
     "floods": ("AP", "IoU"),
+    "change": ("s2 AUC", "s1 AUC"),
 }
 
 

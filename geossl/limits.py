@@ -35,7 +35,9 @@ def unusable_decibel(values: Float[ndarray, "c ..."], bands: Sequence[str] = ())
     A VH of exactly 0 above a VV below it is fill; a VV of 0 may be a bright target that was cut off there.
     """
     with np.errstate(invalid="ignore"):
-        bad: Bool[ndarray, ...] = np.logical_not(((values > LEAST_DB) & (values < MOST_DB)).all(axis=0))
+        bad: Bool[ndarray, ...] = np.logical_not(
+            (np.minimum.reduce(values) > LEAST_DB) & (np.maximum.reduce(values) < MOST_DB)
+        )
         if "VV" in bands and "VH" in bands:
             bad |= (values[list(bands).index("VH")] == 0) & (values[list(bands).index("VV")] < 0)
     return bad
@@ -57,15 +59,13 @@ def unusable_reflectance(
         bands: Their names.
     """
     shift = offset * scale / DN
+    least, most = np.minimum.reduce(values), np.maximum.reduce(values)  # both NaN where a band is
     with np.errstate(invalid="ignore"):
         low, high = LEAST_REFLECTANCE * scale - shift, MOST_REFLECTANCE * scale - shift
-        bad: Bool[ndarray, ...] = np.logical_not(
-            ((values >= min(low, LEAST_REFLECTANCE * scale)) & (values <= high)).all(axis=0)
-        )
+        bad: Bool[ndarray, ...] = np.logical_not((least >= min(low, LEAST_REFLECTANCE * scale)) & (most <= high))
         if len(values) > 1:
-            same = (values == values[0]).all(axis=0)
-            bad |= same & ((values[0] <= 0) | ((scale > 1) & (values[0] == MAX_INT16)))
-    if (values == 0).any():
+            bad |= (least == most) & ((least <= 0) | ((scale > 1) & (least == MAX_INT16)))
+    if not (least > 0).all() and (values == 0).any():
         bad |= (values == 0).any(axis=0) if offset else missing_bands(values, MISSING_BESIDE * scale, bands)
     return bad
 

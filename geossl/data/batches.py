@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,6 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
+
+END = object()  # after the last batch
 
 
 class TrainingData(L.LightningDataModule, ABC):
@@ -51,7 +54,25 @@ class DrawnData(TrainingData):
         """Batches from ``start_step`` on; every rank its own draws."""
         draws = StepBatches(self.batch_size, self.start_step, self.steps, *self.ranks)
         keep: dict[str, Any] = {"multiprocessing_context": "spawn", "persistent_workers": True} if self.workers else {}
-        return DataLoader(self.dataset, batch_sampler=draws, num_workers=self.workers, **keep)
+        return ReadAhead(self.dataset, batch_sampler=draws, num_workers=self.workers, **keep)
+
+
+class ReadAhead(DataLoader[Any]):
+    """A loader that makes the next batch in a thread while one is trained on; loader processes do so by themselves."""
+
+    def __iter__(self) -> Any:
+        """Yield the batches."""
+        batches = super().__iter__()
+        return batches if self.num_workers else one_ahead(batches)
+
+
+def one_ahead(items: Iterator[Any]) -> Iterator[Any]:
+    """The same items, each made while the one before is used."""
+    with ThreadPoolExecutor(1) as maker:
+        following = maker.submit(next, items, END)
+        while (item := following.result()) is not END:
+            following = maker.submit(next, items, END)
+            yield item
 
 
 class StepBatches(Sampler[list[int]]):
@@ -82,8 +103,6 @@ class StepBatches(Sampler[list[int]]):
 
 
 ATTEMPTS = 20
-
-
 VALID_SHARE = 0.5
 
 

@@ -169,6 +169,8 @@ def copy(file: Pixels, source: DatasetReader, column: int, row: int, shape: tupl
     """Pixels as they are; NaN outside the file."""
     (height, width), (rows, columns) = shape, file.geobox.shape
     top, left, bottom, right = max(row, 0), max(column, 0), min(row + height, rows), min(column + width, columns)
+    if (bottom - top, right - left) == shape:
+        return file.read(source, Window(left, top, width, height), shape)
     out = np.full((len(file.bands), height, width), np.nan, dtype=np.float32)
     if top < bottom and left < right:
         window = Window(left, top, right - left, bottom - top)

@@ -53,6 +53,16 @@ def test_a_file_on_a_server_may_lack_bands_as_one_on_disk(server, tmp_path):
     assert list(cube["s2_band"].values) == ten
 
 
+def test_a_large_file_without_overviews_is_looked_at_in_places(server, tmp_path):
+    big = np.tile(optical(), (1, 6, 5))
+    path = write_raster(tmp_path / "S2_20240612.tif", big, BOA_ADD_OFFSET="0")
+    address = f"{server.url}/files/{path.name}"
+    here, there = (LocalRasters({"s2": [p]}) for p in (path, address))
+    assert server.sent[path.name] < 0.3 * path.stat().st_size
+    keys = ("offset", "scale", "reason", "bands")
+    assert [getattr(there.files["s2"][0], key) for key in keys] == [getattr(here.files["s2"][0], key) for key in keys]
+
+
 def test_a_read_that_fails_is_tried_again_and_never_taken_for_nodata(server, tmp_path):
     address = f"{server.url}/files/s1.tif"
     source = LocalRasters({"s1": [address]})

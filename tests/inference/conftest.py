@@ -172,8 +172,9 @@ def random_map(path, side):
     store.create(path, plan, croma_spec("tiny", window_px=160, margin_px=16, dim=64, depth=2, heads=8))
     rng = np.random.default_rng(0)
     ones = np.ones((128, 128), np.uint8)
+    arrays = store.opened(path)
     for shard in plan.shards:
-        store.write_shard(path, plan, shard, rng.normal(size=(64, 128, 128)).astype(np.float32), 100 * ones, ones)
+        store.write_shard(arrays, plan, shard, rng.normal(size=(64, 128, 128)).astype(np.float32), 100 * ones, ones)
     store.finish(path)
 
 

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,8 @@ from geossl.speckle import note_speckle
 from geossl.units import check_decibel, darkest, reflectance_scale
 
 LOOK_PX = 256  # side of the thinned look that unit checks are made on
+SPOTS = 16  # blocks of a file elsewhere without overviews that are looked at
+ELSEWHERE = ("/vsicurl", "/vsis3", "/vsigs")
 MAX_REFLECTANCE = 3.0  # clouds and glint exceed 1
 GDAL = {  # files are read with what they were looked at with: sidecars are asked for by name, folders are not listed
     "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE",
@@ -109,19 +112,17 @@ def in_unit(
     entry = SENSORS[file.sensor]
     if any("complex" in kind for kind in source.dtypes):
         raise BandError(f"{named(file)} holds complex numbers, as single-look radar does; expected {entry.unit}")
-    look = (min(source.height, LOOK_PX), min(source.width, LOOK_PX))
-    window = Window(0, 0, source.width, source.height)
     names = wanted or entry.bands
     file = file if file.parts else with_scale(file, source)  # parts are a product's, whose scale is known
     if file.gain and entry.key != OPTICAL:
         file = replace(file, fill=next((p.fill for p in entry.products if p.dtype in source.dtypes), file.fill))
-    numbers = file.read(source, window, look)
+    numbers = thinned(file, source)
     seen = numbers[:, np.isfinite(numbers[0])]
     if not seen.size:
         warnings.warn(f"{named(file)}: no pixel that was looked at is valid; is its nodata right?", Note, stacklevel=2)
     if entry.is_radar:
         check_decibel(named(file), seen, names)
-        note_speckle(named(file), numbers if look == source.shape else in_the_middle(file, source), names)
+        note_speckle(named(file), numbers if numbers.shape[1:] == source.shape else in_the_middle(file, source), names)
         return replace(file, names=names)
     if entry.unit != "reflectance":
         return replace(file, reason=f"{entry.unit} as stored")
@@ -139,6 +140,34 @@ def in_the_middle(file: RasterFile, source: DatasetReader) -> Float[ndarray, "c 
     height, width = (min(size, LOOK_PX) for size in source.shape)
     window = Window((source.width - width) // 2, (source.height - height) // 2, width, height)
     return file.read(source, window, (height, width))
+
+
+def thinned(file: RasterFile, source: DatasetReader) -> Float[ndarray, "c h w"]:
+    """Numbers of an open file, thinned; or, where that would fetch all of a file elsewhere, of some of its blocks.
+
+    Those of blocks lie one after the other.
+    """
+    if source.name.startswith(ELSEWHERE) and not source.overviews(1) and (spots := spread_blocks(source)):
+        sides = [(min(w.height, LOOK_PX // 2), min(w.width, LOOK_PX // 2)) for w in spots]
+        looks = [file.read(source, window, side) for window, side in zip(spots, sides, strict=True)]
+        numbers = np.concatenate([look.reshape(len(look), 1, -1) for look in looks], axis=2)
+        if np.isfinite(numbers[0]).any():
+            return numbers
+    look = (min(source.height, LOOK_PX), min(source.width, LOOK_PX))
+    return file.read(source, Window(0, 0, source.width, source.height), look)
+
+
+def spread_blocks(source: DatasetReader) -> list[Window]:
+    """A few of a file's blocks, spread evenly; none where it has not many more."""
+    height, width = source.block_shapes[0]
+    rows, columns = -(-source.height // height), -(-source.width // width)
+    if rows * columns <= 2 * SPOTS:
+        return []
+    across = min(columns, round(SPOTS**0.5))
+    down = min(rows, SPOTS // across)
+    places = (np.linspace(0, n - 1, k).round().astype(int).tolist() for n, k in ((rows, down), (columns, across)))
+    corners = [(row * height, column * width) for row, column in product(*places)]
+    return [Window(x, y, min(width, source.width - x), min(height, source.height - y)) for y, x in corners]
 
 
 def check_place(source: DatasetReader, path: Path) -> None:

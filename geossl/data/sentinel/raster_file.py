@@ -101,10 +101,11 @@ class RasterFile:
         zero_is_fill = SENSORS[self.sensor].zero_is_fill
         unmasked = self.zero_is_nodata and zero_is_fill and not self.masked  # a mask reads all of it again
         data = self.layers(source, self.bands, window, shape, masked=not unmasked)
-        numbers = np.ma.getdata(data).astype(np.float32)
-        invalid = ~np.isfinite(numbers).all(axis=0)
+        numbers = np.ma.getdata(data).astype(np.float32, copy=False)
+        least, most = np.minimum.reduce(numbers), np.maximum.reduce(numbers)  # both NaN where a band is
+        invalid = ~(np.isfinite(least) & np.isfinite(most))
         if zero_is_fill:
-            invalid |= (numbers == 0).all(axis=0)
+            invalid |= (least == 0) & (most == 0)
         if self.fill is not None:
             invalid |= (numbers == self.fill).any(axis=0)
         if not unmasked:
@@ -182,7 +183,10 @@ class RasterFile:
         """File numbers to the sensor's unit; reflectance below 0 is cut to 0."""
         if SENSORS[self.sensor].unit != "reflectance":
             return numbers
-        return np.maximum(numbers + np.float32(self.offset), 0) / np.float32(self.scale)
+        found = numbers + np.float32(self.offset)
+        np.maximum(found, 0, out=found)
+        found /= np.float32(self.scale)
+        return found
 
 
 @dataclass(frozen=True)

@@ -196,15 +196,18 @@ def as_it_is(path: str) -> dict[str, Any]:
 
 def mosaic(files: Sequence[RasterFile], sensor: str, geobox: GeoBox) -> Float[ndarray, "c h w"]:
     """Files of one sensor on a grid, in physical units; the first valid pixel wins, NaN where there is none."""
-    data = np.full((len(SENSORS[sensor].bands), *geobox.shape), np.nan, dtype=np.float32)
+    data: Float[ndarray, "c h w"] | None = None
     missing = np.ones(geobox.shape, dtype=bool)
     for file in files:
         if reaches(file.geobox, geobox):
             values = file.physical(warp(file, geobox))
-            data[:, missing] = values[:, missing]
+            if data is None:
+                data = values
+            else:
+                np.copyto(data, values, where=missing)
             own = next(i for i, number in enumerate(file.bands) if number)  # an unusable pixel is NaN in all it has
             missing &= np.isnan(values[own])
-    return data
+    return np.full((len(SENSORS[sensor].bands), *geobox.shape), np.nan, np.float32) if data is None else data
 
 
 def warp(file: RasterFile, geobox: GeoBox) -> Float[ndarray, "c h w"]:

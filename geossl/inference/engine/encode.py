@@ -53,6 +53,22 @@ class Encoded(NamedTuple):
     sensors: UInt8[np.ndarray, "gh gw"]
 
 
+class Made(NamedTuple):
+    """What is written of the blocks of a task.
+
+    Attributes:
+        found: Embeddings, validity, sensors.
+        dates: Day of every patch; None if the source has no dates.
+        seen: The true colour picture; None without optical pixels.
+        seconds: Of a shard, for its receipt.
+    """
+
+    found: Encoded
+    dates: np.ndarray | None
+    seen: np.ndarray | None
+    seconds: dict[str, float]
+
+
 def phases_of(spec: DenseSpec, gsd_m: float | None) -> int:
     """How many times finer than a patch a map is, per axis: 1 by default; 2 and 4 cost 4 and 16 times as much.
 
@@ -304,8 +320,9 @@ def usable_shares(
     found, patch, dates = {}, spec.patch_px, spec.dates
     for name, x in images.items():
         needed, (h, w) = spec.needed(name), x.shape[1:]
-        good = np.isfinite(x if len(needed) == len(x) else x[needed])
-        good = good.reshape(dates, -1, h // patch, patch, w // patch, patch).all(axis=1)
+        own = (x if len(needed) == len(x) else x[needed]).reshape(dates, -1, h, w)
+        good = np.isfinite(np.minimum.reduce(own, axis=1)) & np.isfinite(np.maximum.reduce(own, axis=1))
+        good = good.reshape(dates, h // patch, patch, w // patch, patch)
         found[name] = good.mean(axis=(0, 2, 4), dtype=np.float32)
     return found
 

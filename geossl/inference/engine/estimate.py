@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 import psutil
+import shapely
 import torch
+from odc.geo.geobox import GeoBox
 
-from geossl.errors import InputError
+from geossl.errors import InputError, RunError
 from geossl.inference.engine.encode import EncodeConfig, rim_px
 from geossl.inference.engine.geometry import Geometry
 from geossl.inference.engine.plan import Plan
+from geossl.inference.engine.source import OnlySensors, Source, image_at, images
 from geossl.models.encoder import DenseModel, DenseSpec, LocalModel
 from geossl.models.layers.local_attention import TILE
 from geossl.models.layers.tiles import GROUP
@@ -29,6 +32,8 @@ PIXEL_COPIES = 7  # of a block's pixels alive at once: read, filled, scaled, cli
 STREAM_COPIES = 12  # of a block's tokens: three streams, keys and values of two, what comes out
 SERIES_PX = 16  # side of the square of series that is timed
 SERIES = 7 * 256  # tokens per date of the series of pixels that run at once: seven band groups each
+READ_PX = 512  # side of the square whose reading is timed
+SHARD_S, CELL_S, BYTE_S = 8e-3, 1.5e-3, 4e-9  # what writing takes, measured
 STORED = {"int8": 1, "float16": 2, "float32": 4}
 
 
@@ -127,10 +132,48 @@ def count_of(inputs: list[Any]) -> int:
     return len({str(scene.get("id", scene)) if isinstance(scene, dict) else str(scene) for scene in inputs})
 
 
-def estimate(plan: Plan, encoder: DenseModel, config: EncodeConfig, workers: int, out: Path) -> dict[str, Any]:
+def read_seconds(plan: Plan, spec: DenseSpec, source: Source) -> float | None:
+    """Time that reading takes here, measured on a square in the middle of the region; None for scenes of a catalogue.
+
+    A catalogue's scenes are composed of several dates, which would take longer than a dry run may.
+    """
+    inner = source.source if isinstance(source, OnlySensors) else source
+    if callable(getattr(inner, "in_run", None)):
+        return None
+    around = rim_px(spec, plan.shape, plan.phases)
+    tasks = [plan.blocks(task[0]) for task in plan.tasks(plan.shards)]
+    boxes = [plan.lattice.pixels(*blocks, around) for blocks in tasks]
+    most = max(boxes, key=lambda box: min(box.shape))
+    side = min(READ_PX, *most.shape)
+    middle = most[tuple(slice((n - side) // 2, (n + side) // 2) for n in most.shape)]
+    try:
+        start = time.perf_counter()
+        images(image_at(source, middle, plan.time(plan.shards[0])), spec)
+        taken = time.perf_counter() - start
+    except RunError:  # what a host does not give now may be there later
+        return None
+    known = shapely.union_all(list(source.footprints(plan.lattice.epsg).values()))
+    return taken / side**2 * sum(px_within(box, known) for box in boxes)
+
+
+def px_within(box: GeoBox, area: shapely.Geometry) -> float:
+    """Pixels of a grid that lie in an area; the others are not read."""
+    return box.extent.geom.intersection(area).area / abs(box.resolution.x * box.resolution.y)
+
+
+def write_seconds(plan: Plan, stored_bytes: int) -> float:
+    """Time that writing takes: what a shard, a cell and a byte cost, on a disk that is not the bottleneck."""
+    cells = sum(int(plan.cells(shard).sum()) for shard in plan.shards)
+    return len(plan.shards) * SHARD_S + cells * CELL_S + stored_bytes * BYTE_S
+
+
+def estimate(
+    plan: Plan, encoder: DenseModel, config: EncodeConfig, workers: int, out: Path, source: Source
+) -> dict[str, Any]:
     """What ``geossl embed --dry-run`` prints.
 
-    Time is the model's on this machine with all its cores; reading is not in it.
+    Times are of this machine with all its cores. ``seconds`` is all of it but the start of the program: reading and
+    writing go on beside the model, on other cores where there are some.
     """
     spec, cell = encoder.spec, plan.lattice.cell_patches * plan.lattice.patch_px
     windows = sum(int(plan.cells(shard).sum()) for shard in plan.shards)
@@ -139,6 +182,9 @@ def estimate(plan: Plan, encoder: DenseModel, config: EncodeConfig, workers: int
     halo = ((side + 2 * rim_px(spec, shape, plan.phases)) / side) ** 2
     stored = spec.dim * STORED[plan.dtype] + 6
     computed, seconds = windows * (plan.lattice.cell_m / 1000) ** 2, encode_seconds(plan, encoder, config)
+    write_bytes = windows * plan.cell_side**2 * stored
+    reading = read_seconds(plan, spec, source)
+    beside = ((reading or 0.0) + write_seconds(plan, write_bytes)) / torch.get_num_threads()
     return {
         "out": str(out),
         "crs": f"EPSG:{plan.lattice.epsg}",
@@ -151,11 +197,13 @@ def estimate(plan: Plan, encoder: DenseModel, config: EncodeConfig, workers: int
         "attention": "whole windows" if shape.reach is None else f"{shape.reach} patches around each patch",
         "windows": windows * plan.phases**2,
         "read_mb": round(windows * cell**2 * halo * bands(plan, spec) * 2 / 1e6, 1),
-        "write_mb": round(windows * plan.cell_side**2 * stored / 1e6, 1),
+        "write_mb": round(write_bytes / 1e6, 1),
         "memory_per_worker_gb": round(worker_bytes(plan, encoder, config.batch_size) / 1e9, 2),
         "workers": workers,
         "precision": config.precision,
         "encode_seconds": round(seconds),
+        "read_seconds": "not measured: scenes of a catalogue" if reading is None else round(reading),
+        "seconds": round(seconds + beside),
         "seconds_per_km2": float(f"{seconds / computed:.3g}") if computed else 0.0,
         "cores": os.cpu_count(),
     }

@@ -4,7 +4,8 @@ import copy
 import threading
 import time
 import warnings
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Set
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +17,7 @@ from geossl import grid
 from geossl.errors import GridError, InputError, Note, RunError
 from geossl.inference.engine import estimate, store, true_colour, workers
 from geossl.inference.engine.coverage import covered, outside
-from geossl.inference.engine.encode import EncodeConfig, Encoded, encode_block, patch_dates, phases_of, rim_px
+from geossl.inference.engine.encode import EncodeConfig, Encoded, Made, encode_block, patch_dates, phases_of, rim_px
 from geossl.inference.engine.geometry import check_reach, geometry
 from geossl.inference.engine.overviews import add_overviews
 from geossl.inference.engine.plan import BuildFolder, Plan, Shard, Task, begun, fitting_shard
@@ -130,7 +131,7 @@ def dry_run(aoi: grid.Aoi, source: Source, encoder: Path, out: Path, **settings:
     for path, plan in plans(aoi, source, encoder, out, config).items():
         model = loaded(str(encoder.absolute()), plan.metadata["encoder_sha256"], workers.device())
         count = workers.local_count(config.scheduler)
-        found.append(estimate.estimate(plan, model, config.encoding(plan), count, path))
+        found.append(estimate.estimate(plan, model, config.encoding(plan), count, path, source))
     return found
 
 
@@ -237,7 +238,10 @@ def complete(work: Work, name: str, out: Path, failed: Set[Shard]) -> None:
         InputError: If it holds nothing; nothing is left behind.
     """
     made = work.build.totals(work.plan.metadata["sensors"])
-    sums = finished_sums(work, failed)
+    sums, lost = checksums.of_shards(work.data, work.plan.shards, work.build.files, failed)
+    if lost:
+        work.build.reopen(lost)
+        raise RunError(f"{len(lost)} finished shards of {work.data} have lost a file; run again to make them anew")
     if not made["patches"] and not failed:
         remove(out)
         remove(work.build.path)
@@ -260,25 +264,6 @@ def complete(work: Work, name: str, out: Path, failed: Set[Shard]) -> None:
         work.build.write(work.build.finished, {"shards": len(work.plan.shards)})
 
 
-def finished_sums(work: Work, failed: Set[Shard]) -> dict[Shard, checksums.Sums]:
-    """Checksums of all shard files, as their markers have them.
-
-    Raises:
-        RunError: If a file of a finished shard has gone since; the shard counts as missing from now on.
-    """
-    sums: dict[Shard, checksums.Sums] = {
-        shard: work.build.files(shard) or checksums.sums_of(work.data, shard)
-        for shard in work.plan.shards
-        if shard not in failed
-    }
-    sums |= {shard: dict.fromkeys(checksums.sharded(work.data), (0, 0)) for shard in failed}
-    lost = [s for s in sums if any(n != checksums.size_of(work.data, name, s) for name, (n, _) in sums[s].items())]
-    if lost:
-        work.build.reopen(lost)
-        raise RunError(f"{len(lost)} finished shards of {work.data} have lost a file; run again to make them anew")
-    return sums
-
-
 def compute(work: Work, scheduler: str, report: Callable[[int, float], None]) -> dict[Shard, str]:
     """Run the missing shards and keep those that are made.
 
@@ -289,16 +274,17 @@ def compute(work: Work, scheduler: str, report: Callable[[int, float], None]) ->
     wanted = work.plan.tasks(shard for shard in work.plan.shards if shard not in finished)
     done, km2 = len(finished), 0.0
     failed: dict[Shard, str] = {}
-    is_here = scheduler == "sync"
-    made = workers.here(work, wanted, read, finish) if is_here else workers.results(scheduler, run_task, work, wanted)
-    for task, error in made:
-        if isinstance(error, InputError):
-            raise error
-        new = [shard for shard in task if not error or work.build.has(shard)]
-        failed |= {shard: str(error) for shard in task if shard not in new}
-        done, km2 = done + len(new), km2 + sum(map(work.plan.km2, new))
-        if new:
-            report(done, km2)
+    here, steps = scheduler == "sync", (read, encode, finish)
+    made = workers.here(work, wanted, *steps) if here else workers.results(scheduler, run_task, work, wanted)
+    with closing(made):  # what is being written is written before anything else happens to the map
+        for task, error in made:
+            if isinstance(error, InputError):
+                raise error
+            new = [shard for shard in task if not error or work.build.has(shard)]
+            failed |= {shard: str(error) for shard in task if shard not in new}
+            done, km2 = done + len(new), km2 + sum(map(work.plan.km2, new))
+            if new:
+                report(done, km2)
     return failed
 
 
@@ -306,7 +292,7 @@ def run_task(work: Work, task: Task) -> Task:
     """Read, embed and write the shards of a task, unless a worker that was lost had done so."""
     if all(map(work.build.has, task)):
         return task
-    finish(work, task, read(work, task))
+    finish(work, task, encode(work, task, read(work, task)))
     return task
 
 
@@ -318,8 +304,8 @@ def read(work: Work, task: Task) -> xr.Dataset:
     return cube.assign_attrs(read_seconds=round(time.monotonic() - started, 3))
 
 
-def finish(work: Work, task: Task, cube: xr.Dataset) -> None:
-    """Embed the shards of a task, then write them one by one, each with a receipt."""
+def encode(work: Work, task: Task, cube: xr.Dataset) -> Made:
+    """Embed the blocks of a task."""
     model, plan, started = work.model(), work.plan, time.monotonic()
     config = replace(work.config, device=workers.device())
     with ENCODING:
@@ -327,23 +313,30 @@ def finish(work: Work, task: Task, cube: xr.Dataset) -> None:
     dates = patch_dates(cube, found.sensors, work.rim, model.spec.patch_px // plan.phases)
     seen = true_colour.bytes_of(cube, plan, work.rim)
     seconds = {"read_seconds": cube.attrs["read_seconds"], "encode_seconds": time.monotonic() - started}
-    seconds = {name: round(value / len(task), 3) for name, value in seconds.items()}
+    return Made(found, dates, seen, {name: round(value / len(task), 3) for name, value in seconds.items()})
+
+
+def finish(work: Work, task: Task, made: Made) -> None:
+    """Write the shards of a task one by one, each with a receipt."""
+    plan, layers = work.plan, store.opened(work.data)
     for shard in task:
         y, x = (slice(s.start * plan.cell_side, s.stop * plan.cell_side) for s in plan.inside(shard))
-        part = Encoded(*(layer[..., y, x] for layer in found))
-        beside = None if dates is None else dates[y, x], true_colour.part(seen, plan, y, x)
-        write(work, shard, part, beside, seconds)
+        part = Encoded(*(layer[..., y, x] for layer in made.found))
+        beside = None if made.dates is None else made.dates[y, x], true_colour.part(made.seen, plan, y, x)
+        write(work, layers, shard, part, beside, made.seconds)
 
 
-def write(work: Work, shard: Shard, found: Encoded, beside: Any, seconds: dict[str, float]) -> None:
+def write(
+    work: Work, layers: store.Layers, shard: Shard, found: Encoded, beside: Any, seconds: Mapping[str, float]
+) -> None:
     """Write a shard with the layers beside it (dates, true colour), then leave a receipt."""
     started = time.monotonic()
-    store.write_shard(work.data, work.plan, shard, *found, *beside)
+    store.write_shard(layers, work.plan, shard, *found, *beside)
     receipt = {
         "patches": int((found.sensors > 0).sum()),
         "fed": {name: int((found.sensors & SENSORS[name].flag > 0).sum()) for name in work.plan.metadata["sensors"]},
         "valid_percent": round(float(found.valid.mean()), 2),
-        "files": checksums.sums_of(work.data, shard),
+        "files": checksums.sums_of(work.data, shard, store.with_sums(layers)),
         **seconds,
         "write_seconds": round(time.monotonic() - started, 3),
     }

@@ -190,10 +190,12 @@ def images(cube: xr.Dataset, spec: DenseSpec) -> dict[str, Any]:
         dates = ["time"] if "time" in array.dims else []
         if dates and array.sizes["time"] != spec.dates:
             raise BandError(f"{name} has {array.sizes['time']} dates; encoder {spec.name} takes {spec.dates}")
-        data = array.sel({axis: [b for b in bands if b in have]}).transpose(axis, *dates, ...).data
-        data = data.astype(np.float32)
+        known = [b for b in bands if b in have]
+        array = array if known == have else array.sel({axis: known})
+        data = array.transpose(axis, *dates, ...).data
+        is_lazy = isinstance(data, da.Array)
+        data = data.astype(np.float32) if is_lazy else np.require(data, np.float32, ["C", "W"])
         if name in SENSORS and SENSORS[name].zero_is_fill:
-            is_lazy = isinstance(data, da.Array)
             data = data.rechunk({0: -1}).map_blocks(without_zeros, dtype=np.float32) if is_lazy else without_zeros(data)
         data = in_place(data, [b in have for b in bands])
         found[name] = data.swapaxes(0, 1).reshape(-1, *data.shape[-2:]) if dates else data
@@ -274,7 +276,7 @@ def note_levels(described: dict[str, Any], spec: DenseSpec) -> None:
 
 def without_zeros(values: Float[ndarray, "c *t h w"]) -> Float[ndarray, "c *t h w"]:
     """NaN where all bands are 0, which is how missing pixels are often filled."""
-    empty = (values == 0).all(axis=0)
+    empty = (np.minimum.reduce(values) == 0) & (np.maximum.reduce(values) == 0)
     return np.where(empty, np.float32(np.nan), values) if empty.any() else values
 
 

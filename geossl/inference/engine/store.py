@@ -3,7 +3,7 @@
 import hashlib
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from geossl.outputs import on_disk, remove
 from geossl.sensors import JOINT_FLAG, SENSORS
 
 OF_DATES = ("geossl:every", "geossl:periods")  # attributes of maps of several dates
+Layers = Mapping[str, Any]  # arrays of an open store by name
 DAYS = {"units": "days since 2000-01-01", "calendar": "standard"}
 
 
@@ -126,6 +127,17 @@ def add_array(
     )
 
 
+def opened(path: Path) -> Layers:
+    """Arrays of a store to write shards to; opening them takes longer than writing a small shard."""
+    root: Any = zarr.open_group(str(path), mode="r+")
+    return {**dict(root.arrays()), **true_colour.opened(root)}
+
+
+def with_sums(layers: Layers) -> list[str]:
+    """Names of the arrays whose shard files have a checksum."""
+    return [name for name, array in layers.items() if array.shards is not None and name != true_colour.ARRAY]
+
+
 def write_embeddings(
     group: Any, where: tuple[slice, slice], embeddings: Float[np.ndarray, "d h w"], time: int | None = None
 ) -> None:
@@ -139,7 +151,7 @@ def write_embeddings(
 
 
 def write_shard(
-    path: Path,
+    layers: Layers,
     plan: Plan,
     shard: Shard,
     embeddings: np.ndarray,
@@ -154,13 +166,13 @@ def write_shard(
     top, left = (row - first_row) * cell, (column - first_column) * cell
     where, time = np.s_[top : top + rows * cell, left : left + columns * cell], plan.time(shard)
     here = where if time is None else (time, *where)
-    group: Any = zarr.open_group(str(path), mode="r+")
-    group["valid"][here] = valid
-    group["sensors"][here] = sensors
+    layers["valid"][here] = valid
+    layers["sensors"][here] = sensors
     if date is not None:
-        group["date"][here] = date
-    true_colour.write(path, plan, where, picture, time)
-    write_embeddings(group, where, embeddings, time)
+        layers["date"][here] = date
+    if picture is not None and true_colour.ARRAY in layers:
+        true_colour.write(layers[true_colour.ARRAY], plan, where, picture, time)
+    write_embeddings(layers, where, embeddings, time)
 
 
 def copy_date(path: Path, out: Path, time: str | None) -> Path:

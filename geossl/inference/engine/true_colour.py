@@ -20,6 +20,7 @@ from geossl.inference.outputs.cog import Block
 from geossl.models.encoder import DenseSpec
 
 TRUE_COLOUR = "true_colour"
+ARRAY = f"{TRUE_COLOUR}/rgb"
 BANDS = ("B04", "B03", "B02")
 STEP = 2  # pixels of a scene along the side of one of the picture
 WHITE = 0.6  # reflectance of the largest byte
@@ -88,28 +89,26 @@ def part(
     return None if picture is None else picture[(slice(None), *where)]
 
 
+def opened(root: Any) -> dict[str, Any]:
+    """The picture's array in an open store by its name; a map begun without one goes on without."""
+    return {ARRAY: root[ARRAY]} if ARRAY in root else {}
+
+
 def write(
-    path: Path,
-    plan: Plan,
-    where: tuple[slice, slice],
-    picture: UInt8[np.ndarray, "3 h w"] | None,
-    time: int | None = None,
+    array: Any, plan: Plan, where: tuple[slice, slice], picture: UInt8[np.ndarray, "3 h w"], time: int | None = None
 ) -> None:
-    """Store a part of the picture; a map begun without one goes on without.
+    """Store a part of the picture.
 
     Args:
-        path: The store.
+        array: As ``opened`` gives it.
         plan: Of the map.
         where: Rows and columns of cells of the map.
         picture: What lies there.
         time: Number of its date, in a map of several.
     """
-    root: Any = zarr.open_group(str(path), mode="r+")
-    if picture is None or TRUE_COLOUR not in root:
-        return
     times, lead = factor(plan), () if time is None else (time,)
     here = (slice(times * s.start, times * s.stop) for s in where)
-    root[f"{TRUE_COLOUR}/rgb"][(*lead, slice(None), *here)] = picture
+    array[(*lead, slice(None), *here)] = picture
 
 
 def blocks_of(path: Path, geobox: GeoBox, time: int | None = None) -> tuple[GeoBox, Iterator[Block]] | None:

@@ -6,8 +6,8 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice, zip_longest
 from pathlib import Path
@@ -75,7 +75,7 @@ def local_count(scheduler: str) -> int:
 
 def results(
     scheduler: str, task: Callable[[Any, Any], Any], work: Any, shards: list[Any]
-) -> Iterator[tuple[Any, Exception | None]]:
+) -> Generator[tuple[Any, BaseException | None], None, None]:
     """Yield shards as they finish, with their exception; at most two per worker in flight.
 
     A worker that dies is replaced, and its shards are computed again. Where there are many more shards than workers,
@@ -162,25 +162,40 @@ def end_with(parent: int) -> None:
 
 
 def here(
-    work: Any, tasks: list[Any], read: Callable[[Any, Any], Any], finish: Callable[[Any, Any, Any], None]
-) -> Iterator[tuple[Any, BaseException | None]]:
-    """Tasks one after the other in this process, with the error of those that failed; one is read ahead."""
-    reader = ThreadPoolExecutor(1)
+    work: Any,
+    tasks: list[Any],
+    read: Callable[[Any, Any], Any],
+    encode: Callable[[Any, Any, Any], Any],
+    finish: Callable[[Any, Any, Any], None],
+) -> Generator[tuple[Any, BaseException | None], None, None]:
+    """Tasks in this process, with the error of those that failed: one is encoded, the next read, the last written."""
+    reader, writer = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+    reading = [reader.submit(read, work, task) for task in tasks[:1]]
+    writing: list[tuple[Any, Future[None]]] = []
     try:
-        reading = [reader.submit(read, work, task) for task in tasks[:1]]
         for task, following in zip_longest(tasks, tasks[1:]):
             cube = reading.pop()
             error = cube.exception()
             if following:
                 reading.append(reader.submit(read, work, following))
+            made = None
             if error is None:
                 try:
-                    finish(work, task, cube.result())
+                    made = encode(work, task, cube.result())
                 except Exception as failure:
                     error = failure
-            yield task, error
+            del cube
+            if writing:
+                yield writing[0][0], writing.pop()[1].exception()
+            if error is None:
+                writing.append((task, writer.submit(finish, work, task, made)))
+            else:
+                yield task, error
+        for task, written in writing:
+            yield task, written.exception()
     finally:
         reader.shutdown(wait=False, cancel_futures=True)
+        writer.shutdown(wait=True)  # whoever stops this may remove what is being written
 
 
 def list_path(out: Path) -> Path:

@@ -7,7 +7,7 @@ shard holds fill values only and has no file. Of a map of several dates it is ``
 
 import os
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +51,26 @@ def size_of(path: Path, array: str, shard: Shard) -> int:
     return file.stat().st_size if file.exists() else 0
 
 
-def sums_of(path: Path, shard: Shard) -> dict[str, tuple[int, int]]:
-    """Sizes and checksums of the files a shard was just written to."""
-    return {name: crc_of(shard_file(path, name, shard)) for name in sharded(path)}
+def sums_of(path: Path, shard: Shard, names: Sequence[str] = ()) -> dict[str, tuple[int, int]]:
+    """Sizes and checksums of the files a shard was just written to, of all sharded arrays or of some."""
+    return {name: crc_of(shard_file(path, name, shard)) for name in names or sharded(path)}
+
+
+def of_shards(
+    path: Path, shards: Iterable[Shard], written: Callable[[Shard], Sums], failed: Set[Shard]
+) -> tuple[dict[Shard, Sums], list[Shard]]:
+    """Checksums of a map's shard files, as their markers have them, and the shards that have lost a file since.
+
+    Args:
+        path: The map.
+        shards: All of it.
+        written: What the marker of a shard says; empty where geossl 0.1 made it.
+        failed: Shards without a file.
+    """
+    sums = {shard: written(shard) or sums_of(path, shard) for shard in shards if shard not in failed}
+    sums |= {shard: dict.fromkeys(sharded(path), (0, 0)) for shard in failed}
+    lost = [s for s in sums if any(n != size_of(path, name, s) for name, (n, _) in sums[s].items())]
+    return sums, lost
 
 
 def sharded(path: Path, group: str = "") -> list[str]:

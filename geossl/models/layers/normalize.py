@@ -32,7 +32,7 @@ class ClippedRange(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Return values in 0..1, without NaN."""
-        return ((x - self.low) / self.width).clamp(0, 1).nan_to_num(nan=0.5)
+        return torch.nan_to_num_((x - self.low).div_(self.width).clamp_(0, 1), nan=0.5)
 
 
 class Standardize(nn.Module):
@@ -54,4 +54,4 @@ class Standardize(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Return standardised values, without NaN."""
-        return ((x - self.mean) / self.std).nan_to_num(nan=0.0)
+        return torch.nan_to_num_((x - self.mean).div_(self.std), nan=0.0)

@@ -1,3 +1,5 @@
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +8,7 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 
 from geossl.api.pretrain.images import measured_sensors, scene_sensors
-from geossl.data.batches import ChipDataset, StepBatches, resized, turned, usable
+from geossl.data.batches import ChipDataset, StepBatches, one_ahead, resized, turned, usable
 from geossl.data.labels.ground_truth import label_values, majority
 from geossl.data.labels.tags import class_names
 from geossl.data.sentinel import aligned as sentinel
@@ -44,6 +46,21 @@ def test_a_resumed_loader_goes_on_with_the_same_batches(folder):
     resumed = SentinelChips(folder, 32, 4, 5)
     resumed.start_step = 3
     assert same(batches(resumed), whole[3:])
+
+
+def test_the_next_batch_is_made_while_one_is_used():
+    begun = threading.Event()
+
+    def items():
+        for number in range(3):
+            if number == 1:
+                begun.set()
+            yield number
+
+    ahead = one_ahead(items())
+    assert next(ahead) == 0
+    assert begun.wait(5)
+    assert list(ahead) == [1, 2]
 
 
 def test_a_mostly_empty_chip_is_drawn_again(tmp_path):

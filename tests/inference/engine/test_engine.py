@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,6 +119,8 @@ def test_a_dry_run_says_what_it_takes_and_writes_nothing(region, croma_file, tmp
     assert found["computed_km2"] == pytest.approx(found["windows"] * 0.32**2, abs=0.1)
     assert sum(r["patches"] for r in receipts) <= 16 * found["windows"]
     assert found["area_km2"] == pytest.approx(7.5, abs=0.5)
+    assert found["seconds"] >= found["encode_seconds"]
+    assert found["read_seconds"] >= 0
     assert (found["workers"], found["sensors"], found["crs"]) == (2, ["s1", "s2"], "EPSG:32631")
 
 
@@ -153,6 +156,24 @@ def test_what_fails_is_told_the_rest_is_kept_and_the_next_run_ends_it(region, cr
     embed_map(region, Broken(mark=str(mark)), croma_file, out, shard_cells=3)
     embed_map(region, Broken(mark=str(mark)), croma_file, tmp_path / "c.zarr", shard_cells=3)
     assert tree(out) == tree(tmp_path / "c.zarr")
+
+
+def test_one_is_written_while_the_next_is_encoded_and_nothing_is_written_after_a_stop():
+    encoding, done = threading.Event(), []
+
+    def encode(work, task, cube):
+        assert cube == ("pixels", task)
+        if task == 2:
+            encoding.set()
+        return task
+
+    def finish(work, task, made):
+        done.append((task, encoding.wait(5)))
+
+    made = workers.here(None, [1, 2, 3], lambda work, task: ("pixels", task), encode, finish)
+    assert next(made) == (1, None)
+    made.close()
+    assert done == [(1, True)]
 
 
 def test_what_fails_may_be_left_empty_and_the_next_run_makes_just_that(region, croma_file, tmp_path):

@@ -192,7 +192,7 @@ def images(cube: xr.Dataset, spec: DenseSpec) -> dict[str, Any]:
             raise BandError(f"{name} has {array.sizes['time']} dates; encoder {spec.name} takes {spec.dates}")
         known = [b for b in bands if b in have]
         array = array if known == have else array.sel({axis: known})
-        data = array.transpose(axis, *dates, ...).data
+        data: Any = array.transpose(axis, *dates, ...).data
         is_lazy = isinstance(data, da.Array)
         data = data.astype(np.float32) if is_lazy else np.require(data, np.float32, ["C", "W"])
         if name in SENSORS and SENSORS[name].zero_is_fill:

@@ -1,6 +1,6 @@
 """Errors a caller can cause: one line each, saying what is wrong, what was expected and what to do.
 
-``geossl.cli.door`` prints them and ends with 2; ``geossl.faults`` does so for a fault of geossl, with 1.
+``geossl.cli.entry`` prints them and ends with 2; ``geossl.faults`` does so for a fault of geossl, with 1.
 """
 
 import difflib

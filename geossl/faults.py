@@ -42,7 +42,7 @@ def guarded(function: Callable[..., Any], name: str) -> Callable[..., Any]:
     signature = inspect.signature(function)
 
     @functools.wraps(function)
-    def door(*args: Any, **kwargs: Any) -> Any:
+    def guarded(*args: Any, **kwargs: Any) -> Any:
         bound = signature.bind(*args, **kwargs)  # TypeError as of any function
         check_types(function, name, bound.arguments)
         check_not_input({**bound.arguments, **bound.kwargs})
@@ -63,7 +63,7 @@ def guarded(function: Callable[..., Any], name: str) -> Callable[..., Any]:
                 )
             raise
 
-    return door
+    return guarded
 
 
 def is_users(error: Exception) -> bool:

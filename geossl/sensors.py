@@ -1,4 +1,4 @@
-"""Sensors: bands, units, storage rules, colours and published statistics; the one door for a new sensor.
+"""Sensors: bands, units, storage rules, colours and published statistics; the one place for a new sensor.
 
 ``SENSORS`` has an entry per sensor, and everything that reads, trains on, maps or draws a sensor asks its entry. A new
 sensor is a new entry: it becomes a keyword of ``geossl.Rasters``, an option of the shell, a folder of a training set

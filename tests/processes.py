@@ -16,7 +16,7 @@ FORKS.set_forkserver_preload(
         "geossl.api.export",
         "geossl.api.pretrain.run",
         "geossl.inference.engine.run",
-        "geossl.cli.door",
+        "geossl.cli.entry",
         "distributed",
         "rio_cogeo.cogeo",
         "pytest",

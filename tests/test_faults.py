@@ -48,15 +48,15 @@ def double(number: int, *, told=None) -> int:
 
 
 def test_arguments_of_another_type_are_refused_by_name():
-    door = guarded(double, "geossl.double")
-    assert door(4) == 8
-    assert door.__doc__ == "Twice a number."
+    twice = guarded(double, "geossl.double")
+    assert twice(4) == 8
+    assert twice.__doc__ == "Twice a number."
     with pytest.raises(WrongTypeError, match="geossl.double: number='4' is of type str; expected a whole number"):
-        door("4")
+        twice("4")
     with pytest.raises(TypeError, match="missing a required argument: 'number'"):
-        door()
+        twice()
     with pytest.raises(InputError, match="^negative$"):
-        door(-1)
+        twice(-1)
 
 
 def test_a_fault_says_whose_it_is_and_where_its_log_lies(tmp_path, monkeypatch):
@@ -76,14 +76,14 @@ def test_a_raster_that_ends_too_early_is_not_a_fault(tmp_path):
         file.write(np.ones((1, 64, 64)))
     path.write_bytes(path.read_bytes()[:9000])
 
-    def door():
+    def twice():
         with rasterio.open(path) as file:
             file.read()
 
     with pytest.raises(RunError, match="a raster cannot be read .*it is damaged or cut short"):
-        guarded(door, "geossl.door")()
+        guarded(twice, "geossl.twice")()
     with pytest.raises(rasterio.errors.RasterioIOError) as error:
-        door()
+        twice()
     assert unexpected(error.value, ["similar"]).startswith("a raster cannot be read (")
 
 

@@ -8,7 +8,7 @@ import click
 from geossl import __version__
 from geossl.cli.asked import Asked
 from geossl.cli.doctor import doctor
-from geossl.cli.door import Door
+from geossl.cli.entry import EntryPoint
 from geossl.cli.finished import change, sample, similar, verify, view
 from geossl.cli.graphs import graphs
 from geossl.cli.helping import completion
@@ -39,7 +39,7 @@ from geossl.errors import InputError
 ON_ERROR = "skip: what cannot be read is nodata, listed in .missing.geojson, and made by the next run."
 
 
-@click.group(cls=Door, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=EntryPoint, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def main() -> None:
     """Learn from Sentinel-1/2 without labels, and map what was learned.

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from geossl.cli.door import InOrder
+from geossl.cli.entry import InOrder
 from geossl.cli.options import early, s2_offset
 from geossl.cli.progress import line
 from geossl.rules import DATES

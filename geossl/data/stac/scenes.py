@@ -1,4 +1,4 @@
-"""A scene of a catalogue, and every decision about it, frozen: bands, radiometric offset, orbit, day."""
+"""A scene of a catalogue, and every decision about it, frozen: bands, radiometric offset, orbit, day; not its pixels."""
 
 import json
 import re

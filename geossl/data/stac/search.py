@@ -120,7 +120,7 @@ def asked(aoi: Aoi, dates: tuple[date, date], url: str, collections: tuple[str, 
 
     last: list[retries.Answer] = []
 
-    class Door(HTTPAdapter):
+    class Heard(HTTPAdapter):
         """Notes what a host answers; own certificates are those of ``SSL_CERT_FILE``, as for all that is read."""
 
         def send(self, request: Any, *more: Any, **settings: Any) -> Any:
@@ -132,7 +132,7 @@ def asked(aoi: Aoi, dates: tuple[date, date], url: str, collections: tuple[str, 
             return response
 
     def ask(attempt: int) -> list[Item]:
-        return [*from_api(aoi, dates, url, collections, Door())]
+        return [*from_api(aoi, dates, url, collections, Heard())]
 
     def answer(error: Exception) -> retries.Answer:
         return last[-1] if last else retries.Answer()
@@ -155,10 +155,10 @@ def from_api(
         """The pages of an answer are of the same host; nothing else is asked."""
         check_href(request.url, url)
 
-    door = StacApiIO(max_retries=None, request_modifier=checked)
-    door.session.mount("http://", adapter)
-    door.session.mount("https://", adapter)
-    client = Client.open(url, stac_io=door)
+    api = StacApiIO(max_retries=None, request_modifier=checked)
+    api.session.mount("http://", adapter)
+    api.session.mount("https://", adapter)
+    client = Client.open(url, stac_io=api)
     period = f"{dates[0]}T00:00:00Z/{dates[1]}T23:59:59Z"
     for collection in collections:
         for side in (shapely.box(-180, -90, 0, 90), shapely.box(0, -90, 180, 90)):

@@ -4,7 +4,7 @@ import click
 import pytest
 
 from geossl.cli import main
-from geossl.cli.door import Door
+from geossl.cli.entry import EntryPoint
 
 
 @pytest.mark.parametrize(
@@ -16,16 +16,16 @@ from geossl.cli.door import Door
     ],
 )
 def test_an_interrupted_command_says_what_is_kept(raised, said, capsys):
-    @click.group(cls=Door)
-    def door():
+    @click.group(cls=EntryPoint)
+    def verbs():
         pass
 
-    @door.command()
+    @verbs.command()
     def work():
         raise raised
 
     with pytest.raises(SystemExit, match="130"):
-        door.main(["work"])
+        verbs.main(["work"])
     assert said in capsys.readouterr().err
 
 

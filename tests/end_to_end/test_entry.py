@@ -1,4 +1,4 @@
-"""The shell's door: help, former spellings, and every error in one line."""
+"""The shell's entry point: help, former spellings, and every error in one line."""
 
 import stat
 import subprocess

@@ -1,4 +1,4 @@
-"""The shell's door: every error is one line, every command has one spelling."""
+"""The shell's entry point: every error is one line, every command has one spelling."""
 
 import sys
 import warnings
@@ -42,7 +42,7 @@ class InOrder(click.Group):
         return super().resolve_command(ctx, args)
 
 
-class Door(InOrder):
+class EntryPoint(InOrder):
     """All commands; whatever escapes them is one line."""
 
     def main(self, *args: Any, **settings: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A scene of a catalogue, and every decision about it, frozen: bands, radiometric offset, orbit, day; not its pixels."""
+"""A scene of a catalogue, and every decision about it, frozen: bands, radiometric offset, orbit and day."""
 
 import json
 import re

@@ -40,12 +40,14 @@ def guarded(function: Callable[..., Any], name: str) -> Callable[..., Any]:
         name: By which users call it.
     """
     signature = inspect.signature(function)
+    further = [key for key, parameter in signature.parameters.items() if parameter.kind is parameter.VAR_KEYWORD]
 
     @functools.wraps(function)
-    def guarded(*args: Any, **kwargs: Any) -> Any:
+    def checked_call(*args: Any, **kwargs: Any) -> Any:
         bound = signature.bind(*args, **kwargs)  # TypeError as of any function
         check_types(function, name, bound.arguments)
-        check_not_input({**bound.arguments, **bound.kwargs})
+        named = {key: value for key, value in bound.arguments.items() if key not in further}
+        check_not_input({**named, **bound.kwargs})
         try:
             return function(*args, **kwargs)
         except ImportError as error:
@@ -63,7 +65,7 @@ def guarded(function: Callable[..., Any], name: str) -> Callable[..., Any]:
                 )
             raise
 
-    return guarded
+    return checked_call
 
 
 def is_users(error: Exception) -> bool:

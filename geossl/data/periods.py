@@ -236,4 +236,4 @@ def note_missing(every: str, found: Mapping[str, tuple[Images, ...]], sensors: S
         empty = [name for name, parts in found.items() if not any(sensor in part.sensors for part in parts)]
         if empty:
             text = f"no {sensor} scene in {', '.join(empty)}; these {every if every != 'scene' else 'day'}s are missing"
-            warnings.warn(text, Note, stacklevel=4)
+            warnings.warn(text, Note, stacklevel=3)

@@ -156,7 +156,7 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written(scans, encoder, mod
         geossl.points.embed(scans, encoder, out=out, min_points=100_000)
     with pytest.raises(InputError, match=r"is one file, but there are 2 scans"):
         geossl.points.classify(scans, model, out=tmp_path / "one.laz")
-    with pytest.raises(InputError, match="would replace .*which is read"):
+    with pytest.raises(InputError, match="is an input of this call, too"):
         geossl.points.classify(scans, model, out=scans)
     with pytest.raises(InputError, match="no setting 'steps'"):
         geossl.points.finetune(scans, encoder, out=tmp_path / "m.safetensors", steps=3)

@@ -103,7 +103,8 @@ def judge(verb, words, watched):
     if done.exit_code == 0:
         return "accepted", "Traceback" if "Traceback" in done.output else "", done.output[-200:]
     wrong = ""
-    if done.exit_code != 2:
+    is_host = done.exit_code == 1 and "cannot be read" in done.stderr and any("://" in str(word) for word in words)
+    if done.exit_code != 2 and not is_host:  # of what lies elsewhere, nobody knows whose fault it is
         wrong = f"exit {done.exit_code}"
     elif len(lines) != 1 or not lines[0].startswith("geossl: "):
         wrong = f"{len(lines)} lines"

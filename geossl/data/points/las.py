@@ -99,8 +99,11 @@ def check_records(path: Path) -> None:
     Raises:
         InputError: If it does.
     """
-    with path.open("rb") as file:
-        head = file.read(LAS_14)
+    try:
+        with path.open("rb") as file:
+            head = file.read(LAS_14)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror})") from None
     if len(head) < LAS_12 or head[:4] != b"LASF":
         return  # laspy says what it is
     claimed = RECORD * int.from_bytes(head[100:104], "little")

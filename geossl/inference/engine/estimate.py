@@ -33,7 +33,7 @@ STREAM_COPIES = 12  # of a block's tokens: three streams, keys and values of two
 SERIES_PX = 16  # side of the square of series that is timed
 SERIES = 7 * 256  # tokens per date of the series of pixels that run at once: seven band groups each
 READ_PX = 512  # side of the square whose reading is timed
-SHARD_S, CELL_S, BYTE_S = 8e-3, 1.5e-3, 4e-9  # what writing takes, measured
+SHARD_S, CELL_S, BYTE_S = 8e-3, 1.5e-3, 4e-9  # what writing takes, by one small map on a local disk
 STORED = {"int8": 1, "float16": 2, "float32": 4}
 
 

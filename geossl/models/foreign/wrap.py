@@ -1,5 +1,6 @@
 """``geossl.wrap``: any network of maps or tokens as an encoder."""
 
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -63,6 +64,9 @@ def wrap(
     """
     if not callable(module):
         raise WeightsError(f"cannot wrap a {type(module).__name__}; expected a torch module or a function")
+    for key, size in {"patch_px": patch_px or 1, "gsd_m": gsd_m, "window_px": window_px or 1}.items():
+        if not 0 < size < math.inf:
+            raise GridError(f"{key}={size} is not possible; expected a size above 0")
     sensors, order = sensors_of(bands, unit, mean, std)
     name = name_of(module)
     if isinstance(module, nn.Module):

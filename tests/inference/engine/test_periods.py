@@ -149,6 +149,7 @@ def test_months_without_a_file_are_said(scenes):
         geossl.plan_map(scenes / "aoi.geojson", source(scenes), encoder="presto", out="new.zarr")
 
 
+@pytest.mark.usefixtures("made")
 def test_encoders_of_one_date_and_files_without_a_day_are_refused(scenes, tmp_path):
     with pytest.raises(InputError, match="date asks for scenes of a catalogue"):
         geossl.plan_map(scenes / "aoi.geojson", source(scenes), encoder="galileo_nano", out="new.zarr")

@@ -25,6 +25,7 @@ import geossl
 from geossl.grid import Lattice
 from geossl.inference.engine import estimate, run, store, workers
 from geossl.inference.engine.plan import BuildFolder, Plan
+from geossl.inference.outputs import checksums
 from geossl.models.files import EncoderFile, load_encoder
 
 CELLS, EPSG = 8, 6933
@@ -102,7 +103,7 @@ def drill(count, shares, number, folder):
     timed(f"{len(left):,} tasks through Dask, {number} workers", lambda: through(work, left, number))
     mark(build, [s for s in shards if not build.has(s)])
     timed("close: totals of receipts", lambda: build.totals(["s2"]))
-    timed("close: checksums", lambda: run.checksums.write_sums(out, run.finished_sums(work, set())))
+    timed("close: checksums", lambda: checksums.write_sums(out, sums_of(work)))
     timed("close: consolidated metadata", lambda: store.finish(out))
     timed("open", lambda: geossl.open(out))
     timed("open with xarray", lambda: xr.open_zarr(out))
@@ -113,6 +114,11 @@ def begin(build, out, plan, encoder):
     build.begin(plan, False)
     store.create(out, plan, encoder.spec)
     build.write(build.plan, plan.to_json())
+
+
+def sums_of(work):
+    """Sizes and checksums of all shard files, from their receipts."""
+    return checksums.of_shards(work.data, work.plan.shards, work.build.files, set())[0]
 
 
 def first(work, tasks, number):

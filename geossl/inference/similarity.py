@@ -155,16 +155,25 @@ def index_path(path: Path, time: str | None = None) -> Path:
 
 
 def index_of(path: Path, time: str | None, embeddings: xr.DataArray) -> "Index":
-    """The index beside a map; made where there is none, or the map is another one now."""
+    """The index beside a map; made where there is none, it is damaged, or the map is another one now."""
     folder, file = index_path(path, time), path / "zarr.json" if path.is_dir() else path
     made_of = {"map": file.stat().st_mtime_ns, "bytes": file.stat().st_size, "shape": list(embeddings.shape)}
     about = folder / "about.json"
-    if not about.exists() or read_note(about) != made_of:
+    if not about.exists() or read_note(about) != made_of or not is_whole(folder, embeddings.shape[0]):
         text = f"the index {folder} is made, once ({embeddings.size / 1e9:.2g} GB); searches are quick from now on"
         warnings.warn(text, Note, stacklevel=3)
         with on_disk(folder):
             build(folder, embeddings, made_of)
     return opened_index(str(folder), about.stat().st_mtime_ns)
+
+
+def is_whole(folder: Path, dim: int) -> bool:
+    """Whether the files of an index hold as many vectors each."""
+    try:
+        counts = {len(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in ("cells", "lengths")}
+        return counts == {(folder / "rows").stat().st_size / dim}
+    except (OSError, ValueError):
+        return False
 
 
 def build(folder: Path, embeddings: xr.DataArray, made_of: dict[str, Any]) -> None:

@@ -282,12 +282,15 @@ def test_places_of_the_index_are_those_of_the_scan(tmp_path, dtype):
     assert not list(tmp_path.glob(".map*"))
 
 
-def test_the_index_is_made_once_and_anew_for_another_map(tmp_path, recwarn):
+def test_the_index_is_made_once_and_anew_for_another_map_or_where_it_is_damaged(tmp_path, recwarn):
     path = store(tmp_path / "map.zarr", vectors(), "int8")
-    for count in (1, 1, 2):
+    for count in (1, 1, 2, 3, 4):
         if count == 2:
             shutil.rmtree(path)
             store(path, vectors(seed=1), "int8")
+        if count > 2:
+            part = tmp_path / "map.index" / ("rows" if count == 3 else "cells.npy")
+            part.write_bytes(part.read_bytes()[:100])
         similar_map(path, lonlat(12.5, 7.5), top=3, out=tmp_path / "places.geojson")
         assert len([one for one in recwarn if "map.index is made, once" in str(one.message)]) == count
     scanned = similar_map(path, lonlat(12.5, 7.5), top=3, out=tmp_path / "scan.tif")

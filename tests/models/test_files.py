@@ -303,7 +303,7 @@ def test_text_and_whole_numbers_of_a_spec_are_not_something_else():
 
 def test_a_header_nested_deeper_than_json_is_read_is_one_line(tmp_path):
     save_file({"x": torch.zeros(1)}, tmp_path / "e.safetensors", {"geossl": "[" * 5000 + "]" * 5000})
-    with pytest.raises(WeightsError, match="is damaged or no safetensors file"):
+    with pytest.raises(WeightsError, match="is damaged or no safetensors file|has a damaged header"):  # 3.13 reads it
         read_encoder(tmp_path / "e.safetensors")
 
 

@@ -98,14 +98,24 @@ def check_values(**values: Any) -> None:
 def periods_of(start: date, end: date, every: str = "month") -> dict[str, tuple[date, date]]:
     """First and last day of every period that two days span, by name: the month (``2021-03``) it begins in, or year."""
     length, found = LENGTHS[every], {}
-    begins = 12 * start.year + start.month - 1
-    begins -= (begins - 2) % 3 if every == "season" else begins % length
-    while (first := date(begins // 12, begins % 12 + 1, 1)) <= end:
-        begins += length
-        following = date(begins // 12, begins % 12 + 1, 1)
+    since = start.month % 3 if every == "season" else (start.month - 1) % length
+    first = later(start, -since)
+    while first <= end:
         name = first.isoformat()[: 4 if every == "year" else 7]
-        found[name] = max(first, start), min(following - timedelta(days=1), end)
+        found[name] = max(first, start), min(last_of(first, length), end)
+        first = later(first, length)
     return found
+
+
+def later(day: date, months: int) -> date:
+    """First day of the month some months after a day's own."""
+    year, month = divmod(12 * day.year + day.month - 1 + months, 12)
+    return date(year, month + 1, 1)
+
+
+def last_of(first: date, months: int) -> date:
+    """Last day of some months from their first day on."""
+    return later(first, months) - timedelta(days=1)
 
 
 def parse_dates(text: str, option: str = "--date") -> tuple[date, date]:
@@ -131,18 +141,13 @@ def span(text: str) -> tuple[date, date]:
     start = date.fromisoformat(text + "-01" * (2 - text.count("-")))
     if text.count("-") == 2:
         return start, start
-    months = 1 if text.count("-") == 1 else 12
-    year, month = divmod(start.year * 12 + start.month - 1 + months, 12)
-    return start, date(year, month + 1, 1) - timedelta(days=1)
+    return start, last_of(start, 1 if text.count("-") == 1 else 12)
 
 
 def whole(name: str, every: str) -> tuple[date, date]:
     """First and last day of a period by its name, as ``periods_of`` gives it; of a scene its day."""
     first, last = span(name)
-    if every == "season":
-        year, month = divmod(12 * first.year + first.month - 1 + LENGTHS[every], 12)
-        last = date(year, month + 1, 1) - timedelta(days=1)
-    return first, last
+    return first, last_of(first, LENGTHS[every]) if every == "season" else last
 
 
 def chosen(text: str, names: Sequence[str], every: str, where: str) -> int:

@@ -2,7 +2,9 @@
 
 The region is a square of so many shards of one block (10,240 m: a million are 105 million km2, three quarters of all
 land) in one plane; the stand-in for reading and encoding writes a receipt, as a worker does, and no shard file. Steps
-are those of ``geossl embed``, called one by one. Peak memory is that of the process, after each step.
+are those of ``geossl embed``, called one by one. Peak memory is that of the process, after each step. Scheduler and
+workers share this process and its one event loop, so what workers do on machines of their own (watch memory and
+network, sample profiles) is asked for rarely here: 200 of them would keep the loop busy by that alone.
 
 Run: python benchmarks/many_shards.py 10000 [--done 0 0.5 0.999] [--workers 200] [--folder /tmp]
 """
@@ -18,6 +20,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+import dask
 import shapely
 import xarray as xr
 
@@ -80,8 +83,9 @@ def mark(build, shards):
         build.marker(shard).write_text(text)
 
 
-def drill(count, shares, number, folder):
+def drill(count, shares, cluster, folder):
     """All steps for one size."""
+    number = len(cluster.workers)
     encoder = load_encoder("croma_tiny")
     out = folder / "map.zarr"
     print(f"\n{count:,} shards\n\n| step | seconds | peak GB |\n|---|---|---|")
@@ -98,9 +102,10 @@ def drill(count, shares, number, folder):
         print(f"| **{share:.1%} done** | | |")
         done = timed("read what is done", build.done)
         wanted = timed("tasks that are left", lambda done=done: plan.tasks(s for s in shards if s not in done))
-        timed(f"first of {len(wanted):,} tasks ({number} workers)", lambda wanted=wanted: first(work, wanted, number))
-    left = plan.tasks(s for s in shards if s not in build.done())
-    timed(f"{len(left):,} tasks through Dask, {number} workers", lambda: through(work, left, number))
+        timed(f"first of {len(wanted):,} tasks ({number} workers)", lambda wanted=wanted: first(work, wanted, cluster))
+    done = build.done()
+    left = plan.tasks(s for s in shards if s not in done)
+    timed(f"{len(left):,} tasks through Dask, {number} workers", lambda: through(work, left, cluster))
     mark(build, [s for s in shards if not build.has(s)])
     timed("close: totals of receipts", lambda: build.totals(["s2"]))
     timed("close: checksums", lambda: checksums.write_sums(out, sums_of(work)))
@@ -121,26 +126,25 @@ def sums_of(work):
     return checksums.of_shards(work.data, work.plan.shards, work.build.files, set())[0]
 
 
-def first(work, tasks, number):
+def first(work, tasks, cluster):
     """Until a first task is done."""
-    for _ in through_some(work, tasks, number):
+    for _ in workers.results(cluster.scheduler_address, stand_in, work, tasks):
         return
 
 
-def through(work, tasks, number):
+def through(work, tasks, cluster):
     """Until all are."""
-    for _ in through_some(work, tasks, number):
+    for _ in workers.results(cluster.scheduler_address, stand_in, work, tasks):
         pass
 
 
-def through_some(work, tasks, number):
-    """Tasks by the engine's own loop on threads of this machine."""
-    from distributed import LocalCluster
-
-    with LocalCluster(
-        n_workers=number, threads_per_worker=1, processes=False, dashboard_address=None, memory_limit=0
-    ) as cluster:
-        yield from workers.results(cluster.scheduler_address, stand_in, work, tasks)
+RARELY = {
+    "distributed.admin.system-monitor.interval": "1 hour",
+    "distributed.worker.profile.enabled": False,
+    "distributed.worker.memory.monitor-interval": "1 hour",
+    "distributed.worker.memory.terminate": False,
+    "distributed.scheduler.worker-ttl": None,
+}
 
 
 def main():
@@ -153,12 +157,16 @@ def main():
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what it says of workers that are sent away
-    for count in args.counts:
-        folder = Path(tempfile.mkdtemp(dir=args.folder))
-        try:
-            drill(count, args.done, args.workers, folder)
-        finally:
-            shutil.rmtree(folder)
+    from distributed import LocalCluster
+
+    settings = {"threads_per_worker": 1, "processes": False, "dashboard_address": None, "memory_limit": 0}
+    with dask.config.set(RARELY), LocalCluster(n_workers=args.workers, **settings) as cluster:
+        for count in args.counts:
+            folder = Path(tempfile.mkdtemp(dir=args.folder))
+            try:
+                drill(count, args.done, cluster, folder)
+            finally:
+                shutil.rmtree(folder)
 
 
 if __name__ == "__main__":

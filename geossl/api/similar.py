@@ -1,5 +1,6 @@
 """Look around in a map: similarity to an example, best places, and a local web page."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -47,12 +48,18 @@ def similar(
 
 
 def similar_map(
-    map: str | Path, to: To, *, top: int = 10, out: str | Path = "similarity.tif", time: str | None = None
+    map: str | Path | Sequence[str | Path],
+    to: To,
+    *,
+    top: int = 10,
+    out: str | Path = "similarity.tif",
+    time: str | None = None,
 ) -> Path:
     """Write the similarity raster of a map and its best places; memory does not grow with the map.
 
     Args:
-        map: As in ``geossl.similar``.
+        map: As in ``geossl.similar``; or several ``.zarr`` of one encoder, of which the places alone can be asked for.
+            The example is taken from the first that it lies in, and every place says which ``map`` it is in.
         to: As in ``geossl.similar``.
         top: Places wanted: the best patches, each at least five patches from the others and from the example.
         out: ``.tif``: Cloud-Optimised GeoTIFF, float32, NaN = nodata. Beside it, ``.geojson``: the places as points in

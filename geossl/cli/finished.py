@@ -32,7 +32,7 @@ def sample(map: str, points: str, out: str, **options: Any) -> None:
 
 
 @click.command()
-@click.argument("map_path", metavar="MAP")
+@click.argument("map_paths", metavar="MAP...", nargs=-1, required=True)
 @click.option("--to", required=True, help="A point lon,lat, or a vector file of points and polygons.")
 @click.option("--top", default=10, show_default=True, type=click.IntRange(1), help="Places to list.")
 @click.option(
@@ -42,16 +42,17 @@ def sample(map: str, points: str, out: str, **options: Any) -> None:
     help="COG, places beside it; or places.geojson.",
 )
 @asks_time
-def similar(map_path: str, to: str, top: int, out: str, time: str | None) -> None:
+def similar(map_paths: tuple[str, ...], to: str, top: int, out: str, time: str | None) -> None:
     """Find where MAP looks like a place: a similarity raster and the best places.
 
     Files named like the outputs are replaced. A raster reads the whole map; places alone come from an index beside it,
-    map.index, which the first search makes.
+    map.index, which the first search makes. Of several maps of one encoder the best places of all are given (.geojson).
     """
-    early({"map": map_path})
+    for path in map_paths:
+        early({"map": path})
     from geossl.api import similar as similarity  # lazy: see embed
 
-    written = similarity.similar_map(map_path, to, top=top, out=out, time=time)
+    written = similarity.similar_map(map_paths, to, top=top, out=out, time=time)
     if written.suffix != ".geojson":
         click.echo(f"similarity  {written}")
     click.echo(f"places      {written.with_suffix('.geojson')}")

@@ -82,11 +82,12 @@ def places_path(out: Path) -> Path:
 
 
 def features(places: gpd.GeoDataFrame) -> dict[str, Any]:
-    """Places as a GeoJSON object, coordinates to 7 decimals (1 cm)."""
+    """Places as a GeoJSON object, coordinates to 7 decimals (1 cm); of several maps with the map each is in."""
+    named = "map" in places
     members = [
         {
             "type": "Feature",
-            "properties": {"rank": int(row.rank), "score": float(row.score)},
+            "properties": {"rank": int(row.rank), "score": float(row.score)} | ({"map": row.map} if named else {}),
             "geometry": {"type": "Point", "coordinates": [round(row.geometry.x, 7), round(row.geometry.y, 7)]},
         }
         for row in places.itertuples()

@@ -9,7 +9,7 @@ the very numbers of the map, as a cosine does not depend on a patch's scale.
 import json
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,19 @@ import dask.array as da
 import geopandas as gpd
 import numpy as np
 import odc.geo.xr  # noqa: F401  (adds the .odc accessor)
+import pandas as pd
+import shapely
 import torch
 import xarray as xr
 from jaxtyping import Float, Float32, Int
+from pyproj import Geod
 from rasterio.errors import RasterioError
 
-from geossl.errors import InputError, Note, possible
-from geossl.inference.best_places import BestPlaces, places_path, write_places
+from geossl.errors import GridError, InputError, Note, possible
+from geossl.inference.best_places import MIN_DISTANCE, BestPlaces, places_path, write_places
 from geossl.inference.layers import vectors
 from geossl.inference.outputs.cog import Block, blocks, write_blocks
+from geossl.inference.outputs.description import store_attributes
 from geossl.inference.outputs.quantize import quantize
 from geossl.inference.outputs.raster import ALL, open_date
 from geossl.inference.outputs.remote import is_remote
@@ -115,14 +119,19 @@ def scan(embeddings: xr.DataArray, example: Example, top: int, out: Path) -> gpd
     return places.table()
 
 
-def similar_map(path: str | Path, to: To, *, top: int, out: Path, time: str | None = None) -> Path:
-    """Write the similarity raster and, beside it, the best places as GeoJSON; see ``geossl.similar``."""
-    if out.suffix == ".geojson":
-        return similar_places(path, to, top=top, out=out, time=time)
+def similar_map(
+    maps: str | Path | Sequence[str | Path], to: To, *, top: int, out: Path, time: str | None = None
+) -> Path:
+    """Write the similarity raster and, beside it, the best places as GeoJSON; see ``geossl.api.similar``."""
+    paths = [maps] if isinstance(maps, str | Path) else [*maps]
     if top < 1:
         raise InputError(f"--top {top} is not possible; ask for at least one place")
-    check_out(out, path, to)
-    embeddings = open_embeddings(path, time)
+    if out.suffix == ".geojson":
+        return similar_places(paths, to, top=top, out=out, time=time)
+    if len(paths) != 1:
+        raise InputError(f"--out {out} is a raster of one map, and {len(paths)} are given; use a .geojson")
+    check_out(out, paths[0], to)
+    embeddings = open_embeddings(paths[0], time)
     example = read_example(to, str(embeddings.odc.crs))
     places = scan(embeddings, example, top, out)
     ((low, high),) = shown_ranges(out, 1)
@@ -131,22 +140,87 @@ def similar_map(path: str | Path, to: To, *, top: int, out: Path, time: str | No
     return out
 
 
-def similar_places(path: str | Path, to: To, *, top: int, out: Path, time: str | None = None) -> Path:
-    """Write the best places alone, by the index beside the map, which the first search makes."""
-    if top < 1:
-        raise InputError(f"--top {top} is not possible; ask for at least one place")
+def similar_places(paths: Sequence[str | Path], to: To, *, top: int, out: Path, time: str | None = None) -> Path:
+    """Write the best places alone, by the index beside each map, which the first search makes.
+
+    The example is taken from the first map that it lies in.
+    """
     check_output(out, (".geojson",))
-    if is_remote(path):
-        raise InputError(
-            f"--out {out}: places alone need an index beside the map, so a map on this machine; use a .tif"
-        )
-    embeddings = open_embeddings(path, time)
-    example = read_example(to, str(embeddings.odc.crs))
-    vector = example_vector(embeddings, example)
-    places = BestPlaces(top, embeddings.odc.geobox, example)
-    index_of(possible(path, "map"), time, embeddings).search(vector, places)
-    write_places(places.table(), out)
+    for path in paths:
+        if is_remote(path):
+            raise InputError(
+                f"--out {out}: places alone need an index beside the map, so a map on this machine; use a .tif"
+            )
+    maps = [open_embeddings(path, time) for path in paths]
+    refuse_mixed(paths)
+    vector, tables = vector_in(maps, to), list[gpd.GeoDataFrame]()
+    for path, embeddings in zip(paths, maps, strict=True):
+        places = BestPlaces(top, embeddings.odc.geobox, surroundings(to, str(embeddings.odc.crs)))
+        index_of(possible(path, "map"), time, embeddings).search(vector, places)
+        tables.append(places.table().assign(map=str(path)))
+    gap_m = MIN_DISTANCE * max(abs(one.odc.geobox.resolution.x) for one in maps)
+    write_places(tables[0].drop(columns="map") if len(maps) == 1 else best_of(tables, top, gap_m), out)
     return out
+
+
+def refuse_mixed(paths: Sequence[str | Path]) -> None:
+    """Refuse several maps that are not all of one encoder, or one map given twice.
+
+    Raises:
+        InputError: Names two of them.
+    """
+    if len(paths) == 1:
+        return
+    known: dict[Path, str] = {}
+    for path in paths:
+        about = store_attributes(path) if Path(path).suffix == ".zarr" else {}
+        if "geossl:encoder_sha256" not in about:
+            raise InputError(f"{path} does not say its encoder, as several maps need; give .zarr maps of geossl embed")
+        if Path(path).resolve() in known:
+            raise InputError(f"{path} is given twice; name each map once")
+        known[Path(path).resolve()] = f"{about['geossl:encoder_sha256']} {about.get('geossl:sensors')}"
+        if len(set(known.values())) > 1:
+            raise InputError(
+                f"{paths[0]} and {path} were made by different encoders or from different sensors, so their vectors "
+                "cannot be compared; embed both alike"
+            )
+
+
+def vector_in(maps: Sequence[xr.DataArray], to: To) -> Float[np.ndarray, " d"]:
+    """Mean vector of an example in the first map that it lies in.
+
+    Raises:
+        InputError: If it lies in none, or is alike to nothing.
+    """
+    errors = []
+    for embeddings in maps:
+        try:
+            return example_vector(embeddings, read_example(to, str(embeddings.odc.crs)))
+        except GridError as error:
+            errors.append(error)
+    raise errors[0] if len(errors) == 1 else GridError(f"{errors[0]}; nor do the other maps hold it")
+
+
+def surroundings(to: To, crs: str) -> Example:
+    """An example in a map's CRS, so that what lies around it is left out; empty where it is too far away for that."""
+    try:
+        return read_example(to, crs)
+    except GridError:
+        return Example(np.zeros((0, 2)), shapely.Polygon(), str(to))
+
+
+def best_of(tables: Sequence[gpd.GeoDataFrame], top: int, gap_m: float) -> gpd.GeoDataFrame:
+    """The best of the places of several maps, none nearer than ``gap_m`` to a better one of another map."""
+    joined = gpd.GeoDataFrame(pd.concat(tables), crs=4326).sort_values("score", ascending=False, kind="stable")
+    x, y, names = joined.geometry.x.to_numpy(), joined.geometry.y.to_numpy(), joined["map"].to_numpy()
+    kept: list[int] = []
+    for row in range(len(joined)):
+        others = [one for one in kept if names[one] != names[row]]
+        many = len(others)
+        away = Geod(ellps="WGS84").inv(x[others], y[others], np.full(many, x[row]), np.full(many, y[row]))[2]
+        if len(kept) < top and (np.asarray(away) >= gap_m).all():
+            kept.append(row)
+    return joined.iloc[kept].assign(rank=np.arange(1, len(kept) + 1))
 
 
 def index_path(path: Path, time: str | None = None) -> Path:

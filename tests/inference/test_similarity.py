@@ -9,6 +9,7 @@ import pytest
 import rasterio
 import shapely
 import xarray as xr
+import zarr
 from affine import Affine
 from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
@@ -309,3 +310,39 @@ def test_the_nearest_rows_are_those_of_a_full_comparison(tmp_path):
     np.testing.assert_array_equal(found, np.argsort(-known)[:20])
     np.testing.assert_allclose(cosines, known[found], rtol=1e-6)
     assert len(rows) > 20 * 20  # not all were compared exactly
+
+
+@pytest.mark.filterwarnings("ignore:the index .* is made:geossl.errors.Note")
+def test_places_of_several_maps_are_those_of_one_that_holds_all(tmp_path):
+    whole = store(tmp_path / "whole.zarr", vectors(), "int8")
+    parts = {"a": np.s_[:, :, :42], "b": np.s_[:, :, 36:]}  # they overlap by six patches
+
+    def part(name, encoder):
+        path = tmp_path / f"{name}.zarr"
+        shutil.rmtree(path, ignore_errors=True)
+        xr.open_zarr(whole).isel(x=parts[name][2]).drop_encoding().to_zarr(path, zarr_format=3)
+        zarr.open_group(path).attrs.update({"geossl:encoder_sha256": encoder, "geossl:sensors": ["s2"]})
+        return path
+
+    a, b = part("a", "1" * 64), part("b", "1" * 64)
+    for number, to in enumerate((lonlat(12.5, 7.5), lonlat(60.5, 7.5))):  # the second lies in the other map
+        known = gpd.read_file(similar_map(whole, to, top=12, out=tmp_path / f"known{number}.geojson"))
+        found = gpd.read_file(similar_map([a, b], to, top=12, out=tmp_path / f"found{number}.geojson"))
+        assert found["rank"].tolist() == [*range(1, 13)]
+        assert set(found["map"]) == {str(a), str(b)}
+        np.testing.assert_allclose(found["score"], known["score"], atol=1e-6)
+        assert found.geometry.to_crs(32631).distance(known.geometry.to_crs(32631)).max() < 0.1
+    out = tmp_path / "places.geojson"
+    for maps, match in (
+        ([a, part("b", "2" * 64)], "made by different encoders"),
+        ([a, a], "is given twice"),
+        ([a, whole], "whole.zarr does not say its encoder"),
+    ):
+        with pytest.raises(InputError, match=match):
+            similar_map(maps, lonlat(12.5, 7.5), top=3, out=out)
+    b = part("b", "1" * 64)
+    with pytest.raises(InputError, match="is a raster of one map, and 2 are given; use a .geojson"):
+        similar_map([a, b], lonlat(12.5, 7.5), top=3, out=tmp_path / "s.tif")
+    with pytest.raises(GridError, match="lies outside the map, .* nor do the other maps hold it"):
+        similar_map([a, b], (80.0, 10.0), top=3, out=out)
+    assert not out.exists()

@@ -12,6 +12,7 @@ import torch
 from geossl.data.datasets.base import Bands, ClassificationDataset, MapParts, SegmentationDataset
 from geossl.data.datasets.clips import holds_videos, video_set
 from geossl.data.datasets.folders import image_set, is_rgb, raster_set
+from geossl.data.datasets.geobench import PREFIX, geobench_set
 from geossl.data.datasets.names import NAMES
 from geossl.data.datasets.npz import npz_set
 from geossl.data.datasets.torchgeo import DATASETS, named_set
@@ -119,8 +120,8 @@ def find(
         return labelled_scenes(SAMPLE / "labels", own, name)
     if scenes.task is not None:
         raise InputError(f"--task is for labels over scenes and does nothing for {name!r}; leave it out")
-    if name in DATASETS:
-        return named_set(name, Path(root or Path("data") / name), download)
+    if (known := by_name(name, root, download)) is not None:
+        return known
     if not os.path.exists(name) and not Path(name).suffix and len(Path(name).parts) == 1:
         raise UnknownNameError("data set", name, NAMES)
     if root is not None or download:
@@ -130,6 +131,20 @@ def find(
     if scenes.column is not None:
         raise InputError(f"--column is for labelled polygons over scenes and does nothing for {name!r}; leave it out")
     return read_set(name, scenes.s2_offset)
+
+
+def by_name(name: str, root: str | Path | None, download: bool) -> Data | None:
+    """A data set known by name; None if this is no such name."""
+    if name.startswith("geobench2:"):
+        raise InputError(
+            f"{name} is of GEO-Bench 2, whose container files geossl does not read; unpack it with that library "
+            "(geobenchv2) into a folder per class, or an .npz, and name that"
+        )
+    if name.startswith(PREFIX):
+        if download:
+            raise InputError(f"--download does nothing for {name!r}; use GEO-Bench's own `geobench-download`")
+        return geobench_set(name, root)
+    return named_set(name, Path(root or Path("data") / name), download) if name in DATASETS else None
 
 
 def labelled_scenes(

@@ -7,6 +7,7 @@ NAMES = {
     "eurosat": "EuroSAT: 27 000 images, 10 classes; Sentinel-2",
     "eurosat100": "EuroSAT100: 100 images of EuroSAT, to try things out",
     "eurosat_spatial": "EuroSAT, split by longitude",
+    "geobench:NAME": "GEO-Bench 1: m-eurosat, m-so2sat, m-cashew-plant and nine more; also NAME:PARTITION",
     "sen12ms": "SEN12MS: land cover of 180 000 images; Sentinel-1 and -2",
     "so2sat": "So2Sat LCZ42: 400 000 images, 17 local climate zones; Sentinel-1 and -2",
     "sample": "the bundled scenes with their land cover",

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from charts import drawn
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
@@ -53,6 +54,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     pages = benchmarks() | cards()
     pages["changelog.md"] = (ROOT / "CHANGELOG.md").read_text()
     pages["encoders/croma-tiny.md"] = (ROOT / "geossl/models/weights/croma_tiny.md").read_text()
+    for path, text in list(pages.items()):
+        if path.startswith("benchmarks/"):
+            pages[path], pictures = drawn(text, "charts")
+            pages |= {f"benchmarks/{name}": picture for name, picture in pictures.items()}
     for path, text in pages.items():
         files.append(File.generated(config, path, content=text))
     return files

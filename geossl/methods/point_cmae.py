@@ -3,9 +3,10 @@
 Paper: Ren, Mei, Paudel, Wang, Li, Liu, Cucchiara, Van Gool, Sebe, ACCV 2024, arXiv:2407.05862.
 Batch: ``{"points": b n 3+f}`` from geossl.data.points.batches.
 With ``masks=1`` it is Point-MAE (Pang et al., ECCV 2022, arXiv:2203.06604).
-Differs from the released code: no class tokens (they enter no loss there), masks come from the run's own random
-numbers, and the constraint compares a token with itself. The released code compares the tokens hidden by both masks
-with all tokens of the other branch, which pulls the tokens of a cloud together; ``contrast="all_pairs"`` is that.
+Differs from the released code: no class tokens (they have no loss of their own there, but patches attend to them),
+masks come from the run's own random numbers, and the constraint compares a token with itself. The released code
+compares the tokens hidden by both masks with all tokens of the other branch, which pulls the tokens of a cloud
+together; ``contrast="all_pairs"`` is that.
 """
 
 from collections.abc import Mapping, Sequence

@@ -269,6 +269,8 @@ def encoder_path(name_or_path: str | Path) -> Path:
         return from_hub(str(name_or_path).removeprefix("hf:"))
     if str(name_or_path) in ENCODERS:
         return download(ENCODERS[str(name_or_path)])
+    if path.is_dir():
+        raise WeightsError(f"encoder {str(path)!r} is a folder; name a weight file, such as encoder.safetensors")
     if path.suffix or len(path.parts) > 1:
         raise MissingFileError(f"encoder file {str(path)!r} does not exist")
     raise UnknownNameError("encoder", str(name_or_path), ENCODERS)

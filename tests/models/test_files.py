@@ -134,11 +134,13 @@ def test_a_file_that_is_no_weights_says_so(tmp_path, content):
         read_encoder(path)
 
 
-def test_names_and_paths_are_told_apart():
+def test_names_and_paths_are_told_apart(tmp_path):
     with pytest.raises(UnknownNameError, match="did you mean 'croma_base'"):
         load_encoder("croma_bas")
     with pytest.raises(MissingFileError, match="'nowhere/e.safetensors' does not exist"):
         load_encoder("nowhere/e.safetensors")
+    with pytest.raises(WeightsError, match="is a folder; name a weight file"):
+        load_encoder(tmp_path)
 
 
 class Server(http.server.BaseHTTPRequestHandler):

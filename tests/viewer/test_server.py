@@ -1,4 +1,5 @@
 import http.client
+import http.server
 import io
 import json
 import os
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -484,3 +486,45 @@ def test_in_a_browser_a_slider_swipes_one_map_over_the_other(two_maps):
         page.js("(e => {e.value = 1; e.dispatchEvent(new Event('input'))})(document.querySelector('#swipe'))")
         assert page.js(clip).endswith(f"{size:g}px)")
         assert page.errors == []
+
+
+class Tiles(http.server.BaseHTTPRequestHandler):
+    """A host of base-map tiles: green ones, and none of zoom 15 and deeper."""
+
+    asked: ClassVar[list[tuple[str, str | None]]] = []
+
+    def do_GET(self):
+        self.asked.append((self.path, self.headers.get("Referer")))
+        body = io.BytesIO()
+        image.imsave(body, np.broadcast_to(np.uint8([0, 200, 0, 255]), (256, 256, 4)), format="png")
+        is_there = int(self.path.split("/")[1]) < 15
+        self.send_response(200 if is_there else 404)
+        self.end_headers()
+        self.wfile.write(body.getvalue() if is_there else b"")
+
+    def log_message(self, *_):
+        pass
+
+
+@browser.needed
+def test_in_a_browser_a_base_map_lies_below_and_its_faults_hurt_nothing(served, monkeypatch):
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Tiles) as host, browser.Page() as page:
+        threading.Thread(target=host.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{host.server_address[1]}/{{z}}/{{x}}/{{y}}.png"
+        monkeypatch.setattr(served, "base", base_map(address))
+        page.open(served.url)
+        page.wait("document.querySelectorAll('#layers > li').length == 4")
+        tiles = f"[...document.querySelectorAll('.leaflet-tile[src^=\"{address.split('{')[0]}\"]')]"
+        page.js("map.setView(map.getCenter(), 13, {animate: false}); 0")
+        page.wait(f"{tiles}.length > 0 && {tiles}.every((e) => e.naturalWidth == 256) && {READY}")
+        first = f"{tiles}[0].closest('.leaflet-layer')"
+        assert page.js(f"{first} === {first}.parentElement.firstElementChild || {first}.style.zIndex == 0")
+        assert "base map: 127.0.0.1" in page.js("document.querySelector('.leaflet-control-attribution').textContent")
+        assert {referrer for _, referrer in Tiles.asked} == {served.url}  # what hosts of tiles ask for
+        assert page.errors == []
+        page.js("map.setView(map.getCenter(), 15, {animate: false}); 0")  # no tiles of the host from here on
+        page.wait("document.querySelectorAll('.leaflet-tile-loaded[src*=\"tiles/0/15/\"]').length > 0")
+        assert [e for e in page.errors if "404" not in e] == []
+        page.js("document.querySelector('#show-base').click()")
+        assert page.js(f"{tiles}.length") == 0
+        host.shutdown()

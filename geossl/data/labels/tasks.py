@@ -62,13 +62,13 @@ def decided(values: "pd.Series[float]", task: str | None, name: str) -> str:
     if wrong := int((~np.isfinite(known.to_numpy(float))).sum()):
         raise InputError(f"{name} holds {wrong} infinite value{'s' if wrong > 1 else ''}; leave such rows empty")
     different = known.unique()
-    if task is None and len(different) <= FEW and (different == np.round(different)).all():
-        raise InputError(
-            f"{name} holds {len(different)} different whole number{'s' if len(different) > 1 else ''}: classes or "
-            "amounts? say which, with --task classify or --task regress"
-        )
     if len(different) < 2:
         raise InputError(f"{name} holds one value only, {different[0]:g}; there is nothing to tell apart")
+    if task is None and len(different) <= FEW and (different == np.round(different)).all():
+        raise InputError(
+            f"{name} holds {len(different)} different whole numbers: classes or amounts? "
+            "say which, with --task classify or --task regress"
+        )
     return REGRESS
 
 

@@ -55,6 +55,7 @@ def test_nineteen_fractions_are_nineteen_amounts_and_few_whole_numbers_ask():
         ([np.nan, np.nan], "regress", "holds no value: all 2 rows are empty"),
         ([0.5, np.inf], None, "holds 1 infinite value; leave such rows empty"),
         ([0.5, 0.5], None, "holds one value only, 0.5"),
+        ([7, 7], None, "holds one value only, 7"),
         ([0.5, 1.5], "rank", "task 'rank' is not known; use classify or regress"),
     ],
 )

@@ -6,10 +6,11 @@ import os
 import signal
 import sys
 import warnings
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import islice, zip_longest
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,14 @@ import shapely
 import torch
 from odc.geo.geobox import GeoBox
 
-from geossl.errors import InputError, Note, RunError, redact
+from geossl.errors import GeosslError, InputError, Note, RunError, redact
 from geossl.outputs import write_text
 
 KNOWN = "sync, processes, processes:N, tcp://host:port or file:scheduler.json"
 ANSWER_S = 10.0  # seconds a cluster may take to answer
 Places = Mapping[tuple[int, ...], tuple[GeoBox, str]]  # by shard: its pixels, and why it is missing
 TOGETHER, ROUNDS = 16, 64  # most shards in a task of Dask; fewer, so that every worker has as many tasks
+AGAIN = 2  # tries more of a shard, or of a task whose worker died
 AHEAD = 2  # shards per worker: one is encoded while the next is read
 
 
@@ -78,8 +80,10 @@ def results(
 ) -> Generator[tuple[Any, BaseException | None], None, None]:
     """Yield shards as they finish, with their exception; at most two per worker in flight.
 
-    A worker that dies is replaced, and its shards are computed again. Where there are many more shards than workers,
-    some are sent together, as a scheduler takes about a millisecond for each task, however small.
+    A worker that dies is replaced, and its shards are computed again. A shard that fails for a reason geossl does not
+    know (a full disk, a driver, the memory) is sent again by itself, ``AGAIN`` times, maybe to another worker; what
+    hosts refuse was tried again before it came here. Where there are many more shards than workers, some are sent
+    together, as a scheduler takes about a millisecond for each task, however small.
     """
     if not shards:
         return
@@ -89,20 +93,24 @@ def results(
         count = max(1, len(cluster.scheduler_info(n_workers=-1)["workers"]))
         sent = cluster.scatter(work, broadcast=True, hash=False)
         size = max(1, min(TOGETHER, len(shards) // (ROUNDS * count)))
-        queue, group_of = iter(range(0, len(shards), size)), dict[str, list[Any]]()
+        queue = deque((shards[start : start + size], AGAIN) for start in range(0, len(shards), size))
+        sent_as = dict[str, tuple[list[Any], int]]()
 
-        def submit(start: int) -> Any:
-            group = shards[start : start + size]
-            future = cluster.submit(on_worker, threads, task, sent, group, retries=2, pure=False)
-            group_of[future.key] = group
+        def submit(group: list[Any], tries: int) -> Any:
+            future = cluster.submit(on_worker, threads, task, sent, group, retries=AGAIN, pure=False)
+            sent_as[future.key] = group, tries
             return future
 
-        running = as_completed([submit(start) for start in islice(queue, AHEAD * count)])
+        running = as_completed([submit(*queue.popleft()) for _ in range(min(AHEAD * count, len(queue)))])
         for future in running:
-            group, error = group_of.pop(future.key), future.exception()
-            yield from zip(group, [error] * len(group) if error else future.result(), strict=True)
-            if (following := next(queue, None)) is not None:
-                running.add(submit(following))
+            (group, tries), error = sent_as.pop(future.key), future.exception()
+            for one, failed in zip(group, [error] * len(group) if error else future.result(), strict=True):
+                if not error and tries and failed and not isinstance(failed, GeosslError):
+                    queue.appendleft(([one], tries - 1))
+                else:
+                    yield one, failed
+            if queue:
+                running.add(submit(*queue.popleft()))
 
 
 def on_worker(threads: int, task: Callable[[Any, Any], Any], work: Any, group: list[Any]) -> list[Exception | None]:

@@ -7,6 +7,7 @@ import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import geopandas as gpd
 import numpy as np
@@ -322,3 +323,30 @@ def test_looking_for_finished_shards_reads_no_receipt(tmp_path):
     assert build.totals(["s1", "s2"]) == {"patches": 10, "s1": 4, "s2": 12}
     (build.receipts / "7_7.json").write_text("not looked into")
     assert len(build.done()) == 3
+
+
+class Fails(NamedTuple):
+    """What fails so often for a shard, noted in a file each time, since workers are processes of their own."""
+
+    folder: Path
+    times: dict
+
+    def __call__(self, work, shard):
+        assert work == "work"
+        tries = self.folder / f"{shard}.tries"
+        with tries.open("a") as file:
+            file.write("x")
+        if len(tries.read_text()) <= self.times.get(shard, 0):
+            raise RunError("the host said no") if shard == "refused" else OSError(f"{shard} failed")
+
+
+def test_a_shard_that_fails_for_no_reason_known_is_sent_again(cluster, tmp_path):
+    shards = [f"good{i}" for i in range(200)] + ["once", "twice", "always", "refused"]  # several to a task of Dask
+    task = Fails(tmp_path, {"once": 1, "twice": 2, "always": 9, "refused": 9})
+    found = list(workers.results(cluster, task, "work", shards))
+    assert sorted(name for name, _ in found) == sorted(shards)  # each is told once
+    assert {name: str(error) for name, error in found if error} == {
+        "always": "always failed", "refused": "the host said no"
+    }  # fmt: skip
+    tries = {path.stem: len(path.read_text()) for path in tmp_path.glob("*.tries")}
+    assert {name: count for name, count in tries.items() if count != 1} == {"once": 2, "twice": 3, "always": 3}

@@ -26,7 +26,11 @@ class NodeMLPSection(Section):
 class SCGCObjective(Section):
     """What is minimised; keys as in geossl.methods.scgc.SCGC."""
 
-    clusters: Annotated[int, Field(ge=2, le=100_000)] = Field(description="Clusters to find.")
+    clusters: Annotated[int, Field(ge=2, le=100_000)] | None = Field(
+        None,
+        description="Clusters to find; null finds as many as the graph's file has classes, of which nothing else is "
+        "used.",
+    )
     autoencoder_steps: Annotated[int, Field(ge=0, le=1_000_000_000)] = Field(
         400, description="Updates of 256 nodes on features alone, before the graph comes in."
     )

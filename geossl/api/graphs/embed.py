@@ -128,6 +128,12 @@ def agreement(graph: Data, clusters: Int[ndarray, " n"]) -> dict[str, float]:
     return clustering_scores(y.long().numpy()[known], clusters[known])
 
 
+def say_agreement(graph: Data, nodes: pd.DataFrame) -> None:
+    """Log how well clusters from ``cluster_graph`` agree with the graph's classes, if it has some."""
+    if scores := agreement(graph, nodes["cluster"].to_numpy()):
+        log.info("classes  " + "  ".join(f"{name.upper()} {100 * value:.1f}" for name, value in scores.items()))
+
+
 def by_size(head: KMeansHead, vectors: Float[ndarray, "n d"]) -> KMeansHead:
     """The same clusters, the largest first."""
     sizes = np.bincount(predict(head, vectors).argmax(axis=1), minlength=len(head.centres))
@@ -256,8 +262,7 @@ def graph_map(
     chosen = made if source is None else {**made, "source": str(possible(source, "--source"))}
     graph = source_graph(Graphs(**chosen))
     nodes = cluster_graph(graph, model, classes, seed=seed)
-    if scores := agreement(graph, nodes["cluster"].to_numpy()):
-        log.info("classes  " + "  ".join(f"{name.upper()} {100 * value:.1f}" for name, value in scores.items()))
+    say_agreement(graph, nodes)
     vectors = embed_graph(graph, model)
     nodes[[c for c in vectors if c.startswith("e")]] = vectors[[c for c in vectors if c.startswith("e")]]
     if raster is not None:

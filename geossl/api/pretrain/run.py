@@ -107,6 +107,9 @@ def train(recipe: recipes.Recipe) -> Path:
     if not process():
         note_scores(folder, module, labels, "after")
         export(folder, recipe, module, data)
+        page = import_module(f"geossl.api.pretrain.{recipe.method}")
+        if hasattr(page, "finished"):  # of methods that have something to say of the whole
+            page.finished(module, data)
     return folder.path
 
 

@@ -1,5 +1,9 @@
 """SCGC from a recipe."""
 
+import torch
+from torch_geometric.data import Data
+
+from geossl.api.graphs.embed import cluster_graph, say_agreement
 from geossl.api.pretrain.graphs import graph_batches, graph_spec, set_statistics
 from geossl.data.graphs.batches import GraphBatches
 from geossl.data.graphs.files import NodeRows
@@ -22,6 +26,7 @@ def method(recipe: SCGCRecipe, data: GraphBatches) -> SCGC:
         "reconstruct": recipe.objective.reconstructs,
         "accumulate": recipe.objective.accumulates,
     }
+    objective["clusters"] = objective["clusters"] or classes_of(data.graph, recipe.data.source)
     if objective["clusters"] > data.graph.num_nodes:
         text = f"objective.clusters={objective['clusters']} is more than the {data.graph.num_nodes} nodes"
         raise InputError(f"{text} of data.source={recipe.data.source}; ask for fewer")
@@ -40,3 +45,24 @@ def method(recipe: SCGCRecipe, data: GraphBatches) -> SCGC:
     is_whole = recipe.data.batch_nodes is None and recipe.data.batch_graphs is None
     whole = None if is_whole else Whole(NodeRows(data.graph.x), data.graph.edge_index)
     return SCGC(encoder, optim_config(recipe.train), Objective(**objective), whole, recipe.train.seed)
+
+
+def classes_of(graph: Data, source: str) -> int:
+    """Number of classes of a graph's nodes.
+
+    Raises:
+        InputError: If it holds none, or one alone.
+    """
+    y = graph.get("y")
+    count = 0 if y is None or y.ndim != 1 else len(torch.unique(y[y >= 0]))
+    if count < 2:
+        raise InputError(
+            f"objective.clusters is not set, and data.source={source} has {count} classes to count; "
+            "say how many clusters to find, e.g. objective.clusters=8"
+        )
+    return count
+
+
+def finished(method: SCGC, data: GraphBatches) -> None:
+    """Say how well the clusters agree with the classes of the graph, if it has some; training did not see them."""
+    say_agreement(data.graph, cluster_graph(data.graph, method.encoder))

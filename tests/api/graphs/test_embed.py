@@ -266,6 +266,27 @@ def test_features_without_edges_are_joined_to_their_nearest(parcels, tmp_path):
         assert found[parcels[1] == crop].value_counts(normalize=True).iloc[0] > 0.9
 
 
+def test_a_graph_with_classes_needs_no_number_of_clusters_and_is_scored_at_the_end(parcels, tmp_path):
+    path, crop = tmp_path / "g.npz", parcels[1]
+    graph = {"x": gpd.read_file(parcels[0])[list("abcde")].to_numpy(), "y": np.where(crop == 1, -1, crop)}
+    side = np.array([(i, i + 1) for i in range(143) if i % 12 < 11]).T
+    settings = [*TINY, f"out={tmp_path / 'run'}", f"data.source={path}", "data.holdout=0", "objective.patience=null"]
+    for y, classes in ((None, 0), (np.full(144, 2), 1)):
+        found = {**graph, "y": y}
+        np.savez(path, edge_index=side, **{name: values for name, values in found.items() if values is not None})
+        done = CliRunner().invoke(main, ["pretrain", "scgc/graph", *settings])
+        assert done.exit_code == 2
+        assert f"objective.clusters is not set, and data.source={path} has {classes} classes to count" in done.output
+        assert not (tmp_path / "run").exists()
+    np.savez(path, edge_index=side, **graph)
+    done = CliRunner().invoke(main, ["pretrain", "scgc/graph", *settings])
+    assert done.exit_code == 0, done.output
+    encoder = tmp_path / "run" / "encoder.safetensors"
+    assert len(geossl.load_encoder(encoder).centres) == 2
+    scores = agreement(read_graph(path), geossl.graphs.cluster(path, encoder)["cluster"].to_numpy())
+    assert f"classes  ACC {100 * scores['acc']:.1f}  NMI {100 * scores['nmi']:.1f}" in done.output
+
+
 @pytest.mark.parametrize("method", ["graphmae", "scgc"])
 @pytest.mark.parametrize(
     ("arrays", "message"),

@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from geossl.api.source import Rasters as Rasters
     from geossl.api.verify import verify as verify
     from geossl.inference.outputs.quicklook import quicklook as quicklook
-    from geossl.inference.outputs.raster import open_map as open  # noqa: F401
     from geossl.models.files import load_encoder as load_encoder
     from geossl.models.foreign.wrap import wrap as wrap
+    from geossl.viewer.notebook import open_map as open  # noqa: F401
 
     points: Any
     series: Any
@@ -57,7 +57,7 @@ PUBLIC = {
     "fetch": "geossl.api.embed:fetch",
     "finetune": "geossl.api.finetune.run:finetune",
     "load_encoder": "geossl.models.files:load_encoder",
-    "open": "geossl.inference.outputs.raster:open_map",
+    "open": "geossl.viewer.notebook:open_map",
     "plan_map": "geossl.api.embed:plan_map",
     "pretrain": "geossl.api.pretrain.run:pretrain",
     "quicklook": "geossl.inference.outputs.quicklook:quicklook",

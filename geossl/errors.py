@@ -246,6 +246,7 @@ EXTRAS = {  # what an extra is for, and packages that come with it
     "video": ("video files", ("av",)),
     "clouds": ("--mask omnicloudmask", ("omnicloudmask",)),
     "datasets": ("data sets in HDF5", ("h5py",)),
+    "notebook": ("web maps in a notebook", ("folium", "branca")),
     "export": (".onnx files", ("onnxscript", "onnxruntime", "onnx")),
 }
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from geossl.errors import GeosslError, RunError, WrongTypeError, missing, redact
 from geossl.outputs import REFUSED, check_not_input
+from geossl.progress import in_notebook, notebook_line
 
 HERE = str(Path(__file__).parent)
 WORDS = {
@@ -32,6 +33,8 @@ WORDS = {
 
 def guarded(function: Callable[..., Any], name: str) -> Callable[..., Any]:
     """A public function whose arguments are of the types it says, and whose faults say that they are geossl's.
+
+    In a notebook its progress is drawn, where it has any and nothing else was asked for.
 
     An exception that is not geossl's own keeps its type and traceback; it gets a note with the name of the log.
 
@@ -48,6 +51,8 @@ def guarded(function: Callable[..., Any], name: str) -> Callable[..., Any]:
         check_types(function, name, bound.arguments)
         named = {key: value for key, value in bound.arguments.items() if key not in further}
         check_not_input({**named, **bound.kwargs})
+        if "progress" in signature.parameters and bound.arguments.get("progress") is None and in_notebook():
+            kwargs = {**kwargs, "progress": notebook_line(name)}
         try:
             return function(*args, **kwargs)
         except ImportError as error:

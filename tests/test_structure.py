@@ -27,7 +27,7 @@ FLOORS = {  # room -> its floors, top down: what stands on a floor imports from 
         {"models", "recipe", "grid"},
         {"units", "speckle", "faults"},
         {"sensors", "vector_files", "limits"},
-        {"outputs", "rules", "shown"},
+        {"outputs", "rules"},
         {"errors", "progress", "retries"},
     ),
     "geossl.data": (

@@ -24,6 +24,7 @@ from geossl.models.files import EncoderFile, save_encoder
 from geossl.models.heads.novelty import LAYERS, novelty_map
 from geossl.outputs import check_output, output_path, work_folder, work_path
 from geossl.progress import Progress
+from geossl.viewer.shown import Written
 
 RARE = 0.1  # p-value at which the style of the raster ends
 
@@ -73,7 +74,7 @@ def anomaly(
             raise InputError(f"--encoder {encoder} is not an auto-encoder of embeddings; train one on {map} itself")
         refuse_idle(pixels, settings)
         embeddings = inside(open_date(map, None), region)
-        return write(out, embeddings, of_embeddings(embeddings, found, possible(map, "--map")))
+        return Written(write(out, embeddings, of_embeddings(embeddings, found, possible(map, "--map"))))
     if not isinstance(found, PatchAutoencoder):
         raise InputError(f"--encoder {encoder} is not an auto-encoder of pixels from geossl pretrain regularized_ae")
     if region is None:
@@ -86,7 +87,7 @@ def anomaly(
         target.parent.mkdir(parents=True, exist_ok=True)
         layers = inside(open_map(path), region)
         written.append(write(target, layers, blocks(layers)))
-    return written[0] if len(maps) == 1 else out.with_suffix("")
+    return Written(written[0] if len(maps) == 1 else out.with_suffix(""))
 
 
 def novelty_maps(

@@ -27,7 +27,7 @@ from geossl.inference.outputs.styles import write_value_style
 from geossl.outputs import check_output, replacing
 from geossl.progress import Progress, silent
 from geossl.rules import check_values
-from geossl.shown import rows as html_rows
+from geossl.viewer.shown import rows as html_rows
 
 SAMPLE = 50_000  # patches that what is usual is learned from
 LEAST = 50  # of them

@@ -25,7 +25,7 @@ from geossl.models.heads.projection import projected
 from geossl.models.kinds import require_image_encoder
 from geossl.outputs import output_path, workspace
 from geossl.progress import Progress
-from geossl.shown import Written
+from geossl.viewer.shown import Written
 
 
 def embed(cube: xr.Dataset, encoder: str | Path | DenseEncoder = "croma_tiny", **settings: Any) -> xr.DataArray:

@@ -20,6 +20,7 @@ from geossl.models.foreign.exporting import ENDINGS, Exported, export_encoder
 from geossl.models.kinds import require_image_encoder
 from geossl.outputs import check_output, output_path
 from geossl.vector_files import read_features
+from geossl.viewer.shown import Written
 
 SETTINGS = ("dtype", "level", "time")  # of maps
 FORMS = {
@@ -81,9 +82,9 @@ def export(
     if out.suffix == "":
         maps = stac.zones(map)
         stac.write_stac(maps, out, None if encoder is None else EncoderFile.open(encoder), licence)
-        return out
+        return Written(out)
     if out.suffix == ".zarr":
-        return copy_date(map, out, time)
+        return Written(copy_date(map, out, time))
     with dask.config.set({"array.chunk-size": raster.CHUNK}):
         embeddings = raster.open_date(map, time)
     region = None if aoi is None else grid.read_aoi(aoi)
@@ -100,7 +101,7 @@ def export(
                 valid = valid.sel({name: slice(*embeddings[name].values[[0, -1]]) for name in ("y", "x")})
         features = None if aoi is None else read_features(aoi)
         table.write_table(embeddings, valid, out, "patch" if level is None else level, cell, features, metadata)
-    return out
+    return Written(out)
 
 
 def program(encoder: str | Path | DenseEncoder, out: Path, given: list[str], overwrite: bool) -> Exported:

@@ -31,6 +31,7 @@ from geossl.outputs import check_output
 from geossl.progress import Progress
 from geossl.rules import DATES
 from geossl.sensors import OPTICAL
+from geossl.viewer.shown import Written
 
 CLOUD_ABOVE = 0.2  # reflectance
 MOST_BANDS = 65535  # of a GeoTIFF
@@ -120,7 +121,7 @@ def embed_series(
         days = (f"{day[:4]}-{day[4:6]}-{day[6:]}" for day in (series.files[i].date for i in dates))
         words = Caption(TITLE, span(days), f"Encoder {spec.name}", MEANING)
         quicklook(raster.open_map(out), out.with_suffix(".png"), words=words)
-    return out
+    return Written(out)
 
 
 def series_encoder(encoder: str | Path | Encoder) -> SeriesEncoder:

@@ -32,6 +32,7 @@ from geossl.outputs import check_output
 from geossl.progress import Progress
 from geossl.sensors import SENSORS
 from geossl.training.run_folder import versions
+from geossl.viewer.shown import page, rows
 
 CHIP_PX = 96  # side of chips of labelled scenes
 ONE_CLASS_ONLY = ("kmeans", "svm", "svm_folds")  # protocols that cannot have several classes per sample
@@ -53,6 +54,10 @@ class Evaluation(NamedTuple):
     def table(self) -> str:
         """Scores as a Markdown table."""
         return markdown(score_rows(self.scores))
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the scores, and the page."""
+        return rows(score_rows(self.scores)) + page(self.report)
 
 
 def evaluate(

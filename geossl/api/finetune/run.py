@@ -43,9 +43,9 @@ from geossl.models.kinds import require_image_encoder
 from geossl.outputs import check_output, is_unfinished, output_path, work_path, workspace
 from geossl.progress import Progress
 from geossl.rules import check_values
-from geossl.shown import Written
 from geossl.training.decoder import DecoderConfig
 from geossl.training.run_folder import versions
+from geossl.viewer.shown import Written
 
 DEFAULT_ENCODER = "croma_tiny"
 RIDGE = "ridge"  # what the linear head of an amount is called; known by that name, too

@@ -32,6 +32,7 @@ from geossl.models.kinds import require
 from geossl.outputs import check_output, make_folder, replacing
 from geossl.recipe.graphs import Graphs
 from geossl.rules import check_values
+from geossl.viewer.shown import Written
 
 log = logging.getLogger("geossl")
 GSD_M = 10  # of a raster of clusters
@@ -211,7 +212,7 @@ def class_raster(out: str | Path, nodes: gpd.GeoDataFrame, gsd_m: float = GSD_M)
     legend = Legend([f"cluster {i}" for i in range(count)], palette(count))
     out.parent.mkdir(parents=True, exist_ok=True)
     write_classes(out, geobox, parts(), legend, None, {"nodes": len(nodes)})
-    return out
+    return Written(out)
 
 
 def graph_map(

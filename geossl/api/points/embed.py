@@ -27,6 +27,7 @@ from geossl.models.files import load_encoder
 from geossl.outputs import check_output
 from geossl.progress import Progress
 from geossl.rules import check_values
+from geossl.viewer.shown import Written
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def embed_points(
     write_vector_style(out)
     if picture:
         quicklook(raster.open_map(out), out.with_suffix(".png"))
-    return out
+    return Written(out)
 
 
 def chunk_vectors(

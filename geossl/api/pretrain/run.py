@@ -27,6 +27,7 @@ from geossl.training.projection import fit_projection
 from geossl.training.run_folder import RunFolder, versions
 from geossl.training.run_log import Metrics
 from geossl.training.run_page import write_page
+from geossl.viewer.shown import Written
 
 
 @runtime_checkable
@@ -110,7 +111,7 @@ def train(recipe: recipes.Recipe) -> Path:
         page = import_module(f"geossl.api.pretrain.{recipe.method}")
         if hasattr(page, "finished"):  # of methods that have something to say of the whole
             page.finished(module, data)
-    return folder.path
+    return Written(folder.path)
 
 
 def export(folder: RunFolder, recipe: recipes.Recipe, module: SSLMethod, data: TrainingData) -> None:

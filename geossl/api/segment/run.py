@@ -21,8 +21,8 @@ from geossl.models.files import EncoderFile
 from geossl.models.heads.segmenter import Segmenter
 from geossl.outputs import check_output, is_unfinished, output_path, work_path, workspace
 from geossl.progress import Progress
-from geossl.shown import Written
 from geossl.vector_files import read_features
+from geossl.viewer.shown import Written
 
 DEFAULT_ENCODER = "croma_tiny"
 

@@ -252,6 +252,14 @@ def decoded(store: Any, name: str, group: str | None, time: str | None) -> xr.Da
     return described(embeddings.astype(np.float32).rename("embeddings"))
 
 
+def layers_beside(path: str | Path, time: str | None) -> xr.Dataset:
+    """All that an opened ``.zarr`` map stores, as it is stored, lazily; of several dates one with ``time``."""
+    there, name = is_remote(path), redact(str(path))
+    store = FsspecStore.from_url(str(path), read_only=True) if there else checked(Path(path))
+    found = arrays(store, name, chunks=CHUNKS, mask_and_scale=False)
+    return found if time is None else one_date(found, name, time)
+
+
 def usual_time(path: Path, time: str | None) -> str | None:
     """The date asked for; where none is and a map has several, ``ALL``."""
     return ALL if time is None and "geossl:every" in store_attributes(path) else time

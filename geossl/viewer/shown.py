@@ -7,10 +7,14 @@ import os
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from geossl.viewer.notebook import explore_file
 
 MOST_BYTES = 4 * 2**20  # of a picture that goes into a notebook; larger ones are named
 MOST_ROWS = 12
+FRAME_PX = 420  # height of a page
+RUN_PAGE = "run.html"  # in the folder of a run
 
 if TYPE_CHECKING or os.name != "nt":
     from pathlib import PosixPath as OwnPath
@@ -21,10 +25,23 @@ else:
 class Written(OwnPath):
     """A path like any other; a notebook shows the picture, the table and the report of the same name beside it."""
 
+    def explore(self, map: Any = None, **options: Any) -> Any:
+        """Lay the raster over a web map (``folium.Map``), in its own colours; see ``geossl.open``.
+
+        Args:
+            map: A ``folium.Map`` to add it to; by default a new one.
+            options: ``tiles`` and ``attr`` (the base map), ``opacity``, ``name``.
+
+        Raises:
+            InputError: If it is not a raster, or folium is not installed.
+        """
+        return explore_file(Path(self), map, **options)
+
     def _repr_html_(self) -> str:
         """What a notebook shows; no more than the path where there is nothing else."""
         parts = [f"<code>{html.escape(str(self))}</code>"]
-        picture, report = Path(self).with_suffix(".png"), Path(self).with_suffix(".html")
+        picture = Path(self).with_suffix(".png")
+        report = Path(self) / RUN_PAGE if Path(self).is_dir() else Path(self).with_suffix(".html")
         if picture.is_file():
             parts.append(image(picture))
         for ending in ("_area.csv", "_totals.csv"):
@@ -32,8 +49,20 @@ class Written(OwnPath):
                 with table.open(newline="", encoding="utf-8") as file:
                     parts.append(rows(list(islice(csv.reader(file), MOST_ROWS + 1))))
         if report.is_file() and report != Path(self):
-            parts.append(f"report: <code>{html.escape(str(report))}</code>")
+            parts.append(page(report))
         return "<div>" + "<br>".join(parts) + "</div>"
+
+
+def page(path: Path) -> str:
+    """A page in a frame of the notebook, without scripts; its name where it is large."""
+    named = f"report: <code>{html.escape(str(path))}</code>"
+    if path.stat().st_size > MOST_BYTES:
+        return named
+    text = html.escape(path.read_text(encoding="utf-8"))
+    frame = (
+        f'<iframe sandbox title="report" srcdoc="{text}" style="width:100%;height:{FRAME_PX}px;border:1px solid #ccc">'
+    )
+    return f"{named}<br>{frame}</iframe>"
 
 
 def image(path: Path) -> str:

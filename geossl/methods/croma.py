@@ -3,8 +3,8 @@
 Paper: Fuller, Millard, Green, NeurIPS 2023, arXiv:2311.00566.
 Batch: ``{"s1": b 2 h w dB, "s2": b 12 h w reflectance, "valid": b h w}`` from geossl.data.
 Differs from the published pretraining file: joint self-attention is biased by radar positions (there, by optical
-ones), gathered embeddings carry gradient, and patches with invalid pixels are
-neither fed nor reconstructed.
+ones), gathered embeddings carry gradient, patches with invalid pixels are neither fed nor reconstructed, and chips with
+hardly any other enter no loss.
 """
 
 import math
@@ -30,7 +30,10 @@ TRUE_COLOUR = ("B04", "B03", "B02")
 
 
 def contrastive_loss(
-    z1: Float[Tensor, "b d"], z2: Float[Tensor, "b d"], logit_scale: Float[Tensor, ""]
+    z1: Float[Tensor, "b d"],
+    z2: Float[Tensor, "b d"],
+    logit_scale: Float[Tensor, ""],
+    counts: Bool[Tensor, " b"] | None = None,
 ) -> Float[Tensor, ""]:
     """Symmetric InfoNCE of unit vectors; candidates come from all ranks. Source: the paper's L_Con.
 
@@ -38,14 +41,19 @@ def contrastive_loss(
         z1: Radar, one unit row per sample.
         z2: Optical, same samples in the same order.
         logit_scale: Factor on the cosine (inverse temperature).
+        counts: Samples that are neither anchors nor candidates are False, on each rank at least one is True; None = all
+            count.
     """
     rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
     label = torch.arange(len(z1), device=z1.device) + rank * len(z1)
     z1, z2 = full_precision(z1), full_precision(z2)
     with torch.autocast(z1.device.type, enabled=False):
-        to_s2 = F.cross_entropy(logit_scale * z1 @ gather(z2).T, label)
-        to_s1 = F.cross_entropy(logit_scale * z2 @ gather(z1).T, label)
-    return (to_s2 + to_s1) / 2
+        to_s2, to_s1 = logit_scale * z1 @ gather(z2).T, logit_scale * z2 @ gather(z1).T
+        if counts is not None:
+            out = ~gather(counts.float()[:, None])[:, 0].bool()
+            to_s2, to_s1 = (x.masked_fill(out, -torch.inf)[counts] for x in (to_s2, to_s1))
+            label = label[counts]
+        return (F.cross_entropy(to_s2, label) + F.cross_entropy(to_s1, label)) / 2
 
 
 def normalized_patches(
@@ -96,6 +104,23 @@ def chip_normalized(patches: Float[Tensor, "b n p"], bands: int, valid: Bool[Ten
     mean = (x * weight).sum(dim=(1, 3), keepdim=True) / count
     var = ((x - mean).square() * weight).sum(dim=(1, 3), keepdim=True) / count
     return ((x - mean) / (var + 1e-6).sqrt()).flatten(-2)
+
+
+def visible_patches(usable: Int[Tensor, " b"], wanted: int) -> tuple[int, Bool[Tensor, " b"]]:
+    """How many patches every chip of a batch shows, and which chips count.
+
+    All show as many as the chip with the fewest usable patches can, which leaves one of them to reconstruct. So that
+    one chip under clouds does not take the sight of a whole batch, chips that could show less than half of what is
+    wanted do not count, unless all are so.
+
+    Args:
+        usable: Usable patches of each chip.
+        wanted: Patches that whole chips show.
+    """
+    can = usable - 1
+    counts = 2 * can >= wanted
+    counts |= ~counts.any()
+    return max(1, min(wanted, int(can[counts].min()))), counts
 
 
 class CROMA(SSLMethod):
@@ -164,10 +189,10 @@ class CROMA(SSLMethod):
             out = self.encoder(images["s1"], images["s2"])
             terms = self.imitation(out, batch, images, share == 1)
         if self.contrast_weight or self.reconstruct_weight:
-            keep = max(1, min(int(n * (1 - self.mask_ratio)), int(fed.sum(dim=1).min()) - 1))
+            keep, counts = visible_patches(fed.sum(dim=1), max(1, int(n * (1 - self.mask_ratio))))
             noise = torch.rand(2, b, n, generator=self.rng(), device=self.device).masked_fill(~fed, torch.inf)
             ids1, ids2 = random_kept_ids(noise[0], keep), random_kept_ids(noise[1], keep)
-            terms |= self.losses_of(images["s1"], images["s2"], ids1, ids2, share == 1)
+            terms |= self.losses_of(images["s1"], images["s2"], ids1, ids2, share == 1, counts)
         return terms
 
     def losses_of(
@@ -177,8 +202,13 @@ class CROMA(SSLMethod):
         ids1: Int[Tensor, "b k1"],
         ids2: Int[Tensor, "b k2"],
         valid: Bool[Tensor, "b n"],
+        counts: Bool[Tensor, " b"] | None = None,
     ) -> dict[str, Float[Tensor, ""]]:
-        """Losses for given visible patches; images are scaled to 0..1, ``valid`` marks wholly valid patches."""
+        """Losses for given visible patches; images are scaled to 0..1, ``valid`` marks wholly valid patches.
+
+        Chips for which ``counts`` is False enter no loss.
+        """
+        valid = valid if counts is None else valid & counts[:, None]
         out = self.encoder(s1, s2, ids1, ids2)
         z1 = F.normalize(full_precision(self.project_s1(out.s1_gap)), dim=-1)
         z2 = F.normalize(full_precision(self.project_s2(out.s2_gap)), dim=-1)
@@ -190,7 +220,7 @@ class CROMA(SSLMethod):
         found2, found1 = reconstructed[..., : -self.s1_dim], reconstructed[..., -self.s1_dim :]
         target1, target2 = self.targets(s1, s2, valid)
         return {
-            "contrast": self.contrast_weight * contrastive_loss(z1, z2, scale),
+            "contrast": self.contrast_weight * contrastive_loss(z1, z2, scale, counts),
             "reconstruct_s1": self.reconstruct_weight * masked_mse(found1, target1, valid.scatter(1, ids1, False)),
             "reconstruct_s2": self.reconstruct_weight * masked_mse(found2, target2, valid.scatter(1, ids2, False)),
         }

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from geossl.methods.base import OptimConfig
-from geossl.methods.croma import CROMA, contrastive_loss, denormalized, normalized_patches
+from geossl.methods.croma import CROMA, contrastive_loss, denormalized, normalized_patches, visible_patches
 from geossl.methods.losses import masked_mse
 from geossl.methods.parts.croma_imitation import Imitation, levels
 from geossl.models.encoders.croma import CROMAEncoder, croma_spec
@@ -279,7 +279,8 @@ def test_patches_with_too_few_valid_pixels_are_not_fed(monkeypatch):
         batch["valid"][:, row : row + 8, column : column + 2] = False  # three quarters are left
     seen = []
 
-    def keep(s1, s2, ids1, ids2, valid):
+    def keep(s1, s2, ids1, ids2, valid, counts):
+        assert counts.all()
         seen.extend([ids1, ids2, valid])
         return {}
 
@@ -292,6 +293,40 @@ def test_patches_with_too_few_valid_pixels_are_not_fed(monkeypatch):
         assert not torch.isin(fed, bad).any()
         assert fed.shape[1] == 9  # a quarter of all patches, as without holes
     assert all(not valid[:, bad].any() and int(valid.sum()) == 6 * 32 for valid in seen[2::3])
+
+
+def test_a_chip_under_clouds_enters_no_loss_and_takes_no_sight_from_the_others():
+    usable = [[36, 36], [36, 6], [36, 5], [4, 3], [0, 0]]
+    assert [visible_patches(torch.tensor(u), 9)[0] for u in usable] == [9, 5, 9, 2, 1]
+    assert visible_patches(torch.tensor([36, 5, 0]), 9)[1].tolist() == [True, False, False]
+    assert visible_patches(torch.tensor([4, 3]), 9)[1].all()
+    method, batch = small_method(), small_batch()
+    cloudy = {name: x.clone() for name, x in batch.items()}
+    cloudy["valid"][1, :40] = cloudy["valid"][1, :, 40:] = False  # 5 of 36 patches are left
+    seen = {}
+    hook = method.encoder.register_forward_pre_hook(lambda _, args: seen.update(ids=args[2]))
+    found = method.losses(cloudy)
+    hook.remove()
+    assert seen["ids"].shape == (len(batch["s1"]), 9)
+    cloudy["s1"][1], cloudy["s2"][1] = -3.0, 0.7  # whatever it holds
+    for name, value in method.losses(cloudy).items():
+        torch.testing.assert_close(value, found[name], rtol=0, atol=0)
+
+
+def test_contrast_of_chips_that_count_is_a_loop_over_them():
+    g = torch.Generator().manual_seed(3)
+    z1, z2 = (F.normalize(torch.randn(6, 5, generator=g, dtype=torch.float64), dim=1) for _ in range(2))
+    rows = [0, 2, 3, 5]
+    total = 0.0
+    for a, b in ((z1, z2), (z2, z1)):
+        for i in rows:
+            logits = [7 * float(a[i] @ b[j]) for j in rows]
+            total += math.log(sum(map(math.exp, logits))) - 7 * float(a[i] @ b[i])
+    counts = torch.zeros(6, dtype=torch.bool).index_fill(0, torch.tensor(rows), True)
+    scale = torch.tensor(7.0, dtype=torch.float64)
+    assert float(contrastive_loss(z1, z2, scale, counts)) == pytest.approx(total / 8, rel=1e-12)
+    everyone = contrastive_loss(z1, z2, scale)
+    assert torch.equal(contrastive_loss(z1, z2, scale, torch.ones(6, dtype=torch.bool)), everyone)
 
 
 def test_targets_keep_the_level_they_are_asked_to_keep():

@@ -50,9 +50,12 @@ clean:
 	rm -rf $(VENV) $(DEMO) runs build
 
 # In a virtual environment of its own: terratorch and rslearn bring much that geossl does without.
+# One after the other: asked for all at once, pip weighs versions for an hour.
 test-integrations:
 	$(PYTHON) -m venv $(VENV)-integrations
-	$(VENV)-integrations/bin/pip install --quiet --disable-pip-version-check -e '.[dev]' terratorch rslearn wandb
+	$(VENV)-integrations/bin/pip install --quiet --disable-pip-version-check --upgrade pip
+	$(VENV)-integrations/bin/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(VENV)-integrations/bin/pip install --quiet --disable-pip-version-check -e '.[terratorch]' rslearn wandb
 	OMP_NUM_THREADS=1 $(VENV)-integrations/bin/python -m pytest -q tests/integrations
 
 fuzz: install

@@ -245,6 +245,7 @@ EXTRAS = {  # what an extra is for, and packages that come with it
     "remote": ("maps at s3://, gs:// and https://", ("s3fs", "gcsfs", "aiohttp")),
     "video": ("video files", ("av",)),
     "clouds": ("--mask omnicloudmask", ("omnicloudmask",)),
+    "terratorch": ("--encoder terratorch:NAME", ("terratorch",)),
     "datasets": ("data sets in HDF5", ("h5py",)),
     "notebook": ("web maps in a notebook", ("folium", "branca")),
     "export": (".onnx files", ("onnxscript", "onnxruntime", "onnx")),

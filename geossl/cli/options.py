@@ -173,7 +173,7 @@ asks_encoder = click.option(
     show_default=True,
     help="croma_tiny or galileo_nano (bundled), presto (bundled; an image per month, 10 m), "
     "croma_base or croma_large (downloaded), a weight file or .pt2, "
-    "timm:NAME, torchgeo:NAME, hf:owner/repo/file@commit.",
+    "timm:NAME, torchgeo:NAME, terratorch:NAME, hf:owner/repo/file@commit.",
 )
 
 

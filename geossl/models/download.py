@@ -161,7 +161,7 @@ def fetch(url: str, part: Path) -> None:
         raise OSError(f"connection closed after {got} of {expected} bytes; run again to resume")
 
 
-FETCHED = ("hf:", "timm:", "torchgeo:")  # beginnings of names that are not of ENCODERS
+FETCHED = ("hf:", "terratorch:", "timm:", "torchgeo:")  # beginnings of names that are not of ENCODERS
 HUB_NAME = re.compile(r"(?P<owner>[\w.-]+)/(?P<repo>[\w.-]+)/(?P<file>[\w./-]+)@(?P<revision>[^#]+)(#(?P<sha256>.+))?")
 
 

@@ -42,6 +42,7 @@ ARCHITECTURES = {  # imported when needed: some need an extra
     "network": "geossl.models.foreign.feature_map:NetworkEncoder",
     "presto": "geossl.models.encoders.presto:PrestoEncoder",
     "program": "geossl.models.foreign.programs:ProgramEncoder",
+    "terratorch": "geossl.models.foreign.terratorch_models:TerratorchEncoder",
     "wrapped": "geossl.models.foreign.feature_map:WrappedEncoder",
     "gnn": "geossl.models.encoders.gnn:GNNEncoder",
     "node_mlp": "geossl.models.encoders.gnn:NodeMLP",
@@ -53,6 +54,7 @@ ARCHITECTURES = {  # imported when needed: some need an extra
     "vector_autoencoder": "geossl.models.encoders.score_autoencoder:VectorAutoencoder",
 }
 NETWORKS = {  # prefix of names -> what builds the encoder; imported when asked for, as architectures are
+    "terratorch": "geossl.models.foreign.terratorch_models:from_terratorch",
     "timm": "geossl.models.foreign.networks:from_timm",
     "torchgeo": "geossl.models.foreign.networks:from_torchgeo",
 }
@@ -84,7 +86,8 @@ def load_encoder(name_or_path: str | Path) -> Encoder:
     Args:
         name_or_path: A released name such as ``croma_base``; our ``.safetensors``; a ``.pt2`` of ``geossl.export``; a
             ``.pt`` in a published CROMA layout; or a name of others: ``timm:resnet18.a1_in1k``,
-            ``torchgeo:ViTSmall16_Weights.SENTINEL2_ALL_DINO``, ``hf:owner/repo/file.safetensors@commit``.
+            ``torchgeo:ViTSmall16_Weights.SENTINEL2_ALL_DINO``,
+            ``terratorch:prithvi_eo_v2_300``, ``hf:owner/repo/file.safetensors@commit``.
 
     Returns:
         The encoder, in evaluation mode.

@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 import torch
 from safetensors import safe_open
@@ -7,6 +9,13 @@ from geossl.models.encoders.galileo import galileo_spec
 from geossl.models.files import encoder_path, load_encoder
 from geossl.models.foreign import networks
 from geossl.models.foreign.networks import esa_name, from_timm, from_torchgeo, stated_scaling, torchgeo_weights
+
+
+def test_without_terratorch_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "terratorch", None)
+    monkeypatch.setitem(sys.modules, "terratorch.registry", None)
+    with pytest.raises(ImportError, match=r"'terratorch': pip install 'geossl\[terratorch\]'"):
+        load_encoder("terratorch:prithvi_eo_v2_300")
 
 
 def test_a_name_of_timm_is_built_once_and_checked_on_reuse(tmp_path, monkeypatch):

@@ -8,16 +8,18 @@ ARG EXTRAS=stac,remote
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 GEOSSL_CACHE=/cache
 
 WORKDIR /src
+# hadolint ignore=DL3013  # floors stand in pyproject.toml; pin for a build that must be repeated
 RUN pip install torch torchvision --index-url "${TORCH}"
 COPY pyproject.toml README.md LICENSE ./
 COPY geossl geossl
 COPY recipes recipes
+# hadolint ignore=DL3013
 RUN pip install ".[${EXTRAS}]" \
-    && useradd --create-home geossl \
+    && useradd --create-home --uid 1000 geossl \
     && mkdir /cache /work \
     && chown geossl /cache /work
 
-USER geossl
+USER 1000
 WORKDIR /work
 VOLUME ["/cache"]
 ENTRYPOINT ["geossl"]

@@ -4,12 +4,14 @@ import ast
 import re
 import shlex
 import textwrap
+import tomllib
 from pathlib import Path
 
 import click
 import numpy as np
 import pytest
 import rasterio
+import yaml
 
 import geossl
 from geossl.cli import main
@@ -115,3 +117,15 @@ def test_a_shown_error_is_the_one_that_is_said(command, said, scenes, monkeypatc
         "power.tif",
         "unnamed.tif",
     ]
+
+
+ELSEWHERE = {"torch": "pytorch", "dask": "dask-core", "matplotlib": "matplotlib-base"}  # names on conda-forge
+
+
+def test_the_conda_recipe_needs_what_the_wheel_needs():
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    split = [re.match(r"([\w-]+)(.*)", line).groups() for line in wheel]
+    recipe = yaml.safe_load((ROOT / ".ci/conda/recipe.yaml").read_text())
+    found = [line for line in recipe["requirements"]["run"] if not line.startswith("python ")]
+    assert sorted(found) == sorted(f"{ELSEWHERE.get(name, name)} {floor}".strip() for name, floor in split)
+    assert recipe["context"]["version"] == geossl.__version__

@@ -312,6 +312,23 @@ def test_a_region_across_the_antimeridian_becomes_a_map_on_each_side(croma_file,
     assert all(np.isfinite(open_map(path).values).any() for path in paths)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [{"patches": 1.5}, {"patches": True}, {"fed": [1]}, {"fed": {"s1": "2"}}, {"files": []}, {"files": {"a": 1}},
+     {"files": {"a": [1]}}, {"files": {"a": [1, None]}}, {"patches": None}],
+)  # fmt: skip
+def test_a_damaged_receipt_is_named(tmp_path, wrong):
+    build = BuildFolder(tmp_path / "a.zarr")
+    build.receipts.mkdir(parents=True)
+    good = {"patches": 5, "fed": {"s1": 2}, "files": {"valid": [7, 8]}}
+    build.write(build.marker((0, 1)), good)
+    assert build.totals(["s1", "s2"]) == {"patches": 5, "s1": 2, "s2": 0}
+    assert build.files((0, 1)) == {"valid": (7, 8)}
+    build.write(build.marker((0, 1)), good | wrong)
+    with pytest.raises(InputError, match=r"0_1.json is damaged; delete it, and the same command makes that shard"):
+        build.totals(["s1"])
+
+
 def test_looking_for_finished_shards_reads_no_receipt(tmp_path):
     build = BuildFolder(tmp_path / "m.zarr")
     build.receipts.mkdir(parents=True)

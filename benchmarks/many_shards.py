@@ -58,7 +58,8 @@ def plan_of(count, spec):
     """A square of shards."""
     side = round(count**0.5)
     metre = CELLS * 16 * spec.patch_m
-    area = shapely.box(0, 0, side * metre, side * metre)
+    low, high = -(side // 2) * metre, (side - side // 2) * metre  # around 0, 0: the plane ends at 7,300 km north
+    area = shapely.box(low, low, high, high)
     metadata = {
         "encoder_sha256": EncoderFile.open("croma_tiny").sha256,
         "window_px": 1280,

@@ -108,7 +108,8 @@ class OptimConfig:
         if self.optimizer == "sgd":
             return torch.optim.SGD(groups, lr=self.lr, momentum=self.betas[0])
         kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[self.optimizer]
-        made = kind(groups, lr=self.lr, betas=self.betas, fused=self.fused or None)
+        how = {"fused": True} if self.fused else {"foreach": True}  # a CPU would take weights one by one
+        made = kind(groups, lr=self.lr, betas=self.betas, **how)
         if self.fused:  # HACK: Lightning would not clip where a fused step may unscale; ours gets unscaled gradients
             made._step_supports_amp_scaling = False
         return made

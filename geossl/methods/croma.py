@@ -217,7 +217,7 @@ class CROMA(SSLMethod):
 
         grid = (s1.shape[-2] // self.patch_px, s1.shape[-1] // self.patch_px)
         reconstructed = self.decoder(out.joint_tokens, ids1, grid)
-        found2, found1 = reconstructed[..., : -self.s1_dim], reconstructed[..., -self.s1_dim :]
+        found2, found1 = reconstructed.split([reconstructed.shape[-1] - self.s1_dim, self.s1_dim], dim=-1)
         target1, target2 = self.targets(s1, s2, valid)
         return {
             "contrast": self.contrast_weight * contrastive_loss(z1, z2, scale, counts),

@@ -20,7 +20,7 @@ from geossl.models.encoder import DenseEncoder
 from geossl.models.files import save_encoder
 from geossl.outputs import read_note, write_text
 from geossl.training.checkpoints import Checkpoints, StopOnSignal, one_voice, process, saved_step, strategy
-from geossl.training.optim import lengthened
+from geossl.training.optim import kept_memory, lengthened
 from geossl.training.probe import OnlineProbe, holdout_scores
 from geossl.training.progress import TrainProgress, quiet
 from geossl.training.projection import fit_projection
@@ -96,7 +96,8 @@ def train(recipe: recipes.Recipe) -> Path:
     )
     if data.start_step < recipe.train.max_steps:
         try:
-            trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+            with kept_memory():
+                trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         except SystemExit:
             if not stop.broken_off:
                 raise

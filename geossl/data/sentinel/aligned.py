@@ -158,8 +158,9 @@ class AlignedScenes(GeoDataset):
     def chip(self, row: int, top: int, left: int, size: int) -> dict[str, torch.Tensor]:
         """A square of ``size`` px of one row; ``top`` and ``left`` count pixels of its reference file."""
         if self.memory is not None:
-            whole = self.memory[row]
-            return tensors({name: x[:, top : top + size, left : left + size].copy() for name, x in whole.items()})
+            whole, is_usable = self.memory[row]
+            chip = {name: x[:, top : top + size, left : left + size].copy() for name, x in whole.items()}
+            return tensors(chip, is_usable)
         return self.read(self.index.iloc[row], self.geobox(row, top, left, size))
 
     def geobox(self, row: int, top: int, left: int, size: int) -> GeoBox:
@@ -175,13 +176,14 @@ class AlignedScenes(GeoDataset):
         return {name: mosaic(getattr(row, name), name, geobox) for name in self.sensors}
 
     @cached_property
-    def memory(self) -> list[dict[str, Float[ndarray, "_ _ _"]]] | None:
-        """All sensors of every row, if all rows fit into memory."""
+    def memory(self) -> list[tuple[dict[str, Float[ndarray, "_ _ _"]], bool]] | None:
+        """All sensors of every row, and whether all pixels are usable, if all rows fit into memory."""
         boxes = [row.reference.grid for row in self.index.itertuples()]
         bands = sum(len(SENSORS[name].bands) for name in self.sensors)
         if sum(bands * 4 * box.shape[0] * box.shape[1] for box in boxes) > IN_MEMORY_BYTES:
             return None
-        return [self.arrays(row, box) for row, box in zip(self.index.itertuples(), boxes, strict=True)]
+        rows = map(self.arrays, self.index.itertuples(), boxes)
+        return [(row, all(np.isfinite(x).all() for x in row.values())) for row in rows]
 
     def __getstate__(self) -> dict[str, Any]:
         """Pixels stay behind when sent to a worker, which reads its own."""
@@ -193,10 +195,10 @@ def reference_of(sensors: Sequence[str]) -> str:
     return min(sensors, key=lambda name: (SENSORS[name].gsd_m, SENSORS[name].is_radar))
 
 
-def tensors(arrays: Mapping[str, Float[ndarray, "_ h w"]]) -> dict[str, torch.Tensor]:
-    """All sensors as tensors, and where all bands of all of them are usable."""
+def tensors(arrays: Mapping[str, Float[ndarray, "_ h w"]], is_whole: bool = False) -> dict[str, torch.Tensor]:
+    """All sensors as tensors, and where all bands of all of them are usable; everywhere where that is known."""
     images = {name: torch.from_numpy(x) for name, x in arrays.items()}
-    return {**images, "valid": usable(images)}
+    return {**images, "valid": images[min(images)][0].isfinite() if is_whole else usable(images)}
 
 
 def look_up(dataset: GeoDataset, query: Any) -> tuple[gpd.GeoDataFrame, GeoBox]:

@@ -1,9 +1,10 @@
 """Where chips lie: random and regular places, reproducible whatever the number of ranks, workers and restarts."""
 
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import geopandas as gpd
 import numpy as np
@@ -58,8 +59,8 @@ class Place:
 
     def corners(self, size: int) -> tuple[int, int, int, int]:
         """Least and greatest column and row a chip may begin at, going by the bounding box."""
-        left, top, right, bottom = self.polygon.bounds
-        return int(np.ceil(left)), int(np.floor(right)) - size, int(np.ceil(top)), int(np.floor(bottom)) - size
+        left, top, right, bottom = self.whole_px
+        return left, right - size, top, bottom - size
 
     def random_corner(self, size: int, rng: np.random.Generator) -> tuple[int, int] | None:
         """Column and row of one uniformly drawn chip; None if it is not wholly inside."""
@@ -71,7 +72,21 @@ class Place:
 
     def holds(self, x: int, y: int, size: int) -> bool:
         """Whether a chip lies wholly inside."""
+        left, top, right, bottom = self.whole_px
+        if self.has_all and left <= x <= right - size and top <= y <= bottom - size:
+            return True
         return bool(self.polygon.covers(shapely.box(x, y, x + size, y + size)))
+
+    @cached_property
+    def whole_px(self) -> tuple[int, int, int, int]:
+        """First column and row of whole pixels in the bounding box, and the last of each."""
+        left, top, right, bottom = self.polygon.bounds
+        return math.ceil(left), math.ceil(top), math.floor(right), math.floor(bottom)
+
+    @cached_property
+    def has_all(self) -> bool:
+        """Whether all of these lie inside, as in most footprints, so that no geometry is asked for each chip."""
+        return bool(self.polygon.covers(shapely.box(*self.whole_px)))
 
 
 def places(scenes: Sequence[AlignedScenes], roi: Rois | None) -> list[Place]:

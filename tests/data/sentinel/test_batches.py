@@ -200,3 +200,25 @@ def test_bands_that_some_file_lacks_are_optional_for_the_encoder_and_keep_publis
     for batch in data.train_dataloader():
         assert batch["valid"].float().mean() > 0.9
         assert batch["s2"][:, [0, 9]].isnan().all()
+
+
+@pytest.mark.parametrize("hole", [False, True])
+def test_chips_of_several_sensors_are_those_of_each_alone(hole):
+    class Pixels:
+        def read(self, number, attempt):
+            draw = torch.Generator().manual_seed(number)
+            side = int(torch.randint(20, 60, (), generator=draw))
+            chip = {name: torch.randn(bands, side, side, generator=draw) for name, bands in (("s1", 2), ("s2", 12))}
+            if hole:
+                chip["s2"][:, 3:9, 3:9] = torch.nan
+            return {**chip, "valid": usable(chip)}
+
+    found = ChipDataset(Pixels(), 32)
+    for number in range(12):
+        chip, rng = Pixels().read(number, 0), np.random.default_rng((0, number, 20))
+        turn = int(rng.integers(4)), bool(rng.integers(2))
+        alone = {name: turned(resized({name: chip[name]}, 32), *turn)[name] for name in ("s1", "s2")}
+        for name, x in alone.items():
+            assert torch.equal(found[number][name].nan_to_num(9), x.nan_to_num(9))
+        assert torch.equal(found[number]["valid"], usable(alone))
+        assert found[number]["valid"].all() != hole

@@ -6,7 +6,7 @@ import shapely
 import torch
 
 from geossl.data.sentinel.aligned import Sentinel1, aligned_scenes
-from geossl.data.sentinel.samplers import GridChips, RandomChips, split_scenes
+from geossl.data.sentinel.samplers import GridChips, Place, RandomChips, split_scenes
 from geossl.errors import InputError
 from geossl.sensors import S2_BANDS
 from tests.data.conftest import optical, radar, write_raster
@@ -38,6 +38,22 @@ def test_chips_lie_inside_the_polygon_not_its_bounding_box(folder):
     for chip in RandomChips(scenes, 24, 100, roi=[[triangle]]):
         square = shapely.box(x + 10 * chip.left, y - 10 * (chip.top + 24), x + 10 * (chip.left + 24), y - 10 * chip.top)
         assert triangle.buffer(0.02).covers(square)
+
+
+@pytest.mark.parametrize(
+    ("polygon", "has_all"),
+    [
+        (shapely.box(0, 0, 60, 40).buffer(1e-3), True),
+        (shapely.box(0.4, 0.4, 59.6, 39.6), True),
+        (shapely.Polygon([(0, 0), (60, 0), (60, 40)]), False),
+        (shapely.box(0, 0, 60, 40) - shapely.box(30, 20, 31, 21), False),
+    ],
+)
+def test_a_place_holds_what_its_polygon_covers(polygon, has_all):
+    place = Place(0, 0, polygon)
+    assert place.has_all == has_all
+    for x, y in np.random.default_rng(0).integers(-3, 60, (400, 2)).tolist():
+        assert place.holds(x, y, 12) == polygon.covers(shapely.box(x, y, x + 12, y + 12))
 
 
 def test_chips_cover_the_whole_footprint(folder):

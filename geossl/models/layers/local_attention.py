@@ -128,7 +128,8 @@ def tile_mask(bias: Float[Tensor, "1 h q k"], is_key: Bool[Tensor, "t k"]) -> Fl
     """The bias, shared where all keys of all tiles are there."""
     if is_key.all():
         return bias
-    return bias.masked_fill(~is_key[:, None, None, :], NEVER)
+    most = torch.where(is_key, torch.inf, NEVER).to(bias)  # a minimum is one pass, several times as fast as filling
+    return torch.minimum(bias, most[:, None, None, :])
 
 
 def attend_local_flex(q: Tensor, k: Tensor, v: Tensor, near: Neighbourhood, compiled: bool = True) -> Tensor:

@@ -2,6 +2,8 @@
 
 import os
 import time
+from collections import Counter
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,13 @@ import numpy as np
 import psutil
 import shapely
 import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
 from odc.geo.geobox import GeoBox
 
 from geossl.errors import InputError, RunError
-from geossl.inference.engine.encode import EncodeConfig, rim_px
+from geossl.inference.engine import true_colour
+from geossl.inference.engine.encode import EncodeConfig, rim_px, usable_shares
 from geossl.inference.engine.geometry import Geometry
 from geossl.inference.engine.plan import Plan
 from geossl.inference.engine.source import OnlySensors, Source, image_at, images
@@ -23,16 +28,18 @@ from geossl.models.layers.tiles import GROUP
 
 PROCESS_BYTES = 600e6  # Python, torch and GDAL by themselves
 FLOAT = 4
-TRIED = 5  # tiles per side of the block that is timed
-LOOKS = 3  # layers' reaches around wanted cells that are encoded on average
+TRIED = ((2, 4), (4, 4), (4, 8))  # tiles per side of blocks that are timed: whole groups, as long as it is short
+TRIED_S = 0.4  # seconds after which no larger block is timed
 SHARDS_READ = 2  # one is encoded while the next is read
-STORED_COPIES = 3  # embeddings, their stored form, the codec's buffer
+STORED_COPIES = 3  # of a shard: embeddings, their stored form, the codec's buffer
 LAYER_COPIES = 14  # of a window's tokens alive at once: qkv, attention, feed-forward
 PIXEL_COPIES = 7  # of a block's pixels alive at once: read, filled, scaled, clipped, in patches
 STREAM_COPIES = 12  # of a block's tokens: three streams, keys and values of two, what comes out
 SERIES_PX = 16  # side of the square of series that is timed
 SERIES = 7 * 256  # tokens per date of the series of pixels that run at once: seven band groups each
-READ_PX = 512  # side of the square whose reading is timed
+LOOKS = 3  # reaches around wanted patches that the layers of an encoder see on average, of which no more is known
+READ_PX = 1024  # side of the square whose reading is timed
+MAP_S = 1.2  # what a map takes at any size: its files are looked at, a store is made and closed; by the same
 SHARD_S, CELL_S, BYTE_S = 8e-3, 1.5e-3, 4e-9  # what writing takes, by one small map on a local disk
 STORED = {"int8": 1, "float16": 2, "float32": 4}
 
@@ -42,8 +49,11 @@ def worker_bytes(plan: Plan, encoder: DenseModel, batch_size: int) -> float:
     spec, shape = encoder.spec, plan.shape
     weights = sum(x.numel() * x.element_size() for x in encoder.state_dict().values())
     read = max(max(plan.blocks(shard)[2:]) for shard in plan.shards) * shape.cell_px
+    reads = 1 + min(SHARDS_READ, len(plan.tasks(plan.shards)))
     pixels = (read + 2 * rim_px(spec, shape, plan.phases)) ** 2 * bands(plan, spec)
-    embeddings = (read // shape.cell_px * plan.cell_side) ** 2 * spec.dim
+    found = (read // shape.cell_px * plan.cell_side) ** 2 * (1 + (plan.phases > 1) / plan.phases**2)  # and a finer part
+    kept = max(np.prod(plan.block(shard)[2:]) for shard in plan.shards) * plan.cell_side**2
+    embeddings = (found + kept * (STORED_COPIES - 1)) * spec.dim
     heads = int(spec.arguments.get("heads", 0))
     if spec.dates > 1:
         activations: float = SERIES * spec.dates * spec.dim * LAYER_COPIES + batch_size * shape.window_px**2 * (
@@ -59,7 +69,7 @@ def worker_bytes(plan: Plan, encoder: DenseModel, batch_size: int) -> float:
             bands(plan, spec) * PIXEL_COPIES + spec.dim * STREAM_COPIES / spec.patch_px**2
         )
         activations += group
-    return PROCESS_BYTES + weights + FLOAT * (pixels * (SHARDS_READ + 1) + embeddings * STORED_COPIES + activations)
+    return PROCESS_BYTES + weights + FLOAT * (pixels * reads + embeddings + activations)
 
 
 def bands(plan: Plan, spec: DenseSpec) -> int:
@@ -93,38 +103,82 @@ def smaller(plan: Plan, shard_cells: int) -> Plan:
 def encode_seconds(plan: Plan, encoder: DenseModel, config: EncodeConfig) -> float:
     """Time the model takes for a map here, measured on blank pixels: a batch of windows, or a small block."""
     spec, shape = encoder.spec, plan.shape
-    count, side = (config.batch_size, shape.window_px) if shape.reach is None else (1, TRIED * TILE * spec.patch_px)
+    if shape.reach is not None:
+        return plan.phases**2 * local_seconds(plan, encoder, config)
+    count, side = config.batch_size, shape.window_px
     if spec.dates > 1:  # a pixel takes as long as a patch elsewhere
         count, side = 1, min(side, SERIES_PX)
-    images = {name: torch.zeros(count, spec.channels(name), side, side) for name in plan.metadata["sensors"]}
+    taken = 0.0
+    for _ in range(2):
+        taken = timed(plan, encoder, config, (count, side, side))
+    windows = plan.phases**2 * sum(int(plan.cells(shard).sum()) for shard in plan.shards)
+    return windows * taken / count * (shape.window_px / side) ** 2
+
+
+def timed(plan: Plan, encoder: DenseModel, config: EncodeConfig, size: tuple[int, int, int]) -> float:
+    """Seconds of one call on blank images, so many of such a height and width."""
+    count, height, width = size
+    images = {name: torch.zeros(count, encoder.spec.channels(name), height, width) for name in plan.metadata["sensors"]}
     images = {name: x.to(config.device) for name, x in images.items()}
+    reach = plan.shape.reach
     with torch.autocast(config.device.split(":")[0], torch.bfloat16, enabled=config.precision == "bf16"):
-        for _ in range(2):
-            start = time.perf_counter()
-            if shape.reach is None:
-                encoder.tokens(images).cpu()
-            else:
-                assert isinstance(encoder, LocalModel)
-                encoder.local_tokens(images, None, shape.reach).cpu()
-            taken = time.perf_counter() - start
-    if shape.reach is None:
-        windows = plan.phases**2 * sum(int(plan.cells(shard).sum()) for shard in plan.shards)
-        return windows * taken / count * (shape.window_px / side) ** 2
-    return plan.phases**2 * seen_px(plan, shape) * taken / side**2
+        start = time.perf_counter()
+        if reach is None:
+            encoder.tokens(images).cpu()
+        else:
+            assert isinstance(encoder, LocalModel)
+            encoder.local_tokens(images, None, reach).cpu()
+        return time.perf_counter() - start
 
 
-def seen_px(plan: Plan, shape: Geometry) -> int:
-    """Pixels that are encoded for a map made of blocks; those around the wanted cells count as far as layers look."""
+def local_seconds(plan: Plan, encoder: DenseModel, config: EncodeConfig) -> float:
+    """Time of all blocks: layers are computed by groups of tiles, which all take about as long."""
+    layers, side = layers_of(encoder, plan.metadata["sensors"]), TILE * encoder.spec.patch_px
+    per_group = 0.0
+    for rows, columns in TRIED:
+        seconds = timed(plan, encoder, config, (1, rows * side, columns * side))
+        per_group = seconds / (rows * columns / GROUP) / sum(cost for _, cost in layers)
+        if seconds > TRIED_S:
+            break
+    return per_group * sum(cost * count for (_, cost), count in zip(layers, groups_of(plan, layers), strict=True))
+
+
+def layers_of(encoder: DenseModel, sensors: Collection[str]) -> list[tuple[int, float]]:
+    """Layers of local attention: reaches around wanted patches that each is computed for, and its cost."""
+    inner: Any = encoder
+    while not hasattr(inner, "local_layers"):  # what is built around an encoder holds it
+        inner = getattr(inner, "encoder", None)
+        if inner is None:
+            return [(LOOKS, 1.0)]
+    found: list[tuple[int, float]] = inner.local_layers(sensors)
+    return found
+
+
+def groups_of(plan: Plan, layers: Collection[tuple[int, float]]) -> list[int]:
+    """Groups of tiles that are computed for a map, layer by layer."""
+    shape, n = plan.shape, plan.shape.block_cells
     assert shape.reach is not None
-    total, patch = 0, plan.lattice.patch_px
+    around = [-(-looks * shape.reach // TILE) for looks, _ in layers]  # tiles on every side
+    blocks: Counter[bytes] = Counter()
     for task in plan.tasks(plan.shards):
-        wanted, n = plan.asked(task), shape.block_cells
+        wanted = plan.asked(task)
         for r, c in np.ndindex(wanted.shape[0] // n, wanted.shape[1] // n):
-            where = np.argwhere(wanted[r * n : (r + 1) * n, c * n : (c + 1) * n])
-            if len(where):
-                spans = (np.ptp(where, axis=0) + 1) * shape.cell_px + 2 * LOOKS * shape.reach * patch
-                total += int(np.prod(np.minimum(spans, shape.window_px)))
-    return total
+            blocks[wanted[r * n : (r + 1) * n, c * n : (c + 1) * n].tobytes()] += 1
+    total = np.zeros(len(around), int)
+    for cells, count in blocks.items():  # most are alike: all of a block is wanted
+        tiles = tiles_of(np.frombuffer(cells, bool).reshape(n, n), shape, plan.lattice.patch_px)
+        seen = [int(F.max_pool2d(tiles, 2 * k + 1, stride=1, padding=k).sum()) for k in around]
+        total += count * -(-np.array(seen) // GROUP)
+    return total.tolist()
+
+
+def tiles_of(cells: Bool[np.ndarray, "n n"], shape: Geometry, patch_px: int) -> Float[torch.Tensor, "1 ty tx"]:
+    """Which tiles of a block and its halo hold a wanted patch."""
+    side, halo = shape.cell_px // patch_px, shape.halo_px // patch_px
+    patches = np.pad(cells.repeat(side, 0).repeat(side, 1), halo)
+    rest = -len(patches) % TILE
+    tiles = np.pad(patches, (0, rest)).reshape(-(-len(patches) // TILE), TILE, -1, TILE).any(axis=(1, 3))
+    return torch.from_numpy(np.asarray(tiles, np.float32)[None])
 
 
 def count_of(inputs: list[Any]) -> int:
@@ -133,7 +187,9 @@ def count_of(inputs: list[Any]) -> int:
 
 
 def read_seconds(plan: Plan, spec: DenseSpec, source: Source) -> float | None:
-    """Time that reading takes here, measured on a square in the middle of the region; None for scenes of a catalogue.
+    """Time that reading takes here, and all else that is done pixel by pixel; None for scenes of a catalogue.
+
+    It is measured on a square in the middle of the region.
 
     A catalogue's scenes are composed of several dates, which would take longer than a dry run may.
     """
@@ -148,7 +204,9 @@ def read_seconds(plan: Plan, spec: DenseSpec, source: Source) -> float | None:
     middle = most[tuple(slice((n - side) // 2, (n + side) // 2) for n in most.shape)]
     try:
         start = time.perf_counter()
-        images(image_at(source, middle, plan.time(plan.shards[0])), spec)
+        cube = image_at(source, middle, plan.time(plan.shards[0]))
+        usable_shares(images(cube, spec), spec)
+        true_colour.bytes_of(cube, plan, 0)
         taken = time.perf_counter() - start
     except RunError:  # what a host does not give now may be there later
         return None
@@ -162,9 +220,14 @@ def px_within(box: GeoBox, area: shapely.Geometry) -> float:
 
 
 def write_seconds(plan: Plan, stored_bytes: int) -> float:
-    """Time that writing takes: what a shard, a cell and a byte cost, on a disk that is not the bottleneck."""
+    """Time that writing takes: what a map, a shard, a cell and a byte cost, on a disk that is not the bottleneck."""
     cells = sum(int(plan.cells(shard).sum()) for shard in plan.shards)
-    return len(plan.shards) * SHARD_S + cells * CELL_S + stored_bytes * BYTE_S
+    return MAP_S + len(plan.shards) * SHARD_S + cells * CELL_S + stored_bytes * BYTE_S
+
+
+def shown(seconds: float) -> int | float:
+    """Seconds as precise as they are known."""
+    return round(seconds) if seconds >= 10 else round(seconds, 1)
 
 
 def estimate(
@@ -201,9 +264,9 @@ def estimate(
         "memory_per_worker_gb": round(worker_bytes(plan, encoder, config.batch_size) / 1e9, 2),
         "workers": workers,
         "precision": config.precision,
-        "encode_seconds": round(seconds),
-        "read_seconds": "not measured: scenes of a catalogue" if reading is None else round(reading),
-        "seconds": round(seconds + beside),
+        "encode_seconds": shown(seconds),
+        "read_seconds": "not measured: scenes of a catalogue" if reading is None else shown(reading),
+        "seconds": shown(seconds + beside),
         "seconds_per_km2": float(f"{seconds / computed:.3g}") if computed else 0.0,
         "cores": os.cpu_count(),
     }

@@ -4,7 +4,7 @@ Paper: Fuller, Millard, Green, NeurIPS 2023, arXiv:2311.00566.
 Any grid of 8 px patches, either sensor or both, any subset of patches: positions enter through distances only.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ from geossl.models.usual import usual_reach
 from geossl.sensors import PAIR, SENSORS, SensorSpec
 
 PATCH_PX = 8
+CROSS_COST = 1.6  # of a joint layer over one of self-attention: tiny, a CPU's processor time by tiles
 PAIR_SPECS = {name: SENSORS[name].spec for name in PAIR}  # with published statistics
 SIZES: dict[str, dict[str, int]] = {
     "tiny": {"dim": 128, "depth": 4, "heads": 8},
@@ -225,6 +226,17 @@ class CROMAEncoder(DenseEncoder):
             joint = run.joint(self.joint, found["s1"], found["s2"], is_joint, fed["s2"])
             tokens = torch.where(is_joint[..., None], run.rows(joint), tokens)
         return torch.where(wanted.flatten(1)[..., None], tokens, torch.nan).unflatten(1, grid)
+
+    def local_layers(self, sensors: Collection[str]) -> list[tuple[int, float]]:
+        """What ``local_tokens`` computes, layer by layer, so that its cost can be foretold.
+
+        Returns:
+            How many reaches around the wanted patches a layer is computed, and its cost in layers of self-attention.
+        """
+        last = len(self.joint.blocks) if len(sensors) == 2 else 0
+        streams = {"s1": self.radar, "s2": self.optical}
+        found = [(last + n, 1.0) for name in sensors for n in range(len(streams[name].blocks))]
+        return found + [(n, CROSS_COST) for n in range(last)]
 
     def prepare(
         self, images: Images, kept: Kept | None

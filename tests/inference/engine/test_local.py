@@ -12,10 +12,10 @@ import zarr
 
 from geossl.errors import GridError
 from geossl.grid import Aoi, Lattice
-from geossl.inference.engine import geometry, lazy
+from geossl.inference.engine import estimate, geometry, lazy
 from geossl.inference.engine.encode import EncodeConfig, encode_block, usable_shares
 from geossl.inference.engine.geometry import Geometry
-from geossl.inference.engine.run import dry_run, embed_map
+from geossl.inference.engine.run import MapConfig, dry_run, embed_map, plans
 from geossl.inference.engine.source import images
 from geossl.inference.outputs.raster import open_map
 from geossl.models import files
@@ -24,6 +24,7 @@ from geossl.models.encoders.croma import CROMAEncoder, croma_spec
 from geossl.models.files import read_encoder, save_encoder
 from geossl.models.heads.decoders import DECODERS
 from geossl.models.heads.segmenter import with_decoder
+from geossl.models.layers import tiles
 from tests.inference.conftest import ORIGIN, SHAPE, Memory
 from tests.inference.engine.test_engine import Holes
 from tests.processes import forked_workers
@@ -207,3 +208,18 @@ def test_auto_precision_stands_in_the_plan_and_is_kept_on_another_machine(local_
     np.testing.assert_array_equal(again.values, before)
     with pytest.raises(ValueError, match="was started with another precision"):
         made(tmp_path / "bf16.zarr", area(width=90), local_file, precision="fp32")
+
+
+def test_a_dry_run_counts_the_groups_of_tiles_that_a_map_computes(small_blocks, local_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(geometry, "HALO", 8)  # a whole tile, as the usual halo is two
+    monkeypatch.setattr("tests.inference.conftest.SHAPE", (700, 700))  # pixels all around
+    config, encoder, out, place = MapConfig(), read_encoder(local_file), tmp_path / "a.zarr", area(250, 270, 140, 120)
+    (plan,) = plans(place, Memory(), local_file, out, config).values()
+    layers = estimate.layers_of(encoder, ["s1", "s2"])
+    assert layers == [(1, 1.0), (1, 1.0), (2, 1.0), (0, 1.6)]
+    computed, run = [], tiles.run_group
+    monkeypatch.setattr(tiles, "run_group", lambda block, *rest: computed.append(block) or run(block, *rest))
+    embed_map(place, Memory(), local_file, out)
+    groups = estimate.groups_of(plan, layers)
+    assert len(computed) == sum(groups) > len(layers)
+    assert sum(type(block).__name__ == "CrossBlock" for block in computed) == groups[-1]

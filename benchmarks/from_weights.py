@@ -41,13 +41,13 @@ ARMS = {
 WEST, EAST, BLOCK = 19, 21, 2  # columns that are learned from, the first that is judged, patches per side of a block
 
 
-def trained(folder, arm, seed, steps):
+def trained(folder, arm, changes, seed, steps):
     """Encoder of a run, and the processor seconds it took; trains if it is not there yet."""
     out = folder / f"{arm.replace(',', '').replace(' ', '_')}_{steps}_{seed}"
     note = out / "processor.json"
     if not note.is_file():
         start = time.process_time()
-        settings = {"train__max_steps": steps, "train__seed": seed, "probe__every_steps": 0, **ARMS[arm]}
+        settings = {"train__max_steps": steps, "train__seed": seed, "probe__every_steps": 0, **changes}
         geossl.pretrain("croma", out=str(out), **settings)
         note.write_text(json.dumps(time.process_time() - start))
     return load_encoder(out / "encoder.safetensors"), json.loads(note.read_text())
@@ -66,15 +66,20 @@ def tiles():
     return images, np.stack(labels)
 
 
-def scored(encoder, images, labels):
-    """Balanced accuracy on held-out columns, by what tokens are made from."""
-    count, gh, gw = labels.shape
-    column = np.broadcast_to(np.arange(gw), labels.shape)
+def places(shape):
+    """Column of every patch, block it is drawn with, and strip that penalties are chosen by."""
+    count, gh, gw = shape
+    column = np.broadcast_to(np.arange(gw), shape)
     blocks = np.arange(count)[:, None, None] * 1000 + block_numbers(gh, gw, BLOCK)
-    strips = np.broadcast_to(np.arange(gh)[:, None] // (gh // 4), labels.shape)
+    strips = np.broadcast_to(np.arange(gh)[:, None] // (gh // 4), shape)
+    return column, blocks, strips
+
+
+def scored(found, labels):
+    """Balanced accuracy on held-out columns, by what tokens are made from; ``found`` holds those of every scene."""
+    column, blocks, strips = places(labels.shape)
     learned, judged = (labels > 0) & (column < WEST), (labels > 0) & (column >= EAST)
     judged &= np.isin(labels, labels[learned])
-    found = [views(EncoderRow(encoder), image) for image in images]
     out = {}
     for view in found[0]:
         x = np.concatenate([tokens[view] for tokens in found])
@@ -91,7 +96,7 @@ def main():
     parser.add_argument("--out", type=Path, default=Path("runs/from_weights"))
     args = parser.parse_args()
     torch.set_num_threads(1)
-    runs = {arm: [trained(args.out, arm, seed, args.steps) for seed in args.seeds] for arm in args.arms}
+    runs = {arm: [trained(args.out, arm, ARMS[arm], seed, args.steps) for seed in args.seeds] for arm in args.arms}
     if "from scratch" not in runs or len(runs) < 2:
         return
     images, labels = tiles()
@@ -101,7 +106,10 @@ def main():
         "croma_tiny, no updates": [load_encoder("croma_tiny")],
         **{f"{arm}, {args.steps} updates": [encoder for encoder, _ in found] for arm, found in runs.items()},
     }
-    scores = {name: [scored(encoder, images, labels) for encoder in encoders] for name, encoders in rows.items()}
+    scores = {
+        name: [scored([views(EncoderRow(encoder), image) for image in images], labels) for encoder in encoders]
+        for name, encoders in rows.items()
+    }
     kinds = list(scores["croma_tiny, no updates"][0])
     title = " | ".join(kind.replace("|", "\\|") for kind in kinds)
     print(f"| | processor minutes | {title} |\n{'|---' * (2 + len(kinds))}|")

@@ -29,8 +29,8 @@ from geossl.models.encoders.croma import CROMAEncoder
 ARMS = ("patch", "chip_band", "none")
 WANTED = {
     "eurosat": ("linear", "linear (mean)", "kNN"),
-    "crops": ("one date balanced", "four dates balanced"),
     "biomass": ("s1 R2", "s2 R2", "s1|s2 R2"),
+    "crops": ("one date balanced", "four dates balanced"),
 }
 
 
@@ -57,15 +57,36 @@ def levels_left(found, images):
     return out
 
 
-def judged(row, key, args, images, labels):
-    """All scores of a row's seed, by name."""
+def ground(row, images, labels):
+    """Land cover and what is left of levels, by name."""
     found = [views(row, image) for image in images]
     out = {f"land cover {view}": value for view, value in scored(found, labels).items()}
-    out |= {f"band means {view} R2": value for view, value in levels_left(found, images).items()}
-    for task, names in WANTED.items():
-        values = score(row, args.data, [task], args.out / "scores", key)[task]
-        out |= {f"{task} {name}": values[name] for name in names}
-    return out
+    return out | {f"band means {view} R2": value for view, value in levels_left(found, images).items()}
+
+
+def judged(part, row, key, args, images, labels):
+    """Scores of a row's seed, by name; ``part`` is ``ground`` or a task."""
+    if part == "ground":
+        return ground(row, images, labels)
+    values = score(row, args.data, [part], args.out / "scores", key)[part]
+    return {f"{part} {name}": values[name] for name in WANTED[part]}
+
+
+def show(found):
+    """Both tables of a part."""
+    names = list(found["patch"][0])
+    means = {
+        row: {name: (mean_of(run[name] for run in seeds), [run[name].value for run in seeds]) for name in names}
+        for row, seeds in found.items()
+    }
+    pairs = [("patch", "before training"), ("chip_band", "patch"), ("none", "patch"), ("none", "chip_band")]
+    print("\n| | " + " | ".join(found) + f" |\n{'|---' * (len(found) + 1)}|")
+    for name in names:
+        print(f"| {escaped(name)} | " + " | ".join(cell(means[row][name]) for row in found) + " |")
+    print("\n| | " + " | ".join(f"{a} less {b}" for a, b in pairs) + f" |\n{'|---' * (len(pairs) + 1)}|")
+    for name in names:
+        cells = [difference(means[a][name], means[b][name]) for a, b in pairs]
+        print(f"| {escaped(name)} | " + " | ".join(cells) + " |", flush=True)
 
 
 def main():
@@ -84,22 +105,11 @@ def main():
     images, labels = tiles()
     fresh = [untrained(CROMAEncoder(runs["patch"][0].spec), seed) for seed in args.seeds]
     rows = {"before training": fresh, **runs}
-    found = {"band statistics": [judged(BandRow(), "bands", args, images, labels)]}
-    for name, encoders in rows.items():
-        found[name] = [judged(EncoderRow(e), digest(e), args, images, labels) for e in encoders]
-        print(f"{name}: done", flush=True)
-    names = list(found["patch"][0])
-    means = {
-        row: {name: (mean_of(run[name] for run in seeds), [run[name].value for run in seeds]) for name in names}
-        for row, seeds in found.items()
-    }
-    pairs = [("patch", "before training"), ("chip_band", "patch"), ("none", "patch"), ("none", "chip_band")]
-    print("\n| | " + " | ".join(found) + f" |\n{'|---' * (len(found) + 1)}|")
-    for name in names:
-        print(f"| {escaped(name)} | " + " | ".join(cell(means[row][name]) for row in found) + " |")
-    print("\n| | " + " | ".join(f"{a} less {b}" for a, b in pairs) + f" |\n{'|---' * (len(pairs) + 1)}|")
-    for name in names:
-        print(f"| {escaped(name)} | " + " | ".join(difference(means[a][name], means[b][name]) for a, b in pairs) + " |")
+    for part in ("ground", *WANTED):
+        found = {"band statistics": [judged(part, BandRow(), "bands", args, images, labels)]}
+        for name, encoders in rows.items():
+            found[name] = [judged(part, EncoderRow(e), digest(e), args, images, labels) for e in encoders]
+        show(found)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from geossl.models.layers.masking import patch_shares
 
 VALID_SHARE = 0.9  # of a patch's pixels, from which it is fed
 LEAST_PATCHES = 4  # valid ones; an image with fewer is left out of the batch
+LEAST_SHARE = 0.25  # of all patches, likewise if others have more: all show as many as the one with the fewest
 
 
 def valid_images(batch: Mapping[str, Tensor], patch_px: int) -> tuple[dict[str, Tensor], Float[Tensor, "b n"], int]:
@@ -26,7 +27,9 @@ def valid_images(batch: Mapping[str, Tensor], patch_px: int) -> tuple[dict[str, 
         RunError: If no image is left.
     """
     share = patch_shares(batch["valid"], patch_px)
-    rows = ((share >= VALID_SHARE).sum(dim=1) >= LEAST_PATCHES).nonzero()[:, 0]
+    count = (share >= VALID_SHARE).sum(dim=1)
+    enough = count >= max(LEAST_PATCHES, LEAST_SHARE * share.shape[1])
+    rows = (enough if bool(enough.any()) else count >= LEAST_PATCHES).nonzero()[:, 0]
     if not len(rows):
         raise RunError(f"no image of a batch has {LEAST_PATCHES} valid patches; check nodata, or use larger chips")
     if len(rows) == len(share):

@@ -13,6 +13,7 @@ from geossl.errors import InputError, MissingFileError, Note, RecipeError, RunEr
 from geossl.methods.base import OptimConfig
 from geossl.methods.losses import feature_loss, masked_mse, normalized_features
 from geossl.methods.mr_mae import MRMAE, pixel_targets, split_patches
+from geossl.methods.valid import valid_images
 from geossl.models.encoders.conv_vit import ConvViT
 from geossl.models.encoders.croma import CROMAEncoder, croma_spec
 from geossl.models.files import provenance, save_encoder
@@ -326,6 +327,16 @@ def test_images_without_usable_pixels_are_left_out():
     torch.testing.assert_close(losses["mimic"], module.losses({n: x[rows] for n, x in data.items()})["mimic"])
     with pytest.raises(RunError, match="no image of a batch has 4 valid patches"):
         module.losses({**data, "valid": torch.zeros_like(data["valid"])})
+
+
+def test_an_image_with_few_usable_pixels_takes_no_sight_from_the_others():
+    valid = torch.zeros(3, 64, 64, dtype=torch.bool)
+    valid[0] = valid[1, :16] = valid[2, :8, :40] = True  # 64, 16 and 5 of 64 patches
+    images = {"valid": valid, "number": torch.arange(3)}
+    found, share, left_out = valid_images(images, 8)
+    assert (found["number"].tolist(), left_out, share.sum(dim=1).tolist()) == ([0, 1], 1, [64, 16])
+    alone = {name: x[2:] for name, x in images.items()}
+    assert valid_images(alone, 8)[0]["number"].tolist() == [2]
 
 
 def test_another_sensors_teacher_is_imitated():

@@ -15,10 +15,12 @@ from matplotlib.figure import Figure
 from geossl.evaluation.scores import Scores, class_iou
 from geossl.outputs import write_text
 
+VIEWPORT = "<meta name=viewport content='width=device-width, initial-scale=1'>"  # else phones shrink the page
 STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}"
     "table{border-collapse:collapse;margin:1rem 0}"
     "td,th{padding:.25rem .7rem;border-bottom:1px solid #ddd;text-align:right}"
+    "table{display:block;overflow-x:auto}"
     "td:first-child,th:first-child{text-align:left}img{max-width:100%}code{background:#f4f4f4;padding:0 .2rem}"
 )
 
@@ -90,23 +92,25 @@ def write_report(
     drawn = html.escape(str(metadata.get("interval", "test samples drawn with replacement")))
     body.append(f"<p>Brackets: 95 % bootstrap interval, {drawn}.</p>")
     if len(scores) > 1:
-        body.append(embedded(scores_figure(scores)))
+        body.append(embedded(scores_figure(scores), "Scores with their intervals"))
     if curve:
         numbers["label_fractions"] = {
             name: {str(share): scores.to_dict() for share, scores in line.items()} for name, line in curve.items()
         }
-        body += ["<h2>Fewer labels</h2>", embedded(curve_figure(curve))]
+        body += ["<h2>Fewer labels</h2>", embedded(curve_figure(curve), "Scores over the share of labels")]
     for name, found in scores.items():
         if found.confusion is not None:
             body += [f"<h2>{html.escape(name)}</h2>", class_table(found.confusion, names)]
-            body.append(embedded(confusion_figure(found.confusion, names)))
+            body.append(embedded(confusion_figure(found.confusion, names), f"Confusion matrix of {name}"))
     unit = str(metadata.get("unit") or "")
     for name, pair in (pairs or {}).items():
-        body += [f"<h2>{html.escape(name)}</h2>", embedded(agreement_figure(pair, unit))]
+        body += [
+            f"<h2>{html.escape(name)}</h2>",
+            embedded(agreement_figure(pair, unit), f"Predicted over true, {name}"),
+        ]
     body += ["<h2>How</h2>", html_table([["", "value"], *([k, json.dumps(v)] for k, v in metadata.items())])]
-    page = f"<!doctype html><meta charset=utf-8><title>{html.escape(title)}</title><style>{STYLE}</style>" + "".join(
-        body
-    )
+    head = f"<!doctype html><html lang=en><meta charset=utf-8>{VIEWPORT}<title>{html.escape(title)}</title>"
+    page = f"{head}<style>{STYLE}</style><main>{''.join(body)}</main></html>"
     for target, text in ((path, page), (path.with_suffix(".json"), json.dumps(numbers, indent=1))):
         write_text(target, text)
     return numbers
@@ -209,8 +213,9 @@ def curve_figure(curve: Curve) -> Figure:
     return figure
 
 
-def embedded(figure: Figure) -> str:
-    """A figure inside the page."""
+def embedded(figure: Figure, about: str) -> str:
+    """A figure inside the page, and what it shows for who does not see it."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
-    return f'<p><img alt="" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"></p>'
+    text = base64.b64encode(buffer.getvalue()).decode()
+    return f'<p><img alt="{html.escape(about)}" src="data:image/png;base64,{text}"></p>'

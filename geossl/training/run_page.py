@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib import image
 
-from geossl.evaluation.report import STYLE, html_table
+from geossl.evaluation.report import STYLE, VIEWPORT, html_table
 from geossl.methods.base import Reconstruction
 from geossl.outputs import write_text
 from geossl.training.run_folder import RunFolder
@@ -61,12 +61,14 @@ def write_page(
         recipe["method"], "geossl embed --aoi region.geojson --s1 S1 --s2 S2 --encoder {encoder} --out map.zarr"
     )
     again = f"geossl pretrain {folder.recipe} out=runs/again"
-    parts.append(f"<h2>Next</h2><pre>{html.escape(command.format(encoder=encoder))}\n{html.escape(again)}</pre>")
+    parts.append(
+        f"<h2>Next</h2><pre tabindex=0>{html.escape(command.format(encoder=encoder))}\n{html.escape(again)}</pre>"
+    )
     for name, values in (("Data", data), ("Recipe", recipe), ("Versions", json.loads(folder.versions.read_text()))):
         rows = [["", "value"], *([key, short(value)] for key, value in values.items())]
         parts.append(f"<details><summary>{name}</summary>{html_table(rows)}</details>")
-    head = f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title>"
-    write_text(folder.page, f"{head}<style>{STYLE}{OWN_STYLE}</style>{''.join(parts)}")
+    head = f"<!doctype html><html lang=en><meta charset=utf-8>{VIEWPORT}<title>{html.escape(title)}</title>"
+    write_text(folder.page, f"{head}<style>{STYLE}{OWN_STYLE}</style><main>{''.join(parts)}</main></html>")
     return folder.page
 
 

@@ -41,6 +41,8 @@ def test_names_are_escaped_and_numbers_can_be_read_back(tmp_path):
     path = tmp_path / "r.html"
     write_report(path, "<b>&", {"linear": scores(0.5)}, ["<script>", "b"], {"split": "blocked"}, None)
     page = path.read_text()
+    assert '<img alt="Confusion matrix of linear" src="data:image/png' in page
+    assert 'alt=""' not in page
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
     found = json.loads(path.with_suffix(".json").read_text())

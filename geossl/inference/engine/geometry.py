@@ -8,7 +8,7 @@ from geossl.models.encoder import DenseModel, DenseSpec, LocalModel
 
 CELL = 16  # side of a cell in patches: what a region's border decides about
 BLOCK = 8  # side of a block in cells: 1024 px for patches of 8 px
-HALO = 16  # patches around a block that are encoded with it: two tiles; with less, classes change at borders
+HALO = 24  # patches around a block that are encoded with it: three tiles; with two, classes change at its borders
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,11 @@ class Geometry:
         return metadata if self.reach is None else {**metadata, "reach": self.reach}
 
 
-def geometry(spec: DenseSpec, reach: int | None) -> Geometry:
-    """Windows as the spec has them, or blocks for attention of some reach."""
+def geometry(spec: DenseSpec, reach: int | None, halo_px: int | None = None) -> Geometry:
+    """Windows as the spec has them, or blocks for attention of some reach; with the halo of a map that was begun."""
     if reach is None:
         return Geometry(None, spec.window_px - 2 * spec.margin_px, 1, spec.margin_px)
-    return Geometry(reach, CELL * spec.patch_px, BLOCK, HALO * spec.patch_px)
+    return Geometry(reach, CELL * spec.patch_px, BLOCK, halo_px or HALO * spec.patch_px)
 
 
 def own_geometry(spec: DenseSpec) -> Geometry:

@@ -157,7 +157,7 @@ def plans(aoi: grid.Aoi, source: Source, encoder: Path, out: Path, config: MapCo
     check_periods(source, spec)
     check_times(times := times_of(source, spec), out)
     check_reach(model, reach)
-    shape = geometry(spec, reach)
+    shape = geometry(spec, reach, before["margin_px"] if before and before.get("reach") else None)
     metadata = {
         "encoder_sha256": sha256,
         **shape.describe(),

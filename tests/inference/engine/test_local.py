@@ -136,7 +136,7 @@ def test_the_plan_and_the_store_say_the_reach(small_blocks, local_file, tmp_path
     assert dry_run(area(), Memory(), local_file, tmp_path / "n.zarr", reach=None)[0]["attention"] == "whole windows"
 
 
-def test_a_map_that_was_begun_keeps_its_attention(local_file, tmp_path):
+def test_a_map_that_was_begun_keeps_its_attention(local_file, tmp_path, monkeypatch):
     before = made(tmp_path / "m.zarr", area(), local_file, reach=None)
     changed = (tmp_path / "m.zarr" / "zarr.json").stat().st_mtime_ns
     again = made(tmp_path / "m.zarr", area(), local_file)
@@ -146,8 +146,14 @@ def test_a_map_that_was_begun_keeps_its_attention(local_file, tmp_path):
     assert {"reach", "block_cells"}.isdisjoint(plan)
     with pytest.raises(ValueError, match="was started with another .*reach"):
         made(tmp_path / "m.zarr", area(), local_file, reach=3)
-    made(tmp_path / "m.zarr", area(), local_file, overwrite=True)
-    assert json.loads((tmp_path / "m.zarr.build" / "plan.json").read_text())["reach"] == 3
+    before = made(tmp_path / "m.zarr", area(), local_file, overwrite=True)
+    plan = json.loads((tmp_path / "m.zarr.build" / "plan.json").read_text())
+    assert (plan["reach"], plan["margin_px"]) == (3, 192)
+    monkeypatch.setattr(geometry, "HALO", 16)  # as in an earlier version
+    for path in (tmp_path / "m.zarr.build" / "finished", *(tmp_path / "m.zarr.build" / "receipts").iterdir()):
+        path.unlink()
+    assert before.identical(made(tmp_path / "m.zarr", area(), local_file))
+    assert json.loads((tmp_path / "m.zarr.build" / "plan.json").read_text()) == plan
 
 
 def test_encoder_files_that_do_not_say_map_locally_if_positions_are_relative():
@@ -211,7 +217,7 @@ def test_auto_precision_stands_in_the_plan_and_is_kept_on_another_machine(local_
 
 
 def test_a_dry_run_counts_the_groups_of_tiles_that_a_map_computes(small_blocks, local_file, tmp_path, monkeypatch):
-    monkeypatch.setattr(geometry, "HALO", 8)  # a whole tile, as the usual halo is two
+    monkeypatch.setattr(geometry, "HALO", 8)  # a whole tile, as the usual halo is three
     monkeypatch.setattr("tests.inference.conftest.SHAPE", (700, 700))  # pixels all around
     config, encoder, out, place = MapConfig(), read_encoder(local_file), tmp_path / "a.zarr", area(250, 270, 140, 120)
     (plan,) = plans(place, Memory(), local_file, out, config).values()

@@ -6,10 +6,10 @@ from typing import Any
 
 import pandas as pd
 
-from geossl.api.source import Rasters, by_period
+from geossl.api.source import Catalog, Rasters, by_period, given
 from geossl.api.tokens import of_months
 from geossl.data.periods import recorded_scenes
-from geossl.errors import BandError, InputError, MissingFileError
+from geossl.errors import BandError, InputError, MissingFileError, possible
 from geossl.inference.engine.plan import Plan, Shard
 from geossl.inference.engine.source import Source
 from geossl.inference.engine.verify import recorded
@@ -56,13 +56,15 @@ def verify(
     if not isinstance(shards, int) or isinstance(shards, bool) or shards < 1:
         raise InputError(f"shards={shards!r} is not a number of shards; use 1 or more")
     check_values(seed=seed)
-    path = Path(map)
+    path, named_source = possible(map, "map"), given(source, {}, "verify")
+    if isinstance(named_source, Catalog):
+        raise InputError("verify: scenes are those that the plan names; leave source out, or give geossl.Rasters(...)")
     if not path.exists():
         raise MissingFileError(f"map {str(path)!r} does not exist")
     plan = recorded(path)
-    if isinstance(source, Rasters) and "periods" in plan.metadata["source"]:
-        source = by_period(source, plan.metadata["source"]["every"], period_of(plan.metadata["source"]))
-    opened = source.source() if isinstance(source, Rasters) else source or named(plan, path)
+    if isinstance(named_source, Rasters) and "periods" in plan.metadata["source"]:
+        named_source = by_period(named_source, plan.metadata["source"]["every"], period_of(plan.metadata["source"]))
+    opened = named_source.source() if isinstance(named_source, Rasters) else named_source or named(plan, path)
 
     def report(done: int, wanted: int) -> None:
         if progress:

@@ -153,16 +153,21 @@ def laid(array: xr.DataArray, map: Any, options: dict[str, Any]) -> Any:
     """An array on a web map, by odc-geo."""
     if find_spec("folium") is None:
         raise needs("notebook")
-    options["name"] = html.escape(str(options["name"]))  # the page puts it in as it is
+    name = escaped(str(options["name"]))
     with warnings.catch_warnings():  # of rasterio, about an array in memory whose place odc-geo keeps itself
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        found = array.odc.explore(map, layer_control=False, **options)
+        found = array.odc.explore(map, layer_control=False, **{**options, "name": name})
     from folium import LayerControl  # lazy: an extra
 
     control = next((child for child in found._children.values() if isinstance(child, LayerControl)), LayerControl())
     found.add_child(control)
     found._children.move_to_end(control.get_name())  # its script must come after the layers it lists
     return found
+
+
+def escaped(text: str) -> str:
+    """Text as folium's pages take it: they put it in as HTML, and are templates of Jinja."""
+    return html.escape(text).replace("{", "&#123;")
 
 
 def coloured(rgba: UInt8[np.ndarray, "h w 4"], like: xr.DataArray) -> xr.DataArray:
@@ -208,8 +213,6 @@ def with_legend(map: Any, text: str) -> Any:
         corner = map.get_root().html
         boxes = [*getattr(corner, "geossl_legends", ()), f'<div style="{BOX}">{text}</div>']
         corner.geossl_legends = boxes
-        whole = f'<div style="{CORNER}">{"".join(boxes)}</div>'.replace(
-            "{", "&#123;"
-        )  # the text is a template of Jinja
+        whole = f'<div style="{CORNER}">{"".join(boxes)}</div>'.replace("{", "&#123;")  # as in escaped()
         corner.add_child(Element(whole), name="geossl_legends")
     return map

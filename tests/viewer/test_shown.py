@@ -91,6 +91,7 @@ def test_arrays_and_written_rasters_lie_on_one_web_map(classes):
     assert "&lt;i&gt;fields" in page
     assert r"a\u0026lt;b\u0026gt;" in page
     assert "<b>&lt;b&gt;&#123;&#123;7*7}}" in page
+    assert r'"\u0026lt;b\u0026gt;\u0026#123;\u0026#123;7*7}}"' in page  # in the list of layers
 
 
 def test_explore_says_in_one_line_what_it_cannot_show(classes, monkeypatch):

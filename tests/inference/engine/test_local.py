@@ -136,7 +136,7 @@ def test_the_plan_and_the_store_say_the_reach(small_blocks, local_file, tmp_path
     assert dry_run(area(), Memory(), local_file, tmp_path / "n.zarr", reach=None)[0]["attention"] == "whole windows"
 
 
-def test_a_map_that_was_begun_keeps_its_attention(local_file, tmp_path, monkeypatch):
+def test_a_map_that_was_begun_keeps_its_attention(small_blocks, local_file, tmp_path, monkeypatch):
     before = made(tmp_path / "m.zarr", area(), local_file, reach=None)
     changed = (tmp_path / "m.zarr" / "zarr.json").stat().st_mtime_ns
     again = made(tmp_path / "m.zarr", area(), local_file)
@@ -148,8 +148,8 @@ def test_a_map_that_was_begun_keeps_its_attention(local_file, tmp_path, monkeypa
         made(tmp_path / "m.zarr", area(), local_file, reach=3)
     before = made(tmp_path / "m.zarr", area(), local_file, overwrite=True)
     plan = json.loads((tmp_path / "m.zarr.build" / "plan.json").read_text())
-    assert (plan["reach"], plan["margin_px"]) == (3, 192)
-    monkeypatch.setattr(geometry, "HALO", 16)  # as in an earlier version
+    assert (plan["reach"], plan["margin_px"]) == (3, 32)
+    monkeypatch.setattr(geometry, "HALO", 8)  # as of another version
     for path in (tmp_path / "m.zarr.build" / "finished", *(tmp_path / "m.zarr.build" / "receipts").iterdir()):
         path.unlink()
     assert before.identical(made(tmp_path / "m.zarr", area(), local_file))

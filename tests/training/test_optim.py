@@ -20,9 +20,11 @@ class Library:
 def test_freed_blocks_are_kept_while_training_and_given_back_afterwards(monkeypatch):
     library = Library()
     monkeypatch.setattr(optim, "glibc", lambda: library)
-    with pytest.raises(RuntimeError, match="in training"), kept_memory():
-        assert (library.settings, library.trimmed) == (KEPT, 0)
-        raise RuntimeError("in training")
+    training = kept_memory()
+    training.__enter__()
+    assert (library.settings, library.trimmed) == (KEPT, 0)
+    with pytest.raises(RuntimeError, match="in training"):
+        training.gen.throw(RuntimeError("in training"))
     assert (library.settings, library.trimmed) == (USUAL, 1)
 
 

@@ -1,5 +1,6 @@
 """How much an encoder sees at once in a map, and what of it is kept: windows, or large blocks with local attention."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ from geossl.models.encoder import DenseModel, DenseSpec, LocalModel
 CELL = 16  # side of a cell in patches: what a region's border decides about
 BLOCK = 8  # side of a block in cells: 1024 px for patches of 8 px
 HALO = 24  # patches around a block that are encoded with it: three tiles; with two, classes change at its borders
+MOST_HALO = 64  # of a map that is resumed; a plan that says more is damaged
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,13 @@ def geometry(spec: DenseSpec, reach: int | None, halo_px: int | None = None) -> 
     if reach is None:
         return Geometry(None, spec.window_px - 2 * spec.margin_px, 1, spec.margin_px)
     return Geometry(reach, CELL * spec.patch_px, BLOCK, halo_px or HALO * spec.patch_px)
+
+
+def begun_halo(spec: DenseSpec, before: Mapping[str, Any]) -> int | None:
+    """Halo in pixels that the plan of a map that was begun with local attention names; None if it names none."""
+    halo_px = before.get("margin_px") if before.get("reach") else None
+    is_possible = type(halo_px) is int and 0 < halo_px <= MOST_HALO * spec.patch_px and halo_px % spec.patch_px == 0
+    return halo_px if is_possible else None
 
 
 def own_geometry(spec: DenseSpec) -> Geometry:

@@ -18,7 +18,7 @@ from geossl.errors import GridError, InputError, Note, RunError
 from geossl.inference.engine import estimate, store, true_colour, workers
 from geossl.inference.engine.coverage import covered, outside
 from geossl.inference.engine.encode import EncodeConfig, Encoded, Made, encode_block, patch_dates, phases_of, rim_px
-from geossl.inference.engine.geometry import check_reach, geometry
+from geossl.inference.engine.geometry import begun_halo, check_reach, geometry
 from geossl.inference.engine.overviews import add_overviews
 from geossl.inference.engine.plan import BuildFolder, Plan, Shard, Task, begun, fitting_shard
 from geossl.inference.engine.source import (
@@ -157,7 +157,7 @@ def plans(aoi: grid.Aoi, source: Source, encoder: Path, out: Path, config: MapCo
     check_periods(source, spec)
     check_times(times := times_of(source, spec), out)
     check_reach(model, reach)
-    shape = geometry(spec, reach, before["margin_px"] if before and before.get("reach") else None)
+    shape = geometry(spec, reach, begun_halo(spec, before))
     metadata = {
         "encoder_sha256": sha256,
         **shape.describe(),

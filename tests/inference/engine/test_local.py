@@ -154,6 +154,10 @@ def test_a_map_that_was_begun_keeps_its_attention(small_blocks, local_file, tmp_
         path.unlink()
     assert before.identical(made(tmp_path / "m.zarr", area(), local_file))
     assert json.loads((tmp_path / "m.zarr.build" / "plan.json").read_text()) == plan
+    for wrong in ({"margin_px": "wide"}, {"margin_px": 10**9}):
+        (tmp_path / "m.zarr.build" / "plan.json").write_text(json.dumps({**plan, **wrong}))
+        with pytest.raises(ValueError, match="was started with another .*margin_px"):
+            made(tmp_path / "m.zarr", area(), local_file)
 
 
 def test_encoder_files_that_do_not_say_map_locally_if_positions_are_relative():

@@ -160,25 +160,10 @@ def clipped(embeddings: xr.DataArray, area: shapely.Geometry | None) -> xr.DataA
 
 
 def open_map(path: str | Path, gsd_m: float | None = None, level: int = 0, time: str | None = None) -> xr.DataArray:
-    """Open an embedding map lazily.
-
-    Args:
-        path: ``.zarr`` store or ``.tif`` written by ``geossl embed``, on disk or at ``s3://``, ``gs://``, ``https://``.
-        gsd_m: Show it on finer cells, e.g. 10, by bilinear interpolation: smoother, not more detailed; nothing is
-            stored. It must divide the map's cell.
-        level: Of the overviews in a large ``.zarr`` map; each has half the rows and columns of the one before.
-        time: Of a map of several dates (``embed --every``) the one that is wanted, ``2023-06``; all by default.
-
-    Returns:
-        ``(embedding, y, x)``, of several dates ``(time, embedding, y, x)``: float32 Dask array with CRS and grid
-        (``.odc.geobox``, ``.rio.crs``); NaN = nodata; int8 stores are decoded. ``.rio.to_raster`` names the bands e000,
-        e001, ... by its attribute ``long_name``, which some of the bands alone must be given anew
-        (``.assign_attrs(long_name=...)``), as in all of rioxarray.
+    """The vectors of a map, lazily, as ``geossl.open`` gives them: ``(embedding, y, x)``, or with ``time`` before.
 
     Raises:
-        MissingFileError: If there is nothing at ``path``.
-        InputError: If it is not an embedding map.
-        GridError: If ``gsd_m`` does not fit.
+        MissingFileError, InputError, GridError: As ``geossl.open``.
     """
     return opened(path, gsd_m, level, ALL if time is None else time)
 

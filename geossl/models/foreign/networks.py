@@ -4,13 +4,15 @@
 """
 
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from typing import Any
 
 import timm
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from geossl.errors import Note, UnknownNameError, WeightsError
 from geossl.models.encoder import DenseSpec
@@ -79,13 +81,28 @@ def timm_weights(name: str) -> dict[str, Tensor]:
     Raises:
         WeightsError: If they cannot be had.
     """
+    make = partial(timm.create_model, name, pretrained=True, num_classes=0)
+    return downloaded(make, f"timm:{name}", "timm's cache")
+
+
+def downloaded(make: Callable[[], nn.Module], name: str, cache: str) -> dict[str, Tensor]:
+    """State of a network that is made with its published weights.
+
+    Args:
+        make: Makes it.
+        name: What users call it.
+        cache: What to copy where there is no internet.
+
+    Raises:
+        WeightsError: If they cannot be had.
+    """
     try:
-        return timm.create_model(name, pretrained=True, num_classes=0).state_dict()
+        return make().state_dict()
     except Exception as error:  # what a client raises depends on how the network is down
         reason = " ".join(str(error).split())[:100] or type(error).__name__
         raise WeightsError(
-            f"cannot download weights of timm:{name} ({reason}); on a machine without internet, copy timm's cache, or "
-            f"use timm:{name}@{RANDOM} for random ones"
+            f"cannot download weights of {name} ({reason}); on a machine without internet, copy {cache}, or "
+            f"use {name}@{RANDOM} for random ones"
         ) from None
 
 

@@ -5,6 +5,7 @@ Bands and scaling are those that the library states with its weights: for Prithv
 """
 
 import warnings
+from functools import partial
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from geossl.errors import UnknownNameError, WeightsError, needs
 from geossl.models.encoder import DenseSpec
 from geossl.models.foreign.feature_map import FeatureMapEncoder, arguments_of
 from geossl.models.foreign.layout import last_of, patch_of
-from geossl.models.foreign.networks import RANDOM, split
+from geossl.models.foreign.networks import downloaded, split
 from geossl.models.foreign.wrap import note_place, rim, sensors_of
 from geossl.sensors import S1_BANDS, S2_BANDS
 
@@ -166,11 +167,4 @@ def published(name: str, modalities: tuple[str, ...]) -> dict[str, Tensor]:
     Raises:
         WeightsError: If they cannot be had.
     """
-    try:
-        return backbone(name, modalities, True).state_dict()
-    except Exception as error:  # what a client raises depends on how the network is down
-        reason = " ".join(str(error).split())[:100] or type(error).__name__
-        raise WeightsError(
-            f"cannot download weights of terratorch:{name} ({reason}); on a machine without internet, copy the cache "
-            f"of Hugging Face, or use terratorch:{name}@{RANDOM} for random ones"
-        ) from None
+    return downloaded(partial(backbone, name, modalities, True), f"terratorch:{name}", "the cache of Hugging Face")

@@ -172,7 +172,7 @@ asks_encoder = click.option(
     default="croma_tiny",
     show_default=True,
     help="croma_tiny or galileo_nano (bundled), presto (bundled; an image per month, 10 m), "
-    "croma_base or croma_large (downloaded), a weight file or .pt2, "
+    "croma_base, croma_large, galileo_tiny or galileo_base (downloaded), a weight file or .pt2, "
     "timm:NAME, torchgeo:NAME, terratorch:NAME, hf:owner/repo/file@commit.",
 )
 

@@ -21,7 +21,7 @@ class ReleasedWeights:
 
     Args:
         url: With a pinned revision; empty for weights of our own, which are bundled.
-        sha256: SHA-256 of the whole file.
+        sha256: SHA-256 of the whole file, or its beginning where no more is published.
         file: Its name in the cache.
         licence: As its authors state it.
         bundled: Name of the file that comes with geossl; then nothing is downloaded.
@@ -36,6 +36,7 @@ class ReleasedWeights:
 
 CROMA = "https://huggingface.co/antofuller/CROMA/resolve/0dd28e3d633bd6715856ae9890e8c49360040598"
 GALILEO = "https://github.com/nasaharvest/galileo/raw/0f0b5b95ac81acef4b74cf4686dc877202f4541b/data/models"
+GALILEO_LARGER = "https://hf.co/isaaccorley/galileo/resolve/09adbfeaffc50a4817578abca4c9e3a1723d571d"  # as torchgeo
 PRESTO = "https://github.com/nasaharvest/presto/raw/13173d028f035abcbcc3b13829314323a5c15d02/data"
 BUNDLED = Path(__file__).parent / "weights"
 ENCODERS: dict[str, ReleasedWeights] = {
@@ -52,6 +53,12 @@ ENCODERS: dict[str, ReleasedWeights] = {
         "galileo_nano_encoder.pt",
         "MIT",
         bundled="galileo_nano.safetensors",
+    ),
+    "galileo_tiny": ReleasedWeights(  # torchgeo states eight digits of the hash, in the file's name
+        f"{GALILEO_LARGER}/model_tiny-4f414eea.pth", "4f414eea", "galileo_tiny-4f414eea.pth", "MIT"
+    ),
+    "galileo_base": ReleasedWeights(
+        f"{GALILEO_LARGER}/model_base-7f15d404.pth", "7f15d404", "galileo_base-7f15d404.pth", "MIT"
     ),
     "presto": ReleasedWeights(
         f"{PRESTO}/default_model.pt",
@@ -117,9 +124,9 @@ def download(weights: ReleasedWeights, folder: Path | None = None) -> Path:
         return BUNDLED / weights.bundled
     target = (folder or cache_folder()) / weights.file
     if target.is_file():
-        if known_sha256(target) == weights.sha256:
+        if known_sha256(target).startswith(weights.sha256):
             return target
-        text = f"{target} is damaged (its SHA-256 is not {weights.sha256[:12]}...); it is downloaded again"
+        text = f"{target} is damaged (its SHA-256 does not begin with {weights.sha256[:12]}); it is downloaded again"
         warnings.warn(text, Note, stacklevel=2)
         target.unlink()
     part = target.with_suffix(f".{weights.sha256[:8]}.part")
@@ -130,9 +137,9 @@ def download(weights: ReleasedWeights, folder: Path | None = None) -> Path:
         reason = getattr(error, "reason", None) or error
         raise WeightsError(
             f"cannot download {weights.url} ({reason}); on a machine without internet, put the file at {target} "
-            f"(SHA-256 {weights.sha256}) or give its path"
+            f"(SHA-256 {'' if len(weights.sha256) == 64 else 'beginning '}{weights.sha256}) or give its path"
         ) from None
-    if (found := sha256_of(part)) != weights.sha256:
+    if not (found := sha256_of(part)).startswith(weights.sha256):
         part.unlink()
         raise WeightsError(
             f"{weights.url} has SHA-256 {found}, expected {weights.sha256}; it was deleted, try again later"

@@ -85,7 +85,7 @@ def load_encoder(name_or_path: str | Path) -> Encoder:
 
     Args:
         name_or_path: A released name such as ``croma_base``; our ``.safetensors``; a ``.pt2`` of ``geossl.export``; a
-            ``.pt`` in a published CROMA layout; or a name of others: ``timm:resnet18.a1_in1k``,
+            ``.pt`` as CROMA or Galileo was published; or a name of others: ``timm:resnet18.a1_in1k``,
             ``torchgeo:ViTSmall16_Weights.SENTINEL2_ALL_DINO``,
             ``terratorch:prithvi_eo_v2_300``, ``hf:owner/repo/file.safetensors@commit``.
 
@@ -246,7 +246,10 @@ def read_encoder(path: str | Path) -> Encoder:
 
 
 def published(values: Any, path: Path) -> Encoder:
-    """An encoder in a layout that CROMA was published in; imported when asked for, as every architecture is."""
+    """An encoder in a layout that CROMA or Galileo was published in; imported when asked for, as any architecture."""
+    galileo = import_module("geossl.models.encoders.galileo")
+    if isinstance(values, Mapping) and isinstance(values.get(galileo.MARK), torch.Tensor):
+        return galileo.from_layout(values, path=path)
     return import_module("geossl.models.encoders.croma_weights").from_layout(values, path=path)
 
 

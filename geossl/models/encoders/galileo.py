@@ -12,6 +12,7 @@ are not inputs (they would be masked tokens, which influence nothing).
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,9 +20,11 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from geossl.errors import WeightsError
 from geossl.models.encoder import DenseEncoder, DenseSpec, Images, Kept
 from geossl.models.layers.normalize import ClippedRange
 from geossl.models.layers.transformer import Block
+from geossl.models.loading import load_strictly
 from geossl.models.spec import ImageGeometry, Provenance, dense_spec
 from geossl.sensors import OPTICAL, RADAR, S1_BANDS, SensorSpec
 
@@ -53,7 +56,12 @@ S2 = SensorSpec(  # published statistics of numbers, over 10000
     )),
 )  # fmt: skip
 NDVI_MEAN, NDVI_STD = 0.28921165, 0.27209389
-SIZES = {"nano": {"dim": 128, "depth": 4, "heads": 8}}
+SIZES = {
+    "nano": {"dim": 128, "depth": 4, "heads": 8},
+    "tiny": {"dim": 192, "depth": 12, "heads": 3},
+    "base": {"dim": 768, "depth": 12, "heads": 12},
+}
+MARK = "s_t_channel_embed"  # a name that only Galileo's released weights have
 
 
 def galileo_spec(
@@ -256,17 +264,49 @@ def resizing(side: int) -> Float[Tensor, "new old"]:
     return torch.linalg.pinv(resized.flatten(1))
 
 
+def from_layout(values: Mapping[str, Tensor], path: Path | str = "weights") -> GalileoEncoder:
+    """Build an encoder from released weights of any size; the size comes from the tensors.
+
+    Args:
+        values: The released state dict, or torchgeo's copy of it.
+        path: Named in messages.
+
+    Raises:
+        WeightsError: If it is of no released size, or tensors are missing or of other shapes.
+    """
+    if not all(isinstance(value, Tensor) for value in values.values()):
+        raise WeightsError(f"{path} holds more than the tensors of a Galileo encoder; save its state dict alone")
+    depth = sum(str(key).endswith(".attn.proj.weight") for key in values)
+    dim = 4 * values[MARK].shape[-1] if values[MARK].ndim else 0
+    size = next((name for name, known in SIZES.items() if (known["dim"], known["depth"]) == (dim, depth)), None)
+    if size is None:
+        known = "; ".join(f"{name}: {shape['dim']} and {shape['depth']}" for name, shape in SIZES.items())
+        raise WeightsError(
+            f"{path} is a Galileo of {dim} numbers and {depth} blocks, of which the attention heads are not known; "
+            f"known are {known}"
+        )
+    try:
+        state = from_released(values)
+    except KeyError as error:
+        raise WeightsError(f"{path} is an incomplete Galileo weight file: {error} is not in it") from None
+    except RuntimeError:
+        raise WeightsError(f"{path} holds queries, keys and values of different shapes; it is damaged") from None
+    encoder = GalileoEncoder(galileo_spec(size))
+    load_strictly(encoder, state, path)
+    return encoder.eval()
+
+
 def from_released(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Names of the released weights to ours; what belongs to inputs we do not take is left out."""
     found = {
-        "channel": state["s_t_channel_embed"],
+        "channel": state[MARK],
         "norm.weight": state["norm.weight"],
         "norm.bias": state["norm.bias"],
     }
     for name in GROUPS:
         for kind in ("weight", "bias"):
             found[f"embed.{name}.{kind}"] = state[f"space_time_embed.{name}.proj.{kind}"]
-    depth = sum(key.endswith(".attn.proj.weight") for key in state)
+    depth = sum(str(key).endswith(".attn.proj.weight") for key in state)
     for i in range(depth):
         for kind in ("weight", "bias"):
             at, to = f"blocks.{i}", f"blocks.{i}"

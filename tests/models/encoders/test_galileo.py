@@ -1,9 +1,12 @@
+import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from geossl.errors import WeightsError
 from geossl.models.download import ENCODERS, download
 from geossl.models.encoders.galileo import (
     GROUPS,
@@ -134,20 +137,58 @@ def test_what_was_never_published_is_refused(wrong):
         galileo_spec(**wrong)
 
 
-def test_released_names_are_all_found(nano):
-    own = nano.state_dict()
-    released = {"s_t_channel_embed": own["channel"], "norm.weight": own["norm.weight"], "norm.bias": own["norm.bias"]}
+def released(own, depth):
+    """State in the authors' names."""
+    found = {"s_t_channel_embed": own["channel"], "norm.weight": own["norm.weight"], "norm.bias": own["norm.bias"]}
     for name in GROUPS:
         for kind in ("weight", "bias"):
-            released[f"space_time_embed.{name}.proj.{kind}"] = own[f"embed.{name}.{kind}"]
+            found[f"space_time_embed.{name}.proj.{kind}"] = own[f"embed.{name}.{kind}"]
     names = {"norm1": "attention.norm", "norm2": "feed_forward.norm", "attn.proj": "attention.to_out"}
     names |= {"mlp.fc1": "feed_forward.expand", "mlp.fc2": "feed_forward.contract"}
-    for i in range(4):
+    for i in range(depth):
         for kind in ("weight", "bias"):
             for theirs, ours in names.items():
-                released[f"blocks.{i}.{theirs}.{kind}"] = own[f"blocks.{i}.{ours}.{kind}"]
+                found[f"blocks.{i}.{theirs}.{kind}"] = own[f"blocks.{i}.{ours}.{kind}"]
             for name, part in zip("qkv", own[f"blocks.{i}.attention.to_qkv.{kind}"].chunk(3), strict=True):
-                released[f"blocks.{i}.attn.{name}.{kind}"] = part
-    back = from_released(released)
+                found[f"blocks.{i}.attn.{name}.{kind}"] = part
+    return found
+
+
+def test_released_names_are_all_found(nano):
+    own = nano.state_dict()
+    back = from_released(released(own, 4))
     assert back.keys() == own.keys()
     assert all(torch.equal(back[key], own[key]) for key in own)
+
+
+def test_larger_sizes_are_fetched_by_name_and_checked_by_what_is_published_of_their_hash(images, tmp_path, monkeypatch):
+    tiny = GalileoEncoder(galileo_spec("tiny")).eval()
+    theirs = {**released(tiny.state_dict(), 12), "month_embed.weight": torch.zeros(12, 48)}  # what we do not take
+    torch.save(theirs, tmp_path / "model.pth")
+    digits = hashlib.sha256((tmp_path / "model.pth").read_bytes()).hexdigest()[:8]
+    monkeypatch.setenv("GEOSSL_CACHE", str(tmp_path / "cache"))
+    stand_in = replace(ENCODERS["galileo_tiny"], url=(tmp_path / "model.pth").as_uri(), sha256=digits)
+    monkeypatch.setitem(ENCODERS, "galileo_tiny", stand_in)
+    found = load_encoder("galileo_tiny")
+    assert (found.spec.name, found.spec.dim, found.spec.licence) == ("galileo_tiny", 192, "MIT")
+    with torch.no_grad():
+        assert torch.equal(found.tokens(images), tiny.tokens(images))
+    monkeypatch.setitem(ENCODERS, "galileo_tiny", replace(stand_in, sha256="0" * 8, file="other.pth"))
+    with pytest.raises(WeightsError, match="expected 00000000; it was deleted"):
+        load_encoder("galileo_tiny")
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ({"norm.weight": None}, "incomplete Galileo weight file: 'norm.weight'"),
+        ({"blocks.0.attn.q.weight": torch.zeros(5, 7)}, "different shapes"),
+        ({"s_t_channel_embed": torch.zeros(7, 9)}, "36 numbers and 4 blocks, of which the attention heads"),
+        ({"epoch": 3}, "more than the tensors"),
+    ],
+)
+def test_a_broken_file_is_refused_in_one_line(nano, tmp_path, broken, message):
+    state = released(nano.state_dict(), 4) | broken
+    torch.save({key: value for key, value in state.items() if value is not None}, tmp_path / "model.pth")
+    with pytest.raises(WeightsError, match=message):
+        load_encoder(tmp_path / "model.pth")

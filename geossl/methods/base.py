@@ -178,9 +178,24 @@ class Reconstruction:
     masked: Bool[Tensor, "b h w"]
 
 
+@dataclass(frozen=True)
+class CloudReconstruction:
+    """Clouds of points, and what was made of their hidden patches; x, y and z, which points up.
+
+    Args:
+        visible: Points of the patches the encoder saw.
+        found: Points of the others, as reconstructed.
+        hidden: Points of the others, as they were.
+    """
+
+    visible: Float[Tensor, "b v 3"]
+    found: Float[Tensor, "b m 3"]
+    hidden: Float[Tensor, "b m 3"]
+
+
 @runtime_checkable
 class Reconstructs(Protocol):
     """A method that can show what it reconstructs."""
 
-    def reconstructions(self, batch: Mapping[str, Tensor]) -> dict[str, Reconstruction]:
-        """First chips of a batch, by title."""
+    def reconstructions(self, batch: Mapping[str, Tensor]) -> Mapping[str, Reconstruction | CloudReconstruction]:
+        """A few chips, dates or clouds of a batch, by title."""

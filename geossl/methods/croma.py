@@ -19,14 +19,12 @@ from torch import Tensor, nn
 from geossl.methods.base import OptimConfig, Reconstruction, SSLMethod
 from geossl.methods.losses import full_precision, gather, masked_mse
 from geossl.methods.parts.croma_imitation import Imitation
+from geossl.methods.parts.shown import SHOWN, shown_images, views
 from geossl.methods.valid import VALID_SHARE
 from geossl.models.encoders.croma import CROMAEncoder
 from geossl.models.layers.mae_decoder import DecoderShape, MAEDecoder
 from geossl.models.layers.masking import patch_shares, random_kept_ids
-from geossl.models.layers.patches import patchify, unpatchify
-
-SHOWN = 4  # chips of a picture
-TRUE_COLOUR = ("B04", "B03", "B02")
+from geossl.models.layers.patches import patchify
 
 
 def contrastive_loss(
@@ -250,28 +248,8 @@ class CROMA(SSLMethod):
         valid = patch_shares(few["valid"], p) == 1
         targets = self.targets(images["s1"], images["s2"], valid)
         parts = (decoded[..., -self.s1_dim :], decoded[..., : -self.s1_dim])
-        shown = {}
-        for name, title, wanted, kept, target, found in zip(
-            ("s1", "s2"),
-            ("Radar, VV", "Optical, true colour"),
-            (("VV",), TRUE_COLOUR),
-            ids,
-            targets,
-            parts,
-            strict=True,
-        ):
-            names = self.encoder.spec.sensors[name].bands
-            bands = [names.index(band) for band in wanted]
-            pixels = unpatchify(denormalized(found, target, patchify(images[name], p), len(names)), p, grid)
-            hidden = valid.scatter(1, kept, False).unflatten(1, grid).repeat_interleave(p, 1).repeat_interleave(p, 2)
-            shown[title] = Reconstruction(images[name][:, bands].cpu(), pixels[:, bands].cpu(), hidden.cpu())
-        return shown
-
-
-def denormalized(
-    found: Float[Tensor, "b n p"], target: Float[Tensor, "b n p"], patches: Float[Tensor, "b n p"], bands: int
-) -> Float[Tensor, "b n p"]:
-    """Reconstructed targets in the scaling of the images, with the true level and spread of every band of a patch."""
-    by_band = [x.unflatten(-1, (bands, -1)) for x in (found, target, patches)]
-    (spread, level), (true_spread, true_level) = (torch.std_mean(x, dim=-1, keepdim=True) for x in by_band[1:])
-    return ((by_band[0] - level) * (true_spread / spread.clamp(min=1e-6)) + true_level).flatten(-2)
+        pictures = views({name: self.encoder.spec.sensors[name] for name in ("s1", "s2")})
+        return {
+            title: shown_images(images[name], found, target, valid.scatter(1, kept, False), channels)
+            for (name, title, channels), kept, target, found in zip(pictures, ids, targets, parts, strict=True)
+        }

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from geossl.errors import RunError
-from geossl.methods.base import OptimConfig, SSLMethod
+from geossl.methods.base import OptimConfig, Reconstruction, SSLMethod
 from geossl.methods.losses import gather, masked_mse
-from geossl.methods.parts.cross_video_losses import nt_xent, patch_normalized, slot_means
+from geossl.methods.parts.cross_video_losses import Projector, nt_xent, patch_normalized, slot_means
 from geossl.methods.parts.cross_video_views import (
     Draw,
     augment,
@@ -31,6 +31,7 @@ from geossl.methods.parts.cross_video_views import (
     haze_of,
     own_crop,
 )
+from geossl.methods.parts.shown import shown_dates, views, whole_ones
 from geossl.models.encoders.series_vit import VALID_SHARE, SeriesViT, tubelets, valid_shares
 from geossl.models.encoders.vit import ViT
 from geossl.models.layers.mae_decoder import DecoderShape, MAEDecoder
@@ -107,14 +108,6 @@ class Objective:
     def uses_image(self) -> bool:
         """Whether any term looks at frames."""
         return any((self.reconstruct_image, self.cross_video, self.cross_frame))
-
-
-class Projector(nn.Sequential):
-    """Features to the space they are contrasted in: linear, norm, ReLU, linear. Source: CrossPoint."""
-
-    def __init__(self, dim: int, out_dim: int, norm: str) -> None:
-        middle = nn.BatchNorm1d(dim) if norm == "batch" else nn.LayerNorm(dim)
-        super().__init__(nn.Linear(dim, dim), middle, nn.ReLU(), nn.Linear(dim, out_dim))
 
 
 class CrossVideoMAE(SSLMethod):
@@ -332,3 +325,24 @@ class CrossVideoMAE(SSLMethod):
             right = (frames @ clips.T).argmax(dim=1) == torch.arange(len(clips), device=clips.device)
             self.logged_scalars["retrieval"] = right.float().mean()
         return terms
+
+    @torch.no_grad()
+    def reconstructions(self, batch: Mapping[str, Tensor]) -> dict[str, Reconstruction]:
+        """Dates of the clip with the fewest gaps, a row each; masks are the same for every call."""
+        if not self.objective.reconstruct_video:
+            return {}
+        share = valid_shares(batch["clip"], self.tubelet, self.patch_px)
+        row = whole_ones(share.flatten(1), 1)
+        share, clip, days = (x[row].to(self.device) for x in (share, batch["clip"], batch["days"].float()))
+        valid = share >= VALID_SHARE
+        noise = torch.rand(valid.shape, generator=torch.Generator().manual_seed(0)).to(self.device)
+        o, slots = self.objective, self.encoder.slots(days)
+        ids = choose_visible(o.mask_kind, valid, valid.any(dim=2), o.mask_video, noise)
+        x, grid = self.encoder.normalize(clip), (clip.shape[-2] // self.patch_px, clip.shape[-1] // self.patch_px)
+        decoded = self.decoder(self.encoder(x, slots, ids), ids, grid, slots)
+        target = tubelets(x, self.tubelet, self.patch_px).flatten(1, 2)
+        if o.target == "patch_norm":
+            target = patch_normalized(target, torch.ones_like(target, dtype=torch.bool))
+        masked = valid.flatten(1).scatter(1, ids, False)
+        ((_, title, channels),) = views(self.encoder.spec.sensors)
+        return {title: shown_dates(x[0], decoded[0], target[0], masked[0], share[0], channels)}

@@ -16,8 +16,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from geossl.methods.base import OptimConfig, SSLMethod
+from geossl.methods.base import OptimConfig, Reconstruction, SSLMethod
 from geossl.methods.losses import feature_loss, masked_mse, normalized_features
+from geossl.methods.parts.shown import shown_images, views, whole_ones
 from geossl.methods.valid import VALID_SHARE, valid_images
 from geossl.models.encoders.conv_vit import ConvViT, Scales
 from geossl.models.encoders.stacked import StackedEncoder, pick
@@ -165,3 +166,22 @@ class MRMAE(SSLMethod):
         if self.fusion is not None and isinstance(self.encoder, ConvViT):
             return self.fusion(self.encoder.scales_of(x, ids), ids)
         return self.encoder(x, ids)
+
+    @torch.no_grad()
+    def reconstructions(self, batch: Mapping[str, Tensor]) -> dict[str, Reconstruction]:
+        """Chips of a batch, a picture per sensor; masks are the same for every call."""
+        if self.decoder is None:
+            return {}
+        batch, share, _ = valid_images({name: x.to(self.device) for name, x in batch.items()}, self.patch_px)
+        rows = whole_ones(share)
+        noise = torch.rand(share.shape, generator=torch.Generator().manual_seed(0)).to(self.device)
+        ids, masked = split_patches(noise[rows], share[rows] >= VALID_SHARE, self.mask_ratio)
+        spec = self.encoder.spec
+        x = self.encoder.normalize({name: pixels[rows] for name, pixels in pick(batch, spec.sensors).items()})
+        decoded = self.decoder(self.visible_tokens(x, ids), ids, self.encoder.grid(x))
+        target, found, first = pixel_targets(x, self.patch_px, self.pixel_norm), {}, 0
+        for name, title, bands in views(spec.sensors):
+            channels = [first + band for band in bands]
+            found[title] = shown_images(x, decoded, target, masked & (share[rows] == 1), channels)
+            first += len(spec.sensors[name].bands)
+        return found

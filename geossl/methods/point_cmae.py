@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from geossl.methods.base import OptimConfig, SSLMethod
+from geossl.methods.base import CloudReconstruction, OptimConfig, SSLMethod
+from geossl.methods.parts.shown import SHOWN
 from geossl.models.encoders.point_transformer import Groups, Places, PointTransformer, run_blocks
 from geossl.models.layers.initialization import xavier
 from geossl.models.layers.masking import filled, random_kept_ids, take
@@ -183,3 +184,19 @@ class PointCMAE(SSLMethod):
         """Encode the visible patches, and decode all with the branch's decoder; see ``Decoder``."""
         x = self.encoder.encode(take(tokens, visible), take(centres, visible), self.drop_path, rng)
         return self.decoders[branch](x, centres, visible, self.drop_path, rng)
+
+    @torch.no_grad()
+    def reconstructions(self, batch: Mapping[str, Tensor]) -> dict[str, CloudReconstruction]:
+        """The clouds of a batch with the most relief, under the first mask; masks are the same for every call."""
+        points = batch["points"].to(self.device)
+        points = points[points[..., 2].std(dim=1).argsort(descending=True)[:SHOWN]]
+        groups = self.encoder.group(points)
+        visible = self.draw(len(points), torch.Generator(self.device).manual_seed(0))[0]
+        was_training, _ = self.training, self.eval()  # batch norm must not learn from a picture
+        found, _ = self.reconstruct(0, self.encoder.embed(groups.patches), groups.centres, visible)
+        self.train(was_training)
+        hidden = torch.ones(groups.patches.shape[:2], dtype=torch.bool, device=points.device).scatter(1, visible, False)
+        placed = [x[..., :3] + groups.centres[:, :, None] for x in (groups.patches, groups.patches, found)]
+        seen, true, made = (x[where] for x, where in zip(placed, (~hidden, hidden, hidden), strict=True))
+        parts = (x.reshape(len(points), -1, 3).cpu() for x in (seen, made, true))
+        return {"Clouds of points, seen from the side": CloudReconstruction(*parts)}

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib import image
 
 from geossl.evaluation.report import STYLE, VIEWPORT, html_table
-from geossl.methods.base import Reconstruction
+from geossl.methods.base import CloudReconstruction, Reconstruction
 from geossl.outputs import write_text
 from geossl.training.run_folder import RunFolder
 
@@ -25,17 +25,20 @@ NEXT = {  # method -> what its encoder is for; of all others: maps
     "regularized_ae": "geossl anomaly --aoi region.geojson --s2 S2.tif --encoder {encoder}",
     "selfcon": "geossl evaluate {encoder} IMAGES",
 }
-RECONSTRUCTED = "Seen, reconstructed, true. Every hidden patch is shown with its true level and contrast."
+RECONSTRUCTED = "Seen, reconstructed, true. What the loss leaves out, such as the level of a patch, is shown as it was."
+Drawn = Reconstruction | CloudReconstruction
 OWN_STYLE = (
     "svg,figure{margin:0 1rem 1rem 0}div{display:flex;flex-wrap:wrap}pre{background:#f4f4f4;padding:1rem;overflow:auto}"
 )
 WIDTH, HEIGHT = 300, 130  # of a curve, px
 LONGEST = 400  # points of a curve
-ZOOM = 3  # of a reconstructed pixel
+PANEL = 240  # px, least width of a reconstructed chip
+VIEW = 0.6, 0.35  # radians: from where clouds are seen, around the vertical and above the ground
+SEEN, FOUND, TRUE = (0.45, 0.45, 0.45), (0.85, 0.3, 0.1), (0.04, 0.49, 0.42)  # colours of points
 
 
 def write_page(
-    folder: RunFolder, recipe: Mapping[str, Any], data: Mapping[str, Any], shown: Mapping[str, Reconstruction]
+    folder: RunFolder, recipe: Mapping[str, Any], data: Mapping[str, Any], shown: Mapping[str, Drawn]
 ) -> Path:
     """Write ``run.html`` into a run folder.
 
@@ -118,8 +121,17 @@ def curve(name: str, steps: Sequence[int], values: Sequence[float]) -> str:
     )
 
 
-def picture(shown: Reconstruction) -> str:
-    """Seen, reconstructed and true side by side, a row per chip, inside the page."""
+def picture(shown: Drawn) -> str:
+    """Seen, reconstructed and true side by side, a row per chip, date or cloud, inside the page."""
+    pixels = clouds(shown) if isinstance(shown, CloudReconstruction) else chips(shown)
+    buffer = io.BytesIO()
+    image.imsave(buffer, pixels, format="png")
+    text = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img alt="seen, reconstructed, true" src="data:image/png;base64,{text}">'
+
+
+def chips(shown: Reconstruction) -> np.ndarray:
+    """Chips as (y, x, 3), between the 2nd and the 98th percentile of each."""
     masked = shown.masked[:, None].numpy()
     truth, found = shown.truth.numpy(), shown.found.numpy()
     low, high = np.nanpercentile(truth, [2, 98], axis=(1, 2, 3), keepdims=True)
@@ -127,11 +139,37 @@ def picture(shown: Reconstruction) -> str:
     seen = np.where(masked, 0.85, stretch[0])
     whole = np.where(masked, stretch[1], stretch[0])
     rows = np.concatenate([seen, whole, stretch[0]], axis=3).transpose(0, 2, 3, 1)
-    pixels = np.kron(rows.reshape(-1, *rows.shape[2:]), np.ones((ZOOM, ZOOM, 1)))
-    buffer = io.BytesIO()
-    image.imsave(buffer, pixels.repeat(3 // pixels.shape[2], axis=2), format="png")
-    text = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img alt="seen, reconstructed, true" src="data:image/png;base64,{text}">'
+    zoom = max(1, round(PANEL / truth.shape[3]))
+    pixels = np.kron(rows.reshape(-1, *rows.shape[2:]), np.ones((zoom, zoom, 1)))
+    return pixels.repeat(3 // pixels.shape[2], axis=2)
+
+
+def clouds(shown: CloudReconstruction) -> np.ndarray:
+    """Clouds as (y, x, 3), seen from the side; points that were hidden are in colour."""
+    rows = []
+    for visible, found, hidden in zip(*(flattened(x.numpy()) for x in vars(shown).values()), strict=True):
+        ground = np.concatenate([visible, hidden])
+        low, span = ground.min(axis=0), np.ptp(ground, axis=0).max() or 1.0
+        middle = low + np.ptp(ground, axis=0) / 2
+        panels = []
+        for also, colour in ((None, None), (found, FOUND), (hidden, TRUE)):
+            panel = np.full((PANEL, PANEL, 3), 0.97)
+            for points, ink in ((visible, SEEN), (also, colour)):
+                if points is not None:
+                    x, y = (((points - middle) / span * 0.9 + 0.5) * (PANEL - 2)).clip(1, PANEL - 2).astype(int).T
+                    for dx, dy in np.ndindex(3, 3):
+                        panel[PANEL - 1 - (y + dy - 1), x + dx - 1] = ink
+            panels.append(panel)
+        rows.append(np.concatenate(panels, axis=1))
+    return np.concatenate(rows)
+
+
+def flattened(points: np.ndarray) -> np.ndarray:
+    """Right and up, in the picture, of points in space (b n 3)."""
+    around, above = VIEW
+    x, y, z = np.moveaxis(points, -1, 0)
+    away = y * np.cos(around) - x * np.sin(around)
+    return np.stack([x * np.cos(around) + y * np.sin(around), z * np.cos(above) + away * np.sin(above)], axis=-1)
 
 
 def short(value: Any) -> str:

@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 
 from geossl.methods.base import OptimConfig
-from geossl.methods.croma import CROMA, contrastive_loss, denormalized, normalized_patches, visible_patches
+from geossl.methods.croma import CROMA, contrastive_loss, normalized_patches, visible_patches
 from geossl.methods.losses import masked_mse
 from geossl.methods.parts.croma_imitation import Imitation, levels
+from geossl.methods.parts.shown import denormalized
 from geossl.models.encoders.croma import CROMAEncoder, croma_spec
 from geossl.models.encoders.croma_weights import to_layout
 from geossl.models.encoders.galileo import GalileoEncoder, galileo_spec

@@ -450,3 +450,20 @@ def test_contrast_keeps_its_precision_under_autocast():
 def test_both_branches_are_exported():
     method = method_of()
     assert method.exports == {"encoder": method.encoder, "image_encoder": method.image_encoder}
+
+
+@pytest.mark.parametrize("target", ["band_norm", "patch_norm"])
+@pytest.mark.parametrize("tubelet", [1, 2])
+def test_reconstructions_show_dates_of_the_clip_with_the_fewest_gaps(target, tubelet):
+    method, batch = method_of(tubelet=tubelet, target=target), batch_of(t=8)
+    before = method.losses(batch)
+    (found,) = method.reconstructions(batch).values()
+    clip = method.encoder.normalize(batch["clip"])[2]  # the first two have gaps
+    assert torch.equal(found.truth, clip[:6, :1])  # there is no true colour with these bands
+    assert found.masked.float().mean(dim=(1, 2)).tolist() == [0.75] * 6
+    assert not torch.allclose(found.truth, found.found)
+    assert all(torch.equal(before[name], value) for name, value in method.losses(batch).items())
+
+
+def test_without_masked_video_nothing_is_shown():
+    assert method_of(reconstruct_video=0.0).reconstructions(batch_of()) == {}

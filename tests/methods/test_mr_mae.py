@@ -547,3 +547,29 @@ def test_a_teacher_of_other_sensors_is_refused_before_anything_is_written(croma_
     with pytest.raises(InputError, match="has no sensor s3; it takes s1, s2"):
         geossl.pretrain(recipe.load("mr_mae", [*QUICK, teacher, f"out={tmp_path}/r"]))
     assert not (tmp_path / "r").exists()
+
+
+@KINDS
+def test_reconstructions_show_a_picture_per_sensor_and_leave_the_method_as_it_was(make):
+    sensors = {"s1": S1, "s2": S2}
+    torch.manual_seed(0)
+    maker = MRMAE(make(sensors, seed=0).train(), OPTIM, mimic_weight=0.0, **DECODER)
+    batch = {name: torch.rand(5, len(spec.bands), 32, 32) for name, spec in sensors.items()}
+    batch["valid"] = torch.ones(5, 32, 32, dtype=torch.bool)
+    batch["valid"][0, :8, :8] = False
+    before = maker.losses(batch)
+    shown = maker.reconstructions(batch)
+    assert {title: x.truth.shape[1] for title, x in shown.items()} == {
+        "Sentinel-1, VV": 1,
+        "Sentinel-2, true colour": 3,
+    }
+    for found in shown.values():
+        assert len(found.truth) == 4
+        hidden = found.masked.float().mean(dim=(1, 2))
+        assert hidden.tolist() == [0.75] * 4  # the chip with a gap comes last, and is not shown
+        assert not torch.allclose(found.truth, found.found)
+    assert all(torch.equal(before[name], value) for name, value in maker.losses(batch).items())
+
+
+def test_without_a_decoder_nothing_is_shown():
+    assert method(reconstruct_weight=0.0).reconstructions({}) == {}

@@ -268,3 +268,17 @@ def test_decoder_blocks_start_without_biases_as_published():
     assert all(m.bias is None or not m.bias.any() for m in linear)
     assert sum(m.bias is not None for m in linear) == 6
     assert decoder.to_points.bias.any()  # PyTorch's start, likewise as published
+
+
+def test_reconstructions_show_the_clouds_with_most_relief_and_leave_batch_norm_as_it_was():
+    method, batch = small_method().train(), small_batch()
+    before = {name: x.clone() for name, x in method.state_dict().items()}
+    (found,) = method.reconstructions(batch).values()
+    assert method.training
+    assert all(torch.equal(before[name], x) for name, x in method.state_dict().items())
+    hidden = int(0.6 * 10)
+    assert found.hidden.shape == found.found.shape == (4, hidden * 6, 3)
+    assert found.visible.shape == (4, (10 - hidden) * 6, 3)
+    order = batch["points"][..., 2].std(dim=1).argsort(descending=True)
+    for cloud, points in zip(batch["points"][order], found.hidden, strict=False):
+        assert (torch.cdist(points, cloud).amin(dim=1) < 1e-3).all()  # points of the cloud, where they were

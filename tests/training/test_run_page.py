@@ -1,11 +1,12 @@
 import json
 
+import numpy as np
 import pytest
 import torch
 
-from geossl.methods.base import Reconstruction
+from geossl.methods.base import CloudReconstruction, Reconstruction
 from geossl.training.run_folder import RunFolder
-from geossl.training.run_page import columns, write_page
+from geossl.training.run_page import PANEL, SEEN, TRUE, clouds, columns, picture, write_page
 
 
 @pytest.fixture
@@ -45,3 +46,16 @@ def test_a_page_tells_before_from_after(folder):
     text = write_page(folder, {"method": "croma", "train": {"max_steps": 3}}, {}, {}).read_text()
     assert "4 held-out patches of 2 classes: knn 0.750; before: knn 0.500." in text
     assert "geossl embed" in text
+
+
+def test_clouds_are_drawn_upright_and_hidden_points_in_colour():
+    post = torch.tensor([[[0.0, 0, 0], [0, 0, 1]]])
+    shown = CloudReconstruction(post[:, :1], post[:, 1:], post[:, 1:])
+    seen, found, true = np.split(clouds(shown), 3, axis=1)
+    assert seen.shape == (PANEL, PANEL, 3)
+    low, high = (np.argwhere((true == colour).all(axis=2)).mean(axis=0) for colour in (SEEN, TRUE))
+    assert low[0] - high[0] > PANEL / 2  # rows count downwards
+    assert low[1] == high[1]
+    assert not (seen == TRUE).all(axis=2).any()
+    assert not (found == TRUE).all(axis=2).any()
+    assert picture(shown).startswith("<img")

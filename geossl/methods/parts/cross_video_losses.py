@@ -1,9 +1,17 @@
-"""Losses of clips: contrast that knows which rows belong together, and error of pixels that may be missing."""
+"""Losses of clips: contrast in a projected space, by rows that belong together; error of pixels that may be missing."""
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
+
+
+class Projector(nn.Sequential):
+    """Features to the space they are contrasted in: linear, norm, ReLU, linear. Source: CrossPoint."""
+
+    def __init__(self, dim: int, out_dim: int, norm: str) -> None:
+        middle = nn.BatchNorm1d(dim) if norm == "batch" else nn.LayerNorm(dim)
+        super().__init__(nn.Linear(dim, dim), middle, nn.ReLU(), nn.Linear(dim, out_dim))
 
 
 def nt_xent(

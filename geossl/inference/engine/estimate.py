@@ -105,14 +105,16 @@ def encode_seconds(plan: Plan, encoder: DenseModel, config: EncodeConfig) -> flo
     spec, shape = encoder.spec, plan.shape
     if shape.reach is not None:
         return plan.phases**2 * local_seconds(plan, encoder, config)
-    count, side = config.batch_size, shape.window_px
+    counts, side = (1, config.batch_size), shape.window_px
     if spec.dates > 1:  # a pixel takes as long as a patch elsewhere
-        count, side = 1, min(side, SERIES_PX)
-    taken = 0.0
-    for _ in range(2):
-        taken = timed(plan, encoder, config, (count, side, side))
+        counts, side = (1, 1), min(side, SERIES_PX)
+    per_window = 0.0
+    for count in counts:  # the first call is also the warm-up of the second
+        per_window = timed(plan, encoder, config, (count, side, side)) / count
+        if per_window > TRIED_S:
+            break
     windows = plan.phases**2 * sum(int(plan.cells(shard).sum()) for shard in plan.shards)
-    return windows * taken / count * (shape.window_px / side) ** 2
+    return windows * per_window * (shape.window_px / side) ** 2
 
 
 def timed(plan: Plan, encoder: DenseModel, config: EncodeConfig, size: tuple[int, int, int]) -> float:

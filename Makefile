@@ -49,13 +49,14 @@ test: style  # types beside the suite: mypy uses one core and the suite waits fo
 clean:
 	rm -rf $(VENV) $(DEMO) runs build
 
-# In a virtual environment of its own: terratorch and rslearn bring much that geossl does without.
+# In a virtual environment of its own: terratorch, rslearn and geobenchv2 bring much that geossl does without.
 # One after the other: asked for all at once, pip weighs versions for an hour.
 test-integrations:
 	$(PYTHON) -m venv $(VENV)-integrations
 	$(VENV)-integrations/bin/pip install --quiet --disable-pip-version-check --upgrade pip
 	$(VENV)-integrations/bin/pip install --quiet --disable-pip-version-check -e '.[dev]'
 	$(VENV)-integrations/bin/pip install --quiet --disable-pip-version-check -e '.[terratorch]' rslearn wandb
+	$(VENV)-integrations/bin/pip install --quiet --disable-pip-version-check -e '.[geobench2]' 'tacotoolbox<0.6'
 	OMP_NUM_THREADS=1 $(VENV)-integrations/bin/python -m pytest -q tests/integrations
 
 fuzz: install

@@ -247,6 +247,7 @@ EXTRAS = {  # what an extra is for, and packages that come with it
     "clouds": ("--mask omnicloudmask", ("omnicloudmask",)),
     "terratorch": ("--encoder terratorch:NAME", ("terratorch",)),
     "datasets": ("data sets in HDF5", ("h5py",)),
+    "geobench2": ("sets of GEO-Bench 2", ("geobench_v2", "tacoreader")),
     "notebook": ("web maps in a notebook", ("folium", "branca")),
     "export": (".onnx files", ("onnxscript", "onnxruntime", "onnx")),
 }

@@ -55,6 +55,11 @@ def test_without_the_graph_extra_its_verbs_say_so(code, extra):
         assert done.stderr.count("\n") == 1
 
 
+def test_without_the_graph_extra_images_are_evaluated():
+    code = "import sys; sys.modules['torch_geometric'] = None; import geossl.api.evaluate.run"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_every_error_is_of_the_family():
     kinds = [kind for kind in vars(sys.modules["geossl.errors"]).values() if isinstance(kind, type)]
     errors = [kind for kind in kinds if issubclass(kind, Exception) and not issubclass(kind, Warning)]

@@ -9,6 +9,7 @@ import geopandas as gpd
 import numpy as np
 import torch
 
+from geossl.data.datasets import geobench2
 from geossl.data.datasets.base import Bands, ClassificationDataset, MapParts, SegmentationDataset
 from geossl.data.datasets.clips import holds_videos, video_set
 from geossl.data.datasets.folders import image_set, is_rgb, raster_set
@@ -135,11 +136,10 @@ def find(
 
 def by_name(name: str, root: str | Path | None, download: bool) -> Data | None:
     """A data set known by name; None if this is no such name."""
-    if name.startswith("geobench2:"):
-        raise InputError(
-            f"{name} is of GEO-Bench 2, whose container files geossl does not read; unpack it with that library "
-            "(geobenchv2) into a folder per class, or an .npz, and name that"
-        )
+    if name.startswith(geobench2.PREFIX):
+        if download:
+            raise InputError(f"--download does nothing for {name!r}; fetch its files from https://hf.co/aialliance")
+        return geobench2.geobench2_set(name, root)
     if name.startswith(PREFIX):
         if download:
             raise InputError(f"--download does nothing for {name!r}; use GEO-Bench's own `geobench-download`")

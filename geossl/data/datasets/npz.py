@@ -13,7 +13,6 @@ from torch.utils.data import Dataset
 from geossl.data.arrays import class_numbers, official_part, read_npz
 from geossl.data.datasets.base import Bands, ClassificationDataset, Places, level_of, of_degrees
 from geossl.data.datasets.clips import offset_in, series_set
-from geossl.data.datasets.graphs import graph_set
 from geossl.data.datasets.units import PixelUnit, spread_rows, stated_unit
 from geossl.data.sentinel.band_names import names_in_order
 from geossl.errors import InputError
@@ -60,6 +59,8 @@ def npz_set(path: Path, stated: int | None = None) -> ClassificationDataset:
     """
     arrays = read_npz(path)
     if "edge_index" in arrays:
+        from geossl.data.datasets.graphs import graph_set  # lazy: graphs are an extra
+
         return graph_set(path)
     is_amount = holds_amounts(arrays)
     needed = ("x", "y", "bands") if is_amount else ("x", "y", "bands", "class_names")

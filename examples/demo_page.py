@@ -144,7 +144,8 @@ def page(vectors: xr.DataArray, has_run: bool) -> str:
     size = abs(float(vectors.x[1] - vectors.x[0]))
     valid = int(np.isfinite(vectors.values[0]).sum())
     run = (
-        "The encoder went on from croma_tiny for a moment on the bundled scenes; its loss is on the right."
+        "The encoder went on from croma_tiny for a moment on the bundled scenes; its loss is on the right, and "
+        'what it reconstructs is on the <a href="run/run.html">page of that run</a>.'
         if has_run
         else ""
     )

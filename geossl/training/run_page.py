@@ -32,7 +32,8 @@ OWN_STYLE = (
 )
 WIDTH, HEIGHT = 300, 130  # of a curve, px
 LONGEST = 400  # points of a curve
-PANEL = 240  # px, least width of a reconstructed chip
+CHIP, CLOUD = 150, 220  # px: about the width of a reconstructed chip, and that of a cloud
+GAP = 4  # px between seen, reconstructed and true, and between rows
 VIEW = 0.6, 0.35  # radians: from where clouds are seen, around the vertical and above the ground
 SEEN, FOUND, TRUE = (0.45, 0.45, 0.45), (0.85, 0.3, 0.1), (0.04, 0.49, 0.42)  # colours of points
 
@@ -136,12 +137,16 @@ def chips(shown: Reconstruction) -> np.ndarray:
     truth, found = shown.truth.numpy(), shown.found.numpy()
     low, high = np.nanpercentile(truth, [2, 98], axis=(1, 2, 3), keepdims=True)
     stretch = [np.clip((x - low) / np.maximum(high - low, 1e-6), 0, 1) for x in (truth, found)]
-    seen = np.where(masked, 0.85, stretch[0])
-    whole = np.where(masked, stretch[1], stretch[0])
-    rows = np.concatenate([seen, whole, stretch[0]], axis=3).transpose(0, 2, 3, 1)
-    zoom = max(1, round(PANEL / truth.shape[3]))
-    pixels = np.kron(rows.reshape(-1, *rows.shape[2:]), np.ones((zoom, zoom, 1)))
-    return pixels.repeat(3 // pixels.shape[2], axis=2)
+    zoom = max(1, round(CHIP / truth.shape[3]))
+    parts = (np.where(masked, 0.85, stretch[0]), np.where(masked, stretch[1], stretch[0]), stretch[0])
+    colours = (np.kron(x, np.ones((1, 1, zoom, zoom))).repeat(3 // x.shape[1], axis=1) for x in parts)
+    return laid_out(list(zip(*(x.transpose(0, 2, 3, 1) for x in colours), strict=True)))
+
+
+def laid_out(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
+    """Panels (y, x, 3) in rows, with white between them."""
+    framed = [[np.pad(panel, ((0, GAP), (0, GAP), (0, 0)), constant_values=1) for panel in row] for row in rows]
+    return np.concatenate([np.concatenate(row, axis=1) for row in framed])[:-GAP, :-GAP]
 
 
 def clouds(shown: CloudReconstruction) -> np.ndarray:
@@ -153,15 +158,15 @@ def clouds(shown: CloudReconstruction) -> np.ndarray:
         middle = low + np.ptp(ground, axis=0) / 2
         panels = []
         for also, colour in ((None, None), (found, FOUND), (hidden, TRUE)):
-            panel = np.full((PANEL, PANEL, 3), 0.97)
+            panel = np.full((CLOUD, CLOUD, 3), 0.97)
             for points, ink in ((visible, SEEN), (also, colour)):
                 if points is not None:
-                    x, y = (((points - middle) / span * 0.9 + 0.5) * (PANEL - 2)).clip(1, PANEL - 2).astype(int).T
+                    x, y = (((points - middle) / span * 0.9 + 0.5) * (CLOUD - 2)).clip(1, CLOUD - 2).astype(int).T
                     for dx, dy in np.ndindex(3, 3):
-                        panel[PANEL - 1 - (y + dy - 1), x + dx - 1] = ink
+                        panel[CLOUD - 1 - (y + dy - 1), x + dx - 1] = ink
             panels.append(panel)
-        rows.append(np.concatenate(panels, axis=1))
-    return np.concatenate(rows)
+        rows.append(panels)
+    return laid_out(rows)
 
 
 def flattened(points: np.ndarray) -> np.ndarray:

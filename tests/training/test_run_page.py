@@ -6,7 +6,7 @@ import torch
 
 from geossl.methods.base import CloudReconstruction, Reconstruction
 from geossl.training.run_folder import RunFolder
-from geossl.training.run_page import PANEL, SEEN, TRUE, clouds, columns, picture, write_page
+from geossl.training.run_page import CLOUD, GAP, SEEN, TRUE, chips, clouds, columns, picture, write_page
 
 
 @pytest.fixture
@@ -51,11 +51,21 @@ def test_a_page_tells_before_from_after(folder):
 def test_clouds_are_drawn_upright_and_hidden_points_in_colour():
     post = torch.tensor([[[0.0, 0, 0], [0, 0, 1]]])
     shown = CloudReconstruction(post[:, :1], post[:, 1:], post[:, 1:])
-    seen, found, true = np.split(clouds(shown), 3, axis=1)
-    assert seen.shape == (PANEL, PANEL, 3)
+    drawn = clouds(shown)
+    seen, found, true = (drawn[:, i * (CLOUD + GAP) :][:, :CLOUD] for i in range(3))
+    assert seen.shape == (CLOUD, CLOUD, 3)
     low, high = (np.argwhere((true == colour).all(axis=2)).mean(axis=0) for colour in (SEEN, TRUE))
-    assert low[0] - high[0] > PANEL / 2  # rows count downwards
+    assert low[0] - high[0] > CLOUD / 2  # rows count downwards
     assert low[1] == high[1]
     assert not (seen == TRUE).all(axis=2).any()
     assert not (found == TRUE).all(axis=2).any()
     assert picture(shown).startswith("<img")
+
+
+def test_chips_show_hidden_pixels_grey_then_reconstructed_then_true():
+    truth = torch.tensor([[[[0.0, 1], [1, 0]]]])
+    masked = torch.tensor([[[True, False], [False, False]]])
+    drawn = chips(Reconstruction(truth, 1 - truth, masked))
+    side = (drawn.shape[0]) // 2
+    first = [drawn[side // 2, i * (2 * side + GAP) + side // 2] for i in range(3)]
+    np.testing.assert_allclose(first, [[0.85] * 3, [1] * 3, [0] * 3])

@@ -1,6 +1,7 @@
 """One command from a polygon and a period to a map, over real HTTP."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -11,9 +12,11 @@ from shapely.geometry import mapping
 import geossl as package
 from geossl import retries
 from geossl.data.sentinel.aligned import SAMPLE
+from geossl.data.stac import download
 from tests.data.stac.test_search import region, spot
 from tests.end_to_end.test_cli import encoder, geossl, refused  # noqa: F401  (a fixture)
 from tests.inference.engine.test_map import tree
+from tests.processes import kill_when, start
 from tests.servers import scenes
 from tests.servers.stac import serving
 
@@ -132,6 +135,29 @@ def test_fetched_scenes_are_read_by_embed_and_by_pretrain(place, encoder):  # no
     small = ["data.source=scenes", "train.max_steps=2", "data.batch_size=4", "data.holdout=0", "probe.every_steps=0"]
     trained = geossl("pretrain", "croma", *small, f"out={folder}/run", cwd=folder)
     assert trained.exit_code == 0, trained.stderr
+
+
+def fetch_slowly(place, url, out):
+    write = download.write_tile
+
+    def slow(*arguments):
+        write(*arguments)
+        time.sleep(0.3)
+
+    download.write_tile = slow  # in a process of its own
+    package.fetch(place / "aoi.geojson", package.Catalog("2024-06", catalog=url), out=out)
+
+
+def test_a_killed_fetch_is_finished_by_the_same_call(place):
+    folder, server = place
+    begun, whole = folder / "begun", folder / "whole"
+    kill_when(start(fetch_slowly, folder, server.url, begun), lambda: any(begun.glob("s?/*.tif")))
+    assert len(list(begun.glob("s?/*.tif"))) == 1
+    for out in (whole, begun):
+        package.fetch(folder / "aoi.geojson", package.Catalog("2024-06", catalog=server.url), out=out)
+    found = {path.relative_to(whole): path.read_bytes() for path in whole.glob("s?/*.tif")}
+    assert len(found) == 2
+    assert all((begun / path).read_bytes() == content for path, content in found.items())
 
 
 def test_a_dry_run_counts_scenes(place, encoder):  # noqa: F811

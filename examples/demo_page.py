@@ -150,12 +150,16 @@ def page(vectors: xr.DataArray, has_run: bool) -> str:
         else ""
     )
     return f"""<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="description" content="A map of learned vectors of one place, by geossl"><link rel="icon" href="data:,">
 <title>geossl demo</title><style>body{{font:16px/1.5 system-ui,sans-serif;max-width:1100px;margin:2rem auto;padding:0 1rem;color:#222}}
-img{{width:100%;height:auto}}pre{{background:#f4f4f4;padding:1rem;overflow:auto}}small{{color:#555}}</style></head><body>
+img{{width:100%;height:auto}}pre{{background:#f4f4f4;padding:1rem;white-space:pre-wrap;overflow-wrap:anywhere}}small{{color:#555}}
+.half{{display:none}}@media(max-width:700px){{.whole,.half{{display:block;object-fit:cover;object-position:left;aspect-ratio:1.86}}
+.half{{object-position:right}}}}</style></head><body>
 <h1>One place, four ways</h1>
 <p>{valid:,} vectors of {len(vectors)} numbers, one for every {size:g} m of {valid * size * size / 1e6:.1f} km<sup>2</sup>, from one radar and one
 optical image. Nobody told the encoder what a river, woods or a field are.</p>
-<img src="strip.png" alt="True colour, embedding, classes found without labels, similarity to the river">
+<img class="whole" src="strip.png" alt="True colour, embedding, classes found without labels, similarity to the river">
+<img class="half" src="strip.png" alt="Its right half, below the left one on a narrow screen">
 <p>Classes are k-means of the vectors, painted in the mean colour of their ground. Confidence is how much nearer a vector is to its class than
 to the next. {run}</p>
 <img src="more.png" alt="Confidence of the classes, and the loss of pretraining">

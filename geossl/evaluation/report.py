@@ -15,13 +15,17 @@ from matplotlib.figure import Figure
 from geossl.evaluation.scores import Scores, class_iou
 from geossl.outputs import write_text
 
+OPEN = "<!doctype html><html lang=en><meta charset=utf-8>"
 VIEWPORT = "<meta name=viewport content='width=device-width, initial-scale=1'>"  # else phones shrink the page
+NO_ICON = "<link rel=icon href='data:,'>"  # else browsers ask a server for one
 STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}"
     "table{border-collapse:collapse;margin:1rem 0}"
     "td,th{padding:.25rem .7rem;border-bottom:1px solid #ddd;text-align:right}"
     "table{display:block;overflow-x:auto}"
     "td:first-child,th:first-child{text-align:left}img{max-width:100%}code{background:#f4f4f4;padding:0 .2rem}"
+    "pre{background:#f4f4f4;padding:1rem;white-space:pre-wrap;overflow-wrap:anywhere}"
+    "summary{padding:.3rem 0}"  # a finger's width apart
 )
 
 
@@ -109,11 +113,17 @@ def write_report(
             embedded(agreement_figure(pair, unit), f"Predicted over true, {name}"),
         ]
     body += ["<h2>How</h2>", html_table([["", "value"], *([k, json.dumps(v)] for k, v in metadata.items())])]
-    head = f"<!doctype html><html lang=en><meta charset=utf-8>{VIEWPORT}<title>{html.escape(title)}</title>"
-    page = f"{head}<style>{STYLE}</style><main>{''.join(body)}</main></html>"
+    page = whole_page(title, "".join(body))
     for target, text in ((path, page), (path.with_suffix(".json"), json.dumps(numbers, indent=1))):
         write_text(target, text)
     return numbers
+
+
+def whole_page(title: str, body: str, style: str = "") -> str:
+    """A page that stands alone: ``body`` is HTML, ``title`` is text, ``style`` is CSS beside that of all pages."""
+    text = html.escape(title)
+    about = f'<title>{text}</title><meta name=description content="{text}; written by geossl">'
+    return f"{OPEN}{VIEWPORT}{NO_ICON}{about}<style>{STYLE}{style}</style><main>{body}</main></html>"
 
 
 def html_table(rows: Sequence[Sequence[str]]) -> str:

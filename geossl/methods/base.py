@@ -171,11 +171,13 @@ class Reconstruction:
         truth: One band or three of the chips.
         found: The same, as reconstructed.
         masked: True where pixels were hidden from the encoder.
+        one_place: Whether the chips are dates of one place, and so are shown on one scale.
     """
 
     truth: Float[Tensor, "b c h w"]
     found: Float[Tensor, "b c h w"]
     masked: Bool[Tensor, "b h w"]
+    one_place: bool = False
 
 
 @dataclass(frozen=True)

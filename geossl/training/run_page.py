@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib import image
 
-from geossl.evaluation.report import STYLE, VIEWPORT, html_table
+from geossl.evaluation.report import html_table, whole_page
 from geossl.methods.base import CloudReconstruction, Reconstruction
 from geossl.outputs import write_text
 from geossl.training.run_folder import RunFolder
@@ -27,9 +27,7 @@ NEXT = {  # method -> what its encoder is for; of all others: maps
 }
 RECONSTRUCTED = "Seen, reconstructed, true. What the loss leaves out, such as the level of a patch, is shown as it was."
 Drawn = Reconstruction | CloudReconstruction
-OWN_STYLE = (
-    "svg,figure{margin:0 1rem 1rem 0}div{display:flex;flex-wrap:wrap}pre{background:#f4f4f4;padding:1rem;overflow:auto}"
-)
+OWN_STYLE = "svg,figure{margin:0 1rem 1rem 0}div{display:flex;flex-wrap:wrap}"
 WIDTH, HEIGHT = 300, 130  # of a curve, px
 LONGEST = 400  # points of a curve
 CHIP, CLOUD = 150, 220  # px: about the width of a reconstructed chip, and that of a cloud
@@ -65,14 +63,11 @@ def write_page(
         recipe["method"], "geossl embed --aoi region.geojson --s1 S1 --s2 S2 --encoder {encoder} --out map.zarr"
     )
     again = f"geossl pretrain {folder.recipe} out=runs/again"
-    parts.append(
-        f"<h2>Next</h2><pre tabindex=0>{html.escape(command.format(encoder=encoder))}\n{html.escape(again)}</pre>"
-    )
+    parts.append(f"<h2>Next</h2><pre>{html.escape(command.format(encoder=encoder))}\n{html.escape(again)}</pre>")
     for name, values in (("Data", data), ("Recipe", recipe), ("Versions", json.loads(folder.versions.read_text()))):
         rows = [["", "value"], *([key, short(value)] for key, value in values.items())]
         parts.append(f"<details><summary>{name}</summary>{html_table(rows)}</details>")
-    head = f"<!doctype html><html lang=en><meta charset=utf-8>{VIEWPORT}<title>{html.escape(title)}</title>"
-    write_text(folder.page, f"{head}<style>{STYLE}{OWN_STYLE}</style><main>{''.join(parts)}</main></html>")
+    write_text(folder.page, whole_page(title, "".join(parts), OWN_STYLE))
     return folder.page
 
 
@@ -132,10 +127,11 @@ def picture(shown: Drawn) -> str:
 
 
 def chips(shown: Reconstruction) -> np.ndarray:
-    """Chips as (y, x, 3), between the 2nd and the 98th percentile of each."""
+    """Chips as (y, x, 3), between the 2nd and the 98th percentile of each, or of all dates of a place."""
     masked = shown.masked[:, None].numpy()
     truth, found = shown.truth.numpy(), shown.found.numpy()
-    low, high = np.nanpercentile(truth, [2, 98], axis=(1, 2, 3), keepdims=True)
+    axes = (0, 2, 3) if shown.one_place else (1, 2, 3)  # dates share a scale, each band its own
+    low, high = np.nanpercentile(truth, [2, 98], axis=axes, keepdims=True)
     stretch = [np.clip((x - low) / np.maximum(high - low, 1e-6), 0, 1) for x in (truth, found)]
     zoom = max(1, round(CHIP / truth.shape[3]))
     parts = (np.where(masked, 0.85, stretch[0]), np.where(masked, stretch[1], stretch[0]), stretch[0])

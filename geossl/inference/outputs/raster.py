@@ -250,10 +250,18 @@ def usual_time(path: Path, time: str | None) -> str | None:
     return ALL if time is None and "geossl:every" in store_attributes(path) else time
 
 
+class BandNames(tuple[str, ...]):
+    """Names of bands, which rioxarray writes and xarray would print whole beside every plot."""
+
+    def __str__(self) -> str:
+        """What they are, in a word."""
+        return "embedding"
+
+
 def described(embeddings: xr.DataArray) -> xr.DataArray:
     """A map that says of itself what holds of its vectors, band by band, and not how they were stored."""
-    names = columns(embeddings.sizes["embedding"])
-    return embeddings.drop_attrs(deep=False).assign_attrs(long_name=tuple(names)).rio.write_nodata(np.nan, encoded=True)
+    names = BandNames(columns(embeddings.sizes["embedding"]))
+    return embeddings.drop_attrs(deep=False).assign_attrs(long_name=names).rio.write_nodata(np.nan, encoded=True)
 
 
 def columns(dim: int) -> list[str]:

@@ -1,6 +1,7 @@
 """What methods of masked pixels have in common when they show what they reconstruct."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -76,7 +77,7 @@ def shown_dates(
     by_date = [x.transpose(1, 2).flatten(0, 1) for x in parts]  # (date patch number)
     hidden, whole = (x.repeat_interleave(tubelet, dim=0) for x in (masked.unflatten(0, share.shape), share))
     few = whole_ones(whole, DATES).sort().values
-    return shown_images(clip[few], *(x[few] for x in (*by_date, hidden)), channels)
+    return replace(shown_images(clip[few], *(x[few] for x in (*by_date, hidden)), channels), one_place=True)
 
 
 def denormalized(

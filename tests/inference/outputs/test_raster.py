@@ -9,6 +9,7 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
 from scipy.ndimage import map_coordinates
+from xarray.plot.utils import label_from_attrs
 
 import geossl
 from geossl.errors import GridError, InputError
@@ -67,6 +68,12 @@ def test_written_by_rioxarray_a_map_says_what_its_bands_are(place, tmp_path):
         assert file.descriptions[:2] == ("e000", "e001")
         assert np.isnan(file.nodata)
         assert {*file.tags()} == {"AREA_OR_POINT"}
+
+
+def test_a_plot_of_one_band_does_not_name_all_of_them(place):
+    found = geossl.open(place / "m.zarr")
+    assert label_from_attrs(found.isel(embedding=0)) == "embedding"
+    assert "e001" not in found._repr_html_()
 
 
 def test_the_reference_system_is_a_coordinate_of_the_store(place):

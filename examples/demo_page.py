@@ -153,8 +153,8 @@ def page(vectors: xr.DataArray, has_run: bool) -> str:
 <meta name="description" content="A map of learned vectors of one place, by geossl"><link rel="icon" href="data:,">
 <title>geossl demo</title><style>body{{font:16px/1.5 system-ui,sans-serif;max-width:1100px;margin:2rem auto;padding:0 1rem;color:#222}}
 img{{width:100%;height:auto}}pre{{background:#f4f4f4;padding:1rem;white-space:pre-wrap;overflow-wrap:anywhere}}small{{color:#555}}
-.half{{display:none}}@media(max-width:700px){{.whole,.half{{display:block;object-fit:cover;object-position:left;aspect-ratio:1.86}}
-.half{{object-position:right}}}}</style></head><body>
+.half{{display:none}}@media(max-width:700px){{.whole,.half{{display:block;object-fit:cover;object-position:left;aspect-ratio:1.82}}
+.half{{object-position:right}}}}</style></head><body><main>
 <h1>One place, four ways</h1>
 <p>{valid:,} vectors of {len(vectors)} numbers, one for every {size:g} m of {valid * size * size / 1e6:.1f} km<sup>2</sup>, from one radar and one
 optical image. Nobody told the encoder what a river, woods or a field are.</p>
@@ -168,7 +168,7 @@ to the next. {run}</p>
 .venv/bin/geossl export demo/embedding.zarr demo/map.tif # for QGIS
 .venv/bin/geossl doctor --s2 my/scenes                   # what is in my files
 .venv/bin/geossl embed --aoi region.geojson --s1 my/s1 --s2 my/s2 --out map.zarr</pre>
-<p><small>{escape(CREDIT)} geossl {geossl.__version__}.</small></p></body></html>
+<p><small>{escape(CREDIT)} geossl {geossl.__version__}.</small></p></main></body></html>
 """
 
 

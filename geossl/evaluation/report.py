@@ -127,16 +127,12 @@ def whole_page(title: str, body: str, style: str = "") -> str:
 
 
 def html_table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows, the first one as header."""
+    """Rows, the first one as header; it can be scrolled by keys."""
     cells = [
-        "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in row) for tag, row in zip(tags(rows), rows, strict=True)
+        "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in row for tag in ["td" if number or not c else "th"])
+        for number, row in enumerate(rows)
     ]
-    return "<table>" + "".join(f"<tr>{row}</tr>" for row in cells) + "</table>"
-
-
-def tags(rows: Sequence[Sequence[str]]) -> list[str]:
-    """``th`` for the first row, ``td`` for the others."""
-    return ["th"] + ["td"] * (len(rows) - 1)
+    return "<table tabindex=0>" + "".join(f"<tr>{row}</tr>" for row in cells) + "</table>"
 
 
 def class_table(confusion: Int[np.ndarray, "k k"], names: Sequence[str]) -> str:

@@ -193,6 +193,13 @@ class GraphMAE(SSLMethod):
 
     def loss_of(self, batch: Data, mask: Mask) -> Float[Tensor, ""]:
         """Loss for given hidden nodes."""
+        reconstructed, target, _ = self.reconstruct(batch, mask)
+        return scaled_cosine_error(reconstructed, target, self.gamma) if len(target) else reconstructed.sum()
+
+    def reconstruct(
+        self, batch: Data, mask: Mask
+    ) -> tuple[Float[Tensor, "m c"], Float[Tensor, "m c"], Int[Tensor, " m"]]:
+        """Features of the hidden nodes that count, as reconstructed and as they are, scaled; and their numbers."""
         x, nodes, edge_index = self.encoder.normalize(batch.x), len(batch.x), batch.edge_index
         kept, _ = dropout_edge(edge_index, self.edge_drop, training=self.training)
         edges = [sorted_edges(kept, nodes)] * len(self.encoder.layers)
@@ -207,5 +214,4 @@ class GraphMAE(SSLMethod):
             codes = self.bridge(codes)
         scored = mask.hidden if "core" not in batch else mask.hidden[batch.core[mask.hidden]]
         scored = scored[x[scored].any(dim=1)]  # a node without features has no direction to reconstruct
-        reconstructed = self.decoder(codes, edge_index, scored)
-        return scaled_cosine_error(reconstructed, x[scored], self.gamma) if len(scored) else reconstructed.sum()
+        return self.decoder(codes, edge_index, scored), x[scored], scored

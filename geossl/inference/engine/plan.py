@@ -241,18 +241,24 @@ class BuildFolder:
         """Whether a shard is finished."""
         return self.marker(shard).exists()
 
-    def totals(self, sensors: list[str]) -> dict[str, int]:
-        """Patches of the finished shards: those with an embedding, and those each sensor was fed in."""
-        found = dict.fromkeys(("patches", *sensors), 0)
-        for receipt in map(self.receipt, self.done()):
-            found["patches"] += receipt["patches"]
-            for sensor in sensors:
-                found[sensor] += receipt["fed"].get(sensor, 0)
-        return found
+    def read(self, shard: Shard, totals: dict[str, int]) -> dict[str, tuple[int, int]]:
+        """Read the receipt of a finished shard, once: there may be a million of them.
 
-    def files(self, shard: Shard) -> dict[str, tuple[int, int]]:
-        """Bytes and CRC-32 of a finished shard's files by array; empty where geossl 0.1 made it."""
-        return {name: (size, crc) for name, (size, crc) in self.receipt(shard).get("files", {}).items()}
+        Args:
+            shard: The shard.
+            totals: Patches with an embedding, ``patches``, and those each sensor was fed in, by its name; its own are
+                added.
+
+        Returns:
+            Bytes and CRC-32 of its files by array; empty where geossl 0.1 made it.
+
+        Raises:
+            InputError: If it is damaged.
+        """
+        receipt = self.receipt(shard)
+        for name in totals:
+            totals[name] += receipt["patches"] if name == "patches" else receipt["fed"].get(name, 0)
+        return {name: (size, crc) for name, (size, crc) in receipt.get("files", {}).items()}
 
     def receipt(self, shard: Shard) -> dict[str, Any]:
         """What was noted down of a finished shard.

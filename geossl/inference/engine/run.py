@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping, Set
 from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -237,8 +237,9 @@ def complete(work: Work, name: str, out: Path, failed: Set[Shard]) -> None:
     Raises:
         InputError: If it holds nothing; nothing is left behind.
     """
-    made = work.build.totals(work.plan.metadata["sensors"])
-    sums, lost = checksums.of_shards(work.data, work.plan.shards, work.build.files, failed)
+    made = dict.fromkeys(("patches", *work.plan.metadata["sensors"]), 0)
+    read = partial(work.build.read, totals=made)
+    tables, lost = checksums.of_shards(work.data, work.plan.shards, read, failed)
     if lost:
         work.build.reopen(lost)
         raise RunError(f"{len(lost)} finished shards of {work.data} have lost a file; run again to make them anew")
@@ -254,7 +255,7 @@ def complete(work: Work, name: str, out: Path, failed: Set[Shard]) -> None:
     if is_store and isinstance(work.model(), DenseEncoder):  # classes have no mean
         add_overviews(work.data, work.plan, work.model().spec.dim)
     if is_store:
-        checksums.write_sums(work.data, sums)
+        checksums.write_sums(work.data, tables)
     store.finish(work.data)
     if not is_store:
         raster.write_cog(work.data, out)

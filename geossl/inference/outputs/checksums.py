@@ -24,6 +24,7 @@ from geossl.outputs import remove
 GROUP = "checksums"
 Shard = tuple[int, ...]  # row and column, of a map of several dates its date first
 Sums = Mapping[str, tuple[int, int]]  # by array: bytes and CRC-32 of a shard's file
+Table = Int[ndarray, "*t r c 2"]  # of all shards of an array
 BLOCK = 1 << 20
 
 
@@ -45,10 +46,12 @@ def crc_of(file: Path) -> tuple[int, int]:
     return size, crc
 
 
-def size_of(path: Path, array: str, shard: Shard) -> int:
-    """Bytes of a shard file; 0 if there is none."""
-    file = shard_file(path, array, shard)
-    return file.stat().st_size if file.exists() else 0
+def size_of(file: Path) -> int:
+    """Bytes of a file; 0 if there is none."""
+    try:
+        return os.stat(file).st_size
+    except FileNotFoundError:
+        return 0
 
 
 def sums_of(path: Path, shard: Shard, names: Sequence[str] = ()) -> dict[str, tuple[int, int]]:
@@ -58,19 +61,33 @@ def sums_of(path: Path, shard: Shard, names: Sequence[str] = ()) -> dict[str, tu
 
 def of_shards(
     path: Path, shards: Iterable[Shard], written: Callable[[Shard], Sums], failed: Set[Shard]
-) -> tuple[dict[Shard, Sums], list[Shard]]:
+) -> tuple[dict[str, Table], list[Shard]]:
     """Checksums of a map's shard files, as their markers have them, and the shards that have lost a file since.
 
     Args:
         path: The map.
         shards: All of it.
-        written: What the marker of a shard says; empty where geossl 0.1 made it.
+        written: What the marker of a shard says, which is asked once; empty where geossl 0.1 made it.
         failed: Shards without a file.
+
+    Returns:
+        A table per array, as ``read_sums`` gives it: a million shards take 64 MB.
     """
-    sums = {shard: written(shard) or sums_of(path, shard) for shard in shards if shard not in failed}
-    sums |= {shard: dict.fromkeys(sharded(path), (0, 0)) for shard in failed}
-    lost = [s for s in sums if any(n != size_of(path, name, s) for name, (n, _) in sums[s].items())]
-    return sums, lost
+    root: Any = zarr.open_group(str(path), mode="r")
+    tables = {name: np.zeros((*grid_of(root[name]), 2), np.int64) for name in sharded(path)}
+    lost = []
+    for shard in shards:
+        if shard in failed:
+            continue
+        sums = written(shard)
+        for name, table in tables.items():
+            file = shard_file(path, name, shard)
+            size, crc = sums[name] if name in sums else crc_of(file)
+            table[shard] = size, crc
+            if size != size_of(file):
+                lost.append(shard)
+                break
+    return tables, lost
 
 
 def sharded(path: Path, group: str = "") -> list[str]:
@@ -79,18 +96,26 @@ def sharded(path: Path, group: str = "") -> list[str]:
     return [f"{group}/{name}" if group else name for name, array in root.arrays() if array.shards is not None]
 
 
-def write_sums(path: Path, shards: Mapping[Shard, Sums]) -> None:
-    """Keep the checksums of a finished map, those of its overviews included, inside it."""
+def write_sums(path: Path, tables: Mapping[str, Table]) -> None:
+    """Keep the checksums of a finished map, those of its overviews included, inside it.
+
+    Args:
+        path: The map.
+        tables: From ``of_shards``.
+    """
     remove(
         path / GROUP
     )  # whole or in parts, as a full disk leaves it: Zarr sees a group only where its zarr.json is whole
     root: Any = zarr.open_group(str(path), mode="r+")
-    for name in sharded(path):
-        keep(root, name, {shard: sums[name] for shard, sums in shards.items()})
+    for name, table in tables.items():
+        keep(root, name, table)
     level = 1
     while f"overviews/{level}" in root:
         for name in sharded(path, f"overviews/{level}"):
-            keep(root, name, {at: crc_of(shard_file(path, name, at)) for at in np.ndindex(*grid_of(root[name]))})
+            table = np.zeros((*grid_of(root[name]), 2), np.int64)
+            for at in np.ndindex(*table.shape[:-1]):
+                table[at] = crc_of(shard_file(path, name, at))
+            keep(root, name, table)
         level += 1
 
 
@@ -101,18 +126,15 @@ def grid_of(array: Any) -> tuple[int, ...]:
     return tuple((counts[:1] if has_time else []) + counts[-2:])
 
 
-def keep(root: Any, name: str, sums: Mapping[Shard, tuple[int, int]]) -> None:
+def keep(root: Any, name: str, table: Table) -> None:
     """Write the table of one array."""
-    table = np.zeros((*grid_of(root[name]), 2), np.int64)
-    for shard, values in sums.items():
-        table[shard] = values
     axes = ("shard_row", "shard_column", "sum") if table.ndim == 3 else (TIME, "shard_row", "shard_column", "sum")
     array = root.create_array(f"{GROUP}/{name}", shape=table.shape, dtype="int64", dimension_names=axes)
     array[...] = table
     array.attrs["long_name"] = "bytes and CRC-32 of each shard file"
 
 
-def read_sums(path: Path) -> dict[str, Int[ndarray, "*t r c 2"]]:
+def read_sums(path: Path) -> dict[str, Table]:
     """Tables of a finished map by array; empty for a map that has none, as those of geossl 0.1 do."""
     if not (path / GROUP / "zarr.json").exists():
         return {}
@@ -121,7 +143,7 @@ def read_sums(path: Path) -> dict[str, Int[ndarray, "*t r c 2"]]:
     return {name: np.asarray(member[...]) for name, member in tables.items()}
 
 
-def lost(path: Path, table: Int[ndarray, "*t r c 2"], name: str) -> list[Shard]:
+def lost(path: Path, table: Table, name: str) -> list[Shard]:
     """Shards of an array whose file is missing or of another size; looks at folders and sizes only."""
     *times, height, width = table.shape[:-1]
     sizes = np.zeros(table.shape[:-1], np.int64)

@@ -54,7 +54,7 @@ def without_secrets(address: str) -> str:
 FLAG = re.compile(r"(`[^`]*`|geossl [a-z]+ [^;`]*)|(?<![\w-])(use )?--([a-z0-9][a-z0-9-]*)(?: ([\w.]+)\b(?! or))?")
 ARGUMENTS = {"gsd": "gsd_m", "cell": "cell_m", "chunk": "chunk_m", "label-fractions": "label_fractions"}
 NUMBER = re.compile(r"\d+(\.\d+)?")
-SWITCHES = {"overwrite", "download", "dry-run", "train-encoder"}  # flags without a value
+SWITCHES = {"overwrite", "download", "dry-run", "train-encoder", "cost"}  # flags without a value
 spoken_in_shell = False
 
 

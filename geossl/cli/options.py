@@ -250,6 +250,8 @@ def asks_protocols(verb: Callable[..., None]) -> Callable[..., None]:
         click.option("--finetuning", help="Fine-tune as in a paper: mae_base, mae_large, mr_mae, point_cmae."),
         click.option("--column", help="Attribute of labelled polygons or points that holds the class or the amount."),
         click.option("--task", help="classify or regress, where labels over scenes do not say it."),
+        click.option("--cost", is_flag=True, help="Also measure images/s, GFLOP, memory, and Wh if the machine tells."),
+        click.option("--csv", help="Also add rows to a table in torchgeo-bench's layout (.csv), cost among them."),
     )
 
 

@@ -1,6 +1,7 @@
 """Evaluate an encoder with probes and fine-tuning on labelled data."""
 
 import shutil
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,21 +11,24 @@ import geopandas as gpd
 import numpy as np
 import torch
 
-from geossl.api.evaluate.classification import ClassificationRunner
+from geossl.api.evaluate.classification import ClassificationRunner, items_for
+from geossl.api.evaluate.cost import Cost, cost_of
+from geossl.api.evaluate.inputs import EncoderImages, band_orders
 from geossl.api.evaluate.runner import Runner, with_baselines
 from geossl.api.evaluate.segmentation import SegmentationRunner
 from geossl.api.evaluate.settings import EPISODE, PROTOCOLS, Options, Settings, settings_of
 from geossl.api.evaluate.synthetic import SyntheticRunner
+from geossl.api.evaluate.table import add_rows, check_table, rows_of
 from geossl.api.source import Rasters, given
 from geossl.data.datasets.base import ClassificationDataset, SegmentationDataset
 from geossl.data.datasets.find import Data, Scenes, find, object_set
 from geossl.data.synthetic.images import is_real_and_synthetic
-from geossl.errors import InputError
+from geossl.errors import InputError, Note
 from geossl.evaluation.probes import AMOUNT_PROBES
 from geossl.evaluation.report import Curve, markdown, score_rows, write_report
 from geossl.evaluation.scores import Scores
 from geossl.models.download import sha256_of
-from geossl.models.encoder import DenseEncoder, Encoder, PointEncoder
+from geossl.models.encoder import DenseEncoder, Encoder, Items, PointEncoder
 from geossl.models.files import encoder_path, load_encoder, provenance
 from geossl.models.heads.projection import projected
 from geossl.models.kinds import require_image_encoder
@@ -45,15 +49,18 @@ class Evaluation(NamedTuple):
         scores: Means over seeds by row of the report.
         curves: Means over seeds by row and share of labels.
         report: The page; its numbers lie beside it (.json).
+        cost: What the encoder costs by set of sensors, where that was asked for.
     """
 
     scores: dict[str, Scores]
     curves: dict[str, dict[float, Scores]]
     report: Path
+    cost: Mapping[str, Cost] = {}
 
     def table(self) -> str:
-        """Scores as a Markdown table."""
-        return markdown(score_rows(self.scores))
+        """Scores as a Markdown table, and the cost in a line per set of sensors."""
+        lines = [f"cost     {name + ': ' if name else ''}{cost}" for name, cost in self.cost.items()]
+        return "\n".join([markdown(score_rows(self.scores)), *lines])
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the scores, and the page."""
@@ -111,18 +118,22 @@ def evaluate(
               By default 50, or as the paper of ``finetuning``.
             - ``finetuning``: As a paper fine-tunes: ``mae_base``, ``mae_large``, ``mr_mae`` or ``point_cmae`` (rate,
               its decay by layer, drop path, mixup, ...); or a ``geossl.training.early_stopping.FinetuneConfig``.
+            - ``cost``: Also measure images per second, operations, memory, and energy where the machine tells it.
+            - ``csv``: Also add rows to a table in torchgeo-bench's layout (.csv), its cost among them.
             - ``s2_offset``: DN offset of a folder data set whose files do not state theirs.
 
     Raises:
         InputError: If data, encoder and protocols do not fit each other.
     """
     out = check_output(out, (".html",))
-    settings = settings_of(protocol, out, progress, options)
+    settings, table = settings_of(protocol, out, progress, options), check_table(options.get("csv"))
     former = {name: options.get(name) for name in (*SENSORS, "s2_offset")}
     has_files = source or any(former[name] for name in SENSORS)
     pixels = given(source, former, "evaluate") if has_files else None
     model = Subject(encoder, cut(load(encoder), options.get("dims")))
     if isinstance(dataset, str | Path) and is_real_and_synthetic(dataset):
+        if settings.cost:
+            raise InputError("--csv and --cost are not for real and generated images; leave them out")
         return evaluate_synthetic(model, dataset, settings, out)
     if isinstance(model.encoder, PointEncoder) and isinstance(dataset, str | Path):
         data: Data = object_set(dataset)
@@ -133,7 +144,10 @@ def evaluate(
     refuse_misfits(data, settings)
     runner = runner_for(data, model.encoder, settings)
     runner.run()
-    done = report(out, data, runner, model.describe(settings))
+    costs = costs_of(data, runner) if settings.cost else {}
+    done = report(out, data, runner, model.describe(settings), costs)
+    if table is not None:
+        add_rows(table, rows_of(data, runner, costs))
     if settings.store:
         shutil.rmtree(settings.store, ignore_errors=True)
     return done
@@ -224,7 +238,27 @@ def refuse_misfits(data: Data, settings: Settings) -> None:
             raise InputError(f"--protocol {name}: {data.name} has several classes per sample; use knn, linear or mlp")
 
 
-def report(out: Path, data: Data, runner: Runner, described: Mapping[str, Any]) -> Evaluation:
+def costs_of(data: Data, runner: Runner) -> dict[str, Cost]:
+    """What the encoder costs on a batch of a data set, by set of sensors."""
+    encoder, settings, found = runner.encoders[0].encoder(0), runner.settings, {}
+    for sensors in settings.sensors or (None,):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Note)  # of bands; said before
+            if isinstance(data, SegmentationDataset):
+                dense = require_image_encoder(encoder)
+                orders = band_orders(data.name, data.sensors, dense.spec, sensors)
+                chips = data.parts(settings.split, 0).train
+                items: Items = EncoderImages(chips, orders, dense.spec.patch_px, settings.image_px)
+            else:
+                items = items_for(data, encoder, sensors, settings.image_px)
+        name = "+".join(items.orders) if isinstance(items, EncoderImages) else ""
+        found[name] = cost_of(encoder, [items[i] for i in range(min(settings.batch_size, len(items)))])
+    return found
+
+
+def report(
+    out: Path, data: Data, runner: Runner, described: Mapping[str, Any], costs: Mapping[str, Cost]
+) -> Evaluation:
     """Write the page."""
     scores, curves = runner.results.scores(), runner.results.curves()
     about = {
@@ -235,8 +269,10 @@ def report(out: Path, data: Data, runner: Runner, described: Mapping[str, Any]) 
         **runner.metadata,
         **described,
         "chosen": runner.results.chosen,
+        **({"cost": {name: cost.to_dict() for name, cost in costs.items()}} if costs else {}),
     }
-    return written(out, f"{described['encoder']} on {data.name}", scores, data.classes, about, curves)
+    done = written(out, f"{described['encoder']} on {data.name}", scores, data.classes, about, curves)
+    return done._replace(cost=costs)
 
 
 def evaluate_synthetic(model: Subject, root: str | Path, settings: Settings, out: Path) -> Evaluation:

@@ -39,6 +39,8 @@ class Options(TypedDict, total=False):
     perturbations: Mapping[str, Change] | None
     epochs: int
     finetuning: str | FinetuneConfig | None
+    cost: bool
+    csv: str | Path | None
     s1: str | Path | Sequence[str | Path] | None
     s2: str | Path | Sequence[str | Path] | None
     s2_offset: int | None
@@ -62,6 +64,7 @@ class Settings:
         finetune: How encoders are fine-tuned.
         progress: Called after every part of the work; see ``geossl.progress``.
         store: Folder that keeps vectors of many items, so that an interrupted evaluation resumes.
+        cost: Also measure what the encoder costs.
     """
 
     protocols: tuple[str, ...]
@@ -77,6 +80,7 @@ class Settings:
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     progress: Progress = silent
     store: Path | None = None
+    cost: bool = False
 
     def named(self, title: str) -> Progress:
         """Progress of one part of the evaluation, under its title."""
@@ -121,6 +125,7 @@ def settings_of(protocol: str | Sequence[str], out: Path, progress: Progress | N
         finetune=finetuning_of(options),
         progress=progress or silent,
         store=out.with_name(f"{out.name}.build"),
+        cost=options.get("cost", False) or options.get("csv") is not None,
     )
 
 

@@ -13,7 +13,7 @@ from torch.export import Dim, ExportedProgram
 from geossl.errors import RunError, WeightsError, needs
 from geossl.models.encoder import DenseEncoder, DenseSpec
 from geossl.models.foreign.mlm import mlm_item
-from geossl.models.foreign.programs import LARGEST, SAMPLES, example, program_bytes, traced
+from geossl.models.foreign.programs import LARGEST, SAMPLES, example, kept_arguments, program_bytes, traced
 from geossl.outputs import replacing, write_text
 
 CLOSE = 1e-3  # largest difference of an exported program from its encoder, in spreads of its vectors
@@ -67,7 +67,7 @@ def export_encoder(encoder: DenseEncoder, out: Path, sha256: str) -> Exported:
     item = mlm_item(spec, out.name, side, sha256)
     with replacing(out) as temporary:
         if out.suffix == ".pt2":
-            kept = replace(spec, architecture="program", arguments={"side_px": side}, reach=None)
+            kept = replace(spec, architecture="program", arguments=kept_arguments(spec, side), reach=None)
             note = {"spec": kept.to_dict(), "encoder_sha256": sha256, "mlm": item}
             temporary.write_bytes(program_bytes(program, note))
         else:

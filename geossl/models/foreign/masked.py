@@ -16,6 +16,7 @@ from geossl.models.encoder import DenseEncoder, DenseSpec, Images
 from geossl.models.encoders.conv_vit import ConvViT
 from geossl.models.encoders.croma import CROMAEncoder
 from geossl.models.encoders.galileo import GROUPS, Fed, GalileoEncoder
+from geossl.models.encoders.presto import MONTHS, PrestoEncoder
 from geossl.models.encoders.stacked import StackedEncoder
 from geossl.models.encoders.vit import ViT
 from geossl.models.foreign.feature_map import FeatureMapEncoder
@@ -178,10 +179,37 @@ def masked_map(encoder: FeatureMapEncoder, images: Images, fed: FedPatches) -> F
     return torch.where(here[..., None], found, torch.nan), pooled
 
 
+def masked_presto(encoder: PrestoEncoder, images: Images) -> Found:
+    """Every pixel a series; tokens of a month and band group with a NaN are keys that nobody attends to."""
+    dates, arguments = encoder.spec.dates, encoder.spec.arguments
+    first = next(iter(images.values()))
+    b, (h, w) = first.shape[0], first.shape[-2:]
+    pixels = {name: x.unflatten(1, (dates, -1)).permute(0, 3, 4, 1, 2).flatten(0, 2) for name, x in images.items()}
+    calendar = (int(arguments["month"]) - 1 + torch.arange(dates, device=first.device)) % MONTHS
+    when = encoder.month_table[calendar][None], encoder.date_table[:dates][None]
+    tokens, fed = [], []
+    for name, x in encoder.groups(pixels).items():
+        tokens.append(encoder.embed[name](x.nan_to_num()) + encoder.encoding(name, *when))
+        fed.append(x.isfinite().all(dim=2))
+    x, keys = torch.cat(tokens, dim=1), torch.cat(fed, dim=1)
+    usable = []
+    for name, own in pixels.items():
+        needed = [i for i in encoder.spec.needed(name) if i < own.shape[2]]  # of a date
+        usable.append(own[..., needed].isfinite().all(dim=2).any(dim=1))
+    known = torch.stack(usable).any(dim=0)
+    places = MaskedPositions(None, keys)
+    for block in encoder.blocks:
+        x = block(x, places)
+    found = torch.where(known[:, None], encoder.norm(mean_of(x, keys)), torch.nan).reshape(b, h, w, -1)
+    flat, here = found.flatten(1, 2), known.reshape(b, -1)
+    mean = mean_of(flat.nan_to_num(), here)
+    return found, torch.where(here.any(dim=1)[:, None], mean, torch.nan)
+
+
 def not_known(encoder: DenseEncoder) -> WeightsError:
     """The error for an encoder that has no such form."""
     return WeightsError(
-        f"{encoder.spec.name} ({encoder.spec.architecture}) cannot be exported; croma, galileo, vit, conv_vit, "
+        f"{encoder.spec.name} ({encoder.spec.architecture}) cannot be exported; croma, galileo, presto, vit, conv_vit, "
         "networks by name and wrapped ones can"
     )
 
@@ -203,6 +231,8 @@ class Exportable(nn.Module):
         """Tokens (b gh gw d) and pooled vectors (b d) for the pixels of every sensor, in the spec's order."""
         encoder = self.encoder
         pixels = dict(zip(self.names, images, strict=True))
+        if isinstance(encoder, PrestoEncoder):
+            return masked_presto(encoder, pixels)
         fed = fed_patches(pixels, encoder.spec)
         if isinstance(encoder, CROMAEncoder) and encoder.is_alibi:
             return masked_croma(encoder, pixels, fed)

@@ -95,13 +95,15 @@ def sensor_input(spec: DenseSpec, name: str, side_px: int | None) -> dict[str, A
     """One input: bands, unit, size. Scaling happens inside."""
     sensor = spec.sensors[name]
     side = -1 if side_px is None else side_px
+    months = f", bands of {spec.dates} months from month {spec.arguments['month']} on" if spec.dates > 1 else ""
     lacks = f"; {', '.join(sensor.optional)} may be all NaN" if sensor.optional else ""
     return {
         "name": name,
-        "description": f"{SENSORS[name].title}, {sensor.level}, {sensor.unit}, NaN = no data, {spec.gsd_m:g} m pixels; "
+        "description": f"{SENSORS[name].title}, {sensor.level}, {sensor.unit}{months}, NaN = no data, "
+        f"{spec.gsd_m:g} m pixels; "
         f"height and width are multiples of {spec.patch_px} px; a sensor without data is all NaN{lacks}",
         "bands": list(sensor.bands),
-        "input": tensor(batch=-1, bands=len(sensor.bands), height=side, width=side),
+        "input": tensor(batch=-1, bands=spec.channels(name), height=side, width=side),
         "value_scaling": None,
         "resize_type": None,
     }

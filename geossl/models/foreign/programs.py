@@ -69,8 +69,8 @@ class ProgramEncoder(DenseEncoder):
         pixels = [
             only_kept(images[name], kept.get(name))
             if name in images
-            else first.new_full((len(first), len(sensor.bands), h, w), torch.nan)
-            for name, sensor in self.spec.sensors.items()
+            else first.new_full((len(first), self.spec.channels(name), h, w), torch.nan)
+            for name in self.spec.sensors
         ]
         return self.run()(*pixels)
 
@@ -118,11 +118,17 @@ def read_program(path: Path) -> ProgramEncoder:
 
 def of_bytes(program: bytes, spec: DenseSpec) -> ProgramEncoder:
     """An encoder of a program's bytes."""
-    side = spec.arguments.get("side_px")
-    spec = replace(spec, architecture="program", arguments={"bytes": len(program), "side_px": side}, reach=None)
+    arguments = {"bytes": len(program), **kept_arguments(spec, spec.arguments.get("side_px"))}
+    spec = replace(spec, architecture="program", arguments=arguments, reach=None)
     encoder = ProgramEncoder(spec).eval()
     encoder.program.copy_(torch.frombuffer(bytearray(program), dtype=torch.uint8))
     return encoder
+
+
+def kept_arguments(spec: DenseSpec, side_px: int | None) -> dict[str, Any]:
+    """What a program says of its images: their side (None = any), and for series their months."""
+    months = {name: spec.arguments[name] for name in ("dates", "month")} if spec.dates > 1 else {}
+    return {"side_px": side_px, **months}
 
 
 def traced(encoder: DenseEncoder) -> tuple[ExportedProgram, int | None, float]:
@@ -185,7 +191,8 @@ def example(spec: DenseSpec, samples: int, side_px: int) -> dict[str, Tensor]:
     found = {}
     for name, sensor in spec.sensors.items():
         mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (sensor.mean, sensor.std))
-        x = mean + std * torch.randn(samples, len(sensor.bands), side_px, side_px, generator=generator)
+        mean, std = (v.repeat(spec.dates, 1, 1) for v in (mean, std))
+        x = mean + std * torch.randn(samples, spec.channels(name), side_px, side_px, generator=generator)
         x[-1, :, : spec.patch_px, : spec.patch_px] = torch.nan
         found[name] = x
     return found
@@ -208,5 +215,5 @@ def portable(encoder: DenseEncoder) -> DenseEncoder:
     if encoder.spec.architecture != "wrapped":
         return encoder
     program, side, _ = traced(encoder)
-    spec = replace(encoder.spec, arguments={"side_px": side})
+    spec = replace(encoder.spec, arguments=kept_arguments(encoder.spec, side))
     return of_bytes(program_bytes(program, {"spec": spec.to_dict()}), spec)

@@ -3,6 +3,7 @@ import json
 import os
 import pickle
 import zipfile
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from geossl.errors import GridError, WeightsError
 from geossl.models.encoders.conv_vit import ConvViT, conv_vit_spec
 from geossl.models.encoders.croma import CROMAEncoder, croma_spec
 from geossl.models.encoders.galileo import GalileoEncoder, galileo_spec
+from geossl.models.encoders.presto import PrestoEncoder, presto_spec
 from geossl.models.encoders.score_autoencoder import PatchAutoencoder
 from geossl.models.encoders.vit import ViT, vit_spec
 from geossl.models.files import load_encoder
@@ -44,6 +46,10 @@ def conv_vit():
     return ConvViT(made(conv_vit_spec, "tiny", {"s2": S2}))
 
 
+def presto():
+    return PrestoEncoder(replace(presto_spec(month=11, dates=3), window_px=16))
+
+
 ENCODERS = {
     "croma": croma,
     "galileo": lambda: GalileoEncoder(galileo_spec(window_px=48, margin_px=8)),
@@ -67,6 +73,38 @@ def test_the_form_without_branches_gives_the_encoders_vectors(name):
     tokens, pooled = Exportable(encoder)(*images.values())
     torch.testing.assert_close(tokens, encoder.tokens(images, kept), rtol=0, atol=1e-5, equal_nan=True)
     torch.testing.assert_close(pooled, encoder.pooled(images, kept), rtol=0, atol=1e-5, equal_nan=True)
+
+
+@torch.no_grad()
+def test_series_of_pixels_have_that_form_too(tmp_path):
+    from jaxtyping import config
+
+    torch.manual_seed(0)
+    encoder = presto().eval()
+    images = example(encoder.spec, 3, 8)
+    assert images["s2"].shape[1] == 3 * len(encoder.spec.sensors["s2"].bands)
+    images["s1"][0, :2] = torch.nan  # no radar in the first month
+    images["s2"][1] = torch.nan
+    images["s2"][2, 4, 1:3] = torch.nan  # a band of a month
+    tokens, pooled = Exportable(encoder)(*images.values())
+    assert tokens[2, 0, 0].isnan().all()  # the hole of all months
+    torch.testing.assert_close(tokens, encoder.tokens(images), rtol=0, atol=1e-5, equal_nan=True)
+    torch.testing.assert_close(pooled, encoder.pooled(images), rtol=0, atol=1e-5, equal_nan=True)
+    config.update("jaxtyping_disable", True)  # checks of shapes would fix the sizes
+    try:
+        found = export_encoder(encoder, tmp_path / "presto.pt2", "0" * 64)
+    finally:
+        config.update("jaxtyping_disable", False)
+    assert found.difference < 1e-5
+    assert found.side_px is None
+    again = load_encoder(found.path)
+    assert (again.spec.dates, again.spec.arguments["month"], again.spec.patch_px) == (3, 11, 1)
+    torch.testing.assert_close(again.tokens(images), tokens, rtol=0, atol=1e-5, equal_nan=True)
+    alone = {"s2": images["s2"][2:]}
+    torch.testing.assert_close(again.tokens(alone), encoder.tokens(alone), rtol=0, atol=1e-5, equal_nan=True)
+    radar, optical = json.loads(found.metadata.read_text())["properties"]["mlm:input"]
+    assert radar["input"]["shape"] == [-1, 6, -1, -1]
+    assert "bands of 3 months from month 11 on" in optical["description"]
 
 
 @torch.no_grad()
@@ -243,7 +281,7 @@ def test_only_arithmetic_on_sizes_passes(text, is_plain):
 
 def test_an_encoder_without_such_a_form_says_which_have_one():
     assert PatchAutoencoder.is_rebuilt_from_spec
-    with pytest.raises(WeightsError, match="cannot be exported; croma, galileo"):
+    with pytest.raises(WeightsError, match="cannot be exported; croma, galileo, presto"):
         Exportable(Plain(croma().spec))(torch.zeros(1, 2, 48, 48), torch.zeros(1, 12, 48, 48))
 
 

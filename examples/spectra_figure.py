@@ -47,7 +47,9 @@ def main(run: str, out: str) -> None:
     shuffled = vectors[:, torch.randperm(vectors.shape[1], generator=rng)]
     for name, x in (("spectra of the ground", vectors), ("their bands in another order", shuffled)):
         far = model.score(model.whiten(x)).norm(dim=1).numpy()
-        axes[-1].hist(far, np.linspace(0, 40, 60), alpha=0.6, label=name)
+        axes[-1].hist(far, np.geomspace(1, 1000, 60), alpha=0.6, label=name)
+    axes[-1].set_xscale("log")
+    axes[-1].margins(y=0.4)  # room for the legend
     axes[-1].set_xlabel("length of the score")
     axes[-1].legend(fontsize=8)
     figure.savefig(out, dpi=90)

@@ -54,6 +54,7 @@ def without_secrets(address: str) -> str:
 FLAG = re.compile(r"(`[^`]*`|geossl [a-z]+ [^;`]*)|(?<![\w-])(use )?--([a-z0-9][a-z0-9-]*)(?: ([\w.]+)\b(?! or))?")
 ARGUMENTS = {"gsd": "gsd_m", "cell": "cell_m", "chunk": "chunk_m", "label-fractions": "label_fractions"}
 NUMBER = re.compile(r"\d+(\.\d+)?")
+SHOWN = 60  # names of a registry in a message
 SWITCHES = {"overwrite", "download", "dry-run", "train-encoder", "cost"}  # flags without a value
 spoken_in_shell = False
 
@@ -176,7 +177,7 @@ class MissingFileError(InputError, FileNotFoundError):
 
 
 def nearest(name: str, known: Iterable[str], otherwise: str = "known", cutoff: float = 0.6) -> str:
-    """What a misspelt name may have meant; all known ones where none is like it.
+    """What a misspelt name may have meant; known ones where none is like it, the first of many.
 
     Args:
         name: As it was typed.
@@ -186,7 +187,10 @@ def nearest(name: str, known: Iterable[str], otherwise: str = "known", cutoff: f
     """
     known = list(known)
     near = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
-    return f"did you mean {near[0]!r}?" if near else f"{otherwise}: {', '.join(known)}"
+    if near:
+        return f"did you mean {near[0]!r}?"
+    more = f" and {len(known) - SHOWN:,} more" if len(known) > SHOWN else ""
+    return f"{otherwise}: {', '.join(known[:SHOWN])}{more}"
 
 
 class UnknownNameError(InputError, KeyError):

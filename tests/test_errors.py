@@ -15,6 +15,7 @@ from geossl.errors import (
     Note,
     alike_notes_once,
     missing,
+    nearest,
     needs,
     shell_words,
 )
@@ -103,3 +104,8 @@ def test_notes_that_are_alike_but_for_file_and_number_are_said_once():
     texts = [str(one.message) for one in said]
     assert texts[:2] == ["/a/0.tif: no number is dark (0.5) (and 2 more files)", "/a/7.tif: names no band"]
     assert set(texts[2:]) == {"old"}
+
+
+def test_of_a_thousand_known_names_the_first_are_shown():
+    assert nearest("x", map(str, range(10, 1010))).endswith("68, 69 and 940 more")
+    assert nearest("nothing like it", ["a", "b"]) == "known: a, b"

@@ -56,9 +56,11 @@ def catalogs_of(names: str) -> list[Catalog]:
     Raises:
         UnknownNameError: If one is not known.
         MissingFileError: If one looks like a file and is not there.
-        InputError: If one is named twice.
+        InputError: If one is empty or named twice.
     """
     parts = [names] if os.path.isfile(names) else names.split(",")
+    if not all(part.strip() for part in parts):
+        raise InputError(f"--catalog {redact(names)!r} has an empty name; write one, or several such as first,second")
     if len(set(parts)) < len(parts):
         raise InputError(f"--catalog {redact(names)} names a catalogue twice")
     return [catalog_of(part.strip()) for part in parts]

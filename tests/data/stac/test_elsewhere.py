@@ -200,8 +200,9 @@ def test_ends_of_signatures_are_read_as_hosts_write_them(monkeypatch):
     ("names", "error", "text"),
     [
         ("earth-search,earth-search", InputError, "names a catalogue twice"),
+        (",", InputError, "',' has an empty name; write one, or several"),
         ("earth-search,cdsee", UnknownNameError, "did you mean 'cdse'"),
-        ("earth-search,", InputError, "catalog '' is not a file name"),
+        ("earth-search,", InputError, "'earth-search,' has an empty name"),
     ],
 )
 def test_names_of_catalogues_that_are_wrong(names, error, text):

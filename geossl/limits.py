@@ -29,22 +29,28 @@ MAX_INT16 = 32767
 VISIBLE = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09")  # in order of wavelength
 
 
-def unusable_decibel(values: Float[ndarray, "c ..."], bands: Sequence[str] = ()) -> Bool[ndarray, "..."]:
+def unusable_decibel(
+    values: Float[ndarray, "c ..."], bands: Sequence[str] = (), ends: tuple[ndarray, ndarray] | None = None
+) -> Bool[ndarray, "..."]:
     """Pixels whose numbers, in dB, are not backscatter in some band; NaN is one.
 
-    A VH of exactly 0 above a VV below it is fill; a VV of 0 may be a bright target that was cut off there.
+    ``ends`` are the least and greatest number of every pixel, where they are known. A VH of exactly 0 above a VV below
+    it is fill; a VV of 0 may be a bright target that was cut off there.
     """
+    least, most = ends or (np.minimum.reduce(values), np.maximum.reduce(values))
     with np.errstate(invalid="ignore"):
-        bad: Bool[ndarray, ...] = np.logical_not(
-            (np.minimum.reduce(values) > LEAST_DB) & (np.maximum.reduce(values) < MOST_DB)
-        )
+        bad: Bool[ndarray, ...] = np.logical_not((least > LEAST_DB) & (most < MOST_DB))
         if "VV" in bands and "VH" in bands:
             bad |= (values[list(bands).index("VH")] == 0) & (values[list(bands).index("VV")] < 0)
     return bad
 
 
 def unusable_reflectance(
-    values: Float[ndarray, "c ..."], scale: float, offset: float | int, bands: Sequence[str]
+    values: Float[ndarray, "c ..."],
+    scale: float,
+    offset: float | int,
+    bands: Sequence[str],
+    ends: tuple[ndarray, ndarray] | None = None,
 ) -> Bool[ndarray, "..."]:
     """Pixels whose numbers are not reflectance in some band; NaN is one.
 
@@ -57,9 +63,10 @@ def unusable_reflectance(
         scale: Numbers per unit reflectance.
         offset: Offset in DN, 0 or -1000, that is still to be added.
         bands: Their names.
+        ends: Least and greatest number of every pixel, where they are known.
     """
     shift = offset * scale / DN
-    least, most = np.minimum.reduce(values), np.maximum.reduce(values)  # both NaN where a band is
+    least, most = ends or (np.minimum.reduce(values), np.maximum.reduce(values))  # both NaN where a band is
     with np.errstate(invalid="ignore"):
         low, high = LEAST_REFLECTANCE * scale - shift, MOST_REFLECTANCE * scale - shift
         bad: Bool[ndarray, ...] = np.logical_not((least >= min(low, LEAST_REFLECTANCE * scale)) & (most <= high))

@@ -174,7 +174,7 @@ def random_map(path, side):
     ones = np.ones((128, 128), np.uint8)
     arrays = store.opened(path)
     for shard in plan.shards:
-        store.write_shard(arrays, plan, shard, rng.normal(size=(64, 128, 128)).astype(np.float32), 100 * ones, ones)
+        store.write_shards(arrays, plan, (shard,), rng.normal(size=(64, 128, 128)).astype(np.float32), 100 * ones, ones)
     store.finish(path)
 
 

@@ -117,9 +117,12 @@ class RasterFile:
         for number, bits in self.quality:
             flags = self.layers(source, (number,), window, shape, masked=False)[0]
             invalid |= (np.nan_to_num(flags).astype(np.int64) & bits) > 0
-        numbers = self.scaled(numbers)
-        invalid |= self.implausible(numbers)
-        numbers[:, invalid] = np.nan
+        if self.gain:
+            numbers = self.scaled(numbers)
+            least, most = np.minimum.reduce(numbers), np.maximum.reduce(numbers)
+        invalid |= self.implausible(numbers, (least, most))
+        if invalid.any():
+            numbers[:, invalid] = np.nan
         return numbers
 
     @property
@@ -145,12 +148,14 @@ class RasterFile:
         missing: Bool[ndarray, "h w"] = ~np.isfinite(numbers).all(axis=0) | (numbers == 0).all(axis=0)
         return missing | self.implausible(numbers)
 
-    def implausible(self, numbers: Float[ndarray, "c h w"]) -> Bool[ndarray, "h w"]:
-        """Pixels whose numbers cannot be the sensor's, as far as a rule is known for it."""
+    def implausible(
+        self, numbers: Float[ndarray, "c h w"], ends: tuple[ndarray, ndarray] | None = None
+    ) -> Bool[ndarray, "h w"]:
+        """Pixels whose numbers cannot be the sensor's, as far as a rule is known for it; ``ends`` as in ``limits``."""
         if self.names and self.sensor == "s1":
-            return unusable_decibel(numbers, self.names)
+            return unusable_decibel(numbers, self.names, ends)
         if self.names and self.sensor == "s2":
-            return unusable_reflectance(numbers, self.scale, self.offset * DN / self.scale, self.names)
+            return unusable_reflectance(numbers, self.scale, self.offset * DN / self.scale, self.names, ends)
         return np.zeros(numbers.shape[1:], dtype=bool)
 
     def layers(
@@ -183,10 +188,10 @@ class RasterFile:
         """File numbers to the sensor's unit; reflectance below 0 is cut to 0."""
         if SENSORS[self.sensor].unit != "reflectance":
             return numbers
-        found = numbers + np.float32(self.offset)
-        np.maximum(found, 0, out=found)
-        found /= np.float32(self.scale)
-        return found
+        numbers += np.float32(self.offset)  # in place: they were read for this
+        np.maximum(numbers, 0, out=numbers)
+        numbers /= np.float32(self.scale)
+        return numbers
 
 
 @dataclass(frozen=True)

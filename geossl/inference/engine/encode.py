@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import xarray as xr
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from geossl.models.encoder import DenseModel, DenseSpec, LocalModel
 from geossl.models.layers.local_attention import TILE, within_reach
 from geossl.sensors import JOINT_FLAG, SENSORS
 
+Part = tuple[slice, slice]  # rows and columns of pixels
 Job = tuple[int, int, dict[str, np.ndarray]]  # row and column of a cell, and the patches that are fed by sensor
 
 
@@ -98,6 +98,7 @@ def encode_block(
     cells: Bool[np.ndarray, "rows columns"] | None = None,
     phases: int = 1,
     shape: Geometry | None = None,
+    part: Part | None = None,
 ) -> Encoded:
     """Embed lattice cells.
 
@@ -114,12 +115,15 @@ def encode_block(
         cells: Cells to embed; the others stay empty, and cost nothing where the wanted ones cannot see them.
         phases: Finer cells per patch and axis, each the encoding of a patch-sized square around its own centre.
         shape: Windows or blocks; by default as the encoder's spec says.
+        part: What the images hold of one block with its rim, in whole tiles; all by default.
     """
     shape = own_geometry(encoder.spec) if shape is None else shape
     if not images and cells is not None:
         return nothing(encoder.spec.dim, *(n * phases * shape.cell_px // encoder.spec.patch_px for n in cells.shape))
     if encoder.spec.dates > 1:  # a month is enough
         config = replace(config, valid_share=min(config.valid_share, 0.5 / encoder.spec.dates))
+    if part is not None and cells is not None and shape.reach is not None:
+        return encode_one(images, encoder, config, shape, patches_of(cells, shape, encoder.spec), part)
     encode = encode_windows if shape.reach is None else encode_blocks
     if phases == 1:
         return encode(images, encoder, config, shape, cells)
@@ -187,12 +191,12 @@ def encode_blocks(
     cells: Bool[np.ndarray, "rows columns"] | None,
 ) -> Encoded:
     """Embed cells by large blocks with local attention, one after the other."""
-    patch, keep = encoder.spec.patch_px, shape.block_px // encoder.spec.patch_px
+    keep = shape.block_px // encoder.spec.patch_px
     h, w = next(iter(images.values())).shape[-2:]
     rows, columns = ((side - 2 * shape.halo_px) // shape.block_px for side in (h, w))
     if cells is None:
         cells = np.ones((rows * shape.block_cells, columns * shape.block_cells), bool)
-    wanted = cells.repeat(shape.cell_px // patch, 0).repeat(shape.cell_px // patch, 1)
+    wanted = patches_of(cells, shape, encoder.spec)
     out = nothing(encoder.spec.dim, rows * keep, columns * keep)
     for r, c in np.ndindex(rows, columns):
         block = np.s_[r * keep : (r + 1) * keep, c * keep : (c + 1) * keep]
@@ -204,19 +208,28 @@ def encode_blocks(
     return out
 
 
+def patches_of(cells: Bool[np.ndarray, "r c"], shape: Geometry, spec: DenseSpec) -> Bool[np.ndarray, "ph pw"]:
+    """The same mask with a value per patch."""
+    return cells.repeat(shape.cell_px // spec.patch_px, 0).repeat(shape.cell_px // spec.patch_px, 1)
+
+
 def encode_one(
     images: Mapping[str, Float[np.ndarray, "_ h w"]],
     encoder: DenseModel,
     config: EncodeConfig,
     shape: Geometry,
     wanted: Bool[np.ndarray, "ph pw"],
+    part: Part | None = None,
 ) -> Encoded:
-    """Embed the wanted patches of one block."""
+    """Embed the wanted patches of one block, of which the images may be a part."""
     assert isinstance(encoder, LocalModel)
     assert shape.reach is not None
     patch, edge = encoder.spec.patch_px, shape.halo_px // encoder.spec.patch_px
     middle = np.s_[edge : edge + len(wanted), edge : edge + wanted.shape[1]]
-    shares = usable_shares(images, encoder.spec)
+    shares, (top, left) = usable_shares(images, encoder.spec), (0, 0) if part is None else (s.start for s in part)
+    if part is not None:
+        around = [(s.start // patch, (shape.window_px - s.stop) // patch) for s in part]
+        shares = {name: np.pad(share, around) for name, share in shares.items()}
     fed = {name: s >= config.valid_share for name, s in shares.items()}
     fed = {name: f for name, f in fed.items() if f.any()}
     out = nothing(encoder.spec.dim, *wanted.shape)
@@ -232,7 +245,7 @@ def encode_one(
     y, x = used(np.logical_or.reduce(list(fed.values())))
     if config.device != "cpu":  # kernels are compiled for a grid; what is left out here would be another one
         y, x = (slice(0, n) for n in asked.shape)
-    where = np.s_[:, *(slice(patch * s.start, patch * s.stop) for s in (y, x))]
+    where = np.s_[:, *(slice(patch * s.start - off, patch * s.stop - off) for s, off in ((y, top), (x, left)))]
 
     def tensor(array: np.ndarray) -> Tensor:
         return torch.from_numpy(array[None]).to(config.device)
@@ -321,20 +334,8 @@ def usable_shares(
     for name, x in images.items():
         needed, (h, w) = spec.needed(name), x.shape[1:]
         own = (x if len(needed) == len(x) else x[needed]).reshape(dates, -1, h, w)
-        good = np.isfinite(np.minimum.reduce(own, axis=1)) & np.isfinite(np.maximum.reduce(own, axis=1))
+        with np.errstate(invalid="ignore", over="ignore"):
+            good = np.isfinite(np.add.reduce(own, axis=1))  # no sum of numbers in physical units comes near infinity
         good = good.reshape(dates, h // patch, patch, w // patch, patch)
         found[name] = good.mean(axis=(0, 2, 4), dtype=np.float32)
     return found
-
-
-def patch_dates(cube: xr.Dataset, sensors: np.ndarray, rim: int, side: int) -> np.ndarray | None:
-    """The day most pixels of a patch were taken on, where optical pixels were fed; None if the source has no dates."""
-    if "date" not in cube:
-        return None
-    days = cube["date"].values[rim:-rim, rim:-rim] if rim else cube["date"].values
-    h, w = sensors.shape
-    patches = days.reshape(h, side, w, side).swapaxes(1, 2).reshape(h, w, -1)
-    known = np.unique(patches)
-    counts = np.stack([(patches == day).sum(-1) for day in known])
-    counts[known == 0] = 0  # no date loses against any
-    return np.where(sensors & 2, known[counts.argmax(0)], 0).astype(np.uint16)

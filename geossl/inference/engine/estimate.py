@@ -18,6 +18,7 @@ from odc.geo.geobox import GeoBox
 
 from geossl.errors import InputError, RunError
 from geossl.inference.engine import true_colour
+from geossl.inference.engine.coverage import read_boxes
 from geossl.inference.engine.encode import EncodeConfig, rim_px, usable_shares
 from geossl.inference.engine.geometry import Geometry
 from geossl.inference.engine.plan import Plan
@@ -52,7 +53,8 @@ def worker_bytes(plan: Plan, encoder: DenseModel, batch_size: int) -> float:
     reads = 1 + min(SHARDS_READ, len(plan.tasks(plan.shards)))
     pixels = (read + 2 * rim_px(spec, shape, plan.phases)) ** 2 * bands(plan, spec)
     found = (read // shape.cell_px * plan.cell_side) ** 2 * (1 + (plan.phases > 1) / plan.phases**2)  # and a finer part
-    kept = max(np.prod(plan.block(shard)[2:]) for shard in plan.shards) * plan.cell_side**2
+    tasks = [group for task in plan.tasks(plan.shards) for group in plan.at_once(task)]
+    kept = max(np.prod(plan.hull(shards)[2:]) for shards in tasks) * plan.cell_side**2
     embeddings = (found + kept * (STORED_COPIES - 1)) * spec.dim
     heads = int(spec.arguments.get("heads", 0))
     if spec.dates > 1:
@@ -188,7 +190,7 @@ def count_of(inputs: list[Any]) -> int:
     return len({str(scene.get("id", scene)) if isinstance(scene, dict) else str(scene) for scene in inputs})
 
 
-def read_seconds(plan: Plan, spec: DenseSpec, source: Source) -> float | None:
+def read_seconds(plan: Plan, encoder: DenseModel, source: Source) -> float | None:
     """Time that reading takes here, and all else that is done pixel by pixel; None for scenes of a catalogue.
 
     It is measured on a square in the middle of the region.
@@ -198,9 +200,7 @@ def read_seconds(plan: Plan, spec: DenseSpec, source: Source) -> float | None:
     inner = source.source if isinstance(source, OnlySensors) else source
     if callable(getattr(inner, "in_run", None)):
         return None
-    around = rim_px(spec, plan.shape, plan.phases)
-    tasks = [plan.blocks(task[0]) for task in plan.tasks(plan.shards)]
-    boxes = [plan.lattice.pixels(*blocks, around) for blocks in tasks]
+    boxes, spec = read_boxes(plan, encoder), encoder.spec
     most = max(boxes, key=lambda box: min(box.shape))
     side = min(READ_PX, *most.shape)
     middle = most[tuple(slice((n - side) // 2, (n + side) // 2) for n in most.shape)]
@@ -248,7 +248,7 @@ def estimate(
     stored = spec.dim * STORED[plan.dtype] + 6
     computed, seconds = windows * (plan.lattice.cell_m / 1000) ** 2, encode_seconds(plan, encoder, config)
     write_bytes = windows * plan.cell_side**2 * stored
-    reading = read_seconds(plan, spec, source)
+    reading = read_seconds(plan, encoder, source)
     beside = ((reading or 0.0) + write_seconds(plan, write_bytes)) / torch.get_num_threads()
     return {
         "out": str(out),

@@ -15,9 +15,9 @@ import xarray as xr
 
 from geossl import grid
 from geossl.errors import GridError, InputError, Note, RunError
-from geossl.inference.engine import estimate, store, true_colour, workers
+from geossl.inference.engine import coverage, estimate, store, true_colour, workers
 from geossl.inference.engine.coverage import covered, outside
-from geossl.inference.engine.encode import EncodeConfig, Encoded, Made, encode_block, patch_dates, phases_of, rim_px
+from geossl.inference.engine.encode import EncodeConfig, Encoded, Made, encode_block, phases_of, rim_px
 from geossl.inference.engine.geometry import begun_halo, check_reach, geometry
 from geossl.inference.engine.overviews import add_overviews
 from geossl.inference.engine.plan import BuildFolder, Plan, Shard, Task, begun, fitting_shard
@@ -27,7 +27,6 @@ from geossl.inference.engine.source import (
     check_periods,
     check_sensors,
     check_times,
-    image_at,
     images,
     in_run,
     is_dated,
@@ -300,45 +299,46 @@ def run_task(work: Work, task: Task) -> Task:
 def read(work: Work, task: Task) -> xr.Dataset:
     """Pixels of a task's blocks and what its windows see around them."""
     started = time.monotonic()
-    box = work.plan.lattice.pixels(*work.plan.blocks(task[0]), work.rim)
-    cube = image_at(work.source, box, work.plan.time(task[0]))
-    return cube.assign_attrs(read_seconds=round(time.monotonic() - started, 3))
+    cube, part = coverage.read(work.source, work.plan, task, work.model())
+    return cube.assign_attrs(part=part, read_seconds=round(time.monotonic() - started, 3))
 
 
 def encode(work: Work, task: Task, cube: xr.Dataset) -> Made:
     """Embed the blocks of a task."""
-    model, plan, started = work.model(), work.plan, time.monotonic()
+    model, plan, started, part = work.model(), work.plan, time.monotonic(), cube.attrs["part"]
     config = replace(work.config, device=workers.device())
     with ENCODING:
-        found = encode_block(images(cube, model.spec), model, config, plan.asked(task), plan.phases, plan.shape)
-    dates = patch_dates(cube, found.sensors, work.rim, model.spec.patch_px // plan.phases)
-    seen = true_colour.bytes_of(cube, plan, work.rim)
+        found = encode_block(images(cube, model.spec), model, config, plan.asked(task), plan.phases, plan.shape, part)
+    looked_at = cube if part is None else coverage.placed(true_colour.needed(cube), part, plan.shape.window_px)
+    dates = true_colour.patch_dates(looked_at, found.sensors, work.rim, model.spec.patch_px // plan.phases)
+    seen = true_colour.bytes_of(looked_at, plan, work.rim)
     seconds = {"read_seconds": cube.attrs["read_seconds"], "encode_seconds": time.monotonic() - started}
     return Made(found, dates, seen, {name: round(value / len(task), 3) for name, value in seconds.items()})
 
 
 def finish(work: Work, task: Task, made: Made) -> None:
-    """Write the shards of a task one by one, each with a receipt."""
+    """Write the shards of a task, and a receipt of each."""
     plan, layers = work.plan, store.opened(work.data)
-    for shard in task:
-        y, x = (slice(s.start * plan.cell_side, s.stop * plan.cell_side) for s in plan.inside(shard))
-        part = Encoded(*(layer[..., y, x] for layer in made.found))
-        beside = None if made.dates is None else made.dates[y, x], true_colour.part(made.seen, plan, y, x)
-        write(work, layers, shard, part, beside, made.seconds)
+    for shards in plan.at_once(task):
+        first, last = (plan.inside(shard) for shard in (min(shards), max(shards)))
+        y, x = (slice(a.start * plan.cell_side, b.stop * plan.cell_side) for a, b in zip(first, last, strict=True))
+        dates, seen = None if made.dates is None else made.dates[y, x], true_colour.part(made.seen, plan, y, x)
+        started = time.monotonic()
+        store.write_shards(layers, plan, shards, *(layer[..., y, x] for layer in made.found), dates, seen)
+        seconds = {**made.seconds, "write_seconds": round((time.monotonic() - started) / len(shards), 3)}
+        for shard in shards:
+            note(work, layers, shard, made.found, seconds)
 
 
-def write(
-    work: Work, layers: store.Layers, shard: Shard, found: Encoded, beside: Any, seconds: Mapping[str, float]
-) -> None:
-    """Write a shard with the layers beside it (dates, true colour), then leave a receipt."""
-    started = time.monotonic()
-    store.write_shard(layers, work.plan, shard, *found, *beside)
+def note(work: Work, layers: store.Layers, shard: Shard, found: Encoded, seconds: Mapping[str, float]) -> None:
+    """Leave the receipt of a shard that was written, among those of its task that were found."""
+    y, x = (slice(s.start * work.plan.cell_side, s.stop * work.plan.cell_side) for s in work.plan.inside(shard))
+    sensors, valid = found.sensors[y, x], found.valid[y, x]
     receipt = {
-        "patches": int((found.sensors > 0).sum()),
-        "fed": {name: int((found.sensors & SENSORS[name].flag > 0).sum()) for name in work.plan.metadata["sensors"]},
-        "valid_percent": round(float(found.valid.mean()), 2),
+        "patches": int((sensors > 0).sum()),
+        "fed": {name: int((sensors & SENSORS[name].flag > 0).sum()) for name in work.plan.metadata["sensors"]},
+        "valid_percent": round(float(valid.mean()), 2),
         "files": checksums.sums_of(work.data, shard, store.with_sums(layers)),
         **seconds,
-        "write_seconds": round(time.monotonic() - started, 3),
     }
     work.build.write(work.build.marker(shard), receipt)

@@ -276,7 +276,9 @@ def note_levels(described: dict[str, Any], spec: DenseSpec) -> None:
 
 def without_zeros(values: Float[ndarray, "c *t h w"]) -> Float[ndarray, "c *t h w"]:
     """NaN where all bands are 0, which is how missing pixels are often filled."""
-    empty = (np.minimum.reduce(values) == 0) & (np.maximum.reduce(values) == 0)
+    empty = np.minimum.reduce(values) == 0
+    if empty.any():
+        empty &= np.maximum.reduce(values) == 0
     return np.where(empty, np.float32(np.nan), values) if empty.any() else values
 
 

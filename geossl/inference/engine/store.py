@@ -17,7 +17,7 @@ from zarr.codecs import BloscCodec, ZstdCodec
 from geossl.errors import InputError
 from geossl.inference.engine import true_colour
 from geossl.inference.engine.conventions import describe, place
-from geossl.inference.engine.plan import Plan, Shard
+from geossl.inference.engine.plan import Plan, Task
 from geossl.inference.outputs import checksums
 from geossl.inference.outputs.checksums import checked
 from geossl.inference.outputs.description import TIME, arrays, inputs_at, number_of, one_date, store_attributes
@@ -150,21 +150,24 @@ def write_embeddings(
     group["embeddings"][(*lead, slice(None), *where)] = embeddings.astype(dtype)
 
 
-def write_shard(
+def write_shards(
     layers: Layers,
     plan: Plan,
-    shard: Shard,
+    shards: Task,
     embeddings: np.ndarray,
     valid: np.ndarray,
     sensors: np.ndarray,
     date: np.ndarray | None = None,
     picture: np.ndarray | None = None,
 ) -> None:
-    """Write one shard: every array once, whole, embeddings last. A shard is one file that appears in one rename."""
-    (row, column, rows, columns), (first_row, first_column, *_) = plan.block(shard), plan.extent
+    """Write a rectangle of shards: every array once, whole, embeddings last.
+
+    A shard is one file that appears in one rename. Many at once take half the time of as many by themselves.
+    """
+    (row, column, rows, columns), (first_row, first_column, *_) = plan.hull(shards), plan.extent
     cell = plan.cell_side
     top, left = (row - first_row) * cell, (column - first_column) * cell
-    where, time = np.s_[top : top + rows * cell, left : left + columns * cell], plan.time(shard)
+    where, time = np.s_[top : top + rows * cell, left : left + columns * cell], plan.time(shards[0])
     here = where if time is None else (time, *where)
     layers["valid"][here] = valid
     layers["sensors"][here] = sensors

@@ -1,4 +1,4 @@
-"""True colour of the scenes a map was made from, kept inside it at about 20 m, so that one can see what was embedded.
+"""True colour of the scenes a map was made from, kept inside it at about 20 m to be seen, and their days.
 
 A group ``true_colour`` with one array ``rgb``: bytes that grow with the square root of reflectance, 0 = no pixel. It is
 a picture: no embedding depends on it, and no checksum is kept of it.
@@ -55,6 +55,14 @@ def create(root: Any, plan: Plan, spec: DenseSpec, place: Callable[[GeoBox], dic
     )
 
 
+def needed(cube: xr.Dataset) -> xr.Dataset:
+    """What of a cube the picture and the days are made from."""
+    found = cube[[name for name in ("date", "s2") if name in cube]]
+    if "s2" in found and {*BANDS} <= {*found["s2"]["s2_band"].values.tolist()}:
+        return found.sel(s2_band=list(BANDS))
+    return found.drop_vars("s2", errors="ignore")
+
+
 def bytes_of(cube: xr.Dataset, plan: Plan, rim: int) -> UInt8[np.ndarray, "3 h w"] | None:
     """The picture of what was read for some blocks (of months their median), without the rim; None without optical."""
     names = [] if "s2" not in cube else [str(band) for band in cube["s2"]["s2_band"].values]
@@ -66,6 +74,19 @@ def bytes_of(cube: xr.Dataset, plan: Plan, rim: int) -> UInt8[np.ndarray, "3 h w
     inner = pixels[:, rim : pixels.shape[1] - rim, rim : pixels.shape[2] - rim]
     step = plan.lattice.patch_px // plan.phases // factor(plan)
     return companded(inner, step)
+
+
+def patch_dates(cube: xr.Dataset, sensors: np.ndarray, rim: int, side: int) -> np.ndarray | None:
+    """The day most pixels of a patch were taken on, where optical pixels were fed; None if the source has no dates."""
+    if "date" not in cube:
+        return None
+    days = cube["date"].values[rim:-rim, rim:-rim] if rim else cube["date"].values
+    h, w = sensors.shape
+    patches = days.reshape(h, side, w, side).swapaxes(1, 2).reshape(h, w, -1)
+    known = np.unique(patches)
+    counts = np.stack([(patches == day).sum(-1) for day in known])
+    counts[known == 0] = 0  # no date loses against any
+    return np.where(sensors & 2, known[counts.argmax(0)], 0).astype(np.uint16)
 
 
 def companded(pixels: Float[np.ndarray, "3 h w"], step: int) -> UInt8[np.ndarray, "3 h2 w2"]:

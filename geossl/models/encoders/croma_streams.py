@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from geossl.models.layers.attention import Placed
 from geossl.models.layers.local_attention import Neighbourhood
-from geossl.models.layers.tiles import TileGrid, in_groups, run_blocks
+from geossl.models.layers.tiles import Linears, TileGrid, embedded, in_groups, run_blocks
 from geossl.models.layers.transformer import Block, CrossBlock
 
 
@@ -98,9 +98,11 @@ class Local:
         """Tokens of one sensor, right up to ``far`` patches around the wanted ones."""
         if not self.is_tiled:
             return encoder(patches, None, self.near(fed))
-        x = self.area.pack(encoder.embed(patches).to(patches.dtype))
-        dtype, fed = self.dtype(x), self.area.rows(fed)
+        dtype, fed = self.dtype(patches), self.area.rows(fed)
+        looks = far + len(encoder.blocks) * self.reach
         with torch.autocast("cpu", enabled=False):
+            seen = self.area.needed(self.tiles, looks, fed)
+            x = embedded(encoder.embed, patches, seen, self.area, Linears(dtype))
             run_blocks(encoder.blocks, x, fed, self.area, self.tiles, dtype, far)
             return in_groups(encoder.norm, x)
 

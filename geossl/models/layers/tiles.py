@@ -68,6 +68,12 @@ class TileGrid:
         x = F.pad(x.unflatten(1, self.grid), (0, 0, 0, tx * TILE - gw, 0, ty * TILE - gh))
         return x.unflatten(2, (tx, TILE)).unflatten(1, (ty, TILE)).transpose(2, 3).flatten(3, 4).flatten(0, 2)
 
+    @cached_property
+    def numbers(self) -> Int[Tensor, "t q"]:
+        """Patches of all samples by number, row-major, tile after tile; 0 where a tile reaches beyond the grid."""
+        count = self.samples * self.grid[0] * self.grid[1]
+        return self.pack(torch.arange(count, dtype=torch.float64).view(self.samples, -1, 1))[..., 0].long()
+
     def unpack(self, x: Float[Tensor, "t q d"]) -> Float[Tensor, "b n d"]:
         """Inverse of ``pack``."""
         x = x.unflatten(0, (self.samples, *self.sides)).unflatten(3, (TILE, TILE)).transpose(2, 3)
@@ -148,6 +154,16 @@ class Linears:
             bias = None if layer.bias is None else layer.bias[first:last].to(self.dtype)
             self.cast[key] = layer.weight[first:last].to(self.dtype), bias
         return F.linear(x.to(self.dtype), *self.cast[key])
+
+
+def embedded(
+    layer: nn.Linear, patches: Float[Tensor, "b n p"], tiles: Int[Tensor, " s"], area: TileGrid, linear: Linears
+) -> Float[Tensor, "t q d"]:
+    """Patches as tokens, tile after tile; zeros where a tile is not among ``tiles``."""
+    x, flat = patches.new_zeros(area.count, PATCHES, layer.out_features), patches.flatten(0, 1)
+    for group in groups(tiles):
+        x.index_copy_(0, group, linear(layer, flat[area.numbers[group]]).to(x.dtype))
+    return x
 
 
 def self_keys(attention: SelfAttention, x: Float[Tensor, "t q d"], tiles: Tensor, fed: Tensor, linear: Linears) -> Keys:

@@ -1,6 +1,7 @@
 """Maps by local attention: equal to the bit for any cut, near one large square, kept by plans and encoder files."""
 
 import json
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyproj
@@ -12,7 +13,7 @@ import zarr
 
 from geossl.errors import GridError
 from geossl.grid import Aoi, Lattice
-from geossl.inference.engine import estimate, geometry, lazy
+from geossl.inference.engine import coverage, estimate, geometry, lazy
 from geossl.inference.engine.encode import EncodeConfig, encode_block, usable_shares
 from geossl.inference.engine.geometry import Geometry
 from geossl.inference.engine.run import MapConfig, dry_run, embed_map, plans
@@ -123,6 +124,48 @@ def test_only_asked_cells_are_stored_and_a_far_cell_costs_nothing(small_blocks, 
     found = made(tmp_path / "part.zarr", area(70, 30, 30, 30), local_file)
     assert found.shape[1:] == (8 * -(-found.shape[1] // 8), 8 * -(-found.shape[2] // 8))
     assert sum(seen) == np.isfinite(found.values[0]).sum() <= 4 * 64
+
+
+@dataclass(frozen=True)
+class Watched(Memory):
+    """Has dates, and notes how many pixels are read."""
+
+    read: list = field(default_factory=list, compare=False)
+
+    @property
+    def dated(self):
+        return True
+
+    def load(self, geobox):
+        self.read.append(geobox.shape[0] * geobox.shape[1])
+        cube = super().load(geobox)
+        days = np.full(geobox.shape, 9000, np.uint16)
+        return cube.assign(date=(("y", "x"), days))
+
+
+@pytest.mark.parametrize("place", [(70, 30, 20, 20), (250, 10, 20, 90)])
+def test_what_no_wanted_cell_sees_is_not_read_and_changes_nothing(
+    small_blocks, local_file, tmp_path, monkeypatch, place
+):
+    monkeypatch.setattr(geometry, "BLOCK", 4)
+    least, most = Watched(cloud=True), Watched(cloud=True)
+    part = made(tmp_path / "part.zarr", area(*place), local_file, least, reach=1)
+    monkeypatch.setattr(coverage, "sight_px", lambda *_: None)
+    whole = made(tmp_path / "whole.zarr", area(*place), local_file, most, reach=1)
+    np.testing.assert_array_equal(part.values, whole.values)
+    assert np.isfinite(part.values[0]).sum() > 40
+    assert sum(least.read) < 0.8 * sum(most.read)
+    one, other = (zarr.open_group(tmp_path / f"{name}.zarr", mode="r") for name in ("part", "whole"))
+    for name in ("date", "sensors", "valid", "true_colour/rgb"):
+        np.testing.assert_array_equal(one[name][...], other[name][...])
+        assert one[name][...].any()
+
+
+def test_what_encloses_an_encoder_has_its_blocks_read_whole(small_blocks, local_file, tmp_path):
+    encoder = read_encoder(local_file)
+    (plan,) = plans(area(70, 30, 20, 20), Memory(), local_file, tmp_path / "m.zarr", MapConfig(reach=1)).values()
+    assert coverage.sight_px(plan, encoder) == 3 * 8  # two layers of optical tokens, one of joint ones
+    assert coverage.sight_px(plan, with_decoder(encoder, "unet", ["s1"], ["a", "b"])) is None
 
 
 def test_the_plan_and_the_store_say_the_reach(small_blocks, local_file, tmp_path):

@@ -69,6 +69,9 @@ class ReadAhead(DataLoader[Any]):
 def one_ahead(items: Iterator[Any]) -> Iterator[Any]:
     """The same items, each made while the one before is used."""
     with ThreadPoolExecutor(1) as maker:
+        threads = torch.get_num_threads()
+        maker.submit(torch.set_num_threads, 1).result()  # a second team of threads would make that of training wait
+        torch.set_num_threads(threads)  # of this thread, and of those that begin later
         following = maker.submit(next, items, END)
         while (item := following.result()) is not END:
             following = maker.submit(next, items, END)

@@ -28,7 +28,7 @@ FLOORS = {  # room -> its floors, top down: what stands on a floor imports from 
         {"units", "speckle", "faults"},
         {"sensors", "vector_files", "limits"},
         {"outputs", "rules"},
-        {"errors", "progress", "retries"},
+        {"errors", "progress", "retries", "memory"},
     ),
     "geossl.data": (
         {"datasets", "periods"},

@@ -15,12 +15,13 @@ from geossl.data.batches import TrainingData
 from geossl.data.labels.ground_truth import LabelledChips
 from geossl.data.sentinel.batches import PATCH_PX
 from geossl.errors import Note, missing
+from geossl.memory import kept_memory
 from geossl.methods.base import OptimConfig, Reconstructs, SSLMethod
 from geossl.models.encoder import DenseEncoder
 from geossl.models.files import save_encoder
 from geossl.outputs import read_note, write_text
 from geossl.training.checkpoints import Checkpoints, StopOnSignal, one_voice, process, saved_step, strategy
-from geossl.training.optim import kept_memory, lengthened
+from geossl.training.optim import lengthened
 from geossl.training.probe import OnlineProbe, holdout_scores
 from geossl.training.progress import TrainProgress, quiet
 from geossl.training.projection import fit_projection

@@ -1,7 +1,7 @@
 import pytest
 
-from geossl.training import optim
-from geossl.training.optim import KEPT, USUAL, glibc, kept_memory
+from geossl import memory
+from geossl.memory import KEPT, USUAL, glibc, kept_memory
 
 
 class Library:
@@ -19,7 +19,7 @@ class Library:
 
 def test_freed_blocks_are_kept_while_training_and_given_back_afterwards(monkeypatch):
     library = Library()
-    monkeypatch.setattr(optim, "glibc", lambda: library)
+    monkeypatch.setattr(memory, "glibc", lambda: library)
     training = kept_memory()
     training.__enter__()
     assert (library.settings, library.trimmed) == (KEPT, 0)

@@ -23,6 +23,7 @@ from geossl.inference.engine.encode import EncodeConfig, rim_px, usable_shares
 from geossl.inference.engine.geometry import Geometry
 from geossl.inference.engine.plan import Plan
 from geossl.inference.engine.source import OnlySensors, Source, image_at, images
+from geossl.inference.engine.store import at_once, hull
 from geossl.models.encoder import DenseModel, DenseSpec, LocalModel
 from geossl.models.layers.local_attention import TILE
 from geossl.models.layers.tiles import GROUP
@@ -53,8 +54,8 @@ def worker_bytes(plan: Plan, encoder: DenseModel, batch_size: int) -> float:
     reads = 1 + min(SHARDS_READ, len(plan.tasks(plan.shards)))
     pixels = (read + 2 * rim_px(spec, shape, plan.phases)) ** 2 * bands(plan, spec)
     found = (read // shape.cell_px * plan.cell_side) ** 2 * (1 + (plan.phases > 1) / plan.phases**2)  # and a finer part
-    tasks = [group for task in plan.tasks(plan.shards) for group in plan.at_once(task)]
-    kept = max(np.prod(plan.hull(shards)[2:]) for shards in tasks) * plan.cell_side**2
+    tasks = [group for task in plan.tasks(plan.shards) for group in at_once(task)]
+    kept = max(np.prod(hull(plan, shards)[2:]) for shards in tasks) * plan.cell_side**2
     embeddings = (found + kept * (STORED_COPIES - 1)) * spec.dim
     heads = int(spec.arguments.get("heads", 0))
     if spec.dates > 1:

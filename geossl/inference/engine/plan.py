@@ -95,18 +95,6 @@ class Plan:
             found.setdefault((*shard[:-2], *self.blocks(shard)), []).append(shard)
         return [tuple(together) for together in found.values()]
 
-    def at_once(self, task: Task) -> list[Task]:
-        """Shards that are written together: all of a task that are a rectangle, as they mostly are, else each alone."""
-        rows, columns = {shard[-2] for shard in task}, {shard[-1] for shard in task}
-        spans = (max(rows) - min(rows) + 1) * (max(columns) - min(columns) + 1)
-        return [task] if len(set(task)) == spans else [(shard,) for shard in task]
-
-    def hull(self, shards: Task) -> tuple[int, int, int, int]:
-        """First cell row and column of a rectangle of shards, and how many of each it has."""
-        blocks = [self.block(shard) for shard in (min(shards), max(shards))]
-        (top, left, *_), (row, column, rows, columns) = blocks
-        return top, left, row + rows - top, column + columns - left
-
     def inside(self, shard: Shard) -> tuple[slice, slice]:
         """Rows and columns of a shard's cells, counted from the corner of its blocks."""
         (top, left, rows, columns), (first, start, *_) = self.block(shard), self.blocks(shard)

@@ -319,7 +319,7 @@ def encode(work: Work, task: Task, cube: xr.Dataset) -> Made:
 def finish(work: Work, task: Task, made: Made) -> None:
     """Write the shards of a task, and a receipt of each."""
     plan, layers = work.plan, store.opened(work.data)
-    for shards in plan.at_once(task):
+    for shards in store.at_once(task):
         first, last = (plan.inside(shard) for shard in (min(shards), max(shards)))
         y, x = (slice(a.start * plan.cell_side, b.stop * plan.cell_side) for a, b in zip(first, last, strict=True))
         dates, seen = None if made.dates is None else made.dates[y, x], true_colour.part(made.seen, plan, y, x)

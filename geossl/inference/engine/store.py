@@ -150,6 +150,19 @@ def write_embeddings(
     group["embeddings"][(*lead, slice(None), *where)] = embeddings.astype(dtype)
 
 
+def at_once(task: Task) -> list[Task]:
+    """Shards that are written together: all of a task that are a rectangle, as they mostly are, else each alone."""
+    rows, columns = {shard[-2] for shard in task}, {shard[-1] for shard in task}
+    spans = (max(rows) - min(rows) + 1) * (max(columns) - min(columns) + 1)
+    return [task] if len(set(task)) == spans else [(shard,) for shard in task]
+
+
+def hull(plan: Plan, shards: Task) -> tuple[int, int, int, int]:
+    """First cell row and column of a rectangle of shards, and how many of each it has."""
+    (top, left, *_), (row, column, rows, columns) = (plan.block(shard) for shard in (min(shards), max(shards)))
+    return top, left, row + rows - top, column + columns - left
+
+
 def write_shards(
     layers: Layers,
     plan: Plan,
@@ -164,7 +177,7 @@ def write_shards(
 
     A shard is one file that appears in one rename. Many at once take half the time of as many by themselves.
     """
-    (row, column, rows, columns), (first_row, first_column, *_) = plan.hull(shards), plan.extent
+    (row, column, rows, columns), (first_row, first_column, *_) = hull(plan, shards), plan.extent
     cell = plan.cell_side
     top, left = (row - first_row) * cell, (column - first_column) * cell
     where, time = np.s_[top : top + rows * cell, left : left + columns * cell], plan.time(shards[0])

@@ -1,7 +1,6 @@
-"""Draw what a graph method makes of the bundled valley: python examples/graph_figure.py runs/graphmae|runs/scgc OUT.png.
+"""Draw what GraphMAE makes of the bundled valley: python examples/graph_figure.py runs/graphmae OUT.png.
 
-Of GraphMAE: superpixels in their mean colour, half of them hidden, as their neighbours reconstruct them, as they are.
-Of SCGC: the same colours, and the clusters.
+Superpixels in their mean colour, half of them hidden; as their neighbours reconstruct them; as they are.
 """
 
 import sys
@@ -12,7 +11,6 @@ import numpy as np
 import torch
 from torch_geometric.data import Data
 
-import geossl
 from geossl import recipe as recipes
 from geossl.api.graphs.build import source_graph
 from geossl.api.pretrain.run import prepare
@@ -53,18 +51,13 @@ def main(run: str, out: str) -> None:
     valley = graph.frame.to_crs(4326).cx[VALLEY[0] : VALLEY[2], VALLEY[1] : VALLEY[3]]
     rows = valley.index.to_numpy()
     true = colours(graph, graph.x.numpy(), rows)[rows]
-    if recipe.method == "graphmae":
-        features, hidden = reconstructed(Path(run), recipe, graph)
-        seen = np.where(hidden[rows][:, None], GREY, true)
-        panels = {
-            "what the encoder sees": seen,
-            "reconstructed from neighbours": colours(graph, features, rows)[rows],
-            "what was there": true,
-        }
-    else:
-        found = geossl.graphs.cluster(graph, Path(run) / "encoder.safetensors")["cluster"].to_numpy()
-        panels = {"superpixels": true, "clusters": plt.colormaps["Set2"](found[rows])[:, :3]}
-    figure, axes = plt.subplots(1, len(panels), figsize=(3.4 * len(panels), 3.6), layout="constrained")
+    features, hidden = reconstructed(Path(run), recipe, graph)
+    panels = {
+        "what the encoder sees": np.where(hidden[rows][:, None], GREY, true),
+        "reconstructed from neighbours": colours(graph, features, rows)[rows],
+        "what was there": true,
+    }
+    figure, axes = plt.subplots(1, len(panels), figsize=(3.4 * len(panels), 3.8), layout="constrained")
     ground = valley.to_crs(valley.estimate_utm_crs())
     for axis, (title, paint) in zip(axes, panels.items(), strict=True):
         ground.plot(ax=axis, color=paint, edgecolor=paint, linewidth=0.4)

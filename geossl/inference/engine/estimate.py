@@ -51,7 +51,7 @@ def worker_bytes(plan: Plan, encoder: DenseModel, batch_size: int) -> float:
     spec, shape = encoder.spec, plan.shape
     weights = sum(x.numel() * x.element_size() for x in encoder.state_dict().values())
     read = max(max(plan.blocks(shard)[2:]) for shard in plan.shards) * shape.cell_px
-    reads = 1 + min(SHARDS_READ, len(plan.tasks(plan.shards)))
+    reads = 1 + tasks_up_to(plan, SHARDS_READ)
     pixels = (read + 2 * rim_px(spec, shape, plan.phases)) ** 2 * bands(plan, spec)
     found = (read // shape.cell_px * plan.cell_side) ** 2 * (1 + (plan.phases > 1) / plan.phases**2)  # and a finer part
     tasks = [group for task in plan.tasks(plan.shards) for group in at_once(task)]
@@ -73,6 +73,16 @@ def worker_bytes(plan: Plan, encoder: DenseModel, batch_size: int) -> float:
         )
         activations += group
     return PROCESS_BYTES + weights + FLOAT * (pixels * reads + embeddings + activations)
+
+
+def tasks_up_to(plan: Plan, most: int) -> int:
+    """Number of a map's tasks, or ``most``; of a million only so many are looked at."""
+    found = set()
+    for shard in plan.shards:
+        found.add((*shard[:-2], *plan.blocks(shard)))
+        if len(found) == most:
+            break
+    return len(found)
 
 
 def bands(plan: Plan, spec: DenseSpec) -> int:

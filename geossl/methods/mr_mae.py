@@ -179,7 +179,8 @@ class MRMAE(SSLMethod):
         spec = self.encoder.spec
         x = self.encoder.normalize({name: pixels[rows] for name, pixels in pick(batch, spec.sensors).items()})
         decoded = self.decoder(self.visible_tokens(x, ids), ids, self.encoder.grid(x))
-        target, found, first = pixel_targets(x, self.patch_px, self.pixel_norm), {}, 0
+        target, first = pixel_targets(x, self.patch_px, self.pixel_norm), 0
+        found: dict[str, Reconstruction] = {}
         for name, title, bands in views(spec.sensors):
             channels = [first + band for band in bands]
             found[title] = shown_images(x, decoded, target, masked & (share[rows] == 1), channels)

@@ -153,13 +153,13 @@ def clouds(shown: CloudReconstruction) -> np.ndarray:
         low, span = ground.min(axis=0), np.ptp(ground, axis=0).max() or 1.0
         middle = low + np.ptp(ground, axis=0) / 2
         panels = []
-        for also, colour in ((None, None), (found, FOUND), (hidden, TRUE)):
+        seen = [(visible, SEEN)]
+        for layers in (seen, [*seen, (found, FOUND)], [*seen, (hidden, TRUE)]):
             panel = np.full((CLOUD, CLOUD, 3), 0.97)
-            for points, ink in ((visible, SEEN), (also, colour)):
-                if points is not None:
-                    x, y = (((points - middle) / span * 0.9 + 0.5) * (CLOUD - 2)).clip(1, CLOUD - 2).astype(int).T
-                    for dx, dy in np.ndindex(3, 3):
-                        panel[CLOUD - 1 - (y + dy - 1), x + dx - 1] = ink
+            for points, ink in layers:
+                x, y = (((points - middle) / span * 0.9 + 0.5) * (CLOUD - 2)).clip(1, CLOUD - 2).astype(int).T
+                for dx, dy in np.ndindex(3, 3):
+                    panel[CLOUD - 1 - (y + dy - 1), x + dx - 1] = ink
             panels.append(panel)
         rows.append(panels)
     return laid_out(rows)

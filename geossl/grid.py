@@ -1,6 +1,7 @@
 """Where a map lies: the region asked for, and the lattice every map of a zone shares. Outlines, no pixels."""
 
 import math
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from geossl.vector_files import read_features
 
 METRE_SLACK = 0.03  # share by which a map's metre may differ from one on the ground; 0.003 in UTM
 ZONE_SLACK_DEGREES = 1.5  # how far a region may reach beyond its UTM zone
+PREPARED = threading.Lock()  # GEOS builds the index of a prepared shape as it is asked, which only one thread may do
 
 
 @dataclass(frozen=True)
@@ -224,11 +226,12 @@ class Lattice:
         self, area: shapely.Geometry, row: int, column: int, rows: int, columns: int, step: int = 1
     ) -> Bool[np.ndarray, "_ _"]:
         """Which cells of a block share area with a region in this CRS; of squares of ``step`` x ``step`` cells."""
-        shapely.prepare(area)
         top, left = np.meshgrid(row + np.arange(0, rows, step), column + np.arange(0, columns, step), indexing="ij")
         low, right = np.minimum(top + step, row + rows), np.minimum(left + step, column + columns)
         boxes = shapely.box(*(self.cell_m * v for v in (left, -low, right, -top)))
-        return shapely.intersects(area, boxes) & ~shapely.touches(area, boxes)
+        with PREPARED:
+            shapely.prepare(area)
+            return shapely.intersects(area, boxes) & ~shapely.touches(area, boxes)
 
     def box(self, row: int, column: int) -> shapely.Geometry:
         """Outline of a cell."""

@@ -1,4 +1,5 @@
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import geopandas as gpd
 import numpy as np
@@ -156,3 +157,14 @@ def test_a_crs_whose_metre_is_not_one_on_the_ground_is_refused():
     for epsg in (32633, 3035, 31287):
         check_crs(epsg, vienna)
     assert ground_metres(2263, -74.0, 40.7) == pytest.approx((0.3048, 0.3048), rel=1e-4)  # feet of New York
+
+
+def test_many_threads_ask_which_cells_a_region_touches():
+    """Blocks are read, encoded and counted by several threads, of one region; without a lock GEOS crashes here."""
+    lattice, draw = Lattice(32633, 8, 10.0, 12), np.random.default_rng(0)
+    angle, radius = np.sort(draw.random(3000)) * 2 * np.pi, 20_000 * (1 + 0.3 * draw.random(3000))
+    for _ in range(3):
+        area = shapely.Polygon(np.c_[500_000 + radius * np.cos(angle), 5_000_000 + radius * np.sin(angle)])
+        with ThreadPoolExecutor(8) as pool:
+            found = [*pool.map(lambda _: lattice.touched(area, *lattice.around(area)), range(16))]  # noqa: B023
+        assert all(np.array_equal(one, found[0]) for one in found)

@@ -324,7 +324,8 @@ def finish(work: Work, task: Task, made: Made) -> None:
         y, x = (slice(a.start * plan.cell_side, b.stop * plan.cell_side) for a, b in zip(first, last, strict=True))
         dates, seen = None if made.dates is None else made.dates[y, x], true_colour.part(made.seen, plan, y, x)
         started = time.monotonic()
-        store.write_shards(layers, plan, shards, *(layer[..., y, x] for layer in made.found), dates, seen)
+        embeddings, valid, sensors = (layer[..., y, x] for layer in made.found)
+        store.write_shards(layers, plan, shards, embeddings, valid, sensors, dates, seen)
         seconds = {**made.seconds, "write_seconds": round((time.monotonic() - started) / len(shards), 3)}
         for shard in shards:
             note(work, layers, shard, made.found, seconds)

@@ -77,7 +77,8 @@ def shown_dates(
     by_date = [x.transpose(1, 2).flatten(0, 1) for x in parts]  # (date patch number)
     hidden, whole = (x.repeat_interleave(tubelet, dim=0) for x in (masked.unflatten(0, share.shape), share))
     few = whole_ones(whole, DATES).sort().values
-    return replace(shown_images(clip[few], *(x[few] for x in (*by_date, hidden)), channels), one_place=True)
+    found, true = (x[few] for x in by_date)
+    return replace(shown_images(clip[few], found, true, hidden[few], channels), one_place=True)
 
 
 def denormalized(

@@ -174,6 +174,7 @@ CHANGED = {  # settings that packaged recipes have changed since, on purpose
     "cross_video_mae": {"objective.gaps", "objective.dates"},
     "cross_video_mae_base": {"objective.jitter", "objective.crop", "objective.colour"},
     "cross_video_mae_s12": {"objective.gaps", "objective.dates"},
+    "croma": {"train.fused"},
     "croma_large": {"train.max_steps", "train.lr"},
     "mr_mae_base": {"teacher.name"},
     "scgc": {"objective.start"},

@@ -60,7 +60,7 @@ def sight_px(plan: Plan, encoder: DenseModel) -> int | None:
     layers = getattr(encoder, "local_layers", None)  # what is built around an encoder may look farther
     if plan.shape.reach is None or plan.phases > 1 or layers is None:
         return None
-    looks = 1 + max(looks for looks, _ in layers(plan.metadata["sensors"]))
+    looks = 1 + max((looks for looks, _ in layers(plan.metadata["sensors"])), default=0)
     return int(looks * plan.shape.reach * encoder.spec.patch_px)
 
 

@@ -194,8 +194,6 @@ def test_what_is_wrong_is_said_in_a_line(tmp_path, eurosat):
     refused("is not the name of a file beside it")
     partition.write_text("{")
     refused("is damaged; expected lists of samples: train, valid, test")
-    with pytest.raises(InputError, match="geobench2:benv2 is of GEO-Bench 2, .*unpack it with that library"):
-        find("geobench2:benv2", None, False, Scenes({}, None, None, 96, 8))
     with pytest.raises(InputError, match="download=True does nothing"):
         find("geobench:m-eurosat", tmp_path, True, Scenes({}, None, None, 96, 8))
 

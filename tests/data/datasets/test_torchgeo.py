@@ -201,4 +201,4 @@ def test_no_item_is_read_before_it_is_asked_for(eurosat, monkeypatch):
 
 
 def test_every_data_set_known_by_name_is_listed():
-    assert set(NAMES) == {*DATASETS, "sample", "geobench:NAME"}
+    assert set(NAMES) == {*DATASETS, "sample", "geobench:NAME", "geobench2:NAME"}

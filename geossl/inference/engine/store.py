@@ -1,6 +1,7 @@
 """The Zarr v3 store of a map: one object per shard, plain enough for xarray, rioxarray and GDAL."""
 
 import hashlib
+import os
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,7 @@ from geossl.sensors import JOINT_FLAG, SENSORS
 
 OF_DATES = ("geossl:every", "geossl:periods")  # attributes of maps of several dates
 Layers = Mapping[str, Any]  # arrays of an open store by name
+UNNAMED = ".partial"  # ending of a file that Zarr has not yet given its name
 DAYS = {"units": "days since 2000-01-01", "calendar": "standard"}
 
 
@@ -251,7 +253,11 @@ def copy_group(path: Path, out: Path, name: str, number: int) -> None:
 
 
 def finish(path: Path) -> None:
-    """Consolidate the metadata, once, at the end."""
+    """Remove what killed writers left behind, and consolidate the metadata, once, at the end."""
+    for folder, _, names in os.walk(path):
+        for name in names:
+            if name.endswith(UNNAMED):
+                Path(folder, name).unlink(missing_ok=True)
     with warnings.catch_warnings():  # zarr warns that other software may not know consolidated metadata; it is optional
         warnings.simplefilter("ignore")
         zarr.consolidate_metadata(str(path))

@@ -185,10 +185,10 @@ class RasterFile:
         return [Part(self.parts[n - 1], self.grids[n - 1], zero_is_nodata) for n in self.bands]
 
     def physical(self, numbers: Float[ndarray, "c h w"]) -> Float[ndarray, "c h w"]:
-        """File numbers to the sensor's unit; reflectance below 0 is cut to 0."""
+        """File numbers to the sensor's unit, in place, as they were read for this; reflectance below 0 is cut to 0."""
         if SENSORS[self.sensor].unit != "reflectance":
             return numbers
-        numbers += np.float32(self.offset)  # in place: they were read for this
+        numbers += np.float32(self.offset)
         np.maximum(numbers, 0, out=numbers)
         numbers /= np.float32(self.scale)
         return numbers
